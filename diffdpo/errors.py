@@ -1,0 +1,17 @@
+"""The user's mistakes. The command line prints them as one line and exits with code 2."""
+
+
+class UserError(Exception):
+    """What is wrong, where, and how to mend it, in one line."""
+
+
+class ConfigError(UserError):
+    """A key, name or value of a configuration that cannot be right."""
+
+
+class DataError(UserError):
+    """A file that is missing, damaged or of another kind than asked for."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that does not fit the model, or was written by another run."""

@@ -1,0 +1,105 @@
+"""Rectified flow on latents: t=0 is the song, t=1 is noise, the network predicts noise - song.
+
+Latents are [batch, frame, channel] throughout. Times are one a song. References: Liu et al. 2022 (rectified
+flow), Lipman et al. 2022 (flow matching), Esser et al. 2024 (logit-normal timesteps).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Latents = Float[Tensor, "batch frame channel"]
+Times = Float[Tensor, " batch"]
+Velocity = Callable[[Latents, Times], Latents]
+
+
+def _per_song(t: Times) -> Float[Tensor, "batch 1 1"]:
+    return rearrange(t, "batch -> batch 1 1")
+
+
+def interpolate(song: Latents, noise: Latents, t: Times) -> Latents:
+    """x_t = (1 - t) song + t noise."""
+    return (1 - _per_song(t)) * song + _per_song(t) * noise
+
+
+def velocity(song: Latents, noise: Latents) -> Latents:
+    """dx/dt along the straight path, the regression target: noise - song."""
+    return noise - song
+
+
+def song_from_velocity(x: Latents, v: Latents, t: Times) -> Latents:
+    """The song that a velocity at (x, t) points back to: x - t v."""
+    return x - _per_song(t) * v
+
+
+def noise_from_velocity(x: Latents, v: Latents, t: Times) -> Latents:
+    """The noise that a velocity at (x, t) points forward to: x + (1 - t) v."""
+    return x + (1 - _per_song(t)) * v
+
+
+def mask_from_frames(frames: Int[Tensor, " batch"], length: int) -> Bool[Tensor, "batch {length}"]:
+    """True where a frame exists, False in the padding behind the end of a song."""
+    return torch.arange(length, device=frames.device) < frames[:, None]
+
+
+def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch frame"]:
+    """Squared error averaged over channels, in at least fp32 whatever the forward's precision.
+
+    Reducing in bf16 costs about half a logit at beta 2000; fp64 stays fp64.
+    """
+    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    return reduce((prediction.to(wide) - target.to(wide)) ** 2, "batch frame channel -> batch frame", "mean")
+
+
+def masked_mean(
+    values: Float[Tensor, "batch frame"], mask: Bool[Tensor, "batch frame"]
+) -> Float[Tensor, " batch"]:
+    """Mean over the frames that exist. What stands in the padding cannot matter, not even a NaN."""
+    return values.where(mask, 0).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def masked_error(
+    prediction: Latents, target: Latents, mask: Bool[Tensor, "batch frame"]
+) -> Float[Tensor, " batch"]:
+    """Mean squared velocity error of each song, over its valid frames and all channels."""
+    return masked_mean(frame_errors(prediction, target), mask)
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """The density from which training times are drawn."""
+
+    density: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0
+    """Of the logit-normal, in logits of t: positive means more noise."""
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"timesteps.std must be positive, got {self.std}")
+
+    def draw(self, generator: torch.Generator) -> Float[Tensor, ""]:
+        """One time in (0, 1)."""
+        if self.density == "uniform":
+            return torch.rand((), generator=generator)
+        return torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator))
+
+
+def euler(
+    velocity_at: Velocity,
+    noise: Latents,
+    times: Float[Tensor, " grid"],
+    on_step: Callable[[int, Latents], None] | None = None,
+) -> Latents:
+    """Follow the flow from `noise` at times[0] to times[-1] (1 to 0 for a song) in straight steps."""
+    x = noise
+    for step, (now, then) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        x = x + (then - now) * velocity_at(x, now.expand(len(x)))
+        if on_step is not None:
+            on_step(step, x)
+    return x

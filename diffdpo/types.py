@@ -1,0 +1,163 @@
+"""The values that cross the borders between data, model, objective and mining. Frozen, with shapes."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+BatchKind = Literal["song", "pair", "rated", "group"]
+Need = Literal["reference", "old", "velocities", "frame_errors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What one song is asked to be.
+
+    Style comes as text, as the path of an audio file, or already embedded. Lyrics come as LRC or plain text,
+    or already as tokens with their start times. Prompts of one `group` never fall on both sides of a split.
+    """
+
+    id: str
+    text: str | None = None
+    style_audio: str | None = None
+    style: Float[Tensor, " style"] | None = field(default=None, compare=False)
+    """An embedded style; it wins over text and audio."""
+    negative_text: str | None = None
+    lyrics: str | None = None
+    lyric_lines: tuple[tuple[float, tuple[int, ...]], ...] | None = None
+    """(start in seconds, vocabulary tokens) of each line; wins over `lyrics`."""
+    language: str | None = None
+    duration_s: float = 10.0
+    start: float = 0.0
+    """Where this excerpt begins in its song, as a fraction of the song; 0 for whole songs."""
+    group: str = ""
+    """Defaults to a hash of what is asked for."""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("a prompt needs an id")
+        if not (math.isfinite(self.duration_s) and self.duration_s > 0):
+            raise ValueError(f"prompt {self.id!r}: duration_s must be positive, got {self.duration_s}")
+        if not 0 <= self.start < 1:
+            raise ValueError(f"prompt {self.id!r}: start is a fraction in [0, 1), got {self.start}")
+        if not self.group:
+            asked = f"{self.text}|{self.style_audio}|{self.lyrics}"
+            object.__setattr__(self, "group", hashlib.sha256(asked.encode()).hexdigest()[:12])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Examples of training. An example is one song, or the winner and loser of a pair, or a group.
+
+    Its members share the prompt, the noise, the timestep and the conditioning that is dropped.
+    """
+
+    latents: Float[Tensor, "example member frame channel"]
+    frames: Int[Tensor, "example member"]
+    """Valid frames of each member; what lies behind is padding."""
+    prompts: tuple[Prompt, ...]
+    positions: tuple[int, ...]
+    """Place of each example in the training stream: the key of all its randomness."""
+    weight: Float[Tensor, " example"]
+    soft_label: Float[Tensor, " example"] | None = None
+    """Probability that the member called winner really is the better one."""
+    score: Float[Tensor, "example member"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocities:
+    """The predictions themselves, for objectives that need more than their errors."""
+
+    policy: Float[Tensor, "example member frame channel"]
+    target: Float[Tensor, "example member frame channel"]
+    reference: Float[Tensor, "example member frame channel"] | None = None
+    old: Float[Tensor, "example member frame channel"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameErrors:
+    """Squared velocity errors before the mean over time, for objectives on segments."""
+
+    policy: Float[Tensor, "example member frame"]
+    reference: Float[Tensor, "example member frame"] | None = None
+    old: Float[Tensor, "example member frame"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """All that an objective may look at: masked mean squared velocity errors and what the data says.
+
+    `reference`, `old`, `velocities` and `frame_errors` are there only for objectives that declare the need.
+    Members of a pair are in the order winner, loser.
+    """
+
+    policy: Float[Tensor, "example member"]
+    reference: Float[Tensor, "example member"] | None = None
+    old: Float[Tensor, "example member"] | None = None
+    t: Float[Tensor, " example"] | None = None
+    mask: Bool[Tensor, "example member frame"] | None = None
+    soft_label: Float[Tensor, " example"] | None = None
+    score: Float[Tensor, "example member"] | None = None
+    velocities: Velocities | None = None
+    frame_errors: FrameErrors | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """One loss an example, never reduced, so that the mean over a global batch does not depend on its split."""
+
+    loss: Float[Tensor, " example"]
+    metrics: Mapping[str, Float[Tensor, " example"]] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function."""
+
+    @property
+    def batch_kind(self) -> BatchKind: ...
+
+    @property
+    def needs(self) -> frozenset[Need]: ...
+
+    def __call__(self, outputs: Outputs) -> LossOutput: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A piece of audio with its sample rate beside it."""
+
+    samples: Float[np.ndarray, "channel sample"]
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One generated song with its scores, as mining sees it. Bigger is better on every axis."""
+
+    prompt_id: str
+    group: str
+    sample_id: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A preference: of two songs for one prompt, the winner is the better one."""
+
+    prompt_id: str
+    group: str
+    winner: str
+    loser: str
+    rule: str
+    margins: Mapping[str, float]
+    """Winner minus loser on every axis, in standard deviations within the prompt."""
+    soft_label: float = 1.0
