@@ -15,16 +15,28 @@ Need = Literal["reference", "old", "velocities", "frame_errors"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A piece of audio with its sample rate beside it."""
+
+    samples: Float[np.ndarray, "channel sample"]
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """What one song is asked to be.
 
-    Style comes as text, as the path of an audio file, or already embedded. Lyrics come as LRC or plain text,
+    Style comes as text, as audio (a path, or a clip), or already embedded. Lyrics come as LRC or plain text,
     or already as tokens with their start times. Prompts of one `group` never fall on both sides of a split.
     """
 
     id: str
     text: str | None = None
-    style_audio: str | None = None
+    style_audio: str | Clip | None = field(default=None, compare=False)
     style: Float[Tensor, " style"] | None = field(default=None, compare=False)
     """An embedded style; it wins over text and audio."""
     negative_text: str | None = None
@@ -125,18 +137,6 @@ class Objective(Protocol):
     def needs(self) -> frozenset[Need]: ...
 
     def __call__(self, outputs: Outputs) -> LossOutput: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A piece of audio with its sample rate beside it."""
-
-    samples: Float[np.ndarray, "channel sample"]
-    sample_rate: int
-
-    @property
-    def seconds(self) -> float:
-        return self.samples.shape[1] / self.sample_rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,282 @@
+"""Configurations: one dataclass a verb, composed of the parts' own dataclasses; YAML plus `key=value`; strict.
+
+An unknown key, a value of the wrong type or a missing one is a ConfigError that says where it stands and what
+was probably meant.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from diffdpo.data.songs import CropConfig
+from diffdpo.errors import ConfigError
+from diffdpo.losses import OBJECTIVES
+from diffdpo.mining import RULES
+from diffdpo.models import MODELS
+from diffdpo.models.base import SongModel
+from diffdpo.registry import closest, pick
+from diffdpo.sampling import SamplingConfig
+from diffdpo.scorers import SCORERS
+from diffdpo.scorers.base import Scorer
+from diffdpo.training.config import TrainConfig
+from diffdpo.types import Objective
+
+T = TypeVar("T")
+
+
+@dataclass
+class Choice:
+    """A named plug-in and its own arguments."""
+
+    name: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PrepareRun:
+    """Songs to latents, styles and lyric tokens."""
+
+    out: str = MISSING
+    """The dataset folder to be made."""
+    songs: str = MISSING
+    """A folder of audio files, or a JSONL manifest: id, audio, text, lyrics, language, license, attribution, split."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    loudness_lufs: float = -16.0
+    """Songs are brought to this loudness before encoding."""
+    style_window_s: float = 10.0
+    """A style is computed for every such stretch of a song."""
+    dtype: str = "fp16"
+    """Of the latents on disk: fp32, fp16 or bf16."""
+    valid_share: float = 0.05
+    """Share of songs held out of training when the manifest has no splits."""
+
+
+@dataclass
+class SampleRun:
+    """Prompts to songs."""
+
+    out: str = MISSING
+    prompts: str = MISSING
+    """A prompts.jsonl."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    per_prompt: int = 1
+    """Songs for each prompt, each with noise of its own."""
+    seed: int = 0
+    shard: int = 0
+    shards: int = 1
+    """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
+    audio: bool = True
+    """Decode and write FLAC; without, only latents are written."""
+
+
+@dataclass
+class ScoreRun:
+    """Songs to scores."""
+
+    samples: list[str] = MISSING
+    """Folders that `sample` wrote."""
+    out: str = MISSING
+    """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
+    scorers: list[str] = field(default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"])
+
+
+@dataclass
+class MineRun:
+    """Scores to preference pairs."""
+
+    samples: list[str] = MISSING
+    scores: str = MISSING
+    out: str = MISSING
+    axes: list[str] = field(default_factory=list)
+    """Axes to mine; empty: all axes of all scorers that are not judges."""
+    rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    gates: bool = True
+    """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
+
+
+@dataclass
+class DataConfig:
+    """What is trained on: prepared songs or mined pairs, as the objective needs."""
+
+    songs: str = ""
+    """A folder that `prepare` wrote."""
+    split: str = "train"
+    crop: CropConfig = field(default_factory=CropConfig)
+    pairs: str = ""
+    """A folder that `mine` wrote."""
+
+
+@dataclass
+class TrainRun:
+    """Train a song model on songs or preference pairs."""
+
+    out: str = MISSING
+    """Run directory; the same command again resumes from it."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: Choice = field(default_factory=lambda: Choice("dpo"))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+
+
+@dataclass
+class EvaluateRun:
+    """Paired comparison of two models: same prompts, same seeds."""
+
+    baseline: str = MISSING
+    """Samples of the model before."""
+    aligned: str = MISSING
+    """Samples of the model after."""
+    scores: str = MISSING
+    out: str = MISSING
+    mined_axes: list[str] = field(default_factory=list)
+    """Axes that were optimised; all others in the scores are judges. Empty: as recorded by `pairs`."""
+    pairs: str = ""
+    """The mined pairs: refuses evaluation prompts that were mined, and tells the mined axes."""
+    training: str = ""
+    """Run directory whose curves the report shows."""
+    listen: int = 6
+    """Prompts with players in the report."""
+    resamples: int = 4000
+
+
+@dataclass
+class RoundRun:
+    """Sample, score, mine, train, and evaluate against where the round began."""
+
+    out: str = MISSING
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    mining_prompts: str = MISSING
+    evaluation_prompts: str = MISSING
+    candidates: int = 6
+    """Songs sampled for each mining prompt."""
+    evaluation_samples: int = 2
+    """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
+    rounds: int = 1
+    """Each round samples from, and is referenced to, the model of the round before."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    scorers: list[str] = field(default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"])
+    axes: list[str] = field(default_factory=list)
+    rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    objective: Choice = field(default_factory=lambda: Choice("anchored_dpo"))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    long_song_s: float = 0.0
+    """Length of one more song, sampled from the aligned model at the end; 0 for none."""
+    long_song_prompt: str = ""
+
+
+SCHEMAS: dict[str, type] = {
+    "prepare": PrepareRun,
+    "sample": SampleRun,
+    "score": ScoreRun,
+    "mine": MineRun,
+    "train": TrainRun,
+    "evaluate": EvaluateRun,
+    "round": RoundRun,
+    "demo": RoundRun,
+}
+
+
+def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """The configuration of a verb: defaults, then the YAML file, then `key=value` words."""
+    layers: list[Any] = []
+    if path is not None:
+        path = Path(path)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such configuration; presets are in configs/")
+        try:
+            layers.append((str(path), OmegaConf.load(path)))
+        except YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"command line: {word!r} is not of the form key=value")
+        layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
+    merged: Any = OmegaConf.structured(schema)
+    for where, layer in layers:
+        merged = _merge(schema, merged, layer, where)
+    return _to_object(schema, merged, str(path or "command line"))
+
+
+def _merge(schema: type, merged: Any, layer: Any, where: str) -> Any:
+    try:
+        return OmegaConf.merge(merged, layer)
+    except ConfigKeyError as error:
+        key = error.full_key or str(error.key)
+        hint = closest(key.rsplit(".", 1)[-1], names(schema))
+        raise ConfigError(f"{where}: unknown key {key!r}.{hint}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {error.full_key}: {(error.msg or str(error)).splitlines()[0]}") from None
+
+
+def _to_object(schema: type[T], merged: Any, where: str) -> T:
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"{where}: no value for {', '.join(missing)}; add {missing[0]}=…")
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {error.full_key}: {(error.msg or str(error)).splitlines()[0]}") from None
+    except (ValueError, TypeError) as error:  # a dataclass refused its own arguments
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def names(schema: type) -> Iterator[str]:
+    """All keys a schema knows, at any depth."""
+    for name, hint in get_type_hints(schema).items():
+        yield name
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                yield from names(inner)
+
+
+def to_yaml(cfg: Any) -> str:
+    """A configuration with every value resolved."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def _plug_in(kind: str, table: dict[str, type], choice: Choice) -> Any:
+    schema = pick(kind, table, choice.name)
+    where = f"{kind} {choice.name!r}"
+    merged = _merge(schema, OmegaConf.structured(schema), OmegaConf.create(choice.args), where)
+    return _to_object(schema, merged, where)
+
+
+def build_objective(choice: Choice) -> Objective:
+    """The objective, its arguments checked."""
+    return _plug_in("objective", OBJECTIVES, choice)
+
+
+def build_rule(choice: Choice) -> Any:
+    """The mining rule, its arguments checked."""
+    return _plug_in("rule", RULES, choice)
+
+
+def build_model(choice: Choice) -> SongModel:
+    """The song model, loaded."""
+    return _plug_in("model", MODELS, choice).load()
+
+
+def check_model(choice: Choice) -> None:
+    """A model's name and arguments, without loading it."""
+    _plug_in("model", MODELS, choice)
+
+
+def build_scorer(name: str) -> Scorer:
+    return pick("scorer", SCORERS, name)()
+
+
+def check(cfg: Any) -> None:
+    """Every plug-in a configuration names, and its arguments, before anything is loaded."""
+    for kind, build in (("objective", build_objective), ("rule", build_rule), ("model", check_model)):
+        if hasattr(cfg, kind):
+            build(getattr(cfg, kind))
+    for name in getattr(cfg, "scorers", []):
+        pick("scorer", SCORERS, name)

@@ -1,0 +1,1 @@
+"""Files in, files out: prompts, tables, latents, datasets, pairs."""

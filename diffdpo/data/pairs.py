@@ -1,0 +1,90 @@
+"""Preference pairs as training examples: the latents of winner and loser, and the prompt they share."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.data import tables
+from diffdpo.data.latents import read_latents
+from diffdpo.data.samples import open_samples
+from diffdpo.errors import DataError
+from diffdpo.types import Batch, Pair, Prompt
+
+TABLE = "pairs.parquet"
+KEY = ("samples", "winner", "loser")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairExample:
+    winner: Float[Tensor, "winner_frame channel"]
+    loser: Float[Tensor, "loser_frame channel"]
+    prompt: Prompt
+    soft_label: float
+
+
+class Pairs:
+    """A pairs table with the latents it points to. Prompts are embedded once, here."""
+
+    def __init__(self, path: Path, embed: Callable[[Prompt], Prompt]) -> None:
+        self.rows = sorted(tables.read(path, KEY), key=lambda row: (row["prompt_id"], row["winner"], row["loser"]))
+        if not self.rows:
+            raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
+        self.path = path
+        self.prompts = {}
+        self.samples = {name: open_samples(path.parent / name) for name in {row["samples"] for row in self.rows}}
+        for name, samples in self.samples.items():
+            for prompt in samples.prompts():
+                self.prompts[name, prompt.id] = prompt
+        wanted = {(row["samples"], row["prompt_id"]) for row in self.rows}
+        unknown = sorted(wanted - self.prompts.keys())
+        if unknown:
+            raise DataError(f"{path}: pairs of the prompt {unknown[0][1]!r}, which {unknown[0][0]} does not know")
+        self.prompts = {key: embed(self.prompts[key]) for key in sorted(wanted)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, index: int, position: int) -> PairExample:
+        row = self.rows[index]
+        samples = self.samples[row["samples"]]
+        return PairExample(
+            winner=read_latents(samples.latents(row["winner"])),
+            loser=read_latents(samples.latents(row["loser"])),
+            prompt=self.prompts[row["samples"], row["prompt_id"]],
+            soft_label=row["soft_label"],
+        )
+
+    def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
+        members = [side for example in examples for side in (example.winner, example.loser)]
+        padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+        return Batch(
+            latents=padded.unflatten(0, (len(examples), 2)),
+            frames=torch.tensor([len(member) for member in members]).view(-1, 2),
+            prompts=tuple(example.prompt for example in examples),
+            positions=tuple(positions),
+            weight=torch.ones(len(examples)),
+            soft_label=torch.tensor([example.soft_label for example in examples]),
+        )
+
+
+def pair_row(pair: Pair, samples: Path, table: Path) -> tables.Row:
+    """A pair as a row of a table, which names the samples' folder relative to itself.
+
+    Margins are kept as JSON since axes differ between runs.
+    """
+    return {
+        "prompt_id": pair.prompt_id,
+        "group": pair.group,
+        "samples": os.path.relpath(samples, table.parent),
+        "winner": pair.winner,
+        "loser": pair.loser,
+        "rule": pair.rule,
+        "margins": json.dumps(dict(pair.margins), sort_keys=True),
+        "soft_label": pair.soft_label,
+    }

@@ -1,0 +1,86 @@
+"""prompts.jsonl: one prompt a line, checked before any work is done."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from diffdpo.errors import DataError
+from diffdpo.registry import closest
+from diffdpo.runs import read_jsonl
+from diffdpo.types import Prompt
+
+KEYS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "duration_s", "start", "group")
+NUMBERS = ("duration_s", "start")
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
+
+    `style_audio`, and `lyrics` ending in .lrc or .txt, are paths relative to the prompt file.
+    """
+    path = Path(path)
+    prompts, seen = [], set()
+    for number, row in read_jsonl(path):
+        prompt = _prompt(row, f"{path}:{number}", path.parent)
+        if prompt.id in seen:
+            raise DataError(f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ")
+        seen.add(prompt.id)
+        prompts.append(prompt)
+    if not prompts:
+        raise DataError(f"{path}: holds no prompts")
+    return prompts
+
+
+def _prompt(row: dict[str, Any], where: str, folder: Path) -> Prompt:
+    for key, value in row.items():
+        if key not in KEYS:
+            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+        expected = (int, float) if key in NUMBERS else str
+        if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise DataError(f"{where}: {key} must be a {'number' if key in NUMBERS else 'string'}, got {value!r}")
+    given = {key: value for key, value in row.items() if value is not None}
+    if not str(given.get("id", "")).strip("."):
+        raise DataError(f"{where}: a prompt needs an id")
+    if any(c in given["id"] for c in "/\\\0"):
+        raise DataError(f"{where}: the id {given['id']!r} names files and may not contain a path separator")
+    if "style_audio" in given:
+        given["style_audio"] = str(folder / given["style_audio"])
+        if not Path(given["style_audio"]).is_file():
+            raise DataError(f"{where}: style_audio {given['style_audio']}: no such file")
+    if given.get("lyrics", "").endswith((".lrc", ".txt")):
+        lyrics = folder / given["lyrics"]
+        if not lyrics.is_file():
+            raise DataError(f"{where}: lyrics {lyrics}: no such file")
+        given["lyrics"] = lyrics.read_text()
+    try:
+        return Prompt(**given)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def negative(prompt: Prompt) -> Prompt:
+    """The other branch of guidance: the negative style, or none, and no lyrics."""
+    return replace(
+        prompt, text=prompt.negative_text, style=None, style_audio=None, lyrics=None, lyric_lines=None
+    )
+
+
+def in_share(group: str, share: float, salt: str = "") -> bool:
+    """Whether a prompt group falls into a share of all groups: a hash decides, never the order of rows."""
+    digest = hashlib.sha256(f"{salt}|{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def check_disjoint(mining: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:
+    """Evaluation on prompts that were mined proves nothing: refuse it."""
+    both = {p.group for p in mining} & {p.group for p in evaluation}
+    if both:
+        raise DataError(
+            f"{len(both)} prompt group(s) are in both the mining and the evaluation prompts, e.g. {min(both)!r}; "
+            "give them to one side only"
+        )
+
+
+assert set(KEYS) <= {f.name for f in fields(Prompt)}

@@ -1,0 +1,86 @@
+"""The training stream: an endless, seeded order of examples that does not depend on how it is split.
+
+Step s of a run consumes positions s*G … (s+1)*G - 1 of the stream, G being the global batch. A process takes its
+share of those, in micro-batches. So the examples of a step, and the randomness keyed by their positions, are
+the same for every number of processes and every accumulation, and a resumed run simply starts at its step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from diffdpo.errors import ConfigError
+from diffdpo.randomness import generator
+from diffdpo.types import Batch
+
+
+class Examples(Protocol):
+    """A set of training examples: songs, or pairs."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, index: int, position: int) -> Any:
+        """Row `index`, with crops and other draws keyed by its position in the stream."""
+
+    def collate(self, examples: Sequence[Any], positions: Sequence[int]) -> Batch: ...
+
+
+def accumulation(global_batch: int, per_device: int, world: int) -> int:
+    """Micro-batches a process runs for one step."""
+    rounds, rest = divmod(global_batch, per_device * world)
+    if rest or not rounds:
+        raise ConfigError(
+            f"train.global_batch={global_batch} is not a multiple of train.per_device={per_device} x {world} "
+            f"process(es); try per_device={max(1, global_batch // world)}"
+        )
+    return rounds
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(length, generator=generator(seed, epoch, "order"))
+
+
+def index_at(position: int, length: int, seed: int) -> int:
+    """Which row stands at a position: every epoch is its own permutation of all rows."""
+    return int(_order(length, seed, position // length)[position % length])
+
+
+def micro_batches(step: int, *, global_batch: int, per_device: int, rank: int, world: int) -> list[list[int]]:
+    """The positions one process handles in one step, a list for each micro-batch."""
+    rounds = accumulation(global_batch, per_device, world)
+    starts = (step * global_batch + (r * world + rank) * per_device for r in range(rounds))
+    return [list(range(start, start + per_device)) for start in starts]
+
+
+class _Rows(torch.utils.data.Dataset[Any]):
+    """Positions to examples, in the shape DataLoader wants."""
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        self.examples, self.seed = examples, seed
+
+    def __getitem__(self, position: int) -> tuple[int, Any]:
+        return position, self.examples.example(index_at(position, len(self.examples), self.seed), position)
+
+
+def _collate(collate: Callable[..., Batch], items: Sequence[tuple[int, Any]]) -> Batch:
+    positions, examples = zip(*items, strict=True)
+    return collate(examples, positions)
+
+
+def batches(
+    examples: Examples, plan: Iterator[list[int]], *, seed: int, workers: int, pin: bool = False
+) -> Iterator[Batch]:
+    """Batches for a plan of positions, read ahead by `workers` processes."""
+    loader: DataLoader[Any] = DataLoader(
+        _Rows(examples, seed),
+        batch_sampler=plan,  # type: ignore[arg-type]
+        collate_fn=partial(_collate, examples.collate),
+        num_workers=workers,
+        pin_memory=pin,
+        persistent_workers=False,
+    )
+    return iter(loader)

@@ -1,0 +1,1 @@
+"""Networks and measures that turn audio or text into vectors, shared by models and scorers."""

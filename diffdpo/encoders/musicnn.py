@@ -1,0 +1,183 @@
+"""musicnn (Pons & Serra 2019): 50 tags and a 200-dimensional embedding of every 3 s of music.
+
+The network is built here; its weights come from the PyPI distribution musicnn 0.1.0 (ISC licence), trained on
+MagnaTagATune. That package itself is never imported: it wants TensorFlow 1.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from diffdpo.encoders.tensorflow_bundle import read_bundle
+from diffdpo.errors import DataError
+
+SAMPLE_RATE = 16_000
+BANDS = 96
+PATCH_FRAMES = 187
+"""3 s at a hop of 256 samples."""
+CHUNK = 8
+"""Patches in one forward pass, which bounds the memory a long song takes."""
+SHA256 = "041f3935e981a65cea739842d30c188d3a7d2adf4410955c8668eb3de4a5acab"
+"""Of the weights in musicnn 0.1.0."""
+
+# fmt: off
+TAGS = (
+    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano",
+    "ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals",
+    "no vocals", "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop", "soft",
+    "sitar", "solo", "man", "classic", "choir", "voice", "new age", "dance", "male voice", "female vocal",
+    "beats", "harp", "cello", "no voice", "weird", "country", "metal", "female voice", "choral",
+)
+# fmt: on
+"""In the order of the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impression:
+    """What musicnn hears: in each patch of 3 s, or on average over a clip."""
+
+    tags: Float[Tensor, "patch tag"]
+    """Probabilities."""
+    embedding: Float[Tensor, "patch 200"]
+    """The last layer before the tags ("penultimate")."""
+
+
+class Musicnn(nn.Module):
+    """Wide filters for timbre, long ones for rhythm, three dense layers in time, pooling.
+
+    Trap: the original extractor returns the embedding of the first patch for all patches; here each has its
+    own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrogram = MelSpectrogram(
+            SAMPLE_RATE,
+            512,
+            hop_length=256,
+            n_mels=BANDS,
+            norm="slaney",
+            mel_scale="slaney",
+            pad_mode="constant",
+        )
+        self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
+        self.timbre = nn.ModuleList([_filters(204, 7, bands) for bands in (38, 67)])
+        self.rhythm = nn.ModuleList([_filters(51, frames, 1) for frames in (128, 64, 32)])
+        self.middle = nn.ModuleList([_layer(channels) for channels in (561, 64, 64)])
+        self.pool_norm = nn.BatchNorm1d(1506, eps=1e-3)
+        self.dense = nn.Linear(1506, 200)
+        self.dense_norm = nn.BatchNorm1d(200, eps=1e-3)
+        self.output = nn.Linear(200, len(TAGS))
+
+    def patches(self, samples: Float[Tensor, " sample"]) -> Float[Tensor, "patch frame band"]:
+        """Log-mel patches of 3 s of 16 kHz audio, end to end; a remainder is dropped, a shorter clip
+        repeated.
+
+        In float32. The original rounds the power to float16 first, which changes little and overflows in
+        numpy 2.
+        """
+        frames = torch.log10(1 + 10_000 * self.spectrogram(samples)).T
+        if len(frames) < PATCH_FRAMES:
+            frames = frames.repeat(-(-PATCH_FRAMES // len(frames)), 1)
+        num = len(frames) // PATCH_FRAMES
+        return frames[: num * PATCH_FRAMES].reshape(num, PATCH_FRAMES, BANDS)
+
+    def forward(self, patches: Float[Tensor, "patch frame band"]) -> Impression:
+        x = self.input_norm(patches[:, None])
+        front = torch.cat([bank(x).amax(3) for bank in [*self.timbre, *self.rhythm]], dim=1)
+        layers = [front, self.middle[0](front)]
+        for layer in self.middle[1:]:
+            layers.append(layers[-1] + layer(layers[-1]))
+        features = torch.cat(layers, dim=1)
+        pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
+        embedding = self.dense_norm(self.dense(self.pool_norm(pooled)).relu())
+        return Impression(tags=self.output(embedding).sigmoid(), embedding=embedding)
+
+    @torch.no_grad()
+    def listen(self, samples: Float[Tensor, " sample"]) -> Impression:
+        """The impression of every 3 s of a mono clip at 16 kHz."""
+        parts = [self(chunk) for chunk in self.patches(samples).split(CHUNK)]
+        return Impression(
+            tags=torch.cat([part.tags for part in parts]),
+            embedding=torch.cat([part.embedding for part in parts]),
+        )
+
+
+def _filters(num: int, frames: int, bands: int) -> nn.Sequential:
+    """Filters of `frames` x `bands`; time keeps its length. Normalised after the rectifier, as trained."""
+    return nn.Sequential(
+        nn.ZeroPad2d((0, 0, (frames - 1) // 2, frames // 2)),
+        nn.Conv2d(1, num, (frames, bands)),
+        nn.ReLU(),
+        nn.BatchNorm2d(num, eps=1e-3),
+    )
+
+
+def _layer(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(channels, 64, 7, padding=3), nn.ReLU(), nn.BatchNorm1d(64, eps=1e-3))
+
+
+def load() -> Musicnn:
+    """The pretrained network, frozen. Raises DataError, with the command that installs it, when it is
+    missing.
+    """
+    index, data = weight_files()
+    network = Musicnn()
+    weights = converted(read_bundle(index, data, wanted=lambda name: "Adam" not in name))
+    network.load_state_dict(network.state_dict() | weights)  # strict: every name and shape must fit
+    return network.eval().requires_grad_(False)
+
+
+def weight_files() -> tuple[Path, Path]:
+    """Index and data of the checkpoint inside the installed distribution, without importing it."""
+    install = "install it with: pip install --no-deps musicnn==0.1.0"
+    try:
+        distribution = metadata.distribution("musicnn")
+    except metadata.PackageNotFoundError as error:
+        raise DataError(f"the weights of musicnn are not installed; {install}") from error
+    folder = Path(str(distribution.locate_file("musicnn/MTT_musicnn")))
+    index, data = folder / ".index", folder / ".data-00000-of-00001"
+    if not (index.is_file() and data.is_file()):
+        raise DataError(f"{folder}: the weights of musicnn are not there; {install}")
+    if hashlib.sha256(data.read_bytes()).hexdigest() != SHA256:
+        raise DataError(f"{data}: not the weights of musicnn 0.1.0; {install}")
+    return index, data
+
+
+def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Weights under our names, from a checkpoint that numbers its layers in the order of their making.
+
+    TensorFlow's axes are [frame, band, in, out] and [in, out]; the bands of the middle layers are our
+    channels.
+    """
+    banks = ["timbre.0", "timbre.1", "rhythm.0", "rhythm.1", "rhythm.2"]
+    middle = ["middle.0", "middle.1", "middle.2"]
+    norms = ["input_norm", *(f"{b}.3" for b in banks), *(f"{m}.2" for m in middle), "pool_norm", "dense_norm"]
+    state = {}
+    for i, ours in enumerate(norms):
+        for key, name in zip(
+            ("weight", "bias", "running_mean", "running_var"),
+            ("gamma", "beta", "moving_mean", "moving_variance"),
+            strict=True,
+        ):
+            state[f"{ours}.{key}"] = tensors[f"{_numbered('batch_normalization', i)}/{name}"]
+    for i, ours in enumerate([*(f"{b}.1" for b in banks), *(f"{m}.0" for m in middle)]):
+        kernel = tensors[f"{_numbered('conv2d', i)}/kernel"].transpose(3, 2, 0, 1)
+        state[f"{ours}.weight"] = kernel if i < len(banks) else kernel[:, 0].swapaxes(1, 2)
+        state[f"{ours}.bias"] = tensors[f"{_numbered('conv2d', i)}/bias"]
+    for i, ours in enumerate(["dense", "output"]):
+        state[f"{ours}.weight"] = tensors[f"{_numbered('dense', i)}/kernel"].T
+        state[f"{ours}.bias"] = tensors[f"{_numbered('dense', i)}/bias"]
+    return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+
+
+def _numbered(name: str, i: int) -> str:
+    return f"{name}_{i}" if i else name

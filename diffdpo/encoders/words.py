@@ -1,0 +1,115 @@
+"""Style as words: text and audio meet in one vocabulary, each word a fixed random direction.
+
+The first, simple style encoder. Text is searched for known words. Audio is measured, and every measure that
+lies in the lower or upper third of real songs contributes its word. A style is the unit sum of its words'
+directions, which in 512 dimensions are all but orthogonal.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import librosa
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.audio import resample
+from diffdpo.randomness import generator
+from diffdpo.types import Clip
+
+RATE = 22050
+MEASURED: dict[str, tuple[str, str]] = {
+    "tempo_bpm": ("slow", "fast"),
+    "centroid_octaves": ("dark", "bright"),
+    "onsets_per_s": ("sparse", "busy"),
+    "punch": ("smooth", "punchy"),
+    "mode": ("minor", "major"),
+    "width_db": ("narrow", "wide"),
+}
+"""Each measure, with its word for the lower and for the upper third."""
+SYNONYMS = {
+    "calm": "sparse", "quiet": "sparse", "relaxing": "slow", "gentle": "smooth", "soft": "smooth", "warm": "dark",
+    "deep": "dark", "brilliant": "bright", "shimmering": "bright", "dense": "busy", "energetic": "fast",
+    "driving": "fast", "percussive": "punchy", "drums": "punchy", "melancholic": "minor", "happy": "major",
+    "cheerful": "major", "mono": "narrow", "spacious": "wide", "stereo": "wide", "heavy": "metal",
+    "cinematic": "soundtrack", "techno": "electronic", "synth": "electronic",
+}  # fmt: skip
+MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+"""Key profiles of Krumhansl & Kessler 1982."""
+
+
+@dataclass(frozen=True)
+class WordStyle:
+    """Text or audio to a unit vector."""
+
+    thirds: dict[str, tuple[float, float]]
+    """For each measure the values below and above which its words apply: the terciles of real songs."""
+    words: tuple[str, ...] = ()
+    """Further words that text may use: those the songs of the training set are labelled with."""
+    dim: int = 512
+    known: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        measured = {word for pair in MEASURED.values() for word in pair}
+        object.__setattr__(self, "known", frozenset(self.words) | measured)
+
+    def words_of_text(self, text: str) -> set[str]:
+        """The known words of a text, after synonyms."""
+        found = re.findall(r"[a-z]+", text.lower())
+        return {SYNONYMS.get(word, word) for word in found} & self.known
+
+    def words_of_audio(self, clip: Clip) -> set[str]:
+        words = set()
+        for name, value in measure(clip).items():
+            low, high = self.thirds[name]
+            if value < low:
+                words.add(MEASURED[name][0])
+            elif value > high:
+                words.add(MEASURED[name][1])
+        return words
+
+    def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " {self.dim}"]:
+        """The style of text, audio, or both together; zeros when neither says anything known."""
+        words = (self.words_of_text(text) if text else set()) | (self.words_of_audio(clip) if clip else set())
+        return directions(words, self.dim)
+
+
+def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
+    """The unit sum of the words' directions, the same on every machine; zeros for no words."""
+    total = torch.zeros(dim)
+    for word in sorted(words):
+        direction = torch.randn(dim, generator=generator(0, word, "style-word"))
+        total += direction / direction.norm()
+    return total / total.norm().clamp(min=1e-9)
+
+
+def measure(clip: Clip) -> dict[str, float]:
+    """What the words are about, of an excerpt of some seconds. Level does not matter."""
+    stereo = clip.samples if clip.samples.shape[0] > 1 else np.repeat(clip.samples, 2, axis=0)
+    mono = resample(Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE).samples[0]
+    mono = mono / max(1e-9, float(np.abs(mono).max(initial=0.0)))
+    spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=512))
+    centroid = librosa.feature.spectral_centroid(S=spectrum, sr=RATE)
+    onsets = librosa.onset.onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE)
+    times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
+    tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
+    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE).mean(1)
+    middle, side = stereo.mean(0), (stereo[0] - stereo[1]) / 2
+    return {
+        "tempo_bpm": float(tempo[0]),
+        "centroid_octaves": float(np.log2(np.maximum(centroid, 20)).mean()),
+        "onsets_per_s": len(times) / max(1e-9, len(mono) / RATE),
+        "punch": float(onsets.std() / (onsets.mean() + 1e-9)),
+        "mode": key_fit(chroma, MAJOR) - key_fit(chroma, MINOR),
+        "width_db": float(10 * np.log10((side**2).mean() + 1e-12) - 10 * np.log10((middle**2).mean() + 1e-12)),
+    }
+
+
+def key_fit(chroma: Float[np.ndarray, "12"], profile: Float[np.ndarray, "12"]) -> float:
+    """The best correlation of a chroma vector with a key profile over the twelve tonics."""
+    if chroma.std() < 1e-9:
+        return 0.0
+    return max(float(np.corrcoef(chroma, np.roll(profile, tonic))[0, 1]) for tonic in range(12))

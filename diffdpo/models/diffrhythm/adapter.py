@@ -1,0 +1,128 @@
+"""DiffRhythm and its kin as a SongModel: the network's orientation, conditions and window in one place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffdpo import audio
+from diffdpo.errors import DataError
+from diffdpo.models.base import Condition, LatentSpec
+from diffdpo.models.diffrhythm.lyrics import Line, place
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+from diffdpo.types import Clip, Prompt
+
+
+class Codec(Protocol):
+    """Stereo audio at the model's rate <-> latents."""
+
+    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]: ...
+
+    def decode(self, latents: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "batch 2 sample"]: ...
+
+
+class StyleEncoder(Protocol):
+    """Text, audio or both to one vector; zeros for nothing known."""
+
+    def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " style"]: ...
+
+
+class LyricsEncoder(Protocol):
+    """LRC or plain lyrics to timed lines of vocabulary tokens."""
+
+    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[Line, ...]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffRhythm:
+    """A song model built from a DiffRhythm network and the encoders around it.
+
+    The network keeps its published orientation, time 0 noise and time 1 song; here t=0 is the song, so both
+    time and velocity are turned round.
+    """
+
+    network: DiffRhythmTransformer
+    latents: LatentSpec
+    codec: Codec | None = None
+    style: StyleEncoder | None = None
+    lyrics: LyricsEncoder | None = None
+
+    def embed(self, prompt: Prompt) -> Prompt:
+        """Fill in `style` and `lyric_lines` from text, audio and lyrics. What is already embedded stays."""
+        style, lines = prompt.style, prompt.lyric_lines
+        if style is None and (prompt.text or prompt.style_audio):
+            if self.style is None:
+                raise DataError(f"prompt {prompt.id!r}: this model was loaded without a style encoder")
+            heard = prompt.style_audio
+            clip = audio.read(heard) if isinstance(heard, str) else heard
+            style = self.style.embed(prompt.text, clip)
+        if lines is None and prompt.lyrics:
+            if self.lyrics is None:
+                raise DataError(f"prompt {prompt.id!r}: this model cannot sing; leave the lyrics out")
+            lines = self.lyrics.lines(prompt.lyrics, prompt.language, prompt.duration_s)
+        return replace(prompt, style=style, lyric_lines=lines)
+
+    def condition(self, prompts: Sequence[Prompt], frames: int) -> Condition:
+        """style, text, audio, start_time and, if the network knows it, duration; in fp32 on the CPU."""
+        config = self.network.config
+        rate = self.latents.frames_per_second
+        none = torch.zeros(config.style_dim)
+        condition = {
+            "style": torch.stack([none if p.style is None else p.style.float() for p in prompts]),
+            "lyrics": torch.stack([place(p.lyric_lines or (), frames, rate) for p in prompts]),
+            "audio": torch.zeros(len(prompts), frames, config.latent_channels),
+            "start_time": torch.tensor([p.start for p in prompts]),
+        }
+        if config.duration_embedding:
+            lengths = [self.latents.frames(p.duration_s) / self.latents.max_frames for p in prompts]
+            condition["duration"] = torch.tensor(lengths).clamp(max=1.0)
+        return condition
+
+    def velocity(
+        self,
+        network: Any,
+        x: Float[Tensor, "batch frame channel"],
+        t: Float[Tensor, " batch"],
+        condition: Condition,
+        frames: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch frame channel"]:
+        """noise - song at (x, t); see SongModel."""
+        length = x.shape[1]
+        text, context = condition["lyrics"], condition["audio"].to(x.dtype)
+        ends: Tensor | None = frames
+        if self.latents.window == "fixed":
+            missing = self.latents.max_frames - length
+            if missing < 0:
+                raise DataError(f"{length} frames: this network knows songs of {self.latents.max_frames} only")
+            x, context = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (x, context))
+            text, ends = F.pad(text, (0, missing)), None
+        predicted = network(
+            x,
+            1 - t,
+            text=text,
+            style=condition["style"].to(x.dtype),
+            audio=context,
+            start_time=condition["start_time"].to(x.dtype),
+            duration=condition["duration"].to(x.dtype) if "duration" in condition else None,
+            frames=ends,
+        )
+        return -predicted[:, :length]
+
+    def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
+        """See SongModel. Audio is taken at its level: `prepare` brings songs to a common loudness first."""
+        clip = audio.stereo(audio.resample(clip, self.latents.sample_rate))
+        return self._codec().encode(torch.from_numpy(clip.samples)[None])[0]
+
+    def decode(self, latents: Float[Tensor, "frame channel"]) -> Clip:
+        """See SongModel."""
+        samples = self._codec().decode(latents[None].float())[0]
+        return Clip(samples=samples.cpu().numpy(), sample_rate=self.latents.sample_rate)
+
+    def _codec(self) -> Codec:
+        if self.codec is None:
+            raise DataError("this model was loaded without a codec; it can be trained on latents, not heard")
+        return self.codec

@@ -1,0 +1,110 @@
+"""Phases for a magnitude spectrogram, strictly local in time.
+
+A sustained partial needs phases that advance at its own frequency, over seconds. Integrating them from frame to
+frame would make every sample depend on all that came before it, and a chunk decoded alone would differ from
+the same chunk in its song. Here the phase of a bin is a function of the frame's absolute place in time and of a
+frequency rounded to a quarter of a bin: constant while a note lasts, so coherent; and periodic over few frames,
+so local. A few iterations of fast Griffin-Lim (Perraudin et al. 2013) settle what rounding left inconsistent.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+GRID = 4
+"""Frequencies are rounded to 1/GRID of a bin."""
+NOISE_FRAMES = 64
+"""Period, in frames, of the table of random phases."""
+
+
+@dataclass(frozen=True)
+class Stft:
+    """A Hann-windowed STFT without padding: frame n covers samples n*hop … n*hop + size."""
+
+    size: int = 4096
+    hop: int = 1024
+
+    def window(self, like: Tensor) -> Float[Tensor, " {self.size}"]:
+        return torch.hann_window(self.size, dtype=like.dtype, device=like.device)
+
+    def forward(self, audio: Float[Tensor, "batch sample"]) -> Complex[Tensor, "batch frame bin"]:
+        return torch.fft.rfft(audio.unfold(-1, self.size, self.hop) * self.window(audio))
+
+    def inverse(self, spectrum: Complex[Tensor, "batch frame bin"]) -> Float[Tensor, "batch sample"]:
+        """Least-squares inverse by windowed overlap-add (Griffin & Lim 1984, eq. 6)."""
+        frames = torch.fft.irfft(spectrum, n=self.size)
+        window = self.window(frames)
+        audio = self._overlap_add(frames * window)
+        weight = self._overlap_add((window**2).expand(1, frames.shape[1], -1))
+        return audio / weight.clamp(min=1e-3)
+
+    def _overlap_add(self, frames: Float[Tensor, "batch frame size"]) -> Float[Tensor, "batch sample"]:
+        length = (frames.shape[1] - 1) * self.hop + self.size
+        columns = frames.transpose(1, 2)
+        return F.fold(columns, (1, length), (1, self.size), stride=(1, self.hop))[:, 0, 0]
+
+
+@cache
+def _noise(bins: int) -> Complex[Tensor, "frame bin"]:
+    draw = torch.rand(NOISE_FRAMES, bins, generator=torch.Generator().manual_seed(0))
+    return torch.polar(torch.ones_like(draw), 2 * math.pi * draw)
+
+
+def initial_phases(
+    magnitude: Float[Tensor, "batch frame bin"], stft: Stft, *, first_frame: int, tonal_bins: int
+) -> Complex[Tensor, "batch frame bin"]:
+    """Unit phasors: below `tonal_bins` those of the partials under each spectral peak, above it noise.
+
+    `first_frame` is the place of the first frame in the song. Within the main lobe of a Hann window all bins
+    share the phase of the partial, but for a factor (-1)^bin that comes from counting time from the start of
+    the frame.
+    """
+    frames, bins = magnitude.shape[1:]
+    time = torch.arange(first_frame, first_frame + frames, device=magnitude.device)
+    phases = _noise(bins).to(magnitude.device)[time % NOISE_FRAMES].expand(len(magnitude), -1, -1).clone()
+    frequency = (peak_frequency(magnitude[..., : tonal_bins + 1]) * GRID).round() / GRID
+    turns = frequency.double() * (time * stft.hop)[:, None] / stft.size
+    turns = (turns + torch.arange(tonal_bins + 1, device=magnitude.device) / 2) % 1
+    tonal = torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(phases.dtype)
+    phases[..., :tonal_bins] = tonal[..., :tonal_bins]
+    return phases
+
+
+def peak_frequency(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:
+    """For each bin the frequency, in bins, of the nearest spectral peak, by parabolic interpolation."""
+    bins = magnitude.shape[-1]
+    index = torch.arange(bins, device=magnitude.device).expand_as(magnitude)
+    log = magnitude.clamp(min=1e-6).log()
+    left, middle, right = log[..., :-2], log[..., 1:-1], log[..., 2:]
+    offset = ((left - right) / (2 * (left - 2 * middle + right)).clamp(max=-1e-6)).clamp(-0.5, 0.5)
+    frequency = index.to(magnitude.dtype)
+    frequency = torch.cat([frequency[..., :1], frequency[..., 1:-1] + offset, frequency[..., -1:]], -1)
+    peak = F.pad((middle > left) & (middle >= right), (1, 1))
+    below = torch.where(peak, index, -bins).cummax(-1).values
+    above = torch.where(peak, index, 2 * bins).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(index - below <= above - index, below, above)
+    nearest = torch.where((nearest < 0) | (nearest >= bins), index, nearest)
+    return torch.gather(frequency, -1, nearest)
+
+
+def griffin_lim(
+    magnitude: Float[Tensor, "batch frame bin"],
+    phases: Complex[Tensor, "batch frame bin"],
+    stft: Stft,
+    *,
+    iterations: int,
+    momentum: float = 0.99,
+) -> Float[Tensor, "batch sample"]:
+    """Fast Griffin-Lim from given phases. Each iteration reaches size/hop - 1 frames further in time."""
+    previous = torch.zeros_like(phases)
+    for _ in range(iterations):
+        consistent = stft.forward(stft.inverse(magnitude * phases))
+        accelerated = consistent - momentum / (1 + momentum) * previous
+        previous = consistent
+        phases = accelerated / accelerated.abs().clamp(min=1e-9)
+    return stft.inverse(magnitude * phases)

@@ -1,0 +1,198 @@
+"""A small song codec: band magnitudes of a stereo STFT to 64 latents at 21.5 Hz, and back to sound.
+
+The geometry is that of DiffRhythm's VAE (44.1 kHz stereo, 2,048 samples a latent frame, 64 channels), the means
+are not: magnitudes only, square-root compressed, through a linear path (initialised to principal components)
+plus a ConvNeXt correction. Phases are made up in decoding (phase.py). Everything is local in time: a decoded
+sample depends on at most `receptive_frames` latent frames on either side.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffdpo.models.phase import Stft, griffin_lim, initial_phases
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How STFT bins are grouped: single bins at the bottom, where pitch lives, then ever wider bands."""
+
+    edges: tuple[int, ...]
+
+    @staticmethod
+    def of(stft_size: int, sample_rate: int, linear: int, grouped: int, top_hz: float) -> "Bands":
+        top = top_hz * stft_size / sample_rate
+        wide = torch.logspace(0, 1, grouped + 1, base=top / linear, dtype=torch.float64) * linear
+        return Bands((*range(linear), *sorted({round(float(edge)) for edge in wide})))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bins in each band."""
+        return tuple(stop - start for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True))
+
+    def pool(self, power: Float[Tensor, "*batch bin"]) -> Float[Tensor, "*batch band"]:
+        """Root mean square over each band."""
+        single = next(i for i, width in enumerate(self.widths) if width > 1)
+        low, high = self.edges[single], self.edges[-1]
+        averages = torch.zeros(high - low, len(self.widths) - single, device=power.device, dtype=power.dtype)
+        for band, (start, width) in enumerate(zip(self.edges[single:-1], self.widths[single:], strict=True)):
+            averages[start - low : start - low + width, band] = 1 / width
+        return torch.cat([power[..., self.edges[0] : low], power[..., low:high] @ averages], -1).sqrt()
+
+    def spread(self, rms: Float[Tensor, "*batch band"], bins: int) -> Float[Tensor, "*batch {bins}"]:
+        """A flat spectrum within each band, nothing above the top."""
+        full = rms.repeat_interleave(torch.tensor(self.widths, device=rms.device), dim=-1)
+        return F.pad(full, (self.edges[0], bins - self.edges[-1]))
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022), with a residual."""
+
+    def __init__(self, dim: int, kernel: int, expansion: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
+        h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return x + self.down(F.gelu(self.up(self.norm(h))))
+
+
+class SpectralCodec(ModelMixin, ConfigMixin):
+    """Stereo audio <-> latents [batch, frame, channel]; a variational autoencoder on band magnitudes."""
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_rate: int = 44100,
+        samples_per_frame: int = 2048,
+        latent_channels: int = 64,
+        stft_size: int = 4096,
+        stft_hop: int = 1024,
+        linear_bands: int = 256,
+        grouped_bands: int = 128,
+        top_hz: float = 20000.0,
+        dim: int = 384,
+        encoder_depth: int = 3,
+        decoder_depth: int = 4,
+        encoder_kernel: int = 5,
+        decoder_kernel: int = 3,
+        expansion: int = 2,
+        griffin_lim_iterations: int = 7,
+    ) -> None:
+        super().__init__()
+        if samples_per_frame % stft_hop:
+            raise ValueError(
+                f"samples_per_frame={samples_per_frame} must be a multiple of stft_hop={stft_hop}"
+            )
+        self.stft = Stft(stft_size, stft_hop)
+        self.bands = Bands.of(stft_size, sample_rate, linear_bands, grouped_bands, top_hz)
+        features = 2 * (samples_per_frame // stft_hop) * (len(self.bands.edges) - 1)
+        self.features = features
+        self.linear_encode = nn.Linear(features, latent_channels)
+        self.encoder_in = nn.Linear(features, dim)
+        self.encoder = nn.Sequential(
+            *[ConvNextBlock(dim, encoder_kernel, expansion) for _ in range(encoder_depth)]
+        )
+        self.encoder_out = nn.Linear(dim, 2 * latent_channels)
+        self.linear_decode = nn.Linear(latent_channels, features)
+        self.decoder_in = nn.Linear(latent_channels, dim)
+        self.decoder = nn.Sequential(
+            *[ConvNextBlock(dim, decoder_kernel, expansion) for _ in range(decoder_depth)]
+        )
+        self.decoder_out = nn.Linear(dim, features)
+        for correction in (self.encoder_out, self.decoder_out):
+            nn.init.zeros_(correction.weight)
+            nn.init.zeros_(correction.bias)
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.config.sample_rate / self.config.samples_per_frame
+
+    @property
+    def receptive_frames(self) -> int:
+        """Latent frames on either side that a decoded sample can depend on."""
+        per_frame = self.config.samples_per_frame // self.config.stft_hop
+        overlap = self.config.stft_size // self.config.stft_hop - 1
+        convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
+        reach = overlap * self.config.griffin_lim_iterations + -(-overlap // 2)  # in STFT frames
+        return convolutions + -(-reach // per_frame)
+
+    def analyse(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame feature"]:
+        """Square roots of the band magnitudes of mid and side; whole latent frames, the last zero-padded."""
+        per_frame = self.config.samples_per_frame
+        audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
+        middle_side = torch.stack([audio.sum(1) / 2, (audio[:, 0] - audio[:, 1]) / 2], 1)
+        padded = F.pad(
+            rearrange(middle_side, "batch side sample -> (batch side) sample"), (self._pad, self._pad)
+        )
+        power = (self.stft.forward(padded).abs() * (4 / self.stft.size)) ** 2
+        roots = self.bands.pool(power).sqrt()
+        steps = per_frame // self.stft.hop
+        return rearrange(
+            roots, "(batch side) (frame step) band -> batch frame (step side band)", side=2, step=steps
+        )
+
+    def synthesise(
+        self, features: Float[Tensor, "batch frame feature"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """Sound with these band magnitudes. `first_frame`: place of the first latent frame in its song."""
+        steps = self.config.samples_per_frame // self.stft.hop
+        roots = rearrange(
+            features, "batch frame (step side band) -> (batch side) (frame step) band", side=2, step=steps
+        )
+        bins = self.stft.size // 2 + 1
+        magnitude = self.bands.spread(roots.clamp(min=0) ** 2, bins) * (self.stft.size / 4)
+        phases = initial_phases(
+            magnitude, self.stft, first_frame=first_frame * steps, tonal_bins=self.config.linear_bands
+        )
+        audio = griffin_lim(magnitude, phases, self.stft, iterations=self.config.griffin_lim_iterations)
+        middle, side = rearrange(audio[:, self._pad : -self._pad], "(b side) sample -> side b sample", side=2)
+        return torch.stack([middle + side, middle - side], 1)
+
+    def encode_features(
+        self, features: Float[Tensor, "batch frame feature"]
+    ) -> tuple[Float[Tensor, "batch frame channel"], Float[Tensor, "batch frame channel"]]:
+        """Mean and log-variance of the latents."""
+        correction, log_variance = self.encoder_out(self.encoder(self.encoder_in(features))).chunk(2, -1)
+        return self.linear_encode(features) + correction, log_variance.clamp(-12, 4)
+
+    def decode_features(
+        self, latents: Float[Tensor, "batch frame channel"]
+    ) -> Float[Tensor, "batch frame feature"]:
+        return self.linear_decode(latents) + self.decoder_out(self.decoder(self.decoder_in(latents)))
+
+    @torch.no_grad()
+    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]:
+        """Latents (posterior means) of stereo audio at the codec's sample rate."""
+        return self.encode_features(self.analyse(audio))[0]
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Float[Tensor, "batch frame channel"], *, chunk: int = 256
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """Audio of latents, `chunk` frames at a time with their context: memory does not grow with length.
+
+        The result does not depend on the chunk: everything the codec does is local in time.
+        """
+        context, length, pieces = self.receptive_frames, latents.shape[1], []
+        for start in range(0, length, chunk):
+            stop, first = min(start + chunk, length), max(0, start - context)
+            piece = latents[:, first : min(length, stop + context)]
+            audio = self.synthesise(self.decode_features(piece), first_frame=first)
+            offset = (start - first) * self.config.samples_per_frame
+            pieces.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
+        return torch.cat(pieces, -1)
+
+    @property
+    def _pad(self) -> int:
+        """Zeros at either end that put the STFT frames symmetrically over the latent frames."""
+        return (self.stft.size - self.stft.hop) // 2

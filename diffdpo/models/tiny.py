@@ -1,0 +1,47 @@
+"""The tiny song model shipped with the package: a DiffRhythm network, a spectral codec and a word style."""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from diffdpo.encoders.words import WordStyle
+from diffdpo.models.base import LatentSpec
+from diffdpo.models.checkpoints import load_network
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.spectral_codec import SpectralCodec
+from diffdpo.runs import read_json
+
+BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Real but small: trained on 7 hours of freely licensed music, instrumental, 44.1 kHz stereo."""
+
+    bundle: str = ""
+    """Folder of the bundle; the shipped one by default."""
+    network: str = ""
+    """Folder with other network weights, such as the `export` of a training run."""
+    adapter: str = ""
+    """Folder with a LoRA adapter, merged into the network on loading."""
+
+    def load(self) -> DiffRhythm:
+        folder = Path(self.bundle) if self.bundle else BUNDLE
+        network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
+        codec = SpectralCodec.from_pretrained(folder / "codec").eval()
+        style = read_json(folder / "style.json")
+        return DiffRhythm(
+            network=network,
+            latents=LatentSpec(
+                channels=codec.config.latent_channels,
+                frames_per_second=codec.frames_per_second,
+                sample_rate=codec.config.sample_rate,
+                max_frames=network.config.max_frames,
+            ),
+            codec=codec,
+            style=WordStyle(
+                thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
+                words=tuple(style["words"]),
+                dim=network.config.style_dim,
+            ),
+        )

@@ -1,0 +1,1 @@
+"""One `run(cfg)` a verb: wiring only. Files in, files out; what is done already is skipped."""

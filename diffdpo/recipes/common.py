@@ -1,0 +1,90 @@
+"""What all verbs share: claiming a run directory, and splitting work over processes."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from diffdpo.config import to_yaml
+from diffdpo.errors import ConfigError
+from diffdpo.runs import CONFIG, atomic_write
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that share a verb's work: one, or those `accelerate launch` started."""
+
+    rank: int
+    count: int
+    barrier: Callable[[], None]
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process' part of the items."""
+        return list(items[self.rank :: self.count])
+
+
+def workers() -> Workers:
+    """One process by default; a group when launched as one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Workers(0, 1, lambda: None)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def device() -> torch.device:
+    """The GPU of this process if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def claim(cfg: Any, *, free: Sequence[str] = (), group: Workers | None = None) -> Path:
+    """Make `cfg.out` a run directory of this configuration, or recognise it as one.
+
+    Re-running the same command continues. With another configuration it is refused, naming the first key that
+    differs, except for the keys in `free`, which may change.
+    """
+    out, resolved = Path(cfg.out), to_yaml(cfg)
+    path = out / CONFIG
+    if group is None or group.main:
+        if path.is_file():
+            _check_same(OmegaConf.load(path), OmegaConf.create(resolved), out, free)
+        atomic_write(path, resolved)
+    if group is not None:
+        group.barrier()
+    return out
+
+
+def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:
+    before, after = _flat(old), _flat(new)
+    for key in sorted(before.keys() | after.keys()):
+        if any(key == name or key.startswith(f"{name}.") for name in ("out", *free)):
+            continue
+        if before.get(key) != after.get(key):
+            raise ConfigError(
+                f"{out}: was made with {key}={before.get(key)!r}, this command says {after.get(key)!r}; "
+                "choose another out=…, or delete the folder to start over"
+            )
+
+
+def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in cfg.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return found

@@ -1,0 +1,173 @@
+"""Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo import audio
+from diffdpo.config import PrepareRun, build_model
+from diffdpo.data import tables
+from diffdpo.data.latents import DTYPES, write_latents
+from diffdpo.data.prompts import in_share
+from diffdpo.data.songs import KEY, TABLE
+from diffdpo.errors import ConfigError, DataError
+from diffdpo.models.base import SongModel
+from diffdpo.progress import bar, say
+from diffdpo.recipes.common import claim, workers
+from diffdpo.registry import closest
+from diffdpo.runs import finish, read_jsonl
+from diffdpo.types import Clip, Prompt
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Song:
+    """One line of a manifest."""
+
+    id: str
+    audio: Path
+    text: str = ""
+    lyrics: str = ""
+    language: str = ""
+    license: str = ""
+    attribution: str = ""
+    split: str = ""
+    group: str = ""
+
+
+def run(cfg: PrepareRun) -> Path:
+    if cfg.dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}.")
+    songs = read_songs(Path(cfg.songs), cfg.valid_share)
+    group = workers()
+    out = claim(cfg, group=group)
+    table = out / TABLE
+    done = {row["id"] for row in tables.read(table, KEY) if not row["error"]}
+    todo = group.share([song for song in songs if song.id not in done])
+    if todo:
+        model = build_model(cfg.model)
+        with bar("prepare", len(todo), "song", enabled=group.main) as progress:
+            for song in todo:
+                tables.append(table, [_prepare(song, model, cfg, out)], rank=group.rank)
+                progress.advance(note=song.id)
+    group.barrier()
+    if group.main:
+        _report(out, songs, cfg, group.count)
+    group.barrier()
+    return out
+
+
+def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
+    tables.compact(out / TABLE, KEY)
+    rows = tables.read(out / TABLE, KEY)
+    failed = [row for row in rows if row["error"]]
+    for row in failed[:5]:
+        say(f"skipped: {row['error']}")
+    if len(failed) > 5:
+        say(f"… and {len(failed) - 5} more; see the column `error` of {out / TABLE}")
+    if len(failed) == len(rows):
+        raise DataError(f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0]['error']}")
+    good = [row for row in rows if not row["error"]]
+    finish(
+        out,
+        songs=len(good),
+        failed=len(failed),
+        hours=sum(row["duration_s"] for row in good) / 3600,
+        licenses=sorted({row["license"] for row in good}),
+        world=world,
+    )
+
+
+def read_songs(path: Path, valid_share: float) -> list[Song]:
+    """The songs of a manifest or of a folder, each with a split."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        songs = [Song(id=_slug(file.relative_to(path)), audio=file) for file in files]
+    else:
+        songs = [_entry(row, f"{path}:{number}", path.parent) for number, row in read_jsonl(path)]
+    if not songs:
+        raise DataError(f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest")
+    taken: dict[str, Song] = {}
+    for song in songs:
+        if song.id in taken:
+            raise DataError(f"{path}: the id {song.id!r} is used twice; ids name files and must differ")
+        group = song.group or song.id
+        split = song.split or ("valid" if in_share(group, valid_share, "split") else "train")
+        taken[song.id] = replace(song, group=group, split=split)
+    return list(taken.values())
+
+
+def _slug(path: Path) -> str:
+    return "-".join([*path.parent.parts, path.stem])
+
+
+def _entry(row: dict[str, Any], where: str, folder: Path) -> Song:
+    for key in row:
+        if key not in KEYS:
+            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+    for key in ("id", "audio"):
+        if not row.get(key):
+            raise DataError(f"{where}: a song needs {key!r}")
+    known = {key: str(value) for key, value in row.items() if value is not None and key != "audio"}
+    return Song(audio=folder / row["audio"], **known)
+
+
+def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables.Row:
+    """Encode one song and write its file; a row with the reason when that is impossible."""
+    row = {
+        "id": song.id, "audio": str(song.audio), "text": song.text, "license": song.license,
+        "attribution": song.attribution, "split": song.split, "group": song.group, "sha256": "", "frames": 0,
+        "duration_s": 0.0, "lyric_lines": "[]", "error": "",
+    }  # fmt: skip
+    try:
+        clip = audio.read(song.audio)
+        if audio.loudness(clip) < audio.SILENCE_LUFS:
+            raise DataError(f"{song.audio}: silent from beginning to end; replace or remove the file")
+        clip = audio.normalise(clip, cfg.loudness_lufs)
+        latents = model.encode(clip)
+        if not torch.isfinite(latents).all():
+            raise DataError(f"{song.audio}: its latents are not numbers")
+        prompt = model.embed(Prompt(id=song.id, lyrics=song.lyrics or None, duration_s=clip.seconds))
+    except DataError as error:
+        return row | {"error": str(error)}
+    styles = style_windows(model, clip, song.text, cfg.style_window_s)
+    path = out / "latents" / f"{song.id}.safetensors"
+    write_latents(path, latents.to(DTYPES[cfg.dtype]), styles=styles.half())
+    return row | {
+        "sha256": hashlib.sha256(song.audio.read_bytes()).hexdigest(),
+        "frames": len(latents),
+        "duration_s": clip.seconds,
+        "lyric_lines": json.dumps(prompt.lyric_lines or []),
+    }
+
+
+def style_windows(
+    model: SongModel, clip: Clip, text: str, seconds: float
+) -> Float[Tensor, "variant window style"]:
+    """The style of each stretch of a song, from its text and sound together, its sound alone, its text alone.
+
+    The variants teach a model to follow prompts that say much and prompts that say little.
+    """
+    width = int(seconds * clip.sample_rate)
+    count = max(1, clip.samples.shape[1] // width)
+    windows = np.array_split(clip.samples, count, axis=1)
+
+    def style(text: str | None, heard: Clip | None) -> Tensor | None:
+        return model.embed(Prompt(id="window", text=text, style_audio=heard)).style
+
+    per_window = []
+    for window in windows:
+        heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
+        ways = [style(text or None, heard), style(None, heard), style(text, None) if text else None]
+        known = [way for way in ways if way is not None]
+        per_window.append(torch.stack([known[min(i, len(known) - 1)] for i in range(3)]))
+    return torch.stack(per_window, dim=1)

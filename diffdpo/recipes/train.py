@@ -1,0 +1,153 @@
+"""Train a song model: wiring of model, data, objective and accelerator around `training.loop.fit`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from diffdpo.config import TrainRun, build_model, build_objective
+from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.pairs import Pairs
+from diffdpo.data.songs import Songs
+from diffdpo.data.stream import Examples, accumulation
+from diffdpo.errors import ConfigError
+from diffdpo.models.base import SongModel
+from diffdpo.models.checkpoints import save_adapter, save_network
+from diffdpo.progress import say
+from diffdpo.recipes.common import claim, workers
+from diffdpo.runs import finish, read_json
+from diffdpo.training.config import FREE_TO_CHANGE
+from diffdpo.training.loop import Job, fit
+from diffdpo.training.setup import (
+    add_lora,
+    build_accelerator,
+    build_optimizer,
+    build_reference,
+    trainable,
+    zero_stage,
+)
+from diffdpo.types import Objective, Prompt
+
+EXPORT = "export"
+
+
+def run(cfg: TrainRun) -> Path:
+    objective = build_objective(cfg.objective)
+    accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
+    accelerator = build_accelerator(cfg.train, cfg.out)
+    out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
+    if _already(out, cfg):
+        say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
+        accelerator.end_training()
+        return out
+    model = build_model(cfg.model)
+    examples = build_examples(cfg, objective, model)
+    _check_dropout(cfg, model)
+    network = model.network
+    if cfg.train.lora is not None:
+        add_lora(network, cfg.train.lora, cfg.seed)
+    else:
+        network.requires_grad_(True)
+    if cfg.train.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    reference = build_reference(cfg.train.reference, objective, network, accelerator, cfg.train.lora)
+    network.train()
+    policy, optimizer = accelerator.prepare(network, build_optimizer(network, cfg.train, accelerator.device))
+    ema = _build_ema(cfg, network, accelerator)
+    accelerator.init_trackers("diffdpo")
+    job = Job(
+        accelerator=accelerator,
+        model=model,
+        policy=policy,
+        reference=reference,
+        objective=objective,
+        optimizer=optimizer,
+        ema=ema,
+        examples=examples,
+        cfg=cfg.train,
+        seed=cfg.seed,
+        folder=out,
+        facts={"seed": cfg.seed, "objective": cfg.objective.name, "parameters": _count(network)},
+    )
+    fit(job, lambda staging: export(job, staging / EXPORT, lora=cfg.train.lora is not None))
+    if accelerator.is_main_process:
+        finish(
+            out,
+            steps=cfg.train.steps,
+            world=accelerator.num_processes,
+            distributed=str(accelerator.distributed_type.value),
+            zero_stage=zero_stage(accelerator),
+            precision=cfg.train.precision,
+            trained_parameters=sum(p.numel() for p in trainable(accelerator.unwrap_model(policy))),
+        )
+    accelerator.end_training()
+    return out
+
+
+def exported(out: Path, steps: int) -> Path:
+    """The folder of the weights after the last step: an adapter, or a network."""
+    return out / "checkpoints" / f"step-{steps:08d}" / EXPORT
+
+
+def export(job: Job, folder: Path, *, lora: bool) -> None:
+    """Write the trained weights (their moving average if there is one), gathered from all processes."""
+    accelerator = job.accelerator
+    bare = accelerator.unwrap_model(job.policy)
+    parameters = trainable(bare)
+    if job.ema is not None:
+        job.ema.store(parameters)
+        job.ema.copy_to(parameters)
+    state = accelerator.get_state_dict(job.policy)
+    if accelerator.is_main_process:
+        (save_adapter if lora else save_network)(bare, state, folder)
+    if job.ema is not None:
+        job.ema.restore(parameters)
+
+
+def build_examples(cfg: TrainRun, objective: Objective, model: SongModel) -> Examples:
+    """The data the objective is about; ConfigError if it is not configured."""
+    data = cfg.data
+    if objective.batch_kind == "song":
+        if not data.songs:
+            raise ConfigError(f"objective {cfg.objective.name!r} trains on songs: set data.songs to a prepared folder")
+        return Songs(
+            Path(data.songs),
+            split=data.split,
+            crop=data.crop,
+            frames_per_second=model.latents.frames_per_second,
+            seed=cfg.seed,
+        )
+    if objective.batch_kind == "pair":
+        if not data.pairs:
+            raise ConfigError(f"objective {cfg.objective.name!r} trains on pairs: set data.pairs to a mined folder")
+        return Pairs(Path(data.pairs) / PAIRS, model.embed)
+    raise ConfigError(f"objective {cfg.objective.name!r} wants {objective.batch_kind!r} examples; there is no such data")
+
+
+def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:
+    if not cfg.train.ema:
+        return None
+    if zero_stage(accelerator) == 3:
+        raise ConfigError("train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0")
+    ema = EMAModel(trainable(network), decay=cfg.train.ema, use_ema_warmup=True, power=0.75)
+    accelerator.register_for_checkpointing(ema)
+    return ema
+
+
+def _check_dropout(cfg: TrainRun, model: SongModel) -> None:
+    parts = sorted(model.condition([Prompt(id="any")], 1))
+    for part in cfg.train.dropout:
+        if part not in parts:
+            raise ConfigError(f"train.dropout: the model has no condition {part!r}; it has {', '.join(parts)}")
+
+
+def _already(out: Path, cfg: TrainRun) -> bool:
+    manifest = out / "manifest.json"
+    return manifest.is_file() and read_json(manifest).get("steps", 0) >= cfg.train.steps
+
+
+def _count(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

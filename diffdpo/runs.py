@@ -1,0 +1,141 @@
+"""Run directories: files that are complete or absent, and the manifest that is written last."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffdpo.errors import DataError
+
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a hidden sibling, flush it, rename it: a kill leaves the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; DataError when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+
+
+def publish(
+    final: Path,
+    write: Callable[[Path], None],
+    manifest: Mapping[str, Any],
+    *,
+    is_main: bool = True,
+    barrier: Callable[[], None] = lambda: None,
+) -> Path:
+    """Create a directory in one step: every process writes into a hidden sibling, then one renames it.
+
+    Needs a file system that all processes share. An existing directory of that name is replaced.
+    """
+    staging = final.with_name(f".{final.name}.partial")
+    if is_main:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    barrier()
+    write(staging)
+    barrier()
+    if is_main:
+        (staging / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
+        for path in [*staging.rglob("*"), staging]:
+            sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        staging.rename(final)
+        sync(final.parent)
+    barrier()
+    return final
+
+
+def finish(folder: Path, **facts: Any) -> None:
+    """Write the manifest of a stage, the last thing it does: what stands beside it is then complete."""
+    write_json(folder / MANIFEST, {**facts, "versions": versions()})
+
+
+def finished(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("diffdpo", "torch", "torchaudio", "accelerate", "deepspeed", "peft", "diffusers", "numpy", "librosa")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each line that is not empty; DataError names the line that is not an object."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: not valid JSON ({error.msg})") from None
+        if not isinstance(value, dict):
+            raise DataError(f"{path}:{number}: expected an object like {{\"id\": …}}, got {type(value).__name__}")
+        yield number, value
+
+
+class Metrics:
+    """metrics.jsonl of a run: one object a step, cut back to the step a resumed run starts from."""
+
+    def __init__(self, folder: Path, *, keep_until: int) -> None:
+        self.path = folder / METRICS
+        kept = []
+        if self.path.is_file():
+            for line in self.path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line a kill cut short
+                if row.get("step", 0) <= keep_until:
+                    kept.append(line)
+        atomic_write(self.path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")

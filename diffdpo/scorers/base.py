@@ -1,0 +1,41 @@
+"""What a scorer is: audio in, one number an axis out, bigger is better. A new one is a file here and a line
+in SCORERS.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from diffdpo.types import Clip
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A frozen dataclass: its fields are its parameters, its call is deterministic.
+
+    It gets clips that went through `canonical`, and nothing else: no paths, devices or configuration. A clip
+    scores the same alone and in any batch. Every finite clip gets finite scores, silence the lowest.
+    """
+
+    version: ClassVar[str]
+    """Part of the cache key: raise it whenever the numbers change."""
+    axes: ClassVar[tuple[str, ...]]
+    """Names of the columns, unique over all scorers: 'family.quality'."""
+    judge_only: ClassVar[bool]
+    """A judge is held out: mining refuses its axes, so that somebody impartial watches the optimisation."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Identity of learned weights, part of the cache key; "" when there are none."""
+        ...
+
+    def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]: ...
+
+
+def fingerprint(scorer: Scorer) -> str:
+    """All that decides a scorer's numbers: class, version, weights and the values of its fields."""
+    text = f"{type(scorer).__qualname__}|{scorer.version}|{scorer.weights_hash}|{scorer!r}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""Gates: faults that no score makes good. Measured on the raw clip, before `canonical`; never optimised."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torchaudio.functional import resample
+
+from diffdpo.errors import ConfigError
+from diffdpo.registry import closest
+from diffdpo.types import Clip
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "seconds": (1.0, math.inf),
+    "non_finite_ratio": (0.0, 0.0),
+    "silence_ratio": (0.0, 0.5),
+    "clip_run_ratio": (0.0, 0.001),
+    "true_peak_db": (-60.0, 9.0),
+    "dc_offset": (0.0, 0.3),
+}
+"""Lowest and highest passing value of each gate. 
+
+Wide enough for the float output of a decoder, which may exceed ±1, and for real songs: their offset reaches 0.2.
+"""
+
+SILENCE_DB = -60.0
+"""A frame of 50 ms below this level, in dB of full scale, is silent."""
+
+
+def gates(clip: Clip) -> dict[str, float]:
+    """What is wrong with a clip, as numbers that are finite whatever the clip holds.
+
+    seconds             length
+    non_finite_ratio    share of samples that are NaN or infinite; the other gates take them for 0
+    silence_ratio       share of 50 ms frames whose RMS is below -60 dB of full scale in every channel
+    clip_run_ratio      share of samples in runs of 3 or more at .999 of their channel's peak, or above
+    true_peak_db        highest value after 4x oversampling (ITU-R BS.1770-4, annex 2), in dB of full scale
+    dc_offset           largest mean of a channel, as a share of the peak
+    """
+    finite = np.isfinite(clip.samples)
+    samples = np.where(finite, clip.samples, 0).astype(np.float32)
+    if samples.size == 0:
+        samples, finite = np.zeros((1, 1), np.float32), np.ones((1, 1), bool)
+    scale = float(np.abs(samples).max()) or 1.0
+    unit = samples / np.float32(scale)  # huge values must not overflow below
+    return {
+        "seconds": clip.seconds,
+        "non_finite_ratio": 1 - float(finite.mean()),
+        "silence_ratio": _silence_ratio(unit, clip.sample_rate, SILENCE_DB - _db(scale)),
+        "clip_run_ratio": _clip_run_ratio(unit),
+        "true_peak_db": _db(scale) + _true_peak_db(unit, clip.sample_rate),
+        "dc_offset": float(np.abs(unit.mean(1, dtype=np.float64)).max()),
+    }
+
+
+def failures(measured: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> list[str]:
+    """The names of the gates that a clip does not pass."""
+    for name in limits:
+        if name not in measured:
+            raise ConfigError(
+                f"unknown gate {name!r}.{closest(name, measured)} Known: {', '.join(sorted(measured))}."
+            )
+    return [name for name, (low, high) in limits.items() if not low <= measured[name] <= high]
+
+
+def passes(measured: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> bool:
+    """Whether every gate that has a limit lies within it."""
+    return not failures(measured, limits)
+
+
+def _db(amplitude: float) -> float:
+    return 20 * math.log10(max(amplitude, 1e-12))
+
+
+def _silence_ratio(samples: Float[np.ndarray, "channel sample"], rate: int, threshold_db: float) -> float:
+    width = min(samples.shape[1], max(1, rate // 20))
+    frames = samples[:, : samples.shape[1] // width * width].reshape(samples.shape[0], -1, width)
+    rms = np.sqrt((frames.astype(np.float64) ** 2).mean(2)).max(0)
+    return float((20 * np.log10(np.maximum(rms, 1e-12)) < threshold_db).mean())
+
+
+def _clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int = 3) -> float:
+    """A wave that is cut off stays at its highest value for a while; a healthy one only passes by."""
+    peak = np.abs(samples).max(1, keepdims=True)
+    at_ceiling = np.concatenate([_in_runs(x, shortest) for x in (samples >= 0.999 * peak) & (peak > 0)])
+    at_floor = np.concatenate([_in_runs(x, shortest) for x in (samples <= -0.999 * peak) & (peak > 0)])
+    return float((at_ceiling | at_floor).mean())
+
+
+def _in_runs(hot: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
+    """Marks the members of runs of at least `shortest`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], hot.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    change = np.zeros(len(hot) + 1, np.int64)
+    long = ends - starts >= shortest
+    np.add.at(change, starts[long], 1)
+    np.add.at(change, ends[long], -1)
+    return np.cumsum(change[:-1]) > 0
+
+
+def _true_peak_db(samples: Float[np.ndarray, "channel sample"], rate: int) -> float:
+    oversampled = resample(torch.from_numpy(samples), rate, 4 * rate)
+    return _db(max(float(oversampled.abs().max()), float(np.abs(samples).max())))

@@ -1,0 +1,114 @@
+"""Typicality under musicnn: a judge that no pair was ever mined with."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from diffdpo.encoders import musicnn
+from diffdpo.errors import DataError
+from diffdpo.scorers.features import each, mono
+from diffdpo.types import Clip
+
+REFERENCE = "assets/tiny/musicnn_reference.safetensors"
+WINDOW_PATCHES = 3
+"""9 s, pooled. The reference is made of such windows, so a long song is judged window by window."""
+FARTHEST = 10.0
+
+
+@dataclass(frozen=True)
+class MusicnnTypicality:
+    """How close a clip's musicnn embedding lies to those of real music.
+
+    musicnn.typicality  Minus the Mahalanobis distance to a Gaussian fitted to real songs, divided by
+                        sqrt(200): a root mean square z-score over the dimensions. Mean over windows of 9 s.
+                        In [-10, 0]; real songs -0.5 to -1.2, white noise -2.3, pure tones below -2.5,
+                        silence -10.
+
+    The idea is that of the Fréchet audio distance (Kilgour et al. 2019), for a single clip.
+
+    How it can be gamed: the mean of all songs would get 0, so blandness pays; it rises no further once a
+    clip is as close as songs are (about -0.8). It is nearly deaf to form, harmony and timing: shuffled
+    seconds, detuning and jitter change nothing. The reference is 64 freely licensed game songs; what they do
+    not contain (say, a cappella) is judged atypical. Being a judge, it is only watched: when mined axes rise
+    while this falls, stop.
+    """
+
+    version: ClassVar[str] = "1"
+    axes: ClassVar[tuple[str, ...]] = ("musicnn.typicality",)
+    judge_only: ClassVar[bool] = True
+
+    @property
+    def weights_hash(self) -> str:
+        return hashlib.sha256(_asset() + musicnn.SHA256.encode()).hexdigest()
+
+    def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
+        return each(clips, self._score, len(self.axes))
+
+    def _score(self, clip: Clip) -> tuple[float]:
+        samples = mono(clip, musicnn.SAMPLE_RATE)
+        if not samples.any():
+            return (-FARTHEST,)
+        embeddings = _network().listen(torch.from_numpy(samples)).embedding.double().numpy()
+        distance = _reference().distance(windows(embeddings)).mean()
+        return (-min(FARTHEST, float(distance)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A Gaussian of low rank: variances along principal axes, one variance for all that they leave out."""
+
+    mean: Float[np.ndarray, " dim"]
+    axes: Float[np.ndarray, "rank dim"]
+    variances: Float[np.ndarray, " rank"]
+    rest: float
+
+    def distance(self, embeddings: Float[np.ndarray, "window dim"]) -> Float[np.ndarray, " window"]:
+        """Root mean square z-score over all dimensions."""
+        deviation = embeddings - self.mean
+        along = deviation @ self.axes.T
+        beyond = np.maximum((deviation**2).sum(1) - (along**2).sum(1), 0)
+        return np.sqrt(((along**2 / self.variances).sum(1) + beyond / self.rest) / len(self.mean))
+
+
+def windows(embeddings: Float[np.ndarray, "patch dim"]) -> Float[np.ndarray, "window dim"]:
+    """Means over three patches, end to end; a remainder is dropped, a shorter clip is one window."""
+    num = len(embeddings) // WINDOW_PATCHES
+    if num == 0:
+        return embeddings.mean(0, keepdims=True)
+    return embeddings[: num * WINDOW_PATCHES].reshape(num, WINDOW_PATCHES, -1).mean(1)
+
+
+@cache
+def _network() -> musicnn.Musicnn:
+    return musicnn.load()
+
+
+@cache
+def _asset() -> bytes:
+    try:
+        return resources.files("diffdpo").joinpath(REFERENCE).read_bytes()
+    except OSError as error:
+        raise DataError(f"diffdpo/{REFERENCE} is missing; reinstall diffdpo") from error
+
+
+@cache
+def _reference() -> Reference:
+    try:
+        tensors = {name: array.astype(np.float64) for name, array in load(_asset()).items()}
+        return Reference(
+            mean=tensors["mean"],
+            axes=tensors["axes"],
+            variances=tensors["variances"],
+            rest=tensors["rest"].item(),
+        )
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"diffdpo/{REFERENCE} is damaged; reinstall diffdpo") from error

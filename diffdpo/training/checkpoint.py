@@ -1,0 +1,55 @@
+"""Checkpoints: complete or absent, newest wins, the last few are kept."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from diffdpo.errors import CheckpointError
+from diffdpo.runs import MANIFEST, publish
+
+STEP = "step-*"
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; leftovers of a killed save are never candidates."""
+    complete = [path for path in folder.glob(STEP) if (path / MANIFEST).is_file()]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def save(
+    accelerator: Accelerator, folder: Path, step: int, facts: dict[str, Any], extra: Callable[[Path], None], keep: int
+) -> Path:
+    """Publish the state after `step`; then forget all but the newest `keep`."""
+
+    def write(staging: Path) -> None:
+        accelerator.save_state(str(staging / "state"))
+        extra(staging)
+
+    final = publish(
+        folder / f"step-{step:08d}",
+        write,
+        {"step": step, **facts},
+        is_main=accelerator.is_main_process,
+        barrier=accelerator.wait_for_everyone,
+    )
+    if accelerator.is_main_process:
+        for old in sorted(path for path in folder.glob(STEP) if (path / MANIFEST).is_file())[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load(accelerator: Accelerator, checkpoint: Path, facts: dict[str, Any]) -> int:
+    """Restore a state into prepared objects and return its step. CheckpointError when it is another run's."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    for name, value in facts.items():
+        if manifest.get(name) != value:
+            raise CheckpointError(
+                f"{checkpoint}: written with {name}={manifest.get(name)!r}, this run has {value!r}; "
+                "use another out directory, or delete the checkpoint to start over"
+            )
+    accelerator.load_state(str(checkpoint / "state"))
+    return int(manifest["step"])

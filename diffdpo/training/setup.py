@@ -1,0 +1,96 @@
+"""The plumbing before the loop: accelerator, DeepSpeed, adapters, what is trained."""
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from peft import LoraConfig as PeftLora
+
+from diffdpo.data.stream import accumulation
+from diffdpo.errors import ConfigError
+from diffdpo.training.config import LoraConfig, TrainConfig
+from diffdpo.training.reference import AdapterOff, FrozenCopy
+from diffdpo.training.step import Reference
+from diffdpo.types import Objective
+
+
+def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
+    """The accelerator of the environment `accelerate launch` made, or of one process."""
+    cpu = not torch.cuda.is_available()
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+    if cfg.precision == "fp16" and cpu:
+        raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rounds = accumulation(cfg.global_batch, cfg.per_device, world)
+    accelerator = Accelerator(
+        mixed_precision=cfg.precision,
+        gradient_accumulation_steps=rounds,
+        kwargs_handlers=handlers,
+        log_with=list(cfg.trackers) or None,
+        project_dir=logging_dir,
+    )
+    assert accelerator.num_processes == world, "accelerate sees another number of processes than was launched"
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = cfg.per_device
+        settings["gradient_accumulation_steps"] = rounds
+        settings["train_batch_size"] = cfg.global_batch
+        settings["gradient_clipping"] = cfg.grad_clip
+    return accelerator
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+
+def zero_stage(accelerator: Accelerator) -> int:
+    """0 without DeepSpeed."""
+    return int(accelerator.state.deepspeed_plugin.zero_stage) if is_deepspeed(accelerator) else 0
+
+
+def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
+    """Freeze the network and put adapters on its linear layers; adapters start as the identity."""
+    names = {name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
+    unknown = sorted(set(lora.targets) - names)
+    if unknown:
+        raise ConfigError(f"train.lora.targets: the network has no linear layer {unknown[0]!r}; it has {sorted(names)}")
+    network.requires_grad_(False)
+    if not getattr(network, "peft_config", None):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network.add_adapter(
+                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0)
+            )
+
+
+def build_reference(
+    kind: str, objective: Objective, network: Any, accelerator: Accelerator, lora: LoraConfig | None
+) -> Reference | None:
+    """What the objective needs, or None."""
+    if "reference" not in objective.needs:
+        return None
+    if kind == "adapter_off" and lora is None:
+        raise ConfigError("train.reference=adapter_off needs train.lora; without adapters use frozen_copy")
+    if lora is not None and kind in ("auto", "adapter_off"):
+        return AdapterOff(accelerator)
+    return FrozenCopy.take(network, accelerator.device)
+
+
+def trainable(network: Any) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def build_optimizer(network: Any, cfg: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, biases and norms do not. Fused where there is a GPU."""
+    parameters = trainable(network)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(
+        groups, lr=cfg.learning_rate, betas=(cfg.betas[0], cfg.betas[1]), fused=device.type == "cuda"
+    )

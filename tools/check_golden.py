@@ -1,0 +1,48 @@
+"""Compare the project with a folder of golden numbers: python tools/check_golden.py KIND FOLDER.
+
+Prints the largest error of every case. Exit code 0: all within tolerance; 1: some beyond; 2: a bad folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
+
+from diffdpo.errors import DataError, UserError
+from diffdpo.evaluation import golden
+
+KINDS = {
+    "diffrhythm": golden.diffrhythm,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare the project with a folder of golden numbers.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    try:
+        cases = KINDS[args.kind](args.folder)
+        if not any(case.covered for case in cases):
+            raise DataError(f"{args.folder}: nothing in it is covered")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for case in cases:
+        print(line(case))
+    failed = sum(not case.passed for case in cases)
+    covered = sum(case.covered for case in cases)
+    print(f"{covered} compared, {failed} beyond tolerance, {len(cases) - covered} not covered")
+    return 1 if failed else 0
+
+
+def line(case: golden.Case) -> str:
+    if not case.covered:
+        return f"        not covered             {case.name}"
+    verdict = "ok  " if case.passed else "FAIL"
+    return f"{verdict}  error {case.error:.1e} of {case.tolerance:.1e}  {case.name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
