@@ -43,6 +43,8 @@ def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float |
 
 def seconds_of(path: str | os.PathLike[str]) -> float:
     """Length of a file, from its header."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such audio file")
     try:
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -54,7 +56,8 @@ def write(path: str | os.PathLike[str], clip: Clip) -> None:
     """Write FLAC or WAV by the suffix, 24 bits, never a half file. Samples beyond ±1 are clipped."""
     path = Path(path)
     buffer = io.BytesIO()
-    samples = np.clip(clip.samples, -1.0, 1.0).T
+    scaled = np.round(np.clip(clip.samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
+    samples = scaled.astype(np.int32).T << 8  # quantised here, so that FLAC and WAV hold the same numbers
     soundfile.write(buffer, samples, clip.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_24")
     atomic_write(path, buffer.getvalue())
 

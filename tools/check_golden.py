@@ -10,10 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo.errors import DataError, UserError
-from diffdpo.evaluation import golden
+from diffdpo.evaluation import golden, golden_losses
 
 KINDS = {
     "diffrhythm": golden.diffrhythm,
+    "dpo": golden_losses.dpo,
 }
 
 

@@ -5,7 +5,7 @@ MagnaTagATune. That package itself is never imported: it wants TensorFlow 1.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,19 +42,18 @@ TAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Impression:
-    """What musicnn hears: in each patch of 3 s, or on average over a clip."""
+    """What musicnn hears. A row is a patch of 3 s, or a whole clip."""
 
-    tags: Float[Tensor, "patch tag"]
-    """Probabilities."""
-    embedding: Float[Tensor, "patch 200"]
+    tags: Float[Tensor, "row 50"]
+    """Probabilities of TAGS."""
+    embedding: Float[Tensor, "row 200"]
     """The last layer before the tags ("penultimate")."""
 
 
 class Musicnn(nn.Module):
     """Wide filters for timbre, long ones for rhythm, three dense layers in time, pooling.
 
-    Trap: the original extractor returns the embedding of the first patch for all patches; here each has its
-    own.
+    The original extractor returns the embedding of the first patch for all patches; here each has its own.
     """
 
     def __init__(self) -> None:
@@ -78,11 +77,10 @@ class Musicnn(nn.Module):
         self.output = nn.Linear(200, len(TAGS))
 
     def patches(self, samples: Float[Tensor, " sample"]) -> Float[Tensor, "patch frame band"]:
-        """Log-mel patches of 3 s of 16 kHz audio, end to end; a remainder is dropped, a shorter clip
-        repeated.
+        """Log-mel patches of 3 s of 16 kHz audio, end to end.
 
-        In float32. The original rounds the power to float16 first, which changes little and overflows in
-        numpy 2.
+        A remainder is dropped, a shorter clip repeated. All in float32: the original rounds the power to
+        float16 first, which changes little, and overflows under numpy 2.
         """
         frames = torch.log10(1 + 10_000 * self.spectrogram(samples)).T
         if len(frames) < PATCH_FRAMES:
@@ -101,9 +99,17 @@ class Musicnn(nn.Module):
         embedding = self.dense_norm(self.dense(self.pool_norm(pooled)).relu())
         return Impression(tags=self.output(embedding).sigmoid(), embedding=embedding)
 
+    def describe(self, clips: Sequence[Float[Tensor, " sample"]]) -> Impression:
+        """One row a clip: the mean over its patches."""
+        heard = [self.listen(samples) for samples in clips]
+        return Impression(
+            tags=torch.stack([each.tags.mean(0) for each in heard]),
+            embedding=torch.stack([each.embedding.mean(0) for each in heard]),
+        )
+
     @torch.no_grad()
     def listen(self, samples: Float[Tensor, " sample"]) -> Impression:
-        """The impression of every 3 s of a mono clip at 16 kHz."""
+        """One row for every 3 s of a mono clip at 16 kHz."""
         parts = [self(chunk) for chunk in self.patches(samples).split(CHUNK)]
         return Impression(
             tags=torch.cat([part.tags for part in parts]),
@@ -126,9 +132,7 @@ def _layer(channels: int) -> nn.Sequential:
 
 
 def load() -> Musicnn:
-    """The pretrained network, frozen. Raises DataError, with the command that installs it, when it is
-    missing.
-    """
+    """The pretrained network, frozen. DataError, with the command that installs it, when it is missing."""
     index, data = weight_files()
     network = Musicnn()
     weights = converted(read_bundle(index, data, wanted=lambda name: "Adam" not in name))
@@ -155,7 +159,7 @@ def weight_files() -> tuple[Path, Path]:
 def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Weights under our names, from a checkpoint that numbers its layers in the order of their making.
 
-    TensorFlow's axes are [frame, band, in, out] and [in, out]; the bands of the middle layers are our
+    TensorFlow's axes are [frame, band, in, out] and [in, out]. What the middle layers call bands are our
     channels.
     """
     banks = ["timbre.0", "timbre.1", "rhythm.0", "rhythm.1", "rhythm.2"]

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.errors import DataError
-from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, angles
+from diffdpo.models.diffrhythm.layers import angles
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
 Tensors = Mapping[str, Tensor]
 PREFIX = "transformer."

@@ -171,9 +171,21 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         return self.linear_decode(latents) + self.decoder_out(self.decoder(self.decoder_in(latents)))
 
     @torch.no_grad()
-    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]:
-        """Latents (posterior means) of stereo audio at the codec's sample rate."""
-        return self.encode_features(self.analyse(audio))[0]
+    def encode(
+        self, audio: Float[Tensor, "batch 2 sample"], *, chunk: int = 512
+    ) -> Float[Tensor, "batch frame channel"]:
+        """Latents (posterior means) of stereo audio at the codec's sample rate, `chunk` frames at a time."""
+        per_frame = self.config.samples_per_frame
+        audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
+        overlap = -(-(self.stft.size - self.stft.hop) // (2 * per_frame))
+        context = self.config.encoder_depth * (self.config.encoder_kernel // 2) + overlap
+        length, pieces = audio.shape[-1] // per_frame, []
+        for start in range(0, length, chunk):
+            stop, first = min(start + chunk, length), max(0, start - context)
+            piece = audio[..., first * per_frame : (stop + context) * per_frame]
+            latents = self.encode_features(self.analyse(piece))[0]
+            pieces.append(latents[:, start - first : stop - first])
+        return torch.cat(pieces, 1)
 
     @torch.no_grad()
     def decode(

@@ -1,6 +1,4 @@
-"""What a scorer is: audio in, one number an axis out, bigger is better. A new one is a file here and a line
-in SCORERS.
-"""
+"""What a scorer is: audio in, one number an axis out, bigger is better."""
 
 import hashlib
 from collections.abc import Sequence

@@ -20,9 +20,10 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "true_peak_db": (-60.0, 9.0),
     "dc_offset": (0.0, 0.3),
 }
-"""Lowest and highest passing value of each gate. 
+"""Lowest and highest passing value of each gate.
 
-Wide enough for the float output of a decoder, which may exceed ±1, and for real songs: their offset reaches 0.2.
+Wide enough for the float output of a decoder, which may exceed ±1, and for real songs, whose offset reaches
+0.2.
 """
 
 SILENCE_DB = -60.0

@@ -35,11 +35,10 @@ class MusicnnTypicality:
 
     The idea is that of the Fréchet audio distance (Kilgour et al. 2019), for a single clip.
 
-    How it can be gamed: the mean of all songs would get 0, so blandness pays; it rises no further once a
-    clip is as close as songs are (about -0.8). It is nearly deaf to form, harmony and timing: shuffled
-    seconds, detuning and jitter change nothing. The reference is 64 freely licensed game songs; what they do
-    not contain (say, a cappella) is judged atypical. Being a judge, it is only watched: when mined axes rise
-    while this falls, stop.
+    How it can be gamed: the mean of all songs would get 0, so blandness pays; above -0.5 it means nothing.
+    It is nearly deaf to form, harmony and timing: shuffled seconds, detuning and jitter change nothing. The
+    reference is 64 freely licensed game songs; what they do not contain (say, a cappella) is judged
+    atypical. Being a judge, it is only watched: when mined axes rise while this falls, stop.
     """
 
     version: ClassVar[str] = "1"

@@ -27,7 +27,7 @@ def network() -> musicnn.Musicnn:
 
 @pytest.fixture(scope="module")
 def song() -> torch.Tensor:
-    clip = audio.read(SONG, start_s=40, seconds=10)
+    clip = audio.read(SONG, start_s=40.0, seconds=10.0)
     mono = Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate)
     return torch.from_numpy(audio.resample(mono, RATE).samples[0])
 
@@ -46,7 +46,7 @@ def bow(hertz: float, seconds: float) -> np.ndarray:
 def heard(network: musicnn.Musicnn, samples: np.ndarray) -> dict[str, float]:
     """Mean probability of each tag."""
     wave = torch.from_numpy(0.5 * samples / np.abs(samples).max()).float()
-    return dict(zip(musicnn.TAGS, network.listen(wave).tags.mean(0).tolist(), strict=True))
+    return dict(zip(musicnn.TAGS, network.describe([wave]).tags[0].tolist(), strict=True))
 
 
 def test_impressions_are_finite_and_tags_are_probabilities(network, song):
@@ -71,6 +71,13 @@ def test_a_patch_is_heard_alike_alone_and_among_others(network, song):
     assert torch.allclose(together.embedding[1:2], alone.embedding, atol=1e-4)
     repeated = network.listen(song.repeat(3))  # more than one chunk
     assert torch.allclose(repeated.embedding[:3], together.embedding, atol=1e-4)
+
+
+def test_a_clip_is_described_by_the_mean_over_its_patches(network, song):
+    both = network.describe([song, song[: 4 * RATE]])
+    assert both.tags.shape == (2, 50)
+    assert torch.allclose(both.embedding[0], network.listen(song).embedding.mean(0))
+    assert torch.allclose(both.embedding[1], network.listen(song[: 4 * RATE]).embedding[0])
 
 
 def test_the_spectrogram_is_librosas(network, song):

@@ -21,7 +21,7 @@ def typicality(samples: np.ndarray) -> float:
 
 def test_a_song_is_more_typical_than_noise_shuffled_samples_and_a_sine():
     rng = np.random.default_rng(0)
-    song = audio.read(SONG, start_s=40, seconds=10).samples
+    song = audio.read(SONG, start_s=40.0, seconds=10.0).samples
     spectrum = np.fft.rfft(rng.standard_normal((2, song.shape[1])))
     pink = np.fft.irfft(spectrum / np.sqrt(1 + np.arange(spectrum.shape[1])))
     others = {

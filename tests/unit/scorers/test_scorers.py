@@ -28,7 +28,7 @@ A_MINOR = ((57, 60, 64), (62, 65, 69), (64, 67, 71), (57, 60, 64))
 
 @pytest.fixture(scope="module")
 def song() -> Clip:
-    return audio.read(SONG, start_s=40, seconds=10)
+    return audio.read(SONG, start_s=40.0, seconds=10.0)
 
 
 def clip(samples: np.ndarray, rate: int = RATE) -> Clip:
@@ -187,6 +187,7 @@ def test_axes_are_unique_and_only_musicnn_judges():
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_no_gain_changes_a_score(name, song):
+    song = clip(song.samples[:, : 6 * song.sample_rate], song.sample_rate)
     expected = list(score(name, song).values())
     for db in (-20, -6, 6):
         louder = clip(song.samples * 10 ** (db / 20), song.sample_rate)
@@ -206,8 +207,8 @@ def test_a_batch_scores_like_each_clip_alone(name, song):
 @pytest.mark.parametrize("name", SCORERS)
 def test_silence_scores_lowest(name, song):
     scorer = SCORERS[name]()
-    silence = scorer([canonical(clip(np.zeros((2, 2 * RATE))))])
-    assert (silence <= scorer([canonical(c) for c in (song, clip(noise()))])).all()
+    silence, *others = scorer([canonical(c) for c in (clip(np.zeros((2, 2 * RATE))), song, clip(noise(5.0)))])
+    assert (silence <= np.array(others)).all()
 
 
 def impulse(num: int) -> np.ndarray:
@@ -235,11 +236,11 @@ SOUNDS: dict[str, Callable[[int], np.ndarray]] = {
 @pytest.mark.parametrize("sound", SOUNDS)
 def test_every_odd_sound_gets_finite_scores_without_a_warning(name, sound):
     scorer = SCORERS[name]()
-    clips = [canonical(clip(SOUNDS[sound](num))) for num in (1, 100, RATE, 6 * RATE)]
+    clips = [canonical(clip(SOUNDS[sound](num))) for num in (1, RATE, 6 * RATE)]
     assert np.isfinite(scorer(clips)).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seconds=st.floats(0.05, 6.0),
     channels=st.integers(1, 2),
@@ -265,7 +266,7 @@ def test_the_fingerprint_follows_version_and_parameters():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Rhythm().clearest = 0.1
     with pytest.raises(ValueError, match="clearest"):
-        Rhythm(clearest=0)
+        Rhythm(clearest=0.0)
 
 
 # --- canonical

@@ -1,0 +1,1 @@
+"""Proof that songs got better: paired effects, golden numbers, the report."""

@@ -1,0 +1,289 @@
+"""The report of an evaluation: one HTML file that carries its own sound, works offline and asks for nothing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from diffdpo.evaluation import pictures
+from diffdpo.evaluation.compare import AxisEffect
+from diffdpo.runs import atomic_write
+from diffdpo.types import Clip
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+CLIP_BYTES = 180_000
+"""Of one song in a comparison, before base64 makes it a third larger."""
+LONG_SONG_BYTES = 2_400_000
+CHANGE_RANGE = 2.0
+"""Standard deviations at which the bar of one song's change is full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two songs for one prompt and seed, to be heard against each other."""
+
+    prompt_id: str
+    prompt_text: str
+    sample_id: str
+    baseline: Clip
+    aligned: Clip
+    baseline_scores: Mapping[str, float]
+    aligned_scores: Mapping[str, float]
+    standardised_change: float
+    """Mean over the mined axes, in standard deviations of the baseline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the page shows, as plain data. What is empty is left out of the page."""
+
+    title: str
+    facts: Mapping[str, str]
+    """Key numbers: label to value."""
+    effects: Sequence[AxisEffect]
+    comparisons: Sequence[Comparison] = ()
+    """Those with the worst change of all. They are sorted here, worst first, and cut to `listen`."""
+    listen: int = 6
+    long_song: Clip | None = None
+    long_song_caption: str = ""
+    training: Sequence[Mapping[str, float]] = ()
+    """Rows of metrics.jsonl."""
+    mining: Mapping[str, str] = field(default_factory=dict)
+    """Facts about mining: label to value."""
+    unpaired: Mapping[str, str] = field(default_factory=dict)
+    """Prompts without a pair, and why."""
+    config_yaml: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    licence: str = ""
+    """Of the weights and of the audio, in one line."""
+
+
+def write_report(path: Path, report: Report) -> None:
+    atomic_write(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The whole page. Encoding the songs is what takes the time, about a second for each ten of sound."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "signed": signed, "percent": percent, "clock": clock}
+    comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[: report.listen]
+    risen, fallen = headline(report.effects)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        risen=risen,
+        fallen=fallen,
+        forest=forest(report.effects),
+        cards=[card(comparison, report.effects) for comparison in comparisons],
+        compared=max((e.effect.count + e.left_out for e in report.effects), default=len(report.comparisons)),
+        long_song=None if report.long_song is None else voice("song", "Song", report.long_song, LONG_SONG_BYTES),
+        charts=charts(report.training),
+        smoothing=pictures.smoothing_width(len(report.training)),
+        drift=drift(report.training),
+    )
+
+
+def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
+    """What got better, and what got worse, beyond the interval, in plain words; the second is "" if nothing did."""
+    if not effects:
+        return "Nothing was compared.", ""
+    roles = [(role, [e for e in effects if e.role == role]) for role in ("mined", "judge")]
+    better = [
+        f"{sum(e.effect.direction == 'better' for e in group)} of {_counted(len(group), role)}"
+        for role, group in roles
+        if group
+    ]
+    worse = {
+        role: [name(e.axis) for e in group if e.effect.direction == "worse"] for role, group in roles
+    }
+    fallen = [f"{_counted(len(names), role)} fell: {', '.join(names)}" for role, names in worse.items() if names]
+    return f"Aligned is better on {' and on '.join(better)}", "; ".join(fallen)
+
+
+def _counted(count: int, role: str) -> str:
+    noun = {"mined": "mined axis", "judge": "judge"}[role] if count == 1 else {"mined": "mined axes", "judge": "judges"}[role]
+    return f"{count} {noun}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One axis of the effect plot. Positions are in percent of its width; none without a spread to scale by."""
+
+    effect: AxisEffect
+    name: str
+    family: str
+    marks: tuple[float, float, float] | None
+    """Low, mean, high."""
+    standardised: tuple[float, float, float]
+
+    @property
+    def spoken(self) -> str:
+        low, mean, high = (signed(value) for value in self.standardised)
+        return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {self.effect.effect.direction}"
+
+
+@dataclass(frozen=True)
+class Forest:
+    mined: tuple[Row, ...]
+    judges: tuple[Row, ...]
+    zero: float
+    ticks: tuple[tuple[float, str], ...]
+
+
+def forest(effects: Sequence[AxisEffect]) -> Forest:
+    """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
+    scaled = [_standardised(e) for e in effects]
+    finite = [value for values in scaled for value in values if math.isfinite(value)]
+    low, high = min([-0.2, *finite]), max([0.2, *finite])
+    margin = 0.06 * (high - low)
+    low, high = low - margin, high + margin
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    rows = [
+        Row(e, name(e.axis), family(e.axis), tuple(map(at, values)) if _finite(values) else None, values)
+        for e, values in zip(effects, scaled, strict=True)
+    ]
+    return Forest(
+        mined=tuple(row for row in rows if row.effect.role == "mined"),
+        judges=tuple(row for row in rows if row.effect.role == "judge"),
+        zero=at(0),
+        ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 4)),
+    )
+
+
+def _standardised(axis: AxisEffect) -> tuple[float, float, float]:
+    """Low, mean and high in standard deviations of the baseline; not numbers if it has none."""
+    spread = axis.baseline_std if axis.baseline_std > 0 else math.nan
+    return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One recording: what it is called, its sound, its picture."""
+
+    key: str
+    label: str
+    source: str
+    picture: pictures.Picture
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    axis: str
+    name: str
+    role: str
+    baseline: float
+    aligned: float
+    change: float
+    """In standard deviations of the baseline, 0 where there is none."""
+    left: float
+    width: float
+    """The bar of the change, in percent."""
+
+
+@dataclass(frozen=True)
+class Card:
+    comparison: Comparison
+    voices: tuple[Voice, Voice]
+    scores: tuple[Score, ...]
+
+
+def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
+    clips = pictures.matched([comparison.baseline, comparison.aligned])
+    drawn = pictures.draw(clips)
+    before, after = (
+        Voice(key, label, pictures.embed(clip, CLIP_BYTES), picture, clip.seconds)
+        for key, label, clip, picture in zip(("baseline", "aligned"), ("Base", "Aligned"), clips, drawn, strict=True)
+    )
+    return Card(comparison, (before, after), tuple(_scores(comparison, effects)))
+
+
+def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score]:
+    """Scores of both songs, on the axes that were compared and in their order."""
+    scores = []
+    for e in effects:
+        before = comparison.baseline_scores.get(e.axis, math.nan)
+        after = comparison.aligned_scores.get(e.axis, math.nan)
+        change = (after - before) / e.baseline_std if e.baseline_std > 0 else 0.0
+        bar = 50 * max(-1.0, min(1.0, change / CHANGE_RANGE)) if math.isfinite(change) else 0.0
+        scores.append(Score(e.axis, name(e.axis), e.role, before, after, change, 50 + min(0.0, bar), abs(bar)))
+    return scores
+
+
+def voice(key: str, label: str, clip: Clip, budget_bytes: int) -> Voice:
+    """A recording that is heard alone."""
+    (levelled,) = pictures.matched([clip])
+    return Voice(key, label, pictures.embed(levelled, budget_bytes), *pictures.draw([levelled]), levelled.seconds)
+
+
+def charts(rows: Sequence[Mapping[str, float]]) -> list[pictures.Chart]:
+    """The training curves of which there is at least one number."""
+    panels: list[tuple[str, dict[str, str], float | None]] = [
+        ("Loss", {"loss": "loss"}, None),
+        ("Margin of the winner, in logits", {"margin": "margin"}, 0.0),
+        ("Accuracy: share of margins above zero", {"accuracy": "accuracy"}, 0.5),
+        ("Error below the reference's", {"winner_gain": "winner", "loser_gain": "loser"}, 0.0),
+        ("Gradient norm", {"grad_norm": "gradient norm"}, None),
+    ]
+    steps = _column(rows, "step")
+    rows = [row for row, step in zip(rows, steps, strict=True) if math.isfinite(step)]
+    steps = steps[np.isfinite(steps)]
+    drawn = []
+    for title, keys, baseline in panels:
+        series = {label: values for key, label in keys.items() if np.isfinite(values := _column(rows, key)).any()}
+        if series:
+            drawn.append(pictures.chart(title, steps, series, baseline=baseline))
+    return drawn
+
+
+def drift(rows: Sequence[Mapping[str, float]]) -> str:
+    """A warning if the winner's error ended above the reference's, the failure that accuracy hides; else ""."""
+    gains = _column(rows, "winner_gain")
+    gains = gains[np.isfinite(gains)]
+    if not len(gains) or (last := float(gains[-pictures.smoothing_width(len(gains)) :].mean())) >= 0:
+        return ""
+    return f"The winner's error ended {number(-last)} above the reference's: the model unlearned winners, too."
+
+
+def _column(rows: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
+    return np.array([float(row.get(key, math.nan)) for row in rows], dtype=np.float64)
+
+
+def name(axis: str) -> str:
+    """Of 'family.some_quality', 'some quality'."""
+    return axis.split(".", 1)[-1].replace("_", " ")
+
+
+def family(axis: str) -> str:
+    return axis.split(".", 1)[0].replace("_", " ") if "." in axis else ""
+
+
+def number(value: float, style: str = "#.3g") -> str:
+    """Three significant digits, with a real minus."""
+    if not math.isfinite(value):
+        return "–"
+    if style == "#.3g" and (abs(value) >= 1000 or value == 0):
+        style = ",.0f"
+    return f"{value:{style}}".rstrip(".").replace("-", "−")
+
+
+def signed(value: float, style: str = ".2f") -> str:
+    return number(0.0 if abs(value) < 1e-12 else value, "g" if value == 0 else f"+{style}")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,84 @@
+"""Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffdpo import audio
+from diffdpo.config import EvaluateRun, to_yaml
+from diffdpo.data import tables
+from diffdpo.data.pairs import KEY as PAIRS_KEY
+from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.samples import Samples, open_samples
+from diffdpo.data.scores import Scores, read_scores
+from diffdpo.errors import DataError
+from diffdpo.evaluation.compare import AxisEffect, Matched, effects, match, standardised_change, verdict
+from diffdpo.evaluation.report import Comparison, Report, write_report
+from diffdpo.progress import say
+from diffdpo.recipes.common import workers
+from diffdpo.recipes.mine import current_versions
+from diffdpo.runs import CONFIG, METRICS, MANIFEST, atomic_write, finish, read_json, read_jsonl, versions, write_json
+from diffdpo.scorers import SCORERS
+
+
+def run(cfg: EvaluateRun) -> Path:
+    group, out = workers(), Path(cfg.out)
+    if group.main:
+        _evaluate(cfg, out)
+    group.barrier()
+    return out
+
+
+def _evaluate(cfg: EvaluateRun, out: Path) -> None:
+    before, after = open_samples(cfg.baseline), open_samples(cfg.aligned)
+    scores = read_scores(Path(cfg.scores), current_versions())
+    mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}
+    mined = cfg.mined_axes or mining.get("axes", [])
+    _check_not_mined(cfg, before)
+    pairs = _matched(before, after, scores)
+    axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
+    found = effects(pairs, mined, axes, cfg.resamples)
+    sentence = verdict(found)
+    result = {
+        "verdict": sentence,
+        "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in found],
+        "samples": [asdict(pair) | {"change": standardised_change(pair, found)} for pair in pairs],
+        "mining": mining,
+        "versions": versions(),
+    }
+    write_json(out / "report.json", result)
+    atomic_write(out / CONFIG, to_yaml(cfg))
+    write_report(out / "report.html", _report(cfg, before, after, pairs, found, mining))
+    finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
+    say(sentence)
+    say(f"report: {out / 'report.html'}")
+
+
+def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
+    """Evaluation prompts and mining prompts are disjoint groups, or the comparison proves nothing."""
+    if not cfg.pairs:
+        return
+    mined = {row["group"] for row in tables.read(Path(cfg.pairs) / PAIRS, PAIRS_KEY)}
+    both = sorted(mined & {row["group"] for row in samples.rows()})
+    if both:
+        raise DataError(
+            f"{cfg.baseline}: the prompt group {both[0]!r} was mined for training; evaluate on other prompts"
+        )
+
+
+def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
+    rows = match(before.rows(), after.rows())
+    unscored = [row["sample_id"] for pair in rows for row in pair if row["sha256"] not in scores]
+    if unscored:
+        raise DataError(f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first")
+    return [
+        Matched(
+            sample_id=one["sample_id"],
+            prompt_id=one["prompt_id"],
+            group=one["group"],
+            baseline=scores[one["sha256"]],
+            aligned=scores[two["sha256"]],
+        )
+        for one, two in rows
+    ]

@@ -1,0 +1,93 @@
+"""Crops of prepared songs."""
+
+import json
+
+import pytest
+import torch
+
+from diffdpo.data import tables
+from diffdpo.data.latents import read_latents, write_latents
+from diffdpo.data.songs import KEY, TABLE, CropConfig, Songs
+from diffdpo.errors import DataError
+
+RATE = 21.533203125
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for name, frames in (("long", 400), ("short", 20)):
+        ramp = torch.arange(frames, dtype=torch.float32)[:, None].repeat(1, 4)
+        write_latents(tmp_path / "latents" / f"{name}.safetensors", ramp, styles=torch.rand(3, 4, 8).half())
+        row = {
+            "id": name, "frames": frames, "split": "train", "group": name, "error": "",
+            "lyric_lines": json.dumps([[2.0, [5, 6]], [9.0, [7]]]),
+        }  # fmt: skip
+        tables.append(tmp_path / TABLE, [row])
+    return tmp_path
+
+
+def songs(folder, **crop):
+    return Songs(folder, split="train", crop=CropConfig(**crop), frames_per_second=RATE, seed=0)
+
+
+def test_a_crop_is_a_stretch_of_its_song_and_says_where(dataset):
+    data = songs(dataset, min_frames=50, max_frames=100)
+    for position in range(30):
+        crop = data.example(0, position)
+        first, count = crop.latents[0, 0].item(), len(crop.latents)
+        assert 50 <= count <= 100
+        assert torch.equal(crop.latents[:, 0], torch.arange(first, first + count))
+        assert crop.prompt.start == first / 400
+        assert crop.prompt.duration_s == pytest.approx(count / RATE)
+
+
+def test_crops_depend_on_the_position_alone(dataset):
+    one, two = (songs(dataset, min_frames=50, max_frames=100) for _ in range(2))
+    assert torch.equal(one.example(0, 7).latents, two.example(0, 7).latents)
+    assert len({songs(dataset, min_frames=50).example(0, p).latents[0, 0].item() for p in range(9)}) > 1
+
+
+def test_a_song_shorter_than_the_crop_is_taken_whole(dataset):
+    data = songs(dataset, min_frames=64, max_frames=64)
+    crop = data.example(len(data) - 1, 3)
+    assert len(crop.latents) == 20
+
+
+def test_long_songs_are_visited_more_often(dataset):
+    assert [row["id"] for row in songs(dataset, min_frames=100, max_frames=100).rows] == ["long"] * 4 + ["short"]
+
+
+def test_lyrics_move_with_the_crop(dataset):
+    data = songs(dataset, min_frames=100, max_frames=100)
+    for position in range(40):
+        crop = data.example(0, position)
+        start = crop.prompt.start * 400 / RATE
+        lines = dict(crop.prompt.lyric_lines)
+        for at, tokens in ((2.0, (5, 6)), (9.0, (7,))):
+            inside = start <= at < start + 100 / RATE
+            assert any(t == pytest.approx(at - start) and lines[t] == tokens for t in lines) == inside
+
+
+def test_a_batch_is_padded_and_knows_its_lengths(dataset):
+    data = songs(dataset, min_frames=64, max_frames=64)
+    batch = data.collate([data.example(0, 0), data.example(len(data) - 1, 1)], [0, 1])
+    assert batch.latents.shape == (2, 1, 64, 4)
+    assert batch.frames.tolist() == [[64], [20]]
+    assert batch.latents[1, 0, 20:].abs().max() == 0
+
+
+def test_a_split_without_songs_is_refused(dataset):
+    with pytest.raises(DataError, match="no prepared songs of the split 'test'"):
+        Songs(dataset, split="test", crop=CropConfig(), frames_per_second=RATE, seed=0)
+
+
+def test_latents_that_are_not_numbers_or_damaged_are_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_latents(path, torch.full((3, 4), float("nan")))
+    with pytest.raises(DataError, match=r"x\.safetensors: holds latents that are not numbers"):
+        read_latents(path)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"x\.safetensors: damaged"):
+        read_latents(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_latents(tmp_path / "y.safetensors")

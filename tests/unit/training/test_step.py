@@ -1,0 +1,203 @@
+"""One training step: what is shared, what is masked, what does not depend on the batch."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffdpo.losses.anchored_dpo import AnchoredDPO
+from diffdpo.losses.dpo import DPO
+from diffdpo.losses.flow_matching import FlowMatching
+from diffdpo.models import MODELS
+from diffdpo.training.config import InpaintConfig, LoraConfig, TrainConfig
+from diffdpo.training.loop import learning_rate
+from diffdpo.training.reference import AdapterOff, FrozenCopy
+from diffdpo.training.setup import add_lora
+from diffdpo.training.step import draw, outputs
+from diffdpo.types import Batch, Prompt
+
+
+class Bare:
+    """Stands where accelerate would: one process has nothing to unwrap."""
+
+    def unwrap_model(self, network):
+        return network
+
+
+@pytest.fixture
+def model(bundle):
+    return MODELS["tiny"](bundle=str(bundle)).load()
+
+
+def batch(members=2, lengths=((30, 24), (18, 18), (30, 30), (12, 20))):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [row[:members] for row in lengths]
+    longest = max(max(row) for row in lengths)
+    return Batch(
+        latents=torch.randn(len(lengths), members, longest, 8, generator=generator),
+        frames=torch.tensor(lengths),
+        prompts=tuple(
+            Prompt(id=f"p{i}", style=torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0))
+            for i in range(len(lengths))
+        ),
+        positions=tuple(range(40, 40 + len(lengths))),
+        weight=torch.ones(len(lengths)),
+    )
+
+
+def part(whole, *indices):
+    """Some examples of a batch, padded no further than they need."""
+    index = list(indices)
+    longest = int(whole.frames[index].max())
+    return replace(
+        whole,
+        latents=whole.latents[index][:, :, :longest],
+        frames=whole.frames[index],
+        prompts=tuple(whole.prompts[i] for i in index),
+        positions=tuple(whole.positions[i] for i in index),
+        weight=whole.weight[index],
+    )
+
+
+CFG = TrainConfig(dropout={"style": 0.5, "lyrics": 0.5})
+
+
+def run(model, data, objective, reference, cfg=CFG, policy=None):
+    return outputs(model, policy or model.network, reference, data, objective, draw(data, cfg, seed=3))
+
+
+def test_errors_do_not_depend_on_the_micro_batch(model):
+    whole, reference = batch(), FrozenCopy.take(model.network, torch.device("cpu"))
+    together = run(model, whole, DPO(), reference)
+    apart = [run(model, part(whole, *group), DPO(), reference) for group in ((0,), (1, 2), (3,))]
+    for name in ("policy", "reference"):
+        pieces = torch.cat([getattr(piece, name) for piece in apart])
+        assert torch.allclose(getattr(together, name), pieces, rtol=1e-5)
+
+
+def test_what_lies_in_the_padding_does_not_matter(model):
+    data = batch()
+    dirty = data.latents.clone()
+    for example, row in enumerate(data.frames.tolist()):
+        for member, end in enumerate(row):
+            dirty[example, member, end:] = 1e6
+    clean, changed = (run(model, replace(data, latents=x), FlowMatching(), None) for x in (data.latents, dirty))
+    assert torch.equal(clean.policy, changed.policy)
+
+
+def test_winner_and_loser_share_noise_time_and_dropout(model):
+    data = batch(lengths=((30, 30), (18, 18)))
+    same = replace(data, latents=data.latents[:, :1].repeat(1, 2, 1, 1))
+    seen = run(model, same, DPO(), FrozenCopy.take(model.network, torch.device("cpu")))
+    assert torch.allclose(seen.policy[:, 0], seen.policy[:, 1], rtol=1e-6)
+
+
+def test_dropout_is_drawn_per_example_and_keyed_by_position():
+    data = batch(members=1, lengths=((10,),) * 4)
+    many = replace(data, positions=(1, 2, 3, 4))
+    one, two = draw(many, CFG, 0), draw(replace(many, positions=(4, 3, 2, 1)), CFG, 0)
+    assert torch.equal(one.dropped["style"], two.dropped["style"].flip(0))
+    assert torch.equal(one.t, two.t.flip(0))
+    assert torch.equal(one.noise, two.noise.flip(0))
+    share = torch.cat(
+        [draw(replace(many, positions=tuple(range(4 * i, 4 * i + 4))), CFG, 0).dropped["style"] for i in range(200)]
+    )
+    assert share.float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_zero(model, dtype):
+    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+        seen = run(model, batch(), DPO(), AdapterOff(Bare()))
+    assert torch.equal(DPO()(seen).metrics["margin"], torch.zeros(4))
+
+
+def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
+    frozen = FrozenCopy.take(model.network, torch.device("cpu"))
+    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    optimizer = torch.optim.AdamW([p for p in model.network.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        run_ = run(model, batch(), AnchoredDPO(beta=100.0), frozen)
+        AnchoredDPO(beta=100.0)(run_).loss.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(Bare()), frozen))
+    assert torch.equal(off.reference, copy.reference)
+    assert not torch.equal(off.policy, off.reference)
+
+
+def test_adapters_come_back_when_the_reference_fails(model):
+    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    with pytest.raises(RuntimeError), AdapterOff(Bare()).of(model.network):
+        raise RuntimeError
+    layer = model.network.transformer_blocks[0].self_attn.q_proj
+    assert not layer.disable_adapters
+
+
+def test_the_reference_gets_no_gradient(model):
+    reference = FrozenCopy.take(model.network, torch.device("cpu"))
+    DPO()(run(model, batch(), DPO(), reference)).loss.sum().backward()
+    assert all(p.grad is None for p in reference.network.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.network.parameters())
+
+
+def test_without_need_there_is_no_reference_pass(model):
+    class Never:
+        @contextmanager
+        def of(self, network):
+            raise AssertionError("flow matching needs no reference")
+            yield
+
+    seen = run(model, batch(members=1), FlowMatching(), Never())
+    assert seen.reference is None
+    assert seen.velocities is None
+
+
+def test_declared_needs_are_delivered(model):
+    class Curious:
+        batch_kind = "pair"
+        needs = frozenset({"reference", "velocities", "frame_errors"})
+
+    seen = run(model, batch(), Curious(), FrozenCopy.take(model.network, torch.device("cpu")))
+    again = seen.frame_errors.policy.where(seen.mask, 0).sum(-1) / seen.mask.sum(-1)
+    assert torch.allclose(again, seen.policy)
+    squared = (seen.velocities.policy - seen.velocities.target).square().mean(-1)
+    assert torch.allclose(squared, seen.frame_errors.policy)
+
+
+def test_in_painting_shows_the_song_outside_the_span_and_counts_inside(model, monkeypatch):
+    cfg = TrainConfig(inpaint=InpaintConfig(0.5, 0.5))
+    data = batch(members=1, lengths=((20,), (12,)))
+    heard = {}
+    velocity = type(model).velocity
+
+    def spy(self, network, x, t, condition, frames):
+        heard.update(condition)
+        return velocity(self, network, x, t, condition, frames)
+
+    monkeypatch.setattr(type(model), "velocity", spy)
+    seen = run(model, data, FlowMatching(), None, cfg)
+    span = seen.mask[:, 0]
+    assert span.sum(1).tolist() == [10, 6]
+    for example, end in enumerate((20, 12)):
+        context = heard["audio"][example]
+        assert torch.equal(context[:end][~span[example, :end]], data.latents[example, 0, :end][~span[example, :end]])
+        assert context[span[example]].abs().max() == 0
+        assert context[end:].abs().sum() == 0
+
+
+def test_where_the_context_is_dropped_the_whole_song_counts(model):
+    cfg = TrainConfig(inpaint=InpaintConfig(0.5, 0.5), dropout={"audio": 1.0})
+    data = batch(members=1, lengths=((20,), (12,)))
+    assert run(model, data, FlowMatching(), None, cfg).mask[:, 0].sum(1).tolist() == [20, 12]
+
+
+def test_the_learning_rate_is_a_function_of_the_step():
+    cfg = TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10, schedule="cosine")
+    assert learning_rate(cfg, 0) == pytest.approx(0.1, rel=1e-3)
+    assert learning_rate(cfg, 50) == pytest.approx(0.5)
+    assert learning_rate(cfg, 99) < 1e-3
+    assert learning_rate(replace(cfg, schedule="constant"), 99) == 1.0
+    assert learning_rate(replace(cfg, schedule="linear"), 75) == pytest.approx(0.25)
