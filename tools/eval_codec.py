@@ -15,9 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from diffdpo import audio
-try:
-    from diffdpo.encoders.musicnn import Musicnn
-except ImportError: Musicnn=None
+from diffdpo.encoders import musicnn
 from diffdpo.models.spectral_codec import SpectralCodec
 
 RATE = 44100
@@ -46,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--keep", type=Path, help="folder for original and decoded excerpts")
     args = parser.parse_args()
-    codec, musicnn = SpectralCodec.from_pretrained(args.codec).eval(), None
+    codec, listener = SpectralCodec.from_pretrained(args.codec).eval(), musicnn.load()
     rows = [json.loads(line) for line in args.manifest.read_text().splitlines()]
     results, latents, decode_s, decoded_s = [], [], 0.0, 0.0
     for row in [row for row in rows if row["split"] == args.split]:
@@ -63,7 +61,7 @@ def main() -> None:
             decode_s, decoded_s = decode_s + time.perf_counter() - began, decoded_s + length / RATE
             a, b = original.mean(0), decoded.mean(0)
             pair = [torch.from_numpy(librosa.resample(x, orig_sr=RATE, target_sr=16000)) for x in (a, b)]
-            one,two=torch.zeros(2,3)
+            one, two = listener.describe(pair).embedding
             results.append(
                 {
                     "song": row["id"],

@@ -5,6 +5,7 @@ lies in the lower or upper third of real songs contributes its word. A style is 
 directions, which in 512 dimensions are all but orthogonal.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -97,14 +98,14 @@ def measure(clip: Clip) -> dict[str, float]:
     times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
     chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE).mean(1)
-    middle, side = stereo.mean(0), (stereo[0] - stereo[1]) / 2
+    middle, side = (float(((stereo[0] + sign * stereo[1]) ** 2).mean()) for sign in (1, -1))
     return {
         "tempo_bpm": float(tempo[0]),
         "centroid_octaves": float(np.log2(np.maximum(centroid, 20)).mean()),
         "onsets_per_s": len(times) / max(1e-9, len(mono) / RATE),
-        "punch": float(onsets.std() / (onsets.mean() + 1e-9)),
+        "punch": float(onsets[8:].std()) if len(onsets) > 9 else 0.0,  # the beginning is an onset in itself
         "mode": key_fit(chroma, MAJOR) - key_fit(chroma, MINOR),
-        "width_db": float(10 * np.log10((side**2).mean() + 1e-12) - 10 * np.log10((middle**2).mean() + 1e-12)),
+        "width_db": 10 * math.log10((side + 1e-6 * middle + 1e-20) / (middle + 1e-6 * side + 1e-20)),
     }
 
 

@@ -151,7 +151,9 @@ def _mask_png(levels: UInt8[np.ndarray, "row column"]) -> bytes:
     """Palette PNG (RFC 2083): every colour black, opacity in the palette."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     height, width = levels.shape
     opacity = np.linspace(0, 255, SPECTRUM_LEVELS).astype(np.uint8)
@@ -201,8 +203,14 @@ def chart(
     The range covers the smooth lines and all but the wildest hundredth of the dots, which sit on the frame.
     """
     left, right, top, bottom = CHART
-    shown = {label: (steps[ok], values[ok]) for label, values in series.items() if (ok := np.isfinite(values)).any()}
-    smooth = {label: running_mean(values, smoothing_width(len(values))) for label, (_, values) in shown.items()}
+    shown = {
+        label: (steps[ok], values[ok])
+        for label, values in series.items()
+        if (ok := np.isfinite(values)).any()
+    }
+    smooth = {
+        label: running_mean(values, smoothing_width(len(values))) for label, (_, values) in shown.items()
+    }
     extremes = [*np.concatenate([np.quantile(values, (0.005, 0.995)) for _, values in shown.values()])]
     extremes += [*np.concatenate([*smooth.values()])] + ([] if baseline is None else [baseline])
     low, high = _padded(min(extremes), max(extremes))
@@ -233,19 +241,21 @@ def smoothing_width(rows: int) -> int:
 
 
 def running_mean(values: Float[np.ndarray, " row"], width: int) -> Float[np.ndarray, " row"]:
-    """Mean of the `width` values around each; of fewer at the ends."""
-    kernel = np.ones(width)
-    start = (width - 1) // 2
-    sums = np.convolve(values, kernel)[start : start + len(values)]
-    return np.asarray(sums / np.convolve(np.ones(len(values)), kernel)[start : start + len(values)])
+    """Mean around each value, weighted by a bell (Hann) `width` wide at half its height; cut off at the ends."""
+    bell = np.hanning(2 * width + 1)
+    padded = np.concatenate([np.zeros(width), values, np.zeros(width)])
+    there = np.concatenate([np.zeros(width), np.ones(len(values)), np.zeros(width)])
+    return np.asarray(np.convolve(padded, bell, "valid") / np.convolve(there, bell, "valid"))
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers (1, 2 or 5 times a power of ten apart) within the range."""
-    raw = (high - low) / max(1, count)
+    raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
-    return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor > 0.7 * raw)
+    return [
+        round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def polyline(x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> str:

@@ -68,9 +68,13 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The whole page. Encoding the songs is what takes the time, about a second for each ten of sound."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "signed": signed, "percent": percent, "clock": clock}
-    comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[: report.listen]
+    comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[
+        : report.listen
+    ]
     risen, fallen = headline(report.effects)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
@@ -79,7 +83,9 @@ def render(report: Report) -> str:
         forest=forest(report.effects),
         cards=[card(comparison, report.effects) for comparison in comparisons],
         compared=max((e.effect.count + e.left_out for e in report.effects), default=len(report.comparisons)),
-        long_song=None if report.long_song is None else voice("song", "Song", report.long_song, LONG_SONG_BYTES),
+        long_song=None
+        if report.long_song is None
+        else voice("song", "Song", report.long_song, LONG_SONG_BYTES),
         charts=charts(report.training),
         smoothing=pictures.smoothing_width(len(report.training)),
         drift=drift(report.training),
@@ -96,15 +102,19 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
         for role, group in roles
         if group
     ]
-    worse = {
-        role: [name(e.axis) for e in group if e.effect.direction == "worse"] for role, group in roles
-    }
-    fallen = [f"{_counted(len(names), role)} fell: {', '.join(names)}" for role, names in worse.items() if names]
+    worse = {role: [name(e.axis) for e in group if e.effect.direction == "worse"] for role, group in roles}
+    fallen = [
+        f"{_counted(len(names), role)} fell: {', '.join(names)}" for role, names in worse.items() if names
+    ]
     return f"Aligned is better on {' and on '.join(better)}", "; ".join(fallen)
 
 
 def _counted(count: int, role: str) -> str:
-    noun = {"mined": "mined axis", "judge": "judge"}[role] if count == 1 else {"mined": "mined axes", "judge": "judges"}[role]
+    noun = (
+        {"mined": "mined axis", "judge": "judge"}[role]
+        if count == 1
+        else {"mined": "mined axes", "judge": "judges"}[role]
+    )
     return f"{count} {noun}"
 
 
@@ -152,7 +162,7 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
         mined=tuple(row for row in rows if row.effect.role == "mined"),
         judges=tuple(row for row in rows if row.effect.role == "judge"),
         zero=at(0),
-        ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 4)),
+        ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 5)),
     )
 
 
@@ -203,7 +213,9 @@ def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
     drawn = pictures.draw(clips)
     before, after = (
         Voice(key, label, pictures.embed(clip, CLIP_BYTES), picture, clip.seconds)
-        for key, label, clip, picture in zip(("baseline", "aligned"), ("Base", "Aligned"), clips, drawn, strict=True)
+        for key, label, clip, picture in zip(
+            ("baseline", "aligned"), ("Base", "Aligned"), clips, drawn, strict=True
+        )
     )
     return Card(comparison, (before, after), tuple(_scores(comparison, effects)))
 
@@ -216,14 +228,18 @@ def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score
         after = comparison.aligned_scores.get(e.axis, math.nan)
         change = (after - before) / e.baseline_std if e.baseline_std > 0 else 0.0
         bar = 50 * max(-1.0, min(1.0, change / CHANGE_RANGE)) if math.isfinite(change) else 0.0
-        scores.append(Score(e.axis, name(e.axis), e.role, before, after, change, 50 + min(0.0, bar), abs(bar)))
+        scores.append(
+            Score(e.axis, name(e.axis), e.role, before, after, change, 50 + min(0.0, bar), abs(bar))
+        )
     return scores
 
 
 def voice(key: str, label: str, clip: Clip, budget_bytes: int) -> Voice:
     """A recording that is heard alone."""
     (levelled,) = pictures.matched([clip])
-    return Voice(key, label, pictures.embed(levelled, budget_bytes), *pictures.draw([levelled]), levelled.seconds)
+    return Voice(
+        key, label, pictures.embed(levelled, budget_bytes), *pictures.draw([levelled]), levelled.seconds
+    )
 
 
 def charts(rows: Sequence[Mapping[str, float]]) -> list[pictures.Chart]:
@@ -240,7 +256,9 @@ def charts(rows: Sequence[Mapping[str, float]]) -> list[pictures.Chart]:
     steps = steps[np.isfinite(steps)]
     drawn = []
     for title, keys, baseline in panels:
-        series = {label: values for key, label in keys.items() if np.isfinite(values := _column(rows, key)).any()}
+        series = {
+            label: values for key, label in keys.items() if np.isfinite(values := _column(rows, key)).any()
+        }
         if series:
             drawn.append(pictures.chart(title, steps, series, baseline=baseline))
     return drawn
@@ -252,7 +270,9 @@ def drift(rows: Sequence[Mapping[str, float]]) -> str:
     gains = gains[np.isfinite(gains)]
     if not len(gains) or (last := float(gains[-pictures.smoothing_width(len(gains)) :].mean())) >= 0:
         return ""
-    return f"The winner's error ended {number(-last)} above the reference's: the model unlearned winners, too."
+    return (
+        f"The winner's error ended {number(-last)} above the reference's: the model unlearned winners, too."
+    )
 
 
 def _column(rows: Sequence[Mapping[str, float]], key: str) -> np.ndarray:

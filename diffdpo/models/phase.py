@@ -18,6 +18,8 @@ from torch import Tensor
 
 GRID = 4
 """Frequencies are rounded to 1/GRID of a bin."""
+STEADY_FRAMES = 13
+"""Frames over which magnitudes are averaged before their peaks are found: partials flicker less."""
 NOISE_FRAMES = 64
 """Period, in frames, of the table of random phases."""
 
@@ -67,12 +69,19 @@ def initial_phases(
     frames, bins = magnitude.shape[1:]
     time = torch.arange(first_frame, first_frame + frames, device=magnitude.device)
     phases = _noise(bins).to(magnitude.device)[time % NOISE_FRAMES].expand(len(magnitude), -1, -1).clone()
-    frequency = (peak_frequency(magnitude[..., : tonal_bins + 1]) * GRID).round() / GRID
+    frequency = peak_frequency(steadied(magnitude[..., : tonal_bins + 1]))
+    frequency = (frequency * GRID).round() / GRID
     turns = frequency.double() * (time * stft.hop)[:, None] / stft.size
     turns = (turns + torch.arange(tonal_bins + 1, device=magnitude.device) / 2) % 1
     tonal = torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(phases.dtype)
     phases[..., :tonal_bins] = tonal[..., :tonal_bins]
     return phases
+
+
+def steadied(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:
+    """A moving average over time; at the ends the first and last frame are repeated."""
+    padded = F.pad(magnitude.transpose(1, 2), (STEADY_FRAMES // 2, STEADY_FRAMES // 2), mode="replicate")
+    return F.avg_pool1d(padded, STEADY_FRAMES, 1).transpose(1, 2)
 
 
 def peak_frequency(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:

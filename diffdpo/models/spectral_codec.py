@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.models.phase import Stft, griffin_lim, initial_phases
+from diffdpo.models.phase import STEADY_FRAMES, Stft, griffin_lim, initial_phases
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         encoder_kernel: int = 5,
         decoder_kernel: int = 3,
         expansion: int = 2,
-        griffin_lim_iterations: int = 7,
+        griffin_lim_iterations: int = 5,
     ) -> None:
         super().__init__()
         if samples_per_frame % stft_hop:
@@ -123,8 +123,8 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         per_frame = self.config.samples_per_frame // self.config.stft_hop
         overlap = self.config.stft_size // self.config.stft_hop - 1
         convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
-        reach = overlap * self.config.griffin_lim_iterations + -(-overlap // 2)  # in STFT frames
-        return convolutions + -(-reach // per_frame)
+        phases = overlap * self.config.griffin_lim_iterations + STEADY_FRAMES // 2  # in STFT frames
+        return convolutions + -(-(phases + -(-overlap // 2)) // per_frame)
 
     def analyse(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame feature"]:
         """Square roots of the band magnitudes of mid and side; whole latent frames, the last zero-padded."""
