@@ -33,7 +33,9 @@ def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float |
             file.seek(min(int(start_s * rate), file.frames))
             samples = file.read(-1 if seconds is None else int(seconds * rate), "float32", always_2d=True).T
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot decode ({_first_line(error)}); replace or remove the file") from error
+        raise DataError(
+            f"{path}: cannot decode ({_first_line(error)}); replace or remove the file"
+        ) from error
     if samples.shape[1] == 0:
         raise DataError(f"{path}: holds no audio (0 samples); replace or remove the file")
     if not np.isfinite(samples).all():
@@ -48,7 +50,9 @@ def seconds_of(path: str | os.PathLike[str]) -> float:
     try:
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot decode ({_first_line(error)}); replace or remove the file") from error
+        raise DataError(
+            f"{path}: cannot decode ({_first_line(error)}); replace or remove the file"
+        ) from error
     return info.frames / info.samplerate
 
 

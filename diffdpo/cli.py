@@ -4,7 +4,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,8 +21,12 @@ app = typer.Typer(
 lyrics_app = typer.Typer(help="Check lyrics before singing them.", no_args_is_help=True)
 app.add_typer(lyrics_app, name="lyrics")
 
-ConfigFile = Annotated[str | None, typer.Argument(help="YAML configuration; presets are in configs/", metavar="[CONFIG]")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, over the YAML", metavar="[KEY=VALUE]...")]
+ConfigFile = Annotated[
+    str | None, typer.Argument(help="YAML configuration; presets are in configs/", metavar="[CONFIG]")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, over the YAML", metavar="[KEY=VALUE]...")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 
 FULL_OR_FORBIDDEN = {
@@ -60,11 +64,12 @@ def _run(verb: str, path: str | None, overrides: list[str] | None, dry_run: bool
 
     words = list(overrides or [])
     if path is not None and "=" in path:  # no YAML, only key=value
-        path, words = None, [path, *words]
+        words = [path, *words]
+        path = None
     with one_line_errors():
         from diffdpo import config
 
-        cfg = config.load(config.SCHEMAS[verb], path, words)
+        cfg: Any = config.load(config.SCHEMAS[verb], path, words)
         config.check(cfg)
         if dry_run:
             typer.echo(config.to_yaml(cfg).rstrip())
@@ -140,7 +145,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 

@@ -16,7 +16,7 @@ from yaml import YAMLError
 from diffdpo.data.songs import CropConfig
 from diffdpo.errors import ConfigError
 from diffdpo.losses import OBJECTIVES
-from diffdpo.mining import RULES
+from diffdpo.mining import RULES, Rule
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.registry import closest, pick
@@ -44,7 +44,7 @@ class PrepareRun:
     out: str = MISSING
     """The dataset folder to be made."""
     songs: str = MISSING
-    """A folder of audio files, or a JSONL manifest: id, audio, text, lyrics, language, license, attribution, split."""
+    """A folder of audio files, or a JSONL manifest (id, audio, text, lyrics, license, attribution, split)."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     loudness_lufs: float = -16.0
     """Songs are brought to this loudness before encoding."""
@@ -83,7 +83,9 @@ class ScoreRun:
     """Folders that `sample` wrote."""
     out: str = MISSING
     """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
-    scorers: list[str] = field(default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"])
+    scorers: list[str] = field(
+        default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"]
+    )
 
 
 @dataclass
@@ -161,7 +163,9 @@ class RoundRun:
     rounds: int = 1
     """Each round samples from, and is referenced to, the model of the round before."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    scorers: list[str] = field(default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"])
+    scorers: list[str] = field(
+        default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"]
+    )
     axes: list[str] = field(default_factory=list)
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
     objective: Choice = field(default_factory=lambda: Choice("anchored_dpo"))
@@ -254,7 +258,7 @@ def build_objective(choice: Choice) -> Objective:
     return _plug_in("objective", OBJECTIVES, choice)
 
 
-def build_rule(choice: Choice) -> Any:
+def build_rule(choice: Choice) -> Rule:
     """The mining rule, its arguments checked."""
     return _plug_in("rule", RULES, choice)
 

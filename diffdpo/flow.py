@@ -6,6 +6,7 @@ flow), Lipman et al. 2022 (flow matching), Esser et al. 2024 (logit-normal times
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -98,7 +99,7 @@ def euler(
 ) -> Latents:
     """Follow the flow from `noise` at times[0] to times[-1] (1 to 0 for a song) in straight steps."""
     x = noise
-    for step, (now, then) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for step, (now, then) in enumerate(pairwise(times)):
         x = x + (then - now) * velocity_at(x, now.expand(len(x)))
         if on_step is not None:
             on_step(step, x)

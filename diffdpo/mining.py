@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from typing import Protocol
 
 from diffdpo.types import Candidate, Pair
 
@@ -15,6 +16,12 @@ class Mined:
 
     pairs: tuple[Pair, ...]
     skipped: Mapping[str, str]
+
+
+class Rule(Protocol):
+    """A frozen dataclass whose fields are its thresholds and whose call is a pure function."""
+
+    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,10 @@ class BestVersusWorst:
                     margins=margins,
                 )
             )
-        return kept, "" if kept else "no candidate is better than another by min_margin without a loss on an axis"
+        return (
+            kept,
+            "" if kept else "no candidate is better than another by min_margin without a loss on an axis",
+        )
 
     def _mean(self, margins: Mapping[str, float]) -> float:
         weights = {axis: self.weights.get(axis, 1.0) for axis in margins}
@@ -117,6 +127,8 @@ def z_scores(group: Sequence[Candidate], axes: Sequence[str]) -> dict[str, dict[
     return z
 
 
-def _margins(scores: Mapping[str, Mapping[str, float]], winner: Candidate, loser: Candidate) -> dict[str, float]:
+def _margins(
+    scores: Mapping[str, Mapping[str, float]], winner: Candidate, loser: Candidate
+) -> dict[str, float]:
     better, worse = scores[winner.sample_id], scores[loser.sample_id]
     return {axis: better[axis] - worse[axis] for axis in better}

@@ -75,7 +75,9 @@ class Bar:
         self.complete = self.done >= self.total
         speed = self.done / max(1e-9, self.logged - self.began)
         left = (self.total - self.done) / max(1e-9, speed)
-        text = f"{self.label}: {self.done}/{self.total}, {rate(speed, self.unit)}, {left:.0f} s left {self.note}"
+        text = (
+            f"{self.label}: {self.done}/{self.total}, {rate(speed, self.unit)}, {left:.0f} s left {self.note}"
+        )
         console.print(text.rstrip(), markup=False)
 
 

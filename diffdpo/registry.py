@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """" Did you mean 'dpo'?", or nothing when no known name is near."""
+    """ " Did you mean 'dpo'?", or nothing when no known name is near."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 

@@ -94,7 +94,17 @@ def finished(folder: Path) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    names = ("diffdpo", "torch", "torchaudio", "accelerate", "deepspeed", "peft", "diffusers", "numpy", "librosa")
+    names = (
+        "diffdpo",
+        "torch",
+        "torchaudio",
+        "accelerate",
+        "deepspeed",
+        "peft",
+        "diffusers",
+        "numpy",
+        "librosa",
+    )
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -116,7 +126,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{number}: not valid JSON ({error.msg})") from None
         if not isinstance(value, dict):
-            raise DataError(f"{path}:{number}: expected an object like {{\"id\": …}}, got {type(value).__name__}")
+            raise DataError(
+                f'{path}:{number}: expected an object like {{"id": …}}, got {type(value).__name__}'
+            )
         yield number, value
 
 

@@ -79,7 +79,11 @@ def sample(
 
 
 def _guided(
-    model: SongModel, prompts: Sequence[Prompt], frames: Int[Tensor, " batch"], cfg: SamplingConfig, device: torch.device
+    model: SongModel,
+    prompts: Sequence[Prompt],
+    frames: Int[Tensor, " batch"],
+    cfg: SamplingConfig,
+    device: torch.device,
 ) -> flow.Velocity:
     """The velocity with guidance; both branches go through the network in one pass."""
     longest = int(frames.max())

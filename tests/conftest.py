@@ -27,7 +27,9 @@ def write_bundle(folder: Path, *, latent_channels: int = 8, dim: int = 32, seed:
         text_dim=16, style_dim=16, cond_dim=16, conv_layers=1, conv_pos_groups=4, max_frames=512,
         duration_embedding=True,
     )  # fmt: skip
-    for parameter in network.text_fusion_linears.parameters():  # zero in a fresh network: nothing would be tested
+    for (
+        parameter
+    ) in network.text_fusion_linears.parameters():  # zero in a fresh network: nothing would be tested
         torch.nn.init.normal_(parameter, std=0.1)
     network.save_pretrained(folder / "network")
     codec = SpectralCodec(latent_channels=latent_channels, dim=16, encoder_depth=1, decoder_depth=1)

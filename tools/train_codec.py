@@ -33,7 +33,10 @@ def cached_features(manifest: Path, cache: Path, codec: SpectralCodec) -> dict[s
             if not path.exists():
                 clip = audio.stereo(audio.resample(audio.read(manifest.parent / row["audio"]), 44100))
                 samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
-                pieces = [codec.analyse(piece[None])[0] for piece in samples.split(codec.config.samples_per_frame * 2048, -1)]
+                pieces = [
+                    codec.analyse(piece[None])[0]
+                    for piece in samples.split(codec.config.samples_per_frame * 2048, -1)
+                ]
                 np.save(path, torch.cat(pieces).half().numpy())
             features.setdefault(row["split"], []).append(np.load(path, mmap_mode="r"))
             progress.advance()
@@ -68,7 +71,9 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
     return torch.from_numpy(batch * 10 ** (gain_db / 40))  # features are roots of magnitudes
 
 
-def loss(codec: SpectralCodec, features: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, dict[str, float]]:
+def loss(
+    codec: SpectralCodec, features: torch.Tensor, kl_weight: float
+) -> tuple[torch.Tensor, dict[str, float]]:
     mean, log_variance = codec.encode_features(features)
     latents = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
     decoded = codec.decode_features(latents)
@@ -93,7 +98,9 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--total-minutes", type=float, help="length of the learning-rate schedule over all stages")
+    parser.add_argument(
+        "--total-minutes", type=float, help="length of the learning-rate schedule over all stages"
+    )
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--kl", type=float, default=2e-5)

@@ -32,19 +32,25 @@ class Pairs:
     """A pairs table with the latents it points to. Prompts are embedded once, here."""
 
     def __init__(self, path: Path, embed: Callable[[Prompt], Prompt]) -> None:
-        self.rows = sorted(tables.read(path, KEY), key=lambda row: (row["prompt_id"], row["winner"], row["loser"]))
+        self.rows = sorted(
+            tables.read(path, KEY), key=lambda row: (row["prompt_id"], row["winner"], row["loser"])
+        )
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
         self.path = path
         self.prompts = {}
-        self.samples = {name: open_samples(path.parent / name) for name in {row["samples"] for row in self.rows}}
+        self.samples = {
+            name: open_samples(path.parent / name) for name in {row["samples"] for row in self.rows}
+        }
         for name, samples in self.samples.items():
             for prompt in samples.prompts():
                 self.prompts[name, prompt.id] = prompt
         wanted = {(row["samples"], row["prompt_id"]) for row in self.rows}
         unknown = sorted(wanted - self.prompts.keys())
         if unknown:
-            raise DataError(f"{path}: pairs of the prompt {unknown[0][1]!r}, which {unknown[0][0]} does not know")
+            raise DataError(
+                f"{path}: pairs of the prompt {unknown[0][1]!r}, which {unknown[0][0]} does not know"
+            )
         self.prompts = {key: embed(self.prompts[key]) for key in sorted(wanted)}
 
     def __len__(self) -> int:

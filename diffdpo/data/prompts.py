@@ -25,7 +25,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, row in read_jsonl(path):
         prompt = _prompt(row, f"{path}:{number}", path.parent)
         if prompt.id in seen:
-            raise DataError(f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ")
+            raise DataError(
+                f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ"
+            )
         seen.add(prompt.id)
         prompts.append(prompt)
     if not prompts:
@@ -34,30 +36,37 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _prompt(row: dict[str, Any], where: str, folder: Path) -> Prompt:
+    _check_types(row, where)
+    given = {key: value for key, value in row.items() if value is not None}
+    if not given.get("id", "").strip("."):
+        raise DataError(f"{where}: a prompt needs an id")
+    if any(c in given["id"] for c in "/\\\0"):
+        raise DataError(f"{where}: the id {given['id']!r} names files and may not contain a path separator")
+    if "style_audio" in given:
+        given["style_audio"] = str(_existing(folder / given["style_audio"], "style_audio", where))
+    if given.get("lyrics", "").endswith((".lrc", ".txt")):
+        given["lyrics"] = _existing(folder / given["lyrics"], "lyrics", where).read_text()
+    try:
+        return Prompt(**given)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _check_types(row: dict[str, Any], where: str) -> None:
     for key, value in row.items():
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
         expected = (int, float) if key in NUMBERS else str
         if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
-            raise DataError(f"{where}: {key} must be a {'number' if key in NUMBERS else 'string'}, got {value!r}")
-    given = {key: value for key, value in row.items() if value is not None}
-    if not str(given.get("id", "")).strip("."):
-        raise DataError(f"{where}: a prompt needs an id")
-    if any(c in given["id"] for c in "/\\\0"):
-        raise DataError(f"{where}: the id {given['id']!r} names files and may not contain a path separator")
-    if "style_audio" in given:
-        given["style_audio"] = str(folder / given["style_audio"])
-        if not Path(given["style_audio"]).is_file():
-            raise DataError(f"{where}: style_audio {given['style_audio']}: no such file")
-    if given.get("lyrics", "").endswith((".lrc", ".txt")):
-        lyrics = folder / given["lyrics"]
-        if not lyrics.is_file():
-            raise DataError(f"{where}: lyrics {lyrics}: no such file")
-        given["lyrics"] = lyrics.read_text()
-    try:
-        return Prompt(**given)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+            raise DataError(
+                f"{where}: {key} must be a {'number' if key in NUMBERS else 'string'}, got {value!r}"
+            )
+
+
+def _existing(path: Path, key: str, where: str) -> Path:
+    if not path.is_file():
+        raise DataError(f"{where}: {key} {path}: no such file")
+    return path
 
 
 def negative(prompt: Prompt) -> Prompt:

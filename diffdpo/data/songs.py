@@ -43,10 +43,14 @@ class Crop:
 class Songs:
     """A prepared dataset. Crops, styles and lengths are drawn per position of the stream."""
 
-    def __init__(self, folder: Path, *, split: str, crop: CropConfig, frames_per_second: float, seed: int) -> None:
+    def __init__(
+        self, folder: Path, *, split: str, crop: CropConfig, frames_per_second: float, seed: int
+    ) -> None:
         rows = [row for row in tables.read(folder / TABLE, KEY) if row["split"] == split and not row["error"]]
         if not rows:
-            raise DataError(f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first")
+            raise DataError(
+                f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
+            )
         self.folder, self.crop, self.seed, self.rate = folder, crop, seed, frames_per_second
         # Long songs hold more crops: a song stands in an epoch once for every crop length it has.
         self.rows = [row for row in sorted(rows, key=lambda row: row["id"]) for _ in range(self._visits(row))]
@@ -59,7 +63,9 @@ class Songs:
 
     def example(self, index: int, position: int) -> Crop:
         row, path = self.rows[index], self.folder / "latents" / f"{self.rows[index]['id']}.safetensors"
-        draws = {p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-length", "crop-start", "style")}
+        draws = {
+            p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-length", "crop-start", "style")
+        }
         spread = self.crop.max_frames - self.crop.min_frames + 1
         length = min(row["frames"], self.crop.min_frames + int(draws["crop-length"] * spread))
         start = int(draws["crop-start"] * (row["frames"] - length + 1))

@@ -77,7 +77,7 @@ def batches(
     """Batches for a plan of positions, read ahead by `workers` processes."""
     loader: DataLoader[Any] = DataLoader(
         _Rows(examples, seed),
-        batch_sampler=plan,  # type: ignore[arg-type]
+        batch_sampler=plan,
         collate_fn=partial(_collate, examples.collate),
         num_workers=workers,
         pin_memory=pin,

@@ -38,7 +38,9 @@ def read(folder: Path, key: Sequence[str]) -> list[Row]:
         try:
             table = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again") from None
+            raise DataError(
+                f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again"
+            ) from None
         missing = [name for name in key if name not in table.column_names]
         if missing:
             raise DataError(f"{path}: not a table of this kind (no column {missing[0]!r})")

@@ -90,7 +90,9 @@ def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
 def measure(clip: Clip) -> dict[str, float]:
     """What the words are about, of an excerpt of some seconds. Level does not matter."""
     stereo = clip.samples if clip.samples.shape[0] > 1 else np.repeat(clip.samples, 2, axis=0)
-    mono = resample(Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE).samples[0]
+    mono = resample(Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE).samples[
+        0
+    ]
     mono = mono / max(1e-9, float(np.abs(mono).max(initial=0.0)))
     spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=512))
     centroid = librosa.feature.spectral_centroid(S=spectrum, sr=RATE)

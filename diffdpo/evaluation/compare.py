@@ -40,7 +40,9 @@ class Matched:
     aligned: Mapping[str, float]
 
 
-def match(baseline: Sequence[Mapping[str, Any]], aligned: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+def match(
+    baseline: Sequence[Mapping[str, Any]], aligned: Sequence[Mapping[str, Any]]
+) -> list[tuple[Any, Any]]:
     """Rows of two samples tables, side by side. DataError if seeds or sampler differ, or nothing is shared."""
     before, after = ({row["sample_id"]: row for row in rows} for rows in (baseline, aligned))
     shared = sorted(before.keys() & after.keys())
@@ -56,7 +58,9 @@ def match(baseline: Sequence[Mapping[str, Any]], aligned: Sequence[Mapping[str, 
     return [(before[name], after[name]) for name in shared]
 
 
-def effects(pairs: Sequence[Matched], mined: Collection[str], axes: Sequence[str], resamples: int) -> list[AxisEffect]:
+def effects(
+    pairs: Sequence[Matched], mined: Collection[str], axes: Sequence[str], resamples: int
+) -> list[AxisEffect]:
     """One effect an axis, mined ones first. Intervals are over prompts."""
     found = []
     for axis in sorted(axes, key=lambda axis: (axis not in mined, axes.index(axis))):
@@ -100,7 +104,9 @@ def verdict(found: Sequence[AxisEffect]) -> str:
     judges = [a for a in found if a.role == "judge"]
     better = sum(a.effect.direction == "better" for a in mined)
     fell = [a.axis for a in mined if a.effect.direction == "worse"]
-    parts = [f"Better on {better} of {len(mined)} mined axes" + (f", worse on {', '.join(fell)}" if fell else "")]
+    parts = [
+        f"Better on {better} of {len(mined)} mined axes" + (f", worse on {', '.join(fell)}" if fell else "")
+    ]
     for a in judges:
         says = {"better": "rose", "worse": "fell", "unclear": "did not change beyond its interval"}
         parts.append(f"the held-out judge {a.axis} {says[a.effect.direction]}")

@@ -235,20 +235,20 @@ def run_train_loss(load: Load, golden: Tensors) -> Tensors:
     mask = flow.mask_from_frames(lens, song.shape[1])
     x = flow.interpolate(song, noise, 1 - golden["in.time"])
     audio = song.masked_fill(mask[..., None], 0)
-    ours = {}
+    ours: dict[str, Tensor] = {}
     for tag, drop in {"nodrop": (), "droptext": ("text",), "dropall": ("audio", "text", "prompt")}.items():
         network = load(False)
         prediction = predict(network, golden, x, audio, drop)
         errors = flow.masked_error(-prediction, flow.velocity(song, noise), mask)
         loss = (errors * lens).sum() / lens.sum()  # the original's mean: long songs weigh more
         loss.backward()
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         ours |= {
             f"out.pred_{tag}": prediction.detach(),
             f"out.per_elem_sqerr_mean_per_song_{tag}": errors.detach(),
             f"out.loss_{tag}": loss.detach().reshape(1),
-            f"out.gradnorm_total_{tag}": torch.nn.utils.get_total_norm(gradients).reshape(1),
-            f"out.grad_proj_out_weight_{tag}": network.proj_out.weight.grad,
+            f"out.gradnorm_total_{tag}": torch.nn.utils.get_total_norm(list(found.values())).reshape(1),
+            f"out.grad_proj_out_weight_{tag}": found["proj_out.weight"],
         }
     return ours
 

@@ -66,9 +66,9 @@ def check(name: str, case: Tensors, known: Known) -> list[Case]:
 
 def errors(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of every sample, as [example, member]."""
-    flat = [tensor.flatten(1)[..., None] for tensor in (prediction, target)]
-    mask = torch.ones(flat[0].shape[:2], dtype=torch.bool)
-    return rearrange(flow.masked_error(*flat, mask), "(member example) -> example member", member=2)
+    one, two = (tensor.flatten(1)[..., None] for tensor in (prediction, target))
+    mask = torch.ones(one.shape[:2], dtype=torch.bool)
+    return rearrange(flow.masked_error(one, two, mask), "(member example) -> example member", member=2)
 
 
 def relative(ours: Tensor, golden: Tensor) -> float:

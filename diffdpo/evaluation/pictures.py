@@ -5,8 +5,9 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -17,6 +18,7 @@ from jaxtyping import Float, UInt8
 from diffdpo import audio
 from diffdpo.types import Clip
 
+MINUS = "\N{MINUS SIGN}"
 LISTENING_LUFS = -18.0
 CEILING = 0.95
 """Peak of what is encoded: lossy codecs overshoot."""
@@ -56,7 +58,7 @@ def _playable(clip: Clip, seconds: float) -> Clip:
 
 
 def embed(clip: Clip, budget_bytes: int) -> str:
-    """A clip of `matched` as an MP3 data URI, which every browser plays: 64 kbit/s a channel, or what the budget allows."""
+    """A clip of `matched` as an MP3 data URI, which every browser plays, within a budget."""
     kbps = min(KBPS_PER_CHANNEL * clip.samples.shape[0], budget_bytes * 8 / 1000 / clip.seconds)
     lowest, highest = MP3_RATES[clip.sample_rate]
     level = (highest - kbps) / (highest - lowest)
@@ -230,10 +232,15 @@ def chart(
     return Chart(
         title=title,
         curves=tuple(curves),
-        x_ticks=tuple((float(x(np.array(t))), f"{t:g}") for t in ticks(first, last, 4)),
-        y_ticks=tuple((float(y(np.array(t))), f"{t:g}".replace("-", "−")) for t in ticks(low, high, 3)),
-        baseline=None if baseline is None else float(y(np.array(baseline))),
+        x_ticks=_labelled(ticks(first, last, 4), x),
+        y_ticks=_labelled(ticks(low, high, 3), y),
+        baseline=None if baseline is None else float(y(np.array([baseline]))[0]),
     )
+
+
+def _labelled(values: Sequence[float], place: Callable[..., Any]) -> tuple[tuple[float, str], ...]:
+    labels = (f"{value:g}".replace("-", MINUS) for value in values)
+    return tuple(zip(map(float, place(np.array(values))), labels, strict=True))
 
 
 def smoothing_width(rows: int) -> int:
@@ -241,7 +248,7 @@ def smoothing_width(rows: int) -> int:
 
 
 def running_mean(values: Float[np.ndarray, " row"], width: int) -> Float[np.ndarray, " row"]:
-    """Mean around each value, weighted by a bell (Hann) `width` wide at half its height; cut off at the ends."""
+    """Mean around each value, weighted by a bell (Hann) `width` wide at half its height, cut at the ends."""
     bell = np.hanning(2 * width + 1)
     padded = np.concatenate([np.zeros(width), values, np.zeros(width)])
     there = np.concatenate([np.zeros(width), np.ones(len(values)), np.zeros(width)])

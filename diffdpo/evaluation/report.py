@@ -1,9 +1,10 @@
-"""The report of an evaluation: one HTML file that carries its own sound, works offline and asks for nothing."""
+"""The report of an evaluation: one HTML file that carries its own sound and works offline."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -49,7 +50,7 @@ class Report:
     listen: int = 6
     long_song: Clip | None = None
     long_song_caption: str = ""
-    training: Sequence[Mapping[str, float]] = ()
+    training: Sequence[Mapping[str, Any]] = ()
     """Rows of metrics.jsonl."""
     mining: Mapping[str, str] = field(default_factory=dict)
     """Facts about mining: label to value."""
@@ -83,9 +84,7 @@ def render(report: Report) -> str:
         forest=forest(report.effects),
         cards=[card(comparison, report.effects) for comparison in comparisons],
         compared=max((e.effect.count + e.left_out for e in report.effects), default=len(report.comparisons)),
-        long_song=None
-        if report.long_song is None
-        else voice("song", "Song", report.long_song, LONG_SONG_BYTES),
+        long_song=voices({"Song": report.long_song}, LONG_SONG_BYTES)[0] if report.long_song else None,
         charts=charts(report.training),
         smoothing=pictures.smoothing_width(len(report.training)),
         drift=drift(report.training),
@@ -93,7 +92,7 @@ def render(report: Report) -> str:
 
 
 def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
-    """What got better, and what got worse, beyond the interval, in plain words; the second is "" if nothing did."""
+    """What got better beyond its interval, and what got worse ("" if nothing did), in plain words."""
     if not effects:
         return "Nothing was compared.", ""
     roles = [(role, [e for e in effects if e.role == role]) for role in ("mined", "judge")]
@@ -110,17 +109,13 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
 
 
 def _counted(count: int, role: str) -> str:
-    noun = (
-        {"mined": "mined axis", "judge": "judge"}[role]
-        if count == 1
-        else {"mined": "mined axes", "judge": "judges"}[role]
-    )
-    return f"{count} {noun}"
+    one, many = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
+    return f"{count} {one if count == 1 else many}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One axis of the effect plot. Positions are in percent of its width; none without a spread to scale by."""
+    """One axis of the effect plot. Marks are in percent of the width; none without a spread to scale by."""
 
     effect: AxisEffect
     name: str
@@ -132,7 +127,8 @@ class Row:
     @property
     def spoken(self) -> str:
         low, mean, high = (signed(value) for value in self.standardised)
-        return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {self.effect.effect.direction}"
+        direction = self.effect.effect.direction
+        return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {direction}"
 
 
 @dataclass(frozen=True)
@@ -155,13 +151,15 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
         return round(100 * (value - low) / (high - low), 2)
 
     rows = [
-        Row(e, name(e.axis), family(e.axis), tuple(map(at, values)) if _finite(values) else None, values)
+        Row(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
+        if all(map(math.isfinite, values))
+        else Row(e, name(e.axis), family(e.axis), None, values)
         for e, values in zip(effects, scaled, strict=True)
     ]
     return Forest(
         mined=tuple(row for row in rows if row.effect.role == "mined"),
         judges=tuple(row for row in rows if row.effect.role == "judge"),
-        zero=at(0),
+        zero=at(0.0),
         ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 5)),
     )
 
@@ -172,15 +170,10 @@ def _standardised(axis: AxisEffect) -> tuple[float, float, float]:
     return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
 
 
-def _finite(values: Sequence[float]) -> bool:
-    return all(math.isfinite(value) for value in values)
-
-
 @dataclass(frozen=True)
 class Voice:
     """One recording: what it is called, its sound, its picture."""
 
-    key: str
     label: str
     source: str
     picture: pictures.Picture
@@ -204,20 +197,22 @@ class Score:
 @dataclass(frozen=True)
 class Card:
     comparison: Comparison
-    voices: tuple[Voice, Voice]
+    voices: tuple[Voice, ...]
     scores: tuple[Score, ...]
 
 
 def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
-    clips = pictures.matched([comparison.baseline, comparison.aligned])
-    drawn = pictures.draw(clips)
-    before, after = (
-        Voice(key, label, pictures.embed(clip, CLIP_BYTES), picture, clip.seconds)
-        for key, label, clip, picture in zip(
-            ("baseline", "aligned"), ("Base", "Aligned"), clips, drawn, strict=True
-        )
-    )
-    return Card(comparison, (before, after), tuple(_scores(comparison, effects)))
+    both = {"Base": comparison.baseline, "Aligned": comparison.aligned}
+    return Card(comparison, tuple(voices(both, CLIP_BYTES)), tuple(_scores(comparison, effects)))
+
+
+def voices(clips: Mapping[str, Clip], budget_bytes: int) -> list[Voice]:
+    """Recordings by their label, on one scale for ear and eye."""
+    levelled = pictures.matched(list(clips.values()))
+    return [
+        Voice(label, pictures.embed(clip, budget_bytes), picture, clip.seconds)
+        for label, clip, picture in zip(clips, levelled, pictures.draw(levelled), strict=True)
+    ]
 
 
 def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score]:
@@ -234,15 +229,7 @@ def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score
     return scores
 
 
-def voice(key: str, label: str, clip: Clip, budget_bytes: int) -> Voice:
-    """A recording that is heard alone."""
-    (levelled,) = pictures.matched([clip])
-    return Voice(
-        key, label, pictures.embed(levelled, budget_bytes), *pictures.draw([levelled]), levelled.seconds
-    )
-
-
-def charts(rows: Sequence[Mapping[str, float]]) -> list[pictures.Chart]:
+def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
     """The training curves of which there is at least one number."""
     panels: list[tuple[str, dict[str, str], float | None]] = [
         ("Loss", {"loss": "loss"}, None),
@@ -264,8 +251,8 @@ def charts(rows: Sequence[Mapping[str, float]]) -> list[pictures.Chart]:
     return drawn
 
 
-def drift(rows: Sequence[Mapping[str, float]]) -> str:
-    """A warning if the winner's error ended above the reference's, the failure that accuracy hides; else ""."""
+def drift(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A warning if the winner's error ended above the reference's, which accuracy hides; else ""."""
     gains = _column(rows, "winner_gain")
     gains = gains[np.isfinite(gains)]
     if not len(gains) or (last := float(gains[-pictures.smoothing_width(len(gains)) :].mean())) >= 0:
@@ -275,7 +262,7 @@ def drift(rows: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _column(rows: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.array([float(row.get(key, math.nan)) for row in rows], dtype=np.float64)
 
 
@@ -291,10 +278,10 @@ def family(axis: str) -> str:
 def number(value: float, style: str = "#.3g") -> str:
     """Three significant digits, with a real minus."""
     if not math.isfinite(value):
-        return "–"
+        return "\N{EN DASH}"
     if style == "#.3g" and (abs(value) >= 1000 or value == 0):
         style = ",.0f"
-    return f"{value:{style}}".rstrip(".").replace("-", "−")
+    return f"{value:{style}}".rstrip(".").replace("-", pictures.MINUS)
 
 
 def signed(value: float, style: str = ".2f") -> str:

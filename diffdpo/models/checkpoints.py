@@ -19,7 +19,9 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers keeps a LoRA's config in the file."""
 
 
-def load_network(folder: Path, adapter: str = "", dtype: torch.dtype = torch.float32) -> DiffRhythmTransformer:
+def load_network(
+    folder: Path, adapter: str = "", dtype: torch.dtype = torch.float32
+) -> DiffRhythmTransformer:
     """A network from `config.json` and safetensors, with an adapter merged in.
 
     CheckpointError names the first keys that are missing, unexpected or of another shape.
@@ -30,7 +32,9 @@ def load_network(folder: Path, adapter: str = "", dtype: torch.dtype = torch.flo
     state = read_tensors(folder / WEIGHTS)
     check_state(network, state, str(folder))
     network.load_state_dict(state, assign=True)
-    torch.nn.Module.to(network, dtype=dtype).eval()  # diffusers' own `to` warns about modules it does not have
+    torch.nn.Module.to(
+        network, dtype=dtype
+    ).eval()  # diffusers' own `to` warns about modules it does not have
     if adapter:
         merge_adapter(network, Path(adapter))
     return network
@@ -50,7 +54,11 @@ def check_state(network: torch.nn.Module, state: dict[str, torch.Tensor], where:
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    shapes = [f"{n} {found[n]} instead of {wanted[n]}" for n in sorted(wanted.keys() & found.keys()) if found[n] != wanted[n]]
+    shapes = [
+        f"{n} {found[n]} instead of {wanted[n]}"
+        for n in sorted(wanted.keys() & found.keys())
+        if found[n] != wanted[n]
+    ]
     complaints = [
         f"{len(names)} {kind}, first {names[0]}"
         for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", shapes))
@@ -89,6 +97,8 @@ def save_adapter(network: Any, state: dict[str, torch.Tensor], folder: Path) -> 
     """The diffusers LoRA format, from a gathered state dict of the whole network."""
     folder.mkdir(parents=True, exist_ok=True)
     adapter = get_peft_model_state_dict(network, state_dict=state, adapter_name="default")
-    config = {k: sorted(v) if isinstance(v, set) else v for k, v in network.peft_config["default"].to_dict().items()}
+    config = {
+        k: sorted(v) if isinstance(v, set) else v for k, v in network.peft_config["default"].to_dict().items()
+    }
     metadata = {"format": "pt", ADAPTER_METADATA: json.dumps(config, sort_keys=True)}
     save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER, metadata=metadata)

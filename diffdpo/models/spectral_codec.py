@@ -70,7 +70,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     """Stereo audio <-> latents [batch, frame, channel]; a variational autoencoder on band magnitudes."""
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913 - diffusers writes each argument into config.json
         self,
         sample_rate: int = 44100,
         samples_per_frame: int = 2048,

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import torch
+
 from diffdpo.encoders.words import WordStyle
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.checkpoints import load_network
@@ -28,7 +30,7 @@ class Tiny:
     def load(self) -> DiffRhythm:
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
-        codec = SpectralCodec.from_pretrained(folder / "codec").eval()
+        codec = SpectralCodec.from_pretrained(folder / "codec", torch_dtype=torch.float32).eval()
         style = read_json(folder / "style.json")
         return DiffRhythm(
             network=network,

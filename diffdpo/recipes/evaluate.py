@@ -18,7 +18,17 @@ from diffdpo.evaluation.report import Comparison, Report, write_report
 from diffdpo.progress import say
 from diffdpo.recipes.common import workers
 from diffdpo.recipes.mine import current_versions
-from diffdpo.runs import CONFIG, METRICS, MANIFEST, atomic_write, finish, read_json, read_jsonl, versions, write_json
+from diffdpo.runs import (
+    CONFIG,
+    METRICS,
+    MANIFEST,
+    atomic_write,
+    finish,
+    read_json,
+    read_jsonl,
+    versions,
+    write_json,
+)
 from diffdpo.scorers import SCORERS
 
 
@@ -71,7 +81,9 @@ def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
     rows = match(before.rows(), after.rows())
     unscored = [row["sample_id"] for pair in rows for row in pair if row["sha256"] not in scores]
     if unscored:
-        raise DataError(f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first")
+        raise DataError(
+            f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first"
+        )
     return [
         Matched(
             sample_id=one["sample_id"],

@@ -9,6 +9,7 @@ from diffdpo.data.pairs import KEY, TABLE, pair_row
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import GATES, Scores, read_scores
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.mining import Rule
 from diffdpo.progress import say
 from diffdpo.recipes.common import claim, workers
 from diffdpo.recipes.score import GATES_VERSION
@@ -32,8 +33,10 @@ def run(cfg: MineRun) -> Path:
     return out
 
 
-def _mine(cfg: MineRun, rule, axes: list[str], scores: Scores, out: Path) -> None:  # type: ignore[no-untyped-def]
-    rows, skipped, candidates = [], {}, 0
+def _mine(cfg: MineRun, rule: Rule, axes: list[str], scores: Scores, out: Path) -> None:
+    rows: list[tables.Row] = []
+    skipped: dict[str, str] = {}
+    candidates = 0
     for folder in cfg.samples:
         samples = open_samples(folder)
         group = list(read_candidates(samples, scores, gated=cfg.gates))
@@ -41,7 +44,9 @@ def _mine(cfg: MineRun, rule, axes: list[str], scores: Scores, out: Path) -> Non
         mined = rule(group, axes)
         rows += [pair_row(pair, Path(folder), out / TABLE) for pair in mined.pairs]
         without = {prompt.id for prompt in samples.prompts()} - {c.prompt_id for c in group}
-        skipped |= mined.skipped | dict.fromkeys(sorted(without), "no candidate was sampled, scored and passed the gates")
+        skipped |= dict(mined.skipped) | dict.fromkeys(
+            sorted(without), "no candidate was sampled, scored and passed the gates"
+        )
     for prompt, reason in sorted(skipped.items())[:5]:
         say(f"no pair for prompt {prompt!r}: {reason}")
     if not rows:
@@ -73,7 +78,9 @@ def mined_axes(asked: list[str], scores: Scores) -> list[str]:
         if axis in judges:
             raise ConfigError(f"the axis {axis!r} belongs to a judge, which is held out of mining")
         if axis not in known:
-            raise ConfigError(f"no scores on the axis {axis!r}.{closest(axis, known)} Known: {', '.join(known)}.")
+            raise ConfigError(
+                f"no scores on the axis {axis!r}.{closest(axis, known)} Known: {', '.join(known)}."
+            )
     axes = asked or [axis for axis in known if axis not in judges]
     if not axes:
         raise DataError("there are no scores to mine; run `diffdpo score` first")

@@ -46,7 +46,9 @@ class Song:
 
 def run(cfg: PrepareRun) -> Path:
     if cfg.dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}.")
+        raise ConfigError(
+            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
+        )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     group = workers()
     out = claim(cfg, group=group)
@@ -75,7 +77,9 @@ def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
     if len(failed) > 5:
         say(f"… and {len(failed) - 5} more; see the column `error` of {out / TABLE}")
     if len(failed) == len(rows):
-        raise DataError(f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0]['error']}")
+        raise DataError(
+            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0]['error']}"
+        )
     good = [row for row in rows if not row["error"]]
     finish(
         out,
@@ -95,7 +99,9 @@ def read_songs(path: Path, valid_share: float) -> list[Song]:
     else:
         songs = [_entry(row, f"{path}:{number}", path.parent) for number, row in read_jsonl(path)]
     if not songs:
-        raise DataError(f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest")
+        raise DataError(
+            f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest"
+        )
     taken: dict[str, Song] = {}
     for song in songs:
         if song.id in taken:

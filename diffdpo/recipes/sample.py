@@ -67,7 +67,9 @@ def _sample_all(
             tables.append(samples.folder / TABLE, rows, rank=cfg.shard * group.count + group.rank)
 
 
-def _keep(cfg: SampleRun, model: SongModel, request: Request, latents: Tensor, samples: Samples) -> tables.Row:
+def _keep(
+    cfg: SampleRun, model: SongModel, request: Request, latents: Tensor, samples: Samples
+) -> tables.Row:
     """Write one song; a row with the reason if it is not made of numbers."""
     prompt = request.prompt
     row = {

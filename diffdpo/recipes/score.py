@@ -27,7 +27,8 @@ def run(cfg: ScoreRun) -> Path:
     known = {(row["sha256"], row["scorer"], row["fingerprint"]) for row in tables.read(out / TABLE, KEY)}
     versions = {name: fingerprint(scorer) for name, scorer in scorers.items()} | {GATES: GATES_VERSION}
     todo = {
-        sha: [name for name, version in versions.items() if (sha, name, version) not in known] for sha in sounds
+        sha: [name for name, version in versions.items() if (sha, name, version) not in known]
+        for sha in sounds
     }
     mine = group.share([(sha, names) for sha, names in todo.items() if names])
     with bar("score", len(mine), "song", enabled=group.main) as progress:

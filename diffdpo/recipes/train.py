@@ -112,7 +112,9 @@ def build_examples(cfg: TrainRun, objective: Objective, model: SongModel) -> Exa
     data = cfg.data
     if objective.batch_kind == "song":
         if not data.songs:
-            raise ConfigError(f"objective {cfg.objective.name!r} trains on songs: set data.songs to a prepared folder")
+            raise ConfigError(
+                f"objective {cfg.objective.name!r} trains on songs: set data.songs to a prepared folder"
+            )
         return Songs(
             Path(data.songs),
             split=data.split,
@@ -122,16 +124,22 @@ def build_examples(cfg: TrainRun, objective: Objective, model: SongModel) -> Exa
         )
     if objective.batch_kind == "pair":
         if not data.pairs:
-            raise ConfigError(f"objective {cfg.objective.name!r} trains on pairs: set data.pairs to a mined folder")
+            raise ConfigError(
+                f"objective {cfg.objective.name!r} trains on pairs: set data.pairs to a mined folder"
+            )
         return Pairs(Path(data.pairs) / PAIRS, model.embed)
-    raise ConfigError(f"objective {cfg.objective.name!r} wants {objective.batch_kind!r} examples; there is no such data")
+    raise ConfigError(
+        f"objective {cfg.objective.name!r} wants {objective.batch_kind!r} examples; there is no such data"
+    )
 
 
 def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:
     if not cfg.train.ema:
         return None
     if zero_stage(accelerator) == 3:
-        raise ConfigError("train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0")
+        raise ConfigError(
+            "train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0"
+        )
     ema = EMAModel(trainable(network), decay=cfg.train.ema, use_ema_warmup=True, power=0.75)
     accelerator.register_for_checkpointing(ema)
     return ema
@@ -141,7 +149,9 @@ def _check_dropout(cfg: TrainRun, model: SongModel) -> None:
     parts = sorted(model.condition([Prompt(id="any")], 1))
     for part in cfg.train.dropout:
         if part not in parts:
-            raise ConfigError(f"train.dropout: the model has no condition {part!r}; it has {', '.join(parts)}")
+            raise ConfigError(
+                f"train.dropout: the model has no condition {part!r}; it has {', '.join(parts)}"
+            )
 
 
 def _already(out: Path, cfg: TrainRun) -> bool:

@@ -1,12 +1,13 @@
 """Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS."""
 
+from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.structure import Structure
 
-SCORERS: dict[str, type] = {
+SCORERS: dict[str, type[Scorer]] = {
     "harmony": Harmony,
     "rhythm": Rhythm,
     "structure": Structure,

@@ -21,7 +21,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def save(
-    accelerator: Accelerator, folder: Path, step: int, facts: dict[str, Any], extra: Callable[[Path], None], keep: int
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    facts: dict[str, Any],
+    extra: Callable[[Path], None],
+    keep: int,
 ) -> Path:
     """Publish the state after `step`; then forget all but the newest `keep`."""
 

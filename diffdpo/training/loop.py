@@ -109,7 +109,9 @@ def _step(job: Job, step: int, stream: Iterator[Batch]) -> dict[str, float]:
             with accelerator.autocast():
                 seen = outputs(job.model, job.policy, job.reference, batch, job.objective, random)
             result = job.objective(seen)
-            accelerator.backward((result.loss * batch.weight).mean())  # under DeepSpeed this is also the update
+            accelerator.backward(
+                (result.loss * batch.weight).mean()
+            )  # under DeepSpeed this is also the update
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(job.policy.parameters(), cfg.grad_clip)
             job.optimizer.step()
@@ -133,7 +135,7 @@ def _draw(batch: Batch, cfg: TrainConfig, seed: int) -> Any:
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {
+    moved: dict[str, Any] = {
         name: value.to(device, non_blocking=True)
         for name, value in vars(batch).items()
         if isinstance(value, torch.Tensor)

@@ -20,7 +20,9 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+    handlers = (
+        [InitProcessGroupKwargs(backend="gloo")] if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+    )
     if cfg.precision == "fp16" and cpu:
         raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -56,7 +58,9 @@ def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
     names = {name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
     unknown = sorted(set(lora.targets) - names)
     if unknown:
-        raise ConfigError(f"train.lora.targets: the network has no linear layer {unknown[0]!r}; it has {sorted(names)}")
+        raise ConfigError(
+            f"train.lora.targets: the network has no linear layer {unknown[0]!r}; it has {sorted(names)}"
+        )
     network.requires_grad_(False)
     if not getattr(network, "peft_config", None):
         with torch.random.fork_rng():

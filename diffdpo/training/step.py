@@ -78,7 +78,7 @@ def outputs(
     The members of all examples are stacked, winners first, into one forward a network. Everything is on the
     device of `batch.latents`.
     """
-    examples, members, length, _ = batch.latents.shape
+    _, members, length, _ = batch.latents.shape
     song, frames = _stack(batch.latents), _stack(batch.frames)
     noise, t = random.noise.repeat(members, 1, 1), random.t.repeat(members)
     x, target = flow.interpolate(song, noise, t), flow.velocity(song, noise)

@@ -32,7 +32,13 @@ def test_an_excerpt_is_a_slice(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no such audio file"), (b"", "cannot decode"), (b"RIFFnonsense", "cannot decode"), ("empty", "holds no audio"), ("nan", "not numbers")],
+    [
+        (None, "no such audio file"),
+        (b"", "cannot decode"),
+        (b"RIFFnonsense", "cannot decode"),
+        ("empty", "holds no audio"),
+        ("nan", "not numbers"),
+    ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path, content, says):
     path = tmp_path / "song.wav"

@@ -51,7 +51,10 @@ def test_a_dry_run_prints_the_resolved_configuration_and_does_nothing(tmp_path):
         (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration"),
         (["train", "out=x", "objective.name=dpoo"], "unknown objective 'dpoo'. Did you mean 'dpo'?"),
         (["train", "out=x", "model.name=tinny"], "unknown model 'tinny'. Did you mean 'tiny'?"),
-        (["score", "samples=[x]", "out=y", "scorers=[harmonie]"], "unknown scorer 'harmonie'. Did you mean 'harmony'?"),
+        (
+            ["score", "samples=[x]", "out=y", "scorers=[harmonie]"],
+            "unknown scorer 'harmonie'. Did you mean 'harmony'?",
+        ),
         (["mine", "samples=[x]", "scores=s", "out=y", "rule.name=best"], "unknown rule 'best'"),
         (["sample", "out=x"], "no value for prompts"),
     ],

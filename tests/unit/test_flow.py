@@ -34,7 +34,9 @@ def test_errors_of_velocity_song_and_noise_are_the_same_up_to_powers_of_t():
     x, v = flow.interpolate(song, noise, t), flow.velocity(song, noise) + error
     mask = torch.ones(2, 6, dtype=torch.bool)
     e = flow.masked_error(v, flow.velocity(song, noise), mask)
-    assert torch.allclose(flow.masked_error(flow.song_from_velocity(x, v, t), song, mask), t**2 * e, rtol=1e-10)
+    assert torch.allclose(
+        flow.masked_error(flow.song_from_velocity(x, v, t), song, mask), t**2 * e, rtol=1e-10
+    )
     assert torch.allclose(
         flow.masked_error(flow.noise_from_velocity(x, v, t), noise, mask), (1 - t) ** 2 * e, rtol=1e-10
     )
@@ -52,12 +54,16 @@ def test_padding_counts_nowhere_not_even_a_nan():
 
 def test_the_gradient_of_padding_is_zero():
     prediction = latents(1, 4, 2).requires_grad_()
-    flow.masked_error(prediction, latents(1, 4, 2, seed=1), flow.mask_from_frames(torch.tensor([3]), 4)).sum().backward()
+    flow.masked_error(
+        prediction, latents(1, 4, 2, seed=1), flow.mask_from_frames(torch.tensor([3]), 4)
+    ).sum().backward()
     assert prediction.grad[0, 3].abs().max() == 0
     assert prediction.grad[0, :3].abs().min() > 0
 
 
-@pytest.mark.parametrize(("forward", "reduced"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+@pytest.mark.parametrize(
+    ("forward", "reduced"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
 def test_errors_are_reduced_in_at_least_fp32(forward, reduced):
     dtype = getattr(torch, forward)
     error = flow.frame_errors(latents(1, 2, 3).to(dtype), latents(1, 2, 3, seed=1).to(dtype))
@@ -104,7 +110,10 @@ def test_the_conditional_mean_of_the_target_is_the_gaussian_velocity():
     assert slope.item() == pytest.approx((one - zero).item(), abs=0.01)
 
 
-@pytest.mark.parametrize(("density", "mean", "median"), [("logit_normal", 0.0, 0.5), ("logit_normal", 1.0, 0.731), ("uniform", 0.0, 0.5)])
+@pytest.mark.parametrize(
+    ("density", "mean", "median"),
+    [("logit_normal", 0.0, 0.5), ("logit_normal", 1.0, 0.731), ("uniform", 0.0, 0.5)],
+)
 def test_timesteps_have_the_median_of_their_density(density, mean, median):
     timesteps = flow.Timesteps(density, mean)
     generator = torch.Generator().manual_seed(0)

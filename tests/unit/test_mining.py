@@ -77,11 +77,17 @@ def test_pairs_stay_within_prompts_and_do_not_depend_on_order(name, group, seed)
 @given(group=songs, scale=st.floats(0.1, 100), shift=st.floats(-50, 50))
 def test_the_scale_of_an_axis_does_not_matter(group, scale, shift):
     moved = [
-        candidate(c.prompt_id, c.sample_id, round(c.scores["melody"], 2) * scale + shift, round(c.scores["sound"], 2))
+        candidate(
+            c.prompt_id,
+            c.sample_id,
+            round(c.scores["melody"], 2) * scale + shift,
+            round(c.scores["sound"], 2),
+        )
         for c in group
     ]
     plain = [
-        candidate(c.prompt_id, c.sample_id, round(c.scores["melody"], 2), round(c.scores["sound"], 2)) for c in group
+        candidate(c.prompt_id, c.sample_id, round(c.scores["melody"], 2), round(c.scores["sound"], 2))
+        for c in group
     ]
     chosen = [
         [(p.prompt_id, round(sum(p.margins.values()), 6)) for p in BestVersusWorst()(g, AXES).pairs]

@@ -7,7 +7,9 @@ from diffdpo.randomness import draw_noise, draw_uniform, seed_for
 
 
 def test_seeds_are_the_same_on_every_machine():
-    assert seed_for(0, 7, "noise") == 7947988397508741570  # written down once; a change breaks every resumed run
+    assert (
+        seed_for(0, 7, "noise") == 7947988397508741570
+    )  # written down once; a change breaks every resumed run
 
 
 def test_seed_key_and_purpose_all_matter():

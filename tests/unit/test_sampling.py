@@ -15,7 +15,10 @@ def model(bundle):
 
 
 def requests(model, *durations):
-    prompts = [Prompt(id=f"p{i}", text="rock", negative_text="ambient", duration_s=d) for i, d in enumerate(durations)]
+    prompts = [
+        Prompt(id=f"p{i}", text="rock", negative_text="ambient", duration_s=d)
+        for i, d in enumerate(durations)
+    ]
     embedded = embed_all(model, prompts)
     return [Request(f"{prompt.id}.000", embedded[prompt.id]) for prompt in prompts]
 
@@ -41,7 +44,9 @@ def test_seed_and_sample_id_decide_the_song(model):
 
 def test_guidance_is_linear_between_its_branches(model):
     (request,) = requests(model, 1.0)
-    ends = {g: sample(model, [request], SamplingConfig(steps=1, guidance=g), seed=0)[0] for g in (0.0, 1.0, 3.0)}
+    ends = {
+        g: sample(model, [request], SamplingConfig(steps=1, guidance=g), seed=0)[0] for g in (0.0, 1.0, 3.0)
+    }
     assert torch.allclose(ends[3.0], ends[0.0] + 3 * (ends[1.0] - ends[0.0]), atol=1e-5)
     assert not torch.allclose(ends[0.0], ends[1.0])
 

@@ -7,7 +7,9 @@ from diffdpo.statistics import paired_effect
 
 
 def test_the_effect_is_the_mean_difference_and_the_win_rate_counts_ties_half():
-    effect = paired_effect(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 2.0, 7.0]), ["a", "b", "c", "d"])
+    effect = paired_effect(
+        np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 2.0, 7.0]), ["a", "b", "c", "d"]
+    )
     assert effect.mean == pytest.approx(0.75)
     assert effect.win_rate == pytest.approx(2.5 / 4)
     assert effect.standardised == pytest.approx(0.75 / np.std([1, 2, 3, 4], ddof=1))

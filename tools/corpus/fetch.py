@@ -47,7 +47,16 @@ def fetch(package: str, dest: Path) -> None:
         wanted = [*AUDIO, *([Path(archive).name] if archive else [])]
         unpack = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
         subprocess.run(
-            ["tar", "-x", "-C", str(folder), "--wildcards", "--no-anchored", "--wildcards-match-slash", *wanted],
+            [
+                "tar",
+                "-x",
+                "-C",
+                str(folder),
+                "--wildcards",
+                "--no-anchored",
+                "--wildcards-match-slash",
+                *wanted,
+            ],
             stdin=unpack.stdout,
             stderr=subprocess.DEVNULL,
             check=False,  # tar counts a pattern without a match as an error

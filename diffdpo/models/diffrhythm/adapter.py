@@ -97,7 +97,9 @@ class DiffRhythm:
         if self.latents.window == "fixed":
             missing = self.latents.max_frames - length
             if missing < 0:
-                raise DataError(f"{length} frames: this network knows songs of {self.latents.max_frames} only")
+                raise DataError(
+                    f"{length} frames: this network knows songs of {self.latents.max_frames} only"
+                )
             x, context = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (x, context))
             text, ends = F.pad(text, (0, missing)), None
         predicted = network(

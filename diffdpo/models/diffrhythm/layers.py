@@ -51,14 +51,14 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, frequencies: int, dim: int) -> None:
         super().__init__()
-        self.half = frequencies // 2
+        self.sines = frequencies // 2
         self.time_mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Times, dtype: torch.dtype) -> Float[Tensor, "batch cond"]:
         # From 1 down to 1/10000, both included, unlike in `angles`. Written as in the original: at a thousand
         # radians the last bit of a frequency is 1e-5 of the embedding.
-        steps = torch.arange(self.half, device=time.device).float()
-        frequencies = torch.exp(steps * -(math.log(10_000) / (self.half - 1)))
+        steps = torch.arange(self.sines, device=time.device).float()
+        frequencies = torch.exp(steps * -(math.log(10_000) / (self.sines - 1)))
         phases = 1000 * at_least_fp32(time)[:, None] * frequencies
         return self.time_mlp(torch.cat([phases.sin(), phases.cos()], dim=-1).to(dtype))
 

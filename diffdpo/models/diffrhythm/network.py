@@ -172,8 +172,9 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         turns = angles(torch.arange(x.shape[1], device=x.device), head_dim, self.config.rope_theta)
         rotation = turns.cos().to(h.dtype), turns.sin().to(h.dtype)
         # Causally no song sees its padding anyway, and SDPA takes a mask or is_causal, not both.
-        masked = padding is not None and not self.config.causal
-        visible = ~rearrange(padding, "batch frame 1 -> batch 1 1 frame") if masked else None
+        visible = None
+        if padding is not None and not self.config.causal:
+            visible = ~rearrange(padding, "batch frame 1 -> batch 1 1 frame")
         for layer, block in enumerate(self.transformer_blocks):
             h = self._run(block, h, rotation, visible)
             if layer < len(encoded.residuals):

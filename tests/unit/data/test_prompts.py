@@ -75,6 +75,8 @@ def test_a_group_on_both_sides_is_refused():
 
 
 def test_the_negative_branch_has_the_negative_style_and_no_lyrics():
-    prompt = Prompt(id="a", text="x", negative_text="noise", lyrics="[00:01.00]la", lyric_lines=((1.0, (3,)),))
+    prompt = Prompt(
+        id="a", text="x", negative_text="noise", lyrics="[00:01.00]la", lyric_lines=((1.0, (3,)),)
+    )
     against = negative(prompt)
     assert (against.text, against.lyrics, against.lyric_lines, against.style) == ("noise", None, None, None)

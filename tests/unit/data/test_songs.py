@@ -7,7 +7,7 @@ import torch
 
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents, write_latents
-from diffdpo.data.songs import KEY, TABLE, CropConfig, Songs
+from diffdpo.data.songs import TABLE, CropConfig, Songs
 from diffdpo.errors import DataError
 
 RATE = 21.533203125
@@ -54,7 +54,9 @@ def test_a_song_shorter_than_the_crop_is_taken_whole(dataset):
 
 
 def test_long_songs_are_visited_more_often(dataset):
-    assert [row["id"] for row in songs(dataset, min_frames=100, max_frames=100).rows] == ["long"] * 4 + ["short"]
+    assert [row["id"] for row in songs(dataset, min_frames=100, max_frames=100).rows] == ["long"] * 4 + [
+        "short"
+    ]
 
 
 def test_lyrics_move_with_the_crop(dataset):

@@ -11,7 +11,9 @@ from diffdpo.errors import ConfigError
 @given(st.sampled_from([(1, 8), (1, 2), (2, 4), (2, 1), (4, 2), (8, 1)]), st.integers(0, 50))
 def test_every_layout_covers_the_same_positions(layout, step):
     world, per_device = layout
-    plans = [micro_batches(step, global_batch=8, per_device=per_device, rank=r, world=world) for r in range(world)]
+    plans = [
+        micro_batches(step, global_batch=8, per_device=per_device, rank=r, world=world) for r in range(world)
+    ]
     flat = sorted(position for plan in plans for batch in plan for position in batch)
     assert flat == list(range(8 * step, 8 * step + 8))
 

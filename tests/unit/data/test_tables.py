@@ -50,7 +50,7 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path):
     tables.append(tmp_path / "t", [row("a", 1)])
     bad = tmp_path / "t" / "part-00003-000000.parquet"
     bad.write_bytes((tmp_path / "t" / "part-00000-000000.parquet").read_bytes()[:40])
-    with pytest.raises(DataError, match="part-00003-000000.parquet: damaged.*delete it and run again"):
+    with pytest.raises(DataError, match=r"part-00003-000000\.parquet: damaged.*delete it and run again"):
         tables.read(tmp_path / "t", KEY)
 
 

@@ -18,7 +18,9 @@ def matched(name, before, after):
     )  # fmt: skip
 
 
-PAIRS = [matched(f"{c}{i}", (j + i, 5 + j), (j + i + 1, 5 + j)) for j, c in enumerate("abcdefgh") for i in range(2)]
+PAIRS = [
+    matched(f"{c}{i}", (j + i, 5 + j), (j + i + 1, 5 + j)) for j, c in enumerate("abcdefgh") for i in range(2)
+]
 
 
 def test_rows_are_matched_by_sample():
@@ -53,7 +55,10 @@ def test_scores_that_are_not_numbers_are_left_out_and_counted():
 
 
 def test_the_verdict_says_what_fell():
-    fallen = [matched(p.sample_id, tuple(p.baseline.values()), (p.aligned["key"], p.baseline["judge"] - 2)) for p in PAIRS]
+    fallen = [
+        matched(p.sample_id, tuple(p.baseline.values()), (p.aligned["key"], p.baseline["judge"] - 2))
+        for p in PAIRS
+    ]
     sentence = verdict(effects(fallen, ["key"], ["key", "judge"], resamples=200))
     assert sentence == "Better on 1 of 1 mined axes; the held-out judge judge fell."
 

@@ -16,6 +16,7 @@ import soundfile
 from diffdpo import audio
 from diffdpo.evaluation import pictures
 from diffdpo.evaluation.compare import AxisEffect
+from diffdpo.evaluation.pictures import MINUS
 from diffdpo.evaluation.report import (
     Comparison,
     Report,
@@ -73,7 +74,7 @@ def test_the_headline_counts_what_is_certain_and_names_what_fell():
     )
     assert headline(effects[:2]) == ("Aligned is better on 1 of 2 mined axes", "")
     assert (
-        headline([axis("a.x", "mined", -1), axis("a.y", "judge", -1)])[1]
+        headline([axis("a.x", "mined", -1.0), axis("a.y", "judge", -1.0)])[1]
         == "1 mined axis fell: x; 1 judge fell: y"
     )
     assert headline([]) == ("Nothing was compared.", "")
@@ -87,7 +88,7 @@ def test_the_plot_is_in_standard_deviations_of_the_baseline():
     scale = (marks[0][1] - plot.zero) / 1.0  # percent a standard deviation
     assert marks[1][1] - plot.zero == pytest.approx(-0.5 * scale, abs=0.02)
     assert all(0 <= value <= 100 for row in marks for value in row)
-    assert dict((label, at) for at, label in plot.ticks)["0"] == plot.zero
+    assert {label: at for at, label in plot.ticks}["0"] == plot.zero
 
 
 def test_an_axis_without_spread_has_no_marks_and_breaks_nothing():
@@ -100,11 +101,11 @@ def test_numbers_are_short_and_have_a_real_minus():
     assert [number(v) for v in (0.0, 0.12345, -1.0, 12345.6, math.nan)] == [
         "0",
         "0.123",
-        "−1.00",
+        f"{MINUS}1.00",
         "12,346",
-        "–",
+        "\N{EN DASH}",
     ]
-    assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.50", "−0.50", "0"]
+    assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.50", f"{MINUS}0.50", "0"]
 
 
 def test_matched_clips_are_equally_loud_equally_long_and_not_clipped():
@@ -179,7 +180,7 @@ def test_the_smooth_line_keeps_constants_and_lines():
 def test_ticks_are_round_and_inside():
     assert pictures.ticks(-0.9, 1.3, 5) == [-0.5, 0.0, 0.5, 1.0]
     assert pictures.ticks(0.1, 0.9, 3) == [0.2, 0.4, 0.6, 0.8]
-    assert pictures.ticks(1, 400, 4) == [100.0, 200.0, 300.0, 400.0]
+    assert pictures.ticks(1.0, 400.0, 4) == [100.0, 200.0, 300.0, 400.0]
 
 
 def test_charts_show_what_was_logged_and_skip_what_is_not_a_number():

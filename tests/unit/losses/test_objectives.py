@@ -87,9 +87,13 @@ def test_flow_matching_is_the_songs_error():
 def test_losses_are_per_example_and_do_not_see_their_neighbours(name):
     objective = OBJECTIVES[name]()
     members = {"song": 1, "pair": 2}[objective.batch_kind]
-    policy, reference = (torch.rand(6, members, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
+    policy, reference = (
+        torch.rand(6, members, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1)
+    )
     whole = objective(Outputs(policy=policy, reference=reference)).loss
-    alone = [objective(Outputs(policy=policy[i : i + 1], reference=reference[i : i + 1])).loss for i in range(6)]
+    alone = [
+        objective(Outputs(policy=policy[i : i + 1], reference=reference[i : i + 1])).loss for i in range(6)
+    ]
     assert whole.shape == (6,)
     assert torch.equal(whole, torch.cat(alone))
 

@@ -42,7 +42,11 @@ def call(model, x, t, condition, frames):
 
 
 def test_a_velocity_has_the_shape_of_the_latents_and_every_condition_matters(model):
-    x, t, frames = torch.randn(2, 40, model.latents.channels), torch.tensor([0.3, 0.8]), torch.tensor([40, 21])
+    x, t, frames = (
+        torch.randn(2, 40, model.latents.channels),
+        torch.tensor([0.3, 0.8]),
+        torch.tensor([40, 21]),
+    )
     condition = model.condition(prompts(model), 40)
     v = call(model, x, t, condition, frames)
     assert v.shape == x.shape
@@ -52,11 +56,17 @@ def test_a_velocity_has_the_shape_of_the_latents_and_every_condition_matters(mod
     for part in ("style", "lyrics", "audio"):
         without = call(model, x, t, drop(condition, part, torch.tensor([True, False])), frames)
         assert not torch.equal(without[0], full[0]), part
-        assert torch.allclose(without[1], full[1], atol=1e-5), f"dropping {part} of one song changed its neighbour"
+        assert torch.allclose(without[1], full[1], atol=1e-5), (
+            f"dropping {part} of one song changed its neighbour"
+        )
 
 
 def test_a_song_in_a_batch_equals_the_song_alone(model):
-    x, t, frames = torch.randn(2, 40, model.latents.channels), torch.tensor([0.3, 0.8]), torch.tensor([40, 21])
+    x, t, frames = (
+        torch.randn(2, 40, model.latents.channels),
+        torch.tensor([0.3, 0.8]),
+        torch.tensor([40, 21]),
+    )
     both = call(model, x, t, model.condition(prompts(model), 40), frames)
     alone = call(model, x[1:, :21], t[1:], model.condition(prompts(model)[1:], 21), frames[1:])
     assert torch.allclose(both[1, :21], alone[0], atol=1e-5)
@@ -100,7 +110,9 @@ def test_a_saved_adapter_merges_into_the_same_function(model, bundle, tmp_path):
     x, t, frames = torch.randn(1, 12, model.latents.channels), torch.tensor([0.4]), torch.tensor([12])
     condition = model.condition(prompts(model)[:1], 12)
     merged = MODELS["tiny"](bundle=str(bundle), adapter=str(tmp_path)).load()
-    assert torch.allclose(call(merged, x, t, condition, frames), call(model, x, t, condition, frames), atol=1e-5)
+    assert torch.allclose(
+        call(merged, x, t, condition, frames), call(model, x, t, condition, frames), atol=1e-5
+    )
     assert not getattr(merged.network, "peft_config", None)
 
 
@@ -109,7 +121,7 @@ def test_an_adapter_or_network_of_another_model_is_refused(bundle, tmp_path):
 
     other = write_bundle(tmp_path, dim=64)
     (other / "network" / "config.json").write_text((bundle / "network" / "config.json").read_text())
-    with pytest.raises(CheckpointError, match="of another model: .* misshapen"):
+    with pytest.raises(CheckpointError, match=r"of another model: .* misshapen"):
         MODELS["diffrhythm"](network=str(other / "network")).load()
     (other / "network" / "config.json").unlink()
     with pytest.raises(DataError, match="no such file"):
@@ -118,7 +130,9 @@ def test_an_adapter_or_network_of_another_model_is_refused(bundle, tmp_path):
 
 def test_encoding_takes_any_rate_and_channels_and_decoding_gives_stereo(bundle):
     model = load("tiny", bundle)
-    mono = Clip(samples=np.random.default_rng(0).normal(0, 0.1, (1, 22050)).astype(np.float32), sample_rate=22050)
+    mono = Clip(
+        samples=np.random.default_rng(0).normal(0, 0.1, (1, 22050)).astype(np.float32), sample_rate=22050
+    )
     latents = model.encode(mono)
     assert latents.shape == (22, 8)  # one second is 21.5 frames
     clip = model.decode(latents)
@@ -128,7 +142,9 @@ def test_encoding_takes_any_rate_and_channels_and_decoding_gives_stereo(bundle):
 
 def test_styles_come_from_text_from_audio_and_from_both(bundle):
     model = load("tiny", bundle)
-    noise = Clip(samples=np.random.default_rng(0).normal(0, 0.1, (2, 44100)).astype(np.float32), sample_rate=44100)
+    noise = Clip(
+        samples=np.random.default_rng(0).normal(0, 0.1, (2, 44100)).astype(np.float32), sample_rate=44100
+    )
     text, heard, both, nothing = (
         model.embed(Prompt(id="x", text=t, style_audio=a)).style
         for t, a in (("Heavy rock", None), (None, noise), ("Heavy rock", noise), ("qwertz", None))

@@ -6,9 +6,16 @@ from diffdpo.models.diffrhythm.lyrics import parse_lrc, place
 
 
 def test_every_line_is_kept_or_explained():
-    lrc = parse_lrc("[ar:Us]\n[00:10.00]one\n[01:02.5]two\nthree\n[00:20.00]\n[00:05.00]zero\n", duration_s=60.0)
+    lrc = parse_lrc(
+        "[ar:Us]\n[00:10.00]one\n[01:02.5]two\nthree\n[00:20.00]\n[00:05.00]zero\n", duration_s=60.0
+    )
     assert lrc.lines == ((5.0, "zero"), (10.0, "one"))
-    assert [warning.split(":")[0] for warning in lrc.warnings] == ["line 3", "line 4", "line 5", "lines are not in order of time; sorted"]
+    assert [warning.split(":")[0] for warning in lrc.warnings] == [
+        "line 3",
+        "line 4",
+        "line 5",
+        "lines are not in order of time; sorted",
+    ]
 
 
 def test_tokens_stand_from_the_start_of_their_line_one_a_frame():

@@ -103,7 +103,9 @@ def test_analysis_then_synthesis_keeps_tones_and_their_side():
     audio = torch.stack([left, torch.zeros_like(left)])[None]
     with torch.no_grad():
         rebuilt = made.synthesise(made.analyse(audio))
-    spectrum = torch.stft(rebuilt[0], 8192, return_complex=True, window=torch.hann_window(8192)).abs().mean(-1)
+    spectrum = (
+        torch.stft(rebuilt[0], 8192, return_complex=True, window=torch.hann_window(8192)).abs().mean(-1)
+    )
     loudest = spectrum[0].topk(6).indices * RATE / 8192
     assert all(min(abs(f - 440), abs(f - 660)) < 12 for f in loudest.tolist())
     assert spectrum[0].square().sum() > 10 * spectrum[1].square().sum()

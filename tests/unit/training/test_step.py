@@ -38,7 +38,9 @@ def batch(members=2, lengths=((30, 24), (18, 18), (30, 30), (12, 20))):
         latents=torch.randn(len(lengths), members, longest, 8, generator=generator),
         frames=torch.tensor(lengths),
         prompts=tuple(
-            Prompt(id=f"p{i}", style=torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0))
+            Prompt(
+                id=f"p{i}", style=torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
+            )
             for i in range(len(lengths))
         ),
         positions=tuple(range(40, 40 + len(lengths))),
@@ -82,7 +84,9 @@ def test_what_lies_in_the_padding_does_not_matter(model):
     for example, row in enumerate(data.frames.tolist()):
         for member, end in enumerate(row):
             dirty[example, member, end:] = 1e6
-    clean, changed = (run(model, replace(data, latents=x), FlowMatching(), None) for x in (data.latents, dirty))
+    clean, changed = (
+        run(model, replace(data, latents=x), FlowMatching(), None) for x in (data.latents, dirty)
+    )
     assert torch.equal(clean.policy, changed.policy)
 
 
@@ -101,7 +105,10 @@ def test_dropout_is_drawn_per_example_and_keyed_by_position():
     assert torch.equal(one.t, two.t.flip(0))
     assert torch.equal(one.noise, two.noise.flip(0))
     share = torch.cat(
-        [draw(replace(many, positions=tuple(range(4 * i, 4 * i + 4))), CFG, 0).dropped["style"] for i in range(200)]
+        [
+            draw(replace(many, positions=tuple(range(4 * i, 4 * i + 4))), CFG, 0).dropped["style"]
+            for i in range(200)
+        ]
     )
     assert share.float().mean().item() == pytest.approx(0.5, abs=0.06)
 
@@ -183,7 +190,9 @@ def test_in_painting_shows_the_song_outside_the_span_and_counts_inside(model, mo
     assert span.sum(1).tolist() == [10, 6]
     for example, end in enumerate((20, 12)):
         context = heard["audio"][example]
-        assert torch.equal(context[:end][~span[example, :end]], data.latents[example, 0, :end][~span[example, :end]])
+        assert torch.equal(
+            context[:end][~span[example, :end]], data.latents[example, 0, :end][~span[example, :end]]
+        )
         assert context[span[example]].abs().max() == 0
         assert context[end:].abs().sum() == 0
 
