@@ -144,8 +144,15 @@ class EvaluateRun:
     training: str = ""
     """Run directory whose curves the report shows."""
     listen: int = 6
-    """Prompts with players in the report."""
+    """Songs with players in the report: those with the worst change."""
+    long_song: str = ""
+    """One more song to hear."""
+    long_song_caption: str = ""
     resamples: int = 4000
+    command: str = ""
+    """What to print as the command that makes the whole comparison again."""
+    licence: str = ""
+    """Of the weights, and so of the songs."""
 
 
 @dataclass
@@ -162,6 +169,7 @@ class RoundRun:
     """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
     rounds: int = 1
     """Each round samples from, and is referenced to, the model of the round before."""
+    licence: str = ""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     scorers: list[str] = field(
         default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"]

@@ -39,6 +39,12 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def settle(path: Path, content: str) -> None:
+    """Make a file hold this text; a file that does is left alone."""
+    if not path.is_file() or path.read_text() != content:
+        atomic_write(path, content)
+
+
 def write_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 

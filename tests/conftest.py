@@ -1,42 +1,9 @@
-"""Fixtures: a song model small enough for any test, with the real classes of the shipped one."""
+"""Fixtures for all tests."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-
-from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.models.spectral_codec import SpectralCodec
-
-THIRDS = {
-    "tempo_bpm": (100.0, 130.0),
-    "centroid_octaves": (10.0, 11.0),
-    "onsets_per_s": (2.0, 4.0),
-    "punch": (0.8, 1.2),
-    "mode": (-0.05, 0.05),
-    "width_db": (-15.0, -8.0),
-}
-
-
-def write_bundle(folder: Path, *, latent_channels: int = 8, dim: int = 32, seed: int = 0) -> Path:
-    """A random song model in the layout of the shipped bundle."""
-    torch.manual_seed(seed)
-    network = DiffRhythmTransformer(
-        dim=dim, depth=2, num_attention_heads=2, ff_mult=2, latent_channels=latent_channels, text_num_embeds=4,
-        text_dim=16, style_dim=16, cond_dim=16, conv_layers=1, conv_pos_groups=4, max_frames=512,
-        duration_embedding=True,
-    )  # fmt: skip
-    for (
-        parameter
-    ) in network.text_fusion_linears.parameters():  # zero in a fresh network: nothing would be tested
-        torch.nn.init.normal_(parameter, std=0.1)
-    network.save_pretrained(folder / "network")
-    codec = SpectralCodec(latent_channels=latent_channels, dim=16, encoder_depth=1, decoder_depth=1)
-    codec.save_pretrained(folder / "codec")
-    style = {"thirds": THIRDS, "words": ["rock", "ambient", "metal"]}
-    (folder / "style.json").write_text(json.dumps(style))
-    return folder
+from support.bundle import write_bundle
 
 
 @pytest.fixture(scope="session")

@@ -192,6 +192,8 @@ class Score:
     left: float
     width: float
     """The bar of the change, in percent."""
+    decimals: int
+    """As many as show a hundredth of a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -221,11 +223,12 @@ def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score
     for e in effects:
         before = comparison.baseline_scores.get(e.axis, math.nan)
         after = comparison.aligned_scores.get(e.axis, math.nan)
-        change = (after - before) / e.baseline_std if e.baseline_std > 0 else 0.0
+        spread = e.baseline_std if e.baseline_std > 0 else 0.0
+        change = (after - before) / spread if spread else 0.0
         bar = 50 * max(-1.0, min(1.0, change / CHANGE_RANGE)) if math.isfinite(change) else 0.0
-        scores.append(
-            Score(e.axis, name(e.axis), e.role, before, after, change, 50 + min(0.0, bar), abs(bar))
-        )
+        decimals = min(6, max(0, 2 - round(math.log10(spread)))) if spread else 3
+        left = 50 + min(0.0, bar)
+        scores.append(Score(e.axis, name(e.axis), e.role, before, after, change, left, abs(bar), decimals))
     return scores
 
 

@@ -22,7 +22,7 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 def load_network(
     folder: Path, adapter: str = "", dtype: torch.dtype = torch.float32
 ) -> DiffRhythmTransformer:
-    """A network from `config.json` and safetensors, with an adapter merged in.
+    """A network from `config.json` and safetensors, with adapters (folders, comma-separated) merged in, in order.
 
     CheckpointError names the first keys that are missing, unexpected or of another shape.
     """
@@ -35,8 +35,8 @@ def load_network(
     torch.nn.Module.to(
         network, dtype=dtype
     ).eval()  # diffusers' own `to` warns about modules it does not have
-    if adapter:
-        merge_adapter(network, Path(adapter))
+    for one in filter(None, adapter.split(",")):
+        merge_adapter(network, Path(one))
     return network
 
 

@@ -25,7 +25,7 @@ class Tiny:
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading."""
+    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, in order."""
 
     def load(self) -> DiffRhythm:
         folder = Path(self.bundle) if self.bundle else BUNDLE

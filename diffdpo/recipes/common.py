@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffdpo.config import to_yaml
 from diffdpo.errors import ConfigError
-from diffdpo.runs import CONFIG, atomic_write
+from diffdpo.runs import CONFIG, settle
 
 T = TypeVar("T")
 
@@ -54,14 +54,14 @@ def claim(cfg: Any, *, free: Sequence[str] = (), group: Workers | None = None) -
     """Make `cfg.out` a run directory of this configuration, or recognise it as one.
 
     Re-running the same command continues. With another configuration it is refused, naming the first key that
-    differs, except for the keys in `free`, which may change.
+    differs, except for the keys in `free`, which may change, and as long as nothing was made yet.
     """
     out, resolved = Path(cfg.out), to_yaml(cfg)
     path = out / CONFIG
     if group is None or group.main:
-        if path.is_file():
+        if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
             _check_same(OmegaConf.load(path), OmegaConf.create(resolved), out, free)
-        atomic_write(path, resolved)
+        settle(path, resolved)
     if group is not None:
         group.barrier()
     return out

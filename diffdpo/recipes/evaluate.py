@@ -1,6 +1,6 @@
 """Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from diffdpo.recipes.common import workers
 from diffdpo.recipes.mine import current_versions
 from diffdpo.runs import (
     CONFIG,
-    METRICS,
     MANIFEST,
+    METRICS,
     atomic_write,
     finish,
     read_json,
@@ -30,6 +30,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
+from diffdpo.types import Prompt
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -94,3 +95,57 @@ def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
         )
         for one, two in rows
     ]
+
+
+def _report(
+    cfg: EvaluateRun,
+    before: Samples,
+    after: Samples,
+    pairs: Sequence[Matched],
+    found: Sequence[AxisEffect],
+    mining: Mapping[str, Any],
+) -> Report:
+    """The songs to hear, worst change first, and the facts around them."""
+    prompts = {prompt.id: prompt for prompt in before.prompts()}
+    heard = sorted(pairs, key=lambda pair: standardised_change(pair, found))[: cfg.listen]
+    training = [row for _, row in read_jsonl(Path(cfg.training) / METRICS)] if cfg.training else []
+    facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
+    if mining:
+        facts = {"Pairs mined": mining["pairs"], "Steps trained": len(training)} | facts
+    return Report(
+        title="Before and after alignment",
+        facts={label: str(value) for label, value in facts.items()},
+        effects=found,
+        comparisons=[_comparison(pair, before, after, prompts[pair.prompt_id], found) for pair in heard],
+        listen=cfg.listen,
+        long_song=audio.read(cfg.long_song) if cfg.long_song else None,
+        long_song_caption=cfg.long_song_caption,
+        training=training,
+        mining={"Candidates": str(mining["candidates"]), "Axes": ", ".join(mining["axes"])} if mining else {},
+        unpaired=mining.get("skipped", {}),
+        config_yaml=_config_yaml(cfg),
+        versions=versions(),
+        command=cfg.command or f"diffdpo evaluate {cfg.out}/{CONFIG}",
+        licence=cfg.licence,
+    )
+
+
+def _comparison(
+    pair: Matched, before: Samples, after: Samples, prompt: Prompt, found: Sequence[AxisEffect]
+) -> Comparison:
+    return Comparison(
+        prompt_id=pair.prompt_id,
+        prompt_text=prompt.text or str(prompt.style_audio or prompt.id),
+        sample_id=pair.sample_id,
+        baseline=audio.read(before.audio(pair.sample_id)),
+        aligned=audio.read(after.audio(pair.sample_id)),
+        baseline_scores=pair.baseline,
+        aligned_scores=pair.aligned,
+        standardised_change=standardised_change(pair, found),
+    )
+
+
+def _config_yaml(cfg: EvaluateRun) -> str:
+    """What was trained, if that is known; else what was compared."""
+    trained = Path(cfg.training) / CONFIG
+    return trained.read_text() if cfg.training and trained.is_file() else to_yaml(cfg)

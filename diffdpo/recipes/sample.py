@@ -17,7 +17,7 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import Workers, claim, device, workers
-from diffdpo.runs import atomic_write, finish
+from diffdpo.runs import finish, settle
 from diffdpo.sampling import Request, batches_of, embed_all, sample
 from diffdpo.types import Prompt
 
@@ -107,4 +107,4 @@ def _write_prompts(path: Path, prompts: list[Prompt]) -> None:
         if "style_audio" in row:
             row["style_audio"] = str(Path(row["style_audio"]).resolve())
         lines.append(json.dumps(row, ensure_ascii=False))
-    atomic_write(path, "".join(f"{line}\n" for line in lines))
+    settle(path, "".join(f"{line}\n" for line in lines))

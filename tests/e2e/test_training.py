@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, command, environment, rows, run, same_trajectory
+from support.launch import ROOT, command, environment, rows, run, same_trajectory
 
 from diffdpo.models import MODELS
 from diffdpo.recipes.train import exported

@@ -16,6 +16,7 @@ import json
 import subprocess
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +125,11 @@ def main() -> None:
         print(f"missing or changed: {path}")
     usable = [s for s in wanted if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
     entries = [entry(song, args.dest) for song in usable]
-    for number, row in enumerate(entries):  # two songs of a package can bear the same title
-        earlier = sum(other["id"] == row["id"] for other in entries[:number])
-        row["id"] += f"-{earlier + 1}" if earlier else ""
+    titles = Counter()
+    for row in entries:  # songs of a package can bear the same title
+        titles[row["id"]] += 1
+        if titles[row["id"]] > 1:
+            row["id"] += f"-{titles[row['id']]}"
     lines = [json.dumps(row, ensure_ascii=False) for row in entries]
     (args.dest / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
     print(f"{args.dest / 'manifest.jsonl'}: {len(lines)} songs")

@@ -21,7 +21,7 @@ class DiffRhythmCheckpoint:
     network: str
     """Folder with config.json and safetensors."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading."""
+    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, in order."""
 
     def load(self) -> DiffRhythm:
         network = load_network(Path(self.network), self.adapter)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.bundle import write_bundle
 
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models import MODELS
@@ -117,8 +118,6 @@ def test_a_saved_adapter_merges_into_the_same_function(model, bundle, tmp_path):
 
 
 def test_an_adapter_or_network_of_another_model_is_refused(bundle, tmp_path):
-    from conftest import write_bundle
-
     other = write_bundle(tmp_path, dim=64)
     (other / "network" / "config.json").write_text((bundle / "network" / "config.json").read_text())
     with pytest.raises(CheckpointError, match=r"of another model: .* misshapen"):

@@ -1,0 +1,15 @@
+"""The whole loop on the shipped model: one round, a longer song, and the report."""
+
+import time
+from pathlib import Path
+
+from diffdpo.config import RoundRun
+from diffdpo.progress import say
+from diffdpo.recipes import round as round_
+
+
+def run(cfg: RoundRun) -> Path:
+    began = time.monotonic()
+    out = round_.run(cfg)
+    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")
+    return out

@@ -1,0 +1,1 @@
+"""Training: from a batch to an optimiser step, exact in any layout."""

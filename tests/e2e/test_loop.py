@@ -1,0 +1,367 @@
+"""The whole loop on a random model and real files: every stage, its resumption, and what can go wrong."""
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.bundle import write_bundle
+from support.launch import run
+from typer.testing import CliRunner
+
+from diffdpo import audio
+from diffdpo.cli import app
+from diffdpo.data import tables
+from diffdpo.data.samples import KEY, TABLE
+from diffdpo.types import Clip
+
+pytestmark = pytest.mark.slow
+
+runner = CliRunner()
+
+
+def verb(*words, code=0):
+    """A verb in this process; the output of a mistake is one line."""
+    result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == code, result.stderr
+    if code == 2:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        return errors[0]
+    return result.stdout
+
+
+def song(seconds=6.0, hertz=220.0, rate=44100):
+    time = np.arange(int(seconds * rate)) / rate
+    wave = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in (1, 2, 3)) * 0.1
+    pulse = (np.sin(2 * np.pi * 2 * time) > 0.9) * np.random.default_rng(0).normal(0, 0.1, len(time))
+    return Clip(samples=np.stack([wave + pulse, wave - pulse]).astype(np.float32), sample_rate=rate)
+
+
+ALWAYS_WRITTEN = ("config.yaml", "manifest.json")
+
+
+def snapshot(folder):
+    """When each file was written."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ALWAYS_WRITTEN)
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def same_songs(one, two):
+    """The same samples with the same latents, but for rounding: batches of another size round otherwise."""
+    names = [{row["sample_id"] for row in tables.read(folder / TABLE, KEY)} for folder in (one, two)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        first, second = (load_file(f / "latents" / f"{name}.safetensors")["latents"] for f in (one, two))
+        assert torch.allclose(first, second, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, bundle):
+    """Songs, prompts and the words that name the random model."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "songs").mkdir()
+    audio.write(folder / "songs" / "one.flac", song())
+    audio.write(
+        folder / "songs" / "mono.wav", Clip(samples=song(4, 330, 22050).samples[:1], sample_rate=22050)
+    )
+    (folder / "songs" / "corrupt.ogg").write_bytes(b"OggS but no music")
+    (folder / "songs" / "empty.wav").write_bytes(b"")
+    audio.write(
+        folder / "songs" / "silent.flac", Clip(samples=np.zeros((2, 44100), np.float32), sample_rate=44100)
+    )
+    for name, texts in (
+        ("mining", ("slow rock", "fast metal")),
+        ("evaluation", ("dark ambient", "bright rock")),
+    ):
+        rows = [{"id": f"{name[0]}{i}", "text": text, "duration_s": 2 + i} for i, text in enumerate(texts)]
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder, ("model.name=tiny", f"model.args.bundle={bundle}")
+
+
+@pytest.fixture(scope="module")
+def prepared(world):
+    folder, model = world
+    verb("prepare", f"out={folder / 'data'}", f"songs={folder / 'songs'}", "valid_share=0", *model)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def mined(world):
+    """Samples, scores and pairs of the mining prompts."""
+    folder, model = world
+    words = ("per_prompt=4", "sampling.steps=3", *model)
+    verb("sample", f"out={folder / 'candidates'}", f"prompts={folder / 'mining.jsonl'}", *words)
+    verb("score", f"samples=[{folder / 'candidates'}]", f"out={folder / 'scores'}")
+    verb(
+        "mine", f"samples=[{folder / 'candidates'}]", f"scores={folder / 'scores'}", f"out={folder / 'pairs'}",
+        "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01",
+    )  # fmt: skip
+    return folder / "candidates", folder / "scores", folder / "pairs"
+
+
+def test_bad_songs_are_recorded_with_their_reason_and_the_rest_is_prepared(prepared):
+    rows = {row["id"]: row for row in tables.read(prepared / "songs.parquet", ("id",))}
+    assert {name for name, row in rows.items() if not row["error"]} == {"one", "mono"}
+    for name, says in (
+        ("corrupt", "cannot decode"),
+        ("empty", "cannot decode"),
+        ("silent", "silent from beginning"),
+    ):
+        assert says in rows[name]["error"]
+        assert name in rows[name]["error"]
+    assert rows["one"]["frames"] == -(-(6 * 44100) // 2048)
+    assert load_file(prepared / "latents" / "one.safetensors")["styles"].shape == (3, 1, 16)
+
+
+def test_preparing_again_adds_only_what_is_new(world, prepared):
+    folder, model = world
+    before = snapshot(prepared / "latents")
+    audio.write(folder / "songs" / "later.flac", song(3, 440))
+    verb("prepare", f"out={prepared}", f"songs={folder / 'songs'}", "valid_share=0", *model)
+    after = snapshot(prepared / "latents")
+    assert {p.stem for p in after.keys() - before.keys()} == {"later"}
+    assert all(after[path] == time for path, time in before.items())
+
+
+def test_songs_are_trained_on_and_the_result_samples(world, prepared):
+    folder, model = world
+    out = folder / "sft"
+    run(
+        "train", f"out={out}", f"data.songs={prepared}", "data.crop.min_frames=16", "data.crop.max_frames=32",
+        "objective.name=flow_matching", "train.steps=3", "train.global_batch=4", "train.per_device=2",
+        "train.learning_rate=1e-3", "train.inpaint={}", "train.dropout={style: 0.2, audio: 0.3}",
+        "train.ema=0.9", *model,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert list(out.glob("diffdpo/events*")), "TensorBoard is the default tracker"
+    network = out / "checkpoints" / "step-00000003" / "export"
+    words = (*model, f"model.args.network={network}", "sampling.steps=2", "audio=false")
+    verb("sample", f"out={folder / 'from-sft'}", f"prompts={folder / 'evaluation.jsonl'}", *words)
+
+
+def test_sampling_again_adds_nothing_and_a_lost_song_is_made_again_as_it_was(world, mined, tmp_path):
+    folder, model = world
+    candidates = mined[0]
+    again = ("sample", f"out={candidates}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", *model)
+    before = snapshot(candidates)
+    verb(*again, "sampling.steps=3")
+    assert set(snapshot(candidates)) == set(before)
+    copy = tmp_path / "copy"
+    shutil.copytree(candidates, copy)
+    (copy / "audio" / "m1.002.flac").unlink()
+    (copy / "latents" / "m1.002.safetensors").unlink()
+    verb(*again, f"out={copy}", "sampling.steps=3", "sampling.batch=1")
+    same_songs(candidates, copy)
+    assert (copy / "audio" / "m1.002.flac").is_file()
+
+
+def test_another_configuration_in_the_same_folder_is_refused(world, mined):
+    folder, model = world
+    error = verb(
+        "sample", f"out={mined[0]}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", *model, code=2
+    )
+    assert "was made with sampling.steps=3, this command says 32" in error
+
+
+def test_scoring_again_scores_nothing(mined):
+    candidates, scores, _ = mined
+    before = tables.read(scores / "scores.parquet", ("sha256", "axis"))
+    verb("score", f"samples=[{candidates}]", f"out={scores}")
+    assert tables.read(scores / "scores.parquet", ("sha256", "axis")) == before
+    axes = {row["axis"] for row in before}
+    assert {"harmony.key", "musicnn.typicality", "silence_ratio"} <= axes
+
+
+def test_shards_join_to_the_whole(world, mined):
+    folder, model = world
+    words = (
+        "sample",
+        f"prompts={folder / 'mining.jsonl'}",
+        "per_prompt=4",
+        "sampling.steps=3",
+        "shards=2",
+        *model,
+    )
+    for shard in range(2):
+        verb(*words, f"out={folder / 'shards'}", f"shard={shard}")
+    same_songs(mined[0], folder / "shards")
+
+
+def test_two_processes_make_the_same_songs_and_scores(world, mined):
+    folder, model = world
+    out = folder / "two"
+    run(
+        "sample", f"out={out}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", "sampling.steps=3", *model,
+        launcher="two",
+    )  # fmt: skip
+    assert json.loads((out / "manifest.json").read_text())["world"] == 2
+    same_songs(mined[0], out)
+
+
+def test_judges_cannot_be_mined_and_axes_must_exist(mined):
+    candidates, scores, _ = mined
+    words = ("mine", f"samples=[{candidates}]", f"scores={scores}", f"out={scores.parent / 'none'}")
+    assert "belongs to a judge" in verb(*words, "axes=[musicnn.typicality]", code=2)
+    assert "Did you mean 'harmony.key'?" in verb(*words, "axes=[harmony.kay]", code=2)
+
+
+def test_when_all_candidates_are_tied_there_are_no_pairs_and_that_is_said(world, mined):
+    candidates, scores, _ = mined
+    tied = scores.parent / "tied"
+    rows = [row | {"value": 1.0} for row in tables.read(scores / "scores.parquet", ("sha256", "axis"))]
+    rows = [
+        row | {"value": 0.0} if row["scorer"] == "gates" and row["axis"] != "seconds" else row for row in rows
+    ]
+    rows = [row | {"value": 9.0} if row["axis"] == "seconds" else row for row in rows]
+    tables.append(tied / "scores.parquet", rows)
+    words = ("mine", f"samples=[{candidates}]", f"scores={tied}", f"out={scores.parent / 'no-pairs'}")
+    assert "all candidates are tied" in verb(*words, code=2)
+
+
+def test_scores_that_are_not_numbers_take_their_song_out_of_mining(mined):
+    candidates, scores, pairs = mined
+    broken = scores.parent / "nan-scores"
+    rows = tables.read(scores / "scores.parquet", ("sha256", "axis"))
+    winners = {row["winner"] for row in tables.read(pairs / "pairs.parquet", ("winner",))}
+    by_id = {row["sample_id"]: row["sha256"] for row in tables.read(candidates / TABLE, KEY)}
+    bad = {by_id[name] for name in winners}
+    rows = [
+        r | {"value": float("nan")} if r["sha256"] in bad and r["axis"] == "harmony.key" else r for r in rows
+    ]
+    tables.append(broken / "scores.parquet", rows)
+    out = scores.parent / "nan-pairs"
+    words = ("rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01")
+    verb("mine", f"samples=[{candidates}]", f"scores={broken}", f"out={out}", *words)
+    found = tables.read(out / "pairs.parquet", ("winner",))
+    assert not winners & {name for row in found for name in (row["winner"], row["loser"])}
+
+
+def test_prompts_without_candidates_are_counted_not_fatal(world, mined):
+    folder, _ = world
+    candidates, scores, _ = mined
+    partial = folder / "partial"
+    shutil.copytree(candidates, partial)
+    rows = [row for row in tables.read(candidates / TABLE, KEY) if row["prompt_id"] == "m0"]
+    shutil.rmtree(partial / TABLE)
+    tables.append(partial / TABLE, rows)
+    out = folder / "partial-pairs"
+    words = ("rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01")
+    verb("mine", f"samples=[{partial}]", f"scores={scores}", f"out={out}", *words)
+    assert "no candidate was sampled" in json.loads((out / "manifest.json").read_text())["skipped"]["m1"]
+
+
+def test_latents_that_are_not_numbers_stop_training_with_the_file_and_the_remedy(world, mined):
+    folder, model = world
+    candidates, _, pairs = mined
+    copy, bad = folder / "bad-candidates", folder / "bad-pairs"
+    shutil.copytree(candidates, copy)
+    rows = tables.read(pairs / "pairs.parquet", ("winner",))
+    tables.append(bad / "pairs.parquet", [row | {"samples": "../bad-candidates"} for row in rows])
+    victim = copy / "latents" / f"{rows[0]['winner']}.safetensors"
+    tensors = load_file(victim)
+    tensors["latents"][3] = float("nan")
+    save_file(tensors, victim)
+    done = run(
+        "train", f"out={folder / 'bad-run'}", f"data.pairs={bad}", "train.steps=2", "train.global_batch=2",
+        "train.per_device=2", *model, fails=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{victim.name}: holds latents that are not numbers" in done.stderr
+
+
+def test_a_checkpoint_of_another_shape_is_refused(world, tmp_path):
+    folder, _ = world
+    other = write_bundle(tmp_path, dim=64)
+    shutil.copy(other / "network" / "diffusion_pytorch_model.safetensors", tmp_path / "weights")
+    config = json.loads((other / "network" / "config.json").read_text()) | {
+        "dim": 32,
+        "num_attention_heads": 2,
+    }
+    (other / "network" / "config.json").write_text(json.dumps(config))
+    error = verb(
+        "sample", f"out={tmp_path / 's'}", f"prompts={folder / 'mining.jsonl'}", "model.name=tiny",
+        f"model.args.bundle={other}", code=2,
+    )  # fmt: skip
+    assert "the weights are of another model" in error
+
+
+def test_a_half_written_part_is_named(mined, tmp_path):
+    candidates, scores, _ = mined
+    broken = tmp_path / "scores"
+    shutil.copytree(scores, broken)
+    part = next((broken / "scores.parquet").glob("*.parquet"))
+    (broken / "scores.parquet" / "part-00001-000000.parquet").write_bytes(part.read_bytes()[:100])
+    error = verb("mine", f"samples=[{candidates}]", f"scores={broken}", f"out={tmp_path / 'p'}", code=2)
+    assert "part-00001-000000.parquet: damaged" in error
+
+
+def test_an_output_that_cannot_be_written_is_one_line(world, tmp_path):
+    folder, model = world
+    (tmp_path / "file").write_text("")
+    words = ("sample", f"prompts={folder / 'mining.jsonl'}", *model)
+    assert "a file stands where a folder is needed" in verb(*words, f"out={tmp_path / 'file' / 'x'}", code=2)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(world, tmp_path, monkeypatch):
+    folder, model = world
+    words = (
+        "sample",
+        f"out={tmp_path / 's'}",
+        f"prompts={folder / 'mining.jsonl'}",
+        "sampling.steps=2",
+        "sampling.batch=1",
+    )
+    write, calls = audio.write, []
+
+    def full_on_the_second(path, clip):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, clip)
+
+    monkeypatch.setattr(audio, "write", full_on_the_second)
+    assert "no space left" in verb(*words, *model, code=2)
+    kept = snapshot(tmp_path / "s" / "audio")
+    assert len(kept) == 1
+    verb(*words, *model)
+    assert len(snapshot(tmp_path / "s" / "audio")) == 2
+    assert kept.items() <= snapshot(tmp_path / "s" / "audio").items()
+
+
+def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
+    folder, model = world
+    words = (
+        "round", f"out={folder / 'round'}", f"mining_prompts={folder / 'mining.jsonl'}",
+        f"evaluation_prompts={folder / 'evaluation.jsonl'}", "candidates=3", "rounds=2", "sampling.steps=2",
+        "train.steps=2", "train.global_batch=2", "train.per_device=2", "train.lora.rank=2", "train.trackers=[]",
+        "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01", "train.learning_rate=1e-3",
+        "long_song_s=5", "long_song_prompt=rock", *model,
+    )  # fmt: skip
+    run(*words)
+    report = json.loads((folder / "round" / "report" / "report.json").read_text())
+    roles = {axis["axis"]: axis["role"] for axis in report["axes"]}
+    assert roles["musicnn.typicality"] == "judge"
+    assert roles["harmony.key"] == "mined"
+    assert len(report["samples"]) == 4
+    page = (folder / "round" / "report" / "report.html").read_text()
+    assert "data:audio" in page
+    assert "http" not in page.split("<body")[1].split("<details")[0]
+    before = snapshot(folder / "round")
+    run(*words)
+    after = snapshot(folder / "round")
+    assert {p for p in after if after[p] != before.get(p) and "report" not in p.parts} == set()
+
+
+def test_evaluating_on_mined_prompts_is_refused(world, mined):
+    folder, _ = world
+    candidates, scores, pairs = mined
+    error = verb(
+        "evaluate", f"baseline={candidates}", f"aligned={candidates}", f"scores={scores}", f"pairs={pairs}",
+        f"out={folder / 'cheat'}", code=2,
+    )  # fmt: skip
+    assert "was mined for training" in error

@@ -1,0 +1,11 @@
+"""`diffdpo mine` from a checkout: python tools/mine_pairs.py CONFIG [KEY=VALUE]..."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
+
+from diffdpo.cli import app
+
+if __name__ == "__main__":
+    app(["mine", *sys.argv[1:]])
