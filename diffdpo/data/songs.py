@@ -26,10 +26,14 @@ class CropConfig:
     min_frames: int = 384
     max_frames: int = 384
     """Length of a crop, drawn uniformly between the two. A shorter song is taken whole."""
+    bucket: int = 1
+    """So many examples in a row share a length: set it to the global batch, and nothing is padded."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.max_frames:
             raise ValueError("crop needs 1 <= min_frames <= max_frames")
+        if self.bucket < 1:
+            raise ValueError(f"crop.bucket must be at least 1, got {self.bucket}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,8 @@ class Songs:
 
     def example(self, index: int, position: int) -> Crop:
         row, path = self.rows[index], self.folder / "latents" / f"{self.rows[index]['id']}.safetensors"
-        draws = {
-            p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-length", "crop-start", "style")
-        }
-        spread = self.crop.max_frames - self.crop.min_frames + 1
-        length = min(row["frames"], self.crop.min_frames + int(draws["crop-length"] * spread))
+        draws = {p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-start", "style")}
+        length = min(row["frames"], self._length(position))
         start = int(draws["crop-start"] * (row["frames"] - length + 1))
         styles = read_tensor(path, "styles")
         variants, windows, _ = styles.shape
@@ -81,6 +82,11 @@ class Songs:
             group=row["group"],
         )
         return Crop(latents=read_latents(path, start, start + length), prompt=prompt)
+
+    def _length(self, position: int) -> int:
+        """The crop length of a position, the same over its bucket."""
+        share = float(draw_uniform(self.seed, [position // self.crop.bucket], "crop-length"))
+        return self.crop.min_frames + int(share * (self.crop.max_frames - self.crop.min_frames + 1))
 
     def collate(self, examples: Sequence[Crop], positions: Sequence[int]) -> Batch:
         """Pad to the longest song of the micro-batch; what is padded counts nowhere."""

@@ -31,6 +31,10 @@ class Stft:
     size: int = 4096
     hop: int = 1024
 
+    def __post_init__(self) -> None:
+        if self.size % self.hop:
+            raise ValueError(f"the STFT size {self.size} must be a multiple of its hop {self.hop}")
+
     def window(self, like: Tensor) -> Float[Tensor, " {self.size}"]:
         return torch.hann_window(self.size, dtype=like.dtype, device=like.device)
 
@@ -46,9 +50,11 @@ class Stft:
         return audio / weight.clamp(min=1e-3)
 
     def _overlap_add(self, frames: Float[Tensor, "batch frame size"]) -> Float[Tensor, "batch sample"]:
-        length = (frames.shape[1] - 1) * self.hop + self.size
-        columns = frames.transpose(1, 2)
-        return F.fold(columns, (1, length), (1, self.size), stride=(1, self.hop))[:, 0, 0]
+        count, parts = frames.shape[1], self.size // self.hop
+        total = frames.new_zeros(len(frames), count + parts - 1, self.hop)
+        for part, piece in enumerate(frames.split(self.hop, dim=-1)):
+            total[:, part : part + count] += piece
+        return total.flatten(1)
 
 
 @cache

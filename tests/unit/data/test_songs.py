@@ -47,6 +47,13 @@ def test_crops_depend_on_the_position_alone(dataset):
     assert len({songs(dataset, min_frames=50).example(0, p).latents[0, 0].item() for p in range(9)}) > 1
 
 
+def test_a_bucket_of_examples_shares_a_length(dataset):
+    data = songs(dataset, min_frames=50, max_frames=150, bucket=4)
+    lengths = [len(data.example(0, position).latents) for position in range(16)]
+    assert [len(set(lengths[i : i + 4])) for i in range(0, 16, 4)] == [1, 1, 1, 1]
+    assert len(set(lengths)) > 2
+
+
 def test_a_song_shorter_than_the_crop_is_taken_whole(dataset):
     data = songs(dataset, min_frames=64, max_frames=64)
     crop = data.example(len(data) - 1, 3)

@@ -1,0 +1,75 @@
+"""Rules of the house that a machine can check."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "diffdpo").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").rglob("*.py"))
+LINES, FUNCTION_LINES = 320, 70
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def classes(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+OURS = {node.name for path in SOURCES for node in classes(ast.parse(path.read_text()))}
+ERRORS = {node.name for node in classes(ast.parse((ROOT / "diffdpo/errors.py").read_text()))}
+
+
+@pytest.mark.parametrize("path", SOURCES + TOOLS, ids=relative)
+def test_a_file_opens_with_what_it_is_for_and_stays_readable(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "every file opens with a sentence"
+    assert len(path.read_text().splitlines()) <= LINES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= FUNCTION_LINES, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_class_inherits_from_one_of_ours(path):
+    for node in classes(ast.parse(path.read_text())):
+        bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+        assert not bases & (OURS - ERRORS), f"{node.name}: wrap instead of subclassing"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_annotations_stay_checkable_at_run_time(path):
+    assert "from __future__ import annotations" not in path.read_text()
+
+
+def test_nothing_is_left_to_do_and_no_machine_is_named():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in tracked.split("\n"):
+        path = ROOT / name
+        if path.suffix not in (".py", ".md", ".yaml", ".toml", ".json", ".j2") or path == Path(__file__):
+            continue
+        text = path.read_text()
+        assert not re.search(r"\b(TODO|FIXME|XXX)\b", text), name
+        assert not re.search(r"(?<![\w.])/(home|root|work|Users)/\w", text), name
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, diffdpo, diffdpo.cli; assert not {'torch', 'numpy', 'omegaconf'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_configuration_reference_is_fresh():
+    done = subprocess.run(
+        [sys.executable, "tools/config_reference.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
