@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from diffdpo.types import Candidate, Pair
 
@@ -18,6 +18,7 @@ class Mined:
     skipped: Mapping[str, str]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A frozen dataclass whose fields are its thresholds and whose call is a pure function."""
 

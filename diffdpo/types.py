@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -127,6 +127,7 @@ class LossOutput:
     metrics: Mapping[str, Float[Tensor, " example"]] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function."""
 

@@ -1,9 +1,20 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests; and from here on every shape annotation of the package is checked when it is used."""
 
 from pathlib import Path
 
 import pytest
-from support.bundle import write_bundle
+from jaxtyping import install_import_hook
+
+CHECKED = (
+    "audio", "data", "encoders", "evaluation", "flow", "losses", "mining", "models", "randomness", "runs", "sampling",
+    "scorers", "statistics", "training", "types",
+)  # fmt: skip
+install_import_hook(
+    [f"diffdpo.{name}" for name in CHECKED],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do for a float
+)
+
+from support.bundle import write_bundle  # noqa: E402 - behind the hook
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ the same for every number of processes and every accumulation, and a resumed run
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from diffdpo.randomness import generator
 from diffdpo.types import Batch
 
 
+@runtime_checkable
 class Examples(Protocol):
     """A set of training examples: songs, or pairs."""
 

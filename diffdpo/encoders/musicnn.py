@@ -99,7 +99,7 @@ class Musicnn(nn.Module):
         embedding = self.dense_norm(self.dense(self.pool_norm(pooled)).relu())
         return Impression(tags=self.output(embedding).sigmoid(), embedding=embedding)
 
-    def describe(self, clips: Sequence[Float[Tensor, " sample"]]) -> Impression:
+    def describe(self, clips: Sequence[Float[Tensor, " _"]]) -> Impression:
         """One row a clip: the mean over its patches."""
         heard = [self.listen(samples) for samples in clips]
         return Impression(

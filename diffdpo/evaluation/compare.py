@@ -67,8 +67,8 @@ def effects(
         usable = [p for p in pairs if _finite(p.baseline.get(axis)) and _finite(p.aligned.get(axis))]
         if len(usable) < 2:
             continue
-        before = np.array([p.baseline[axis] for p in usable])
-        after = np.array([p.aligned[axis] for p in usable])
+        before = np.array([p.baseline[axis] for p in usable], dtype=np.float64)
+        after = np.array([p.aligned[axis] for p in usable], dtype=np.float64)
         found.append(
             AxisEffect(
                 axis=axis,

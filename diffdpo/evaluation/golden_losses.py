@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
@@ -53,8 +54,10 @@ def dpo(folder: Path) -> list[Case]:
 def check(name: str, case: Tensors, known: Known) -> list[Case]:
     """Loss and gradient of one file."""
     prediction = case["in.pred"].clone().requires_grad_()
-    target = flow.velocity(case["in.x0"], case["in.noise"])
-    outputs = Outputs(policy=errors(prediction, target), reference=errors(case["in.ref_pred"], target))
+    target = flow.velocity(flat(case["in.x0"]), flat(case["in.noise"]))
+    outputs = Outputs(
+        policy=errors(flat(prediction), target), reference=errors(flat(case["in.ref_pred"]), target)
+    )
     loss = known.objective(case)(outputs).loss.mean()
     loss.backward()
     assert prediction.grad is not None
@@ -64,11 +67,15 @@ def check(name: str, case: Tensors, known: Known) -> list[Case]:
     ]
 
 
-def errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of every sample, as [example, member]."""
-    one, two = (tensor.flatten(1)[..., None] for tensor in (prediction, target))
-    mask = torch.ones(one.shape[:2], dtype=torch.bool)
-    return rearrange(flow.masked_error(one, two, mask), "(member example) -> example member", member=2)
+def flat(tensor: Tensor) -> flow.Latents:
+    """Images and audio alike as one long frame axis."""
+    return tensor.flatten(1)[..., None]
+
+
+def errors(prediction: flow.Latents, target: flow.Latents) -> Float[Tensor, "example 2"]:
+    """Mean squared error of every sample."""
+    mask = torch.ones(prediction.shape[:2], dtype=torch.bool)
+    return rearrange(flow.masked_error(prediction, target, mask), "(member example) -> example member", member=2)
 
 
 def relative(ours: Tensor, golden: Tensor) -> float:

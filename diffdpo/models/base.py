@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -30,6 +30,7 @@ class LatentSpec:
         return max(1, int(seconds * self.frames_per_second))
 
 
+@runtime_checkable
 class SongModel(Protocol):
     """A latent diffusion song model, as trainer and sampler see it."""
 

@@ -1,24 +1,24 @@
 """The reference policy: the network before alignment, for nothing when adapters are trained."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
 class AdapterOff:
     """The policy with its adapters switched off is the reference; no second copy of the weights."""
 
-    accelerator: Accelerator
+    unwrap: Callable[[Any], Any]
+    """accelerator.unwrap_model: from what accelerate made of the network back to the network."""
 
     @contextmanager
     def of(self, network: Any) -> Iterator[Any]:
-        bare = self.accelerator.unwrap_model(network)
+        bare = self.unwrap(network)
         bare.disable_adapters()
         try:
             yield bare

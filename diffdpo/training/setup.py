@@ -79,7 +79,7 @@ def build_reference(
     if kind == "adapter_off" and lora is None:
         raise ConfigError("train.reference=adapter_off needs train.lora; without adapters use frozen_copy")
     if lora is not None and kind in ("auto", "adapter_off"):
-        return AdapterOff(accelerator)
+        return AdapterOff(accelerator.unwrap_model)
     return FrozenCopy.take(network, accelerator.device)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -17,6 +17,7 @@ from diffdpo.training.config import InpaintConfig, TrainConfig
 from diffdpo.types import Batch, FrameErrors, Objective, Outputs, Velocities
 
 
+@runtime_checkable
 class Reference(Protocol):
     """Where the reference policy comes from: adapters off, or a frozen copy."""
 

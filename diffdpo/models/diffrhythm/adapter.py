@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.types import Clip, Prompt
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Stereo audio at the model's rate <-> latents."""
 
@@ -25,12 +26,14 @@ class Codec(Protocol):
     def decode(self, latents: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "batch 2 sample"]: ...
 
 
+@runtime_checkable
 class StyleEncoder(Protocol):
     """Text, audio or both to one vector; zeros for nothing known."""
 
     def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " style"]: ...
 
 
+@runtime_checkable
 class LyricsEncoder(Protocol):
     """LRC or plain lyrics to timed lines of vocabulary tokens."""
 

@@ -18,11 +18,9 @@ from diffdpo.training.step import draw, outputs
 from diffdpo.types import Batch, Prompt
 
 
-class Bare:
+def itself(network):
     """Stands where accelerate would: one process has nothing to unwrap."""
-
-    def unwrap_model(self, network):
-        return network
+    return network
 
 
 @pytest.fixture
@@ -117,7 +115,7 @@ def test_dropout_is_drawn_per_example_and_keyed_by_position():
 def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_zero(model, dtype):
     add_lora(model.network, LoraConfig(rank=2), seed=0)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
-        seen = run(model, batch(), DPO(), AdapterOff(Bare()))
+        seen = run(model, batch(), DPO(), AdapterOff(itself))
     assert torch.equal(DPO()(seen).metrics["margin"], torch.zeros(4))
 
 
@@ -130,14 +128,14 @@ def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
         AnchoredDPO(beta=100.0)(run_).loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(Bare()), frozen))
+    off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(itself), frozen))
     assert torch.equal(off.reference, copy.reference)
     assert not torch.equal(off.policy, off.reference)
 
 
 def test_adapters_come_back_when_the_reference_fails(model):
     add_lora(model.network, LoraConfig(rank=2), seed=0)
-    with pytest.raises(RuntimeError), AdapterOff(Bare()).of(model.network):
+    with pytest.raises(RuntimeError), AdapterOff(itself).of(model.network):
         raise RuntimeError
     layer = model.network.transformer_blocks[0].self_attn.q_proj
     assert not layer.disable_adapters
@@ -166,6 +164,9 @@ def test_declared_needs_are_delivered(model):
     class Curious:
         batch_kind = "pair"
         needs = frozenset({"reference", "velocities", "frame_errors"})
+
+        def __call__(self, outputs):
+            raise AssertionError("only its needs are asked for")
 
     seen = run(model, batch(), Curious(), FrozenCopy.take(model.network, torch.device("cpu")))
     again = seen.frame_errors.policy.where(seen.mask, 0).sum(-1) / seen.mask.sum(-1)
