@@ -9,11 +9,14 @@ python tools/build_tiny.py network EXPORT OUT        the trained network, in hal
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
 from diffdpo.encoders.words import MEASURED, measure

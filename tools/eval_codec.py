@@ -6,6 +6,7 @@ musicnn embeddings, between excerpts and their reconstructions; speed of decodin
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import librosa
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
 from diffdpo.encoders import musicnn
@@ -42,6 +45,9 @@ def main() -> None:
     parser.add_argument("codec", type=Path, nargs="?", default=Path("diffdpo/assets/tiny/codec"))
     parser.add_argument("--split", default="test")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--ceiling", action="store_true", help="skip the network: true band magnitudes, phases made up"
+    )
     parser.add_argument("--keep", type=Path, help="folder for original and decoded excerpts")
     args = parser.parse_args()
     codec, listener = SpectralCodec.from_pretrained(args.codec).eval(), musicnn.load()
@@ -57,7 +63,10 @@ def main() -> None:
             original = clip.samples[:, :length]
             z = codec.encode(torch.from_numpy(original)[None])
             began = time.perf_counter()
-            decoded = codec.decode(z)[0].numpy()
+            if args.ceiling:
+                decoded = codec.synthesise(codec.analyse(torch.from_numpy(original)[None]))[0].numpy()
+            else:
+                decoded = codec.decode(z)[0].numpy()
             decode_s, decoded_s = decode_s + time.perf_counter() - began, decoded_s + length / RATE
             a, b = original.mean(0), decoded.mean(0)
             pair = [torch.from_numpy(librosa.resample(x, orig_sr=RATE, target_sr=16000)) for x in (a, b)]

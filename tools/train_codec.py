@@ -7,12 +7,15 @@ beside the weights. The same command again continues where the last one stopped,
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
 from diffdpo.models.spectral_codec import SpectralCodec

@@ -75,7 +75,9 @@ def flat(tensor: Tensor) -> flow.Latents:
 def errors(prediction: flow.Latents, target: flow.Latents) -> Float[Tensor, "example 2"]:
     """Mean squared error of every sample."""
     mask = torch.ones(prediction.shape[:2], dtype=torch.bool)
-    return rearrange(flow.masked_error(prediction, target, mask), "(member example) -> example member", member=2)
+    return rearrange(
+        flow.masked_error(prediction, target, mask), "(member example) -> example member", member=2
+    )
 
 
 def relative(ours: Tensor, golden: Tensor) -> float:
