@@ -1,14 +1,17 @@
 """The plumbing before the loop: accelerator, DeepSpeed, adapters, what is trained."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from peft import LoraConfig as PeftLora
 
 from diffdpo.data.stream import accumulation
 from diffdpo.errors import ConfigError
+from diffdpo.registry import pick
 from diffdpo.training.config import LoraConfig, TrainConfig
 from diffdpo.training.reference import AdapterOff, FrozenCopy
 from diffdpo.training.step import Reference
@@ -25,6 +28,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
     )
     if cfg.precision == "fp16" and cpu:
         raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
+    _check_trackers(cfg.trackers)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rounds = accumulation(cfg.global_batch, cfg.per_device, world)
     accelerator = Accelerator(
@@ -42,6 +46,15 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         settings["train_batch_size"] = cfg.global_batch
         settings["gradient_clipping"] = cfg.grad_clip
     return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """accelerate passes over a tracker it does not have; a run without its curves should not start."""
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        pick("tracker", LOGGER_TYPE_TO_CLASS, name)
+        if name not in available:
+            raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}, or leave it out")
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
@@ -71,7 +84,7 @@ def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
 
 
 def build_reference(
-    kind: str, objective: Objective, network: Any, accelerator: Accelerator, lora: LoraConfig | None
+    kind: str, objective: Objective, network: Any, accelerator: Any, lora: LoraConfig | None
 ) -> Reference | None:
     """What the objective needs, or None."""
     if "reference" not in objective.needs:

@@ -1,0 +1,37 @@
+"""What is refused before a run starts."""
+
+import pytest
+
+from diffdpo.errors import ConfigError
+from diffdpo.losses.dpo import DPO
+from diffdpo.losses.flow_matching import FlowMatching
+from diffdpo.models import MODELS
+from diffdpo.training.config import LoraConfig, TrainConfig
+from diffdpo.training.setup import add_lora, build_accelerator, build_reference, trainable
+
+
+def test_trackers_must_exist_and_be_installed(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown tracker 'tensorbord'. Did you mean 'tensorboard'\?"):
+        build_accelerator(TrainConfig(trackers=["tensorbord"]), str(tmp_path))
+    with pytest.raises(ConfigError, match="comet_ml is not installed"):
+        build_accelerator(TrainConfig(trackers=["comet_ml"]), str(tmp_path))
+
+
+def test_half_precision_needs_a_gpu(tmp_path):
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        build_accelerator(TrainConfig(precision="fp16", trackers=[]), str(tmp_path))
+
+
+def test_adapters_go_only_where_there_is_a_layer(bundle):
+    network = MODELS["tiny"](bundle=str(bundle)).load().network
+    with pytest.raises(ConfigError, match="no linear layer 'query'"):
+        add_lora(network, LoraConfig(targets=["query"]), seed=0)
+    add_lora(network, LoraConfig(rank=2, targets=["q_proj"]), seed=0)
+    assert sum(p.numel() for p in trainable(network)) == 2 * 2 * (2 * 32)  # two layers, two factors of 2 x 32
+
+
+def test_a_reference_is_built_only_when_needed_and_possible(bundle):
+    network = MODELS["tiny"](bundle=str(bundle)).load().network
+    assert build_reference("auto", FlowMatching(), network, None, None) is None
+    with pytest.raises(ConfigError, match=r"adapter_off needs train\.lora"):
+        build_reference("adapter_off", DPO(), network, None, None)
