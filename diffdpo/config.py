@@ -37,6 +37,10 @@ class Choice:
     args: dict[str, Any] = field(default_factory=dict)
 
 
+OFFLINE = ("harmony", "rhythm", "structure", "production", "musicnn")
+"""The scorers that need no download."""
+
+
 @dataclass
 class PrepareRun:
     """Songs to latents, styles and lyric tokens."""
@@ -83,9 +87,8 @@ class ScoreRun:
     """Folders that `sample` wrote."""
     out: str = MISSING
     """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
-    scorers: list[str] = field(
-        default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"]
-    )
+    scorers: list[Any] = field(default_factory=lambda: list(OFFLINE))
+    """Names, or {name: …, args: {…}} for those with arguments."""
 
 
 @dataclass
@@ -144,7 +147,7 @@ class EvaluateRun:
     training: str = ""
     """Run directory whose curves the report shows."""
     listen: int = 6
-    """Songs with players in the report: those with the worst change."""
+    """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = ""
     """One more song to hear."""
     long_song_caption: str = ""
@@ -171,9 +174,8 @@ class RoundRun:
     """Each round samples from, and is referenced to, the model of the round before."""
     licence: str = ""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    scorers: list[str] = field(
-        default_factory=lambda: ["harmony", "rhythm", "structure", "production", "musicnn"]
-    )
+    scorers: list[Any] = field(default_factory=lambda: list(OFFLINE))
+    """Names, or {name: …, args: {…}} for those with arguments."""
     axes: list[str] = field(default_factory=list)
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
     objective: Choice = field(default_factory=lambda: Choice("anchored_dpo"))
@@ -281,8 +283,17 @@ def check_model(choice: Choice) -> None:
     _plug_in("model", MODELS, choice)
 
 
-def build_scorer(name: str) -> Scorer:
-    return pick("scorer", SCORERS, name)()
+def build_scorers(entries: Sequence[Any]) -> dict[str, Scorer]:
+    """The scorers of a list of names and {name: …, args: {…}}, by name, their arguments checked."""
+    scorers: dict[str, Scorer] = {}
+    for entry in entries:
+        fields = {"name": entry} if isinstance(entry, str) else entry
+        merged = _merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(fields), "scorers")
+        choice = _to_object(Choice, merged, "scorers")
+        if choice.name in scorers:
+            raise ConfigError(f"scorers: {choice.name!r} is named twice")
+        scorers[choice.name] = _plug_in("scorer", SCORERS, choice)
+    return scorers
 
 
 def check(cfg: Any) -> None:
@@ -290,5 +301,4 @@ def check(cfg: Any) -> None:
     for kind, build in (("objective", build_objective), ("rule", build_rule), ("model", check_model)):
         if hasattr(cfg, kind):
             build(getattr(cfg, kind))
-    for name in getattr(cfg, "scorers", []):
-        pick("scorer", SCORERS, name)
+    build_scorers(getattr(cfg, "scorers", []))

@@ -50,6 +50,7 @@ class Bar:
     progress: Progress | None
     enabled: bool
     done: int = 0
+    """Items finished, those of an earlier run included: they do not count for the rate."""
     note: str = ""
     began: float = field(default_factory=time.monotonic)
     logged: float = field(default_factory=time.monotonic)
@@ -57,8 +58,9 @@ class Bar:
     """Whether the last line was already written."""
 
     def __post_init__(self) -> None:
+        self.before = self.done
         if self.progress is not None:
-            self.task = self.progress.add_task(self.label, total=self.total, note="")
+            self.task = self.progress.add_task(self.label, total=self.total, completed=self.done, note="")
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count items done; `note` is a short text behind the bar, such as the current loss."""
@@ -73,7 +75,7 @@ class Bar:
         """The line that stands in for the bar where there is no terminal."""
         self.logged = time.monotonic()
         self.complete = self.done >= self.total
-        speed = self.done / max(1e-9, self.logged - self.began)
+        speed = (self.done - self.before) / max(1e-9, self.logged - self.began)
         left = (self.total - self.done) / max(1e-9, speed)
         text = (
             f"{self.label}: {self.done}/{self.total}, {rate(speed, self.unit)}, {left:.0f} s left {self.note}"
@@ -82,10 +84,13 @@ class Bar:
 
 
 @contextmanager
-def bar(label: str, total: int, unit: str, *, enabled: bool = True) -> Iterator[Bar]:
-    """A progress bar on a terminal, a line every half minute elsewhere, nothing when not enabled."""
+def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
+    """A progress bar on a terminal, a line every half minute elsewhere, nothing when not enabled.
+
+    `done` of the `total` items were finished by an earlier run.
+    """
     if not (enabled and console.is_terminal):
-        plain = Bar(total, label, unit, None, enabled)
+        plain = Bar(total, label, unit, None, enabled, done)
         yield plain
         if enabled and total and not plain.complete:
             plain.log()
@@ -100,7 +105,7 @@ def bar(label: str, total: int, unit: str, *, enabled: bool = True) -> Iterator[
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        yield Bar(total, label, unit, progress, enabled)
+        yield Bar(total, label, unit, progress, enabled, done)
 
 
 def say(text: str, *, enabled: bool = True) -> None:

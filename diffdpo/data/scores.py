@@ -1,9 +1,11 @@
 """The scores table: raw values, found again by the hash of the sound and the identity of the scorer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from diffdpo.data import tables
+from diffdpo.errors import DataError
+from diffdpo.runs import MANIFEST, finished, read_json
 
 TABLE = "scores.parquet"
 KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "axis", "window")
@@ -15,8 +17,16 @@ Scores = dict[str, dict[str, float]]
 """For each sound (by hash) its value on every axis."""
 
 
-def read_scores(folder: Path, versions: Mapping[str, str]) -> Scores:
-    """All values of the current versions of some scorers (name to fingerprint), gates included."""
+def known_versions(folder: Path) -> dict[str, str]:
+    """The scorers that a finished `score` used here, each with its newest fingerprint."""
+    return dict(read_json(folder / MANIFEST)["scorers"]) if finished(folder) else {}
+
+
+def read_scores(folder: Path) -> Scores:
+    """All values by the newest version of every scorer that has worked here, gates included."""
+    versions = known_versions(folder)
+    if not versions:
+        raise DataError(f"{folder}: no finished scores here; run `diffdpo score` first")
     found: Scores = {}
     for row in tables.read(folder / TABLE, KEY):
         if versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == WHOLE:

@@ -17,7 +17,6 @@ from diffdpo.evaluation.compare import AxisEffect, Matched, effects, match, stan
 from diffdpo.evaluation.report import Comparison, Report, write_report
 from diffdpo.progress import say
 from diffdpo.recipes.common import workers
-from diffdpo.recipes.mine import current_versions
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -43,7 +42,7 @@ def run(cfg: EvaluateRun) -> Path:
 
 def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     before, after = open_samples(cfg.baseline), open_samples(cfg.aligned)
-    scores = read_scores(Path(cfg.scores), current_versions())
+    scores = read_scores(Path(cfg.scores))
     mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}
     mined = cfg.mined_axes or mining.get("axes", [])
     _check_not_mined(cfg, before)
@@ -111,7 +110,10 @@ def _report(
     training = [row for _, row in read_jsonl(Path(cfg.training) / METRICS)] if cfg.training else []
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
-        facts = {"Pairs mined": mining["pairs"], "Steps trained": len(training)} | facts
+        facts = {
+            "Pairs mined": mining["pairs"],
+            "Steps trained": training[-1]["step"] if training else 0,
+        } | facts
     return Report(
         title="Before and after alignment",
         facts={label: str(value) for label, value in facts.items()},

@@ -7,16 +7,14 @@ from diffdpo.config import MineRun, build_rule
 from diffdpo.data import tables
 from diffdpo.data.pairs import KEY, TABLE, pair_row
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import GATES, Scores, read_scores
+from diffdpo.data.scores import Scores, read_scores
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining import Rule
 from diffdpo.progress import say
 from diffdpo.recipes.common import claim, workers
-from diffdpo.recipes.score import GATES_VERSION
 from diffdpo.registry import closest
 from diffdpo.runs import finish, finished
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.base import fingerprint
 from diffdpo.scorers.gates import LIMITS, passes
 from diffdpo.types import Candidate
 
@@ -26,7 +24,7 @@ def run(cfg: MineRun) -> Path:
     rule = build_rule(cfg.rule)
     out = claim(cfg, group=group)
     if group.main and not finished(out):
-        scores = read_scores(Path(cfg.scores), current_versions())
+        scores = read_scores(Path(cfg.scores))
         axes = mined_axes(cfg.axes, scores)
         _mine(cfg, rule, axes, scores, out)
     group.barrier()
@@ -56,17 +54,6 @@ def _mine(cfg: MineRun, rule: Rule, axes: list[str], scores: Scores, out: Path) 
     tables.compact(out / TABLE, KEY)
     finish(out, pairs=len(rows), candidates=candidates, axes=axes, skipped=skipped)
     say(f"{len(rows)} pairs from {candidates} candidates, {len(skipped)} prompts without a pair")
-
-
-def current_versions() -> dict[str, str]:
-    """Fingerprints of all scorers that can be built here, as `score` writes them."""
-    versions = {GATES: GATES_VERSION}
-    for name, scorer in SCORERS.items():
-        try:
-            versions[name] = fingerprint(scorer())
-        except DataError:
-            continue  # its weights are not installed, so it has scored nothing here
-    return versions
 
 
 def mined_axes(asked: list[str], scores: Scores) -> list[str]:

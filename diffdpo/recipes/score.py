@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from diffdpo import audio
-from diffdpo.config import ScoreRun, build_scorer
+from diffdpo.config import ScoreRun, build_scorers
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
-from diffdpo.data.scores import GATES, KEY, TABLE, score_rows
+from diffdpo.data.scores import GATES, KEY, TABLE, known_versions, score_rows
 from diffdpo.errors import DataError
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import workers
@@ -21,7 +21,7 @@ GATES_VERSION = "1"
 
 
 def run(cfg: ScoreRun) -> Path:
-    scorers = {name: build_scorer(name) for name in cfg.scorers}
+    scorers = build_scorers(cfg.scorers)
     group, out = workers(), Path(cfg.out)
     sounds = _sounds(cfg.samples)
     known = {(row["sha256"], row["scorer"], row["fingerprint"]) for row in tables.read(out / TABLE, KEY)}
@@ -38,7 +38,13 @@ def run(cfg: ScoreRun) -> Path:
     group.barrier()
     if group.main:
         tables.compact(out / TABLE, KEY)
-        finish(out, sounds=len(sounds), scorers=versions, world=group.count)
+        finish(
+            out,
+            sounds=len(sounds),
+            scorers=known_versions(out) | versions,
+            licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
+            world=group.count,
+        )
     group.barrier()
     return out
 

@@ -22,6 +22,8 @@ class Scorer(Protocol):
     """Part of the cache key: raise it whenever the numbers change."""
     axes: ClassVar[tuple[str, ...]]
     """Names of the columns, unique over all scorers: 'family.quality'."""
+    licenses: ClassVar[tuple[str, ...]]
+    """Of learned weights; recorded beside the scores."""
     judge_only: ClassVar[bool]
     """A judge is held out: mining refuses its axes, so that somebody impartial watches the optimisation."""
 

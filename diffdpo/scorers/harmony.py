@@ -42,6 +42,7 @@ class Harmony:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("harmony.key", "harmony.tuning")
+    licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     weights_hash: ClassVar[str] = ""
 

@@ -43,6 +43,7 @@ class MusicnnTypicality:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("musicnn.typicality",)
+    licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
 
     @property

@@ -40,6 +40,7 @@ class Production:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("production.balance",)
+    licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     weights_hash: ClassVar[str] = ""
 

@@ -36,6 +36,7 @@ class Rhythm:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("rhythm.pulse", "rhythm.tempo")
+    licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     weights_hash: ClassVar[str] = ""
 

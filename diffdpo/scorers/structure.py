@@ -41,6 +41,7 @@ class Structure:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("structure.form",)
+    licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     weights_hash: ClassVar[str] = ""
 

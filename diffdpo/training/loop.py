@@ -67,8 +67,7 @@ def fit(job: Job, save_extra: Callable[[Path], None]) -> int:
         workers=cfg.workers,
         pin=accelerator.device.type == "cuda",
     )
-    with bar("train", cfg.steps, "step", enabled=accelerator.is_main_process) as progress:
-        progress.advance(first)
+    with bar("train", cfg.steps, "step", done=first, enabled=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             began = time.monotonic()
             row = {"step": step + 1, **_step(job, step, stream)}

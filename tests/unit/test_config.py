@@ -75,3 +75,23 @@ def test_the_printed_configuration_loads_again_as_itself(tmp_path):
     cfg = config.load(config.TrainRun, None, ["out=x", "train.lora={rank: 4}", "train.dropout={style: 0.1}"])
     (tmp_path / "again.yaml").write_text(config.to_yaml(cfg))
     assert config.load(config.TrainRun, tmp_path / "again.yaml") == cfg
+
+
+def test_scorers_are_names_or_names_with_arguments():
+    scorers = config.build_scorers(["rhythm", {"name": "harmony", "args": {}}])
+    assert list(scorers) == ["rhythm", "harmony"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "complaint"),
+    [
+        (["rythm"], "Did you mean 'rhythm'"),
+        ([{"name": "rhythm", "args": {"sped": 1}}], "unknown key 'sped'"),
+        ([{"nmae": "rhythm"}], "unknown key 'nmae'. Did you mean 'name'"),
+        (["rhythm", "rhythm"], "named twice"),
+        ([{"args": {}}], "no value for name"),
+    ],
+)
+def test_a_scorer_that_cannot_be_built_is_a_configuration_error(entries, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        config.build_scorers(entries)

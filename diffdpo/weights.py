@@ -1,0 +1,73 @@
+"""Other people's published weights: on disk or on the hub, under a licence that is shown."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from diffdpo.errors import DataError
+from diffdpo.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Weights that somebody released: where, and under which terms."""
+
+    name: str
+    """What people call them: "MuQ-large"."""
+    repo: str
+    """Hub id: "OpenMuQ/MuQ-large-msd-iter"."""
+    license: str
+    """SPDX identifier, or the licence's name."""
+    noncommercial: bool = False
+    """The licence forbids commercial use: the user has to say that it is accepted."""
+
+
+def find(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
+    """A file of published weights. `where` is the file, its folder, a hub id, or "" for where it was published.
+
+    The licence is shown before anything is fetched. DataError if it forbids commercial use and was not accepted,
+    if the file is not there, or if the hub cannot be reached.
+    """
+    if published.noncommercial and not accept_noncommercial:
+        raise DataError(
+            f"{published.name} is under {published.license}, for non-commercial use only; "
+            "if that is what you do, set accept_noncommercial=true in its args"
+        )
+    local = Path(where) if where else None
+    if local is not None and local.is_file():
+        return local
+    if local is not None and local.is_dir():
+        if not (local / file).is_file():
+            raise DataError(f"{local / file}: no such file; expected {published.name} here")
+        return local / file
+    if where and (where.count("/") != 1 or where.startswith((".", "/", "~"))):
+        raise DataError(f"{where}: no such file or folder, and not a hub id; expected {published.name}")
+    return _download(published, where or published.repo, file)
+
+
+def _download(published: Published, repo: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    cached = try_to_load_from_cache(repo, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    say(f"fetching {published.name} from {repo}; licence: {published.license}")
+    try:
+        return Path(hf_hub_download(repo, file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{repo}/{file} could not be fetched ({reason}); fetch it elsewhere and give its path instead"
+        ) from None
+
+
+@cache
+def sha256_of(path: Path) -> str:
+    """Hash of a weights file: part of the cache key of whatever it computes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
