@@ -4,6 +4,7 @@ python tools/build_tiny.py style  MANIFEST OUT       style.json: words, and terc
 python tools/build_tiny.py codec  CODEC OUT          the trained codec, in half precision
 python tools/build_tiny.py seed   OUT                a fresh network to be trained
 python tools/build_tiny.py network EXPORT OUT        the trained network, in half precision
+python tools/build_tiny.py songs  MANIFEST OUT       SONGS.md: what it was trained on, by whom, under which licence
 """
 
 import argparse
@@ -59,6 +60,21 @@ def style(manifest: Path, out: Path) -> None:
     (out / "style.json").write_text(json.dumps({"thirds": thirds, "words": words}, indent=1) + "\n")
 
 
+def songs(manifest: Path, out: Path) -> None:
+    """The attribution that the songs' licences ask for."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [
+        "# Songs",
+        "",
+        "The tiny model was trained on the songs marked train; the others were held out. Thanks to their authors.",
+        "",
+        "| Song | Licence | Split |",
+        "|---|---|---|",
+        *sorted(f"| {row['attribution'].replace('|', '/')} | {row['license']} | {row['split']} |" for row in rows),
+    ]
+    (out / "SONGS.md").write_text("\n".join(lines) + "\n")
+
+
 def halve(folder: Path) -> None:
     """Store a model's weights in half precision; they are computed with in fp32."""
     for path in folder.glob("*.safetensors"):
@@ -69,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("style", "codec", "seed", "network"))
+    parser.add_argument("what", choices=("style", "codec", "seed", "network", "songs"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
     out = args.paths[-1]
@@ -78,6 +94,8 @@ def main() -> None:
     elif args.what == "codec":
         SpectralCodec.from_pretrained(args.paths[0]).save_pretrained(out / "codec")
         halve(out / "codec")
+    elif args.what == "songs":
+        songs(args.paths[0], out)
     elif args.what == "seed":
         torch.manual_seed(0)
         DiffRhythmTransformer(**NETWORK).save_pretrained(out / "network")
