@@ -70,7 +70,9 @@ def songs(manifest: Path, out: Path) -> None:
         "",
         "| Song | Licence | Split |",
         "|---|---|---|",
-        *sorted(f"| {row['attribution'].replace('|', '/')} | {row['license']} | {row['split']} |" for row in rows),
+        *sorted(
+            f"| {row['attribution'].replace('|', '/')} | {row['license']} | {row['split']} |" for row in rows
+        ),
     ]
     (out / "SONGS.md").write_text("\n".join(lines) + "\n")
 
