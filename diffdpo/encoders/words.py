@@ -39,7 +39,7 @@ SYNONYMS = {
 }  # fmt: skip
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
-"""Key profiles of Krumhansl & Kessler 1982."""
+"""Key profiles: how well each pitch class fits a key on C (probe tones: Krumhansl & Kessler 1982)."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,9 @@ import librosa
 import numpy as np
 from jaxtyping import Float
 
+from diffdpo.encoders.words import MAJOR, MINOR
 from diffdpo.scorers.features import SAMPLE_RATE, each, mono
 from diffdpo.types import Clip
-
-MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-"""How well each pitch class fits a key on C (probe tones: Krumhansl & Kessler 1982)."""
 
 STFT = 4096
 HOP = 1024
