@@ -178,7 +178,7 @@ class RoundRun:
     """Names, or {name: …, args: {…}} for those with arguments."""
     axes: list[str] = field(default_factory=list)
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
-    objective: Choice = field(default_factory=lambda: Choice("anchored_dpo"))
+    objective: Choice = field(default_factory=lambda: Choice("dpo", {"anchor": 0.2}))
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     long_song_s: float = 0.0

@@ -117,6 +117,8 @@ class Outputs:
     score: Float[Tensor, "example member"] | None = None
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
+    running: Mapping[str, float] = field(default_factory=dict)
+    """What the objective's `update` made of earlier steps; the same on all processes."""
 
 
 @dataclass(frozen=True, kw_only=True)

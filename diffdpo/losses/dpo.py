@@ -1,69 +1,123 @@
-"""Flow-DPO (Liu et al. 2025, VideoAlign, with constant beta), after Diffusion-DPO (Wallace et al. 2023, eq. 14)."""
+"""Flow-DPO (Liu et al. 2025, VideoAlign, with constant beta), after Diffusion-DPO (Wallace et al. 2023, eq. 14).
 
-from collections.abc import Mapping
+One margin, any link, and the remedies against a winner whose error rises: anchors and the SDPO safeguard.
+"""
+
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.losses.links import LINKS, LinkOptions
+from diffdpo.losses.margin import (
+    Reduction,
+    TimestepWeight,
+    elements,
+    masked_square,
+    pair_metrics,
+    present,
+    timestep_weight,
+)
+from diffdpo.losses.safeguard import attenuate, pair_scale
 from diffdpo.types import BatchKind, LossOutput, Need, Outputs
 
 
 @dataclass(frozen=True)
 class DPO:
-    """-log sigmoid(margin): push the winner's error down *relative to the reference*.
+    """Push the winner's error down *relative to the reference*, and the loser's up.
 
-    margin = -(beta/2) [(policy_w - reference_w) - (policy_l - reference_l)], one a pair, where each term is a
-    mean squared velocity error per latent element. So beta is per element, not per song: the length of the
-    song does not change it. (diffusers and MR-FlowDPO write beta without the half: theirs is half of ours.)
+    The implicit reward of a song is h = (beta/2) (reference's error - policy's error), the margin z is the
+    winner's minus the loser's, and the plain loss is -log sigmoid(z). Errors are mean squared velocity errors
+    per latent element, so beta is per element, not per song: the length of the song does not change it.
+    (diffusers and MR-FlowDPO write beta without the half: theirs is half of ours.)
     """
 
     batch_kind: ClassVar[BatchKind] = "pair"
-    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     beta: float = 2000.0
+    link: str = "sigmoid"
+    """From rewards to loss. One of sigmoid, robust, hinge, ipo, bco, nca, apo_zero, apo_down, exo, dmpo, sppo,
+    discopop."""
     label_smoothing: float = 0.0
-    """Fraction of pairs believed to be labelled the wrong way round (cDPO); 0 is plain DPO."""
+    """Fraction of pairs believed to be labelled the wrong way round (cDPO, robust, exo)."""
+    anchor: float = 0.0
+    """Weight of the winner's error itself (CRPO: TangoFlux, Hung et al. 2024, eq. 6, with 1; 0.1 elsewhere)."""
+    winner_hinge: float = 0.0
+    """Weight of max(0, winner's error - reference's), in units of beta/2 (DPOP: Pal et al. 2024, eq. 3)."""
+    velocity_anchor: float = 0.0
+    """Weight of the mean squared distance of the policy's velocities from the reference's, both songs."""
+    safeguard: float | None = None
+    """mu of Diffusion-SDPO: the loser is pushed so gently that the winner's error falls by mu of what it could."""
+    timestep_weight: TimestepWeight = "constant"
+    timestep_clip: float = 5.0
+    """Of clipped_elbo."""
+    reduction: Reduction = "mean"
+    """mean: beta is per latent element; per_frame and sum: beta is per song, and must fall with its length."""
+    certainty_margin: bool = False
+    """A soft label p scales the margin by 10 (2p - 1), as SmPO does, instead of mixing both orders."""
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
             raise ValueError(f"beta must be positive, got {self.beta}")
+        if self.link not in LINKS:
+            raise ValueError(f"link must be one of {', '.join(LINKS)}, got {self.link!r}")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing}")
+        for name in ("anchor", "winner_hinge", "velocity_anchor"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.safeguard is not None and not 0 <= self.safeguard <= 1:
+            raise ValueError(f"safeguard must be in [0, 1], got {self.safeguard}")
+        if self.timestep_clip <= 0:
+            raise ValueError(f"timestep_clip must be positive, got {self.timestep_clip}")
+        if self.timestep_weight == "theory":
+            warnings.warn(
+                "timestep_weight=theory, (1-t)², leaves high noise all but unrestrained: expect reward hacking "
+                "(VideoAlign, table 4); constant or clipped_elbo are safe",
+                stacklevel=2,
+            )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        tensors = self.velocity_anchor > 0 or self.safeguard is not None or self.reduction == "sum"
+        return frozenset({"reference", "velocities"} if tensors else {"reference"})
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        logit = margin(outputs, self.beta)
-        certainty = 1.0 if outputs.soft_label is None else outputs.soft_label
-        keep = certainty * (1 - self.label_smoothing) + (1 - certainty) * self.label_smoothing
-        loss = -keep * F.logsigmoid(logit) - (1 - keep) * F.logsigmoid(-logit)
-        return LossOutput(loss=loss, metrics=pair_metrics(outputs, logit))
+        policy, held_back = outputs.policy, None
+        if self.safeguard is not None:
+            held_back = pair_scale(outputs, self.safeguard)
+            policy = attenuate(policy, held_back)
+        weight = timestep_weight(self.timestep_weight, self.timestep_clip, outputs.t)
+        scale = self.beta / 2 * weight * elements(outputs, self.reduction)
+        rewards = scale * (present(outputs.reference) - policy)
+        loss = self._preference(rewards, outputs.soft_label)
+        loss = loss + self.anchor * outputs.policy[:, 0]
+        if self.winner_hinge:
+            loss = loss + self.winner_hinge * torch.relu(-rewards[:, 0])
+        metrics = dict(pair_metrics(outputs, rewards[:, 0] - rewards[:, 1]))
+        if self.velocity_anchor:
+            distance = self._distance(outputs)
+            loss, metrics["velocity_distance"] = loss + self.velocity_anchor * distance, distance.detach()
+        if held_back is not None:
+            metrics["loser_scale"] = held_back
+        return LossOutput(loss=loss, metrics=metrics)
 
+    def _preference(
+        self, rewards: Float[Tensor, "pair 2"], certainty: Float[Tensor, " pair"] | None
+    ) -> Float[Tensor, " pair"]:
+        """The link, under both orders where the label is soft."""
+        link, options = LINKS[self.link], LinkOptions(beta=self.beta, smoothing=self.label_smoothing)
+        winner, loser = rewards.unbind(1)
+        if certainty is None:
+            return link(winner, loser, options)
+        if self.certainty_margin:
+            sure = 10 * (2 * certainty - 1)
+            return link(sure * winner, sure * loser, options)
+        return certainty * link(winner, loser, options) + (1 - certainty) * link(loser, winner, options)
 
-def gains(outputs: Outputs) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
-    """How far the policy's error lies below the reference's, for winner and loser."""
-    assert outputs.reference is not None, "the objective did not declare that it needs the reference"
-    winner, loser = (outputs.reference - outputs.policy).unbind(1)
-    return winner, loser
-
-
-def margin(outputs: Outputs, beta: float) -> Float[Tensor, " pair"]:
-    """The implicit reward of the winner over the loser, in logits."""
-    winner, loser = gains(outputs)
-    return beta / 2 * (winner - loser)
-
-
-def pair_metrics(outputs: Outputs, logit: Float[Tensor, " pair"]) -> Mapping[str, Float[Tensor, " pair"]]:
-    """What to watch: accuracy alone hides that both errors can rise, the loser's only faster."""
-    winner, loser = gains(outputs)
-    logit = logit.detach()
-    return {
-        "margin": logit,
-        "accuracy": (logit > 0).float(),
-        "winner_gain": winner.detach(),
-        "loser_gain": loser.detach(),
-        "winner_error": outputs.policy[:, 0].detach(),
-        "loser_error": outputs.policy[:, 1].detach(),
-        "gradient_factor": (-logit).sigmoid(),
-    }
+    def _distance(self, outputs: Outputs) -> Float[Tensor, " pair"]:
+        velocities = present(outputs.velocities)
+        return masked_square(velocities.policy - present(velocities.reference), outputs).mean(1)

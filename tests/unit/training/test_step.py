@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffdpo.losses.anchored_dpo import AnchoredDPO
 from diffdpo.losses.dpo import DPO
 from diffdpo.losses.flow_matching import FlowMatching
 from diffdpo.models import MODELS
@@ -124,8 +123,8 @@ def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
     add_lora(model.network, LoraConfig(rank=2), seed=0)
     optimizer = torch.optim.AdamW([p for p in model.network.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
-        run_ = run(model, batch(), AnchoredDPO(beta=100.0), frozen)
-        AnchoredDPO(beta=100.0)(run_).loss.mean().backward()
+        run_ = run(model, batch(), DPO(beta=100.0, anchor=1.0), frozen)
+        DPO(beta=100.0, anchor=1.0)(run_).loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(itself), frozen))
