@@ -131,7 +131,11 @@ class LossOutput:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function."""
+    """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function.
+
+    One that depends on earlier steps has `update(running, means)` too: from what it kept so far, and the means of
+    its metrics over a step and all processes, to what the next step finds in `Outputs.running`.
+    """
 
     @property
     def batch_kind(self) -> BatchKind: ...

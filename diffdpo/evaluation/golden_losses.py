@@ -142,6 +142,8 @@ def check(name: str, case: Tensors) -> list[Case]:
         return check_link(name, link, case) if link else [Case(name, covered=False)]
     if name.startswith("sdpo_lambda_active"):
         return check_scale(name, case)
+    if found := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
+        return check_auto_beta(name, case, found[1])
     for pattern, known in FAMILIES.items():
         if found := re.fullmatch(pattern, name):
             return check_objective(name, case, known, "".join(found.groups()))
@@ -213,6 +215,36 @@ def check_scale(name: str, case: Tensors) -> list[Case]:
     winner, loser = (case["in.pred"] - case["in.target"]).double().flatten().chunk(2)
     scale = loser_scale(winner, loser, number(case, "mu"))
     return [Case(f"{name} out.lam", relative(scale, case["out.lam"]), SINGLE)]
+
+
+def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
+    """SimpleTuner's beta from the size of margins: at the first step, and after one with margins twice as large.
+
+    It computes in fp32; so do we, since the margins are small differences of large sums.
+    """
+    mask = case["in.mask"].flatten(1).float()
+    counts = {
+        "masked_mean": mask.sum(1),
+        "mean": mask.new_full((len(mask),), mask.shape[1]),
+        "sum": mask.sum(1) ** 0,
+    }
+
+    def error(key: str) -> Tensor:
+        squares = (case[key].float() - case["in.target"].float()).flatten(1) ** 2
+        return ((squares * mask).sum(1) / counts[reduction]).unflatten(0, (2, -1)).T
+
+    objective = DPO(target_factor=0.2, fixed_steps=0, margin_decay=0.99, beta_range=(1e-9, 1e9))
+    policy, reference = error("in.pred"), error("in.ref_pred")
+    size = objective(Outputs(policy=policy, reference=reference, running={"margin_size": 1.0}))
+    first = objective.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
+    second = objective.update(first, {"margin_size": 2 * first["margin_size"]})
+    loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
+    betas = torch.tensor([objective.beta_at(running) for running in (first, second)])
+    theirs = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
+    return [
+        Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),
+        Case(f"{name} auto beta", relative(betas, theirs), SINGLE),
+    ]
 
 
 def flat(tensor: Tensor) -> flow.Latents:

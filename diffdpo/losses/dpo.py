@@ -3,7 +3,9 @@
 One margin, any link, and the remedies against a winner whose error rises: anchors and the SDPO safeguard.
 """
 
+import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,23 +58,38 @@ class DPO:
     """Of clipped_elbo."""
     reduction: Reduction = "mean"
     """mean: beta is per latent element; per_frame and sum: beta is per song, and must fall with its length."""
+    target_factor: float = 0.0
+    """0: beta is fixed. In (0, 0.5): after `fixed_steps` beta is set such that a margin of average size has this
+    gradient factor sigmoid(-z), so that no pull saturates whatever the size of the model's errors."""
+    fixed_steps: int = 50
+    """Steps with the given beta first: where the policy equals its reference, any beta would do."""
+    margin_decay: float = 0.99
+    """Of the running mean of the margin's size."""
+    beta_range: tuple[float, float] = (10.0, 20000.0)
     certainty_margin: bool = False
     """A soft label p scales the margin by 10 (2p - 1), as SmPO does, instead of mixing both orders."""
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ValueError(f"beta must be positive, got {self.beta}")
-        if self.link not in LINKS:
-            raise ValueError(f"link must be one of {', '.join(LINKS)}, got {self.link!r}")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing}")
-        for name in ("anchor", "winner_hinge", "velocity_anchor"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.safeguard is not None and not 0 <= self.safeguard <= 1:
-            raise ValueError(f"safeguard must be in [0, 1], got {self.safeguard}")
-        if self.timestep_clip <= 0:
-            raise ValueError(f"timestep_clip must be positive, got {self.timestep_clip}")
+        low, high = self.beta_range
+        wrong = {
+            f"beta must be positive, got {self.beta}": self.beta <= 0,
+            f"link must be one of {', '.join(LINKS)}, got {self.link!r}": self.link not in LINKS,
+            f"label_smoothing must be in [0, 0.5), got {self.label_smoothing}": not 0
+            <= self.label_smoothing
+            < 0.5,
+            f"safeguard must be in [0, 1], got {self.safeguard}": not 0 <= (self.safeguard or 0) <= 1,
+            f"target_factor must be in [0, 0.5), got {self.target_factor}": not 0 <= self.target_factor < 0.5,
+            f"margin_decay must be in [0, 1), got {self.margin_decay}": not 0 <= self.margin_decay < 1,
+            f"beta_range must be two positive numbers in order, got {self.beta_range}": not 0 < low <= high,
+            f"timestep_clip must be positive, got {self.timestep_clip}": self.timestep_clip <= 0,
+            "anchor, winner_hinge and velocity_anchor must not be negative": min(
+                self.anchor, self.winner_hinge, self.velocity_anchor
+            )
+            < 0,
+        }
+        for complaint, applies in wrong.items():
+            if applies:
+                raise ValueError(complaint)
         if self.timestep_weight == "theory":
             warnings.warn(
                 "timestep_weight=theory, (1-t)², leaves high noise all but unrestrained: expect reward hacking "
@@ -91,13 +108,17 @@ class DPO:
             held_back = pair_scale(outputs, self.safeguard)
             policy = attenuate(policy, held_back)
         weight = timestep_weight(self.timestep_weight, self.timestep_clip, outputs.t)
-        scale = self.beta / 2 * weight * elements(outputs, self.reduction)
-        rewards = scale * (present(outputs.reference) - policy)
-        loss = self._preference(rewards, outputs.soft_label)
+        beta = self.beta_at(outputs.running)
+        changes = weight * elements(outputs, self.reduction) * (present(outputs.reference) - policy)
+        rewards = beta / 2 * changes
+        loss = self._preference(rewards, outputs.soft_label, beta)
         loss = loss + self.anchor * outputs.policy[:, 0]
         if self.winner_hinge:
             loss = loss + self.winner_hinge * torch.relu(-rewards[:, 0])
         metrics = dict(pair_metrics(outputs, rewards[:, 0] - rewards[:, 1]))
+        if self.target_factor:
+            metrics["margin_size"] = (changes[:, 0] - changes[:, 1]).abs().detach()
+            metrics["beta"] = torch.full_like(metrics["margin_size"], beta)
         if self.velocity_anchor:
             distance = self._distance(outputs)
             loss, metrics["velocity_distance"] = loss + self.velocity_anchor * distance, distance.detach()
@@ -105,11 +126,27 @@ class DPO:
             metrics["loser_scale"] = held_back
         return LossOutput(loss=loss, metrics=metrics)
 
+    def beta_at(self, running: Mapping[str, float]) -> float:
+        """The fixed beta, or -2 logit(target_factor) over the running size of the margin (SimpleTuner's)."""
+        if not self.target_factor or running.get("steps", 0) < self.fixed_steps or not running["margin_size"]:
+            return self.beta
+        logit = math.log(self.target_factor / (1 - self.target_factor))
+        low, high = self.beta_range
+        return min(high, max(low, -2 * logit / running["margin_size"]))
+
+    def update(self, running: Mapping[str, float], means: Mapping[str, float]) -> Mapping[str, float]:
+        """What the next step has to know of this one's means over all processes."""
+        if not self.target_factor:
+            return {}
+        before = running.get("margin_size", means["margin_size"])
+        size = self.margin_decay * before + (1 - self.margin_decay) * means["margin_size"]
+        return {"steps": running.get("steps", 0) + 1, "margin_size": size}
+
     def _preference(
-        self, rewards: Float[Tensor, "pair 2"], certainty: Float[Tensor, " pair"] | None
+        self, rewards: Float[Tensor, "pair 2"], certainty: Float[Tensor, " pair"] | None, beta: float
     ) -> Float[Tensor, " pair"]:
         """The link, under both orders where the label is soft."""
-        link, options = LINKS[self.link], LinkOptions(beta=self.beta, smoothing=self.label_smoothing)
+        link, options = LINKS[self.link], LinkOptions(beta=beta, smoothing=self.label_smoothing)
         winner, loser = rewards.unbind(1)
         if certainty is None:
             return link(winner, loser, options)

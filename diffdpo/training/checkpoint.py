@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def save(
     folder: Path,
     step: int,
     facts: dict[str, Any],
+    running: Mapping[str, float],
     extra: Callable[[Path], None],
     keep: int,
 ) -> Path:
@@ -37,7 +38,7 @@ def save(
     final = publish(
         folder / f"step-{step:08d}",
         write,
-        {"step": step, **facts},
+        {"step": step, "running": dict(running), **facts},
         is_main=accelerator.is_main_process,
         barrier=accelerator.wait_for_everyone,
     )
@@ -47,8 +48,13 @@ def save(
     return final
 
 
-def load(accelerator: Accelerator, checkpoint: Path, facts: dict[str, Any]) -> int:
-    """Restore a state into prepared objects and return its step. CheckpointError when it is another run's."""
+def load(
+    accelerator: Accelerator, checkpoint: Path, facts: dict[str, Any]
+) -> tuple[int, Mapping[str, float]]:
+    """Restore a state into prepared objects; its step, and what the objective keeps of earlier steps.
+
+    CheckpointError when it is another run's.
+    """
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     for name, value in facts.items():
         if manifest.get(name) != value:
@@ -57,4 +63,4 @@ def load(accelerator: Accelerator, checkpoint: Path, facts: dict[str, Any]) -> i
                 "use another out directory, or delete the checkpoint to start over"
             )
     accelerator.load_state(str(checkpoint / "state"))
-    return int(manifest["step"])
+    return int(manifest["step"]), manifest.get("running", {})

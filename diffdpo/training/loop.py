@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def fit(job: Job, save_extra: Callable[[Path], None]) -> int:
     cfg, accelerator = job.cfg, job.accelerator
     folder = job.folder / "checkpoints"
     newest = checkpoint.latest(folder)
-    first = checkpoint.load(accelerator, newest, job.facts) if newest else 0
+    first, running = checkpoint.load(accelerator, newest, job.facts) if newest else (0, {})
     metrics = Metrics(job.folder, keep_until=first) if accelerator.is_main_process else None
     stream = batches(
         job.examples,
@@ -70,14 +70,18 @@ def fit(job: Job, save_extra: Callable[[Path], None]) -> int:
     with bar("train", cfg.steps, "step", done=first, enabled=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             began = time.monotonic()
-            row = {"step": step + 1, **_step(job, step, stream)}
+            means = _step(job, step, stream, running)
+            running = update(job.objective, running, means)
+            row = {"step": step + 1, **means}
             row["seconds"] = time.monotonic() - began
             _refuse_nonfinite(row, checkpoint.latest(folder))
             if metrics is not None and (step + 1) % cfg.log_every == 0:
                 metrics.write(row)
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step + 1)
             if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
-                checkpoint.save(accelerator, folder, step + 1, job.facts, save_extra, cfg.keep_checkpoints)
+                checkpoint.save(
+                    accelerator, folder, step + 1, job.facts, running, save_extra, cfg.keep_checkpoints
+                )
             progress.advance(1, note=f"loss {row['loss']:.4f}")
     return cfg.steps - first
 
@@ -93,7 +97,15 @@ def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[li
         )
 
 
-def _step(job: Job, step: int, stream: Iterator[Batch]) -> dict[str, float]:
+def update(
+    objective: Objective, running: Mapping[str, float], means: Mapping[str, float]
+) -> Mapping[str, float]:
+    """What the objective keeps of earlier steps; most keep nothing."""
+    keep = getattr(objective, "update", None)
+    return keep(running, means) if keep else running
+
+
+def _step(job: Job, step: int, stream: Iterator[Batch], running: Mapping[str, float]) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = job.cfg, job.accelerator
     rate = learning_rate(cfg, step)
@@ -107,7 +119,7 @@ def _step(job: Job, step: int, stream: Iterator[Batch]) -> dict[str, float]:
             random = _draw(batch, cfg, job.seed)
             with accelerator.autocast():
                 seen = outputs(job.model, job.policy, job.reference, batch, job.objective, random)
-            result = job.objective(seen)
+            result = job.objective(replace(seen, running=running))
             accelerator.backward(
                 (result.loss * batch.weight).mean()
             )  # under DeepSpeed this is also the update

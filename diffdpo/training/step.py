@@ -97,7 +97,7 @@ def outputs(
         return rearrange(values, "(member example) ... -> example member ...", member=members)
 
     per_frame = {name: flow.frame_errors(v, target) for name, v in predicted.items()}
-    errors = {name: unstack(flow.masked_mean(e, mask)) for name, e in per_frame.items()}
+    errors: dict[str, Any] = {name: unstack(flow.masked_mean(e, mask)) for name, e in per_frame.items()}
     wants_velocities, wants_frames = "velocities" in objective.needs, "frame_errors" in objective.needs
     return Outputs(
         **errors,

@@ -12,7 +12,10 @@ from diffdpo.flow import masked_error
 from diffdpo.losses import OBJECTIVES
 from diffdpo.losses.dpo import DPO
 from diffdpo.losses.flow_matching import FlowMatching
+from diffdpo.losses.kto import KTO
 from diffdpo.losses.links import LINKS
+from diffdpo.losses.nft import NFT
+from diffdpo.losses.safeguard import loser_scale
 from diffdpo.types import Outputs, Velocities
 
 value = st.floats(0.01, 2.0)
@@ -193,3 +196,93 @@ def test_a_step_lowers_the_winners_error_and_not_the_losers(name):
 def test_wrong_hyper_parameters_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         DPO(**bad)
+
+
+def test_auto_beta_gives_an_average_margin_the_gradient_factor_asked_for():
+    objective = DPO(beta=500.0, target_factor=0.2, fixed_steps=2, margin_decay=0.0, beta_range=(1.0, 1e6))
+    running: dict[str, float] = {}
+    betas = []
+    for _ in range(4):
+        result = objective(replace(pair(0.2, 0.9, 0.3, 0.7), running=running))
+        betas.append(result.metrics["beta"].item())
+        running = objective.update(running, {name: v.mean().item() for name, v in result.metrics.items()})
+    assert betas[:2] == [500.0, 500.0]  # fixed at first
+    assert betas[2] == pytest.approx(2 * math.log(4) / 0.3)  # -2 logit(0.2) / |0.1 + 0.2|
+    assert result.metrics["gradient_factor"].item() == pytest.approx(0.2)
+
+
+def test_auto_beta_stays_in_its_range_and_survives_a_margin_of_zero():
+    objective = DPO(target_factor=0.2, fixed_steps=0, beta_range=(10.0, 5000.0))
+    assert objective.beta_at({"steps": 1, "margin_size": 1e-9}) == 5000.0
+    assert objective.beta_at({"steps": 1, "margin_size": 1e3}) == 10.0
+    assert objective.beta_at({"steps": 1, "margin_size": 0.0}) == objective.beta
+
+
+def test_the_safeguard_keeps_the_winner_from_getting_worse():
+    """A gradient step on the predictions themselves, where the guarantee is exact to first order."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(1, 2, 8, 4, generator=generator, dtype=torch.float64)
+    off = torch.randn(1, 1, 8, 4, generator=generator, dtype=torch.float64)
+    start = target + off * torch.tensor([0.1, 0.5])[None, :, None, None]  # the loser is far off, the same way
+
+    def winner_change(mu):
+        prediction = start.clone().requires_grad_()
+        errors = ((prediction - target) ** 2).mean((2, 3))
+        outputs = Outputs(
+            policy=errors,
+            reference=errors.detach(),
+            mask=torch.ones(1, 2, 8, dtype=torch.bool),
+            velocities=Velocities(policy=prediction, target=target, reference=start),
+        )
+        DPO(beta=4.0, safeguard=mu)(outputs).loss.sum().backward()
+        pull = prediction.grad[:, 0] + prediction.grad[:, 1]  # what shared weights would feel
+        winner = 2 * (start - target)[:, 0]
+        return -(pull * winner).sum().item(), winner.square().sum().item()
+
+    assert winner_change(None)[0] > 0  # unguarded, the winner's error rises
+    change, most = winner_change(0.25)
+    factor = 4.0 / 2 * 0.5 / (8 * 4)  # of the loss's gradient at margin zero, a mean over elements
+    assert change == pytest.approx(-0.25 * factor * most)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1))
+def test_the_scale_is_between_nothing_and_all(seed, mu):
+    winner, loser = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scale = loser_scale(winner, loser, mu)
+    assert 0 <= scale <= 1
+    change = -(winner @ winner - scale * (winner @ loser))
+    assert change <= -mu * winner @ winner + 1e-9
+
+
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_kto_sees_the_mean_gain_of_the_step_before():
+    objective = KTO(beta=10.0)
+    policy = torch.tensor([[0.2], [0.4]], dtype=torch.float64)
+    reference = torch.full((2, 1), 0.5, dtype=torch.float64)
+    outputs = Outputs(
+        policy=policy, reference=reference, score=torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    )
+    first = objective(outputs)
+    assert first.loss.tolist() == pytest.approx([logistic(-3), logistic(1)])
+    running = objective.update({}, {"gain": first.metrics["gain"].mean().item()})
+    assert running == {"reference_point": pytest.approx(0.2)}
+    second = objective(replace(outputs, running=running))
+    assert second.loss.tolist() == pytest.approx([logistic(-1), logistic(-1)])
+    assert objective.update({}, {"gain": -1.0}) == {"reference_point": 0.0}
+
+
+def test_nft_of_an_average_song_pulls_nowhere_when_policy_and_old_agree():
+    objective = NFT(kl=0.0)
+    outputs = replace(seen(objective), score=torch.zeros(6, 4, dtype=torch.float64))
+    velocities = vars(outputs.velocities) | {"old": outputs.velocities.policy.detach()}
+    outputs = replace(outputs, velocities=Velocities(**velocities))
+    gradient = torch.autograd.grad(objective(outputs).loss.sum(), outputs.velocities.policy)[0]
+    assert gradient.abs().max() < 1e-15
+
+
+def test_theory_weighting_warns():
+    with pytest.warns(UserWarning, match="reward hacking"):
+        DPO(timestep_weight="theory")
