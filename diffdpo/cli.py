@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-lyrics_app = typer.Typer(help="Check lyrics before singing them.", no_args_is_help=True)
+lyrics_app = typer.Typer(help="Check lyrics before singing them, or give them times.", no_args_is_help=True)
 app.add_typer(lyrics_app, name="lyrics")
 
 ConfigFile = Annotated[
@@ -129,12 +129,32 @@ def demo(path: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun =
 def lyrics_check(
     path: Annotated[str, typer.Argument(help="An LRC file")],
     duration: Annotated[float | None, typer.Option(help="Length of the song in seconds")] = None,
+    vocab: Annotated[
+        str,
+        typer.Option(help="The checkpoint's vocab.json: show phonemes", envvar="DIFFDPO_DIFFRHYTHM_VOCAB"),
+    ] = "",
+    language: Annotated[str | None, typer.Option(help="en or zh, for lines of digits")] = None,
 ) -> None:
     """Show the lines that would be sung, and what is wrong with the others."""
     with one_line_errors():
         from diffdpo.recipes.lyrics import check
 
-        check(path, duration)
+        check(path, duration, vocab, language)
+
+
+@lyrics_app.command("plan")
+def lyrics_plan(
+    path: Annotated[str, typer.Argument(help="Lyrics, one line each; [verse] and [chorus] tags if you like")],
+    duration: Annotated[float, typer.Option(help="Length of the song in seconds")],
+    tempo: Annotated[float, typer.Option(help="Beats a minute")] = 100.0,
+    out: Annotated[str, typer.Option(help="The LRC file to write; without, it is printed")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write over an LRC that exists")] = False,
+) -> None:
+    """Give every line of untimed lyrics a time: an LRC to edit and to sing."""
+    with one_line_errors():
+        from diffdpo.recipes.lyrics import make_plan
+
+        make_plan(path, duration, tempo, out, force)
 
 
 def _version(show: bool) -> None:

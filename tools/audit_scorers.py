@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy import ndimage, signal
 
 from diffdpo import audio
+from diffdpo.config import OFFLINE
 from diffdpo.errors import UserError
 from diffdpo.registry import pick
 from diffdpo.scorers import SCORERS
@@ -157,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, help="songs; at least two, for a spread between them")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the excerpt of each")
-    parser.add_argument("--scorers", default=",".join(SCORERS), help="names, comma-separated")
+    parser.add_argument("--scorers", default=",".join(OFFLINE), help="names, comma-separated")
     arguments = parser.parse_args()
     if len(arguments.files) < 2 or not math.isfinite(arguments.seconds) or arguments.seconds <= 0:
         parser.error("needs at least two files and a positive length")

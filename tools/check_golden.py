@@ -4,17 +4,22 @@ Prints the largest error of every case. Exit code 0: all within tolerance; 1: so
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo.errors import DataError, UserError
-from diffdpo.evaluation import golden, golden_losses
+from diffdpo.evaluation import golden, golden_audiobox, golden_losses, golden_lyrics, golden_scorers
 
 KINDS = {
     "diffrhythm": golden.diffrhythm,
     "dpo": golden_losses.dpo,
+    "muq": golden_scorers.muq,
+    "songeval": golden_scorers.songeval,
+    "audiobox": golden_audiobox.audiobox,
+    "lyrics": golden_lyrics.lyrics,
 }
 
 
@@ -22,7 +27,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the project with a folder of golden numbers.")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--vocab", type=Path, help="of lyrics: the published vocab.json")
     args = parser.parse_args()
+    if args.vocab:
+        os.environ["DIFFDPO_DIFFRHYTHM_VOCAB"] = str(args.vocab)
     try:
         cases = KINDS[args.kind](args.folder)
         if not any(case.covered for case in cases):

@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
+from diffdpo.config import OFFLINE
 from diffdpo.data.prompts import read_prompts
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.distances import kernel_distance, median_bandwidth
@@ -51,7 +52,7 @@ def samples(model: SongModel, prompts: Path, per_prompt: int, cfg: SamplingConfi
 
 def describe(clips: Sequence[Clip], listener: musicnn.Musicnn) -> tuple[dict[str, float], np.ndarray]:
     """Means of all axes, and the musicnn embedding of each three-second patch."""
-    scorers = [scorer() for scorer in SCORERS.values()]
+    scorers = [SCORERS[name]() for name in OFFLINE]
     heard = [canonical(clip) for clip in clips]
     values = {}
     for scorer in scorers:

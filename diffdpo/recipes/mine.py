@@ -56,6 +56,10 @@ def _mine(cfg: MineRun, rule: Rule, axes: list[str], scores: Scores, out: Path) 
     say(f"{len(rows)} pairs from {candidates} candidates, {len(skipped)} prompts without a pair")
 
 
+NOT_QUALITY = {"audiobox.pc"}
+"""Axes that are mined only when they are asked for: more complex is not better."""
+
+
 def mined_axes(asked: list[str], scores: Scores) -> list[str]:
     """The axes to mine, checked: they exist, and none belongs to a judge."""
     scored = {axis for values in scores.values() for axis in values}
@@ -68,7 +72,7 @@ def mined_axes(asked: list[str], scores: Scores) -> list[str]:
             raise ConfigError(
                 f"no scores on the axis {axis!r}.{closest(axis, known)} Known: {', '.join(known)}."
             )
-    axes = asked or [axis for axis in known if axis not in judges]
+    axes = asked or [axis for axis in known if axis not in judges | NOT_QUALITY]
     if not axes:
         raise DataError("there are no scores to mine; run `diffdpo score` first")
     return axes

@@ -19,6 +19,7 @@ from diffdpo.data.prompts import in_share
 from diffdpo.data.songs import KEY, TABLE
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models.base import SongModel
+from diffdpo.models.diffrhythm.lyrics import untimed
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
@@ -135,6 +136,8 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         "duration_s": 0.0, "lyric_lines": "[]", "error": "",
     }  # fmt: skip
     try:
+        if song.lyrics and untimed(song.lyrics):
+            raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         clip = audio.read(song.audio)
         if audio.loudness(clip) < audio.SILENCE_LUFS:
             raise DataError(f"{song.audio}: silent from beginning to end; replace or remove the file")
@@ -142,7 +145,14 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         latents = model.encode(clip)
         if not torch.isfinite(latents).all():
             raise DataError(f"{song.audio}: its latents are not numbers")
-        prompt = model.embed(Prompt(id=song.id, lyrics=song.lyrics or None, duration_s=clip.seconds))
+        prompt = model.embed(
+            Prompt(
+                id=song.id,
+                lyrics=song.lyrics or None,
+                language=song.language or None,
+                duration_s=clip.seconds,
+            )
+        )
     except DataError as error:
         return row | {"error": str(error)}
     styles = style_windows(model, clip, song.text, cfg.style_window_s)

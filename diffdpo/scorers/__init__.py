@@ -1,10 +1,12 @@
 """Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS."""
 
+from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
+from diffdpo.scorers.songeval import SongEval
 from diffdpo.scorers.structure import Structure
 
 SCORERS: dict[str, type[Scorer]] = {
@@ -13,4 +15,6 @@ SCORERS: dict[str, type[Scorer]] = {
     "structure": Structure,
     "production": Production,
     "musicnn": MusicnnTypicality,
+    "songeval": SongEval,
+    "audiobox": Audiobox,
 }

@@ -65,7 +65,10 @@ class DiffRhythm:
             style = self.style.embed(prompt.text, clip)
         if lines is None and prompt.lyrics:
             if self.lyrics is None:
-                raise DataError(f"prompt {prompt.id!r}: this model cannot sing; leave the lyrics out")
+                raise DataError(
+                    f"prompt {prompt.id!r}: this model was loaded without a vocabulary and cannot sing; set "
+                    "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
+                )
             lines = self.lyrics.lines(prompt.lyrics, prompt.language, prompt.duration_s)
         return replace(prompt, style=style, lyric_lines=lines)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from diffdpo import audio
+from diffdpo.config import OFFLINE
 from diffdpo.errors import DataError
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import fingerprint
@@ -176,7 +177,7 @@ def test_opposite_phase_is_worse_than_mono_and_mono_worse_than_stereo(song):
 # --- the contract
 
 
-DSP = tuple(name for name in SCORERS if not SCORERS[name].judge_only)
+DSP = tuple(name for name in OFFLINE if not SCORERS[name].judge_only)
 
 
 def test_axes_are_unique_and_only_musicnn_judges():
@@ -185,7 +186,7 @@ def test_axes_are_unique_and_only_musicnn_judges():
     assert [name for name in SCORERS if SCORERS[name].judge_only] == ["musicnn"]
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_no_gain_changes_a_score(name, song):
     song = clip(song.samples[:, : 6 * song.sample_rate], song.sample_rate)
     expected = list(score(name, song).values())
@@ -194,7 +195,7 @@ def test_no_gain_changes_a_score(name, song):
         assert list(score(name, louder).values()) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_a_batch_scores_like_each_clip_alone(name, song):
     clips = [canonical(c) for c in (song, clip(noise(2.0)), clip(progression(C_MAJOR)))]
     scorer = SCORERS[name]()
@@ -204,7 +205,7 @@ def test_a_batch_scores_like_each_clip_alone(name, song):
     assert scorer([]).shape == (0, len(scorer.axes))
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_silence_scores_lowest(name, song):
     scorer = SCORERS[name]()
     silence, *others = scorer([canonical(c) for c in (clip(np.zeros((2, 2 * RATE))), song, clip(noise(5.0)))])
@@ -232,7 +233,7 @@ SOUNDS: dict[str, Callable[[int], np.ndarray]] = {
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", OFFLINE)
 @pytest.mark.parametrize("sound", SOUNDS)
 def test_every_odd_sound_gets_finite_scores_without_a_warning(name, sound):
     scorer = SCORERS[name]()

@@ -1,0 +1,129 @@
+"""Long songs in pieces: windows that overlap and are joined where both have seen enough.
+
+Everything a convolutional autoencoder computes for a frame depends on a few frames on either side, its reach. What
+stands at least that far inside a window comes out as it would from the whole song; the rest is thrown away. So a
+song of any length needs the memory of one window, and where the joins lie cannot be heard.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Window(NamedTuple):
+    """Frames `start … stop` are computed, `first … last` of them are used; neighbours share the fade."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """How a song is cut, in latent frames. The defaults are those published with DiffRhythm, but for the fade."""
+
+    size: int = 128
+    """Frames of a window."""
+    overlap: int = 32
+    """Frames that neighbouring windows share."""
+    fade: int = 8
+    """Frames in the middle of an overlap over which one window fades into the next, linearly; 0: a hard cut."""
+
+    def __post_init__(self) -> None:
+        if not self.overlap >= self.fade >= 0 or self.size <= self.overlap + self.fade:
+            raise ValueError(
+                f"chunks need overlap >= fade >= 0 and more frames than the two together, "
+                f"got overlap={self.overlap}, fade={self.fade}, size={self.size}"
+            )
+        if self.overlap % 2 or self.fade % 2:
+            raise ValueError(
+                f"overlap={self.overlap} and fade={self.fade} must be even: half goes either way"
+            )
+
+    @property
+    def context(self) -> int:
+        """Frames that a window computes beyond what is used of it, on either side."""
+        return (self.overlap - self.fade) // 2
+
+    def windows(self, length: int) -> list[Window]:
+        """Windows of equal size, the last one moved back to the end of the song; a short song is one window."""
+        if length <= self.size:
+            return [Window(0, length, 0, length)]
+        starts = [*range(0, length - self.size, self.size - self.overlap), length - self.size]
+        joins = [self._join(one, other) for one, other in pairwise(starts)]
+        half = self.fade // 2
+        firsts = [0, *(join - half for join in joins)]
+        lasts = [*(join + half for join in joins), length]
+        return [
+            Window(start, start + self.size, first, last)
+            for start, first, last in zip(starts, firsts, lasts, strict=True)
+        ]
+
+    def _join(self, start: int, following: int) -> int:
+        """Where the window at `start` gives way to the one at `following`.
+
+        They differ for the last window only, which may begin right behind its neighbour: then a fade must stay
+        clear of the fade before it, while the published cut takes the new window as soon as it can.
+        """
+        return start + self.size - self.overlap // 2 if self.fade else following + self.overlap // 2
+
+
+CUTS = {
+    "cross_fade": Chunks(),
+    "published": Chunks(fade=0),
+}
+"""`published`: the hard cut of the original implementation, window by window."""
+
+
+def reaching(frames: int) -> Chunks:
+    """Cross-faded chunks in which everything that is used has seen `frames` frames on either side."""
+    default = CUTS["cross_fade"]
+    overlap = max(default.overlap, 2 * frames + default.fade)
+    return Chunks(size=max(default.size, 2 * overlap), overlap=overlap, fade=default.fade)
+
+
+def stream(
+    run: Callable[[int, int], Float[Tensor, "*batch place"]],
+    length: int,
+    chunks: Chunks,
+    *,
+    per_frame: int = 1,
+) -> Iterator[Float[Tensor, "*batch _"]]:
+    """Consecutive pieces of what `run(0, length)` would give, from `run(start, stop)` on windows of frames.
+
+    `run` answers with `per_frame` places a frame on its last axis: samples in decoding, one in encoding.
+    """
+    rising = (torch.arange(chunks.fade * per_frame) + 0.5) / (chunks.fade * per_frame or 1)
+    faded: Tensor | None = None
+    for start, stop, first, last in chunks.windows(length):
+        made = run(start, stop)
+        if made.shape[-1] != (stop - start) * per_frame:
+            raise ValueError(f"{stop - start} frames gave {made.shape[-1]} places, not {per_frame} a frame")
+        used = made[..., (first - start) * per_frame : (last - start) * per_frame]
+        if faded is not None:
+            ahead, used = used.tensor_split([faded.shape[-1]], dim=-1)
+            yield torch.lerp(faded, ahead, rising.to(ahead))
+        if last < length and chunks.fade:
+            used, behind = used.tensor_split([-chunks.fade * per_frame], dim=-1)
+            faded = behind.clone()  # a view would keep the whole window
+        yield used
+
+
+def assemble(pieces: Iterator[Float[Tensor, "*batch _"]], total: int) -> Float[Tensor, "*batch {total}"]:
+    """Pieces in a row, on the CPU and in fp32, without a second copy of them all."""
+    whole: Tensor | None = None
+    place = 0
+    for piece in pieces:
+        if whole is None:
+            whole = torch.empty(*piece.shape[:-1], total)
+        whole[..., place : place + piece.shape[-1]] = piece
+        place += piece.shape[-1]
+    if whole is None or place != total:
+        raise ValueError(f"the pieces have {place} places together, not {total}")
+    return whole
