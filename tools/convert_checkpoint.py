@@ -67,6 +67,7 @@ def convert(args: argparse.Namespace) -> None:
             f"always builds {HEADS}, so no published file can hold it"
         )
     state = checkpoint.state if args.keep_adapter else merged(checkpoint, adapters)
+    state = {name: state[name] for name in network.state_dict()}  # in the published order
     if args.dtype != "keep":
         for name in list(state):  # one by one: the old tensor goes when the new one is there
             state[name] = state[name].to(DTYPES[args.dtype])
