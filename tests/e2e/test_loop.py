@@ -219,6 +219,7 @@ def test_when_all_candidates_are_tied_there_are_no_pairs_and_that_is_said(world,
     ]
     rows = [row | {"value": 9.0} if row["axis"] == "seconds" else row for row in rows]
     tables.append(tied / "scores.parquet", rows)
+    shutil.copy(scores / "manifest.json", tied)
     words = ("mine", f"samples=[{candidates}]", f"scores={tied}", f"out={scores.parent / 'no-pairs'}")
     assert "all candidates are tied" in verb(*words, code=2)
 
@@ -234,6 +235,7 @@ def test_scores_that_are_not_numbers_take_their_song_out_of_mining(mined):
         r | {"value": float("nan")} if r["sha256"] in bad and r["axis"] == "harmony.key" else r for r in rows
     ]
     tables.append(broken / "scores.parquet", rows)
+    shutil.copy(scores / "manifest.json", broken)
     out = scores.parent / "nan-pairs"
     words = ("rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01")
     verb("mine", f"samples=[{candidates}]", f"scores={broken}", f"out={out}", *words)
