@@ -79,7 +79,14 @@ def masked_square(
 ) -> Float[Tensor, "example member"]:
     """Mean square over the frames that count and all channels, in at least fp32."""
     wide = difference.to(torch.promote_types(difference.dtype, torch.float32))
-    per_frame = (wide**2).mean(-1)
+    return masked_mean(wide**2, outputs)
+
+
+def masked_mean(
+    values: Float[Tensor, "example member frame channel"], outputs: Outputs
+) -> Float[Tensor, "example member"]:
+    """Mean over the frames that count and all channels."""
+    per_frame = values.mean(-1)
     if outputs.mask is None:
         return per_frame.mean(-1)
     return per_frame.where(outputs.mask, 0).sum(-1) / outputs.mask.sum(-1).clamp(min=1)

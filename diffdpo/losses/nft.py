@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.losses.margin import masked_square, present
+from diffdpo.losses.margin import masked_mean, masked_square, present
 from diffdpo.types import BatchKind, LossOutput, Need, Outputs
 
 
@@ -61,14 +61,5 @@ class NFT:
     ) -> Float[Tensor, "example member"]:
         """Mean square of t·error, by which the song pointed back to is off, over its own mean size."""
         off = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
-        size = _mean(off.detach().abs(), outputs).clamp(min=1e-5)
-        return _mean(off**2, outputs) / size
-
-
-def _mean(
-    values: Float[Tensor, "example member frame channel"], outputs: Outputs
-) -> Float[Tensor, "example member"]:
-    per_frame = values.mean(-1)
-    if outputs.mask is None:
-        return per_frame.mean(-1)
-    return per_frame.where(outputs.mask, 0).sum(-1) / outputs.mask.sum(-1).clamp(min=1)
+        size = masked_mean(off.detach().abs(), outputs).clamp(min=1e-5)
+        return masked_mean(off**2, outputs) / size
