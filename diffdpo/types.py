@@ -47,6 +47,8 @@ class Prompt:
     duration_s: float = 10.0
     start: float = 0.0
     """Where this excerpt begins in its song, as a fraction of the song; 0 for whole songs."""
+    axis: str = ""
+    """The axis this song is to be good on, for models aligned on a union of axes; empty for none in particular."""
     group: str = ""
     """Defaults to a hash of what is asked for."""
 
@@ -76,9 +78,15 @@ class Batch:
     positions: tuple[int, ...]
     """Place of each example in the training stream: the key of all its randomness."""
     weight: Float[Tensor, " example"]
+    ids: tuple[str, ...] = ()
+    """Names of the examples, the same whenever one comes round again: the key of what is cached about it."""
+    visits: tuple[int, ...] = ()
+    """How often each example has come round before."""
     soft_label: Float[Tensor, " example"] | None = None
     """Probability that the member called winner really is the better one."""
     score: Float[Tensor, "example member"] | None = None
+    span: Bool[Tensor, "example frame"] | None = None
+    """The frames a preference is about; all of them for an example that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +123,7 @@ class Outputs:
     mask: Bool[Tensor, "example member frame"] | None = None
     soft_label: Float[Tensor, " example"] | None = None
     score: Float[Tensor, "example member"] | None = None
+    span: Bool[Tensor, "example frame"] | None = None
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
     running: Mapping[str, float] = field(default_factory=dict)
@@ -168,3 +177,8 @@ class Pair:
     margins: Mapping[str, float]
     """Winner minus loser on every axis, in standard deviations within the prompt."""
     soft_label: float = 1.0
+    """Probability that the winner really is the better one."""
+    axis: str = ""
+    """The axis the pair was chosen on; empty when several decided together."""
+    spans: tuple[tuple[float, float], ...] = ()
+    """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""

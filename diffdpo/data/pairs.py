@@ -93,4 +93,6 @@ def pair_row(pair: Pair, samples: Path, table: Path) -> tables.Row:
         "rule": pair.rule,
         "margins": json.dumps(dict(pair.margins), sort_keys=True),
         "soft_label": pair.soft_label,
+        "axis": pair.axis,
+        "spans": json.dumps(pair.spans),
     }
