@@ -16,6 +16,8 @@ from torch import Tensor
 
 Latents = Float[Tensor, "batch frame channel"]
 Times = Float[Tensor, " batch"]
+Grid = Float[Tensor, "grid batch"]
+"""The times a solver visits, for each song; in fp64, since some networks count them from the other end."""
 Velocity = Callable[[Latents, Times], Latents]
 
 
@@ -94,13 +96,13 @@ class Timesteps:
 def euler(
     velocity_at: Velocity,
     noise: Latents,
-    times: Float[Tensor, " grid"],
+    times: Grid,
     on_step: Callable[[int, Latents], None] | None = None,
 ) -> Latents:
     """Follow the flow from `noise` at times[0] to times[-1] (1 to 0 for a song) in straight steps."""
     x = noise
     for step, (now, then) in enumerate(pairwise(times)):
-        x = x + (then - now) * velocity_at(x, now.expand(len(x)))
+        x = x + _per_song(then - now).to(x) * velocity_at(x, now)
         if on_step is not None:
             on_step(step, x)
     return x

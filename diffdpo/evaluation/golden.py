@@ -282,7 +282,7 @@ def run_sample(load: Load, golden: Tensors) -> Tensors:
         places["duration"] = each("song_duration")
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        time = (1 - t).float()
+        time = (1 - t).to(x.dtype)
         towards = network(x, time, text=text, style=each("style_prompt"), audio=context, **places)
         if strength == 0:
             return -towards
@@ -294,7 +294,8 @@ def run_sample(load: Load, golden: Tensors) -> Tensors:
     times = (
         1 - golden["t_grid"].double()
     )  # in fp32 the grid would come back changed, and time counts in thousands
-    latents = flow.euler(velocity, noise, times, on_step=lambda _, x: trajectory.append(x))
+    grid = times[:, None].expand(-1, count)
+    latents = flow.euler(velocity, noise, grid, on_step=lambda _, x: trajectory.append(x))
     return {
         "out.trajectory": torch.stack(trajectory),
         "out.latents": torch.where(made, latents, each("cond")),

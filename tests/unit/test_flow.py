@@ -87,7 +87,7 @@ def gaussian_velocity(x, t):
 
 def endpoint_error(steps):
     noise = latents(1, 64, 4)
-    song = flow.euler(gaussian_velocity, noise, torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    song = flow.euler(gaussian_velocity, noise, torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None])
     return (song - (MU + SIGMA * noise)).abs().max().item()
 
 

@@ -1,11 +1,13 @@
 """Sampling: noise belongs to the sample, lengths to the song."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from diffdpo.errors import DataError
 from diffdpo.models import MODELS
-from diffdpo.sampling import Request, SamplingConfig, batches_of, embed_all, sample
+from diffdpo.sampling import Context, Origin, Request, SamplingConfig, batches_of, draw, embed_all, sample
 from diffdpo.types import Prompt
 
 
@@ -77,3 +79,47 @@ def test_batches_hold_songs_of_similar_length(model):
 def test_wrong_settings_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         SamplingConfig(**bad)
+
+
+def songs(model, *frames):
+    random = torch.Generator().manual_seed(1)
+    return [torch.randn(n, model.latents.channels, generator=random) for n in frames]
+
+
+def test_kept_frames_stay_and_the_others_are_made_to_fit_them(model):
+    (request,), (given, other) = requests(model, 1.0), songs(model, 21, 21)
+    keep = torch.arange(21) < 8
+    cfg = SamplingConfig(steps=3)
+    edited, elsewhere, free = (
+        sample(model, [replace(request, context=context)], cfg, seed=0)[0]
+        for context in (Context(given, keep), Context(given.where(keep[:, None], other), keep), None)
+    )
+    assert torch.equal(edited[:8], given[:8])
+    assert torch.equal(edited, elsewhere)  # what is not kept is not seen
+    assert not torch.allclose(edited[8:], free[8:], atol=1e-3)
+
+
+def test_a_variation_begins_on_the_way_to_its_song(model):
+    (request,), (given,) = requests(model, 1.0), songs(model, 21)
+    cfg = SamplingConfig(steps=4)
+    whole, none = (
+        sample(model, [replace(request, origin=Origin(given, s))], cfg, seed=0)[0] for s in (1.0, 1e-6)
+    )
+    assert torch.allclose(whole, sample(model, [request], cfg, seed=0)[0], atol=1e-6)
+    assert torch.allclose(none, given, atol=1e-4)
+
+
+def test_windows_of_one_song_share_the_noise_of_shared_frames(model):
+    first, second = (replace(request, sample_id="song") for request in requests(model, 1.0, 1.0))
+    noise = draw(model, [first, replace(second, first_frame=13)], 0, 21)
+    assert torch.equal(noise[0, 13:], noise[1, :8])
+    assert not torch.equal(noise[0, :8], noise[1, :8])
+
+
+def test_a_context_of_another_length_is_refused(model):
+    (request,), (given,) = requests(model, 1.0), songs(model, 20)
+    wrong = replace(request, context=Context(given, torch.ones(20, dtype=torch.bool)))
+    with pytest.raises(DataError, match=r"'p0.000': its context is \(20, 8\)"):
+        sample(model, [wrong], SamplingConfig(), seed=0)
+    with pytest.raises(ValueError, match="strength must be in"):
+        Origin(given, 0.0)

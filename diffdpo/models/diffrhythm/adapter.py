@@ -108,9 +108,10 @@ class DiffRhythm:
                 )
             x, context = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (x, context))
             text, ends = F.pad(text, (0, missing)), None
+        time = (1 - t).to(x.device, torch.promote_types(x.dtype, torch.float32))
         predicted = network(
             x,
-            1 - t,
+            time,
             text=text,
             style=condition["style"].to(x.dtype),
             audio=context,
