@@ -6,51 +6,19 @@ number of processes; mixed lengths in one batch come out as they would alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.data.prompts import negative
+from diffdpo.denoising import Asked, Context, SamplingConfig, integrate, show
 from diffdpo.errors import DataError
-from diffdpo.models.base import Condition, SongModel
+from diffdpo.guidance import Guided, Reused
+from diffdpo.models.base import SongModel
 from diffdpo.randomness import draw_noise
 from diffdpo.types import Prompt
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How songs are sampled."""
-
-    steps: int = 32
-    """Euler steps from noise to song."""
-    guidance: float = 3.0
-    """Scale s of v = v_negative + s (v - v_negative); 1 is no guidance and needs one pass a step, not two."""
-    precision: Literal["no", "bf16"] = "no"
-    batch: int = 8
-    """Songs in one forward pass; changes nothing but memory and speed."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sampling.{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.guidance >= 0 and self.guidance < float("inf")):
-            raise ValueError(f"sampling.guidance must be a number of at least 0, got {self.guidance}")
-
-
-@dataclass(frozen=True)
-class Context:
-    """A song of which a part is given: kept frames stand as they are, the others are made to fit them."""
-
-    latents: Float[Tensor, "frame channel"]
-    keep: Bool[Tensor, " frame"]
-    """True where the song is given."""
-
-    def __post_init__(self) -> None:
-        if len(self.latents) != len(self.keep):
-            raise ValueError(f"a context of {len(self.latents)} frames cannot keep {len(self.keep)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +47,6 @@ class Request:
     """Where this request begins in a longer song: windows of one sample id share the noise of shared frames."""
 
 
-@torch.no_grad()
 def sample(
     model: SongModel,
     requests: Sequence[Request],
@@ -89,14 +56,61 @@ def sample(
     on_step: Callable[[], None] | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
     """Latents of a batch of songs, each as long as its prompt asks, on the CPU in float32."""
-    device = next(model.network.parameters()).device
     frames = torch.tensor([_length(model, request) for request in requests])
-    noise = draw(model, requests, seed, int(frames.max()))
-    start, times = _start(requests, noise, torch.linspace(1, 0, cfg.steps + 1, dtype=torch.float64))
-    guided = _guided(model, requests, frames, cfg, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        songs = flow.euler(guided, start.to(device), times, on_step=lambda *_: on_step and on_step())
-    return [_finish(r, song[:n].float().cpu()) for r, song, n in zip(requests, songs, frames, strict=True)]
+    return solve(model, requests, guided(model, requests, frames, cfg), cfg, seed=seed, on_step=on_step)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A song that was made."""
+
+    latents: Float[Tensor, "frame channel"]
+    """On the CPU in float32."""
+    passes: int
+    """Network passes it took, both branches of guidance counted."""
+
+
+def sample(
+    model: SongModel,
+    requests: Sequence[Request],
+    cfg: SamplingConfig,
+    *,
+    seed: int,
+    on_step: Callable[[], None] | None = None,
+) -> list[Float[Tensor, "_ channel"]]:
+    """Latents of a batch of songs, each as long as its prompt asks, on the CPU in float32."""
+    return [made.latents for made in make(model, requests, cfg, seed=seed, on_step=on_step)]
+
+
+def make(
+    model: SongModel,
+    requests: Sequence[Request],
+    cfg: SamplingConfig,
+    *,
+    seed: int,
+    on_step: Callable[[], None] | None = None,
+) -> list[Made]:
+    """A batch of songs, each as long as its prompt asks, and what each took."""
+    device = next(model.network.parameters()).device
+    lengths = [_length(model, request) for request in requests]
+    noise = draw(model, requests, seed, max(lengths))
+    start, times = _start(requests, noise, cfg.times())
+    asked = ask(model, requests, lengths, device)
+    songs, passes = integrate(model, asked, start.to(device), times, cfg, lambda *_: on_step and on_step())
+    made = []
+    for request, song, length, count in zip(requests, songs, lengths, passes.tolist(), strict=True):
+        latents = song[:length].float().cpu()
+        made.append(Made(request.context.paste(latents) if request.context else latents, count))
+    return made
+
+
+def passes(cfg: SamplingConfig) -> int:
+    """Network passes a song takes under `cfg`, if none is saved by `reuse`."""
+    nothing = torch.zeros(1, 1, 1)
+    guided = Guided(lambda x, t, rows: x, torch.ones(1, 1, dtype=torch.bool), cfg.guides())
+    held = cfg.guides().form.held_steps if cfg.guidance != 1 else 0
+    flow.solve(Reused(guided, 0.0), nothing, cfg.times()[held:, None], flow.SOLVERS[cfg.solver])
+    return int(guided.passes)
 
 
 def _length(model: SongModel, request: Request) -> int:
@@ -144,55 +158,30 @@ def _start(
     return flow.interpolate(song, noise, strength.float()), grid[:, None] * strength
 
 
-def _finish(request: Request, song: Float[Tensor, "frame channel"]) -> Float[Tensor, "frame channel"]:
-    """Kept frames are pasted over what was made of them."""
-    context = request.context
-    return song if context is None else torch.where(context.keep[:, None], context.latents.float(), song)
-
-
-def _guided(
-    model: SongModel,
-    requests: Sequence[Request],
-    frames: Int[Tensor, " batch"],
-    cfg: SamplingConfig,
-    device: torch.device,
-) -> flow.Velocity:
-    """The velocity with guidance; both branches go through the network in one pass."""
-    prompts = [request.prompt for request in requests]
-    towards = _condition(model, requests, prompts, int(frames.max()))
-    if cfg.guidance == 1:
-        plain = _to(towards, device)
-        return lambda x, t: model.velocity(model.network, x, t, plain, frames)
-    against = [model.embed(negative(prompt)) for prompt in prompts]
-    away = model.condition(against, int(frames.max()))
-    both = _to({name: torch.cat([towards[name], away[name]]) for name in towards}, device)
-    twice = frames.repeat(2)
-
-    def velocity(x: flow.Latents, t: flow.Times) -> flow.Latents:
-        v = model.velocity(model.network, x.repeat(2, 1, 1), t.repeat(2), both, twice)
-        towards, away = v.chunk(2)
-        return away + cfg.guidance * (towards - away)
-
-    return velocity
-
-
-def _condition(
-    model: SongModel, requests: Sequence[Request], prompts: Sequence[Prompt], length: int
-) -> Condition:
-    """The prompts' condition, with what is given of the songs in its part `audio`, zero where it is made."""
-    condition = model.condition(prompts, length)
-    contexts = [request.context for request in requests]
-    if any(contexts) and "audio" not in condition:
-        raise DataError("this model knows no audio context; it can neither continue nor edit a song")
-    for row, context in enumerate(contexts):
-        if context is not None:
-            given = context.latents.where(context.keep[:, None], 0)
-            condition["audio"][row, : len(given)] = given.to(condition["audio"].dtype)
-    return condition
-
-
-def _to(condition: Condition, device: torch.device) -> Condition:
-    return {name: tensor.to(device) for name, tensor in condition.items()}
+def ask(model: SongModel, requests: Sequence[Request], lengths: Sequence[int], device: torch.device) -> Asked:
+    """The conditions of a batch, one row for all songs of one prompt and context, one for equal negatives."""
+    prompts: dict[object, tuple[Prompt, Context | None, int]] = {}
+    towards = []
+    for request, length in zip(requests, lengths, strict=True):
+        key = (id(request.prompt), id(request.context))
+        prompts.setdefault(key, (request.prompt, request.context, length))
+        towards.append(list(prompts).index(key))
+    away = []
+    for request, length in zip(requests, lengths, strict=True):
+        against = replace(
+            negative(request.prompt), id="negative", negative_text=None, language=None, group="-"
+        )
+        prompts.setdefault(against, (against, None, length))
+        away.append(list(prompts).index(against))
+    rows = list(prompts.values())
+    condition = model.condition([model.embed(prompt) for prompt, _, _ in rows], max(lengths))
+    shown = show(condition, [context for _, context, _ in rows])
+    return Asked(
+        condition={name: tensor.to(device) for name, tensor in shown.items()},
+        frames=torch.tensor([length for _, _, length in rows]),
+        towards=torch.tensor(towards),
+        away=torch.tensor(away),
+    )
 
 
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
