@@ -82,6 +82,8 @@ class Batch:
     """Names of the examples, the same whenever one comes round again: the key of what is cached about it."""
     visits: tuple[int, ...] = ()
     """How often each example has come round before."""
+    axes: tuple[str, ...] = ()
+    """The axis each pair was chosen on."""
     soft_label: Float[Tensor, " example"] | None = None
     """Probability that the member called winner really is the better one."""
     score: Float[Tensor, "example member"] | None = None

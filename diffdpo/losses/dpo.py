@@ -18,10 +18,12 @@ from diffdpo.losses.margin import (
     Reduction,
     TimestepWeight,
     elements,
+    frame_weights,
     masked_square,
     pair_metrics,
     present,
     timestep_weight,
+    weighted,
 )
 from diffdpo.losses.safeguard import attenuate, pair_scale
 from diffdpo.types import BatchKind, LossOutput, Need, Outputs
@@ -56,6 +58,9 @@ class DPO:
     timestep_weight: TimestepWeight = "constant"
     timestep_clip: float = 5.0
     """Of clipped_elbo."""
+    segment: float = 0.0
+    """Share of a song's error that is taken over the stretches its pair names, in [0, 1]; the rest is the whole
+    song's. Pairs that name none are not changed."""
     reduction: Reduction = "mean"
     """mean: beta is per latent element; per_frame and sum: beta is per song, and must fall with its length."""
     target_factor: float = 0.0
@@ -81,6 +86,7 @@ class DPO:
             f"target_factor must be in [0, 0.5), got {self.target_factor}": not 0 <= self.target_factor < 0.5,
             f"margin_decay must be in [0, 1), got {self.margin_decay}": not 0 <= self.margin_decay < 1,
             f"beta_range must be two positive numbers in order, got {self.beta_range}": not 0 < low <= high,
+            f"segment must be in [0, 1], got {self.segment}": not 0 <= self.segment <= 1,
             f"timestep_clip must be positive, got {self.timestep_clip}": self.timestep_clip <= 0,
             "anchor, winner_hinge and velocity_anchor must not be negative": min(
                 self.anchor, self.winner_hinge, self.velocity_anchor
@@ -100,16 +106,24 @@ class DPO:
     @property
     def needs(self) -> frozenset[Need]:
         tensors = self.velocity_anchor > 0 or self.safeguard is not None or self.reduction == "sum"
-        return frozenset({"reference", "velocities"} if tensors else {"reference"})
+        wanted: dict[Need, bool] = {
+            "reference": True,
+            "velocities": tensors,
+            "frame_errors": self.segment > 0,
+        }
+        return frozenset(need for need, applies in wanted.items() if applies)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        policy, held_back = outputs.policy, None
+        policy, reference, held_back, frames = outputs.policy, present(outputs.reference), None, None
+        if self.segment:
+            frames, seen = frame_weights(outputs, self.segment), present(outputs.frame_errors)
+            policy, reference = weighted(seen.policy, frames), weighted(present(seen.reference), frames)
         if self.safeguard is not None:
-            held_back = pair_scale(outputs, self.safeguard)
+            held_back = pair_scale(outputs, self.safeguard, frames)
             policy = attenuate(policy, held_back)
         weight = timestep_weight(self.timestep_weight, self.timestep_clip, outputs.t)
         beta = self.beta_at(outputs.running)
-        changes = weight * elements(outputs, self.reduction) * (present(outputs.reference) - policy)
+        changes = weight * elements(outputs, self.reduction) * (reference - policy)
         rewards = beta / 2 * changes
         loss = self._preference(rewards, outputs.soft_label, beta)
         loss = loss + self.anchor * outputs.policy[:, 0]

@@ -39,6 +39,31 @@ def elements(outputs: Outputs, reduction: Reduction) -> Float[Tensor, "example m
     return frames * present(outputs.velocities).target.shape[-1]
 
 
+def frame_weights(outputs: Outputs, segment: float) -> Float[Tensor, "example member frame"]:
+    """How much each frame counts in a song's error; they sum to one over the frames that exist.
+
+    1 - `segment` is spread over the whole song and `segment` over the stretch the preference is about, so a defect
+    of three seconds in 285 is not diluted a hundred times (Local-DPO, 2026, and masked Flow-DPO on images are the
+    precedents). A member without a frame in the stretch counts as a whole.
+    """
+    mask = present(outputs.mask)
+    dtype = outputs.policy.dtype
+    whole = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    if outputs.span is None:
+        return whole
+    inside = mask & outputs.span[:, None]
+    count = inside.sum(-1, keepdim=True)
+    stretch = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), whole)
+    return (1 - segment) * whole + segment * stretch
+
+
+def weighted(
+    errors: Float[Tensor, "example member frame"], weights: Float[Tensor, "example member frame"]
+) -> Float[Tensor, "example member"]:
+    """The mean of frames' errors under weights. What stands in the padding cannot matter, not even a NaN."""
+    return (errors.where(weights > 0, 0) * weights.to(errors.dtype)).sum(-1)
+
+
 def timestep_weight(
     kind: TimestepWeight, clip: float, t: Float[Tensor, " example"] | None
 ) -> Float[Tensor, "example 1"] | float:

@@ -24,15 +24,19 @@ def loser_scale(winner: Gradient, loser: Gradient, mu: float) -> Float[Tensor, "
     return torch.where(agreement > 0, allowed.clamp(0, 1), 1.0)
 
 
-def pair_scale(outputs: Outputs, mu: float) -> Float[Tensor, " pair"]:
-    """lambda of every pair by itself.
+def pair_scale(
+    outputs: Outputs, mu: float, weights: Float[Tensor, "pair 2 frame"] | None = None
+) -> Float[Tensor, " pair"]:
+    """lambda of every pair by itself; `weights` say how much each frame counts, all alike if there are none.
 
     The original takes one for a micro-batch, which holds on average only and depends on how the batch is split.
     """
     seen = present(outputs.velocities)
     error = (seen.policy - seen.target).detach()
     error = error.to(torch.promote_types(error.dtype, torch.float32))
-    if outputs.mask is not None:
+    if weights is not None:
+        error = error.where(weights[..., None] > 0, 0) * weights[..., None].to(error.dtype)
+    elif outputs.mask is not None:
         error = error.where(outputs.mask[..., None], 0) / outputs.mask.sum(-1)[..., None, None].clamp(min=1)
     winner, loser = rearrange(error, "pair member frame channel -> member pair (frame channel)")
     return loser_scale(winner, loser, mu)

@@ -1,6 +1,7 @@
 """Train a song model: wiring of model, data, objective and accelerator around `training.loop.fit`."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,27 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from diffdpo.config import TrainRun, build_model, build_objective
-from diffdpo.data.pairs import TABLE as PAIRS
-from diffdpo.data.pairs import Pairs
-from diffdpo.data.songs import Songs
-from diffdpo.data.stream import Examples, accumulation
+from diffdpo.data.examples import Source, build_examples
+from diffdpo.data.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
 from diffdpo.models.checkpoints import save_adapter, save_network
 from diffdpo.progress import say
 from diffdpo.recipes.common import claim, workers
 from diffdpo.runs import finish, read_json
+from diffdpo.training.audit import audit
 from diffdpo.training.config import FREE_TO_CHANGE
 from diffdpo.training.loop import Job, fit
 from diffdpo.training.setup import (
     add_lora,
     build_accelerator,
+    build_beside,
+    build_cache,
     build_optimizer,
-    build_reference,
     trainable,
     zero_stage,
 )
+from diffdpo.training.step import Reference
 from diffdpo.types import Objective, Prompt
 
 EXPORT = "export"
@@ -44,7 +46,13 @@ def run(cfg: TrainRun) -> Path:
         accelerator.end_training()
         return out
     model = build_model(cfg.model)
-    examples = build_examples(cfg, objective, model)
+    source = Source(
+        embed=model.embed,
+        frames_per_second=model.latents.frames_per_second,
+        seed=cfg.seed,
+        tell=partial(say, enabled=accelerator.is_main_process),
+    )
+    examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
     _check_dropout(cfg, model)
     network = model.network
     if cfg.train.lora is not None:
@@ -53,9 +61,12 @@ def run(cfg: TrainRun) -> Path:
         network.requires_grad_(True)
     if cfg.train.gradient_checkpointing:
         network.enable_gradient_checkpointing()
-    reference = build_reference(cfg.train.reference, objective, network, accelerator, cfg.train.lora)
+    reference, old = _besides(cfg, objective, network, accelerator)
+    cache = build_cache(cfg.train.reference, objective, accelerator)
     network.train()
-    policy, optimizer = accelerator.prepare(network, build_optimizer(network, cfg.train, accelerator.device))
+    optimizer = build_optimizer(network, cfg.train, accelerator.device)
+    trained = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.train.lora is not None)
+    policy, optimizer = accelerator.prepare(network, optimizer)
     ema = _build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     job = Job(
@@ -63,6 +74,8 @@ def run(cfg: TrainRun) -> Path:
         model=model,
         policy=policy,
         reference=reference,
+        old=old,
+        cache=cache,
         objective=objective,
         optimizer=optimizer,
         ema=ema,
@@ -81,7 +94,7 @@ def run(cfg: TrainRun) -> Path:
             distributed=str(accelerator.distributed_type.value),
             zero_stage=zero_stage(accelerator),
             precision=cfg.train.precision,
-            trained_parameters=sum(p.numel() for p in trainable(accelerator.unwrap_model(policy))),
+            trained_parameters=trained,
         )
     accelerator.end_training()
     return out
@@ -107,29 +120,14 @@ def export(job: Job, folder: Path, *, lora: bool) -> None:
         job.ema.restore(parameters)
 
 
-def build_examples(cfg: TrainRun, objective: Objective, model: SongModel) -> Examples:
-    """The data the objective is about; ConfigError if it is not configured."""
-    data = cfg.data
-    if objective.batch_kind == "song":
-        if not data.songs:
-            raise ConfigError(
-                f"objective {cfg.objective.name!r} trains on songs: set data.songs to a prepared folder"
-            )
-        return Songs(
-            Path(data.songs),
-            split=data.split,
-            crop=data.crop,
-            frames_per_second=model.latents.frames_per_second,
-            seed=cfg.seed,
-        )
-    if objective.batch_kind == "pair":
-        if not data.pairs:
-            raise ConfigError(
-                f"objective {cfg.objective.name!r} trains on pairs: set data.pairs to a mined folder"
-            )
-        return Pairs(Path(data.pairs) / PAIRS, model.embed)
-    raise ConfigError(
-        f"objective {cfg.objective.name!r} wants {objective.batch_kind!r} examples; there is no such data"
+def _besides(
+    cfg: TrainRun, objective: Objective, network: Any, accelerator: Accelerator
+) -> tuple[Reference | None, Reference | None]:
+    """The networks beside the policy that the objective needs: the reference, and the old policy."""
+    lora = cfg.train.lora
+    return (
+        build_beside("reference", cfg.train.reference, objective, network, accelerator, lora),
+        build_beside("old", cfg.train.old, objective, network, accelerator, lora),
     )
 
 

@@ -34,6 +34,42 @@ class InpaintConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """A policy beside the trained one: where it comes from, and whether it follows."""
+
+    kind: Literal["auto", "adapter_off", "frozen_copy", "ema", "synced"] = "auto"
+    """auto: the policy with its adapters off when there are any, which costs no memory; else a frozen copy. ema: a
+    moving average of the policy (Linear-DPO, NFT's old policy). synced: the policy as it was some steps ago."""
+    dtype: Literal["same", "bf16", "fp16", "fp32"] = "same"
+    """Of a frozen copy. In another dtype than the policy's the first margins are not exactly zero."""
+    offload: bool = False
+    """A frozen copy waits on the CPU between forward passes."""
+    decay: float = 0.995
+    """Of ema."""
+    ramp: float = 0.0
+    """Of ema: with r > 0 the decay after step s is min(r s, decay); DiffusionNFT's is 0.001 up to 0.5."""
+    every: int = 40
+    """Of synced: steps between updates."""
+    cached_draws: int = 0
+    """With K > 0 each example is seen with K fixed draws of timestep, noise and dropped conditions, and the
+    reference's errors are remembered. Worth it when examples come round more than K times: one forward pass in
+    three is saved from then on. For a reference that does not move, and objectives that need only its errors."""
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "ramp"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"reference.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.every < 1:
+            raise ValueError(f"reference.every must be at least 1, got {self.every}")
+        if self.cached_draws < 0:
+            raise ValueError(f"reference.cached_draws must not be negative, got {self.cached_draws}")
+        if self.cached_draws and self.kind in ("ema", "synced"):
+            raise ValueError("reference.cached_draws needs a reference that does not move")
+        if self.kind != "frozen_copy" and (self.dtype != "same" or self.offload):
+            raise ValueError("reference.dtype and reference.offload are about kind=frozen_copy")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train. `global_batch` is mathematics; `per_device` is a memory knob that moves nothing else."""
 
@@ -54,14 +90,18 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
     """None trains every parameter."""
-    reference: Literal["auto", "adapter_off", "frozen_copy"] = "auto"
-    """auto: the policy with its adapters off when there are any, which costs no memory; else a frozen copy."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """The policy that preferences are measured against."""
+    old: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """The policy that made the songs, for NFT and AWM: where this run began, unless it follows."""
     ema: float = 0.0
     """Decay of the moving average of the trained weights that is exported; 0 keeps none."""
     timesteps: Timesteps = field(default_factory=Timesteps)
     dropout: dict[str, float] = field(default_factory=dict)
     """Probability, for each part of the condition, that an example is trained without it."""
     inpaint: InpaintConfig | None = None
+    time_bins: int = 4
+    """Errors, margins and gradient factors are logged for so many stretches of t as well; 0 for none."""
     save_every: int = 100
     keep_checkpoints: int = 1
     log_every: int = 1
@@ -76,6 +116,13 @@ class TrainConfig:
         for name in ("learning_rate", "grad_clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name} must be positive, got {getattr(self, name)}")
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        if self.time_bins < 0:
+            raise ValueError(f"train.time_bins must not be negative, got {self.time_bins}")
+        if self.old.cached_draws:
+            raise ValueError("train.old.cached_draws: only the reference's errors can be cached")
         for part, probability in self.dropout.items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"train.dropout.{part} must be in [0, 1], got {probability}")
@@ -87,7 +134,7 @@ class TrainConfig:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "time_bins",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory."""
 

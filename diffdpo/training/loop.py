@@ -18,8 +18,10 @@ from diffdpo.progress import bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.step import Reference, draw, outputs
-from diffdpo.types import Batch, LossOutput, Objective
+from diffdpo.training.meters import Seen, step_means
+from diffdpo.training.reference import ErrorCache
+from diffdpo.training.step import Draw, Reference, draw, keys, outputs
+from diffdpo.types import Batch, Objective, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Job:
     model: SongModel
     policy: Any
     reference: Reference | None
+    old: Reference | None = None
+    cache: ErrorCache | None = None
     objective: Objective
     optimizer: Any
     ema: EMAModel | None
@@ -111,14 +115,14 @@ def _step(job: Job, step: int, stream: Iterator[Batch], running: Mapping[str, fl
     rate = learning_rate(cfg, step)
     for group in job.optimizer.param_groups:
         group["lr"] = rate
-    results: list[LossOutput] = []
+    told: list[Seen] = []
     norm: Any = None
     for _ in range(accelerator.gradient_accumulation_steps):
         batch = _to_device(next(stream), accelerator.device)
         with accelerator.accumulate(job.policy):
             random = _draw(batch, cfg, job.seed)
             with accelerator.autocast():
-                seen = outputs(job.model, job.policy, job.reference, batch, job.objective, random)
+                seen = _outputs(job, batch, random)
             result = job.objective(replace(seen, running=running))
             accelerator.backward(
                 (result.loss * batch.weight).mean()
@@ -127,13 +131,30 @@ def _step(job: Job, step: int, stream: Iterator[Batch], running: Mapping[str, fl
                 norm = accelerator.clip_grad_norm_(job.policy.parameters(), cfg.grad_clip)
             job.optimizer.step()
             job.optimizer.zero_grad()
-        results.append(result)
+        told.append(Seen(result=result, t=random.t, axes=batch.axes))
     if job.ema is not None:
         job.ema.step(p for p in job.policy.parameters() if p.requires_grad)
-    return {**_mean_metrics(accelerator, results), "grad_norm": float(norm), "learning_rate": rate}
+    for beside in {id(b): b for b in (job.reference, job.old) if b is not None}.values():
+        beside.follow(job.policy, step + 1)
+    means = step_means(accelerator, told, bins=cfg.time_bins, axes=getattr(job.examples, "axes", ()))
+    return {**means, "grad_norm": float(norm), "learning_rate": rate}
 
 
-def _draw(batch: Batch, cfg: TrainConfig, seed: int) -> Any:
+def _outputs(job: Job, batch: Batch, random: Draw) -> Outputs:
+    """Errors of all policies; the reference's from the cache where they were met before."""
+    if job.cache is None:
+        return outputs(job.model, job.policy, job.reference, batch, job.objective, random, old=job.old)
+    own = tuple(map(str, keys(batch, job.cfg)))
+    known = job.cache.known(own, batch.latents.device)
+    seen = outputs(
+        job.model, job.policy, job.reference, batch, job.objective, random, old=job.old, known=known
+    )
+    if known is None and seen.reference is not None:
+        job.cache.keep(own, seen.reference)
+    return seen
+
+
+def _draw(batch: Batch, cfg: TrainConfig, seed: int) -> Draw:
     """Drawn on the CPU, so that the numbers do not depend on the device, then moved."""
     random, device = draw(batch, cfg, seed), batch.latents.device
     return replace(
@@ -152,15 +173,6 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
         if isinstance(value, torch.Tensor)
     }
     return replace(batch, **moved)
-
-
-def _mean_metrics(accelerator: Accelerator, results: list[LossOutput]) -> dict[str, float]:
-    """Means over all examples of the step, on all processes, in one reduction."""
-    names = ["loss", *results[0].metrics]
-    columns = [torch.cat([r.loss.detach() for r in results])]
-    columns += [torch.cat([r.metrics[name].detach().float() for r in results]) for name in names[1:]]
-    means = accelerator.reduce(torch.stack([column.double().mean() for column in columns]), "mean")
-    return dict(zip(names, means.tolist(), strict=True))
 
 
 def _refuse_nonfinite(row: dict[str, float], saved: Path | None) -> None:

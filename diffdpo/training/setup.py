@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
@@ -12,8 +12,8 @@ from peft import LoraConfig as PeftLora
 from diffdpo.data.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.registry import pick
-from diffdpo.training.config import LoraConfig, TrainConfig
-from diffdpo.training.reference import AdapterOff, FrozenCopy
+from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
+from diffdpo.training.reference import AdapterOff, ErrorCache, Following, FrozenCopy
 from diffdpo.training.step import Reference
 from diffdpo.types import Objective
 
@@ -83,17 +83,59 @@ def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
             )
 
 
-def build_reference(
-    kind: str, objective: Objective, network: Any, accelerator: Any, lora: LoraConfig | None
+DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def build_beside(
+    name: Literal["reference", "old"],
+    cfg: ReferenceConfig,
+    objective: Objective,
+    network: Any,
+    accelerator: Accelerator,
+    lora: LoraConfig | None,
 ) -> Reference | None:
-    """What the objective needs, or None."""
-    if "reference" not in objective.needs:
+    """The reference or the old policy, if the objective needs one; made before `accelerator.prepare`.
+
+    One that follows the policy is registered with the accelerator and so part of every checkpoint.
+    """
+    if name not in objective.needs:
         return None
-    if kind == "adapter_off" and lora is None:
-        raise ConfigError("train.reference=adapter_off needs train.lora; without adapters use frozen_copy")
-    if lora is not None and kind in ("auto", "adapter_off"):
+    kind = cfg.kind
+    if kind == "auto":
+        kind = "frozen_copy" if lora is None else "adapter_off"
+    if kind == "adapter_off":
+        if lora is None:
+            raise ConfigError(
+                f"train.{name}.kind=adapter_off needs train.lora; without adapters use frozen_copy"
+            )
         return AdapterOff(accelerator.unwrap_model)
-    return FrozenCopy.take(network, accelerator.device)
+    if kind == "frozen_copy":
+        return FrozenCopy.take(network, accelerator.device, DTYPES[cfg.dtype], cfg.offload)
+    if zero_stage(accelerator) == 3:
+        raise ConfigError(
+            f"train.{name}.kind={kind}: ZeRO-3 shards the weights it would follow; use ZeRO-2, or adapter_off"
+        )
+    follows = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
+    beside = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
+    accelerator.register_for_checkpointing(beside)
+    return beside
+
+
+def build_cache(cfg: ReferenceConfig, objective: Objective, accelerator: Accelerator) -> ErrorCache | None:
+    """The reference's errors met before, if they are to be remembered."""
+    if not cfg.cached_draws or "reference" not in objective.needs:
+        return None
+    more = sorted(objective.needs - {"reference"})
+    if more:
+        raise ConfigError(
+            f"train.reference.cached_draws remembers errors, but this objective needs {', '.join(more)} too; "
+            "set it to 0"
+        )
+    if objective.batch_kind != "pair":
+        raise ConfigError("train.reference.cached_draws works on pairs; set it to 0")
+    cache = ErrorCache(cfg.cached_draws, {})
+    accelerator.register_for_checkpointing(cache)
+    return cache
 
 
 def trainable(network: Any) -> list[torch.nn.Parameter]:

@@ -1,8 +1,8 @@
 """From a batch to what the objective sees: the mathematics of one training step, free of plumbing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,14 +14,17 @@ from diffdpo import flow
 from diffdpo.models.base import Condition, SongModel, drop, repeat
 from diffdpo.randomness import draw_noise, draw_uniform, generator
 from diffdpo.training.config import InpaintConfig, TrainConfig
+from diffdpo.training.reference import grid_key
 from diffdpo.types import Batch, FrameErrors, Objective, Outputs, Velocities
 
 
 @runtime_checkable
 class Reference(Protocol):
-    """Where the reference policy comes from: adapters off, or a frozen copy."""
+    """Another policy beside the trained one: adapters off, a frozen copy, or one that follows."""
 
     def of(self, network: Any) -> AbstractContextManager[Any]: ...
+
+    def follow(self, network: Any, step: int) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,29 +38,40 @@ class Draw:
     """The frames to be painted in; all of them unless in-painting is trained."""
 
 
+def keys(batch: Batch, cfg: TrainConfig) -> tuple[int | str, ...]:
+    """What the randomness of each example hangs on: its position, or its place in the grid of cached draws."""
+    draws = cfg.reference.cached_draws
+    if not draws:
+        return batch.positions
+    return tuple(grid_key(name, visit, draws) for name, visit in zip(batch.ids, batch.visits, strict=True))
+
+
 def draw(batch: Batch, cfg: TrainConfig, seed: int) -> Draw:
     """Timestep, noise, condition dropout and span as functions of (seed, position in the stream)."""
     _, _, frames, channels = batch.latents.shape
-    times = [cfg.timesteps.draw(generator(seed, key, "timestep")) for key in batch.positions]
+    own = keys(batch, cfg)
+    times = [cfg.timesteps.draw(generator(seed, key, "timestep")) for key in own]
     dropped = {
-        part: draw_uniform(seed, batch.positions, f"drop-{part}") < probability
+        part: draw_uniform(seed, own, f"drop-{part}") < probability
         for part, probability in sorted(cfg.dropout.items())
     }
     return Draw(
         t=torch.stack(times),
-        noise=draw_noise(seed, batch.positions, frames, channels),
+        noise=draw_noise(seed, own, frames, channels),
         dropped=dropped,
-        span=_spans(batch, cfg.inpaint, seed),
+        span=_spans(batch, cfg.inpaint, own, seed),
     )
 
 
-def _spans(batch: Batch, inpaint: InpaintConfig | None, seed: int) -> Bool[Tensor, "example frame"]:
+def _spans(
+    batch: Batch, inpaint: InpaintConfig | None, own: Sequence[int | str], seed: int
+) -> Bool[Tensor, "example frame"]:
     """One contiguous span an example, of a uniformly drawn share of its frames, at a uniform place."""
     length = batch.latents.shape[2]
     if inpaint is None:
-        return torch.ones(len(batch.positions), length, dtype=torch.bool)
-    share = draw_uniform(seed, batch.positions, "span-length")
-    place = draw_uniform(seed, batch.positions, "span-place")
+        return torch.ones(len(own), length, dtype=torch.bool)
+    share = draw_uniform(seed, own, "span-length")
+    place = draw_uniform(seed, own, "span-place")
     frames = batch.frames.amax(1)
     fraction = inpaint.min_fraction + (inpaint.max_fraction - inpaint.min_fraction) * share
     width = (fraction * frames).round().clamp(min=1)
@@ -73,11 +87,15 @@ def outputs(
     batch: Batch,
     objective: Objective,
     random: Draw,
+    *,
+    old: Reference | None = None,
+    known: Float[Tensor, "example member"] | None = None,
 ) -> Outputs:
     """Run exactly the forward passes the objective asks for and measure their errors.
 
     The members of all examples are stacked, winners first, into one forward a network. Everything is on the
-    device of `batch.latents`.
+    device of `batch.latents`. `known` are the reference's errors of these examples under this draw, if they were
+    measured before: its forward pass is left out. An old policy that is the reference is run once.
     """
     _, members, length, _ = batch.latents.shape
     song, frames = _stack(batch.latents), _stack(batch.frames)
@@ -88,16 +106,24 @@ def outputs(
     mask = flow.mask_from_frames(frames, length) & painted.repeat(members, 1)
 
     predicted = {"policy": model.velocity(policy, x, t, condition, frames)}
-    if "reference" in objective.needs:
-        assert reference is not None, "the trainer built no reference for an objective that needs one"
-        with torch.no_grad(), reference.of(policy) as network:
-            predicted["reference"] = model.velocity(network, x, t, condition, frames)
+    for name, beside in (("reference", reference), ("old", old)):
+        if name not in objective.needs or (name == "reference" and known is not None):
+            continue
+        assert beside is not None, f"the trainer built no {name} policy for an objective that needs one"
+        if name == "old" and beside is reference:
+            predicted[name] = predicted["reference"]
+            continue
+        asked = _without_axes(model, batch, random, condition) if name == "reference" else condition
+        with torch.no_grad(), beside.of(policy) as network:
+            predicted[name] = model.velocity(network, x, t, asked, frames)
 
     def unstack(values: Tensor) -> Tensor:
         return rearrange(values, "(member example) ... -> example member ...", member=members)
 
     per_frame = {name: flow.frame_errors(v, target) for name, v in predicted.items()}
     errors: dict[str, Any] = {name: unstack(flow.masked_mean(e, mask)) for name, e in per_frame.items()}
+    if known is not None:
+        errors["reference"] = known
     wants_velocities, wants_frames = "velocities" in objective.needs, "frame_errors" in objective.needs
     return Outputs(
         **errors,
@@ -105,11 +131,20 @@ def outputs(
         mask=unstack(mask),
         soft_label=batch.soft_label,
         score=batch.score,
+        span=batch.span,
         velocities=Velocities(target=unstack(target), **{n: unstack(v) for n, v in predicted.items()})
         if wants_velocities
         else None,
         frame_errors=FrameErrors(**{n: unstack(e) for n, e in per_frame.items()}) if wants_frames else None,
     )
+
+
+def _without_axes(model: SongModel, batch: Batch, random: Draw, condition: Condition) -> Condition:
+    """What the reference is asked for: the same song, without the axis it should be good on, which it never met."""
+    if not any(prompt.axis for prompt in batch.prompts):
+        return condition
+    plain = replace(batch, prompts=tuple(replace(prompt, axis="") for prompt in batch.prompts))
+    return repeat(_condition(model, plain, random)[0], batch.latents.shape[1])
 
 
 def _stack(values: Tensor) -> Tensor:

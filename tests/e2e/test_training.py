@@ -43,7 +43,7 @@ def canonical(tmp_path_factory, bundle, pairs):
         ("two", ("train.per_device=2",), {"world": 2, "distributed": "MULTI_CPU"}),
         ("zero2", ("train.per_device=2",), {"world": 2, "distributed": "DEEPSPEED", "zero_stage": 2}),
         ("zero3", ("train.per_device=4",), {"world": 2, "distributed": "DEEPSPEED", "zero_stage": 3}),
-        ("one", ("train.reference=frozen_copy",), {"world": 1}),
+        ("one", ("train.reference.kind=frozen_copy",), {"world": 1}),
         ("one", ("train.gradient_checkpointing=true",), {"world": 1}),
     ],
     ids=["accumulate", "ddp", "ddp-accumulate", "zero2-accumulate", "zero3", "frozen-copy", "checkpointing"],

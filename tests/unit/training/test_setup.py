@@ -5,9 +5,10 @@ import pytest
 from diffdpo.errors import ConfigError
 from diffdpo.losses.dpo import DPO
 from diffdpo.losses.flow_matching import FlowMatching
+from diffdpo.losses.kto import KTO
 from diffdpo.models import MODELS
-from diffdpo.training.config import LoraConfig, TrainConfig
-from diffdpo.training.setup import add_lora, build_accelerator, build_reference, trainable
+from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
+from diffdpo.training.setup import add_lora, build_accelerator, build_beside, build_cache, trainable
 
 
 def test_trackers_must_exist_and_be_installed(tmp_path):
@@ -30,8 +31,23 @@ def test_adapters_go_only_where_there_is_a_layer(bundle):
     assert sum(p.numel() for p in trainable(network)) == 2 * 2 * (2 * 32)  # two layers, two factors of 2 x 32
 
 
-def test_a_reference_is_built_only_when_needed_and_possible(bundle):
+@pytest.fixture
+def accelerator(tmp_path):
+    return build_accelerator(TrainConfig(trackers=[]), str(tmp_path))
+
+
+def test_a_reference_is_built_only_when_needed_and_possible(bundle, accelerator):
     network = MODELS["tiny"](bundle=str(bundle)).load().network
-    assert build_reference("auto", FlowMatching(), network, None, None) is None
-    with pytest.raises(ConfigError, match=r"adapter_off needs train\.lora"):
-        build_reference("adapter_off", DPO(), network, None, None)
+    assert build_beside("reference", ReferenceConfig(), FlowMatching(), network, accelerator, None) is None
+    with pytest.raises(ConfigError, match=r"reference\.kind=adapter_off needs train\.lora"):
+        build_beside("reference", ReferenceConfig("adapter_off"), DPO(), network, accelerator, None)
+
+
+def test_cached_errors_are_refused_where_errors_are_not_enough(accelerator):
+    cfg = ReferenceConfig(cached_draws=4)
+    with pytest.raises(ConfigError, match="needs velocities too"):
+        build_cache(cfg, DPO(safeguard=0.5), accelerator)
+    with pytest.raises(ConfigError, match="works on pairs"):
+        build_cache(cfg, KTO(), accelerator)
+    with pytest.raises(ValueError, match="does not move"):
+        ReferenceConfig("ema", cached_draws=4)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.training import batch, itself
 
 from diffdpo.losses.dpo import DPO
 from diffdpo.losses.flow_matching import FlowMatching
@@ -14,35 +15,11 @@ from diffdpo.training.loop import learning_rate
 from diffdpo.training.reference import AdapterOff, FrozenCopy
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import draw, outputs
-from diffdpo.types import Batch, Prompt
-
-
-def itself(network):
-    """Stands where accelerate would: one process has nothing to unwrap."""
-    return network
 
 
 @pytest.fixture
 def model(bundle):
     return MODELS["tiny"](bundle=str(bundle)).load()
-
-
-def batch(members=2, lengths=((30, 24), (18, 18), (30, 30), (12, 20))):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [row[:members] for row in lengths]
-    longest = max(max(row) for row in lengths)
-    return Batch(
-        latents=torch.randn(len(lengths), members, longest, 8, generator=generator),
-        frames=torch.tensor(lengths),
-        prompts=tuple(
-            Prompt(
-                id=f"p{i}", style=torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
-            )
-            for i in range(len(lengths))
-        ),
-        positions=tuple(range(40, 40 + len(lengths))),
-        weight=torch.ones(len(lengths)),
-    )
 
 
 def part(whole, *indices):
@@ -153,6 +130,9 @@ def test_without_need_there_is_no_reference_pass(model):
         def of(self, network):
             raise AssertionError("flow matching needs no reference")
             yield
+
+        def follow(self, network, step):
+            raise AssertionError("nor does anything follow")
 
     seen = run(model, batch(members=1), FlowMatching(), Never())
     assert seen.reference is None
