@@ -13,7 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffdpo.data.songs import CropConfig
+from diffdpo.data.examples import DataConfig
 from diffdpo.errors import ConfigError
 from diffdpo.losses import OBJECTIVES
 from diffdpo.mining import RULES, Rule
@@ -106,20 +106,8 @@ class MineRun:
 
 
 @dataclass
-class DataConfig:
-    """What is trained on: prepared songs or mined pairs, as the objective needs."""
-
-    songs: str = ""
-    """A folder that `prepare` wrote."""
-    split: str = "train"
-    crop: CropConfig = field(default_factory=CropConfig)
-    pairs: str = ""
-    """A folder that `mine` wrote."""
-
-
-@dataclass
 class TrainRun:
-    """Train a song model on songs or preference pairs."""
+    """Train a song model on songs, preference pairs or rated songs."""
 
     out: str = MISSING
     """Run directory; the same command again resumes from it."""

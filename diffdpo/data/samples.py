@@ -1,5 +1,6 @@
 """A folder of generated songs: latents, audio, and one row a song."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def open_samples(folder: str | Path) -> Samples:
     if not (samples.folder / TABLE).is_dir():
         raise DataError(f"{folder}: holds no samples; run `diffdpo sample` first")
     return samples
+
+
+def open_named(
+    table: Path, rows: Iterable[tables.Row], embed: Callable[[Prompt], Prompt]
+) -> tuple[dict[str, Samples], dict[tuple[str, str], Prompt]]:
+    """The folders of songs that rows name relative to their table, and the rows' prompts, embedded once each.
+
+    Rows have `samples` and `prompt_id`, the prompts are found by the two together: rounds share prompts' ids.
+    """
+    wanted = sorted({(row["samples"], row["prompt_id"]) for row in rows})
+    folders = {name: open_samples(table.parent / name) for name in sorted({name for name, _ in wanted})}
+    known = {(name, prompt.id): prompt for name, samples in folders.items() for prompt in samples.prompts()}
+    for name, prompt in wanted:
+        if (name, prompt) not in known:
+            raise DataError(f"{table}: has songs of the prompt {prompt!r}, which {name} does not know")
+    return folders, {key: embed(known[key]) for key in wanted}
 
 
 def sample_id(prompt_id: str, number: int) -> str:

@@ -51,14 +51,21 @@ def read(folder: Path, key: Sequence[str]) -> list[Row]:
 
 def compact(folder: Path, key: Sequence[str]) -> None:
     """Rewrite a table as one file, sorted by key. A kill in between leaves duplicates, which `read` resolves."""
-    parts = list(folder.glob("*.parquet"))
     rows = sorted(read(folder, key), key=lambda row: [str(row[name]) for name in key])
-    if len(parts) > 1 and rows:
-        whole = folder / "part-00000-000000.parquet"
+    if len(list(folder.glob("*.parquet"))) > 1:
+        replace(folder, rows)
+
+
+def replace(folder: Path, rows: Sequence[Row]) -> None:
+    """Make these the rows of a table, in one file."""
+    parts = list(folder.glob("*.parquet"))
+    whole = folder / "part-00000-000000.parquet"
+    if rows:
+        folder.mkdir(parents=True, exist_ok=True)
         _write(whole, rows)
-        for path in parts:
-            if path != whole:
-                path.unlink()
+    for path in parts:
+        if path != whole or not rows:
+            path.unlink()
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

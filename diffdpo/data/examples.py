@@ -1,0 +1,125 @@
+"""Which examples a run trains on: from the data's configuration and the kind of batch the objective is about."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffdpo.data.axes import AxisPairs
+from diffdpo.data.groups import Groups
+from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.pairs import Pairs
+from diffdpo.data.rated import RatedSongs, best, decided
+from diffdpo.data.ratings import read_ratings
+from diffdpo.data.songs import CropConfig, Songs
+from diffdpo.data.stream import Examples
+from diffdpo.errors import ConfigError
+from diffdpo.types import BatchKind, Prompt
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on: songs, mined pairs, or rated songs, as the objective needs."""
+
+    songs: str = ""
+    """A folder that `prepare` wrote."""
+    split: str = "train"
+    crop: CropConfig = field(default_factory=CropConfig)
+    pairs: str = ""
+    """A folder that `mine` wrote."""
+    axis_condition: bool = False
+    """Tell the policy which axis a pair was chosen on; prompts may then ask for that `axis`."""
+    axis_dropout: float = 0.1
+    """Share of examples trained without naming their axis."""
+    ratings: str = ""
+    """A folder with ratings: one that `mine` wrote, or tools/import_ratings.py."""
+    rating_source: str = ""
+    """Whose ratings: `mined`, `people`, or one of them (`people/ann`). Needed only where there are several."""
+    rated_margin: float = 0.0
+    """Unpaired feedback (KTO): leave out songs rated closer to zero than this."""
+    balance: bool = False
+    """Unpaired feedback: liked and disliked songs in turn, so that each make up half."""
+    group_size: int = 4
+    """Songs of a prompt that make up one group (NFT, AWM, DGPO, RWR)."""
+    top_share: float = 0.1
+    """Flow matching on rated songs: train on this best share of them."""
+    top_per_prompt: int = 0
+    """At most so many of them from one prompt; 0 for any number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.axis_dropout < 1:
+            raise ValueError(f"data.axis_dropout must be in [0, 1), got {self.axis_dropout}")
+        if self.rated_margin < 0:
+            raise ValueError(f"data.rated_margin must not be negative, got {self.rated_margin}")
+        if self.group_size < 2:
+            raise ValueError(f"data.group_size must be at least 2, got {self.group_size}")
+        if not 0 < self.top_share <= 1:
+            raise ValueError(f"data.top_share must be in (0, 1], got {self.top_share}")
+        if self.top_per_prompt < 0:
+            raise ValueError(f"data.top_per_prompt must not be negative, got {self.top_per_prompt}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What datasets need to know of the model, the run, and the person at the terminal."""
+
+    embed: Callable[[Prompt], Prompt]
+    frames_per_second: float
+    seed: int
+    tell: Callable[[str], None]
+
+
+def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
+    """The data an objective's kind of batch is about; ConfigError if it is not configured."""
+    if kind == "song" and bool(cfg.songs) == bool(cfg.ratings):
+        both = "both data.songs and data.ratings are set; keep one"
+        neither = "set data.songs to a prepared folder, or data.ratings to train on the best of rated songs"
+        raise ConfigError(f"objective {objective!r} trains on songs: {both if cfg.songs else neither}")
+    if kind == "pair" and not cfg.pairs:
+        raise ConfigError(f"objective {objective!r} trains on pairs: set data.pairs to a mined folder")
+    if kind in ("rated", "group") and not cfg.ratings:
+        raise ConfigError(
+            f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
+            "tools/import_ratings.py wrote"
+        )
+    return {"song": _songs, "pair": _pairs, "rated": _rated, "group": _groups}[kind](cfg, source)
+
+
+def _songs(cfg: DataConfig, source: Source) -> Examples:
+    if cfg.ratings:
+        return _best(cfg, source)
+    return Songs(
+        Path(cfg.songs),
+        split=cfg.split,
+        crop=cfg.crop,
+        frames_per_second=source.frames_per_second,
+        seed=source.seed,
+    )
+
+
+def _pairs(cfg: DataConfig, source: Source) -> Examples:
+    pairs = Pairs(Path(cfg.pairs) / PAIRS, source.embed, source.frames_per_second)
+    if cfg.axis_condition:
+        return AxisPairs(pairs, dropout=cfg.axis_dropout, seed=source.seed)
+    return pairs
+
+
+def _rated(cfg: DataConfig, source: Source) -> Examples:
+    folder = Path(cfg.ratings)
+    rows = decided(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
+    liked = sum(row["rating"] > 0 for row in rows)
+    source.tell(f"{liked} liked and {len(rows) - liked} disliked songs")
+    return RatedSongs(folder, rows, source.embed, balance=cfg.balance, seed=source.seed)
+
+
+def _best(cfg: DataConfig, source: Source) -> Examples:
+    folder = Path(cfg.ratings)
+    rows = read_ratings(folder, cfg.rating_source)
+    kept = best(rows, cfg.top_share, cfg.top_per_prompt)
+    source.tell(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1]['rating']:.3g}")
+    return RatedSongs(folder, kept, source.embed, balance=False, seed=source.seed)
+
+
+def _groups(cfg: DataConfig, source: Source) -> Examples:
+    folder = Path(cfg.ratings)
+    rows = read_ratings(folder, cfg.rating_source)
+    return Groups(folder, rows, source.embed, size=cfg.group_size, seed=source.seed, tell=source.tell)

@@ -1,0 +1,42 @@
+"""Generated songs in the layout that `sample` writes, without a model."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from diffdpo.data import tables
+from diffdpo.data.latents import write_latents
+from diffdpo.data.ratings import TABLE as RATINGS
+from diffdpo.data.ratings import Rating, rating_row
+from diffdpo.data.samples import TABLE, sample_id
+
+
+def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0) -> Path:
+    """Songs p00.000 … of random latents, 14 to 18 frames of 8 channels; no audio."""
+    generator = torch.Generator().manual_seed(seed)
+    lines, rows = [], []
+    for i in range(prompts):
+        prompt = f"p{i:02d}"
+        text = "slow rock" if i % 2 else "fast metal"
+        lines.append(json.dumps({"id": prompt, "text": text, "duration_s": 1.0, "group": prompt}))
+        for k in range(per_prompt):
+            name = sample_id(prompt, k)
+            latents = torch.randn(14 + (i + k) % 5, 8, generator=generator)
+            write_latents(folder / "latents" / f"{name}.safetensors", latents)
+            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "error": ""}
+            rows.append({**row, "sha256": f"{folder.name}-{name}"})
+    tables.append(folder / TABLE, rows)
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def write_ratings(folder: Path, samples: Path, values: dict[str, float], source: str = "mined") -> Path:
+    """Ratings of songs by id, in the layout that `mine` writes."""
+    rows = []
+    for name, value in values.items():
+        prompt = name.rsplit(".", 1)[0]
+        rating = Rating(prompt_id=prompt, group=prompt, sample_id=name, rating=value, source=source)
+        rows.append(rating_row(rating, samples, folder / RATINGS))
+    tables.append(folder / RATINGS, rows)
+    return folder
