@@ -17,7 +17,7 @@ class AxisPairs:
     """
 
     def __init__(self, pairs: Pairs, *, dropout: float, seed: int) -> None:
-        self.pairs, self.dropout, self.seed = pairs, dropout, seed
+        self.pairs, self.dropout, self.seed, self.axes = pairs, dropout, seed, pairs.axes
         if not pairs.axes:
             raise DataError(
                 f"{pairs.path}: no pair names an axis; mine with a rule that chooses on single axes, or leave "

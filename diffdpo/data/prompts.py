@@ -11,7 +11,18 @@ from diffdpo.registry import closest
 from diffdpo.runs import read_jsonl
 from diffdpo.types import Prompt
 
-KEYS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "duration_s", "start", "group")
+KEYS = (
+    "id",
+    "text",
+    "style_audio",
+    "negative_text",
+    "lyrics",
+    "language",
+    "duration_s",
+    "start",
+    "axis",
+    "group",
+)
 NUMBERS = ("duration_s", "start")
 
 
@@ -70,9 +81,15 @@ def _existing(path: Path, key: str, where: str) -> Path:
 
 
 def negative(prompt: Prompt) -> Prompt:
-    """The other branch of guidance: the negative style, or none, and no lyrics."""
+    """The other branch of guidance: the negative style, or none; no lyrics, no axis."""
     return replace(
-        prompt, text=prompt.negative_text, style=None, style_audio=None, lyrics=None, lyric_lines=None
+        prompt,
+        text=prompt.negative_text,
+        style=None,
+        style_audio=None,
+        lyrics=None,
+        lyric_lines=None,
+        axis="",
     )
 
 

@@ -123,12 +123,15 @@ def export(job: Job, folder: Path, *, lora: bool) -> None:
 def _besides(
     cfg: TrainRun, objective: Objective, network: Any, accelerator: Accelerator
 ) -> tuple[Reference | None, Reference | None]:
-    """The networks beside the policy that the objective needs: the reference, and the old policy."""
+    """The networks beside the policy that the objective needs: the reference, and the old policy.
+
+    Where both are configured alike they are one, which is run once.
+    """
     lora = cfg.train.lora
-    return (
-        build_beside("reference", cfg.train.reference, objective, network, accelerator, lora),
-        build_beside("old", cfg.train.old, objective, network, accelerator, lora),
-    )
+    reference = build_beside("reference", cfg.train.reference, objective, network, accelerator, lora)
+    if reference is not None and "old" in objective.needs and cfg.train.old == cfg.train.reference:
+        return reference, reference
+    return reference, build_beside("old", cfg.train.old, objective, network, accelerator, lora)
 
 
 def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:

@@ -10,11 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdpo import audio
+from diffdpo.encoders.words import directions
 from diffdpo.errors import DataError
 from diffdpo.models.base import Condition, LatentSpec
 from diffdpo.models.diffrhythm.lyrics import Line, place
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.types import Clip, Prompt
+
+AXIS_SCALE = 1.0
+"""Length of the direction that stands for an axis, added to styles, which have length 1."""
 
 
 @runtime_checkable
@@ -76,9 +80,8 @@ class DiffRhythm:
         """style, text, audio, start_time and, if the network knows it, duration; in fp32 on the CPU."""
         config = self.network.config
         rate = self.latents.frames_per_second
-        none = torch.zeros(config.style_dim)
         condition = {
-            "style": torch.stack([none if p.style is None else p.style.float() for p in prompts]),
+            "style": torch.stack([_style(p, config.style_dim) for p in prompts]),
             "lyrics": torch.stack([place(p.lyric_lines or (), frames, rate) for p in prompts]),
             "audio": torch.zeros(len(prompts), frames, config.latent_channels),
             "start_time": torch.tensor([p.start for p in prompts]),
@@ -135,3 +138,13 @@ class DiffRhythm:
         if self.codec is None:
             raise DataError("this model was loaded without a codec; it can be trained on latents, not heard")
         return self.codec
+
+
+def _style(prompt: Prompt, dim: int) -> Float[Tensor, " {dim}"]:
+    """The style, with a direction of its own added for the axis the song is to be good on.
+
+    A random direction is nearly orthogonal to every style and every other axis, so a network that was never told of
+    axes hears the same style; training on pairs that name theirs gives the direction its meaning.
+    """
+    style = torch.zeros(dim) if prompt.style is None else prompt.style.float()
+    return style + AXIS_SCALE * directions([f"axis {prompt.axis}"], dim) if prompt.axis else style
