@@ -148,6 +148,18 @@ class DPO:
         low, high = self.beta_range
         return min(high, max(low, -2 * logit / running["margin_size"]))
 
+    def kl_coefficient(
+        self, running: Mapping[str, float], frames: Float[Tensor, " pair"], channels: int
+    ) -> Float[Tensor, " pair"]:
+        """The coefficient of the KL divergence, per nat, that beta stands for with songs of this size.
+
+        The likelihood bound of a rectified flow weighs summed errors with (1 - t)/t; with a weight of about one
+        and errors summed, the margin is beta_KL times a difference of log-likelihoods for beta_KL = beta / 2, and
+        means divide by the number of elements (theory/beta).
+        """
+        elements = {"mean": frames * channels, "per_frame": frames * 0 + channels, "sum": frames * 0 + 1}
+        return self.beta_at(running) / (2 * elements[self.reduction])
+
     def update(self, running: Mapping[str, float], means: Mapping[str, float]) -> Mapping[str, float]:
         """What the next step has to know of this one's means over all processes."""
         if not self.target_factor:

@@ -21,7 +21,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.meters import Seen, step_means
 from diffdpo.training.reference import ErrorCache
 from diffdpo.training.step import Draw, Reference, draw, keys, outputs
-from diffdpo.types import Batch, Objective, Outputs
+from diffdpo.types import Batch, LossOutput, Objective, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +131,24 @@ def _step(job: Job, step: int, stream: Iterator[Batch], running: Mapping[str, fl
                 norm = accelerator.clip_grad_norm_(job.policy.parameters(), cfg.grad_clip)
             job.optimizer.step()
             job.optimizer.zero_grad()
-        told.append(Seen(result=result, t=random.t, axes=batch.axes))
+        told.append(Seen(result=_with_kl(job.objective, result, batch, running), t=random.t, axes=batch.axes))
     if job.ema is not None:
         job.ema.step(p for p in job.policy.parameters() if p.requires_grad)
     for beside in {id(b): b for b in (job.reference, job.old) if b is not None}.values():
         beside.follow(job.policy, step + 1)
     means = step_means(accelerator, told, bins=cfg.time_bins, axes=getattr(job.examples, "axes", ()))
     return {**means, "grad_norm": float(norm), "learning_rate": rate}
+
+
+def _with_kl(
+    objective: Objective, result: LossOutput, batch: Batch, running: Mapping[str, float]
+) -> LossOutput:
+    """The coefficient of the KL divergence that beta implies, beside the metrics of objectives that have one."""
+    coefficient = getattr(objective, "kl_coefficient", None)
+    if coefficient is None:
+        return result
+    implied = coefficient(running, batch.frames.double().mean(1), batch.latents.shape[-1])
+    return replace(result, metrics={**result.metrics, "implied_kl": implied})
 
 
 def _outputs(job: Job, batch: Batch, random: Draw) -> Outputs:

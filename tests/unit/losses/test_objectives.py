@@ -286,3 +286,12 @@ def test_nft_of_an_average_song_pulls_nowhere_when_policy_and_old_agree():
 def test_theory_weighting_warns():
     with pytest.warns(UserWarning, match="reward hacking"):
         DPO(timestep_weight="theory")
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"), [("mean", 2000 / (2 * 2048 * 64)), ("per_frame", 2000 / 128), ("sum", 1000)]
+)
+def test_the_kl_coefficient_that_beta_stands_for(reduction, expected):
+    frames = torch.tensor([2048.0], dtype=torch.float64)  # 95 s of DiffRhythm's latents: .0076 with means
+    found = DPO(beta=2000.0, reduction=reduction).kl_coefficient({}, frames, 64)
+    assert found.item() == pytest.approx(expected)

@@ -1,0 +1,103 @@
+"""When to stop rounds of alignment, and which round's model to keep: the best, not the last.
+
+Mined axes rise for as long as one trains; that they do proves nothing. What ends it is a judge that falls, or a
+winner's error that rises: the policy then moves away from the very songs it is told to prefer.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffdpo.evaluation.compare import AxisEffect
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """What ends rounds before their number is reached."""
+
+    judges: bool = True
+    """Stop when the interval of a judge's change since the beginning lies below zero. Needs validation prompts."""
+    max_winner_rise: float = 0.02
+    """Stop when a round ends with the winners' error this share above the reference's; inf never does."""
+    patience: int = 1
+    """Stop after so many rounds in a row without a new best. Needs validation prompts."""
+
+    def __post_init__(self) -> None:
+        if not self.max_winner_rise >= 0:
+            raise ValueError(f"stop.max_winner_rise must not be negative, got {self.max_winner_rise}")
+        if self.patience < 1:
+            raise ValueError(f"stop.patience must be at least 1, got {self.patience}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """What one round came to."""
+
+    score: float | None = None
+    """Mean change of the mined axes since the beginning, in standard deviations, on validation prompts."""
+    fallen: tuple[str, ...] = ()
+    """Judges that fell beyond their interval."""
+    winner_rise: float | None = None
+    """Of the winners' error over the reference's, as a share, at the end of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """After a round."""
+
+    best: int
+    """Number of the round whose model is kept; 0 is the model that it began with."""
+    stop: bool
+    reason: str
+
+
+def decide(results: Sequence[RoundResult], rule: StopRule) -> Decision:
+    """What to do after these rounds, the newest last. A round that breaks the rule is never the best."""
+    best, best_score, since = 0, -math.inf, 0
+    for number, result in enumerate(results, start=1):
+        if broken := _broken(result, rule):
+            return Decision(best=best, stop=True, reason=f"round {number}: {broken}")
+        if result.score is None:
+            best, since = number, 0  # nothing to choose by: the newest
+        elif result.score > max(best_score, 0.0):
+            best, best_score, since = number, result.score, 0
+        else:
+            since += 1
+        if since >= rule.patience:
+            return Decision(
+                best=best, stop=True, reason=f"round {number}: no gain over round {best} in {since} round(s)"
+            )
+    return Decision(best=best, stop=False, reason="")
+
+
+def _broken(result: RoundResult, rule: StopRule) -> str:
+    if rule.judges and result.fallen:
+        return f"the judge {', '.join(result.fallen)} fell beyond its interval"
+    if result.winner_rise is not None and result.winner_rise > rule.max_winner_rise:
+        return f"the winners' error rose {result.winner_rise:.1%} above the reference's"
+    return ""
+
+
+def round_result(found: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
+    """From the effects on validation prompts (none if there are no such prompts) and the rows of training."""
+    mined = [a.effect.standardised for a in found if a.role == "mined"]
+    return RoundResult(
+        score=sum(mined) / len(mined) if mined else None,
+        fallen=tuple(a.axis for a in found if a.role == "judge" and a.effect.direction == "worse"),
+        winner_rise=winner_rise(metrics),
+    )
+
+
+def winner_rise(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """How far the winners' error lies above the reference's over the last quarter of training, as a share of it.
+
+    None for objectives without winners.
+    """
+    rows = [row for row in metrics if "winner_gain" in row and "winner_error" in row]
+    rows = rows[-max(1, len(rows) // 4) :]
+    if not rows:
+        return None
+    gain = math.fsum(row["winner_gain"] for row in rows)
+    reference = math.fsum(row["winner_error"] + row["winner_gain"] for row in rows)
+    return -gain / reference
