@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.data.prompts import negative
-from diffdpo.denoising import Asked, Context, SamplingConfig, integrate, show
+from diffdpo.denoising import Asked, Context, SamplingConfig, follow, show, velocity_of
 from diffdpo.errors import DataError
 from diffdpo.guidance import Guided, Reused
 from diffdpo.models.base import SongModel
@@ -47,19 +47,6 @@ class Request:
     """Where this request begins in a longer song: windows of one sample id share the noise of shared frames."""
 
 
-def sample(
-    model: SongModel,
-    requests: Sequence[Request],
-    cfg: SamplingConfig,
-    *,
-    seed: int,
-    on_step: Callable[[], None] | None = None,
-) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs, each as long as its prompt asks, on the CPU in float32."""
-    frames = torch.tensor([_length(model, request) for request in requests])
-    return solve(model, requests, guided(model, requests, frames, cfg), cfg, seed=seed, on_step=on_step)
-
-
 @dataclass(frozen=True)
 class Made:
     """A song that was made."""
@@ -91,26 +78,29 @@ def make(
     on_step: Callable[[], None] | None = None,
 ) -> list[Made]:
     """A batch of songs, each as long as its prompt asks, and what each took."""
-    device = next(model.network.parameters()).device
-    lengths = [_length(model, request) for request in requests]
-    noise = draw(model, requests, seed, max(lengths))
+    velocity = guided(model, requests, cfg)
+    noise = draw(model, requests, seed, velocity.mask.shape[1])
     start, times = _start(requests, noise, cfg.times())
-    asked = ask(model, requests, lengths, device)
-    songs, passes = integrate(model, asked, start.to(device), times, cfg, lambda *_: on_step and on_step())
+    songs = follow(velocity, start.to(velocity.mask.device), times, cfg, lambda *_: on_step and on_step())
     made = []
-    for request, song, length, count in zip(requests, songs, lengths, passes.tolist(), strict=True):
-        latents = song[:length].float().cpu()
-        made.append(Made(request.context.paste(latents) if request.context else latents, count))
+    for request, song, passes in zip(requests, songs.float().cpu(), velocity.passes.tolist(), strict=True):
+        latents = song[: model.latents.frames(request.prompt.duration_s)]
+        made.append(Made(request.context.paste(latents) if request.context else latents, passes))
     return made
 
 
-def passes(cfg: SamplingConfig) -> int:
-    """Network passes a song takes under `cfg`, if none is saved by `reuse`."""
-    nothing = torch.zeros(1, 1, 1)
-    guided = Guided(lambda x, t, rows: x, torch.ones(1, 1, dtype=torch.bool), cfg.guides())
-    held = cfg.guides().form.held_steps if cfg.guidance != 1 else 0
-    flow.solve(Reused(guided, 0.0), nothing, cfg.times()[held:, None], flow.SOLVERS[cfg.solver])
-    return int(guided.passes)
+def guided(model: SongModel, requests: Sequence[Request], cfg: SamplingConfig) -> Reused:
+    """The guided velocity of a batch of songs, padded to the longest; what all steps share is computed here."""
+    device = next(model.network.parameters()).device
+    lengths = [_length(model, request) for request in requests]
+    return velocity_of(model, ask(model, requests, lengths, device), cfg)
+
+
+def planned_passes(cfg: SamplingConfig) -> int:
+    """Network passes a song takes under `cfg`, both branches of guidance counted, if `reuse` saves none."""
+    velocity = Reused(Guided(lambda x, t, rows: x, torch.ones(1, 1, dtype=torch.bool), cfg.guides()), 0.0)
+    follow(velocity, torch.zeros(1, 1, 1), cfg.times()[:, None], cfg)
+    return int(velocity.passes)
 
 
 def _length(model: SongModel, request: Request) -> int:

@@ -6,8 +6,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "audio", "data", "encoders", "evaluation", "flow", "losses", "mining", "models", "randomness", "runs",
-    "sampling", "scorers", "statistics", "training", "types",
+    "audio", "data", "denoising", "encoders", "evaluation", "flow", "guidance", "longform", "losses", "mining",
+    "models", "randomness", "runs", "sampling", "scorers", "statistics", "training", "types",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],

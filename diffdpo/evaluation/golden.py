@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffdpo import flow
+from diffdpo.denoising import Asked, Context, SamplingConfig, follow, show, velocity_of
 from diffdpo.errors import DataError
+from diffdpo.models.base import LatentSpec
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.layers import angles
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
@@ -265,40 +268,36 @@ def run_train_loss(load: Load, golden: Tensors) -> Tensors:
 
 @torch.no_grad()
 def run_sample(load: Load, golden: Tensors) -> Tensors:
-    """Guided Euler steps by `diffdpo.flow` from given noise; what was not to be made is pasted over the end."""
-    network, noise, strength = load(False), golden["in.y0_noise"], golden["in.cfg_strength"].item()
-    count, length = noise.shape[:2]
-
-    def each(name: str) -> Tensor:
-        """The original makes several songs of one prompt."""
-        return golden[f"in.{name}"].expand(count, *golden[f"in.{name}"].shape[1:])
-
-    made = torch.zeros(1, length, 1, dtype=torch.bool)
+    """The sampler itself, as users run it, from given noise and conditions; the original's scale s - 1 is 4."""
+    network, noise = load(False), golden["in.y0_noise"]
+    count, length, channels = noise.shape
+    latents = LatentSpec(channels=channels, frames_per_second=1.0, sample_rate=1, max_frames=length)
+    model = DiffRhythm(network=network, latents=latents)
+    keep = torch.ones(length, dtype=torch.bool)
     for start, stop in golden["in.latent_pred_segments"].tolist():
-        made[:, start:stop] = True
-    context, text = each("cond").masked_fill(made, 0), each("text")
-    places = {"start_time": each("start_time")}
+        keep[start:stop] = False
+    context = Context(golden["in.cond"][0], keep)
+    text = golden["in.text"]
+    condition = {
+        "lyrics": torch.cat([text, torch.zeros_like(text)]),
+        "style": torch.cat([golden["in.style_prompt"], golden["in.negative_style_prompt"]]),
+        "audio": torch.zeros(2, length, channels),
+        "start_time": golden["in.start_time"].expand(2),
+    }
     if network.config.duration_embedding:
-        places["duration"] = each("song_duration")
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        time = (1 - t).to(x.dtype)
-        towards = network(x, time, text=text, style=each("style_prompt"), audio=context, **places)
-        if strength == 0:
-            return -towards
-        nothing = {"text": torch.zeros_like(text), "audio": torch.zeros_like(context)}
-        away = network(x, time, style=each("negative_style_prompt"), **nothing, **places)
-        return -(towards + strength * (towards - away))
-
+        condition["duration"] = golden["in.song_duration"].expand(2)
+    one, other = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.long)
+    asked = Asked(
+        condition=show(condition, [context, None]), frames=torch.full((2,), length), towards=one, away=other
+    )
     trajectory = [noise]
-    times = (
-        1 - golden["t_grid"].double()
-    )  # in fp32 the grid would come back changed, and time counts in thousands
-    grid = times[:, None].expand(-1, count)
-    latents = flow.euler(velocity, noise, grid, on_step=lambda _, x: trajectory.append(x))
+    times = 1 - golden["t_grid"].double()
+    cfg = SamplingConfig(steps=len(times) - 1, guidance=1 + golden["in.cfg_strength"].item())
+    velocity, grid = velocity_of(model, asked, cfg), times[:, None].expand(-1, count)
+    songs = follow(velocity, noise, grid, cfg, lambda _, x: trajectory.append(x))
     return {
         "out.trajectory": torch.stack(trajectory),
-        "out.latents": torch.where(made, latents, each("cond")),
+        "out.latents": torch.stack([context.paste(song) for song in songs]),
     }
 
 

@@ -64,6 +64,14 @@ class SongModel(Protocol):
         """The sound of one song's latents, memory constant in its length."""
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A song model that can do once a song what does not depend on x and t. A model need not have it."""
+
+    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " batch"]) -> Condition:
+        """What `velocity` takes in place of `condition`, for the network itself and not what accelerate wraps."""
+
+
 def drop(condition: Condition, part: str, where: Bool[Tensor, " batch"]) -> Condition:
     """The same condition with one part taken away from some songs."""
     kept = condition[part]

@@ -85,9 +85,9 @@ def gaussian_velocity(x, t):
     return -MU + (t - (1 - t) * SIGMA**2) / variance * (x - (1 - t) * MU)
 
 
-def endpoint_error(steps):
+def endpoint_error(steps, solver="euler"):
     noise = latents(1, 64, 4)
-    song = flow.euler(gaussian_velocity, noise, torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None])
+    song = flow.solve(gaussian_velocity, noise, flow.schedule(steps)[:, None], flow.SOLVERS[solver])
     return (song - (MU + SIGMA * noise)).abs().max().item()
 
 

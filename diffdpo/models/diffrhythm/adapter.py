@@ -14,7 +14,7 @@ from diffdpo.encoders.words import directions
 from diffdpo.errors import DataError
 from diffdpo.models.base import Condition, LatentSpec
 from diffdpo.models.diffrhythm.lyrics import Line, place
-from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, Encoded, padding_behind
 from diffdpo.types import Clip, Prompt
 
 AXIS_SCALE = 1.0
@@ -99,30 +99,43 @@ class DiffRhythm:
         condition: Condition,
         frames: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch frame channel"]:
-        """noise - song at (x, t); see SongModel."""
+        """noise - song at (x, t); see SongModel. `condition` may be a prepared one."""
         length = x.shape[1]
-        text, context = condition["lyrics"], condition["audio"].to(x.dtype)
-        ends: Tensor | None = frames
-        if self.latents.window == "fixed":
-            missing = self.latents.max_frames - length
-            if missing < 0:
-                raise DataError(
-                    f"{length} frames: this network knows songs of {self.latents.max_frames} only"
-                )
-            x, context = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (x, context))
-            text, ends = F.pad(text, (0, missing)), None
+        x = F.pad(x, (0, 0, 0, self._missing(length)))
         time = (1 - t).to(x.device, torch.promote_types(x.dtype, torch.float32))
-        predicted = network(
-            x,
-            time,
-            text=text,
-            style=condition["style"].to(x.dtype),
-            audio=context,
-            start_time=condition["start_time"].to(x.dtype),
-            duration=condition["duration"].to(x.dtype) if "duration" in condition else None,
-            frames=ends,
-        )
+        ends = None if self.latents.window == "fixed" else frames
+        if "place" in condition:
+            predicted = network.denoise(x, time, _encoded(condition, ends))
+        else:
+            predicted = network(x, time, **self._arguments(condition, x.dtype), frames=ends)
         return -predicted[:, :length]
+
+    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " batch"]) -> Condition:
+        """Lyrics, place, and all of the input projection that x and t leave alone; see Prepares."""
+        ends = None if self.latents.window == "fixed" else frames
+        encoded = network.project(network.encode(**self._arguments(condition, torch.float32), frames=ends))
+        residuals = {f"residual.{layer}": residual for layer, residual in enumerate(encoded.residuals)}
+        inputs = "projected" if encoded.projected else "inputs"
+        return {inputs: encoded.inputs, "place": encoded.place, **residuals}
+
+    def _arguments(self, condition: Condition, dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """A condition as the network takes it, padded to its window."""
+        missing = self._missing(condition["lyrics"].shape[1])
+        return {
+            "text": F.pad(condition["lyrics"], (0, missing)),
+            "style": condition["style"].to(dtype),
+            "audio": F.pad(condition["audio"].to(dtype), (0, 0, 0, missing)),
+            "start_time": condition["start_time"].to(dtype),
+            "duration": condition["duration"].to(dtype) if "duration" in condition else None,
+        }
+
+    def _missing(self, length: int) -> int:
+        """Frames between a batch's length and the only one that a network of fixed window knows."""
+        if self.latents.window == "exact":
+            return 0
+        if length > self.latents.max_frames:
+            raise DataError(f"{length} frames: this network knows songs of {self.latents.max_frames} only")
+        return self.latents.max_frames - length
 
     def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
         """See SongModel. Audio is taken at its level: `prepare` brings songs to a common loudness first."""
@@ -138,6 +151,15 @@ class DiffRhythm:
         if self.codec is None:
             raise DataError("this model was loaded without a codec; it can be trained on latents, not heard")
         return self.codec
+
+
+def _encoded(condition: Condition, frames: Int[Tensor, " batch"] | None) -> Encoded:
+    """A prepared condition as the network takes it."""
+    projected = "projected" in condition
+    inputs = condition["projected" if projected else "inputs"]
+    residuals = [condition[name] for name in condition if name.startswith("residual.")]
+    padding = None if frames is None else padding_behind(frames, inputs.shape[1], inputs.device)
+    return Encoded(inputs, tuple(residuals), condition["place"], padding, projected)
 
 
 def _style(prompt: Prompt, dim: int) -> Float[Tensor, " {dim}"]:

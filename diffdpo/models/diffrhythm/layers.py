@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diffdpo.flow import Times
+from diffdpo.flow import Latents, Times
 
 Hidden = Float[Tensor, "batch frame dim"]
 Padding = Bool[Tensor, "batch frame 1"]
@@ -148,9 +148,27 @@ class InputEmbedding(nn.Module):
             config["dim"], config["conv_pos_kernel_size"], config["conv_pos_groups"]
         )
 
+    @property
+    def splits(self) -> bool:
+        """Whether the projection is the plain one, not wrapped by an adapter."""
+        return type(self.proj) is nn.Linear
+
     def forward(self, inputs: Float[Tensor, "batch frame inputs"], padding: Padding | None) -> Hidden:
-        h = self.proj(inputs)
+        return self.place(self.proj(inputs), padding)
+
+    def place(self, h: Hidden, padding: Padding | None) -> Hidden:
         return h + self.conv_pos_embed(h, padding)
+
+    def still(self, inputs: Float[Tensor, "batch frame part"], first: int) -> Hidden:
+        """The projection of the inputs from number `first` on, with the bias: a sampler's steps share it."""
+        columns = self.proj.weight[:, first : first + inputs.shape[-1]]
+        return F.linear(inputs, columns, self.proj.bias)
+
+    def moving(self, x: Latents, moment: Float[Tensor, "batch cond"]) -> Hidden:
+        """The projection of the first and the last inputs, which a sampler's steps do not share."""
+        weight = self.proj.weight
+        now = F.linear(moment, weight[:, -moment.shape[-1] :])
+        return F.linear(x, weight[:, : x.shape[-1]]) + now[:, None]
 
 
 class RMSNorm(nn.Module):

@@ -36,22 +36,23 @@ class Encoded(NamedTuple):
     """All that depends on neither x nor time: a sampler computes it once a song, not once a step."""
 
     inputs: Float[Tensor, "batch frame inputs"]
-    """Audio, lyrics and style, joined for the input projection."""
+    """Audio, lyrics and style, joined for the input projection; behind their part of it if `projected`."""
     residuals: tuple[Float[Tensor, "batch frame dim"], ...]
     """What the lyrics add behind each layer of the first half."""
     place: Float[Tensor, "batch cond"]
     """Start and, if the network knows it, duration."""
     padding: Padding | None
+    projected: bool = False
 
 
-def padding_behind(frames: Int[Tensor, " batch"], text: Int[Tensor, "batch frame"]) -> Padding | None:
+def padding_behind(frames: Int[Tensor, " batch"], length: int, device: torch.device) -> Padding | None:
     """None if every song fills the batch. `frames` is read on the host: keep it there and no GPU waits."""
-    length, ends = text.shape[1], frames.tolist()
+    ends = frames.tolist()
     if not all(1 <= end <= length for end in ends):
         raise ValueError(f"frames must be between 1 and the length {length} of the batch, got {ends}")
     if min(ends) == length:
         return None
-    return ~rearrange(mask_from_frames(frames.to(text.device), length), "batch frame -> batch frame 1")
+    return ~rearrange(mask_from_frames(frames.to(device), length), "batch frame -> batch frame 1")
 
 
 class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -145,7 +146,7 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if known != (duration is not None):
             given = "a duration is required" if known else "no duration can be given"
             raise ValueError(f"duration_embedding={known}, so {given}")
-        padding = None if frames is None else padding_behind(frames, text)
+        padding = None if frames is None else padding_behind(frames, text.shape[1], text.device)
         lyrics, residuals = self.encode_text(text, padding)
         everywhere = repeat(style, "batch style -> batch frame style", frame=text.shape[1])
         inputs = torch.cat([silence(audio, padding), lyrics, everywhere], dim=-1)
@@ -153,6 +154,13 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if duration is not None:
             place = place + self.duration_time_embed(duration, audio.dtype)
         return Encoded(inputs, residuals, place, padding)
+
+    def project(self, encoded: Encoded) -> Encoded:
+        """Their part of the input projection done too, unless an adapter is wrapped around it. For samplers."""
+        if encoded.projected or not self.input_embed.splits:
+            return encoded
+        still = self.input_embed.still(encoded.inputs, self.config.latent_channels)
+        return encoded._replace(inputs=still, projected=True)
 
     def encode_text(
         self, text: Int[Tensor, "batch frame"], padding: Padding | None = None
@@ -165,9 +173,13 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """The half of `forward` that a sampler repeats."""
         padding = encoded.padding
         moment = self.time_embed(time.expand(len(x)), x.dtype) + encoded.place
-        now = repeat(moment, "batch cond -> batch frame cond", frame=x.shape[1])
+        x = silence(x, padding)
         # x comes first in the published order, then audio, lyrics, style, moment.
-        h = self.input_embed(torch.cat([silence(x, padding), encoded.inputs, now], dim=-1), padding)
+        if encoded.projected:
+            h = self.input_embed.place(encoded.inputs + self.input_embed.moving(x, moment), padding)
+        else:
+            now = repeat(moment, "batch cond -> batch frame cond", frame=x.shape[1])
+            h = self.input_embed(torch.cat([x, encoded.inputs, now], dim=-1), padding)
         head_dim = self.config.dim // self.config.num_attention_heads
         turns = angles(torch.arange(x.shape[1], device=x.device), head_dim, self.config.rope_theta)
         rotation = turns.cos().to(h.dtype), turns.sin().to(h.dtype)
