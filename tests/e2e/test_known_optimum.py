@@ -1,0 +1,39 @@
+"""Objectives trained, briefly, where the best policy is known: who comes nearer, and what wrong labels teach."""
+
+import pytest
+import torch
+
+from diffdpo.evaluation.mixtures import Mixture, Reward, World
+from diffdpo.evaluation.toy import Budget, Run, measure, train
+from diffdpo.losses.dpo import DPO
+from diffdpo.losses.reward_weighted import RewardWeighted
+
+pytestmark = pytest.mark.slow
+
+
+def test_rewards_beat_plain_pairs_the_anchor_keeps_winners_and_flipped_labels_teach_the_opposite():
+    torch.set_num_threads(1)
+    world = World(
+        reference=Mixture(
+            weights=torch.tensor([0.5, 0.3, 0.2]),
+            means=torch.tensor([[-1.5, 0.0], [1.0, 1.5], [1.5, -1.5]]),
+            variances=torch.tensor([0.25, 0.36, 0.16]),
+        ),
+        reward=Reward(slope=torch.tensor([1.0, 0.5])),
+    )
+    plain = DPO(beta=4.0)  # one nat: 2 dim
+    runs = [
+        Run(objective=RewardWeighted()),
+        Run(objective=plain),
+        Run(objective=DPO(beta=4.0, anchor=2.0)),
+        Run(objective=plain, flipped=1.0),
+    ]
+    budget = Budget(steps=600, width=64)
+    rewarded, pairs, anchored, flipped = measure(world, train(world, runs, budget), len(runs), points=1024)
+    start = world.reference.expected(world.reward)
+    assert rewarded["kl_optimum"] < 0.25 < pairs["kl_optimum"]
+    assert rewarded["efficiency"] > 0.85
+    assert anchored["efficiency"] > pairs["efficiency"] + 0.1
+    assert anchored["winner_change"] < 0 < pairs["winner_change"]
+    assert flipped["reward"] < start - 0.3
+    assert pairs["reward"] > start + 0.3

@@ -1,0 +1,313 @@
+"""Objectives in worlds whose best policy is known in closed form: `python tools/bench_toy.py`, table and JSON out.
+
+    python tools/bench_toy.py [--settings plane peak --methods dpo@1 crpo@1 --seeds 0 1 2]
+    python tools/bench_toy.py --check            # the orderings that have to hold; exit code 1 if one does not
+    python tools/bench_toy.py --compare dpo crpo --picture frontier.svg
+
+Every (setting, method, seed) is one file under --out, and what has one is not run again. A method is a family and
+its beta, in nats: the coefficient of KL for which theory promises the optimum. For the objectives that is
+
+    beta of DPO = 2 dim · nats,     weight of an anchor = dim · (weight of the summed error),
+
+since they take means over elements and write half of beta. See docs/theory/objectives.md.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
+
+from measure import rounded
+
+from diffdpo.evaluation.mixtures import Mixture, Reward, World
+from diffdpo.evaluation.toy import Budget, Run, measure, train
+from diffdpo.losses.awm import AWM
+from diffdpo.losses.dgpo import DGPO
+from diffdpo.losses.dpo import DPO
+from diffdpo.losses.dspo import DSPO
+from diffdpo.losses.flow_matching import FlowMatching
+from diffdpo.losses.kto import KTO
+from diffdpo.losses.linear_dpo import LinearDPO
+from diffdpo.losses.nft import NFT
+from diffdpo.losses.reward_weighted import RewardWeighted
+from diffdpo.runs import read_json, write_json
+from diffdpo.types import Objective
+
+Build = Callable[[World, float], Objective]
+"""From a world and beta in nats."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world, and the share of its pairs that are labelled the wrong way round."""
+
+    world: World
+    flipped: float = 0.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """An objective up to its beta, and what goes with it."""
+
+    build: Build
+    density: Any = "uniform"
+    soft: bool = False
+
+
+def world(weights: Any, means: Any, variances: Any, slope: Any, curvature: float = 0.0) -> World:
+    reference = Mixture(
+        weights=torch.tensor(weights), means=torch.tensor(means), variances=torch.tensor(variances)
+    )
+    return World(reference=reference, reward=Reward(slope=torch.tensor(slope), curvature=curvature))
+
+
+def eight() -> World:
+    """Four modes in eight dimensions; two dimensions matter much, two little, four not at all."""
+    generator = torch.Generator().manual_seed(8)
+    means = 1.2 * torch.randn(4, 8, generator=generator)
+    slope = [0.9, -0.6, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0]
+    return world([0.4, 0.3, 0.2, 0.1], means.tolist(), [0.2, 0.3, 0.4, 0.3], slope)
+
+
+PLANE = world([0.5, 0.3, 0.2], [[-1.5, 0.0], [1.0, 1.5], [1.5, -1.5]], [0.25, 0.36, 0.16], [1.0, 0.5])
+PEAK = world([0.4, 0.4, 0.2], [[-1.2, 1.2], [1.2, 0.9], [0.0, -1.6]], [0.3, 0.5, 0.25], [0.6, -0.9], 0.8)
+SETTINGS = {
+    "plane": Setting(PLANE),
+    "noisy": Setting(PLANE, flipped=0.2),
+    "flipped": Setting(PLANE, flipped=1.0),
+    "peak": Setting(PEAK),
+    "eight": Setting(eight()),
+}
+
+
+def dpo(anchor: float = 0.0, share: float = 0.0, velocity: float = 0.0, **others: Any) -> Build:
+    """Flow-DPO: `anchor` and `velocity` weigh summed errors, `share` is an anchor in units of beta."""
+
+    def build(world: World, nats: float) -> Objective:
+        return DPO(
+            beta=2 * world.dim * nats,
+            anchor=world.dim * (anchor + share * nats),
+            velocity_anchor=world.dim * velocity,
+            **others,
+        )
+
+    return build
+
+
+FAMILIES: dict[str, Family] = {
+    "sft": Family(lambda world, nats: FlowMatching()),
+    "rwr": Family(lambda world, nats: RewardWeighted(temperature=nats)),
+    "nft": Family(lambda world, nats: NFT(advantage_clip=1.5 * nats, kl=0.0)),
+    "awm": Family(lambda world, nats: AWM(clip=1e6, velocity_kl=1.5 * nats)),
+    "dgpo": Family(lambda world, nats: DGPO(beta=2 * world.dim * nats)),
+    "kto": Family(lambda world, nats: KTO(beta=world.dim * nats)),
+    "linear": Family(lambda world, nats: LinearDPO(beta=world.dim * nats)),
+    "dspo": Family(lambda world, nats: DSPO(beta=nats)),
+    "dpo": Family(dpo()),
+    "dpo-logit-normal": Family(dpo(), density="logit_normal"),
+    "dpo-theory": Family(dpo(timestep_weight="theory")),
+    "dpo-elbo": Family(dpo(timestep_weight="clipped_elbo", timestep_clip=99.0)),
+    "dpo-clip5": Family(dpo(timestep_weight="clipped_elbo")),
+    "crpo.1": Family(dpo(anchor=0.1)),
+    "crpo": Family(dpo(anchor=1.0)),
+    "crpo-clip5": Family(dpo(anchor=1.0, timestep_weight="clipped_elbo")),
+    "sdpo.5": Family(dpo(safeguard=0.5)),
+    "sdpo": Family(dpo(safeguard=0.9)),
+    "sdpo-clip5": Family(dpo(safeguard=0.9, timestep_weight="clipped_elbo")),
+    "ipo": Family(dpo(link="ipo")),
+}
+METHODS = (
+    "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-logit-normal@1",
+    "dpo-theory@1", "dpo-elbo@1", "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "crpo-clip5@1", "sdpo.5@1",
+    "sdpo@1", "sdpo-clip5@1", "ipo@1", "linear@1", "kto@1", "dspo@1", "dgpo@1",
+)  # fmt: skip
+CHECKED = {
+    "plane": ("rwr@1", "nft@1", "crpo@1", "sdpo@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1"),
+    "flipped": ("dpo@1",),
+}
+COLUMNS = {
+    "reward": "reward",
+    "kl_reference": "KL ref",
+    "kl_optimum": "KL opt",
+    "efficiency": "eff",
+    "velocity_error": "dv",
+    "winner_change": "a_w",
+    "loser_change": "a_l",
+}
+QUICK = Budget(steps=600, width=64)
+
+
+def build(method: str, setting: Setting, seed: int) -> Run:
+    """The run that a method's name stands for."""
+    name, _, nats = method.partition("@")
+    if name not in FAMILIES or not nats:
+        raise SystemExit(f"{method}: write family@nats with a family of {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    return Run(
+        objective=family.build(setting.world, float(nats)),
+        seed=seed,
+        density=family.density,
+        soft=family.soft,
+        flipped=setting.flipped,
+    )
+
+
+def results(
+    out: Path, setting: str, methods: Sequence[str], seeds: Sequence[int], budget: Budget, stack: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each method one result a seed, read where it is there, else computed and written, `stack` at a time."""
+    wanted = [(method, seed) for method in methods for seed in seeds]
+    place = {task: out / setting / f"{task[0]}-{task[1]}.json" for task in wanted}
+    missing = [task for task in wanted if not place[task].exists()]
+    for first in range(0, len(missing), stack):
+        tasks = missing[first : first + stack]
+        began = time.perf_counter()
+        runs = [build(method, SETTINGS[setting], seed) for method, seed in tasks]
+        policies = train(SETTINGS[setting].world, runs, budget)
+        found = measure(SETTINGS[setting].world, policies, len(runs))
+        seconds = (time.perf_counter() - began) / len(tasks)
+        for (method, seed), run, numbers in zip(tasks, runs, found, strict=True):
+            facts = {"objective": repr(run.objective), **asdict(budget), "seconds": seconds}
+            row = rounded({"method": method, "seed": seed, **numbers, **facts})
+            write_json(place[method, seed], {k: None if v != v else v for k, v in row.items()})
+            print(f"{setting} {method} seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return {method: [read_json(place[method, seed]) for seed in seeds] for method in methods}
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """One number a seed, NaN where a run diverged."""
+    return np.array([math.nan if row[name] is None else row[name] for row in rows], dtype=float)
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Means over seeds, and the standard deviation of the efficiency."""
+    lines = [f"{'method':<22}" + "".join(f"{title:>9}" for title in COLUMNS.values()) + f"{'± eff':>8}"]
+    for method, rows in found.items():
+        means = "".join(f"{column(rows, name).mean():>9.3f}" for name in COLUMNS)
+        spread = column(rows, "efficiency").std(ddof=1) if len(rows) > 1 else math.nan
+        lines.append(f"{method:<22}{means}{spread:>8.3f}")
+    return "\n".join(lines)
+
+
+def violations(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
+    """What of the known orderings does not hold, for means over seeds."""
+
+    def mean(method: str, name: str, setting: str = "plane") -> float:
+        return float(column(found[setting][method], name).mean())
+
+    sweep = [mean(f"dpo@{nats}", "kl_reference") for nats in ("0.25", "1", "2", "5")]
+    blown_up = mean("dpo-theory@1", "kl_reference")
+    start = PLANE.reference.expected(PLANE.reward)
+    claims = {
+        "regression on rewards is efficient: rwr eff > 0.97": mean("rwr@1", "efficiency") > 0.97,
+        "and finds the optimum: rwr KL opt < 0.08": mean("rwr@1", "kl_optimum") < 0.08,
+        "nft eff > 0.9": mean("nft@1", "efficiency") > 0.9,
+        "nft a_w < 0.1": mean("nft@1", "winner_change") < 0.1,
+        "plain dpo wastes: eff < 0.7": mean("dpo@1", "efficiency") < 0.7,
+        "and loses its winners: a_w > 0": mean("dpo@1", "winner_change") > 0,
+        "the anchor mends both: crpo eff > 0.85": mean("crpo@1", "efficiency") > 0.85,
+        "crpo a_w <= 0": mean("crpo@1", "winner_change") <= 0,
+        "so does the safeguard: sdpo a_w <= 0": mean("sdpo@1", "winner_change") <= 0,
+        "sdpo eff > dpo eff": mean("sdpo@1", "efficiency") > mean("dpo@1", "efficiency"),
+        "(1-t)² blows up: KL ref > 10 or diverged": not blown_up <= 10,
+        "a larger beta stays closer": sweep == sorted(sweep, reverse=True),
+        "flipped labels teach the opposite": mean("dpo@1", "reward", "flipped")
+        < start
+        < mean("dpo@1", "reward"),
+    }
+    return [claim for claim, holds in claims.items() if not holds]
+
+
+def at_equal_kl(rows: Sequence[Mapping[str, Any]], kl: float, name: str) -> float:
+    """A column of one seed's runs at several betas, read off at one KL from the reference; NaN outside them."""
+    points = sorted(zip(column(rows, "kl_reference"), column(rows, name), strict=True))
+    x, y = np.array([point for point in points if point[0] > 0.005 and math.isfinite(point[1])]).T
+    return float(np.interp(math.log(kl), np.log(x), y, left=math.nan, right=math.nan))
+
+
+def compare(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], families: Sequence[str], levels: Sequence[float]
+) -> dict[str, dict[float, list[tuple[float, float]]]]:
+    """Family -> KL from the reference -> (efficiency, KL to the optimum) of each seed."""
+    compared: dict[str, dict[float, list[tuple[float, float]]]] = {}
+    for family in families:
+        rows = [row for method, group in found.items() if method.partition("@")[0] == family for row in group]
+        seeds = sorted({row["seed"] for row in rows})
+        by_seed = [[row for row in rows if row["seed"] == seed] for seed in seeds]
+        compared[family] = {
+            kl: [(at_equal_kl(r, kl, "efficiency"), at_equal_kl(r, kl, "kl_optimum")) for r in by_seed]
+            for kl in levels
+        }
+    return compared
+
+
+def comparison_table(compared: Mapping[str, Mapping[float, Sequence[tuple[float, float]]]]) -> str:
+    """Mean ± standard deviation of the efficiency, and the mean KL to the optimum, at each KL."""
+    levels = list(next(iter(compared.values())))
+    lines = [f"{'at KL ref =':<22}" + "".join(f"{kl:>22g}" for kl in levels)]
+    for family, points in compared.items():
+        cells = []
+        for kl in levels:
+            (eff, optimum), spread = (
+                np.mean(points[kl], 0),
+                np.std(points[kl], 0, ddof=min(1, len(points[kl]) - 1)),
+            )
+            cells.append("-" if math.isnan(eff) else f"{eff:.3f} ± {spread[0]:.3f} ({optimum:.3f})")
+        lines.append(f"{family:<22}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["plane"])
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, help="family@nats; families are in this file"
+    )
+    parser.add_argument("--compare", nargs="+", choices=FAMILIES, metavar="FAMILY", help="at equal KL")
+    parser.add_argument("--betas", nargs="+", default=["0.25", "0.5", "1", "2", "4"], help="for --compare")
+    parser.add_argument("--levels", nargs="+", type=float, default=[0.1, 0.2, 0.4, 0.8])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--quick", action="store_true", help="small networks, few steps: orderings only")
+    parser.add_argument(
+        "--check", action="store_true", help="run what the known orderings need; 1 if one fails"
+    )
+    parser.add_argument("--picture", type=Path, help="efficiency over KL as SVG, for --compare")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"))
+    parser.add_argument("--stack", type=int, default=6, help="runs trained side by side")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    budget, out = (QUICK, args.out / "quick") if args.quick else (Budget(), args.out)
+    wanted = {setting: tuple(args.methods) for setting in args.settings}
+    if args.check:
+        wanted = CHECKED
+    if args.compare:
+        sweep = tuple(f"{family}@{nats}" for family in args.compare for nats in args.betas)
+        wanted = dict.fromkeys(args.settings, sweep)
+    found = {s: results(out, s, methods, args.seeds, budget, args.stack) for s, methods in wanted.items()}
+    for setting, rows in found.items():
+        print(f"{setting}\n{table(rows)}")
+        if args.compare:
+            compared = compare(rows, args.compare, args.levels)
+            print(comparison_table(compared))
+    if args.picture and args.compare:
+        from toy_picture import frontier
+
+        args.picture.write_text(frontier(found))
+    wrong = violations(found) if args.check else []
+    for claim in wrong:
+        print(f"does not hold: {claim}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
