@@ -3,14 +3,17 @@
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyloudnorm
+import scipy.signal
 import soundfile
 import torch
 import torchaudio
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from diffdpo.errors import DataError
 from diffdpo.runs import atomic_write
@@ -60,10 +63,40 @@ def write(path: str | os.PathLike[str], clip: Clip) -> None:
     """Write FLAC or WAV by the suffix, 24 bits, never a half file. Samples beyond ±1 are clipped."""
     path = Path(path)
     buffer = io.BytesIO()
-    scaled = np.round(np.clip(clip.samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
-    samples = scaled.astype(np.int32).T << 8  # quantised here, so that FLAC and WAV hold the same numbers
+    samples = _quantised(clip.samples)
     soundfile.write(buffer, samples, clip.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_24")
     atomic_write(path, buffer.getvalue())
+
+
+def _quantised(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, "sample channel"]:
+    """24 bits in the upper part of 32; done here, so that FLAC and WAV hold the same numbers."""
+    scaled = np.round(np.clip(samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
+    return scaled.astype(np.int32).T << 8
+
+
+@contextmanager
+def writer(path: Path, sample_rate: int, channels: int = 2) -> Iterator[soundfile.SoundFile]:
+    """A FLAC or WAV file that grows block by block, see `extend`. What is there when a block raises stays there:
+    the caller decides what a half file is good for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(
+        path, "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
+    ) as file:
+        yield file
+
+
+def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample"]) -> None:
+    """Append to a file of `writer`, as `write` would have written it."""
+    file.write(_quantised(samples))
+    file.flush()
+
+
+def blocks(path: Path, seconds: float = 20.0) -> Iterator[Clip]:
+    """A file from beginning to end in blocks, in the memory of one."""
+    with soundfile.SoundFile(path) as file:
+        for samples in file.blocks(int(seconds * file.samplerate), dtype="float32", always_2d=True):
+            yield Clip(samples=np.ascontiguousarray(samples.T), sample_rate=file.samplerate)
 
 
 def resample(clip: Clip, sample_rate: int) -> Clip:
@@ -92,6 +125,60 @@ def loudness(clip: Clip) -> float:
         return float(pyloudnorm.Meter(clip.sample_rate).integrated_loudness(samples.T.astype(np.float64)))
 
 
+class Meter:
+    """Integrated loudness and peak of a sound that comes in blocks: `loudness` in constant memory."""
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        self.rate, self.samples, self.peak = sample_rate, 0, 0.0
+        self.filters = list(pyloudnorm.Meter(sample_rate)._filters.values())
+        self.states = [np.zeros((channels, len(stage.a) - 1)) for stage in self.filters]
+        self.energies: list[float] = []
+        """Of each quarter of a gating block of 400 ms that is over, all channels together."""
+        self.open = 0.0
+
+    def add(self, samples: Float[np.ndarray, "channel sample"]) -> None:
+        self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+        weighted = samples.astype(np.float64)
+        for place, stage in enumerate(self.filters):
+            weighted, self.states[place] = scipy.signal.lfilter(
+                stage.b, stage.a, weighted, zi=self.states[place]
+            )
+            weighted *= stage.passband_gain
+        energy = (weighted**2).sum(0)
+        while energy.size:
+            left = self._end_of_quarter(len(self.energies)) - self.samples
+            self.open += float(energy[:left].sum())
+            self.samples += min(left, energy.size)
+            if left <= energy.size:
+                self.energies.append(self.open)
+                self.open = 0.0
+            energy = energy[left:]
+
+    def _end_of_quarter(self, number: int) -> int:
+        return int(0.1 * (number + 1) * self.rate + 1e-6)
+
+    def loudness(self) -> float:
+        """LUFS of all that was heard; -inf for silence and for less than a gating block."""
+        count = round((self.samples / self.rate - 0.4) / 0.1) + 1  # as pyloudnorm: the last may be cut short
+        quarters = [*self.energies, self.open][: count + 3]
+        powers = np.convolve(quarters, np.ones(4), "valid") if len(quarters) >= 4 else np.zeros(0)
+        powers = powers / (0.4 * self.rate)
+
+        def level(powers: Float[np.ndarray, " block"]) -> float:
+            return -0.691 + 10 * float(np.log10(powers.mean())) if powers.size else -np.inf
+
+        with np.errstate(divide="ignore"):
+            heard = powers[-0.691 + 10 * np.log10(powers) >= SILENCE_LUFS]
+            loud = heard[-0.691 + 10 * np.log10(heard) > level(heard) - 10]
+        return level(loud)
+
+
+def gain(lufs: float, peak: float, target_lufs: float, ceiling: float = 0.98) -> float:
+    """What `normalise` and then `limit` multiply a sound of this loudness and peak with."""
+    factor = 10 ** ((target_lufs - lufs) / 20) if np.isfinite(lufs) and lufs >= SILENCE_LUFS else 1.0
+    return min(factor, ceiling / peak) if peak > 0 else factor
+
+
 def normalise(clip: Clip, target_lufs: float) -> Clip:
     """Bring a clip to a loudness. Silence stays silence. The result may exceed ±1."""
     level = loudness(clip)
@@ -111,8 +198,24 @@ def limit(clip: Clip, ceiling: float = 0.98) -> Clip:
 
 def pcm_sha256(samples: Float[np.ndarray, "channel sample"], sample_rate: int) -> str:
     """The identity of a sound: the hash of its rate and 16-bit PCM, whatever container holds it."""
-    pcm = np.round(np.clip(samples, -1, 1) * 32767).astype("<i2")
+    pcm = _pcm(samples)
     return hashlib.sha256(f"{sample_rate}|{pcm.shape}|".encode() + pcm.tobytes()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """`pcm_sha256` of a file, without reading all of it at once: channel by channel, as the hash wants it."""
+    with soundfile.SoundFile(path) as file:
+        shape, rate = (file.channels, file.frames), file.samplerate
+    digest = hashlib.sha256(f"{rate}|{shape}|".encode())
+    for channel in range(shape[0]):
+        for clip in blocks(path):
+            digest.update(_pcm(clip.samples[channel]).tobytes())
+    return digest.hexdigest()
+
+
+def _pcm(samples: Float[np.ndarray, "*channel sample"]) -> Int[np.ndarray, "*channel sample"]:
+    """16 bits."""
+    return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2")
 
 
 def _first_line(error: Exception) -> str:

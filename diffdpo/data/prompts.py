@@ -1,4 +1,4 @@
-"""prompts.jsonl: one prompt a line, checked before any work is done."""
+"""prompts.jsonl: one prompt a line, checked before any work is done; a line may hold an edit of a song."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from diffdpo.data.edits import KEY as EDIT
+from diffdpo.data.edits import Edit, parse_edit
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 from diffdpo.runs import read_jsonl
@@ -29,18 +31,29 @@ NUMBERS = ("duration_s", "start")
 def read_prompts(path: str | Path) -> list[Prompt]:
     """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
 
-    `style_audio`, and `lyrics` ending in .lrc or .txt, are paths relative to the prompt file.
+    `style_audio`, and `lyrics` ending in .lrc or .txt, are paths relative to the prompt file. Edits are checked
+    here and read by `read_edits`.
     """
-    path = Path(path)
+    return [prompt for prompt, _ in _read(Path(path))]
+
+
+def read_edits(path: str | Path) -> dict[str, Edit]:
+    """The edits of a prompt file, by prompt id."""
+    return {prompt.id: edit for prompt, edit in _read(Path(path)) if edit is not None}
+
+
+def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
     prompts, seen = [], set()
     for number, row in read_jsonl(path):
-        prompt = _prompt(row, f"{path}:{number}", path.parent)
+        where = f"{path}:{number}"
+        edit = _edit(row, where, path.parent)
+        prompt = _prompt({key: row[key] for key in row if key != EDIT}, where, path.parent)
         if prompt.id in seen:
             raise DataError(
                 f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ"
             )
         seen.add(prompt.id)
-        prompts.append(prompt)
+        prompts.append((prompt, edit))
     if not prompts:
         raise DataError(f"{path}: holds no prompts")
     return prompts
@@ -63,10 +76,22 @@ def _prompt(row: dict[str, Any], where: str, folder: Path) -> Prompt:
         raise DataError(f"{where}: {error}") from None
 
 
+def _edit(row: dict[str, Any], where: str, folder: Path) -> Edit | None:
+    if row.get(EDIT) is None:
+        return None
+    if row.get("duration_s") is not None:
+        raise DataError(f"{where}: the length of an edit is that of its song; leave duration_s out")
+    try:
+        return parse_edit(row[EDIT], folder)
+    except ValueError as error:
+        raise DataError(f"{where}: prompt {row.get('id')!r}: {error}") from None
+
+
 def _check_types(row: dict[str, Any], where: str) -> None:
     for key, value in row.items():
         if key not in KEYS:
-            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+            known = (*KEYS, EDIT)
+            raise DataError(f"{where}: unknown key {key!r}.{closest(key, known)} Known: {', '.join(known)}.")
         expected = (int, float) if key in NUMBERS else str
         if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
             raise DataError(
@@ -78,6 +103,13 @@ def _existing(path: Path, key: str, where: str) -> Path:
     if not path.is_file():
         raise DataError(f"{where}: {key} {path}: no such file")
     return path
+
+
+def lines_within(
+    lines: Sequence[Sequence[Any]], start_s: float, stop_s: float
+) -> tuple[tuple[float, tuple[int, ...]], ...]:
+    """The (start, tokens) that begin inside an excerpt, in its time. Their last tokens may lie behind its end."""
+    return tuple((at - start_s, tuple(tokens)) for at, tokens in lines if start_s <= at < stop_s)
 
 
 def negative(prompt: Prompt) -> Prompt:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents, read_tensor
+from diffdpo.data.prompts import lines_within
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Prompt
@@ -76,7 +77,9 @@ class Songs:
         prompt = Prompt(
             id=row["id"],
             style=styles[int(draws["style"] * variants), window],
-            lyric_lines=_lines_within(row["lyric_lines"], start / self.rate, (start + length) / self.rate),
+            lyric_lines=lines_within(
+                json.loads(row["lyric_lines"]), start / self.rate, (start + length) / self.rate
+            ),
             duration_s=length / self.rate,
             start=start / row["frames"],
             group=row["group"],
@@ -99,9 +102,3 @@ class Songs:
             positions=tuple(positions),
             weight=torch.ones(len(examples)),
         )
-
-
-def _lines_within(encoded: str, start_s: float, stop_s: float) -> tuple[tuple[float, tuple[int, ...]], ...]:
-    """The lines that begin inside an excerpt, in its time. Their last tokens may lie behind its end."""
-    lines = json.loads(encoded)
-    return tuple((at - start_s, tuple(tokens)) for at, tokens in lines if start_s <= at < stop_s)

@@ -75,7 +75,7 @@ def test_limiting_only_turns_down():
     assert audio.limit(sine(level=0.3)).samples.max() == sine(level=0.3).samples.max()
 
 
-def test_resampling_keeps_the_tone():
+def test_resampling_keeps_the_sine():
     down = audio.resample(sine(1.0, 44100), 16000)
     assert down.samples.shape == (2, 16000)
     expected = sine(1.0, 16000).samples
@@ -94,3 +94,51 @@ def test_the_identity_of_a_sound_is_its_samples_not_its_file(tmp_path):
     assert len(hashes) == 1
     louder = sine(level=0.11)
     assert audio.pcm_sha256(louder.samples, 44100) not in hashes
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(44100, 7.38), (22050, 5.0), (16000, 3.26), (48000, 1.08)])
+def test_the_meter_hears_in_blocks_what_loudness_hears_at_once(rate, seconds):
+    swell = np.linspace(0.001, 1, int(rate * seconds))
+    noise = (np.random.default_rng(0).normal(0, 0.1, (2, len(swell))) * swell).astype(np.float32)
+    meter = audio.Meter(rate, 2)
+    for block in np.split(noise, [1, 999, 30000], axis=1):
+        meter.add(block)
+    assert meter.loudness() == pytest.approx(audio.loudness(Clip(samples=noise, sample_rate=rate)), abs=1e-6)
+    assert meter.peak == np.abs(noise).max()
+
+
+def test_the_gain_is_what_normalising_and_limiting_multiply_with():
+    quiet, loud = (sine(level=level) for level in (0.001, 0.4))
+    for clip in (quiet, loud):
+        for target in (-30.0, -3.0):
+            expected = audio.limit(audio.normalise(clip, target)).samples
+            peak = float(np.abs(clip.samples).max())
+            factor = audio.gain(audio.loudness(clip), peak, target)
+            assert np.allclose(clip.samples * factor, expected, rtol=1e-5)
+    assert audio.gain(-np.inf, 0.0, -16.0) == 1.0
+
+
+def test_a_file_written_and_hashed_in_blocks_is_the_one_written_at_once(tmp_path):
+    clip = sine()
+    audio.write(tmp_path / "once.flac", clip)
+    with audio.writer(tmp_path / "blocks.flac", 44100) as file:
+        for block in np.split(clip.samples, [5000, 5001, 30000], axis=1):
+            audio.extend(file, block)
+    once, blocks = (audio.read(tmp_path / f"{name}.flac") for name in ("once", "blocks"))
+    assert np.array_equal(once.samples, blocks.samples)
+    assert audio.file_sha256(tmp_path / "blocks.flac") == audio.pcm_sha256(once.samples, 44100)
+    pieces = list(audio.blocks(tmp_path / "once.flac", seconds=0.3))
+    assert len(pieces) > 1
+    assert np.array_equal(np.concatenate([p.samples for p in pieces], axis=1), once.samples)
+
+
+def test_a_growing_file_can_be_heard(tmp_path):
+    """What was written before a kill, or is read by a player meanwhile, decodes from the start."""
+    rate, noise = 44100, np.random.default_rng(0).normal(0, 0.1, (2, 3 * 44100)).astype(np.float32)
+    with audio.writer(tmp_path / "growing.flac", rate) as file:
+        audio.extend(file, noise)
+        copy = tmp_path / "copy.flac"
+        copy.write_bytes((tmp_path / "growing.flac").read_bytes())
+        with soundfile.SoundFile(copy) as heard:
+            begun = heard.read(rate, dtype="float32")
+    assert np.allclose(begun.T, noise[:, :rate], atol=1e-6)
