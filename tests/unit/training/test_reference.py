@@ -189,3 +189,26 @@ def test_the_audit_finds_the_wrong_adapter(model):
         parameter.requires_grad_(".default." in name)
     with pytest.raises(ConfigError, match=r"\.default.* would be trained, but the active adapter"):
         audit(network, build_optimizer(network, TrainConfig(), CPU), {}, lora=True)
+
+
+def test_the_reference_does_not_move_while_the_policy_trains_with_checkpointing(bundle):
+    """A hundred steps: adapters off stays the frozen copy, bit for bit, conditioners included."""
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    frozen = FrozenCopy.take(model.network, CPU)
+    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    model.network.enable_gradient_checkpointing()
+    model.network.train()
+    optimizer, objective = (
+        build_optimizer(model.network, TrainConfig(learning_rate=1e-2), CPU),
+        DPO(beta=50.0),
+    )
+    data = batch(lengths=((8, 6), (6, 8)))
+    start = errors(model, frozen, data=data).reference
+    for _ in range(100):
+        objective(errors(model, AdapterOff(itself), objective, data)).loss.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    off, copy = (errors(model, reference, data=data) for reference in (AdapterOff(itself), frozen))
+    assert torch.equal(off.reference, start)
+    assert torch.equal(copy.reference, start)
+    assert not torch.allclose(off.policy, start, rtol=1e-2)
