@@ -15,8 +15,9 @@ from yaml import YAMLError
 
 from diffdpo.data.examples import DataConfig
 from diffdpo.errors import ConfigError
+from diffdpo.evaluation.selection import StopRule
 from diffdpo.losses import OBJECTIVES
-from diffdpo.mining import RULES, Rule
+from diffdpo.mining import RULES, Rule, Union
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.registry import closest, pick
@@ -93,16 +94,36 @@ class ScoreRun:
 
 @dataclass
 class MineRun:
-    """Scores to preference pairs."""
+    """Scores to preference pairs, and to ratings of every song for objectives that need no pairs."""
 
     samples: list[str] = MISSING
     scores: str = MISSING
     out: str = MISSING
     axes: list[str] = field(default_factory=list)
     """Axes to mine; empty: all axes of all scorers that are not judges."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each axis in ratings and soft labels; axes not named weigh 1."""
+    pairs: bool = True
+    """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    soft_label_temperature: float = 0.0
+    """A pair's probability is sigmoid(margin / this), the margin in standard deviations; 0: all pairs are sure."""
+    max_pairs: int = 0
+    """Keep so many pairs, those with the widest margins, the axes taking turns; 0: all."""
     gates: bool = True
     """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
+
+    def __post_init__(self) -> None:
+        if not self.soft_label_temperature >= 0:
+            raise ValueError(
+                f"soft_label_temperature must not be negative, got {self.soft_label_temperature}"
+            )
+        if self.max_pairs < 0:
+            raise ValueError(f"max_pairs must not be negative, got {self.max_pairs}")
+        if not all(weight >= 0 for weight in self.weights.values()):
+            raise ValueError(
+                f"weights must not be negative, got {self.weights}: bigger is better on every axis"
+            )
 
 
 @dataclass
@@ -160,13 +181,22 @@ class RoundRun:
     """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
     rounds: int = 1
     """Each round samples from, and is referenced to, the model of the round before."""
+    stop: StopRule = field(default_factory=StopRule)
+    """What ends rounds early. The best round's model is kept, not the last one's."""
+    validation_prompts: str = ""
+    """Prompts to choose the best round by, neither mined nor evaluated on. Without them the newest round that
+    kept the rule about winners' errors is the best."""
     licence: str = ""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     scorers: list[Any] = field(default_factory=lambda: list(OFFLINE))
     """Names, or {name: …, args: {…}} for those with arguments."""
     axes: list[str] = field(default_factory=list)
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    soft_label_temperature: float = 0.0
+    """A pair's probability is sigmoid(margin / this); 0: all pairs are sure."""
     objective: Choice = field(default_factory=lambda: Choice("dpo", {"anchor": 0.2}))
+    data: DataConfig = field(default_factory=DataConfig)
+    """How what was mined is trained on: group_size, top_share, … Its folders are filled in by each round."""
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     long_song_s: float = 0.0
@@ -257,8 +287,13 @@ def build_objective(choice: Choice) -> Objective:
 
 
 def build_rule(choice: Choice) -> Rule:
-    """The mining rule, its arguments checked."""
-    return _plug_in("rule", RULES, choice)
+    """The mining rule, its arguments checked; of a union, those of all its rules."""
+    rule = _plug_in("rule", RULES, choice)
+    if not isinstance(rule, Union):
+        return rule
+    if not rule.rules:
+        raise ConfigError("rule 'union': no rules; name some, rules=[strong_domination, best_versus_worst]")
+    return Union([build_rule(_choice(entry, "rule 'union'")) for entry in rule.rules])
 
 
 def build_model(choice: Choice) -> SongModel:
@@ -275,13 +310,18 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, Scorer]:
     """The scorers of a list of names and {name: …, args: {…}}, by name, their arguments checked."""
     scorers: dict[str, Scorer] = {}
     for entry in entries:
-        fields = {"name": entry} if isinstance(entry, str) else entry
-        merged = _merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(fields), "scorers")
-        choice = _to_object(Choice, merged, "scorers")
+        choice = _choice(entry, "scorers")
         if choice.name in scorers:
             raise ConfigError(f"scorers: {choice.name!r} is named twice")
         scorers[choice.name] = _plug_in("scorer", SCORERS, choice)
     return scorers
+
+
+def _choice(entry: Any, where: str) -> Choice:
+    """An entry of a list of plug-ins: a name, or {name: …, args: {…}}."""
+    fields = {"name": entry} if isinstance(entry, str) else entry
+    merged = _merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(fields), where)
+    return _to_object(Choice, merged, where)
 
 
 def check(cfg: Any) -> None:

@@ -1,22 +1,27 @@
-"""Scores to preference pairs."""
+"""Scores to preference pairs and ratings."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from diffdpo.config import MineRun, build_rule
-from diffdpo.data import tables
+from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY, TABLE, pair_row
+from diffdpo.data.ratings import Rating, rating_row
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import Scores, read_scores
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.mining import Rule
+from diffdpo.mining import Rule, advantages, soften, strongest
 from diffdpo.progress import say
 from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
 from diffdpo.runs import finish, finished
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.gates import LIMITS, passes
-from diffdpo.types import Candidate
+from diffdpo.types import Candidate, Pair
+
+Found = list[tuple[Path, Pair]]
+"""Pairs, each with the samples folder it comes from."""
 
 
 def run(cfg: MineRun) -> Path:
@@ -32,28 +37,79 @@ def run(cfg: MineRun) -> Path:
 
 
 def _mine(cfg: MineRun, rule: Rule, axes: list[str], scores: Scores, out: Path) -> None:
-    rows: list[tables.Row] = []
+    found: Found = []
+    rated: list[tables.Row] = []
     skipped: dict[str, str] = {}
     candidates = 0
-    for folder in cfg.samples:
+    for folder in map(Path, cfg.samples):
         samples = open_samples(folder)
         group = list(read_candidates(samples, scores, gated=cfg.gates))
         candidates += len(group)
-        mined = rule(group, axes)
-        rows += [pair_row(pair, Path(folder), out / TABLE) for pair in mined.pairs]
+        rated += _rate(group, axes, cfg.weights, folder, out)
+        if cfg.pairs:
+            mined = rule(group, axes)
+            found += [(folder, pair) for pair in mined.pairs]
+            skipped |= mined.skipped
         without = {prompt.id for prompt in samples.prompts()} - {c.prompt_id for c in group}
-        skipped |= dict(mined.skipped) | dict.fromkeys(
-            sorted(without), "no candidate was sampled, scored and passed the gates"
-        )
-    for prompt, reason in sorted(skipped.items())[:5]:
-        say(f"no pair for prompt {prompt!r}: {reason}")
-    if not rows:
-        reason = next(iter(skipped.values()), "there are no candidates")
-        raise DataError(f"{cfg.scores}: no pairs mined from {candidates} candidates; first reason: {reason}")
-    tables.append(out / TABLE, rows)
+        skipped |= dict.fromkeys(sorted(without), "no candidate was sampled, scored and passed the gates")
+    _explain(cfg, found, rated, skipped, candidates)
+    pairs = _finish_pairs(cfg, found)
+    tables.append(out / ratings.TABLE, rated)
+    tables.compact(out / ratings.TABLE, ratings.KEY)
+    tables.append(out / TABLE, [pair_row(pair, folder, out / TABLE) for folder, pair in pairs])
     tables.compact(out / TABLE, KEY)
-    finish(out, pairs=len(rows), candidates=candidates, axes=axes, skipped=skipped)
-    say(f"{len(rows)} pairs from {candidates} candidates, {len(skipped)} prompts without a pair")
+    finish(
+        out,
+        pairs=len(pairs),
+        pairs_by_axis=dict(Counter(pair.axis or "several" for _, pair in pairs)),
+        ratings=len(rated),
+        candidates=candidates,
+        axes=axes,
+        skipped=skipped,
+    )
+    say(
+        f"{len(pairs)} pairs and {len(rated)} ratings from {candidates} candidates, "
+        f"{len(skipped)} prompts without"
+    )
+
+
+def _explain(
+    cfg: MineRun, found: Found, rated: list[tables.Row], skipped: dict[str, str], candidates: int
+) -> None:
+    """Say which prompts gave nothing; DataError when all did."""
+    what = "pair" if cfg.pairs else "rating"
+    for prompt, reason in sorted(skipped.items())[:5]:
+        say(f"no {what} for prompt {prompt!r}: {reason}")
+    if not (found if cfg.pairs else rated):
+        reason = next(iter(skipped.values()), "no prompt has two candidates with a score on every axis")
+        raise DataError(
+            f"{cfg.scores}: no {what}s mined from {candidates} candidates; first reason: {reason}"
+        )
+
+
+def _finish_pairs(cfg: MineRun, found: Found) -> Found:
+    """The strongest pairs, with their soft labels."""
+    kept = strongest([pair for _, pair in found], cfg.max_pairs, cfg.weights)
+    return [
+        (folder, soften(pair, cfg.soft_label_temperature, cfg.weights))
+        for folder, pair in (found[i] for i in kept)
+    ]
+
+
+def _rate(
+    group: list[Candidate], axes: list[str], weights: dict[str, float], folder: Path, out: Path
+) -> list[tables.Row]:
+    """Rows of the ratings table."""
+    rating = advantages(group, axes, weights)
+    return [
+        rating_row(
+            Rating(prompt_id=c.prompt_id, group=c.group, sample_id=c.sample_id, rating=rating[c.sample_id]),
+            folder,
+            out / ratings.TABLE,
+        )
+        for c in group
+        if c.sample_id in rating
+    ]
 
 
 NOT_QUALITY = {"audiobox.pc"}

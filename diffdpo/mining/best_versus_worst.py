@@ -1,0 +1,62 @@
+"""Best of a prompt against the worst, by the mean of all axes, where none of them loses."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from diffdpo.mining.base import (
+    Mined,
+    check_axes,
+    check_count,
+    check_weights,
+    comparisons,
+    keep,
+    mean_margin,
+    mine_prompts,
+)
+from diffdpo.types import Candidate, Pair
+
+
+@dataclass(frozen=True)
+class BestVersusWorst:
+    """Of each prompt the pairs with the widest mean margin, in which the winner is not worse on any axis.
+
+    Axes are compared as z-scores within the prompt, so that no axis counts more for its scale, and prompts that
+    are easy by nature win nothing. The dominance rule keeps out pairs in which one axis pays for another. With
+    min_axis_margin -inf the weighted sum alone decides: the order is that of GDPO's advantages.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each axis in the mean margin; axes not named weigh 1."""
+    min_margin: float = 0.5
+    """Least mean margin, in standard deviations within the prompt. Closer calls are noise."""
+    min_axis_margin: float = 0.0
+    """Least margin on every single axis; negative values tolerate small losses."""
+    pairs_per_prompt: int = 1
+    """At most so many; no song is winner in one and loser in another."""
+
+    def __post_init__(self) -> None:
+        if not self.min_margin > 0:
+            raise ValueError(f"min_margin must be positive, got {self.min_margin}: ties teach nothing")
+        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_weights(self.weights)
+
+    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
+        check_axes(self.weights, axes, "best_versus_worst: weights")
+
+        def choose(group: Sequence[Candidate]) -> list[Pair]:
+            wide = [
+                pair
+                for pair in comparisons(group, axes, "best_versus_worst")
+                if min(pair.margins.values()) >= self.min_axis_margin and self._mean(pair) >= self.min_margin
+            ]
+            return keep(wide, self._mean, self.pairs_per_prompt)
+
+        return mine_prompts(
+            candidates,
+            axes,
+            choose,
+            otherwise="no candidate is better than another by min_margin without a loss on an axis",
+        )
+
+    def _mean(self, pair: Pair) -> float:
+        return mean_margin(pair.margins, self.weights)

@@ -1,0 +1,42 @@
+"""How sure a pair is, and which pairs to keep when there are too many."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from diffdpo.mining.base import mean_margin
+from diffdpo.types import Pair
+
+
+def strength(pair: Pair, weights: Mapping[str, float]) -> float:
+    """The margin on the pair's own axis; where several decided together, the weighted mean over all."""
+    return pair.margins[pair.axis] if pair.axis else mean_margin(pair.margins, weights)
+
+
+def soften(pair: Pair, temperature: float, weights: Mapping[str, float]) -> Pair:
+    """The pair with p = σ(strength / temperature), the Bradley-Terry probability that the winner is the better one.
+
+    Never below one half: a pair says who wins. With temperature 0 labels stay hard, p = 1.
+    """
+    if temperature == 0:
+        return pair
+    sure = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
+    return replace(pair, soft_label=max(0.5, sure))
+
+
+def strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
+    """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are."""
+    if not limit or len(pairs) <= limit:
+        return list(range(len(pairs)))
+    ranked = sorted(
+        range(len(pairs)),
+        key=lambda i: (-strength(pairs[i], weights), pairs[i].prompt_id, pairs[i].winner, i),
+    )
+    turn: Counter[str] = Counter()
+    order = []
+    for i in ranked:
+        axis = pairs[i].axis
+        order.append((turn[axis], axis, i))
+        turn[axis] += 1
+    return [i for _, _, i in sorted(order)[:limit]]
