@@ -43,6 +43,12 @@ def workers() -> Workers:
     return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
+def leave() -> None:
+    """Part from the other processes at the end of a command, if there are any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def device() -> torch.device:
     """The GPU of this process if there is one."""
     if torch.cuda.is_available():

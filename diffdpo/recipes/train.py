@@ -43,7 +43,6 @@ def run(cfg: TrainRun) -> Path:
     out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
     if _already(out, cfg):
         say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
-        accelerator.end_training()
         return out
     model = build_model(cfg.model)
     source = Source(
@@ -96,7 +95,8 @@ def run(cfg: TrainRun) -> Path:
             precision=cfg.train.precision,
             trained_parameters=trained,
         )
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training: the processes go on, in a round
+        tracker.finish()
     return out
 
 

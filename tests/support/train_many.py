@@ -1,0 +1,16 @@
+"""Several trainings one after another in one process: `python train_many.py COMMANDS.json`, launched or not."""
+
+import json
+import sys
+from pathlib import Path
+
+from diffdpo import config
+from diffdpo.recipes import train
+from diffdpo.recipes.common import leave
+
+if __name__ == "__main__":
+    for words in json.loads(Path(sys.argv[1]).read_text()):
+        cfg = config.load(config.TrainRun, None, words)
+        config.check(cfg)
+        train.run(cfg)
+    leave()
