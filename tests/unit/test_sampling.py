@@ -1,13 +1,28 @@
 """Sampling: noise belongs to the sample, lengths to the song."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from diffdpo.errors import DataError
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.models import MODELS
-from diffdpo.sampling import Context, Origin, Request, SamplingConfig, batches_of, draw, embed_all, sample
+from diffdpo.models.base import Prepares, SongModel
+from diffdpo.sampling import (
+    Context,
+    Origin,
+    Request,
+    SamplingConfig,
+    batches_of,
+    draw,
+    embed_all,
+    make,
+    planned_passes,
+    sample,
+)
+from diffdpo.training.config import LoraConfig
+from diffdpo.training.setup import add_lora
 from diffdpo.types import Prompt
 
 
@@ -25,14 +40,116 @@ def requests(model, *durations):
     return [Request(f"{prompt.id}.000", embedded[prompt.id]) for prompt in prompts]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_song_does_not_depend_on_its_batch(model, guidance):
-    cfg, wanted = SamplingConfig(steps=4, guidance=guidance), requests(model, 1.0, 2.0, 0.6)
-    together = sample(model, wanted, cfg, seed=5)
-    alone = [sample(model, [request], cfg, seed=5)[0] for request in wanted]
-    assert [len(song) for song in together] == [21, 43, 12]
-    for one, two in zip(together, alone, strict=True):
-        assert torch.allclose(one, two, atol=1e-5)
+MEMBERS = ("network", "latents", "embed", "condition", "velocity", "encode", "decode")
+WAYS = [
+    {"guidance": 1.0},
+    {"solver": "midpoint", "guidance_form": "rescaled"},
+    {"solver": "adams_bashforth", "guidance_form": "zero_star", "shift": 3.0},
+    {"solver": "dpmpp_2m", "guidance_form": "apg", "guidance_args": {"limit": 0.2, "momentum": -0.5}},
+    {"guidance_interval": [0.2, 0.8], "sway": -1.0},
+    {"guidance_every": 2},
+    {"solver": "adams_bashforth", "reuse": 0.2},
+]
+
+
+@pytest.mark.parametrize("settings", [{}, *WAYS], ids=str)
+def test_a_song_does_not_depend_on_its_batch(model, settings):
+    """Lengths, contexts and variations mixed, two songs of one prompt among them."""
+    cfg = SamplingConfig(steps=4, **settings)
+    one, two, three = requests(model, 1.0, 2.0, 0.6)
+    given, kept = songs(model, 43, 12)
+    wanted = [
+        one,
+        replace(one, sample_id="p0.001"),
+        replace(two, context=Context(given, torch.arange(43) < 20)),
+        replace(three, origin=Origin(kept, 0.6)),
+    ]
+    together = make(model, wanted, cfg, seed=5)
+    alone = [make(model, [request], cfg, seed=5)[0] for request in wanted]
+    assert [len(song.latents) for song in together] == [21, 21, 43, 12]
+    for here, there in zip(together, alone, strict=True):
+        assert torch.allclose(here.latents, there.latents, atol=2e-5)
+        assert here.passes == there.passes
+
+
+@pytest.mark.parametrize("settings", [{}, *WAYS], ids=str)
+def test_what_is_computed_once_a_song_is_what_would_be_computed_at_every_step(model, settings):
+    """The same model without `prepare`: each song's condition encoded anew at every evaluation."""
+    plain = SimpleNamespace(**{name: getattr(model, name) for name in MEMBERS})
+    assert isinstance(plain, SongModel)
+    assert not isinstance(plain, Prepares)
+    cfg = SamplingConfig(steps=4, **settings)
+    for wanted in (
+        requests(model, 1.0, 2.0),
+        [replace(requests(model, 1.0)[0], sample_id=f"{k}") for k in "ab"],
+    ):
+        for here, there in zip(*(sample(m, wanted, cfg, seed=0) for m in (model, plain)), strict=True):
+            assert torch.allclose(here, there, atol=1e-5)
+
+
+def test_songs_of_one_prompt_are_encoded_once(model, monkeypatch):
+    seen = []
+    encode = type(model.network).encode_text
+
+    def counting(network, text, padding=None):
+        seen.append(len(text))
+        return encode(network, text, padding)
+
+    monkeypatch.setattr(type(model.network), "encode_text", counting)
+    (one,) = requests(model, 1.0)
+    sample(model, [replace(one, sample_id=f"p0.{k}") for k in range(3)], SamplingConfig(steps=3), seed=0)
+    assert seen == [2]  # the prompt and its negative, for three songs and three steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({}, 16),
+        ({"guidance": 1.0}, 8),
+        ({"solver": "midpoint"}, 32),
+        ({"guidance_interval": [0.3, 0.7]}, 8 + 3),  # t = 5/8, 4/8, 3/8
+        ({"guidance_every": 4}, 8 + 2),
+        ({"guidance_form": "zero_star", "guidance_args": {"held_steps": 2}}, 12),
+        ({"guidance_form": "zero_star", "guidance": 1.0}, 8),
+    ],
+    ids=str,
+)
+def test_passes_are_counted_and_can_be_foretold(model, settings, passes):
+    cfg, steps = SamplingConfig(steps=8, **settings), []
+    (made,) = make(model, requests(model, 0.5), cfg, seed=0, on_step=lambda: steps.append(1))
+    assert made.passes == planned_passes(cfg) == passes
+    assert len(steps) == 8
+
+
+def test_reuse_saves_passes_and_stays_near(model):
+    whole, near = (
+        make(model, requests(model, 1.0), SamplingConfig(steps=16, reuse=share), seed=0)[0]
+        for share in (0.0, 0.3)
+    )
+    assert near.passes < whole.passes == 32
+    assert (near.latents - whole.latents).norm() < 0.1 * whole.latents.norm()
+
+
+def test_a_network_of_fixed_window_is_prepared_for_its_window(model):
+    fixed = replace(model, latents=replace(model.latents, max_frames=60, window="fixed"))
+    plain = SimpleNamespace(**{name: getattr(fixed, name) for name in MEMBERS})
+    cfg, wanted = SamplingConfig(steps=3), requests(fixed, 1.0, 2.0)
+    for here, there in zip(*(sample(m, wanted, cfg, seed=0) for m in (fixed, plain)), strict=True):
+        assert torch.allclose(here, there, atol=1e-5)
+
+
+def test_an_adapter_around_the_input_projection_is_not_lost(model):
+    lora = LoraConfig(rank=2, targets=["proj"])
+    add_lora(model.network, lora, seed=0)
+    for name, parameter in model.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    plain = SimpleNamespace(**{name: getattr(model, name) for name in MEMBERS})
+    cfg, wanted = SamplingConfig(steps=2), requests(model, 1.0)
+    ours, theirs = (sample(m, wanted, cfg, seed=0)[0] for m in (model, plain))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    model.network.disable_adapters()
+    assert not torch.allclose(ours, sample(model, wanted, cfg, seed=0)[0], atol=1e-2)
 
 
 def test_seed_and_sample_id_decide_the_song(model):
@@ -75,10 +192,29 @@ def test_batches_hold_songs_of_similar_length(model):
     assert [[r.prompt.duration_s for r in group] for group in grouped] == [[1.0, 1.0], [3.0, 3.0]]
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 0}, {"guidance": -1.0}, {"guidance": float("nan")}])
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0}, {"batch": 0}, {"guidance": -1.0}, {"guidance": NAN}, {"shift": 0.0}, {"shift": NAN},
+        {"sway": -1.5}, {"sway": NAN}, {"reuse": NAN}, {"reuse": -0.1}, {"guidance_every": 0},
+        {"guidance_interval": [0.5]}, {"guidance_interval": [0.6, 0.4]}, {"guidance_interval": [NAN, 1.0]},
+        {"guidance_form": "apg", "guidance_args": {"limit": NAN}},
+        {"steps": 2, "guidance_form": "zero_star", "guidance_args": {"held_steps": 2}},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_wrong_settings_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         SamplingConfig(**bad)
+
+
+@pytest.mark.parametrize(("key", "value"), [("solver", "eulr"), ("guidance_form", "plian")])
+def test_a_name_nobody_knows_is_refused_with_what_was_meant(key, value):
+    with pytest.raises(ConfigError, match="Did you mean"):
+        SamplingConfig(**{key: value})
 
 
 def songs(model, *frames):
