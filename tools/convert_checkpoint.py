@@ -24,6 +24,7 @@ from diffdpo.models.checkpoints import (
     Checkpoint,
     assign,
     merge_adapter,
+    parse_adapters,
     read_adapter,
     read_network,
     save_network,
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path)
     parser.add_argument("--release", default="", help="which model SOURCE is, where its file does not tell")
     parser.add_argument("--ema", action="store_true", help="the moving average of a training checkpoint")
-    parser.add_argument("--adapter", default="", help="folders of LoRA adapters, comma-separated, in order")
+    parser.add_argument("--adapter", default="", help="folders of LoRA adapters to merge: A,B or A@0.5,B@0.5")
     parser.add_argument("--keep-adapter", action="store_true", help="write the adapter beside the network")
     parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep")
     args = parser.parse_args(argv)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> None:
     published = args.target.suffix in FILES
-    adapters = [Path(name) for name in args.adapter.split(",") if name]
+    adapters = parse_adapters(args.adapter)
     check_target(args, adapters, args.target.parent if published else args.target)
     checkpoint = read_network(args.source, release=args.release, ema=args.ema)
     network = checkpoint.build()
@@ -80,7 +81,7 @@ def convert(args: argparse.Namespace) -> None:
         else:
             save_network(network, state, staging)
         if args.keep_adapter:
-            tensors, config = read_adapter(adapters[0])
+            tensors, config = read_adapter(adapters[0][0])
             prefix, beside = (PREFIX, args.target.parent) if published else ("", staging)
             write_adapter({prefix + name: tensor for name, tensor in tensors.items()}, config, beside)
         staging.rename(args.target)
@@ -88,12 +89,14 @@ def convert(args: argparse.Namespace) -> None:
         clear(staging)
 
 
-def check_target(args: argparse.Namespace, adapters: Sequence[Path], beside: Path) -> None:
+def check_target(args: argparse.Namespace, adapters: Sequence[tuple[Path, float]], beside: Path) -> None:
     """Nothing is overwritten."""
     if args.target.exists():
         raise ConfigError(f"{args.target}: exists; remove it or choose another target")
     if args.keep_adapter and len(adapters) != 1:
         raise ConfigError(f"--keep-adapter keeps one adapter, got {len(adapters)}; merge them instead")
+    if args.keep_adapter and adapters[0][1] != 1:
+        raise ConfigError("--keep-adapter keeps an adapter as it is; merge it to give it a weight")
     if args.keep_adapter and (beside / ADAPTER).exists():
         raise ConfigError(f"{beside / ADAPTER}: exists; remove it or choose another target")
 
@@ -105,15 +108,15 @@ def clear(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def merged(checkpoint: Checkpoint, adapters: Sequence[Path]) -> dict[str, Tensor]:
+def merged(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
     """The weights with adapters added in fp32 and rounded back; without any, the file's own tensors."""
     if not adapters:
         return checkpoint.state
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.state.items()}
     network = checkpoint.build()
     assign(network, checkpoint.state, checkpoint.where, torch.float32)
-    for folder in adapters:
-        merge_adapter(network, folder)
+    for folder, weight in adapters:
+        merge_adapter(network, folder, weight)
     state = dict(network.state_dict())
     del network
     for name, dtype in dtypes.items():

@@ -5,6 +5,7 @@ stays in the file's pages until somebody writes to it. Pickles are opened with `
 """
 
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,15 +61,15 @@ def load_network(
     release: str = "",
     ema: bool = False,
 ) -> DiffRhythmTransformer:
-    """A network from any layout `read_network` knows, with adapters (folders, comma-separated) merged in, in order.
+    """A network from any layout `read_network` knows, with adapters merged in; see `parse_adapters`.
 
     CheckpointError names the first keys that are missing, unexpected or of another shape.
     """
     checkpoint = read_network(where, release=release, ema=ema)
     network = checkpoint.build()
     assign(network, checkpoint.state, checkpoint.where, dtype)
-    for one in filter(None, adapter.split(",")):
-        merge_adapter(network, Path(one))
+    for folder, weight in parse_adapters(adapter):
+        merge_adapter(network, folder, weight)
     return network
 
 
@@ -180,24 +181,55 @@ def assign(module: torch.nn.Module, state: dict[str, Tensor], where: str, dtype:
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A LoRA's tensors under bare names, and its config."""
     path = folder / ADAPTER
+    if not path.is_file():
+        hint = (
+            "it holds a whole network; give it as network="
+            if (folder / WEIGHTS).is_file()
+            else f"no {ADAPTER}"
+        )
+        raise CheckpointError(f"{folder}: no adapter here: {hint}")
     state = read_tensors(path)
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get(ADAPTER_METADATA, "{}"))
     return {name.removeprefix(published.PREFIX): tensor for name, tensor in state.items()}, config
 
 
-def merge_adapter(network: DiffRhythmTransformer, folder: Path) -> None:
-    """Add a LoRA to the weights, so that a next one can be trained on top of the result."""
+def parse_adapters(text: str) -> list[tuple[Path, float]]:
+    """`runs/a/export@0.5,runs/b/export` to folders and weights, in order; 1 where no weight is given.
+
+    The weights need not sum to one: each says how far to go the way its adapter went. CheckpointError for a weight
+    that is not a number.
+    """
+    found = []
+    for one in filter(None, (part.strip() for part in text.split(","))):
+        folder, at, weight = one.rpartition("@")
+        if not at or "/" in weight or Path(one).is_dir():  # an @ in the folder's own name
+            folder, weight = one, "1"
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not folder or not math.isfinite(value):
+            raise CheckpointError(f"adapter {one!r}: {weight!r} is not a weight; write FOLDER@0.5")
+        found.append((Path(folder), value))
+    return found
+
+
+def merge_adapter(network: DiffRhythmTransformer, folder: Path, weight: float = 1.0) -> None:
+    """Add `weight` times a LoRA to the weights: W + weight (alpha / rank) B A.
+
+    Sums commute, so several adapters trained from one network give its LoRA soup whatever their order (LeVo's
+    interpolation of per-axis models), and adapters trained on top of each other give the last one.
+    """
     state, config = read_adapter(folder)
     modules = dict(network.named_modules())
-    for name, down in state.items():
-        if ".lora_A" not in name:
-            continue
-        layer = modules.get(name.split(".lora_A")[0])
-        if layer is None or layer.weight.shape[1] != down.shape[1]:
+    for name, tensor in state.items():
+        side = 1 if ".lora_A" in name else 0  # A takes what the layer takes, B gives what it gives
+        layer = modules.get(name.split(".lora_")[0])
+        if not isinstance(layer, torch.nn.Linear) or layer.weight.shape[side] != tensor.shape[side]:
             raise CheckpointError(f"{folder / ADAPTER}: an adapter of another model ({name} does not fit)")
     network.load_lora_adapter(state, prefix=None, metadata=config or None)
-    network.fuse_lora()
+    network.fuse_lora(lora_scale=weight)
     network.unload_lora()
 
 

@@ -25,7 +25,8 @@ class Tiny:
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, in order."""
+    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
+    weight if you like: `a/export@0.5,b/export@0.5`."""
 
     def load(self) -> DiffRhythm:
         folder = Path(self.bundle) if self.bundle else BUNDLE

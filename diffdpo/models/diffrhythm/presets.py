@@ -31,7 +31,8 @@ class DiffRhythmCheckpoint:
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run; it goes before `checkpoint`."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, in order."""
+    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
+    weight if you like: `a/export@0.5,b/export@0.5`."""
     vae: str = ""
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""
