@@ -233,8 +233,17 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
     merged: Any = OmegaConf.structured(schema)
     for where, layer in layers:
-        merged = _merge(schema, merged, layer, where)
+        merged = _merge(schema, _without_strangers(merged, layer), layer, where)
     return _to_object(schema, merged, str(path or "command line"))
+
+
+def _without_strangers(merged: Any, layer: Any) -> Any:
+    """Arguments belong to the plug-in they were given for: a layer that names another one starts afresh."""
+    for key in merged:
+        named = OmegaConf.select(layer, f"{key}.name") if OmegaConf.get_type(merged, key) is Choice else None
+        if named is not None and named != merged[key].name:
+            merged[key] = Choice(named)
+    return merged
 
 
 def _merge(schema: type, merged: Any, layer: Any, where: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffdpo import audio
 from diffdpo.config import EvaluateRun, to_yaml
-from diffdpo.data import tables
+from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY as PAIRS_KEY
 from diffdpo.data.pairs import TABLE as PAIRS
 from diffdpo.data.samples import Samples, open_samples
@@ -69,12 +69,23 @@ def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
     """Evaluation prompts and mining prompts are disjoint groups, or the comparison proves nothing."""
     if not cfg.pairs:
         return
-    mined = {row["group"] for row in tables.read(Path(cfg.pairs) / PAIRS, PAIRS_KEY)}
+    folder = Path(cfg.pairs)
+    rows = tables.read(folder / PAIRS, PAIRS_KEY) + tables.read(folder / ratings.TABLE, ratings.KEY)
+    mined = {row["group"] for row in rows}
     both = sorted(mined & {row["group"] for row in samples.rows()})
     if both:
         raise DataError(
             f"{cfg.baseline}: the prompt group {both[0]!r} was mined for training; evaluate on other prompts"
         )
+
+
+def compare(
+    baseline: Path, aligned: Path, scores: Path, mined: Sequence[str], resamples: int = 4000
+) -> list[AxisEffect]:
+    """The effects alone, without a report."""
+    pairs = _matched(open_samples(baseline), open_samples(aligned), read_scores(scores))
+    axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
+    return effects(pairs, mined, axes, resamples)
 
 
 def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:

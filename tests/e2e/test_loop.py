@@ -344,19 +344,53 @@ def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
         "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01", "train.learning_rate=1e-3",
         "long_song_s=5", "long_song_prompt=rock", *model,
     )  # fmt: skip
-    run(*words)
+    run(*words, "stop.max_winner_rise=.inf")
     report = json.loads((folder / "round" / "report" / "report.json").read_text())
     roles = {axis["axis"]: axis["role"] for axis in report["axes"]}
     assert roles["musicnn.typicality"] == "judge"
     assert roles["harmony.key"] == "mined"
     assert len(report["samples"]) == 4
+    manifest = json.loads((folder / "round" / "manifest.json").read_text())
+    assert (
+        manifest["best"] == manifest["rounds"] == len(manifest["results"])
+    )  # nothing to choose by: the newest
     page = (folder / "round" / "report" / "report.html").read_text()
     assert "data:audio" in page
     assert "http" not in page.split("<body")[1].split("<details")[0]
     before = snapshot(folder / "round")
-    run(*words)
+    run(*words, "stop.max_winner_rise=.inf")
     after = snapshot(folder / "round")
     assert {p for p in after if after[p] != before.get(p) and "report" not in p.parts} == set()
+
+
+def test_rounds_of_reinforcement_keep_the_best_by_validation_prompts(world):
+    """NFT on groups; judges and errors cannot stop it here, so it ends where the mined axes gain no more."""
+    folder, model = world
+    rows = [
+        {"id": f"v{k}", "text": text, "duration_s": 4} for k, text in enumerate(("dark rock", "wide ambient"))
+    ]
+    (folder / "validation.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    out = folder / "online"
+    words = (
+        "round", f"out={out}", f"mining_prompts={folder / 'mining.jsonl'}", "objective.name=nft",
+        f"evaluation_prompts={folder / 'evaluation.jsonl'}", f"validation_prompts={folder / 'validation.jsonl'}",
+        "candidates=3", "data.group_size=3", "rounds=2", "sampling.steps=2", "train.steps=2",
+        "train.global_batch=2", "train.per_device=2", "train.lora.rank=2", "train.trackers=[]",
+        "train.learning_rate=1e-2", "evaluation_samples=1", "stop.judges=false", "scorers=[harmony,musicnn]",
+        *model,
+    )  # fmt: skip
+    verb(*words)
+    manifest = json.loads((out / "manifest.json").read_text())
+    scores = [result["score"] for result in manifest["results"]]
+    assert 1 <= manifest["rounds"] == len(scores) <= 2
+    gains = [0.0, *scores]
+    assert gains[manifest["best"]] == max(gains)
+    assert ("no gain" in manifest["stopped"]) == (scores[-1] <= max(gains[:-1]))
+    adapters = manifest["model"].get("adapter", "").split(",")
+    assert len([adapter for adapter in adapters if adapter]) == manifest["best"]
+    assert json.loads((out / "round-1" / "pairs" / "manifest.json").read_text())["pairs"] == 0
+    error = verb(*words, f"validation_prompts={folder / 'evaluation.jsonl'}", code=2)
+    assert "prompt group(s) are in both" in error
 
 
 def test_evaluating_on_mined_prompts_is_refused(world, mined):

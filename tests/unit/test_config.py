@@ -95,3 +95,14 @@ def test_scorers_are_names_or_names_with_arguments():
 def test_a_scorer_that_cannot_be_built_is_a_configuration_error(entries, complaint):
     with pytest.raises(ConfigError, match=complaint):
         config.build_scorers(entries)
+
+
+def test_arguments_go_with_the_plug_in_they_were_given_for(tmp_path):
+    path = tmp_path / "round.yaml"
+    path.write_text(
+        "out: x\nmining_prompts: m\nevaluation_prompts: e\nobjective: {name: dpo, args: {beta: 5.0}}\n"
+    )
+    kept = config.load(config.RoundRun, path, ["objective.args.anchor=1.0"]).objective
+    assert (kept.name, kept.args) == ("dpo", {"beta": 5.0, "anchor": 1.0})
+    other = config.load(config.RoundRun, path, ["objective.name=nft", "objective.args.kl=0.1"]).objective
+    assert (other.name, other.args) == ("nft", {"kl": 0.1})

@@ -1,0 +1,236 @@
+"""Objectives against each other on the tiny model: same songs, same pairs, same compute, same evaluation.
+
+    python tools/bench_objectives.py [--out runs/bench_objectives] [--only dpo nft] [--seeds 0 1] [--table]
+
+Candidates are sampled, scored and mined once. Every objective then trains the same adapters for the same number of
+forward passes of songs (a backward pass counts as two), and is evaluated on other prompts with the seeds of the
+base model. What is done already is not done again; `--table` prints what there is as Markdown. JSON out.
+
+In the table: the mean change of the mined axes in standard deviations of the base, and of the judge in its own
+unit, with 95 % intervals over prompts, seeds pooled; how far the winners' error ended above the reference's; and
+how far apart the two songs of a prompt lie (cosine distance of musicnn embeddings) over how far the base's do.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
+
+from diffdpo import audio
+from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, SampleRun, ScoreRun, TrainRun, load
+from diffdpo.data.samples import Samples, open_samples
+from diffdpo.data.scores import read_scores
+from diffdpo.encoders import musicnn
+from diffdpo.evaluation.compare import Matched, effects, match, standardised_change
+from diffdpo.evaluation.selection import winner_rise
+from diffdpo.progress import say
+from diffdpo.recipes import mine, sample, score, train
+from diffdpo.recipes.round import next_model
+from diffdpo.runs import METRICS, atomic_write, read_json, read_jsonl
+from diffdpo.scorers import SCORERS
+from diffdpo.statistics import paired_effect
+from diffdpo.training.config import ReferenceConfig
+
+DEMO = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "demo.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An objective, what it is trained on, and how many examples of it cost as much as eight pairs of DPO.
+
+    Eight pairs are 16 songs, each with a forward and a backward pass of the policy and a forward pass of the
+    reference: 64 passes. A rated song without a reference costs 3, one with an old policy 4.
+    """
+
+    objective: Choice
+    batch: int = 8
+    per_device: int = 8
+    uses: str = "pairs"
+    data: Mapping[str, Any] = field(default_factory=dict)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+
+
+ENTRIES = {
+    "dpo": Entry(objective=Choice("dpo", {"beta": 500.0})),
+    "dpo_anchor": Entry(objective=Choice("dpo", {"beta": 500.0, "anchor": 1.0})),
+    "sdpo": Entry(objective=Choice("dpo", {"beta": 500.0, "safeguard": 0.9})),
+    "linear_dpo": Entry(
+        objective=Choice("linear_dpo", {"beta": 500.0}), reference=ReferenceConfig("ema", decay=0.995)
+    ),
+    "expert_iteration": Entry(
+        objective=Choice("flow_matching"), batch=21, per_device=7, uses="ratings", data={"top_share": 0.1}
+    ),
+    "nft": Entry(objective=Choice("nft"), batch=4, per_device=4, uses="ratings", data={"group_size": 4}),
+}
+
+
+def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
+    """Candidates to pairs and ratings, and the base model's songs for the evaluation prompts."""
+    songs = sampled(cfg, cfg.model, out / "candidates", cfg.mining_prompts, cfg.candidates, cfg.seed + 1000)
+    base = sampled(cfg, cfg.model, out / "base", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
+    score.run(ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    mined = MineRun(
+        samples=[str(songs)], scores=str(out / "scores"), out=str(out / "mined"), axes=cfg.axes, rule=cfg.rule
+    )
+    return mine.run(mined), base
+
+
+def sampled(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, seed: int) -> Path:
+    return sample.run(
+        SampleRun(
+            out=str(out), prompts=prompts, model=model, sampling=cfg.sampling, per_prompt=count, seed=seed
+        )
+    )
+
+
+def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None:
+    """Train one objective with one seed, sample the evaluation prompts, score."""
+    entry = ENTRIES[name]
+    began = time.monotonic()
+    settings = replace(
+        cfg.train,
+        global_batch=entry.batch,
+        per_device=entry.per_device,
+        reference=entry.reference,
+        trackers=[],
+    )
+    training = TrainRun(
+        out=str(out / "train"),
+        model=cfg.model,
+        data=DataConfig(**{entry.uses: str(mined), **entry.data}),
+        objective=entry.objective,
+        train=settings,
+        seed=seed,
+    )
+    train.run(training)
+    trained_s = time.monotonic() - began
+    model = next_model(cfg.model, train.exported(out / "train", settings.steps), lora=True)
+    songs = sampled(cfg, model, out / "songs", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
+    score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    facts = {"train_seconds": trained_s, "diversity": diversity(open_samples(songs))}
+    atomic_write(out / "facts.json", json.dumps(facts))
+
+
+def diversity(samples: Samples) -> float:
+    """Mean cosine distance between musicnn embeddings of the songs of a prompt."""
+    listener, by_prompt = musicnn.load(), dict[str, list[torch.Tensor]]()
+    for row in samples.rows():
+        clip = audio.resample(audio.read(samples.audio(row["sample_id"])), musicnn.SAMPLE_RATE)
+        embedding = listener.listen(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
+        by_prompt.setdefault(row["prompt_id"], []).append(embedding)
+    return float(
+        np.mean(
+            [
+                1 - float(torch.cosine_similarity(one, two, dim=0))
+                for songs in by_prompt.values()
+                for one, two in combinations(songs, 2)
+            ]
+        )
+    )
+
+
+def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
+    """Pairs of songs of the base and of one run."""
+    after = read_scores(folder / "scores")
+    rows = match(open_samples(base).rows(), open_samples(folder / "songs").rows())
+    return [
+        Matched(
+            sample_id=f"{one['sample_id']}/{seed}",
+            prompt_id=one["prompt_id"],
+            group=one["group"],
+            baseline=before[one["sha256"]],
+            aligned=after[two["sha256"]],
+        )
+        for one, two in rows
+    ]
+
+
+def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
+    """All seeds of an objective together."""
+    before = read_scores(out / "scores")
+    axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
+    pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
+    found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)
+    changes = np.array([standardised_change(pair, found) for pair in pairs])
+    total = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
+    facts = [read_json(folder / "facts.json") for folder in folders.values()]
+    metrics = [[row for _, row in read_jsonl(folder / "train" / METRICS)] for folder in folders.values()]
+    rises = [rise for rows in metrics if (rise := winner_rise(rows)) is not None]
+    return {
+        "objective": name,
+        "seeds": sorted(folders),
+        "mined": [total.mean, total.low, total.high],
+        "judges": {a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in found if a.role == "judge"},
+        "axes": {a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in found if a.role == "mined"},
+        "better": sum(a.effect.direction == "better" for a in found if a.role == "mined"),
+        "worse": sum(a.effect.direction == "worse" for a in found if a.role == "mined"),
+        "winner_rise": float(np.mean(rises)) if rises else None,
+        "diversity": float(np.mean([f["diversity"] for f in facts]))
+        / read_json(out / "base-facts.json")["diversity"],
+        "train_seconds": float(np.mean([f["train_seconds"] for f in facts])),
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, best first."""
+
+    def interval(values: Sequence[float]) -> str:
+        return f"{values[0]:+.3f} ({values[1]:+.3f} … {values[2]:+.3f})"
+
+    columns = (
+        "objective", "seeds", "mined axes, sd", "axes better / worse", "judge", "winners' error", "diversity",
+        "training, s",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in sorted(rows, key=lambda row: -row["mined"][0]):
+        judge = ", ".join(interval(values) for values in row["judges"].values())
+        rise = "" if row["winner_rise"] is None else f"{row['winner_rise']:+.2%}"
+        cells = (
+            row["objective"], len(row["seeds"]), interval(row["mined"]), f"{row['better']} / {row['worse']}", judge,
+            rise, f"{row['diversity']:.2f}", f"{row['train_seconds']:.0f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_objectives"))
+    parser.add_argument("--only", nargs="*", choices=sorted(ENTRIES), default=sorted(ENTRIES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
+    parser.add_argument("overrides", nargs="*", help="key=value for configs/tiny/demo.yaml")
+    args = parser.parse_args()
+    cfg = load(RoundRun, DEMO, args.overrides)
+    out: Path = args.out
+    mined, base = (out / "mined", out / "base") if args.table else prepare(cfg, out)
+    if not (out / "base-facts.json").is_file():
+        atomic_write(out / "base-facts.json", json.dumps({"diversity": diversity(open_samples(base))}))
+    for seed in () if args.table else args.seeds:
+        for name in args.only:
+            folder = out / f"{name}-{seed}"
+            if not (folder / "facts.json").is_file():
+                say(f"{name}, seed {seed}")
+                run_one(name, seed, cfg, mined, folder)
+    rows = []
+    for name in ENTRIES:
+        folders = {
+            int(path.parent.name.rsplit("-", 1)[1]): path.parent for path in out.glob(f"{name}-*/facts.json")
+        }
+        if folders:
+            rows.append(summary(name, folders, base, out, mined))
+    print(table(rows) if args.table else json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
