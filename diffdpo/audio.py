@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,8 @@ from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
 SILENCE_LUFS = -70.0
+CEILING = 0.98
+"""No sample of a generated file is beyond it."""
 
 
 def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float | None = None) -> Clip:
@@ -74,16 +75,12 @@ def _quantised(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, 
     return scaled.astype(np.int32).T << 8
 
 
-@contextmanager
-def writer(path: Path, sample_rate: int, channels: int = 2) -> Iterator[soundfile.SoundFile]:
-    """A FLAC or WAV file that grows block by block, see `extend`. What is there when a block raises stays there:
-    the caller decides what a half file is good for.
-    """
+def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFile:
+    """A FLAC or WAV file that grows block by block, see `extend`; what is flushed can already be heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with soundfile.SoundFile(
+    return soundfile.SoundFile(
         path, "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
-    ) as file:
-        yield file
+    )
 
 
 def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample"]) -> None:
@@ -173,7 +170,7 @@ class Meter:
         return level(loud)
 
 
-def gain(lufs: float, peak: float, target_lufs: float, ceiling: float = 0.98) -> float:
+def gain(lufs: float, peak: float, target_lufs: float, ceiling: float = CEILING) -> float:
     """What `normalise` and then `limit` multiply a sound of this loudness and peak with."""
     factor = 10 ** ((target_lufs - lufs) / 20) if np.isfinite(lufs) and lufs >= SILENCE_LUFS else 1.0
     return min(factor, ceiling / peak) if peak > 0 else factor
@@ -188,7 +185,7 @@ def normalise(clip: Clip, target_lufs: float) -> Clip:
     return Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate)
 
 
-def limit(clip: Clip, ceiling: float = 0.98) -> Clip:
+def limit(clip: Clip, ceiling: float = CEILING) -> Clip:
     """Scale down, never up, so that no sample exceeds the ceiling."""
     peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak <= ceiling:

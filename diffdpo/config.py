@@ -16,6 +16,7 @@ from yaml import YAMLError
 from diffdpo.data.examples import DataConfig
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import StopRule
+from diffdpo.longform import LongformConfig
 from diffdpo.losses import OBJECTIVES
 from diffdpo.mining import RULES, Rule, Union
 from diffdpo.models import MODELS
@@ -70,6 +71,7 @@ class SampleRun:
     """A prompts.jsonl."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    longform: LongformConfig = field(default_factory=LongformConfig)
     per_prompt: int = 1
     """Songs for each prompt, each with noise of its own."""
     seed: int = 0

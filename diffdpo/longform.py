@@ -100,7 +100,7 @@ def compose(
     """
     chunks = longform.chunks(model.latents)
     drafts = [_draft(model.latents, song, chunks) for song in songs]
-    jointly = [draft for draft in drafts if longform.method == "joint" and _parted(draft)]
+    jointly = [draft for draft in drafts if longform.method == "joint" and _parted(draft.stretches)]
     turns = {draft: in_turn(draft.stretches, ~draft.known) for draft in drafts if draft not in jointly}
     for draft in jointly:
         for windows in draft.stretches:
@@ -116,12 +116,20 @@ def compose(
     return [draft.latents for draft in drafts]
 
 
-def steps(spec: LatentSpec, songs: Sequence[Song], cfg: SamplingConfig, longform: LongformConfig) -> int:
-    """How often `compose` will call `on_step` for these songs."""
-    drafts = [_draft(spec, song, longform.chunks(spec)) for song in songs]
-    jointly = [draft for draft in drafts if longform.method == "joint" and _parted(draft)]
-    turns = [len(in_turn(draft.stretches, ~draft.known)) for draft in drafts if draft not in jointly]
-    return cfg.steps * (sum(len(draft.stretches) for draft in jointly) + max(turns, default=0))
+def steps(
+    spec: LatentSpec, missing: Sequence[Bool[Tensor, " _"]], cfg: SamplingConfig, longform: LongformConfig
+) -> int:
+    """How often `compose` calls `on_step` for a batch of songs of which these frames are to be made."""
+    chunks = longform.chunks(spec)
+    plans = [(made, plan(made, chunks)) for made in missing]
+    jointly = [longform.method == "joint" and _parted(stretches) for _, stretches in plans]
+    apart = sum(len(stretches) for (_, stretches), joint in zip(plans, jointly, strict=True) if joint)
+    turns = [
+        len(in_turn(stretches, made))
+        for (made, stretches), joint in zip(plans, jointly, strict=True)
+        if not joint
+    ]
+    return cfg.steps * (apart + max(turns, default=0))
 
 
 def plan(made: Bool[Tensor, " frame"], chunks: Chunks) -> list[list[Window]]:
@@ -206,8 +214,8 @@ def _draft(spec: LatentSpec, song: Song, chunks: Chunks) -> _Draft:
     return _Draft(song, latents, known, plan(~known, chunks))
 
 
-def _parted(draft: _Draft) -> bool:
-    return any(len(windows) > 1 for windows in draft.stretches)
+def _parted(stretches: Sequence[Sequence[Window]]) -> bool:
+    return any(len(windows) > 1 for windows in stretches)
 
 
 def _put(draft: _Draft, start: int, latents: Float[Tensor, "frame channel"]) -> None:

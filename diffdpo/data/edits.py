@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffdpo.data.latents import read_latents
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 
@@ -159,8 +158,3 @@ def placed(
     whole = song.new_zeros(length, song.shape[1])
     whole[before : before + len(song)] = song
     return whole
-
-
-def read_song(edit: Edit) -> Float[Tensor, "frame channel"] | None:
-    """The latents of the song, None if it is given as audio."""
-    return read_latents(Path(edit.song)) if edit.song.endswith(LATENTS) else None

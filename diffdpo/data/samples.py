@@ -38,6 +38,10 @@ class Samples:
     def audio(self, sample_id: str) -> Path:
         return self.folder / "audio" / f"{sample_id}.flac"
 
+    def preview(self, sample_id: str) -> Path:
+        """The beginning of a song that is still being made."""
+        return self.folder / "audio" / f"{sample_id}.preview.flac"
+
 
 def open_samples(folder: str | Path) -> Samples:
     samples = Samples(Path(folder))

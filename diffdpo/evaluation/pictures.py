@@ -94,10 +94,10 @@ class Picture:
 def draw(clips: Sequence[Clip]) -> list[Picture]:
     """Pictures on common scales, so that the eye compares what the ear does."""
     peak = max(1e-6, *(float(np.abs(clip.samples).max(initial=0.0)) for clip in clips))
-    spectra = [_mel_db(clip) for clip in clips]
+    spectra = [mel_db(clip) for clip in clips]
     top = max(float(spectrum.max()) for spectrum in spectra)
     return [
-        Picture(*_waveform(clip, peak), data_uri("image/png", _mask_png(_levels(spectrum, top))))
+        Picture(*_waveform(clip, peak), data_uri("image/png", mask_png(spectrum, top)))
         for clip, spectrum in zip(clips, spectra, strict=True)
     ]
 
@@ -126,7 +126,7 @@ def _band(
     return f"{there}L{back[1:]}Z"
 
 
-def _mel_db(clip: Clip) -> Float[np.ndarray, "band column"]:
+def mel_db(clip: Clip) -> Float[np.ndarray, "band column"]:
     """Mel power in dB, averaged into columns so that long songs hide nothing between two windows."""
     length = clip.samples.shape[1]
     per_column = max(1, length // (SPECTRUM_COLUMNS * 1024))
@@ -149,8 +149,9 @@ def _levels(spectrum: Float[np.ndarray, "band column"], top: float) -> UInt8[np.
     return np.round(level[::-1] * (SPECTRUM_LEVELS - 1)).astype(np.uint8)
 
 
-def _mask_png(levels: UInt8[np.ndarray, "row column"]) -> bytes:
-    """Palette PNG (RFC 2083): every colour black, opacity in the palette."""
+def mask_png(spectrum: Float[np.ndarray, "band column"], top: float) -> bytes:
+    """A spectrum in dB up to `top` as a palette PNG (RFC 2083): every colour black, opacity in the palette."""
+    levels = _levels(spectrum, top)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (

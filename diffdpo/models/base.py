@@ -24,6 +24,8 @@ class LatentSpec:
     """The longest song the network was trained for."""
     window: Literal["exact", "fixed"] = "exact"
     """`fixed` networks only know songs padded to max_frames; `exact` ones take any length and mask padding."""
+    reach: int = 0
+    """Frames on either side that the sound of a frame depends on: to be decoded alone, a piece needs them."""
 
     def frames(self, seconds: float) -> int:
         """Latent frames of a duration, at least one."""
@@ -60,8 +62,8 @@ class SongModel(Protocol):
     def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
         """Latents of a song of any rate and number of channels, memory constant in its length."""
 
-    def decode(self, latents: Float[Tensor, "frame channel"]) -> Clip:
-        """The sound of one song's latents, memory constant in its length."""
+    def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
+        """The sound of one song's latents, memory constant in its length, or of a piece from `first_frame` on."""
 
 
 @runtime_checkable

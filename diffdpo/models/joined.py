@@ -120,5 +120,5 @@ class Joined:
     def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
         return self.model.encode(clip)
 
-    def decode(self, latents: Float[Tensor, "frame channel"]) -> Clip:
-        return self.model.decode(latents)
+    def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
+        return self.model.decode(latents, first_frame)

@@ -189,17 +189,18 @@ class SpectralCodec(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "batch frame channel"], *, chunk: int = 256
+        self, latents: Float[Tensor, "batch frame channel"], *, chunk: int = 256, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
         """Audio of latents, `chunk` frames at a time with their context: memory does not grow with length.
 
-        The result does not depend on the chunk: everything the codec does is local in time.
+        The result does not depend on the chunk: everything the codec does is local in time. `first_frame` is where
+        these latents begin in their song.
         """
         context, length, pieces = self.receptive_frames, latents.shape[1], []
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
             piece = latents[:, first : min(length, stop + context)]
-            audio = self.synthesise(self.decode_features(piece), first_frame=first)
+            audio = self.synthesise(self.decode_features(piece), first_frame=first_frame + first)
             offset = (start - first) * self.config.samples_per_frame
             pieces.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
         return torch.cat(pieces, -1)

@@ -40,6 +40,7 @@ class Tiny:
                 frames_per_second=codec.frames_per_second,
                 sample_rate=codec.config.sample_rate,
                 max_frames=network.config.max_frames,
+                reach=codec.receptive_frames,
             ),
             codec=codec,
             style=WordStyle(

@@ -1,110 +1,204 @@
 """Prompts and seeds to songs: latents, FLAC and one row a song; resumable by sample id, shardable."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo import audio
 from diffdpo.config import SampleRun, build_model
 from diffdpo.data import tables
+from diffdpo.data.edits import KEY as EDIT
+from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
-from diffdpo.data.prompts import KEYS, read_prompts
+from diffdpo.data.prompts import KEYS, read_edits, read_prompts
 from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
-from diffdpo.errors import ConfigError, DataError
+from diffdpo.errors import ConfigError, DataError, UserError
+from diffdpo.evaluation.gallery import write_gallery
+from diffdpo.longform import Heard, compose, steps
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import Workers, claim, device, workers
+from diffdpo.recipes.jobs import Job, embedded, plan_jobs, song_of, sound_of
+from diffdpo.recipes.render import Preview, Sound, write_song
 from diffdpo.runs import finish, settle
-from diffdpo.sampling import Request, batches_of, embed_all, sample
 from diffdpo.types import Prompt
+
+FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
+"""What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
 
 
 def run(cfg: SampleRun) -> Path:
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
-    prompts = read_prompts(cfg.prompts)
+    prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
     group = workers()
-    out = claim(cfg, free=("sampling.batch", "shard"), group=group)
+    out = claim(cfg, free=("sampling.batch", "shard", "shards"), group=group)
     samples = Samples(out)
     if group.main:
-        _write_prompts(out / PROMPTS, prompts)
+        _write_prompts(out / PROMPTS, prompts, edits)
     finished = {row["sample_id"] for row in samples.rows() if _complete(samples, row["sample_id"], cfg.audio)}
-    wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)][cfg.shard :: cfg.shards]
-    todo = [(prompt, k) for prompt, k in wanted if sample_id(prompt.id, k) not in finished]
-    mine = group.share(todo)
+    wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
+    mine = wanted[cfg.shard :: cfg.shards]
+    todo = [(prompt, k) for prompt, k in mine if sample_id(prompt.id, k) not in finished]
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
-        _sample_all(cfg, model, mine, samples, group)
+        jobs = group.share(plan_jobs(model.latents, todo, edits))
+        _sample_all(cfg, model, jobs, samples, group)
     group.barrier()
     if group.main:
-        if cfg.shards == 1:  # other shards may still be writing into the same folder
-            tables.compact(out / TABLE, KEY)
-        rows = samples.all_rows()
-        failed = [row for row in rows if row["error"]]
-        for row in failed[:5]:
-            say(f"failed: {row['sample_id']}: {row['error']}")
-        if failed and len(failed) == len(rows):
-            raise DataError(f"{out}: no song could be made; first: {failed[0]['error']}")
-        finish(out, samples=len(rows) - len(failed), failed=len(failed), world=group.count)
+        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], group)
     group.barrier()
     return out
 
 
+def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Workers) -> None:
+    """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
+    if cfg.shards == 1:  # nobody else writes here
+        tables.compact(samples.folder / TABLE, KEY)
+    rows = {row["sample_id"]: row for row in samples.all_rows()}
+    there = [rows[name] for name in wanted if name in rows]
+    failed = [row for row in there if row["error"]]
+    for row in failed[:5]:
+        say(f"failed: {row['sample_id']}: {row['error']}")
+    write_gallery(samples, there, missing=len(wanted) - len(there))
+    if failed and len(failed) == len(there):
+        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0]['error']}")
+    if failed:
+        say(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
+    if len(there) < len(wanted):
+        say(f"{len(there)} of {len(wanted)} songs are there; the rest is for the other shards")
+    else:
+        finish(samples.folder, samples=len(there) - len(failed), failed=len(failed), world=group.count)
+
+
 def _sample_all(
-    cfg: SampleRun, model: SongModel, todo: list[tuple[Prompt, int]], samples: Samples, group: Workers
+    cfg: SampleRun, model: SongModel, jobs: Sequence[Job], samples: Samples, group: Workers
 ) -> None:
-    embedded = embed_all(model, list({prompt.id: prompt for prompt, _ in todo}.values()))
-    requests = [Request(sample_id(prompt.id, k), embedded[prompt.id]) for prompt, k in todo]
-    batches = batches_of(requests, cfg.sampling.batch)
-    with bar("sample", len(batches) * cfg.sampling.steps, "step", enabled=group.main) as progress:
+    rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
+    append = partial(tables.append, samples.folder / TABLE, rank=rank)
+    ready, failed = embedded(model, jobs)
+    append([_row(cfg, job) | {"error": failed[job.sample_id]} for job in jobs if job.sample_id in failed])
+    size = cfg.sampling.batch
+    batches = [ready[start : start + size] for start in range(0, len(ready), size)]
+    total = sum(
+        steps(model.latents, [job.missing for job in batch], cfg.sampling, cfg.longform) for batch in batches
+    )
+    with bar("sample", total, "step", enabled=group.main) as progress:
         for batch in batches:
-            songs = sample(model, batch, cfg.sampling, seed=cfg.seed, on_step=progress.advance)
-            rows = [_keep(cfg, model, r, latents, samples) for r, latents in zip(batch, songs, strict=True)]
-            tables.append(samples.folder / TABLE, rows, rank=cfg.shard * group.count + group.rank)
+            append(_sample_batch(cfg, model, batch, samples, progress.advance))
+
+
+def _sample_batch(
+    cfg: SampleRun, model: SongModel, batch: Sequence[Job], samples: Samples, on_step: Callable[[], None]
+) -> list[tables.Row]:
+    """Make and write the songs of a batch; a row each, with the reason for those that could not be."""
+    rows, songs = [], {}
+    for job in batch:
+        try:
+            songs[job.sample_id] = song_of(model, job)
+        except FAILURES as error:
+            rows.append(_row(cfg, job) | {"error": _reason(error)})
+    jobs = [job for job in batch if job.sample_id in songs]
+    with previews(model, samples, jobs if cfg.audio else ()) as grow:
+        made = compose(
+            model,
+            list(songs.values()),
+            cfg.sampling,
+            cfg.longform,
+            seed=cfg.seed,
+            on_step=on_step,
+            on_finished=grow,
+        )
+        rows += [_keep(cfg, model, job, latents, samples) for job, latents in zip(jobs, made, strict=True)]
+    return rows
+
+
+@contextmanager
+def previews(model: SongModel, samples: Samples, jobs: Sequence[Job]) -> Iterator[Heard]:
+    """Lets songs of several windows be heard while they are made; their previews go when the songs are there."""
+    files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
+    before = {job.sample_id: job.frames_before(model.latents.frames_per_second) for job in jobs}
+
+    def grow(name: str, latents: Float[Tensor, "frame channel"], finished: int) -> None:
+        preview = files.get(name)
+        if preview is None or (finished == len(latents) and not preview.frames):
+            return
+        try:
+            preview.grow(Sound(model, latents, -before[name]), finished)
+        except FAILURES as error:
+            say(f"{name}: no preview: {_reason(error)}")
+            files.pop(name).remove()
+
+    try:
+        yield grow
+    finally:
+        for preview in files.values():
+            preview.remove()
 
 
 def _keep(
-    cfg: SampleRun, model: SongModel, request: Request, latents: Tensor, samples: Samples
+    cfg: SampleRun,
+    model: SongModel,
+    job: Job,
+    latents: Float[Tensor, "frame channel"],
+    samples: Samples,
 ) -> tables.Row:
-    """Write one song; a row with the reason if it is not made of numbers."""
-    prompt = request.prompt
-    row = {
-        "sample_id": request.sample_id,
-        "prompt_id": prompt.id,
-        "group": prompt.group,
+    """Write one song; a row with the reason if that is impossible."""
+    row = _row(cfg, job)
+    try:
+        if not torch.isfinite(latents).all():
+            raise DataError("the sampled latents are not numbers")
+        if cfg.audio:
+            sound, gain = sound_of(model, job, latents)
+            row["sha256"] = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
+        write_latents(samples.latents(job.sample_id), latents)
+    except FAILURES as error:
+        return row | {"error": _reason(error)}
+    return row
+
+
+def _row(cfg: SampleRun, job: Job) -> tables.Row:
+    return {
+        "sample_id": job.sample_id,
+        "prompt_id": job.prompt.id,
+        "group": job.prompt.group,
         "seed": cfg.seed,
-        "frames": len(latents),
-        "duration_s": prompt.duration_s,
+        "frames": len(job.missing),
+        "duration_s": job.prompt.duration_s,
         "model": json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
         "sampling": json.dumps(asdict(cfg.sampling), sort_keys=True),
+        "longform": json.dumps(asdict(cfg.longform), sort_keys=True),
+        "edit": job.described_edit(),
         "sha256": "",
         "error": "",
     }
-    if not torch.isfinite(latents).all():
-        return row | {"error": "the sampled latents are not numbers"}
-    write_latents(samples.latents(request.sample_id), latents)
-    if cfg.audio:
-        path = samples.audio(request.sample_id)
-        audio.write(path, audio.limit(audio.normalise(model.decode(latents), -16.0)))
-        heard = audio.read(path)
-        row["sha256"] = audio.pcm_sha256(heard.samples, heard.sample_rate)
-    return row
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:
     return samples.latents(name).is_file() and (samples.audio(name).is_file() or not with_audio)
 
 
-def _write_prompts(path: Path, prompts: list[Prompt]) -> None:
+def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Edit]) -> None:
     """A copy of the prompts beside the songs; paths in it are absolute, since it lies elsewhere."""
     lines = []
     for prompt in prompts:
         row = {key: getattr(prompt, key) for key in KEYS if getattr(prompt, key) is not None}
         if "style_audio" in row:
             row["style_audio"] = str(Path(row["style_audio"]).resolve())
+        if prompt.id in edits:
+            del row["duration_s"]
+            row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
         lines.append(json.dumps(row, ensure_ascii=False))
     settle(path, "".join(f"{line}\n" for line in lines))

@@ -50,7 +50,7 @@ class Local:
     def encode(self, clip):
         raise NotImplementedError
 
-    def decode(self, latents):
+    def decode(self, latents, first_frame=0):
         raise NotImplementedError
 
 
@@ -130,7 +130,8 @@ def test_songs_of_all_lengths_in_one_batch_come_out_as_alone(bundle, method):
     calls = []
     together = compose(model, songs, cfg, longform, seed=1, on_step=lambda: calls.append(1))
     assert [len(song) for song in together] == [21, 107, 66]
-    assert len(calls) == steps(model.latents, songs, cfg, longform)
+    missing = [torch.ones(len(song), dtype=torch.bool) for song in together]
+    assert len(calls) == steps(model.latents, missing, cfg, longform)
     for song, whole in zip(songs, together, strict=True):
         assert torch.allclose(compose(model, [song], cfg, longform, seed=1)[0], whole, atol=1e-4)
 

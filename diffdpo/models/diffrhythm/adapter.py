@@ -27,7 +27,9 @@ class Codec(Protocol):
 
     def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]: ...
 
-    def decode(self, latents: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "batch 2 sample"]: ...
+    def decode(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]: ...
 
 
 @runtime_checkable
@@ -142,9 +144,9 @@ class DiffRhythm:
         clip = audio.stereo(audio.resample(clip, self.latents.sample_rate))
         return self._codec().encode(torch.from_numpy(clip.samples)[None])[0]
 
-    def decode(self, latents: Float[Tensor, "frame channel"]) -> Clip:
+    def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
-        samples = self._codec().decode(latents[None].float())[0]
+        samples = self._codec().decode(latents[None].float(), first_frame=first_frame)[0]
         return Clip(samples=samples.cpu().numpy(), sample_rate=self.latents.sample_rate)
 
     def _codec(self) -> Codec:

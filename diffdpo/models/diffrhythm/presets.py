@@ -73,6 +73,7 @@ class DiffRhythmCheckpoint:
                 sample_rate=vae.sample_rate if vae else SAMPLE_RATE,
                 max_frames=config.max_frames,
                 window="exact" if config.duration_embedding else "fixed",
+                reach=vae.chunks.context if vae else 0,
             ),
             codec=vae,
             style=MuLanStyle(

@@ -76,8 +76,10 @@ class Vae:
         mean, scale = parameters.chunk(2, -1)
         return mean, F.softplus(scale) + STD_FLOOR
 
-    def decode(self, latents: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "batch 2 sample"]:
-        """The whole sound, on the CPU."""
+    def decode(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """The whole sound, on the CPU. Where it begins in its song, `first_frame`, is all one to a VAE."""
         return assemble(self.pieces(latents), latents.shape[1] * self.samples_per_frame)
 
     def pieces(self, latents: Float[Tensor, "batch frame channel"]) -> Iterator[Tensor]:

@@ -139,6 +139,20 @@ def test_encoding_takes_any_rate_and_channels_and_decoding_gives_stereo(bundle):
     assert clip.sample_rate == 44100
 
 
+@pytest.mark.parametrize(("low", "high"), [(30, 55), (0, 20), (61, 90)])
+def test_a_piece_with_its_surroundings_sounds_as_in_its_song(bundle, low, high):
+    model = load("tiny", bundle)
+    song = torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
+    whole, reach = model.decode(song).samples, model.latents.reach
+    first, last = max(0, low - reach), min(90, high + reach)
+    piece = model.decode(song[first:last], first).samples
+    inside = piece[:, (low - first) * 2048 : (high - first) * 2048]
+    assert np.allclose(inside, whole[:, low * 2048 : high * 2048], atol=1e-4 * np.abs(whole).max())
+    if first:  # where it begins in its song matters
+        moved = model.decode(song[first:last]).samples
+        assert not np.allclose(moved, piece, atol=1e-2 * np.abs(whole).max())
+
+
 def test_styles_come_from_text_from_audio_and_from_both(bundle):
     model = load("tiny", bundle)
     noise = Clip(

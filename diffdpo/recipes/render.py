@@ -1,0 +1,122 @@
+"""Latents to FLAC in pieces: while a song is still being sampled, and at its proper level once it is whole.
+
+The level of a song is known when it has ended. So there are two files: a preview that grows with the song, at the
+level of its first piece, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a piece.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo import audio
+from diffdpo.models.base import SongModel
+from diffdpo.runs import sync
+from diffdpo.types import Clip
+
+LOUDNESS_LUFS = -16.0
+PIECE_S = 20.0
+WHOLE_S = 60.0
+"""Up to this length a decoded song is kept in memory; a longer one is decoded for its level, then for its file."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of latents, decoded piece by piece."""
+
+    model: SongModel
+    latents: Float[Tensor, "frame channel"]
+    first_frame: int = 0
+    """The place of latents[0] in time: below 0 if something was put before a song."""
+
+    def pieces(self, start: int, stop: int) -> Iterator[Float[np.ndarray, "channel sample"]]:
+        """Frames start … stop as they sound in the whole song."""
+        spec = self.model.latents
+        size = max(1, spec.frames(PIECE_S))
+        for at in range(start, stop, size):
+            end = min(stop, at + size)
+            low, high = max(0, at - spec.reach), min(len(self.latents), end + spec.reach)
+            samples = self.model.decode(self.latents[low:high], self.first_frame + low).samples
+            per_frame = samples.shape[1] // (high - low)
+            yield samples[:, (at - low) * per_frame : (end - low) * per_frame]
+
+    def level(self) -> tuple[float, float]:
+        """Loudness in LUFS and peak."""
+        meter = audio.Meter(self.model.latents.sample_rate, 2)
+        for piece in self.pieces(0, len(self.latents)):
+            meter.add(piece)
+        return meter.loudness(), meter.peak
+
+
+def gain(sound: Sound) -> float:
+    """What a sound is multiplied with in its file."""
+    return audio.gain(*sound.level(), LOUDNESS_LUFS)
+
+
+def write_song(sound: Sound, path: Path, *, at_gain: float | None = None) -> str:
+    """Write a song at -16 LUFS, or at the gain of another, turned down if it would clip; its `audio.pcm_sha256`.
+
+    The file is complete or absent.
+    """
+    spec, length = sound.model.latents, len(sound.latents)
+    if length > spec.frames(WHOLE_S):
+        _write_long(sound, path, _factor(*sound.level(), at_gain))
+    else:
+        samples = np.concatenate(list(sound.pieces(0, length)), axis=1)
+        whole = Clip(samples=samples, sample_rate=spec.sample_rate)
+        factor = _factor(audio.loudness(whole), float(np.abs(samples).max()), at_gain)
+        audio.write(path, Clip(samples=samples * np.float32(factor), sample_rate=spec.sample_rate))
+    return audio.file_sha256(path)
+
+
+def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
+    if at_gain is None:
+        return audio.gain(lufs, peak, LOUDNESS_LUFS)
+    return min(at_gain, audio.CEILING / max(peak, 1e-9))
+
+
+def _write_long(sound: Sound, path: Path, factor: float) -> None:
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with audio.writer(unfinished, sound.model.latents.sample_rate) as file:
+            for piece in sound.pieces(0, len(sound.latents)):
+                audio.extend(file, piece * np.float32(factor))
+        sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@dataclass
+class Preview:
+    """A file that grows with a song, to be heard meanwhile. What is much louder than its start clips."""
+
+    path: Path
+    file: soundfile.SoundFile | None = None
+    frames: int = 0
+    """Already written."""
+    gain: float = 1.0
+
+    def grow(self, sound: Sound, finished: int) -> None:
+        """Append what can be heard of a song whose first frames are final."""
+        spec, length = sound.model.latents, len(sound.latents)
+        stop = finished if finished == length else finished - spec.reach
+        for piece in sound.pieces(self.frames, stop):
+            if self.file is None:
+                meter = audio.Meter(spec.sample_rate, 2)
+                meter.add(piece)
+                self.gain = audio.gain(meter.loudness(), meter.peak, LOUDNESS_LUFS)
+                self.file = audio.writer(self.path, spec.sample_rate)
+            audio.extend(self.file, piece * np.float32(self.gain))
+        self.frames = max(self.frames, stop)
+
+    def remove(self) -> None:
+        """The song is there, or never will be."""
+        if self.file is not None:
+            self.file.close()
+        self.path.unlink(missing_ok=True)
