@@ -1,6 +1,6 @@
 """Objectives against each other on the tiny model: same songs, same pairs, same compute, same evaluation.
 
-    python tools/bench_objectives.py [--out runs/bench_objectives] [--only dpo nft] [--seeds 0 1] [--table]
+    python tools/bench_objectives.py [--only dpo nft] [--seeds 0 1] [--set candidates=8] [--table]
 
 Candidates are sampled, scored and mined once. Every objective then trains the same adapters for the same number of
 forward passes of songs (a backward pass counts as two), and is evaluated on other prompts with the seeds of the
@@ -209,7 +209,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=sorted(ENTRIES), default=sorted(ENTRIES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
-    parser.add_argument("overrides", nargs="*", help="key=value for configs/tiny/demo.yaml")
+    parser.add_argument(
+        "--set", nargs="*", default=[], dest="overrides", help="key=value for configs/tiny/demo.yaml"
+    )
     args = parser.parse_args()
     cfg = load(RoundRun, DEMO, args.overrides)
     out: Path = args.out
