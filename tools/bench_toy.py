@@ -16,8 +16,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,113 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
 
 from measure import rounded
+from toy_methods import CHECKED, FAMILIES, METHODS, PLANE, SETTINGS, Setting
+from toy_picture import picture
 
-from diffdpo.evaluation.mixtures import Mixture, Reward, World
 from diffdpo.evaluation.toy import Budget, Run, measure, train
-from diffdpo.losses.awm import AWM
-from diffdpo.losses.dgpo import DGPO
-from diffdpo.losses.dpo import DPO
-from diffdpo.losses.dspo import DSPO
-from diffdpo.losses.flow_matching import FlowMatching
-from diffdpo.losses.kto import KTO
-from diffdpo.losses.linear_dpo import LinearDPO
-from diffdpo.losses.nft import NFT
-from diffdpo.losses.reward_weighted import RewardWeighted
 from diffdpo.runs import read_json, write_json
-from diffdpo.types import Objective
 
-Build = Callable[[World, float], Objective]
-"""From a world and beta in nats."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A world, and the share of its pairs that are labelled the wrong way round."""
-
-    world: World
-    flipped: float = 0.0
-
-
-@dataclass(frozen=True)
-class Family:
-    """An objective up to its beta, and what goes with it."""
-
-    build: Build
-    density: Any = "uniform"
-    soft: bool = False
-
-
-def world(weights: Any, means: Any, variances: Any, slope: Any, curvature: float = 0.0) -> World:
-    reference = Mixture(
-        weights=torch.tensor(weights), means=torch.tensor(means), variances=torch.tensor(variances)
-    )
-    return World(reference=reference, reward=Reward(slope=torch.tensor(slope), curvature=curvature))
-
-
-def eight() -> World:
-    """Four modes in eight dimensions; two dimensions matter much, two little, four not at all."""
-    generator = torch.Generator().manual_seed(8)
-    means = 1.2 * torch.randn(4, 8, generator=generator)
-    slope = [0.9, -0.6, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0]
-    return world([0.4, 0.3, 0.2, 0.1], means.tolist(), [0.2, 0.3, 0.4, 0.3], slope)
-
-
-PLANE = world([0.5, 0.3, 0.2], [[-1.5, 0.0], [1.0, 1.5], [1.5, -1.5]], [0.25, 0.36, 0.16], [1.0, 0.5])
-PEAK = world([0.4, 0.4, 0.2], [[-1.2, 1.2], [1.2, 0.9], [0.0, -1.6]], [0.3, 0.5, 0.25], [0.6, -0.9], 0.8)
-SETTINGS = {
-    "plane": Setting(PLANE),
-    "noisy": Setting(PLANE, flipped=0.2),
-    "flipped": Setting(PLANE, flipped=1.0),
-    "peak": Setting(PEAK),
-    "eight": Setting(eight()),
-}
-
-
-def dpo(anchor: float = 0.0, share: float = 0.0, velocity: float = 0.0, **others: Any) -> Build:
-    """Flow-DPO: `anchor` and `velocity` weigh summed errors, `share` is an anchor in units of beta."""
-
-    def build(world: World, nats: float) -> Objective:
-        return DPO(
-            beta=2 * world.dim * nats,
-            anchor=world.dim * (anchor + share * nats),
-            velocity_anchor=world.dim * velocity,
-            **others,
-        )
-
-    return build
-
-
-FAMILIES: dict[str, Family] = {
-    "sft": Family(lambda world, nats: FlowMatching()),
-    "rwr": Family(lambda world, nats: RewardWeighted(temperature=nats)),
-    "nft": Family(lambda world, nats: NFT(advantage_clip=1.5 * nats, kl=0.0)),
-    "awm": Family(lambda world, nats: AWM(clip=1e6, velocity_kl=1.5 * nats)),
-    "dgpo": Family(lambda world, nats: DGPO(beta=2 * world.dim * nats)),
-    "kto": Family(lambda world, nats: KTO(beta=world.dim * nats)),
-    "linear": Family(lambda world, nats: LinearDPO(beta=world.dim * nats)),
-    "dspo": Family(lambda world, nats: DSPO(beta=nats)),
-    "dpo": Family(dpo()),
-    "dpo-logit-normal": Family(dpo(), density="logit_normal"),
-    "dpo-theory": Family(dpo(timestep_weight="theory")),
-    "dpo-elbo": Family(dpo(timestep_weight="clipped_elbo", timestep_clip=99.0)),
-    "dpo-clip5": Family(dpo(timestep_weight="clipped_elbo")),
-    "crpo.1": Family(dpo(anchor=0.1)),
-    "crpo": Family(dpo(anchor=1.0)),
-    "crpo-clip5": Family(dpo(anchor=1.0, timestep_weight="clipped_elbo")),
-    "sdpo.5": Family(dpo(safeguard=0.5)),
-    "sdpo": Family(dpo(safeguard=0.9)),
-    "sdpo-clip5": Family(dpo(safeguard=0.9, timestep_weight="clipped_elbo")),
-    "ipo": Family(dpo(link="ipo")),
-}
-METHODS = (
-    "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-logit-normal@1",
-    "dpo-theory@1", "dpo-elbo@1", "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "crpo-clip5@1", "sdpo.5@1",
-    "sdpo@1", "sdpo-clip5@1", "ipo@1", "linear@1", "kto@1", "dspo@1", "dgpo@1",
-)  # fmt: skip
-CHECKED = {
-    "plane": ("rwr@1", "nft@1", "crpo@1", "sdpo@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1"),
-    "flipped": ("dpo@1",),
-}
 COLUMNS = {
     "reward": "reward",
     "kl_reference": "KL ref",
@@ -144,7 +43,7 @@ COLUMNS = {
     "winner_change": "a_w",
     "loser_change": "a_l",
 }
-QUICK = Budget(steps=600, width=64)
+QUICK = Budget(steps=1000, width=64)
 
 
 def build(method: str, setting: Setting, seed: int) -> Run:
@@ -173,11 +72,12 @@ def results(
         tasks = missing[first : first + stack]
         began = time.perf_counter()
         runs = [build(method, SETTINGS[setting], seed) for method, seed in tasks]
-        policies = train(SETTINGS[setting].world, runs, budget)
+        shared = replace(budget, batch=SETTINGS[setting].batch)
+        policies = train(SETTINGS[setting].world, runs, shared)
         found = measure(SETTINGS[setting].world, policies, len(runs))
         seconds = (time.perf_counter() - began) / len(tasks)
         for (method, seed), run, numbers in zip(tasks, runs, found, strict=True):
-            facts = {"objective": repr(run.objective), **asdict(budget), "seconds": seconds}
+            facts = {"objective": repr(run.objective), **asdict(shared), "seconds": seconds}
             row = rounded({"method": method, "seed": seed, **numbers, **facts})
             write_json(place[method, seed], {k: None if v != v else v for k, v in row.items()})
             print(f"{setting} {method} seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
@@ -217,8 +117,13 @@ def violations(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -
         "and loses its winners: a_w > 0": mean("dpo@1", "winner_change") > 0,
         "the anchor mends both: crpo eff > 0.85": mean("crpo@1", "efficiency") > 0.85,
         "crpo a_w <= 0": mean("crpo@1", "winner_change") <= 0,
-        "so does the safeguard: sdpo a_w <= 0": mean("sdpo@1", "winner_change") <= 0,
-        "sdpo eff > dpo eff": mean("sdpo@1", "efficiency") > mean("dpo@1", "efficiency"),
+        "so does the safeguard: sdpo a_w <= 0": mean("sdpo.9@1", "winner_change") <= 0,
+        "sdpo eff > dpo eff": mean("sdpo.9@1", "efficiency") > mean("dpo@1", "efficiency"),
+        "weight and safeguard mend them at four times the KL: guarded eff > 0.9": mean(
+            "guarded@0.5", "efficiency"
+        )
+        > 0.9,
+        "and KL opt < half of dpo's": mean("guarded@0.5", "kl_optimum") < mean("dpo@1", "kl_optimum") / 2,
         "(1-t)² blows up: KL ref > 10 or diverged": not blown_up <= 10,
         "a larger beta stays closer": sweep == sorted(sweep, reverse=True),
         "flipped labels teach the opposite": mean("dpo@1", "reward", "flipped")
@@ -267,6 +172,31 @@ def comparison_table(compared: Mapping[str, Mapping[float, Sequence[tuple[float,
     return "\n".join(lines)
 
 
+def drawn(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], families: Sequence[str]) -> str:
+    """The picture: means over seeds at each beta, efficiency and KL to the optimum of every setting."""
+
+    def line(
+        rows: Mapping[str, Sequence[Mapping[str, Any]]], family: str, name: str
+    ) -> list[tuple[float, float]]:
+        points = [
+            (float(column(group, "kl_reference").mean()), float(column(group, name).mean()))
+            for method, group in rows.items()
+            if method.partition("@")[0] == family
+        ]
+        return sorted(points)
+
+    return picture(
+        [
+            (f"{title}: {setting}", {family: line(rows, family, name) for family in families}, scale)
+            for name, title, scale in (
+                ("efficiency", "Efficiency", (0.5, 1.0, 0.1)),
+                ("kl_optimum", "KL to the optimum", (0.0, 1.0, 0.2)),
+            )
+            for setting, rows in found.items()
+        ]
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["plane"])
@@ -274,10 +204,11 @@ def main() -> int:
         "--methods", nargs="+", default=METHODS, help="family@nats; families are in this file"
     )
     parser.add_argument("--compare", nargs="+", choices=FAMILIES, metavar="FAMILY", help="at equal KL")
-    parser.add_argument("--betas", nargs="+", default=["0.25", "0.5", "1", "2", "4"], help="for --compare")
     parser.add_argument("--levels", nargs="+", type=float, default=[0.1, 0.2, 0.4, 0.8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="small networks, few steps: orderings only")
+    parser.add_argument(
+        "--quick", action="store_true", help="half the steps, small networks: for comparisons"
+    )
     parser.add_argument(
         "--check", action="store_true", help="run what the known orderings need; 1 if one fails"
     )
@@ -291,7 +222,7 @@ def main() -> int:
     if args.check:
         wanted = CHECKED
     if args.compare:
-        sweep = tuple(f"{family}@{nats}" for family in args.compare for nats in args.betas)
+        sweep = tuple(f"{name}@{nats:g}" for name in args.compare for nats in FAMILIES[name].betas)
         wanted = dict.fromkeys(args.settings, sweep)
     found = {s: results(out, s, methods, args.seeds, budget, args.stack) for s, methods in wanted.items()}
     for setting, rows in found.items():
@@ -300,9 +231,7 @@ def main() -> int:
             compared = compare(rows, args.compare, args.levels)
             print(comparison_table(compared))
     if args.picture and args.compare:
-        from toy_picture import frontier
-
-        args.picture.write_text(frontier(found))
+        args.picture.write_text(drawn(found, args.compare))
     wrong = violations(found) if args.check else []
     for claim in wrong:
         print(f"does not hold: {claim}", file=sys.stderr)

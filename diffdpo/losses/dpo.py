@@ -49,6 +49,9 @@ class DPO:
     """Fraction of pairs believed to be labelled the wrong way round (cDPO, robust, exo)."""
     anchor: float = 0.0
     """Weight of the winner's error itself (CRPO: TangoFlux, Hung et al. 2024, eq. 6, with 1; 0.1 elsewhere)."""
+    reward_anchor: float = 0.0
+    """Weight of the winner's reward, taken off the loss: an anchor in units of beta/2 and with the weight of the
+    timestep, so that it keeps its share of the pull at every t and beta (docs/theory/objectives.md)."""
     winner_hinge: float = 0.0
     """Weight of max(0, winner's error - reference's), in units of beta/2 (DPOP: Pal et al. 2024, eq. 3)."""
     velocity_anchor: float = 0.0
@@ -88,8 +91,8 @@ class DPO:
             f"beta_range must be two positive numbers in order, got {self.beta_range}": not 0 < low <= high,
             f"segment must be in [0, 1], got {self.segment}": not 0 <= self.segment <= 1,
             f"timestep_clip must be positive, got {self.timestep_clip}": self.timestep_clip <= 0,
-            "anchor, winner_hinge and velocity_anchor must not be negative": min(
-                self.anchor, self.winner_hinge, self.velocity_anchor
+            "anchors and winner_hinge must not be negative": min(
+                self.anchor, self.reward_anchor, self.winner_hinge, self.velocity_anchor
             )
             < 0,
         }
@@ -126,7 +129,7 @@ class DPO:
         changes = weight * elements(outputs, self.reduction) * (reference - policy)
         rewards = beta / 2 * changes
         loss = self._preference(rewards, outputs.soft_label, beta)
-        loss = loss + self.anchor * outputs.policy[:, 0]
+        loss = loss + self.anchor * outputs.policy[:, 0] - self.reward_anchor * rewards[:, 0]
         if self.winner_hinge:
             loss = loss + self.winner_hinge * torch.relu(-rewards[:, 0])
         metrics = dict(pair_metrics(outputs, rewards[:, 0] - rewards[:, 1]))

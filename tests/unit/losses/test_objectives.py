@@ -82,6 +82,18 @@ def test_the_anchor_adds_the_winners_error_and_its_gradient():
     assert difference.tolist() == [[pytest.approx(0.5), pytest.approx(0.0)]]
 
 
+def test_the_reward_anchor_keeps_its_share_of_the_pull_at_every_beta_and_t():
+    """At policy = reference the winner is pulled with weight beta/2 (1/2 + share), the loser with weight beta/4."""
+    by_hand = DPO(beta=10.0)(pair(0.2, 0.9, 0.3, 0.7)).loss.item() - 0.3 * 10 / 2 * 0.1
+    assert DPO(beta=10.0, reward_anchor=0.3)(pair(0.2, 0.9, 0.3, 0.7)).loss.item() == pytest.approx(by_hand)
+    for beta, t, weight in ((8.0, 0.5, 1.0), (2000.0, 0.25, 3.0), (50.0, 0.01, 5.0)):
+        outputs = pair(0.3, 0.7, 0.3, 0.7, t=torch.tensor([t], dtype=torch.float64))
+        objective = DPO(beta=beta, timestep_weight="clipped_elbo", reward_anchor=0.3)
+        objective(outputs).loss.sum().backward()
+        expected = [weight * beta / 2 * 0.8, -weight * beta / 4]
+        assert outputs.policy.grad[0].tolist() == pytest.approx(expected)
+
+
 def test_flow_matching_is_the_songs_error():
     outputs = Outputs(policy=torch.tensor([[0.25], [0.5]]))
     assert FlowMatching()(outputs).loss.tolist() == [0.25, 0.5]
@@ -134,7 +146,7 @@ VARIANTS = {
     "dpo with all": DPO(
         anchor=0.3, winner_hinge=0.2, velocity_anchor=0.1, safeguard=0.5, reduction="sum", beta=0.5
     ),
-    "dpo clipped": DPO(timestep_weight="clipped_elbo", reduction="per_frame", beta=5.0),
+    "dpo clipped": DPO(timestep_weight="clipped_elbo", reduction="per_frame", beta=5.0, reward_anchor=0.1),
     **{f"dpo {link}": DPO(link=link, beta=10.0) for link in LINKS},
 }
 
