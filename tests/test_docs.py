@@ -60,18 +60,32 @@ def test_commands_name_things_that_exist(page, line, tmp_path):
         assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: getattr(value, "name", "code"))
-def test_python_examples_run(page, text):
-    exec(compile(text, str(page), "exec"), {"__name__": "example"})
+@pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}), ids=lambda page: page.name)
+def test_python_examples_run(page):
+    """One after the other, as a reader would; and the tests among them pass."""
+    space: dict = {"__name__": "example"}
+    for text in (text for where, text in blocks("python") if where == page):
+        exec(compile(text, str(page), "exec"), space)
+    for name in [name for name in space if name.startswith("test_")]:
+        space[name]()
 
 
 def test_the_objective_of_the_how_to_trains(monkeypatch):
-    (text,) = [text for page, text in blocks("python") if page.name == "add-an-objective.md"]
+    text, _ = [text for page, text in blocks("python") if page.name == "add-an-objective.md"]
     space: dict = {"__name__": "example"}
     exec(compile(text, "add-an-objective.md", "exec"), space)
     monkeypatch.setitem(config.OBJECTIVES, "hinge_dpo", space["HingeDPO"])
     built = config.build_objective(config.Choice("hinge_dpo", {"beta": 500}))
     assert built.beta == 500.0
+
+
+@pytest.mark.parametrize("text", [text for page, text in blocks("yaml") if page.name == "mining.md"])
+def test_mining_examples_load(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    named = OmegaConf.load(tmp_path / "mine.yaml")
+    missing = [f"{key}=x" for key in ("scores", "out") if key not in named]
+    missing += [] if "samples" in named else ["samples=[x]"]
+    config.check(config.load(config.MineRun, tmp_path / "mine.yaml", missing))
 
 
 def test_the_readme_is_short():
