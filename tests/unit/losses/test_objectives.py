@@ -15,7 +15,7 @@ from diffdpo.losses.flow_matching import FlowMatching
 from diffdpo.losses.kto import KTO
 from diffdpo.losses.links import LINKS
 from diffdpo.losses.nft import NFT
-from diffdpo.losses.safeguard import loser_scale
+from diffdpo.losses.safeguard import loser_scale, pair_scale
 from diffdpo.types import Outputs, Velocities
 
 value = st.floats(0.01, 2.0)
@@ -264,6 +264,21 @@ def test_the_scale_is_between_nothing_and_all(seed, mu):
     assert 0 <= scale <= 1
     change = -(winner @ winner - scale * (winner @ loser))
     assert change <= -mu * winner @ winner + 1e-9
+
+
+@pytest.mark.parametrize("t", [0.1, 0.3, 0.6])
+def test_on_gaussian_songs_the_scale_is_what_the_share_of_signal_allows(t):
+    """Errors of the exact velocity on data of variance s correlate, at shared noise, by rho = a² s / (a² s + t²),
+    a = 1 - t: lambda = min(1, (1 - mu) / rho). So it is the end of the flow, near the song, that is held back."""
+    generator, s, mu = torch.Generator().manual_seed(0), 0.25, 0.5
+    song = s**0.5 * torch.randn(1, 2, 20000, 2, generator=generator, dtype=torch.float64)
+    noise = torch.randn(1, 1, 20000, 2, generator=generator, dtype=torch.float64)
+    variance = (1 - t) ** 2 * s + t**2
+    exact = ((t - (1 - t) * s) / variance) * ((1 - t) * song + t * noise)
+    velocities = Velocities(policy=exact, target=noise - song, reference=exact)
+    errors = ((exact - velocities.target) ** 2).mean((2, 3))
+    scale = pair_scale(Outputs(policy=errors, reference=errors, velocities=velocities), mu)
+    assert scale.item() == pytest.approx(min(1.0, (1 - mu) * variance / ((1 - t) ** 2 * s)), abs=0.02)
 
 
 def logistic(x):
