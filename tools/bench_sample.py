@@ -1,0 +1,194 @@
+"""The sampler here against the plain published way, steps of both taking turns. JSON out.
+
+    python tools/bench_sample.py [--cases tiny 2048 6144] [--repeats 5] [--extras]
+
+Published: Euler steps of `network(...)` for the prompt and again for its negative, nothing kept from step to step,
+fp32 (DiffRhythm, 31 steps). Here: `diffdpo.denoising` with the same solver, schedule and guidance. `tiny` is the
+shipped network on eight songs of ten seconds; the others are random networks of dim 512 and depth 8 on one song of
+so many frames. `ratio` is the published time over ours for 31 steps, what is done once a song included;
+`attainable` the rate of large matrix products on the same threads, `share` what our steps reach of it by FLOPs
+(attention counted). Seconds are those of the processor, over all threads: others who use the machine then matter
+little; `--clock wall` takes those of the clock. `--extras` adds bf16, whether the processor has it or not, and
+compiled blocks.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
+
+from measure import rounded
+
+from diffdpo import flow
+from diffdpo.denoising import Asked, SamplingConfig, follow, velocity_of
+from diffdpo.models import MODELS
+from diffdpo.models.base import LatentSpec
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+
+STEPS, SCALE = 31, 5.0
+SONGS = {"tiny": 8, "2048": 1, "6144": 1}
+MEASURED = {"tiny": 6, "2048": 1, "6144": 1}
+"""Steps in one measurement."""
+
+
+def build(case: str) -> tuple[DiffRhythm, int]:
+    """A model and the frames of its songs."""
+    torch.manual_seed(0)
+    if case == "tiny":
+        model = MODELS["tiny"]().load()
+        return model, model.latents.frames(10.0)
+    frames = int(case)
+    network = DiffRhythmTransformer(
+        dim=512, depth=8, num_attention_heads=8, max_frames=frames, duration_embedding=frames == 6144
+    )
+    for parameter in network.text_fusion_linears.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    latents = LatentSpec(channels=64, frames_per_second=21.5, sample_rate=44100, max_frames=frames)
+    return DiffRhythm(network=network.eval(), latents=latents), frames
+
+
+def ask(model: DiffRhythm, songs: int, frames: int) -> Asked:
+    """Every song with lyrics, a style and a negative of its own."""
+    random, config = torch.Generator().manual_seed(1), model.network.config
+    style = torch.nn.functional.normalize(torch.randn(2 * songs, config.style_dim, generator=random), dim=1)
+    text = torch.randint(0, config.text_num_embeds + 1, (2 * songs, frames), generator=random)
+    text[songs:] = 0
+    condition = {
+        "lyrics": text, "style": style, "audio": torch.zeros(2 * songs, frames, config.latent_channels),
+        "start_time": torch.zeros(2 * songs),
+    }  # fmt: skip
+    if config.duration_embedding:
+        condition["duration"] = torch.full((2 * songs,), frames / config.max_frames)
+    rows = torch.arange(2 * songs)
+    return Asked(
+        condition=condition, frames=torch.full((2 * songs,), frames), towards=rows[:songs], away=rows[songs:]
+    )
+
+
+@torch.no_grad()
+def published(model: DiffRhythm, asked: Asked, noise: Tensor, times: Tensor) -> Tensor:
+    """Two forward passes a step, each with everything from the beginning."""
+    config, half = model.network.config, len(noise)
+
+    def branch(x: Tensor, now: Tensor, rows: slice) -> Tensor:
+        given = {name: tensor[rows] for name, tensor in asked.condition.items()}
+        return model.network(
+            x, (1 - now).to(x).expand(half), text=given["lyrics"], style=given["style"], audio=given["audio"],
+            start_time=given["start_time"], duration=given["duration"] if config.duration_embedding else None,
+        )  # fmt: skip
+
+    x = noise
+    for now, then in pairwise(times):
+        towards, away = branch(x, now, slice(half)), branch(x, now, slice(half, None))
+        x = x - (then - now).to(x) * (away + SCALE * (towards - away))
+    return x
+
+
+def flops(config: Any, frames: int) -> tuple[float, float]:
+    """Of one song in one pass: everything, and what is not the same at every step. A multiply-add counts two."""
+    dim, inputs = (
+        config.dim,
+        2 * config.latent_channels + config.text_dim + config.style_dim + config.cond_dim,
+    )
+    block = 2 * dim * dim * (4 + 3 * config.ff_mult) + 4 * frames * dim
+    convolutions = 2 * 2 * dim * (dim // config.conv_pos_groups) * config.conv_pos_kernel_size
+    moving = config.depth * block + convolutions + 2 * 2 * config.latent_channels * dim
+    text = config.conv_layers * 2 * config.text_dim * (2 * config.text_ff_mult * config.text_dim + 7)
+    fusion = config.depth // 2 * 2 * config.text_dim * dim
+    still = text + fusion + 2 * dim * (inputs - config.latent_channels)
+    return frames * (moving + still), frames * moving
+
+
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+clock = CLOCKS["cpu"]
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = clock()
+    result = run()
+    return clock() - start, result
+
+
+def attainable(dim: int, tokens: int) -> float:
+    """FLOP/s of the products that a block is made of."""
+    x, weight = torch.randn(tokens, dim), torch.randn(4 * dim, dim)
+    repeats = max(1, int(2e10 / (8 * tokens * dim * dim)))
+    seconds, _ = timed(lambda: [torch.nn.functional.linear(x, weight) for _ in range(repeats)])
+    return repeats * 8 * tokens * dim * dim / seconds
+
+
+def bench(case: str, repeats: int, extras: bool) -> dict[str, Any]:
+    model, frames = build(case)
+    songs, steps = SONGS[case], MEASURED[case]
+    asked, config = ask(model, songs, frames), model.network.config
+    noise = torch.randn(songs, frames, config.latent_channels, generator=torch.Generator().manual_seed(2))
+    times = flow.schedule(STEPS)[: steps + 1]
+    cfg = SamplingConfig(steps=STEPS, guidance=SCALE)
+    settings = {"ours": cfg}
+    if extras:
+        settings |= {"ours_compiled": replace(cfg, compile=True), "ours_bf16": replace(cfg, precision="bf16")}
+
+    def ours(settings: SamplingConfig) -> tuple[float, float, Tensor]:
+        once, velocity = timed(lambda: velocity_of(model, asked, settings))
+        grid = times[:, None].expand(-1, songs)
+        seconds, made = timed(lambda: follow(velocity, noise, grid, settings))
+        return once, seconds, made
+
+    follow(velocity_of(model, asked, cfg), noise, times[:2, None].expand(-1, songs), cfg)  # warm
+    runs: dict[str, list[Any]] = {"published": [], "attainable": [], "ours": []}
+    for _ in range(repeats):
+        runs["published"].append(timed(lambda: published(model, asked, noise, times)))
+        runs["attainable"].append(attainable(config.dim, songs * frames))
+        runs["ours"].append(ours(cfg))
+    theirs = [seconds / steps * STEPS for seconds, _ in runs["published"]]
+    whole = [once + seconds / steps * STEPS for once, seconds, _ in runs["ours"]]
+    everything, moving = flops(config, frames)
+    rate = statistics.median(runs["attainable"])
+    step = statistics.median(seconds / steps for _, seconds, _ in runs["ours"])
+    result = {
+        "songs": songs, "frames": frames, "steps_measured": steps, "repeats": repeats,
+        "published_s": statistics.median(theirs), "ours_s": statistics.median(whole),
+        "once_a_song_s": statistics.median(once for once, _, _ in runs["ours"]),
+        "ratio": statistics.median(a / b for a, b in zip(theirs, whole, strict=True)),
+        "ratio_by_flops": 2 * STEPS * everything / (2 * STEPS * moving + 2 * (everything - moving)),
+        "difference": (runs["published"][0][1] - runs["ours"][0][2]).abs().max().item(),
+        "attainable_gflops": rate / 1e9, "share": 2 * songs * moving / step / rate,
+    }  # fmt: skip
+    for name, others in list(settings.items())[1:]:
+        ours(others)  # warm, and compile
+        once, seconds, made = ours(others)
+        error = (made - runs["ours"][0][2]).norm() / runs["ours"][0][2].norm()
+        result |= {f"{name}_s": once + seconds / steps * STEPS, f"{name}_error": error.item()}
+    return rounded(result)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=SONGS, default=list(SONGS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--extras", action="store_true", help="bf16 and compiled blocks too")
+    parser.add_argument("--clock", choices=CLOCKS, default="cpu")
+    args = parser.parse_args()
+    global clock
+    clock = CLOCKS[args.clock]
+    table: dict[str, Any] = {"clock": args.clock}
+    table |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for case in args.cases:
+        table |= {case: bench(case, args.repeats, args.extras)}
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
