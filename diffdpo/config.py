@@ -18,7 +18,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import StopRule
 from diffdpo.longform import LongformConfig
 from diffdpo.losses import OBJECTIVES
-from diffdpo.mining import RULES, Rule, Union
+from diffdpo.mining import RULES, Rule, SpanConfig, Union
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.registry import closest, pick
@@ -92,6 +92,16 @@ class ScoreRun:
     """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
     scorers: list[Any] = field(default_factory=lambda: list(OFFLINE))
     """Names, or {name: …, args: {…}} for those with arguments."""
+    window_s: float = 0.0
+    """Score windows of this length too, to find where one song is better than another; 0: whole songs only.
+    Judges hear no windows, nor do scorers that need longer ones."""
+    hop_s: float = 0.0
+    """A window begins every so many seconds; 0: half a window."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "hop_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
 
 
 @dataclass
@@ -104,7 +114,7 @@ class MineRun:
     axes: list[str] = field(default_factory=list)
     """Axes to mine; empty: all axes of all scorers that are not judges."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weight of each axis in ratings and soft labels; axes not named weigh 1."""
+    """Weight of each axis in ratings, soft labels and spans; axes not named weigh 1."""
     pairs: bool = True
     """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
@@ -112,6 +122,8 @@ class MineRun:
     """A pair's probability is sigmoid(margin / this), the margin in standard deviations; 0: all pairs are sure."""
     max_pairs: int = 0
     """Keep so many pairs, those with the widest margins, the axes taking turns; 0: all."""
+    spans: SpanConfig | None = None
+    """Find the stretches in which the winner is better, from scores of windows; {} with the defaults below."""
     gates: bool = True
     """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
 

@@ -1,6 +1,12 @@
-"""The scores table: raw values, found again by the hash of the sound and the identity of the scorer."""
+"""The scores tables: raw values, found again by the hash of the sound and the identity of the scorer.
 
-from collections.abc import Iterable
+Scores of whole songs are one row each. Scores of windows have a table of their own, one row for all windows of a
+song on an axis, so that reading the former stays quick however many there are of the latter.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffdpo.data import tables
@@ -8,13 +14,39 @@ from diffdpo.errors import DataError
 from diffdpo.runs import MANIFEST, finished, read_json
 
 TABLE = "scores.parquet"
+WINDOWS = "windows.parquet"
 KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "axis", "window")
 GATES = "gates"
 WHOLE = "whole"
-"""The window of a score that is about the whole song."""
+"""The window of a score that is about the whole song; elsewhere it is the name of a grid."""
 
 Scores = dict[str, dict[str, float]]
 """For each sound (by hash) its value on every axis."""
+
+Windows = dict[tuple[float, float], dict[str, float]]
+"""Of one sound: for each window (start, stop) in seconds its value on every axis."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Windows of a song: one every `hop_s` from the beginning on, and a last one that ends where the song does."""
+
+    window_s: float
+    hop_s: float
+
+    @property
+    def name(self) -> str:
+        """Such as '5/2.5'."""
+        return f"{self.window_s:g}/{self.hop_s:g}"
+
+    def starts(self, seconds: float) -> list[float]:
+        """Where the windows begin, to the millisecond; a song shorter than a window has none."""
+        room = seconds - self.window_s
+        if room < -1e-6:
+            return []
+        starts = [round(i * self.hop_s, 3) for i in range(math.floor(room / self.hop_s + 1e-6) + 1)]
+        last = math.floor(room * 1000) / 1000
+        return starts if last <= starts[-1] else [*starts, last]
 
 
 def known_versions(folder: Path) -> dict[str, str]:
@@ -32,6 +64,37 @@ def read_scores(folder: Path) -> Scores:
         if versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == WHOLE:
             found.setdefault(row["sha256"], {})[row["axis"]] = row["value"]
     return found
+
+
+def known_grid(folder: Path) -> Grid | None:
+    """The windows that the last `score` with windows used here."""
+    found = read_json(folder / MANIFEST).get("grid") if finished(folder) else None
+    return Grid(**found) if found else None
+
+
+def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, Windows]:
+    """The scores of the windows of these sounds, by the newest scorers on the newest grid."""
+    versions, grid = known_versions(folder), known_grid(folder)
+    if grid is None:
+        raise DataError(f"{folder}: no scores of windows here; run `diffdpo score` with window_s=5 first")
+    found: dict[str, Windows] = {}
+    for row in tables.read(folder / WINDOWS, KEY):
+        newest = versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == grid.name
+        if newest and row["sha256"] in sounds:
+            windows = found.setdefault(row["sha256"], {})
+            for start, value in zip(row["starts"], row["values"], strict=True):
+                windows.setdefault((start, start + grid.window_s), {})[row["axis"]] = value
+    return found
+
+
+def window_rows(
+    key: Mapping[str, str], grid: Grid, starts: Sequence[float], values: Mapping[str, Sequence[float]]
+) -> list[tables.Row]:
+    """Rows of a scorer's values on each axis; `key` holds sha256, preprocessing, scorer and fingerprint."""
+    return [
+        {**key, "axis": axis, "window": grid.name, "starts": list(starts), "values": list(of_axis)}
+        for axis, of_axis in values.items()
+    ]
 
 
 def score_rows(

@@ -7,6 +7,7 @@ from diffdpo.mining.cross_pair import CrossPair
 from diffdpo.mining.labels import soften, strongest
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
+from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
 
@@ -27,9 +28,11 @@ __all__ = [
     "Pareto",
     "PerAxis",
     "Rule",
+    "SpanConfig",
     "StrongDomination",
     "Union",
     "advantages",
+    "find_spans",
     "soften",
     "strongest",
     "z_scores",

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from diffdpo.config import MineRun, build_rule
@@ -9,9 +10,9 @@ from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY, TABLE, pair_row
 from diffdpo.data.ratings import Rating, rating_row
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import Scores, read_scores
+from diffdpo.data.scores import Scores, Windows, read_scores, read_windows
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.mining import Rule, advantages, soften, strongest
+from diffdpo.mining import Rule, SpanConfig, advantages, find_spans, soften, strongest
 from diffdpo.progress import say
 from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
@@ -62,6 +63,7 @@ def _mine(cfg: MineRun, rule: Rule, axes: list[str], scores: Scores, out: Path) 
         out,
         pairs=len(pairs),
         pairs_by_axis=dict(Counter(pair.axis or "several" for _, pair in pairs)),
+        pairs_with_spans=sum(bool(pair.spans) for _, pair in pairs),
         ratings=len(rated),
         candidates=candidates,
         axes=axes,
@@ -88,11 +90,39 @@ def _explain(
 
 
 def _finish_pairs(cfg: MineRun, found: Found) -> Found:
-    """The strongest pairs, with their soft labels."""
+    """The strongest pairs, with their soft labels and spans."""
     kept = strongest([pair for _, pair in found], cfg.max_pairs, cfg.weights)
-    return [
+    labelled = [
         (folder, soften(pair, cfg.soft_label_temperature, cfg.weights))
         for folder, pair in (found[i] for i in kept)
+    ]
+    return labelled if cfg.spans is None else _with_spans(labelled, cfg.spans, cfg)
+
+
+def _with_spans(found: Found, config: SpanConfig, cfg: MineRun) -> Found:
+    """The pairs, each with the stretches in which its winner leads."""
+    sound = {
+        (folder, row["sample_id"]): row["sha256"]
+        for folder in {folder for folder, _ in found}
+        for row in open_samples(folder).rows()
+    }
+    wanted = {sound[folder, name] for folder, pair in found for name in (pair.winner, pair.loser)}
+    windows = read_windows(Path(cfg.scores), wanted)
+
+    def heard(folder: Path, name: str) -> Windows:
+        return windows.get(sound[folder, name], {})
+
+    return [
+        (
+            folder,
+            replace(
+                pair,
+                spans=find_spans(
+                    pair, heard(folder, pair.winner), heard(folder, pair.loser), cfg.weights, config
+                ),
+            ),
+        )
+        for folder, pair in found
     ]
 
 

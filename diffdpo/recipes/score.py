@@ -1,5 +1,7 @@
 """Songs to scores. A sound that was scored before, by the same version of a scorer, is not scored again."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,45 +10,108 @@ from diffdpo import audio
 from diffdpo.config import ScoreRun, build_scorers
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
-from diffdpo.data.scores import GATES, KEY, TABLE, known_versions, score_rows
-from diffdpo.errors import DataError
+from diffdpo.data.scores import (
+    GATES,
+    KEY,
+    TABLE,
+    WINDOWS,
+    Grid,
+    known_grid,
+    known_versions,
+    score_rows,
+    window_rows,
+)
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import workers
 from diffdpo.runs import finish
 from diffdpo.scorers.base import Scorer, fingerprint
 from diffdpo.scorers.canonical import VERSION, canonical
 from diffdpo.scorers.gates import failures, gates
+from diffdpo.types import Clip
 
 GATES_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is missing of one sound: the scorers to hear all of it, and those to hear its windows."""
+
+    sha256: str
+    path: Path
+    whole: tuple[str, ...]
+    windowed: tuple[str, ...]
 
 
 def run(cfg: ScoreRun) -> Path:
     scorers = build_scorers(cfg.scorers)
     group, out = workers(), Path(cfg.out)
     sounds = _sounds(cfg.samples)
-    known = {(row["sha256"], row["scorer"], row["fingerprint"]) for row in tables.read(out / TABLE, KEY)}
     versions = {name: fingerprint(scorer) for name, scorer in scorers.items()} | {GATES: GATES_VERSION}
-    todo = {
-        sha: [name for name, version in versions.items() if (sha, name, version) not in known]
-        for sha in sounds
-    }
-    mine = group.share([(sha, names) for sha, names in todo.items() if names])
+    grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
+    windowed = _for_windows(scorers, cfg.window_s, group.main) if grid else {}
+    mine = group.share(_jobs(out, sounds, versions, grid, list(windowed)))
     with bar("score", len(mine), "song", enabled=group.main) as progress:
-        for sha, names in mine:
-            tables.append(out / TABLE, _score(sounds[sha], sha, names, scorers, versions), rank=group.rank)
+        for job in mine:
+            faults, heard = _hear(job.path)
+            if grid:
+                rows = _score_windows(job, heard, windowed, versions, grid)
+                tables.append(out / WINDOWS, rows, rank=group.rank)
+            tables.append(out / TABLE, _score(job, faults, heard, scorers, versions), rank=group.rank)
             progress.advance()
     group.barrier()
     if group.main:
         tables.compact(out / TABLE, KEY)
+        tables.compact(out / WINDOWS, KEY)
+        grid = grid or known_grid(out)
         finish(
             out,
             sounds=len(sounds),
             scorers=known_versions(out) | versions,
+            grid=asdict(grid) if grid else None,
             licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
             world=group.count,
         )
     group.barrier()
     return out
+
+
+def _jobs(
+    out: Path, sounds: Mapping[str, Path], versions: Mapping[str, str], grid: Grid | None, windowed: list[str]
+) -> list[Job]:
+    """The sounds that lack a score."""
+    known = {(row["sha256"], row["scorer"], row["fingerprint"]) for row in tables.read(out / TABLE, KEY)}
+    known_windows = {
+        (row["sha256"], row["scorer"], row["fingerprint"])
+        for row in (tables.read(out / WINDOWS, KEY) if grid else [])
+        if grid and row["window"] == grid.name
+    }
+    jobs = [
+        Job(
+            sha,
+            path,
+            tuple(name for name, version in versions.items() if (sha, name, version) not in known),
+            tuple(name for name in windowed if (sha, name, versions[name]) not in known_windows),
+        )
+        for sha, path in sounds.items()
+    ]
+    return [job for job in jobs if job.whole or job.windowed]
+
+
+def _for_windows(scorers: Mapping[str, Scorer], window_s: float, main: bool) -> dict[str, Scorer]:
+    """The scorers that can say something of so short a window. Judges are left out: nothing is mined from them."""
+    able = {}
+    for name, scorer in scorers.items():
+        if scorer.shortest_s > window_s:
+            say(
+                f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {window_s:g}",
+                enabled=main,
+            )
+        elif not scorer.judge_only:
+            able[name] = scorer
+    if not able:
+        raise ConfigError(f"no scorer can hear windows of {window_s:g} s; set window_s=5 or more")
+    return able
 
 
 def _sounds(folders: list[str]) -> dict[str, Path]:
@@ -64,15 +129,23 @@ def _sounds(folders: list[str]) -> dict[str, Path]:
     return sounds
 
 
-def _score(
-    path: Path, sha: str, names: list[str], scorers: dict[str, Scorer], versions: dict[str, str]
-) -> list[tables.Row]:
-    """All missing scores of one sound. A value that is not a number is reported and kept as it is."""
+def _hear(path: Path) -> tuple[dict[str, float], Clip]:
+    """The gates of a sound, and its canonical clip."""
     clip = audio.read(path)
     faults = gates(clip)
-    heard = canonical(clip) if not failures(faults, {"non_finite_ratio": (0.0, 0.0)}) else clip
+    return faults, canonical(clip) if not failures(faults, {"non_finite_ratio": (0.0, 0.0)}) else clip
+
+
+def _score(
+    job: Job,
+    faults: Mapping[str, float],
+    heard: Clip,
+    scorers: Mapping[str, Scorer],
+    versions: Mapping[str, str],
+) -> list[tables.Row]:
+    """All missing scores of one sound. A value that is not a number is reported and kept as it is."""
     rows: list[tables.Row] = []
-    for name in names:
+    for name in job.whole:
         if name == GATES:
             values = list(faults.items())
         else:
@@ -80,6 +153,31 @@ def _score(
             values = list(zip(scorer.axes, scorer([heard])[0].tolist(), strict=True))
         bad = [axis for axis, value in values if not np.isfinite(value)]
         if bad:
-            say(f"warning: {path}: {name} gave no number for {bad[0]}; the song will not be mined on it")
-        rows += score_rows(sha, VERSION, name, versions[name], values)
+            say(f"warning: {job.path}: {name} gave no number for {bad[0]}; the song will not be mined on it")
+        rows += score_rows(job.sha256, VERSION, name, versions[name], values)
     return rows
+
+
+def _score_windows(
+    job: Job, heard: Clip, scorers: Mapping[str, Scorer], versions: Mapping[str, str], grid: Grid
+) -> list[tables.Row]:
+    """All missing scores of the windows of one sound, which keep the level they have in the whole song."""
+    starts = grid.starts(heard.seconds)
+    windows = [_cut(heard, start, grid.window_s) for start in starts]
+    rows: list[tables.Row] = []
+    for name in job.windowed:
+        scorer = scorers[name]
+        values = scorer(windows).T.tolist() if windows else [[] for _ in scorer.axes]
+        key = {
+            "sha256": job.sha256,
+            "preprocessing": VERSION,
+            "scorer": name,
+            "fingerprint": versions[name],
+        }
+        rows += window_rows(key, grid, starts, dict(zip(scorer.axes, values, strict=True)))
+    return rows
+
+
+def _cut(clip: Clip, start_s: float, seconds: float) -> Clip:
+    begin, end = (round(time * clip.sample_rate) for time in (start_s, start_s + seconds))
+    return Clip(samples=clip.samples[:, begin:end], sample_rate=clip.sample_rate)

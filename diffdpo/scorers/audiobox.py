@@ -56,6 +56,7 @@ class Audiobox:
     axes: ClassVar[tuple[str, ...]] = tuple(f"audiobox.{axis.lower()}" for axis in AXES)
     licenses: ClassVar[tuple[str, ...]] = (PUBLISHED.license,)
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 1.0
 
     weights: str = field(default="", repr=False)
     """A folder with model.safetensors and config.json, the path of that file or of the older checkpoint.pt, or a

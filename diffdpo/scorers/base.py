@@ -26,6 +26,8 @@ class Scorer(Protocol):
     """Of learned weights; recorded beside the scores."""
     judge_only: ClassVar[bool]
     """A judge is held out: mining refuses its axes, so that somebody impartial watches the optimisation."""
+    shortest_s: ClassVar[float]
+    """Shorter clips get numbers too, but they mean little: no windows under this length are scored."""
 
     @property
     def weights_hash(self) -> str:

@@ -41,6 +41,7 @@ class Harmony:
     axes: ClassVar[tuple[str, ...]] = ("harmony.key", "harmony.tuning")
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 2.0
     weights_hash: ClassVar[str] = ""
 
     flatness: float = 0.01

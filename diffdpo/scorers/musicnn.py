@@ -45,6 +45,7 @@ class MusicnnTypicality:
     axes: ClassVar[tuple[str, ...]] = ("musicnn.typicality",)
     licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
+    shortest_s: ClassVar[float] = 3.0
 
     @property
     def weights_hash(self) -> str:

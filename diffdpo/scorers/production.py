@@ -42,6 +42,7 @@ class Production:
     axes: ClassVar[tuple[str, ...]] = ("production.balance",)
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 1.0
     weights_hash: ClassVar[str] = ""
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:

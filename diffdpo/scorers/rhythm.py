@@ -38,6 +38,7 @@ class Rhythm:
     axes: ClassVar[tuple[str, ...]] = ("rhythm.pulse", "rhythm.tempo")
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 4.0
     weights_hash: ClassVar[str] = ""
 
     clearest: float = 0.8

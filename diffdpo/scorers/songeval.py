@@ -65,6 +65,7 @@ class SongEval:
     )
     licenses: ClassVar[tuple[str, ...]] = (muq_encoder.PUBLISHED.license, HEAD.license)
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 10.0
 
     # What does not change the numbers is left out of repr, and so of the cache key.
     muq: str = field(default="", repr=False)

@@ -43,6 +43,7 @@ class Structure:
     axes: ClassVar[tuple[str, ...]] = ("structure.form",)
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = SHORTEST_S
     weights_hash: ClassVar[str] = ""
 
     variety: tuple[float, float] = (0.35, 0.85)

@@ -1,16 +1,23 @@
 """Mining through the command line: rules, ratings, soft labels, and what can go wrong."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from diffdpo import audio
 from diffdpo.cli import app
 from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY, TABLE
+from diffdpo.data.samples import KEY as SAMPLES_KEY
 from diffdpo.data.samples import TABLE as SAMPLES
 from diffdpo.data.scores import TABLE as SCORES
-from diffdpo.data.scores import score_rows
+from diffdpo.data.scores import Grid, known_grid, read_scores, read_windows, score_rows
+from diffdpo.types import Clip
+
+SONG = Path(__file__).parents[1] / "data" / "galactic_temple.ogg"
 
 runner = CliRunner()
 MELODY, SOUND = "harmony.key", "production.balance"
@@ -26,7 +33,7 @@ def verb(*words, code=0):
     result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == code, result.stderr
     if code == 0:
-        return result.stdout
+        return result.stderr
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     return error
 
@@ -148,3 +155,104 @@ def test_too_many_pairs_are_cut_to_the_widest_of_each_axis(mine):
 )  # fmt: skip
 def test_mistakes_are_one_line(mine, words, says):
     assert says in mine(*words, code=2)
+
+
+@pytest.fixture(scope="module")
+def takes(tmp_path_factory):
+    """Of each prompt two takes of a real song, 16 s; the second has 3 s of noise or silence from second 8 on.
+
+    In `other` the second take is another part of the song.
+    """
+    folder = tmp_path_factory.mktemp("takes") / "samples"
+    songs = []
+    for prompt, start, defect in (("noise", 20.0, 0.1), ("silence", 20.0, 0.0), ("other", 90.0, 0.1)):
+        intact = audio.read(SONG, start_s=20.0, seconds=16.0)
+        damaged = audio.read(SONG, start_s=start, seconds=16.0).samples.copy()
+        begin, end = 8 * intact.sample_rate, 11 * intact.sample_rate
+        hiss = np.random.default_rng(0).normal(0, 1, damaged[:, begin:end].shape).astype(np.float32)
+        damaged[:, begin:end] = damaged[:, begin:end] * (defect > 0) + np.float32(defect) * hiss
+        clips = (intact, Clip(samples=damaged, sample_rate=intact.sample_rate))
+        for number, clip in enumerate(clips):
+            name = f"{prompt}.{number:03d}"
+            audio.write(folder / "audio" / f"{name}.flac", clip)
+            sha = audio.pcm_sha256(clip.samples, clip.sample_rate)
+            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "sha256": sha, "error": ""}
+            songs.append(row)
+    tables.append(folder / SAMPLES, songs)
+    prompts = [{"id": p, "text": p, "duration_s": 16.0} for p in ("noise", "silence", "other")]
+    (folder / "prompts.jsonl").write_text("\n".join(json.dumps(prompt) for prompt in prompts))
+    verb("score", *score_words(folder), "window_s=3", "hop_s=1")
+    return folder
+
+
+def score_words(samples):
+    return f"samples=[{samples}]", f"out={samples.parent / 'scores'}", "scorers=[harmony, rhythm, production]"
+
+
+def mined_spans(takes, out, *words):
+    verb(
+        "mine", f"samples=[{takes}]", f"scores={takes.parent / 'scores'}", f"out={out}",
+        "axes=[harmony.key, harmony.tuning, production.balance]", "rule.args.min_axis_margin=-9",
+        "rule.args.min_margin=0.1", *words,
+    )  # fmt: skip
+    return {row["winner"]: json.loads(row["spans"]) for row in tables.read(out / TABLE, KEY)}
+
+
+def test_a_defect_of_three_seconds_in_a_real_song_is_found(takes, tmp_path):
+    spans = mined_spans(takes, tmp_path / "m", "spans={}")
+    for prompt in ("noise", "silence"):
+        ((start, stop),) = spans[f"{prompt}.000"]
+        assert 7 <= start <= 8, "not later than it begins, at most a second early"
+        assert 11 <= stop <= 12
+    holding = [span for span in spans["other.000"] if span[0] <= 8 and span[1] >= 11]
+    assert len(holding) == 1, "between different songs too, whatever else differs"
+    assert json.loads((tmp_path / "m" / "manifest.json").read_text())["pairs_with_spans"] == 3
+
+
+def test_without_spans_pairs_are_about_whole_songs(takes, tmp_path):
+    assert mined_spans(takes, tmp_path / "m") == {
+        "noise.000": [], "silence.000": [], "other.000": [],
+    }  # fmt: skip
+
+
+def test_a_window_is_scored_once_and_other_windows_are_added(takes):
+    scores = takes.parent / "scores"
+    before = {path: path.stat().st_mtime_ns for path in scores.rglob("*.parquet")}
+    said = verb("score", *score_words(takes), "window_s=3", "hop_s=1")
+    assert {path: path.stat().st_mtime_ns for path in scores.rglob("*.parquet")} == before
+    assert "no windows for rhythm: it needs 4 s, window_s is 3" in said
+    verb("score", *score_words(takes))  # whole songs only: the windows stay known
+    assert known_grid(scores) == Grid(3, 1)
+    shas = [row["sha256"] for row in tables.read(takes / SAMPLES, SAMPLES_KEY)]
+    windows = read_windows(scores, shas[:1])
+    assert list(windows) == shas[:1]
+    assert sorted(windows[shas[0]]) == [(float(s), s + 3.0) for s in range(14)]
+    assert set(windows[shas[0]][0.0, 3.0]) == {"harmony.key", "harmony.tuning", "production.balance"}
+    whole = read_scores(scores)
+    verb("score", *score_words(takes), "window_s=5", "hop_s=5")
+    assert known_grid(scores) == Grid(5, 5)
+    assert sorted(read_windows(scores, shas)[shas[0]]) == [
+        (0.0, 5.0),
+        (5.0, 10.0),
+        (10.0, 15.0),
+        (11.0, 16.0),
+    ]
+    assert read_scores(scores) == whole
+    verb("score", *score_words(takes), "window_s=3", "hop_s=1")
+    assert read_windows(scores, shas[:1]) == windows
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["window_s=-1"], "window_s must be a number of seconds"),
+        (["window_s=0.5"], "no scorer can hear windows of 0.5 s"),
+    ],
+)
+def test_windows_that_cannot_be_scored_are_refused(takes, words, says):
+    assert says in verb("score", *score_words(takes), *words, code=2)
+
+
+def test_spans_without_windows_say_how_to_get_them(mine):
+    assert "run `diffdpo score` with window_s=5 first" in mine("rule.name=per_axis", "spans={}", code=2)
+    assert "spans.min_margin must be positive" in mine("spans.min_margin=0", code=2)

@@ -1,0 +1,101 @@
+"""Where in time a preference lies: stretches in which the winner's windows score higher than the loser's."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from diffdpo.mining.base import mean_margin
+from diffdpo.types import Pair
+
+Span = tuple[float, float]
+Windows = Mapping[Span, Mapping[str, float]]
+"""Of one song: for each window (start, stop) in seconds its value on every axis that was scored there."""
+
+
+@dataclass(frozen=True)
+class SpanConfig:
+    """Which stretches count as better.
+
+    A defect of a few seconds is lost in the mean over a song; told where it is, an objective can look there.
+    """
+
+    min_margin: float = 1.0
+    """Least lead of the winner within a span, in standard deviations of all windows of the two songs."""
+    max_gap_s: float = 1.0
+    """Spans closer than this are one."""
+    min_s: float = 1.0
+    """Spans shorter than this are noise."""
+
+    def __post_init__(self) -> None:
+        if not self.min_margin > 0:
+            raise ValueError(f"spans.min_margin must be positive, got {self.min_margin}")
+        if not (self.max_gap_s >= 0 and self.min_s >= 0):
+            raise ValueError(f"spans.max_gap_s and spans.min_s must not be negative, got {self}")
+
+
+def window_spread(songs: Iterable[Windows]) -> dict[str, float]:
+    """On each axis the standard deviation of all windows of some songs; 0 where they are all alike."""
+    values: dict[str, list[float]] = {}
+    for windows in songs:
+        for scores in windows.values():
+            for axis, value in scores.items():
+                if math.isfinite(value):
+                    values.setdefault(axis, []).append(value)
+    return {axis: _std(of_axis) for axis, of_axis in values.items()}
+
+
+def find_spans(
+    pair: Pair,
+    winner: Windows,
+    loser: Windows,
+    weights: Mapping[str, float],
+    config: SpanConfig,
+) -> tuple[Span, ...]:
+    """Stretches in which the winner leads on the pair's axis, or else in the weighted mean of the pair's axes.
+
+    Windows at the same place in both songs are compared, each axis in units of its standard deviation over both.
+    They overlap, so a moment's lead is the mean over the windows that hold it: a defect is found closer than by the
+    length of a window. Axes that have no windows, or are level throughout, do not count. No span: the whole song.
+    """
+    spread = window_spread([winner, loser])
+    axes = [axis for axis in ([pair.axis] if pair.axis else pair.margins) if spread.get(axis, 0.0) > 0]
+    leads = {}
+    for window in winner.keys() & loser.keys():
+        lead = {
+            axis: (winner[window][axis] - loser[window][axis]) / spread[axis]
+            for axis in axes
+            if axis in winner[window] and axis in loser[window]
+        }
+        if lead and all(math.isfinite(value) for value in lead.values()):
+            leads[window] = mean_margin(lead, weights)
+    ahead = [cell for cell, lead in moments(leads) if lead >= config.min_margin]
+    return tuple(span for span in merge(ahead, config.max_gap_s) if span[1] - span[0] >= config.min_s)
+
+
+def moments(leads: Mapping[Span, float]) -> list[tuple[Span, float]]:
+    """The stretches between neighbouring edges of windows, each with the mean of the windows that hold it."""
+    edges = sorted({edge for window in leads for edge in window})
+    found = []
+    for start, stop in pairwise(edges):
+        over = [lead for (begin, end), lead in leads.items() if begin <= start and stop <= end]
+        if over:
+            found.append(((start, stop), math.fsum(over) / len(over)))
+    return found
+
+
+def merge(spans: Iterable[Span], max_gap_s: float) -> list[Span]:
+    """Spans in order, those that touch or lie closer than `max_gap_s` joined."""
+    merged: list[Span] = []
+    for start, stop in sorted(spans):
+        if merged and start - merged[-1][1] <= max_gap_s:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _std(values: list[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return std if std > 1e-9 * max(1.0, abs(mean)) else 0.0
