@@ -1,0 +1,103 @@
+"""Rated songs and groups in a training step: objectives see the members, never the batch they came in."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.training import batch, itself
+
+from diffdpo.losses import OBJECTIVES
+from diffdpo.models import MODELS
+from diffdpo.training.config import LoraConfig, TrainConfig
+from diffdpo.training.reference import AdapterOff, Following
+from diffdpo.training.setup import add_lora
+from diffdpo.training.step import draw, outputs
+
+LENGTHS = ((30, 24, 17), (18, 18, 18), (30, 30, 22), (12, 20, 16))
+KINDS = {name: objective.batch_kind for name, objective in OBJECTIVES.items()}
+GROUPS = sorted(name for name, kind in KINDS.items() if kind == "group")
+SCORED = sorted(name for name, kind in KINDS.items() if kind in ("group", "rated"))
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    """A policy that has left its reference."""
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    add_lora(model.network, LoraConfig(rank=4), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def old(model):
+    """Half way between the two."""
+    beside = Following.start(model.network, torch.device("cpu"), itself)
+    for weight in beside.weights.values():
+        weight.mul_(0.7)
+    return beside
+
+
+def scored(members):
+    data = batch(members, LENGTHS)
+    score = torch.randn(len(LENGTHS), members, generator=torch.Generator().manual_seed(2))
+    return replace(data, score=score)
+
+
+def losses(model, old, name, data):
+    objective = OBJECTIVES[name]()
+    random = draw(data, TrainConfig(dropout={"style": 0.5}), seed=3)
+    with torch.no_grad():
+        seen = outputs(model, model.network, AdapterOff(itself), data, objective, random, old=old)
+    return objective(seen)
+
+
+def take(data, rows, columns):
+    longest = int(data.frames[rows][:, columns].max())
+    return replace(
+        data,
+        latents=data.latents[rows][:, columns, :longest],
+        frames=data.frames[rows][:, columns],
+        prompts=tuple(data.prompts[i] for i in rows),
+        positions=tuple(data.positions[i] for i in rows),
+        weight=data.weight[rows],
+        score=data.score[rows][:, columns],
+    )
+
+
+def test_there_are_objectives_of_both_kinds():
+    assert {"awm", "dgpo", "nft", "reward_weighted"} <= set(GROUPS)
+    assert "kto" in SCORED
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_an_example_has_the_loss_it_has_alone(model, old, name):
+    columns = [0, 1, 2] if name in GROUPS else [0]
+    data = scored(3)
+    together = losses(model, old, name, take(data, [0, 1, 2, 3], columns)).loss
+    apart = [losses(model, old, name, take(data, rows, columns)).loss for rows in ([0], [1, 2], [3])]
+    assert together.shape == (4,)
+    assert torch.allclose(together, torch.cat(apart), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_order_of_a_groups_members_does_not_matter(model, old, name):
+    data = scored(3)
+    first, turned = (losses(model, old, name, take(data, [0, 1, 2, 3], c)) for c in ([0, 1, 2], [2, 0, 1]))
+    assert torch.allclose(first.loss, turned.loss, rtol=1e-4, atol=1e-6)
+    for key, value in first.metrics.items():
+        assert torch.allclose(value, turned.metrics[key], rtol=1e-4, atol=1e-6), key
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_what_lies_behind_a_songs_end_does_not_matter(model, old, name):
+    data = take(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    dirty = data.latents.clone()
+    for example, row in enumerate(data.frames.tolist()):
+        for member, end in enumerate(row):
+            dirty[example, member, end:] = 1e6
+    assert not torch.equal(dirty, data.latents)
+    clean = losses(model, old, name, data).loss
+    assert torch.allclose(clean, losses(model, old, name, replace(data, latents=dirty)).loss, rtol=1e-4)
