@@ -33,6 +33,9 @@ class LongformConfig:
     """Length of a window; 0: the longest the model takes. Best what the network was trained on."""
     overlap_s: float = 6.0
     """What neighbouring windows share."""
+    pin: bool = True
+    """What is there already goes straight from noise to what it is, as in training; false: where the network takes
+    it, and is pasted over at the end, as published."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.window_s < float("inf"):
@@ -104,11 +107,11 @@ def compose(
     turns = {draft: in_turn(draft.stretches, ~draft.known) for draft in drafts if draft not in jointly}
     for draft in jointly:
         for windows in draft.stretches:
-            _paint_jointly(model, draft, windows, cfg, on_step, seed=seed, fade=chunks.fade)
+            _paint_jointly(model, draft, windows, cfg, longform, seed=seed, on_step=on_step)
             _tell(draft, on_finished)
     for turn in range(max(map(len, turns.values()), default=0)):
         live = [(draft, windows[turn]) for draft, windows in turns.items() if turn < len(windows)]
-        requests = [_request(model.latents, draft, window) for draft, window in live]
+        requests = [_request(model.latents, draft, window, longform.pin) for draft, window in live]
         made = sample(model, requests, cfg, seed=seed, on_step=on_step)
         for (draft, window), latents in zip(live, made, strict=True):
             _put(draft, window.start, latents)
@@ -186,15 +189,16 @@ def _paint_jointly(
     draft: _Draft,
     windows: Sequence[Window],
     cfg: SamplingConfig,
-    on_step: Callable[[], None] | None,
+    longform: LongformConfig,
     *,
     seed: int,
-    fade: int,
+    on_step: Callable[[], None] | None,
 ) -> None:
     """Make a stretch of a song in all its windows at once."""
     low, high = windows[0].start, windows[-1].stop
-    request = _request(model.latents, draft, Window(low, high, low, high))
+    request = _request(model.latents, draft, Window(low, high, low, high), longform.pin)
     inside = [Window(*(at - low for at in window)) for window in windows]
+    fade = longform.chunks(model.latents).fade
     joined = Joined(model=model, windows=tuple(inside), pace=_pace(draft), fade=fade, batch=cfg.batch)
     (latents,) = sample(joined, [request], cfg, seed=seed, on_step=on_step)
     _put(draft, low, latents)
@@ -228,7 +232,7 @@ def _tell(draft: _Draft, on_finished: Heard | None) -> None:
         on_finished(draft.song.sample_id, draft.latents, draft.finished)
 
 
-def _request(spec: LatentSpec, draft: _Draft, window: Window) -> Request:
+def _request(spec: LatentSpec, draft: _Draft, window: Window, pin: bool) -> Request:
     """One window as a request of its own: what is there of it as its condition, the song's noise on its frames."""
     frames, song = slice(window.start, window.stop), draft.song
     keep, prompt = draft.known[frames], song.prompt
@@ -240,6 +244,7 @@ def _request(spec: LatentSpec, draft: _Draft, window: Window) -> Request:
         context=Context(draft.latents[frames].clone(), keep.clone()) if keep.any() else None,
         origin=Origin(draft.latents[frames].clone(), song.strength) if song.strength < 1 else None,
         first_frame=window.start,
+        pin=pin,
     )
 
 

@@ -45,6 +45,9 @@ class Request:
     origin: Origin | None = field(default=None, compare=False)
     first_frame: int = 0
     """Where this request begins in a longer song: windows of one sample id share the noise of shared frames."""
+    pin: bool = False
+    """Kept frames go straight from their noise to what they are; else where the network takes them, and are pasted
+    over at the end, as published."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def make(
     velocity = guided(model, requests, cfg)
     noise = draw(model, requests, seed, velocity.mask.shape[1])
     start, times = _start(requests, noise, cfg.times())
-    songs = follow(velocity, start.to(velocity.mask.device), times, cfg, lambda *_: on_step and on_step())
+    pinned, start = _pinned(velocity, requests, noise), start.to(velocity.mask.device)
+    songs = follow(pinned, start, times, cfg, lambda *_: on_step and on_step())
     made = []
     for request, song, passes in zip(requests, songs.float().cpu(), velocity.passes.tolist(), strict=True):
         latents = song[: model.latents.frames(request.prompt.duration_s)]
@@ -146,6 +150,19 @@ def _start(
         if origin is not None:
             row[: len(origin.latents)] = origin.latents
     return flow.interpolate(song, noise, strength.float()), grid[:, None] * strength
+
+
+def _pinned(velocity: flow.Velocity, requests: Sequence[Request], noise: flow.Latents) -> flow.Velocity:
+    """The velocity, but noise - song where a request pins its kept frames: what they are at every t in training."""
+    keep, straight = torch.zeros(noise.shape[:2], dtype=torch.bool), noise.clone()
+    for row, request in enumerate(requests):
+        if request.pin and request.context is not None:
+            length = len(request.context.keep)
+            keep[row, :length] = request.context.keep
+            straight[row, :length] -= request.context.latents
+    if not keep.any():
+        return velocity
+    return lambda x, t: torch.where(keep[..., None].to(x.device), straight.to(x), velocity(x, t))
 
 
 def ask(model: SongModel, requests: Sequence[Request], lengths: Sequence[int], device: torch.device) -> Asked:

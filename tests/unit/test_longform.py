@@ -1,5 +1,6 @@
 """Songs of any length: every frame once, nothing given is touched, and tiling changes nothing that is local."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -32,6 +33,7 @@ class Local:
 
     reach: int = 0
     latents: LatentSpec = SPEC
+    on_call: Callable[..., None] = lambda x, t: None
     network: torch.nn.Module = torch.nn.Linear(1, 1)  # noqa: RUF009 - only its device is looked at
 
     def embed(self, prompt):
@@ -41,6 +43,7 @@ class Local:
         return {"audio": torch.zeros(len(prompts), frames, 4)}
 
     def velocity(self, network, x, t, condition, frames):
+        self.on_call(x, t)
         taps = torch.ones(4, 1, 2 * self.reach + 1) / (2 * self.reach + 1)
         seen = torch.tanh(x + condition["audio"]).transpose(1, 2)
         return torch.nn.functional.conv1d(seen, taps, padding=self.reach, groups=4).transpose(1, 2) * t.to(
@@ -156,7 +159,11 @@ def test_every_window_continues_the_one_before_it(bundle):
     given = torch.where(keep[:, None], song[second.start : second.stop], 0)
     pace = 1 / 66
     window = Request(
-        "s", seen_from(second, asked, pace, model.latents), Context(given, keep), first_frame=second.start
+        "s",
+        seen_from(second, asked, pace, model.latents),
+        Context(given, keep),
+        first_frame=second.start,
+        pin=True,
     )
     (again,) = sample(model, [window], cfg, seed=1)
     assert torch.equal(song[second.start :], again)
@@ -194,6 +201,29 @@ def test_what_is_given_stays_and_strength_moves_the_rest(method):
         (varied,) = compose(model, [Song("s", prompt(150), nothing, strength)], cfg, longform, seed=0)
         distances.append(float((varied - latents).norm()))
     assert distances[0] < 0.1 * distances[1] < distances[2]
+
+
+@pytest.mark.parametrize("method", ["continue", "joint"])
+def test_what_is_given_is_at_every_step_what_it_is_in_training(method):
+    model, seen = Local(1), []
+    watched = replace(model, on_call=lambda x, t: seen.append((x.clone(), t.clone())))
+    latents, noise = draw_noise(9, ["given"], 100, 4)[0], draw_noise(0, ["s"], 100, 4)[0]
+    keep = torch.arange(100) < 80
+    song = Song("s", prompt(100), Context(latents, keep))
+    cfg = SamplingConfig(steps=4, guidance=1.0, batch=100)
+    longform = LongformConfig(method=method, window_s=4.0, overlap_s=1.0)
+    compose(watched, [song], cfg, longform, seed=0)
+    (window,) = plan(~keep, longform.chunks(SPEC))[0]
+    there = keep[window.start : window.stop]
+    for (x, t), time in zip(seen, (1.0, 0.75, 0.5, 0.25), strict=True):
+        assert t.tolist() == [time]
+        straight = (1 - time) * latents + time * noise
+        assert torch.allclose(x[0][there], straight[window.start : window.stop][there], atol=1e-5)
+    seen.clear()
+    compose(watched, [song], cfg, replace(longform, pin=False), seed=0)
+    x, _ = seen[-1]
+    straight = 0.75 * latents + 0.25 * noise
+    assert not torch.allclose(x[0][there], straight[window.start : window.stop][there], atol=1e-2)
 
 
 def test_a_window_is_asked_for_as_excerpts_are_in_training():
