@@ -24,7 +24,7 @@ class SamplingConfig:
     solver: str = "euler"
     """euler (first order); midpoint (second, two evaluations a step); adams_bashforth, dpmpp_2m (second, one)."""
     shift: float = 1.0
-    """Above 1 more of the steps are spent near the noise: t -> s t / (1 + (s - 1) t), as in SD3."""
+    """Above 1 more of the steps are spent near the noise: t -> s t / (s t + 1 - t), as in SD3."""
     sway: float = 0.0
     """In [-1, 1]; below 0 likewise, as in F5-TTS."""
     guidance: float = 3.0

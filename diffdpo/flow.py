@@ -96,14 +96,14 @@ class Timesteps:
 def schedule(steps: int, shift: float = 1.0, sway: float = 0.0) -> Float[Tensor, " grid"]:
     """The times from noise, 1, to the song, 0, in fp64: even steps, swayed, then shifted.
 
-    `shift` s is that of SD3 (Esser et al. 2024, eq. 23), t -> s t / (1 + (s - 1) t): above 1 it spends more of the
+    `shift` s is that of SD3 (Esser et al. 2024, eq. 23), t -> s t / (s t + 1 - t): above 1 it spends more of the
     steps near the noise. `sway` is F5-TTS's (Chen et al. 2024), u -> u + sway (cos(pi u / 2) - 1 + u) in the time
     u = 1 - t: below 0 it likewise spends more near the noise.
     """
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     u = u + sway * (torch.cos(torch.pi / 2 * u) - 1 + u)
     t = (1 - u).clamp(0, 1)
-    return shift * t / (1 + (shift - 1) * t)
+    return shift * t / (shift * t + (1 - t))
 
 
 Memory = tuple[Times, Latents] | None

@@ -78,8 +78,8 @@ def ask(model: DiffRhythm, songs: int, frames: int) -> Asked:
 
 
 @torch.no_grad()
-def published(model: DiffRhythm, asked: Asked, noise: Tensor, times: Tensor) -> Tensor:
-    """Two forward passes a step, each with everything from the beginning."""
+def published(model: DiffRhythm, asked: Asked, noise: Tensor, times: Tensor, scale: float = SCALE) -> Tensor:
+    """Two forward passes a step, each with everything from the beginning. Rows: all songs, then all negatives."""
     config, half = model.network.config, len(noise)
 
     def branch(x: Tensor, now: Tensor, rows: slice) -> Tensor:
@@ -92,7 +92,7 @@ def published(model: DiffRhythm, asked: Asked, noise: Tensor, times: Tensor) -> 
     x = noise
     for now, then in pairwise(times):
         towards, away = branch(x, now, slice(half)), branch(x, now, slice(half, None))
-        x = x - (then - now).to(x) * (away + SCALE * (towards - away))
+        x = x - (then - now).to(x) * (away + scale * (towards - away))
     return x
 
 
