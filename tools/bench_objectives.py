@@ -64,6 +64,9 @@ ENTRIES = {
     "dpo": Entry(objective=Choice("dpo", {"beta": 500.0})),
     "dpo_anchor": Entry(objective=Choice("dpo", {"beta": 500.0, "anchor": 1.0})),
     "sdpo": Entry(objective=Choice("dpo", {"beta": 500.0, "safeguard": 0.9})),
+    "guarded": Entry(
+        objective=Choice("dpo", {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
+    ),
     "linear_dpo": Entry(
         objective=Choice("linear_dpo", {"beta": 500.0}), reference=ReferenceConfig("ema", decay=0.995)
     ),
