@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffdpo.config import Choice, _plug_in
 from diffdpo.encoders.wavlm import Frames, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, ConfigError, DataError
+from diffdpo.plugins import Choice, plug_in
 from diffdpo.scorers import audiobox
 from diffdpo.scorers.audiobox import AXES, SILENCE, WINDOW, Audiobox, AudioboxNetwork, HeadConfig, windows
 from diffdpo.scorers.base import Scorer, fingerprint
@@ -69,7 +69,7 @@ def score(folder: Path, clip: Clip, **fields) -> np.ndarray:
 
 
 def test_it_is_a_scorer_that_takes_its_arguments_from_a_configuration(folder):
-    built = _plug_in(
+    built = plug_in(
         "scorer", {"audiobox": Audiobox}, Choice("audiobox", {"weights": str(folder), "batch": 2})
     )
     assert built == Audiobox(weights=str(folder), batch=2)
@@ -78,7 +78,7 @@ def test_it_is_a_scorer_that_takes_its_arguments_from_a_configuration(folder):
     assert built.licenses == ("CC-BY-4.0",)
     for bad in ({"batch": 0}, {"min_tail_s": -1.0}, {"windows": 3}):
         with pytest.raises(ConfigError):
-            _plug_in("scorer", {"audiobox": Audiobox}, Choice("audiobox", bad))
+            plug_in("scorer", {"audiobox": Audiobox}, Choice("audiobox", bad))
 
 
 # --- windows and their mean
