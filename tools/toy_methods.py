@@ -98,7 +98,7 @@ FAMILIES: dict[str, Family] = {
     "dpo-logit-normal": Family(dpo(), density="logit_normal"),
     "dpo-theory": Family(dpo(timestep_weight="theory")),
     "dpo-elbo": Family(dpo(timestep_weight="clipped_elbo", timestep_clip=99.0)),
-    "dpo-clip5": Family(dpo(**CLIPPED), betas=(1.2, 3.5)),
+    "dpo-clip5": Family(dpo(**CLIPPED), betas=(1.2, 2, 3.5)),
     "dpo-clip5-ln": Family(dpo(**CLIPPED), density="logit_normal"),
     "crpo.1": Family(dpo(anchor=0.1)),
     "crpo": Family(dpo(anchor=1.0), betas=(0.1, 0.4, 1)),
@@ -115,7 +115,7 @@ FAMILIES: dict[str, Family] = {
 }
 METHODS = (
     "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1", "dpo-elbo@1",
-    "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "anchored.25@0.5", "sdpo.5@1", "sdpo.9@1", "guarded@0.5",
+    "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "sdpo.5@1", "sdpo.9@1", "guarded@0.5",
     "ipo@1", "linear@1", "kto@1", "dspo@1", "dgpo@1",
 )  # fmt: skip
 CHECKED = {
