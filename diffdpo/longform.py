@@ -34,8 +34,8 @@ class LongformConfig:
     overlap_s: float = 6.0
     """What neighbouring windows share."""
     pin: bool = True
-    """What is there already goes straight from noise to what it is, as in training; false: where the network takes
-    it, and is pasted over at the end, as published."""
+    """What is there already goes straight from noise to what it is, as in training, and is not guided by; false, as
+    published: it goes where the network takes it, is pasted over at the end, and guidance exaggerates it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.window_s < float("inf"):

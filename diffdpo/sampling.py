@@ -46,8 +46,9 @@ class Request:
     first_frame: int = 0
     """Where this request begins in a longer song: windows of one sample id share the noise of shared frames."""
     pin: bool = False
-    """Kept frames go straight from their noise to what they are; else where the network takes them, and are pasted
-    over at the end, as published."""
+    """Kept frames are facts: they go straight from noise to what they are, and the negative is shown them too, so
+    that guidance is of the prompt alone. Else, as published, they go where the network takes them and are pasted in
+    at the end, and guidance is of the context too."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,10 @@ def ask(model: SongModel, requests: Sequence[Request], lengths: Sequence[int], d
         against = replace(
             negative(request.prompt), id="negative", negative_text=None, language=None, group="-"
         )
-        prompts.setdefault(against, (against, None, length))
-        away.append(list(prompts).index(against))
+        seen = request.context if request.pin else None
+        known = (against, id(seen))
+        prompts.setdefault(known, (against, seen, length))
+        away.append(list(prompts).index(known))
     rows = list(prompts.values())
     condition = model.condition([model.embed(prompt) for prompt, _, _ in rows], max(lengths))
     shown = show(condition, [context for _, context, _ in rows])

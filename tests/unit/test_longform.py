@@ -226,6 +226,22 @@ def test_what_is_given_is_at_every_step_what_it_is_in_training(method):
     assert not torch.allclose(x[0][there], straight[window.start : window.stop][there], atol=1e-2)
 
 
+def test_guidance_leaves_out_what_is_given_where_it_is_pinned(bundle):
+    """With one prompt on both sides and the context shown to both there is nothing to guide by."""
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    asked = embed_all(model, [Prompt(id="p", text=None, duration_s=2.0)])["p"]
+    context = Context(draw_noise(9, ["given"], 43, 8)[0], torch.arange(43) < 20)
+    made = {
+        (pin, scale): sample(
+            model, [Request("s", asked, context, pin=pin)], SamplingConfig(steps=2, guidance=scale), seed=0
+        )[0]
+        for pin in (True, False)
+        for scale in (1.0, 4.0)
+    }
+    assert torch.allclose(made[True, 1.0], made[True, 4.0], atol=1e-4)
+    assert not torch.allclose(made[False, 1.0], made[False, 4.0], atol=1e-2)
+
+
 def test_a_window_is_asked_for_as_excerpts_are_in_training():
     whole = prompt(100, start=0.2, lyric_lines=((0.5, (1, 2)), (4.0, (3,)), (6.9, (4,)), (7.0, (5,))))
     window = Window(40, 70, 40, 70)
