@@ -24,14 +24,17 @@ WORDS = (
 )  # fmt: skip
 OLD = ("train.old.kind=ema", "train.old.ramp=0.1", "train.old.decay=0.5")
 RUNS: dict[str, tuple[str, ...]] = {
-    "kto": ("objective.name=kto", "data.rated_margin=0.2"),
-    "bco": ("objective.name=kto", "objective.args.utility=loss_averse", "thumbs", "data.balance=true"),
+    "kto": ("objective.name=kto", "objective.args.beta=20", "data.rated_margin=0.2"),
+    "bco": (
+        "objective.name=kto", "objective.args.utility=loss_averse", "objective.args.beta=20", "thumbs",
+        "data.balance=true",
+    ),
     "best": ("objective.name=flow_matching", "data.top_share=0.3", "data.top_per_prompt=2"),
     "reward_weighted": ("objective.name=reward_weighted", "data.group_size=3"),
     "dgpo": ("objective.name=dgpo", "data.group_size=3"),
     "nft": ("objective.name=nft", "data.group_size=3", *OLD),
     "awm": ("objective.name=awm", "data.group_size=3", *OLD),
-}
+}  # fmt: skip
 
 
 def launch(folder, launcher, commands):
@@ -120,6 +123,7 @@ def test_the_weights_move_and_every_number_is_finite(trained, name):
     ups = [tensor for key, tensor in adapter.items() if "lora_B" in key]
     assert ups
     assert all(bool(up.any()) for up in ups)
+    assert all(row["grad_norm"] > 1e-3 for row in rows(trained / "one" / name))  # not saturated
 
 
 def test_the_first_step_is_what_equal_policies_give(trained):

@@ -101,3 +101,40 @@ def test_what_lies_behind_a_songs_end_does_not_matter(model, old, name):
     assert not torch.equal(dirty, data.latents)
     clean = losses(model, old, name, data).loss
     assert torch.allclose(clean, losses(model, old, name, replace(data, latents=dirty)).loss, rtol=1e-4)
+
+
+LEARNERS: dict[str, dict[str, float]] = {
+    "kto": {"beta": 20.0},
+    "dgpo": {"beta": 20.0},
+    "nft": {"advantage_clip": 2.0},
+    "awm": {"clip": 0.2},
+}
+"""Not reward_weighted: it imitates all songs, and which of them is learnt fastest is not the score's doing."""
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_training_makes_good_songs_likelier_than_bad_ones(bundle, name):
+    """A few steps on a handful of songs: the better a song, the more its error fell below the reference's."""
+    learner = MODELS["tiny"](bundle=str(bundle)).load()
+    add_lora(learner.network, LoraConfig(rank=8), seed=0)
+    objective = OBJECTIVES[name](**LEARNERS[name])
+    data = take(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    optimizer = torch.optim.Adam([p for p in learner.network.parameters() if p.requires_grad], lr=3e-3)
+    reference = AdapterOff(itself)
+
+    def see(step, about):
+        here = replace(data, positions=tuple(position + 10 * step for position in data.positions))
+        random = draw(here, TrainConfig(), seed=3)
+        return outputs(learner, learner.network, reference, here, about, random, old=reference)
+
+    for step in range(20):
+        objective(see(step, objective)).loss.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        seen = [see(step, OBJECTIVES["dgpo"]()) for step in range(100, 108)]
+    gain = torch.stack([outputs.reference - outputs.policy for outputs in seen]).mean(0)
+    score = data.score if name in GROUPS else data.score.sign()
+    centred = [values - values.mean(1 if name in GROUPS else 0, keepdim=True) for values in (gain, score)]
+    correlation = torch.nn.functional.cosine_similarity(*(values.flatten() for values in centred), dim=0)
+    assert float(correlation) > 0.5
