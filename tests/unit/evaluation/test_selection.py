@@ -19,7 +19,7 @@ def rounds(*scores, **last):
         (rounds(-0.1), 0, True, "no gain over round 0"),
         (rounds(0.1, 0.3, fallen=("musicnn.typicality",)), 1, True, "the judge musicnn.typicality fell"),
         (rounds(0.3, fallen=("judge",)), 0, True, "round 1: the judge"),
-        (rounds(0.1, 0.3, winner_rise=0.03), 1, True, "winners' error rose 3.0%"),
+        (rounds(0.1, 0.3, winner_rise=0.06), 1, True, "winners' error rose 6.0%"),
         ([RoundResult(), RoundResult()], 2, False, ""),
         ([RoundResult(), RoundResult(winner_rise=0.5)], 1, True, "rose 50.0%"),
     ],
