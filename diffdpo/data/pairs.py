@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
-from diffdpo.data.samples import open_samples
+from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
 from diffdpo.types import Batch, Pair, Prompt
 
@@ -42,20 +42,7 @@ class Pairs:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
         self.path, self.rate = path, frames_per_second
         self.axes = tuple(sorted({axis for row in self.rows if (axis := row.get("axis", ""))}))
-        self.prompts = {}
-        self.samples = {
-            name: open_samples(path.parent / name) for name in {row["samples"] for row in self.rows}
-        }
-        for name, samples in self.samples.items():
-            for prompt in samples.prompts():
-                self.prompts[name, prompt.id] = prompt
-        wanted = {(row["samples"], row["prompt_id"]) for row in self.rows}
-        unknown = sorted(wanted - self.prompts.keys())
-        if unknown:
-            raise DataError(
-                f"{path}: pairs of the prompt {unknown[0][1]!r}, which {unknown[0][0]} does not know"
-            )
-        self.prompts = {key: embed(self.prompts[key]) for key in sorted(wanted)}
+        self.samples, self.prompts = open_named(path, self.rows, embed)
 
     def __len__(self) -> int:
         return len(self.rows)
