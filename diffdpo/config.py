@@ -226,9 +226,15 @@ class RoundRun:
     scorers: list[Any] = field(default_factory=lambda: list(OFFLINE))
     """Names, or {name: …, args: {…}} for those with arguments."""
     axes: list[str] = field(default_factory=list)
+    window_s: float = 0.0
+    hop_s: float = 0.0
+    """As in ScoreRun: windows of the candidates, for `spans`."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    weights: dict[str, float] = field(default_factory=dict)
     soft_label_temperature: float = 0.0
-    """A pair's probability is sigmoid(margin / this); 0: all pairs are sure."""
+    max_pairs: int = 0
+    spans: SpanConfig | None = None
+    """These four as in MineRun."""
     objective: Choice = field(default_factory=lambda: Choice("dpo", {"anchor": 0.2}))
     data: DataConfig = field(default_factory=DataConfig)
     """How what was mined is trained on: group_size, top_share, … Its folders are filled in by each round."""

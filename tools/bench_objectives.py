@@ -49,7 +49,7 @@ class Entry:
     """An objective, what it is trained on, and how many examples of it cost as much as eight pairs of DPO.
 
     Eight pairs are 16 songs, each with a forward and a backward pass of the policy and a forward pass of the
-    reference: 64 passes. A rated song without a reference costs 3, one with an old policy 4.
+    reference: 64 passes. A rated song without a reference costs 3, one with an old policy as well 5.
     """
 
     objective: Choice
@@ -58,6 +58,7 @@ class Entry:
     uses: str = "pairs"
     data: Mapping[str, Any] = field(default_factory=dict)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    old: ReferenceConfig = field(default_factory=ReferenceConfig)
 
 
 ENTRIES = {
@@ -73,7 +74,14 @@ ENTRIES = {
     "expert_iteration": Entry(
         objective=Choice("flow_matching"), batch=21, per_device=7, uses="ratings", data={"top_share": 0.1}
     ),
-    "nft": Entry(objective=Choice("nft"), batch=4, per_device=4, uses="ratings", data={"group_size": 4}),
+    "nft": Entry(
+        objective=Choice("nft", {"advantage_clip": 2.0}),
+        batch=3,
+        per_device=3,
+        uses="ratings",
+        data={"group_size": 4},
+        old=ReferenceConfig("ema", decay=0.5, ramp=0.001),
+    ),
 }
 
 

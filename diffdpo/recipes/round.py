@@ -117,7 +117,15 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
     scores, pairs = folder.parent / "scores", folder / "pairs"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
     songs = _sample(cfg, model, folder / "candidates", cfg.mining_prompts, cfg.candidates, seed=seed)
-    score.run(ScoreRun(samples=[str(songs)], out=str(scores), scorers=cfg.scorers))
+    score.run(
+        ScoreRun(
+            samples=[str(songs)],
+            out=str(scores),
+            scorers=cfg.scorers,
+            window_s=cfg.window_s,
+            hop_s=cfg.hop_s,
+        )
+    )
     kind = build_objective(cfg.objective).batch_kind
     mine.run(
         MineRun(
@@ -127,7 +135,10 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
             axes=cfg.axes,
             rule=cfg.rule,
             pairs=kind == "pair",
+            weights=cfg.weights,
             soft_label_temperature=cfg.soft_label_temperature,
+            max_pairs=cfg.max_pairs,
+            spans=cfg.spans,
         )
     )
     training = TrainRun(

@@ -230,8 +230,9 @@ def test_the_single_file_and_the_weights_beside_their_configuration_are_read_too
     }
     torch.save(content, tmp_path / "checkpoint.pt")
     expected = score(folder, noise(1.0))
-    assert np.array_equal(score(tmp_path / "checkpoint.pt", noise(1.0)), expected)
-    assert np.array_equal(score(folder / "model.safetensors", noise(1.0)), expected)
+    # Not bit for bit: where a file puts the tensors in memory may choose the kernel.
+    assert score(tmp_path / "checkpoint.pt", noise(1.0)) == pytest.approx(expected, rel=1e-5)
+    assert score(folder / "model.safetensors", noise(1.0)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_decides_the_numbers_is_in_the_fingerprint_and_nothing_else(folder, copy):
