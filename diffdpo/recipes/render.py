@@ -4,7 +4,6 @@ The level of a song is known when it has ended. So there are two files: a previe
 level of its first piece, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a piece.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
 
 
 def _write_long(sound: Sound, path: Path, factor: float) -> None:
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    unfinished = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
     try:
         with audio.writer(unfinished, sound.model.latents.sample_rate) as file:
             for piece in sound.pieces(0, len(sound.latents)):
