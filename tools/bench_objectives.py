@@ -113,6 +113,7 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
         global_batch=entry.batch,
         per_device=entry.per_device,
         reference=entry.reference,
+        old=entry.old,
         trackers=[],
     )
     training = TrainRun(
