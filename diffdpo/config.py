@@ -64,6 +64,10 @@ OFFLINE = ("harmony", "rhythm", "structure", "production", "musicnn")
 """The scorers that need no download."""
 
 
+GUARDED = {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5}
+"""The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
+
+
 @dataclass
 class PrepareRun:
     """Songs to latents, styles and lyric tokens."""
@@ -235,7 +239,7 @@ class RoundRun:
     max_pairs: int = 0
     spans: SpanConfig | None = None
     """These four as in MineRun."""
-    objective: Choice = field(default_factory=lambda: Choice("dpo", {"anchor": 0.2}))
+    objective: Choice = field(default_factory=lambda: Choice("dpo", dict(GUARDED)))
     data: DataConfig = field(default_factory=DataConfig)
     """How what was mined is trained on: group_size, top_share, … Its folders are filled in by each round."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -273,17 +277,23 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
     merged: Any = OmegaConf.structured(schema)
+    named: set[str] = set()
     for where, layer in layers:
-        merged = merge(schema, _without_strangers(merged, layer), layer, where)
+        merged = merge(schema, _without_strangers(merged, layer, named), layer, where)
     return to_object(schema, merged, str(path or "command line"))
 
 
-def _without_strangers(merged: Any, layer: Any) -> Any:
-    """Arguments belong to the plug-in they were given for: a layer that names another one starts afresh."""
+def _without_strangers(merged: Any, layer: Any, named: set[str]) -> Any:
+    """Arguments belong to the plug-in they were given for: a layer that names another one starts afresh.
+
+    So does the first that names one at all: the defaults' arguments are not its own. `named` remembers.
+    """
     for key in merged:
-        named = OmegaConf.select(layer, f"{key}.name") if OmegaConf.get_type(merged, key) is Choice else None
-        if named is not None and named != merged[key].name:
-            merged[key] = Choice(named)
+        name = OmegaConf.select(layer, f"{key}.name") if OmegaConf.get_type(merged, key) is Choice else None
+        if name is not None:
+            if name != merged[key].name or key not in named:
+                merged[key] = Choice(name)
+            named.add(key)
     return merged
 
 

@@ -104,5 +104,9 @@ def test_arguments_go_with_the_plug_in_they_were_given_for(tmp_path):
     )
     kept = config.load(config.RoundRun, path, ["objective.args.anchor=1.0"]).objective
     assert (kept.name, kept.args) == ("dpo", {"beta": 5.0, "anchor": 1.0})
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("out: x\nmining_prompts: m\nevaluation_prompts: e\n")
+    default = config.load(config.RoundRun, plain, ["objective.args.beta=5.0"]).objective
+    assert (default.name, default.args) == ("dpo", {**config.GUARDED, "beta": 5.0})
     other = config.load(config.RoundRun, path, ["objective.name=nft", "objective.args.kl=0.1"]).objective
     assert (other.name, other.args) == ("nft", {"kl": 0.1})
