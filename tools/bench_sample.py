@@ -135,7 +135,7 @@ def bench(case: str, repeats: int, extras: bool) -> dict[str, Any]:
     asked, config = ask(model, songs, frames), model.network.config
     noise = torch.randn(songs, frames, config.latent_channels, generator=torch.Generator().manual_seed(2))
     times = flow.schedule(STEPS)[: steps + 1]
-    cfg = SamplingConfig(steps=STEPS, guidance=SCALE)
+    cfg = SamplingConfig(steps=STEPS, solver="euler", guidance=SCALE)
     settings = {"ours": cfg}
     if extras:
         settings |= {"ours_compiled": replace(cfg, compile=True), "ours_bf16": replace(cfg, precision="bf16")}

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     args = parser.parse_args()
     model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
-    cfg = SamplingConfig(steps=args.steps, guidance=args.guidance, batch=12)
+    cfg = SamplingConfig(steps=args.steps, solver="euler", guidance=args.guidance, batch=12)
     real = list(excerpts(args.manifest, ["test"]))
     latents = [model.encode(clip) for clip in real]
     generator = torch.Generator().manual_seed(0)

@@ -44,13 +44,12 @@ from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
 
-SCALE, SEED, BATCH, RESAMPLES = 3.0, 7, 14, 2000
-PROMPTS = ("configs/tiny/prompts_evaluation.jsonl", "configs/tiny/prompts_mining.jsonl")
+SCALE, SEED, BATCH, RESAMPLES = 3.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"
 AB = {"solver": "adams_bashforth"}
 POINTS: dict[str, dict[str, Any]] = {
     TRUTH: AB | {"steps": 64},
-    **{f"euler-{n}": {"steps": n} for n in (4, 8, 16)},
+    **{f"euler-{n}": {"solver": "euler", "steps": n} for n in (4, 8, 16)},
     **{f"midpoint-{n}": {"solver": "midpoint", "steps": n} for n in (4, 8)},
     **{f"ab-{n}": AB | {"steps": n} for n in (3, 4, 6, 8, 12)},
     **{f"dpmpp-{n}": {"solver": "dpmpp_2m", "steps": n} for n in (4, 8, 12)},
@@ -60,6 +59,11 @@ POINTS: dict[str, dict[str, Any]] = {
     "ab-8-late": AB | {"steps": 8, "guidance_interval": [0.0, 0.6]},
     "ab-8-early": AB | {"steps": 8, "guidance_interval": [0.4, 1.0]},
     "ab-8-every2": AB | {"steps": 8, "guidance_every": 2},
+    "ab-8-every3": AB | {"steps": 8, "guidance_every": 3},
+    "ab-8-every4": AB | {"steps": 8, "guidance_every": 4},
+    "ab-8-early-every2": AB | {"steps": 8, "guidance_every": 2, "guidance_interval": [0.4, 1.0]},
+    "ab-7-every2": AB | {"steps": 7, "guidance_every": 2},
+    "ab-6-every2": AB | {"steps": 6, "guidance_every": 2},
     "ab-12-every3": AB | {"steps": 12, "guidance_every": 3},
     "ab-16-reuse": AB | {"steps": 16, "reuse": 0.15},
     "ab-8-rescaled": AB | {"steps": 8, "guidance_form": "rescaled"},
@@ -68,8 +72,8 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 
 
-def requests(model: DiffRhythm, per_prompt: int) -> list[Request]:
-    prompts = [prompt for path in PROMPTS for prompt in read_prompts(path)]
+def requests(model: DiffRhythm, prompts_file: Path, per_prompt: int) -> list[Request]:
+    prompts = read_prompts(prompts_file)
     embedded = embed_all(model, prompts)
     return [Request(f"{p.id}.{k:03d}", embedded[p.id]) for p in prompts for k in range(per_prompt)]
 
@@ -249,14 +253,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--manifest", type=Path, help="of the real songs; needed the first time")
     parser.add_argument("--points", nargs="*", default=[BASE, *POINTS], help="names, in this order")
+    parser.add_argument("--prompts", type=Path, default=Path("configs/tiny/prompts_mining.jsonl"))
     parser.add_argument("--per-prompt", type=int, default=1)
     parser.add_argument("--race", default="", help="a point to time against the published way")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     model = MODELS["tiny"]().load()
-    wanted = requests(model, args.per_prompt)
+    wanted = requests(model, args.prompts, args.per_prompt)
     if args.race:
-        print(json.dumps(race(model, args.race, wanted[:8]), indent=1))
+        print(json.dumps(race(model, args.race, wanted[:4]), indent=1))
         return
     if args.manifest and not (args.out / "reference.npz").is_file():
         keep(args.out / "reference.npz", **hear(list(excerpts(args.manifest, ["valid", "test"]))))

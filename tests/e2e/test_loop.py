@@ -165,7 +165,7 @@ def test_another_configuration_in_the_same_folder_is_refused(world, mined):
     error = verb(
         "sample", f"out={mined[0]}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", *model, code=2
     )
-    assert "was made with sampling.steps=3, this command says 32" in error
+    assert "was made with sampling.steps=3, this command says 12" in error
 
 
 def test_scoring_again_scores_nothing(mined):
