@@ -137,7 +137,9 @@ def import_ratings(
     ]
     decided = [(folder, rating) for folder, rating in ratings if abs(rating.rating) > 1e-9]
     if not decided:
-        raise DataError(f"{opinions}: likes and dislikes cancel out for every song; there is nothing to learn")
+        raise DataError(
+            f"{opinions}: likes and dislikes cancel out for every song; there is nothing to learn"
+        )
     path = out / TABLE
     others = [row for row in tables.read(path, KEY) if not of_source(row["source"], source)]
     tables.replace(path, others + [rating_row(rating, Path(folder), path) for folder, rating in decided])
