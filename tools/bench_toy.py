@@ -210,6 +210,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="half the steps, small networks: for comparisons"
     )
+    parser.add_argument("--steps", type=int, help="of training, instead of 2,000")
     parser.add_argument(
         "--check", action="store_true", help="run what the known orderings need; 1 if one fails"
     )
@@ -219,6 +220,8 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     budget, out = (QUICK, args.out / "quick") if args.quick else (Budget(), args.out)
+    if args.steps:
+        budget, out = replace(budget, steps=args.steps), out / f"{args.steps}-steps"
     wanted = {setting: tuple(args.methods) for setting in args.settings}
     if args.check:
         wanted = CHECKED
