@@ -14,6 +14,7 @@ seconds from prompts to sound, the two sides taking turns. OUT/curve.json and OU
 import argparse
 import io
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -189,43 +190,51 @@ def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
     return table
 
 
+FAMILIES = {
+    "euler": ("#888", r"euler-\d+"), "dpmpp_2m": ("#090", r"dpmpp-\d+"), "midpoint": ("#c60", r"midpoint-\d+"),
+    "adams_bashforth": ("#06c", r"ab-\d+"),
+    "adams_bashforth, 8 steps, guidance_every 2 to 4": ("#a0a", r"ab-8(-every\d)?"),
+}  # fmt: skip
+"""What the picture shows: a colour and the points of each line."""
+
+
 def picture(table: dict[str, Any]) -> str:
-    """KAD with its interval over passes, a colour a solver; the band is the published way's interval."""
-    left, right, top, bottom = 60.0, 700.0, 20.0, 330.0
-    colours = {"published": "#000", "euler": "#888", "midpoint": "#c80", "ab": "#06c", "dpmpp": "#090"}
-    rows = {name: row for name, row in table.items() if row["passes"] <= 64}
-    low = min(row["kad_low"] for row in rows.values())
-    high = max(row["kad_high"] for row in rows.values())
+    """KAD with its interval over passes, a line a solver; the band is the published way's interval."""
+    left, right, top, bottom = 60.0, 720.0, 30.0, 390.0
+    base = table[BASE]
+    low, high = 5.0, 18.0
 
     def place(passes: float, kad: float) -> tuple[float, float]:
-        across = np.log2(max(passes, 3) / 3) / np.log2(66 / 3)
-        return left + (right - left) * across, bottom - (bottom - top) * (kad - low) / (high - low)
+        across = np.log2(max(passes, 5) / 5) / np.log2(66 / 5)
+        return left + (right - left) * across, bottom - (bottom - top) * (min(kad, high) - low) / (high - low)
 
-    base = table[BASE]
-    band = [place(3, base[key])[1] for key in ("kad_high", "kad_low")]
+    band = [place(5, base[key])[1] for key in ("kad_high", "kad", "kad_low")]
     parts = [
-        f'<rect x="{left}" y="{band[0]:.1f}" width="{right - left}" height="{band[1] - band[0]:.1f}" fill="#eee"/>'
+        f'<rect x="{left}" y="{band[0]:.1f}" width="{right - left}" height="{band[2] - band[0]:.1f}" fill="#eee"/>',
+        f'<path d="M{left} {band[1]:.1f}H{right}" stroke="#000" stroke-dasharray="4 3"/>',
+        f'<text x="{right}" y="{band[1] - 4:.1f}" text-anchor="end">published: 62 passes</text>',
     ]
-    for passes in (4, 8, 16, 32, 64):
+    for passes in (6, 8, 12, 16, 24, 32, 62):
         x, _ = place(passes, low)
         parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{passes}</text>')
-    for kad in np.linspace(low, high, 5):
-        parts.append(f'<text x="{left - 6}" y="{place(3, kad)[1]:.1f}" text-anchor="end">{kad:.1f}</text>')
-    for name, row in rows.items():
-        x, y = place(row["passes"], row["kad"])
-        ends = [place(row["passes"], row[key])[1] for key in ("kad_low", "kad_high")]
-        colour = colours[name.split("-")[0]]
-        parts.append(f'<path d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}" opacity="0.35"/>')
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
-        )
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 3:.1f}" fill="{colour}" font-size="9">{name}</text>')
+    for kad in (6, 8, 10, 12, 14, 16, 18):
+        parts.append(f'<text x="{left - 6}" y="{place(5, kad)[1] + 4:.1f}" text-anchor="end">{kad}</text>')
+    for number, (name, (colour, pattern)) in enumerate(FAMILIES.items()):
+        rows = [row for point, row in table.items() if re.fullmatch(pattern, point) and row["passes"] <= 64]
+        spots = sorted((*place(row["passes"], row["kad"]), row["kad_low"], row["kad_high"]) for row in rows)
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in spots)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        for x, y, worst, best in spots:
+            at, ends = x + 2 * (number - 2), [place(5, kad)[1] for kad in (worst, best)]
+            parts.append(f'<path d="M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}" opacity="0.4"/>')
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
+        parts.append(f'<text x="{right - 290}" y="{top + 14 + 15 * number}" fill="{colour}">{name}</text>')
     parts.append(
-        f'<text x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">network passes a song</text>'
+        f'<text x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">passes a song</text>'
     )
-    parts.append(f'<text x="{left}" y="12">kernel distance to real songs, 95 % over prompts</text>')
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 380" font-family="sans-serif" font-size="11">'
-    return "\n".join([head, '<rect width="780" height="380" fill="#fff"/>', *parts, "</svg>"])
+    parts.append(f'<text x="{left}" y="16">kernel distance to real songs, 95 % over prompts</text>')
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 440" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, '<rect width="780" height="440" fill="#fff"/>', *parts, "</svg>"])
 
 
 def race(model: DiffRhythm, name: str, wanted: list[Request], repeats: int = 3) -> dict[str, Any]:
@@ -261,7 +270,7 @@ def main() -> None:
     model = MODELS["tiny"]().load()
     wanted = requests(model, args.prompts, args.per_prompt)
     if args.race:
-        print(json.dumps(race(model, args.race, wanted[:4]), indent=1))
+        print(json.dumps(race(model, args.race, wanted[:8]), indent=1))
         return
     if args.manifest and not (args.out / "reference.npz").is_file():
         keep(args.out / "reference.npz", **hear(list(excerpts(args.manifest, ["valid", "test"]))))
