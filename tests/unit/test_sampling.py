@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffdpo import denoising
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models import MODELS
 from diffdpo.models.base import Prepares, SongModel
@@ -259,3 +260,26 @@ def test_a_context_of_another_length_is_refused(model):
         sample(model, [wrong], SamplingConfig(), seed=0)
     with pytest.raises(ValueError, match="strength must be in"):
         Origin(given, 0.0)
+
+
+def test_passes_cut_to_the_cache_give_the_same_songs(model, monkeypatch):
+    wanted, cfg = requests(model, 1.0, 2.0, 0.6), SamplingConfig(steps=3)
+    whole = sample(model, wanted, cfg, seed=0)
+    monkeypatch.setattr(denoising, "CPU_FRAMES", 90)  # two rows of 43 frames
+    for one, two in zip(whole, sample(model, wanted, cfg, seed=0), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_network_that_does_not_name_its_blocks_cannot_be_compiled():
+    with pytest.raises(DataError, match=r"sampling\.compile"):
+        denoising.compile_once(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_songs(model):
+    wanted = requests(model, 1.0, 2.0)
+    plain = sample(model, wanted, SamplingConfig(steps=3), seed=0)
+    for one, two in zip(
+        plain, sample(model, wanted, SamplingConfig(steps=3, compile=True), seed=0), strict=True
+    ):
+        assert torch.allclose(one, two, atol=1e-5)
