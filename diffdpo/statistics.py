@@ -1,10 +1,11 @@
 """Paired comparisons with honest intervals: the unit of resampling is the prompt, not the sample."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,48 @@ def paired_effect(
         count=len(difference),
         clusters=len(names),
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and its percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(draws: Float[np.ndarray, " draw"], level: float = 0.95) -> "Interval":
+        """From a statistic under each row of `cluster_weights`: the first is the estimate."""
+        low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(draws[0]), float(low), float(high))
+
+
+def cluster_weights(
+    clusters: Sequence[str], *, resamples: int, seed: int = 0
+) -> Float[np.ndarray, "draw cluster"]:
+    """How often each cluster counts, clusters in the order of their names: once in the first row, and in the
+    `resamples` others as often as it was drawn with replacement.
+
+    The draws depend on the names: two sets of the same clusters are resampled alike, so that a difference between
+    them is paired, and sets of other clusters independently of these.
+    """
+    names = sorted(set(clusters))
+    rng = np.random.default_rng([seed, zlib.crc32("\n".join(names).encode())])
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    return np.concatenate([np.ones((1, len(names))), drawn])
+
+
+def members(clusters: Sequence[str]) -> Int[np.ndarray, " item"]:
+    """Which of the clusters, in the order of their names, each item belongs to."""
+    return np.unique(np.array(clusters), return_inverse=True)[1]
+
+
+def weighted_quantiles(
+    values: Float[np.ndarray, " item"], weights: Float[np.ndarray, "draw item"], share: float
+) -> Float[np.ndarray, " draw"]:
+    """The smallest value that at least `share` of the weight does not exceed, for each row of weights."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[:, order], axis=1)
+    first = (reached >= share * reached[:, -1:] * (1 - 1e-12)).argmax(1)
+    return values[order][first]

@@ -1,10 +1,14 @@
 """How far apart two sets of songs are, as sets of embeddings."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist, pdist
 
-Embeddings = Float[np.ndarray, "item dim"]
+from diffdpo.statistics import cluster_weights, members
+
+Embeddings = Float[np.ndarray, "_ dim"]
 
 
 def median_bandwidth(reference: Embeddings) -> float:
@@ -18,13 +22,68 @@ def kernel_distance(reference: Embeddings, other: Embeddings, bandwidth: float) 
     About 0 for two samples of one distribution (it can fall a little below), and comparable between sets only
     with the same reference and bandwidth.
     """
-    gamma = 1 / (2 * bandwidth**2)
-
-    def kernel(one: Embeddings, two: Embeddings) -> Float[np.ndarray, "one two"]:
-        return np.exp(-gamma * cdist(one, two, "sqeuclidean"))
 
     def within(items: Embeddings) -> float:
         count = len(items)
-        return float((kernel(items, items).sum() - count) / (count * (count - 1)))
+        return float((_kernel(items, items, bandwidth).sum() - count) / (count * (count - 1)))
 
-    return 100 * (within(reference) + within(other) - 2 * float(kernel(reference, other).mean()))
+    across = float(_kernel(reference, other, bandwidth).mean())
+    return 100 * (within(reference) + within(other) - 2 * across)
+
+
+def kernel_distances(
+    reference: Embeddings,
+    reference_clusters: Sequence[str],
+    other: Embeddings,
+    other_clusters: Sequence[str],
+    bandwidth: float,
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> Float[np.ndarray, " draw"]:
+    """`kernel_distance`, and again for clusters drawn with replacement, `resamples` times.
+
+    A cluster is a song with all its items, or a prompt with all its songs. Row k belongs to row k of
+    `cluster_weights` of both sets: distances of several sets to one reference share its draws, so their differences
+    are paired. Kernels are computed once and summed over blocks of clusters. A cluster and its double in a draw are
+    no pair, or each item would meet its perfect copy. A draw without any pair is not a number.
+    """
+    one, two = members(reference_clusters), members(other_clusters)
+    here, there = (
+        cluster_weights(names, resamples=resamples, seed=seed)
+        for names in (reference_clusters, other_clusters)
+    )
+    across = np.einsum(
+        "di,ij,dj->d", here, _blocks(_kernel(reference, other, bandwidth), one, two), there, optimize=True
+    )
+    across /= (here @ np.bincount(one)) * (there @ np.bincount(two))
+    within = [
+        _within(_blocks(_kernel(items, items, bandwidth), member, member), np.bincount(member), weights)
+        for items, member, weights in ((reference, one, here), (other, two, there))
+    ]
+    return 100 * (within[0] + within[1] - 2 * across)
+
+
+def _kernel(one: Embeddings, two: Embeddings, bandwidth: float) -> Float[np.ndarray, "_ _"]:
+    return np.exp(cdist(one, two, "sqeuclidean") / (-2 * bandwidth**2))
+
+
+def _blocks(
+    kernel: Float[np.ndarray, "_ _"], rows: Int[np.ndarray, " _"], columns: Int[np.ndarray, " _"]
+) -> Float[np.ndarray, "_ _"]:
+    """Sums over the items of a pair of clusters, for each pair."""
+    left, right = (np.eye(member.max() + 1)[member] for member in (rows, columns))
+    return left.T @ (kernel @ right)
+
+
+def _within(
+    blocks: Float[np.ndarray, "cluster cluster"],
+    counts: Int[np.ndarray, " cluster"],
+    weights: Float[np.ndarray, "draw cluster"],
+) -> Float[np.ndarray, " draw"]:
+    """Mean kernel over all pairs of two items, the two of one cluster or of two."""
+    own = np.diag(blocks)
+    total = np.einsum("di,ij,dj->d", weights, blocks - np.diag(own), weights, optimize=True)
+    total += weights @ (own - counts)
+    pairs = (weights @ counts) ** 2 - weights**2 @ counts**2 + weights @ (counts * (counts - 1))
+    return np.divide(total, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
