@@ -9,11 +9,12 @@ import json
 import math
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
@@ -23,44 +24,80 @@ from diffdpo.progress import bar
 
 LOUDNESS = -16.0
 CROP = 64
+SIDE = 0.5
+FLOOR = 1e-4
+DESIGN = {
+    "stft_size": 8192,
+    "stft_hop": 2048,
+    "linear_bands": 512,
+    "grouped_bands": 64,
+    "steady_frames": 9,
+    "griffin_lim_iterations": 4,
+    "attack_grouped": 24,
+    "decoder_kernel": 5,
+}
 
 
-def cached_features(manifest: Path, cache: Path, codec: SpectralCodec) -> dict[str, list[np.ndarray]]:
-    """Band features [frame, feature] of every song in half precision, by split, from disk after the first time."""
+def cached_features(
+    manifest: Path, cache: Path, codec: SpectralCodec, workers: int
+) -> dict[str, list[np.ndarray]]:
+    """Features [frame, feature] of every song in half precision, by split, from disk after the first time."""
     cache.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    features: dict[str, list[np.ndarray]] = {}
-    with bar("features", len(rows), "song") as progress:
-        for row in rows:
-            path = cache / f"{row['id']}.npy"
-            if not path.exists():
-                clip = audio.stereo(audio.resample(audio.read(manifest.parent / row["audio"]), 44100))
-                samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
-                pieces = [
-                    codec.analyse(piece[None])[0]
-                    for piece in samples.split(codec.config.samples_per_frame * 2048, -1)
-                ]
-                np.save(path, torch.cat(pieces).half().numpy())
-            features.setdefault(row["split"], []).append(np.load(path, mmap_mode="r"))
+    paths = [cache / f"{row['id']}.npy" for row in rows]
+    todo = [(manifest.parent / row["audio"], path) for row, path in zip(rows, paths, strict=True)]
+    todo = [(song, path) for song, path in todo if not path.exists()]
+    with bar("features", len(todo), "song") as progress, ProcessPoolExecutor(workers) as pool:
+        for _ in pool.map(write_features, *zip(*todo, strict=True), repeat(codec)) if todo else ():
             progress.advance()
+    features: dict[str, list[np.ndarray]] = {}
+    for row, path in zip(rows, paths, strict=True):
+        features.setdefault(row["split"], []).append(np.load(path, mmap_mode="r"))
     return features
 
 
+def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
+    torch.set_num_threads(1)
+    clip = audio.stereo(audio.resample(audio.read(song), codec.config.sample_rate))
+    samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
+    pieces = samples.split(codec.config.samples_per_frame * 256, -1)
+    with torch.no_grad():
+        features = torch.cat([codec.analyse(piece[None])[0] for piece in pieces])
+    with path.with_suffix(".part").open("wb") as file:
+        np.save(file, features.half().numpy())
+    path.with_suffix(".part").rename(path)
+
+
+def importance(codec: SpectralCodec) -> torch.Tensor:
+    """How much an error of each feature counts: the side half as much as the middle."""
+    weights = []
+    for count, hop in (
+        (codec.tonal_features, codec.config.stft_hop),
+        (codec.features - codec.tonal_features, codec.config.attack_hop),
+    ):
+        sides = torch.ones(codec.config.samples_per_frame // hop, 2, 1)
+        sides[:, 1] = SIDE
+        per_side = count // sides.numel()
+        weights.append(sides.expand(-1, -1, per_side).flatten())
+    return torch.cat(weights)
+
+
 def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
-    """Set the linear path to the principal components of the features, whitened."""
+    """Set the linear path to the principal components of the features as they count, whitened."""
     total, square, count = 0.0, 0.0, 0
+    scale = importance(codec)
     for song in songs:
-        x = torch.from_numpy(song[::3].astype(np.float32)).double()
-        total, square, count = total + x.sum(0), square + x.T @ x, count + len(x)
+        x = scale * torch.from_numpy(song[::9].astype(np.float32))
+        total, square, count = total + x.sum(0).double(), square + (x.T @ x).double(), count + len(x)
     mean = total / count
     values, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
     channels = codec.config.latent_channels
     basis, std = vectors[:, -channels:].flip(1), values[-channels:].flip(0).sqrt()
     with torch.no_grad():
-        codec.linear_encode.weight.copy_((basis / std).T)
+        codec.linear_encode.weight.copy_((basis / std).T * scale)
         codec.linear_encode.bias.copy_(-(mean @ basis) / std)
-        codec.linear_decode.weight.copy_(basis * std)
-        codec.linear_decode.bias.copy_(mean)
+        codec.linear_decode.weight.copy_(basis * std / scale[:, None])
+        codec.linear_decode.bias.copy_(mean / scale)
         codec.encoder_out.bias[channels:] = -3.0
 
 
@@ -75,25 +112,43 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
 
 
 def loss(
-    codec: SpectralCodec, features: torch.Tensor, kl_weight: float
+    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, kl_weight: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
+    """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
     mean, log_variance = codec.encode_features(features)
     latents = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
     decoded = codec.decode_features(latents)
-    linear = F.l1_loss(decoded, features)
-    square = F.mse_loss(decoded, features)
-    floor = 1e-4
-    logarithmic = F.l1_loss((decoded.clamp(min=0) ** 2 + floor).log(), (features**2 + floor).log())
-    change = F.l1_loss(decoded.diff(dim=1), features.diff(dim=1))
+    linear = (weight * (decoded - features)).abs()
+    tonal, attack = linear.split([codec.tonal_features, codec.features - codec.tonal_features], -1)
+    square = (tonal**2).mean() + (attack**2).mean()
+    logs = [(x.clamp(min=0) ** 2 + FLOOR).log() * weight for x in (decoded, features)]
+    tonal_log, attack_log = ((logs[0] - logs[1]).abs()).split([tonal.shape[-1], attack.shape[-1]], -1)
+    changes = [in_time(codec, x).diff(dim=1) for x in logs]
+    change = (changes[0] - changes[1]).abs().mean()
+    rises = [
+        x[..., : x.shape[-1] // 2].relu().mean(-1) for x in changes
+    ]  # of the middle: where onsets are heard
+    onset = (rises[0] - rises[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
-    value = linear + 4 * square + 0.01 * logarithmic + 0.25 * change + kl_weight * kl
+    value = tonal.mean() + 0.5 * attack.mean() + 4 * square + kl_weight * kl
+    value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + 0.01 * onset
     return value, {
-        "l1": linear.item(),
-        "rmse": square.item() ** 0.5,
-        "log": logarithmic.item(),
+        "loss": value.item(),
+        "tonal": tonal.mean().item(),
+        "attack": attack.mean().item(),
+        "tonal_log": tonal_log.mean().item(),
+        "attack_log": attack_log.mean().item(),
+        "change": change.item(),
+        "onset": onset.item(),
         "kl": kl.item(),
         "noise": torch.exp(log_variance / 2).mean().item(),
     }
+
+
+def in_time(codec: SpectralCodec, features: torch.Tensor) -> torch.Tensor:
+    """The attack features [batch, step, side and band], step after step."""
+    steps = codec.config.samples_per_frame // codec.config.attack_hop
+    return features[..., codec.tonal_features :].unflatten(-1, (steps, -1)).flatten(1, 2)
 
 
 def main() -> None:
@@ -105,14 +160,13 @@ def main() -> None:
         "--total-minutes", type=float, help="length of the learning-rate schedule over all stages"
     )
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--kl", type=float, default=2e-5)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--kl", type=float, default=1e-5)
+    parser.add_argument("--workers", type=int, default=2, help="processes that compute features")
     args = parser.parse_args()
-    total = 60 * (args.total_minutes or args.minutes)
     torch.manual_seed(0)
-    codec = SpectralCodec()
-    songs = cached_features(args.manifest, args.out / "features", codec)
-    initialise(codec, songs["train"])
+    codec = SpectralCodec(**DESIGN)
+    songs = cached_features(args.manifest, args.out / "features", codec, args.workers)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     state, seconds, step = args.out / "state.pt", 0.0, 0
     if state.exists():
@@ -120,14 +174,19 @@ def main() -> None:
         codec.load_state_dict(saved["codec"])
         optimizer.load_state_dict(saved["optimizer"])
         seconds, step = saved["seconds"], saved["step"]
+    else:
+        initialise(codec, songs["train"])
+    weight = importance(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
     began, budget = time.monotonic(), 60 * args.minutes
+    total = 60 * (args.total_minutes or args.minutes)
     while (elapsed := time.monotonic() - began) < budget:
         progress = min(1.0, (seconds + elapsed) / total)
-        rate = args.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        value, metrics = loss(codec, crops(songs["train"], args.batch, np.random.default_rng(step)), args.kl)
+        batch = crops(songs["train"], args.batch, np.random.default_rng(step))
+        value, metrics = loss(codec, batch, weight, args.kl)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -135,13 +194,22 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                _, held_out = loss(codec, valid, args.kl)
+                _, held_out = loss(codec, valid, weight, args.kl)
             shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
             print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
-        if step % 1000 == 0 or elapsed > budget - 5:
-            saved = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(saved | {"seconds": seconds + elapsed, "step": step}, state)
-    codec.save_pretrained(args.out / "codec")
+        if step % 200 == 0:
+            save(args.out, codec, optimizer, seconds + elapsed, step)
+    save(args.out, codec, optimizer, seconds + elapsed, step)
+
+
+def save(
+    out: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer, seconds: float, step: int
+) -> None:
+    """What the next stage continues from, and the codec as it is."""
+    state = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds}
+    torch.save(state | {"step": step}, out / "state.part")
+    (out / "state.part").rename(out / "state.pt")
+    codec.save_pretrained(out / "codec")
 
 
 if __name__ == "__main__":

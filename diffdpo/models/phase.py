@@ -18,8 +18,6 @@ from torch import Tensor
 
 GRID = 4
 """Frequencies are rounded to 1/GRID of a bin."""
-STEADY_FRAMES = 13
-"""Frames over which magnitudes are averaged before their peaks are found: partials flicker less."""
 NOISE_FRAMES = 64
 """Period, in frames, of the table of random phases."""
 
@@ -64,18 +62,24 @@ def _noise(bins: int) -> Complex[Tensor, "frame bin"]:
 
 
 def initial_phases(
-    magnitude: Float[Tensor, "batch frame bin"], stft: Stft, *, first_frame: int, tonal_bins: int
+    magnitude: Float[Tensor, "batch frame bin"],
+    stft: Stft,
+    *,
+    first_frame: int,
+    tonal_bins: int,
+    steady_frames: int,
 ) -> Complex[Tensor, "batch frame bin"]:
     """Unit phasors: below `tonal_bins` those of the partials under each spectral peak, above it noise.
 
-    `first_frame` is the place of the first frame in the song. Within the main lobe of a Hann window all bins
+    `first_frame` is the place of the first frame in the song. Magnitudes are averaged over `steady_frames` before
+    their peaks are found, so that partials flicker less. Within the main lobe of a Hann window all bins
     share the phase of the partial, but for a factor (-1)^bin that comes from counting time from the start of
     the frame.
     """
     frames, bins = magnitude.shape[1:]
     time = torch.arange(first_frame, first_frame + frames, device=magnitude.device)
     phases = _noise(bins).to(magnitude.device)[time % NOISE_FRAMES].expand(len(magnitude), -1, -1).clone()
-    frequency = peak_frequency(steadied(magnitude[..., : tonal_bins + 1]))
+    frequency = peak_frequency(steadied(magnitude[..., : tonal_bins + 1], steady_frames))
     frequency = (frequency * GRID).round() / GRID
     turns = frequency.double() * (time * stft.hop)[:, None] / stft.size
     turns = (turns + torch.arange(tonal_bins + 1, device=magnitude.device) / 2) % 1
@@ -84,10 +88,10 @@ def initial_phases(
     return phases
 
 
-def steadied(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:
-    """A moving average over time; at the ends the first and last frame are repeated."""
-    padded = F.pad(magnitude.transpose(1, 2), (STEADY_FRAMES // 2, STEADY_FRAMES // 2), mode="replicate")
-    return F.avg_pool1d(padded, STEADY_FRAMES, 1).transpose(1, 2)
+def steadied(magnitude: Float[Tensor, "batch frame bin"], frames: int) -> Float[Tensor, "batch frame bin"]:
+    """A moving average over an odd number of frames; at the ends the first and last frame are repeated."""
+    padded = F.pad(magnitude.transpose(1, 2), (frames // 2, frames // 2), mode="replicate")
+    return F.avg_pool1d(padded, frames, 1).transpose(1, 2)
 
 
 def peak_frequency(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:

@@ -2,11 +2,10 @@
 
 The geometry is that of DiffRhythm's VAE (44.1 kHz stereo, 2,048 samples a latent frame, 64 channels), the means
 are not: magnitudes only, square-root compressed, through a linear path (initialised to principal components)
-plus a ConvNeXt correction. Phases are made up in decoding (phase.py). Everything is local in time: a decoded
-sample depends on at most `receptive_frames` latent frames on either side.
+plus a ConvNeXt correction. Long windows resolve pitch, short ones attacks: both are coded, phases are made up for
+the first (phase.py), and the second then shape the sound in time (bands.py). Everything is local in time: a
+decoded sample depends on at most `receptive_frames` latent frames on either side.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,39 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.models.phase import STEADY_FRAMES, Stft, griffin_lim, initial_phases
-
-
-@dataclass(frozen=True)
-class Bands:
-    """How STFT bins are grouped: single bins at the bottom, where pitch lives, then ever wider bands."""
-
-    edges: tuple[int, ...]
-
-    @staticmethod
-    def of(stft_size: int, sample_rate: int, linear: int, grouped: int, top_hz: float) -> "Bands":
-        top = top_hz * stft_size / sample_rate
-        wide = torch.logspace(0, 1, grouped + 1, base=top / linear, dtype=torch.float64) * linear
-        return Bands((*range(linear), *sorted({round(float(edge)) for edge in wide})))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Bins in each band."""
-        return tuple(stop - start for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True))
-
-    def pool(self, power: Float[Tensor, "*batch bin"]) -> Float[Tensor, "*batch band"]:
-        """Root mean square over each band."""
-        single = next(i for i, width in enumerate(self.widths) if width > 1)
-        low, high = self.edges[single], self.edges[-1]
-        averages = torch.zeros(high - low, len(self.widths) - single, device=power.device, dtype=power.dtype)
-        for band, (start, width) in enumerate(zip(self.edges[single:-1], self.widths[single:], strict=True)):
-            averages[start - low : start - low + width, band] = 1 / width
-        return torch.cat([power[..., self.edges[0] : low], power[..., low:high] @ averages], -1).sqrt()
-
-    def spread(self, rms: Float[Tensor, "*batch band"], bins: int) -> Float[Tensor, "*batch {bins}"]:
-        """A flat spectrum within each band, nothing above the top."""
-        full = rms.repeat_interleave(torch.tensor(self.widths, device=rms.device), dim=-1)
-        return F.pad(full, (self.edges[0], bins - self.edges[-1]))
+from diffdpo.models.bands import Bands, shape
+from diffdpo.models.phase import Stft, griffin_lim, initial_phases
 
 
 class ConvNextBlock(nn.Module):
@@ -87,16 +55,28 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         decoder_kernel: int = 3,
         expansion: int = 2,
         griffin_lim_iterations: int = 5,
+        steady_frames: int = 13,
+        attack_size: int = 1024,
+        attack_hop: int = 256,
+        attack_linear: int = 8,
+        attack_grouped: int = 0,
+        attack_rounds: int = 2,
     ) -> None:
         super().__init__()
-        if samples_per_frame % stft_hop:
-            raise ValueError(
-                f"samples_per_frame={samples_per_frame} must be a multiple of stft_hop={stft_hop}"
-            )
+        for hop in (stft_hop, attack_hop):
+            if samples_per_frame % hop:
+                raise ValueError(f"samples_per_frame={samples_per_frame} must be a multiple of the hop {hop}")
         self.stft = Stft(stft_size, stft_hop)
         self.bands = Bands.of(stft_size, sample_rate, linear_bands, grouped_bands, top_hz)
-        features = 2 * (samples_per_frame // stft_hop) * (len(self.bands.edges) - 1)
-        self.features = features
+        self.attack_stft = Stft(attack_size, attack_hop)
+        self.attack_bands = (
+            Bands.of(attack_size, sample_rate, attack_linear, attack_grouped, top_hz)
+            if attack_grouped
+            else None
+        )
+        self.tonal_features = 2 * (samples_per_frame // stft_hop) * len(self.bands.widths)
+        attacks = len(self.attack_bands.widths) if self.attack_bands else 0
+        self.features = features = self.tonal_features + 2 * (samples_per_frame // attack_hop) * attacks
         self.linear_encode = nn.Linear(features, latent_channels)
         self.encoder_in = nn.Linear(features, dim)
         self.encoder = nn.Sequential(
@@ -123,40 +103,69 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         per_frame = self.config.samples_per_frame // self.config.stft_hop
         overlap = self.config.stft_size // self.config.stft_hop - 1
         convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
-        phases = overlap * self.config.griffin_lim_iterations + STEADY_FRAMES // 2  # in STFT frames
-        return convolutions + -(-(phases + -(-overlap // 2)) // per_frame)
+        rounds = self.config.attack_rounds if self.attack_bands else 0
+        iterations = self.config.griffin_lim_iterations + max(0, rounds - 1)
+        phases = overlap * iterations + self.config.steady_frames // 2  # in STFT frames
+        return convolutions + rounds + -(-(phases + -(-overlap // 2)) // per_frame)
 
     def analyse(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame feature"]:
         """Square roots of the band magnitudes of mid and side; whole latent frames, the last zero-padded."""
-        per_frame = self.config.samples_per_frame
-        audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.config.samples_per_frame))
         middle_side = torch.stack([audio.sum(1) / 2, (audio[:, 0] - audio[:, 1]) / 2], 1)
-        padded = F.pad(
-            rearrange(middle_side, "batch side sample -> (batch side) sample"), (self._pad, self._pad)
-        )
-        power = (self.stft.forward(padded).abs() * (4 / self.stft.size)) ** 2
-        roots = self.bands.pool(power).sqrt()
-        steps = per_frame // self.stft.hop
-        return rearrange(
-            roots, "(batch side) (frame step) band -> batch frame (step side band)", side=2, step=steps
-        )
+        sides = rearrange(middle_side, "batch side sample -> (batch side) sample")
+        kinds = [(self.stft, self.bands)]
+        if self.attack_bands:
+            kinds.append((self.attack_stft, self.attack_bands))
+        features = []
+        for stft, bands in kinds:
+            pad = _pad(stft)
+            power = (stft.forward(F.pad(sides, (pad, pad))).abs() * (4 / stft.size)) ** 2
+            features.append(
+                rearrange(
+                    bands.pool(power).sqrt(),
+                    "(batch side) (frame step) band -> batch frame (step side band)",
+                    side=2,
+                    step=self.config.samples_per_frame // stft.hop,
+                )
+            )
+        return torch.cat(features, -1)
 
     def synthesise(
         self, features: Float[Tensor, "batch frame feature"], *, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
         """Sound with these band magnitudes. `first_frame`: place of the first latent frame in its song."""
-        steps = self.config.samples_per_frame // self.stft.hop
+        stft, pad = self.stft, _pad(self.stft)
+        tonal = self._levels(features[..., : self.tonal_features], stft)
+        magnitude = self.bands.spread(tonal, stft.size // 2 + 1)
+        phases = initial_phases(
+            magnitude,
+            stft,
+            first_frame=first_frame * (self.config.samples_per_frame // stft.hop),
+            tonal_bins=self.config.linear_bands,
+            steady_frames=self.config.steady_frames,
+        )
+        sides = griffin_lim(magnitude, phases, stft, iterations=self.config.griffin_lim_iterations)
+        sides = sides[:, pad:-pad]
+        if self.attack_bands:
+            attacks = self._levels(features[..., self.tonal_features :], self.attack_stft)
+            for following in range(self.config.attack_rounds):
+                if following:
+                    phases = stft.forward(F.pad(sides, (pad, pad)))
+                    phases = phases / phases.abs().clamp(min=1e-9)
+                    sides = stft.inverse(magnitude * phases)[:, pad:-pad]
+                sides = shape(sides, attacks, self.attack_stft, self.attack_bands)
+        middle, side = rearrange(sides, "(b side) sample -> side b sample", side=2)
+        return torch.stack([middle + side, middle - side], 1)
+
+    def _levels(
+        self, features: Float[Tensor, "batch frame feature"], stft: Stft
+    ) -> Float[Tensor, "batch2 step band"]:
+        """Root mean squares of STFT magnitudes, mid and side of each song in turn."""
+        steps = self.config.samples_per_frame // stft.hop
         roots = rearrange(
             features, "batch frame (step side band) -> (batch side) (frame step) band", side=2, step=steps
         )
-        bins = self.stft.size // 2 + 1
-        magnitude = self.bands.spread(roots.clamp(min=0) ** 2, bins) * (self.stft.size / 4)
-        phases = initial_phases(
-            magnitude, self.stft, first_frame=first_frame * steps, tonal_bins=self.config.linear_bands
-        )
-        audio = griffin_lim(magnitude, phases, self.stft, iterations=self.config.griffin_lim_iterations)
-        middle, side = rearrange(audio[:, self._pad : -self._pad], "(b side) sample -> side b sample", side=2)
-        return torch.stack([middle + side, middle - side], 1)
+        return roots.clamp(min=0) ** 2 * (stft.size / 4)
 
     def encode_features(
         self, features: Float[Tensor, "batch frame feature"]
@@ -177,7 +186,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         """Latents (posterior means) of stereo audio at the codec's sample rate, `chunk` frames at a time."""
         per_frame = self.config.samples_per_frame
         audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
-        overlap = -(-(self.stft.size - self.stft.hop) // (2 * per_frame))
+        overlap = -(-_pad(self.stft) // per_frame)
         context = self.config.encoder_depth * (self.config.encoder_kernel // 2) + overlap
         length, pieces = audio.shape[-1] // per_frame, []
         for start in range(0, length, chunk):
@@ -205,7 +214,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):
             pieces.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
         return torch.cat(pieces, -1)
 
-    @property
-    def _pad(self) -> int:
-        """Zeros at either end that put the STFT frames symmetrically over the latent frames."""
-        return (self.stft.size - self.stft.hop) // 2
+
+def _pad(stft: Stft) -> int:
+    """Zeros at either end that put the STFT frames symmetrically over the latent frames."""
+    return (stft.size - stft.hop) // 2

@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 
+from diffdpo.models.bands import Bands, shape
 from diffdpo.models.phase import Stft, griffin_lim, initial_phases, peak_frequency
-from diffdpo.models.spectral_codec import Bands, SpectralCodec
+from diffdpo.models.spectral_codec import SpectralCodec
 
 RATE = 44100
+SHORT_WINDOWS = {"stft_size": 8192, "stft_hop": 2048, "steady_frames": 9, "attack_grouped": 24}
+DESIGNS = pytest.mark.parametrize(
+    "design", [{}, SHORT_WINDOWS], ids=["long windows", "long and short windows"]
+)
 
 
 def codec(**config):
@@ -42,7 +47,7 @@ def test_the_frequency_of_a_tone_is_found_between_the_bins(hertz):
 def test_a_steady_tone_gets_coherent_phases_without_iterating():
     stft, audio = Stft(), tones(2.0, 440 * 4096 / 4096, 660.0)[None]
     spectrum = stft.forward(audio)
-    phases = initial_phases(spectrum.abs(), stft, first_frame=0, tonal_bins=256)
+    phases = initial_phases(spectrum.abs(), stft, first_frame=0, tonal_bins=256, steady_frames=13)
     rebuilt = stft.forward(griffin_lim(spectrum.abs(), phases, stft, iterations=0)).abs()
     inside = slice(8, -8)
     error = (rebuilt - spectrum.abs())[:, inside].norm() / spectrum.abs()[:, inside].norm()
@@ -72,20 +77,23 @@ def test_the_geometry_is_that_of_diffrhythm():
     assert sum(p.numel() for p in made.parameters()) < 6_000_000
 
 
+@DESIGNS
 @pytest.mark.parametrize("chunk", [7, 32, 1000])
-def test_chunked_decoding_equals_unchunked(chunk):
-    made, latents = codec(), torch.randn(1, 90, 8)
+def test_chunked_decoding_equals_unchunked(chunk, design):
+    made, latents = codec(**design), torch.randn(1, 90, 8)
     assert torch.allclose(made.decode(latents, chunk=chunk), made.decode(latents, chunk=10_000), atol=1e-5)
 
 
+@DESIGNS
 @pytest.mark.parametrize("chunk", [5, 16])
-def test_chunked_encoding_equals_unchunked(chunk):
-    made, audio = codec(), 0.1 * torch.randn(1, 2, 2048 * 40 + 100)
+def test_chunked_encoding_equals_unchunked(chunk, design):
+    made, audio = codec(**design), 0.1 * torch.randn(1, 2, 2048 * 40 + 100)
     assert torch.allclose(made.encode(audio, chunk=chunk), made.encode(audio, chunk=999), atol=1e-5)
 
 
-def test_no_latent_reaches_further_than_the_codec_says():
-    made, latents = codec(), torch.randn(1, 80, 8)
+@DESIGNS
+def test_no_latent_reaches_further_than_the_codec_says(design):
+    made, latents = codec(**design), torch.randn(1, 80, 8)
     changed = latents.clone()
     changed[:, 40] += 3
     difference = (made.decode(latents, chunk=999) - made.decode(changed, chunk=999)).abs().amax(1)[0]
@@ -97,8 +105,43 @@ def test_no_latent_reaches_further_than_the_codec_says():
     assert SpectralCodec().receptive_frames <= 16
 
 
-def test_analysis_then_synthesis_keeps_tones_and_their_side():
-    made = SpectralCodec()
+def test_shaping_brings_bands_to_given_levels_and_keeps_what_has_them_already():
+    stft, bands = Stft(1024, 256), Bands.of(1024, RATE, 8, 24, 20000.0)
+    audio = torch.randn(2, 256 * 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    audio = torch.fft.irfft(
+        torch.fft.rfft(audio)[:, : 18000 * 256 * 80 // RATE], n=256 * 80
+    )  # nothing above 18 kHz
+    padded = torch.nn.functional.pad(audio, (384, 384))
+    levels = bands.pool(stft.forward(padded).abs() ** 2)
+    inside = slice(2048, -2048)
+    assert torch.allclose(shape(audio, levels, stft, bands)[:, inside], audio[:, inside], atol=1e-3)
+    quieter = shape(audio, levels / 2, stft, bands)
+    assert torch.allclose(quieter[:, inside], audio[:, inside] / 2, atol=1e-3)
+    attack = levels.clone()
+    attack[:, :40] *= 0.1
+    shaped = shape(audio, attack, stft, bands)
+    before, after = shaped[:, 256 * 30 : 256 * 36].std(), shaped[:, 256 * 44 : 256 * 50].std()
+    assert 8 < after / before < 12
+
+
+def test_short_windows_keep_a_click_in_its_place():
+    """A click in silence, through windows of 186 ms, is found again within 12 ms, and not without shaping."""
+    click = torch.zeros(1, 2, 2048 * 40)
+    click[..., 2048 * 20 : 2048 * 20 + 64] = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    late = torch.arange(2048 * 40) / RATE - 20 * 2048 / RATE
+    shares = []
+    for design in ({**SHORT_WINDOWS, "attack_rounds": 0}, SHORT_WINDOWS):
+        made = SpectralCodec(**design)
+        with torch.no_grad():
+            power = made.synthesise(made.analyse(click))[0].square().sum(0)
+        shares.append(float(power[late.abs() < 0.012].sum() / power.sum()))
+    assert shares[1] > 0.9
+    assert shares[0] < 0.7
+
+
+@DESIGNS
+def test_analysis_then_synthesis_keeps_tones_and_their_side(design):
+    made = SpectralCodec(**design)
     left = tones(2.0, 440.0, 660.0)[: 2048 * 40]
     audio = torch.stack([left, torch.zeros_like(left)])[None]
     with torch.no_grad():
