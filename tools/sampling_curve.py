@@ -12,7 +12,6 @@ seconds from prompts to sound, the two sides taking turns. OUT/curve.json and OU
 """
 
 import argparse
-import io
 import json
 import re
 import sys
@@ -23,23 +22,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from bench_sample import published
-from eval_tiny import excerpts
+from eval_tiny import excerpts, keep
 from measure import rounded
 
 from diffdpo import audio, flow
 from diffdpo.data.prompts import negative, read_prompts
 from diffdpo.denoising import Asked, SamplingConfig
 from diffdpo.encoders import musicnn
-from diffdpo.evaluation.distances import median_bandwidth
+from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
 from diffdpo.models import MODELS
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.progress import bar
-from diffdpo.runs import atomic_write
 from diffdpo.sampling import Request, draw, embed_all, make
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
@@ -126,51 +123,21 @@ def point(model: DiffRhythm, name: str, wanted: list[Request], path: Path) -> No
     keep(path, latents=torch.stack(latents).numpy(), passes=np.array(passes), **took, **heard)
 
 
-def keep(path: Path, **arrays: Any) -> None:
-    """All or nothing."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    atomic_write(path, content.getvalue())
-
-
-class Kernel:
-    """The kernel distance of songs to real ones, and again for songs drawn with replacement by prompt."""
-
-    def __init__(self, reference: np.ndarray) -> None:
-        self.reference, self.gamma = reference, 1 / (2 * median_bandwidth(reference) ** 2)
-        self.within = self._mean(reference)
-
-    def _of(self, one: np.ndarray, two: np.ndarray) -> np.ndarray:
-        return np.exp(-self.gamma * cdist(one, two, "sqeuclidean"))
-
-    def _mean(self, items: np.ndarray) -> float:
-        return float((self._of(items, items).sum() - len(items)) / (len(items) * (len(items) - 1)))
-
-    def distances(self, embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """KAD of every row of `weights`, which says how often each song counts."""
-        count, patches, _ = embeddings.shape
-        flat = embeddings.reshape(count * patches, -1)
-        across = self._of(flat, self.reference).reshape(count, -1).mean(1)
-        blocks = self._of(flat, flat).reshape(count, patches, count, patches).sum((1, 3))
-        same = np.diag(blocks) - patches
-        pairs = (
-            np.einsum("ri,ij,rj->r", weights, blocks, weights) - weights**2 @ np.diag(blocks) + weights @ same
-        )
-        total = weights.sum(1)
-        number = (total**2 - (weights**2).sum(1)) * patches**2 + total * patches * (patches - 1)
-        return 100 * (self.within + pairs / number - 2 * weights @ across / total)
-
-
 def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
     """Every point so far, against the published way."""
-    kernel = Kernel(np.load(out / "reference.npz")["embeddings"].reshape(-1, 200))
+    real = np.load(out / "reference.npz")["embeddings"]
+    real = real.reshape(-1, real.shape[-1])
+    bandwidth, fixed = median_bandwidth(real), ["real"] * len(real)
     clusters = [request.prompt.id for request in wanted]
-    names = sorted(set(clusters))
-    member = np.array([names.index(cluster) for cluster in clusters])
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(names))), drawn])[:, member]
+
+    def distances_of(embeddings: np.ndarray) -> np.ndarray:
+        count, patches, dim = embeddings.shape
+        names = np.repeat(clusters, patches).tolist()
+        flat = embeddings.reshape(count * patches, dim)
+        return kernel_distances(real, fixed, flat, names, bandwidth, resamples=RESAMPLES)
+
     found = {path.stem: dict(np.load(path)) for path in sorted(out.glob("*.npz")) if path.stem != "reference"}
-    distances = {name: kernel.distances(made["embeddings"], weights) for name, made in found.items()}
+    distances = {name: distances_of(made["embeddings"]) for name, made in found.items()}
     table: dict[str, Any] = {}
     for name, made in found.items():
         kad, against = distances[name], distances[name] - distances[BASE]
@@ -273,7 +240,8 @@ def main() -> None:
         print(json.dumps(race(model, args.race, wanted[:8]), indent=1))
         return
     if args.manifest and not (args.out / "reference.npz").is_file():
-        keep(args.out / "reference.npz", **hear(list(excerpts(args.manifest, ["valid", "test"]))))
+        real = [clip for _, clip in excerpts(args.manifest, ["valid", "test"])]
+        keep(args.out / "reference.npz", **hear(real))
     with bar("points", len(args.points), "point") as progress:
         for name in args.points:
             if not (args.out / f"{name}.npz").is_file():
