@@ -1,4 +1,4 @@
-"""Train the tiny codec on songs: `python tools/train_codec.py MANIFEST OUT --minutes 60`.
+"""Train the tiny codec on songs: `python tools/train_codec.py MANIFEST OUT --minutes 30`.
 
 MANIFEST is a JSONL as tools/corpus/fetch.py writes it. Band features of all songs are computed once and kept
 beside the weights. The same command again continues where the last one stopped, for another --minutes.
@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.models.spectral_codec import SpectralCodec
+from diffdpo.models.spectral_codec import SpectralCodec, standardise
 from diffdpo.progress import bar
 
 LOUDNESS = -16.0
@@ -101,6 +101,14 @@ def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
         codec.encoder_out.bias[channels:] = -3.0
 
 
+def groups(codec: SpectralCodec) -> list[dict]:
+    """The linear path starts at its optimum and has many inputs: a tenth of the others' learning rate."""
+    linear = [*codec.linear_encode.parameters(), *codec.linear_decode.parameters()]
+    known = {id(p) for p in linear}
+    rest = [p for p in codec.parameters() if id(p) not in known]
+    return [{"params": linear, "share": 0.1}, {"params": rest, "share": 1.0}]
+
+
 def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -> torch.Tensor:
     """Random crops, songs weighted by their length, at random levels."""
     lengths = np.array([len(song) for song in songs], dtype=np.float64)
@@ -130,8 +138,8 @@ def loss(
     ]  # of the middle: where onsets are heard
     onset = (rises[0] - rises[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
-    value = tonal.mean() + 0.5 * attack.mean() + 4 * square + kl_weight * kl
-    value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + 0.01 * onset
+    value = tonal.mean() + 0.7 * attack.mean() + 30 * square + kl_weight * kl
+    value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + 0.06 * onset
     return value, {
         "loss": value.item(),
         "tonal": tonal.mean().item(),
@@ -155,26 +163,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument(
         "--total-minutes", type=float, help="length of the learning-rate schedule over all stages"
     )
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--kl", type=float, default=1e-5)
     parser.add_argument("--workers", type=int, default=2, help="processes that compute features")
     args = parser.parse_args()
     torch.manual_seed(0)
     codec = SpectralCodec(**DESIGN)
     songs = cached_features(args.manifest, args.out / "features", codec, args.workers)
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    state, seconds, step = args.out / "state.pt", 0.0, 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        codec.load_state_dict(saved["codec"])
-        optimizer.load_state_dict(saved["optimizer"])
-        seconds, step = saved["seconds"], saved["step"]
-    else:
+    optimizer = torch.optim.AdamW(groups(codec), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
+    seconds, step = resume(args.out / "state.pt", codec, optimizer)
+    if not step:
         initialise(codec, songs["train"])
     weight = importance(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
@@ -182,9 +185,9 @@ def main() -> None:
     total = 60 * (args.total_minutes or args.minutes)
     while (elapsed := time.monotonic() - began) < budget:
         progress = min(1.0, (seconds + elapsed) / total)
-        rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         batch = crops(songs["train"], args.batch, np.random.default_rng(step))
         value, metrics = loss(codec, batch, weight, args.kl)
         optimizer.zero_grad()
@@ -194,12 +197,32 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                _, held_out = loss(codec, valid, weight, args.kl)
+                held_out = loss(codec, valid, weight, args.kl)[1]
             shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
             print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
         if step % 200 == 0:
             save(args.out, codec, optimizer, seconds + elapsed, step)
     save(args.out, codec, optimizer, seconds + elapsed, step)
+    standardise(codec, *latent_statistics(codec, songs["train"]))
+    codec.save_pretrained(args.out / "codec")
+
+
+def resume(path: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+    """Seconds and steps of the stages before, whose weights are loaded; zeros without any."""
+    if not path.exists():
+        return 0.0, 0
+    saved = torch.load(path, weights_only=True)
+    codec.load_state_dict(saved["codec"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["seconds"], saved["step"]
+
+
+@torch.no_grad()
+def latent_statistics(codec: SpectralCodec, songs: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel over half a minute of every song."""
+    excerpts = [song[len(song) // 3 :][:640].astype(np.float32) for song in songs]
+    latents = torch.cat([codec.encode_features(torch.from_numpy(x)[None])[0][0] for x in excerpts])
+    return latents.mean(0), latents.std(0)
 
 
 def save(

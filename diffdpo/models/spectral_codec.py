@@ -218,3 +218,19 @@ class SpectralCodec(ModelMixin, ConfigMixin):
 def _pad(stft: Stft) -> int:
     """Zeros at either end that put the STFT frames symmetrically over the latent frames."""
     return (stft.size - stft.hop) // 2
+
+
+@torch.no_grad()
+def standardise(
+    codec: SpectralCodec, mean: Float[Tensor, " channel"], std: Float[Tensor, " channel"]
+) -> None:
+    """Change the weights so that latents come out as (latent - mean) / std, and sound as before."""
+    channels = len(mean)
+    codec.linear_encode.bias.sub_(mean).div_(std)
+    codec.linear_encode.weight.div_(std[:, None])
+    codec.encoder_out.weight[:channels].div_(std[:, None])
+    codec.encoder_out.bias[:channels].div_(std)
+    codec.encoder_out.bias[channels:].sub_(2 * std.log())
+    for layer in (codec.linear_decode, codec.decoder_in):
+        layer.bias.add_(layer.weight @ mean)
+        layer.weight.mul_(std)

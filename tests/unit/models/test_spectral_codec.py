@@ -7,7 +7,7 @@ import torch
 
 from diffdpo.models.bands import Bands, shape
 from diffdpo.models.phase import Stft, griffin_lim, initial_phases, peak_frequency
-from diffdpo.models.spectral_codec import SpectralCodec
+from diffdpo.models.spectral_codec import SpectralCodec, standardise
 
 RATE = 44100
 SHORT_WINDOWS = {"stft_size": 8192, "stft_hop": 2048, "steady_frames": 9, "attack_grouped": 24}
@@ -152,6 +152,19 @@ def test_analysis_then_synthesis_keeps_tones_and_their_side(design):
     loudest = spectrum[0].topk(6).indices * RATE / 8192
     assert all(min(abs(f - 440), abs(f - 660)) < 12 for f in loudest.tolist())
     assert spectrum[0].square().sum() > 10 * spectrum[1].square().sum()
+
+
+def test_standardised_latents_sound_as_before():
+    made, features = codec(), torch.rand(2, 30, SpectralCodec(dim=32).features)
+    with torch.no_grad():
+        latents, log_variance = made.encode_features(features)
+        decoded = made.decode_features(latents)
+        mean, std = latents.flatten(0, 1).mean(0), latents.flatten(0, 1).std(0)
+        standardise(made, mean, std)
+        after, log_variance_after = made.encode_features(features)
+        assert torch.allclose(after, (latents - mean) / std, atol=1e-4)
+        assert torch.allclose(log_variance_after, (log_variance - 2 * std.log()).clamp(-12, 4), atol=1e-5)
+        assert torch.allclose(made.decode_features(after), decoded, atol=1e-5)
 
 
 def test_saving_and_loading_changes_nothing(tmp_path):
