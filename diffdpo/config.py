@@ -60,8 +60,8 @@ __all__ = [
 T = TypeVar("T")
 
 
-OFFLINE = ("harmony", "rhythm", "structure", "production", "musicnn")
-"""The scorers that need no download."""
+OFFLINE = ("harmony", "rhythm", "structure", "production", "musicnn", "tags")
+"""The scorers that need no download; the last two are judges. `adherence` has to be asked for."""
 
 
 GUARDED = {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5}
@@ -81,6 +81,9 @@ class PrepareRun:
     """Songs are brought to this loudness before encoding."""
     style_window_s: float = 10.0
     """A style is computed for every such stretch of a song."""
+    captions: int = 0
+    """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
+    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: from the song's text alone."""
     dtype: str = "fp16"
     """Of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05
@@ -119,7 +122,7 @@ class ScoreRun:
     """Names, or {name: …, args: {…}} for those with arguments."""
     window_s: float = 0.0
     """Score windows of this length too, to find where one song is better than another; 0: whole songs only.
-    Judges hear no windows, nor do scorers that need longer ones."""
+    Judges hear no windows, nor do scorers of adherence and those that need longer ones."""
     hop_s: float = 0.0
     """A window begins every so many seconds; 0: half a window."""
 

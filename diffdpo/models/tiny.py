@@ -1,4 +1,4 @@
-"""The tiny song model shipped with the package: a DiffRhythm network, a spectral codec and a word style."""
+"""The tiny song model shipped with the package: a DiffRhythm network, a spectral codec and a style encoder."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from diffdpo.encoders.style import TwoTowerStyle
 from diffdpo.encoders.words import WordStyle
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.checkpoints import load_network
-from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.diffrhythm.adapter import DiffRhythm, StyleEncoder
 from diffdpo.models.spectral_codec import SpectralCodec
 from diffdpo.runs import read_json
 
@@ -32,7 +33,6 @@ class Tiny:
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
         codec = SpectralCodec.from_pretrained(folder / "codec", torch_dtype=torch.float32).eval()
-        style = read_json(folder / "style.json")
         return DiffRhythm(
             network=network,
             latents=LatentSpec(
@@ -43,9 +43,17 @@ class Tiny:
                 reach=codec.receptive_frames,
             ),
             codec=codec,
-            style=WordStyle(
-                thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
-                words=tuple(style["words"]),
-                dim=network.config.style_dim,
-            ),
+            style=load_style(folder, network.config.style_dim),
         )
+
+
+def load_style(bundle: Path, dim: int) -> StyleEncoder:
+    """The style encoder that a bundle's network was trained with: two towers in `style`, or words in style.json."""
+    if (bundle / "style").is_dir():
+        return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
+    style = read_json(bundle / "style.json")
+    return WordStyle(
+        thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
+        words=tuple(style["words"]),
+        dim=dim,
+    )

@@ -17,10 +17,12 @@ from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.songs import KEY, TABLE
+from diffdpo.encoders.words import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models.base import SongModel
 from diffdpo.models.diffrhythm.lyrics import untimed
 from diffdpo.progress import bar, say
+from diffdpo.randomness import generator
 from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
 from diffdpo.runs import finish, read_jsonl
@@ -155,7 +157,7 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         )
     except DataError as error:
         return row | {"error": str(error)}
-    styles = style_windows(model, clip, song.text, cfg.style_window_s)
+    styles = style_windows(model, clip, song, cfg)
     path = out / "latents" / f"{song.id}.safetensors"
     write_latents(path, latents.to(DTYPES[cfg.dtype]), styles=styles.half())
     return row | {
@@ -167,23 +169,39 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
 
 
 def style_windows(
-    model: SongModel, clip: Clip, text: str, seconds: float
+    model: SongModel, clip: Clip, song: Song, cfg: PrepareRun
 ) -> Float[Tensor, "variant window style"]:
     """The style of each stretch of a song, from its text and sound together, its sound alone, its text alone.
 
-    The variants teach a model to follow prompts that say much and prompts that say little.
+    The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
+    many captions of the stretch stand in for the text alone.
     """
-    width = int(seconds * clip.sample_rate)
+    width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
-    windows = np.array_split(clip.samples, count, axis=1)
 
     def style(text: str | None, heard: Clip | None) -> Tensor | None:
         return model.embed(Prompt(id="window", text=text, style_audio=heard)).style
 
     per_window = []
-    for window in windows:
+    for number, window in enumerate(np.array_split(clip.samples, count, axis=1)):
         heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
-        ways = [style(text or None, heard), style(None, heard), style(text, None) if text else None]
+        texts = _captions(song, heard, f"{song.id}:{number}", cfg.captions) or [song.text]
+        ways = [style(song.text or None, heard), style(None, heard)]
+        ways += [style(text, None) if text else None for text in texts]
         known = [way for way in ways if way is not None]
-        per_window.append(torch.stack([known[min(i, len(known) - 1)] for i in range(3)]))
+        per_window.append(torch.stack([known[min(i, len(known) - 1)] for i in range(len(ways))]))
     return torch.stack(per_window, dim=1)
+
+
+def _captions(song: Song, heard: Clip, key: str, count: int) -> list[str]:
+    """Texts that each say a random part of a song's labels and of what is measured in a stretch of it."""
+    if not count:
+        return []
+    parts = [part.strip() for part in song.text.split(",") if part.strip()]
+    parts += measured_words(measure(heard), THIRDS)
+    captions = []
+    for number in range(count):
+        draws = torch.rand(len(parts), generator=generator(0, f"{key}:{number}", "caption")).tolist()
+        said = sorted(zip(draws, parts, strict=True))[: max(1, sum(draw < 0.5 for draw in draws))]
+        captions.append(", ".join(part for _, part in said))
+    return captions

@@ -1,0 +1,207 @@
+"""Style as text or sound: two small towers that meet on one unit sphere.
+
+Trained contrastively on excerpts of songs and on captions of what is measured there (tools/build_style.py). The
+text tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
+al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the measures of words.py.
+"""
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Mapping, Sequence
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffdpo import audio
+from diffdpo.encoders.words import MEASURED, RATE, measure
+from diffdpo.types import Clip
+
+WINDOW_S = 10.0
+"""Longer sound is taken apart into windows of about this length, and their styles are averaged."""
+GRAMS = (3, 4, 5)
+MOST_WORDS = 64
+STFT, HOP, MELS = 1024, 512, 64
+FLOOR = 1e-5
+"""Of mel power, relative to its mean: -50 dB."""
+RATES_HZ = (0.4, 0.8, 1.2, 1.7, 2.4, 3.4, 4.8, 6.8, 10.0, 16.0)
+FEATURES = 4 * MELS + 8 * (len(RATES_HZ) - 1)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words without accents; punctuation separates."""
+    plain = unicodedata.normalize("NFKD", text.lower())
+    return re.findall(r"[^\W_]+", "".join(c for c in plain if not unicodedata.combining(c)))[:MOST_WORDS]
+
+
+def grams_of(word: str, buckets: int) -> list[int]:
+    """Places in the table of the word as a whole, and of each 3 to 5 characters of it, its ends marked."""
+    marked = f"<{word}>"
+    parts = [
+        marked,
+        *(marked[i : i + n] for n in GRAMS for i in range(len(marked) - n + 1) if n < len(marked)),
+    ]
+    return [zlib.crc32(part.encode()) % buckets for part in parts]
+
+
+def standard_scores(
+    values: Float[np.ndarray, "*batch measure"], thirds: Mapping[str, Sequence[float]]
+) -> Float[np.ndarray, "*batch measure"]:
+    """Measures on a scale where the middle third of real songs is -0.43 to 0.43; at most 3 either way."""
+    low, high = np.array([thirds[name] for name in MEASURED]).T
+    return np.clip((values - (low + high) / 2) / (high - low) * 0.86, -3.0, 3.0)
+
+
+class TextTower(nn.Module):
+    """Hashed words, a weighted mean over them, an MLP."""
+
+    def __init__(self, buckets: int, gram_dim: int, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.table = nn.EmbeddingBag(buckets, gram_dim, mode="mean")
+        self.widen = nn.Sequential(nn.Linear(gram_dim, dim), nn.GELU())
+        self.weigh = nn.Linear(gram_dim, 1)
+        self.out = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, out_dim)
+        )
+        nn.init.normal_(self.table.weight, std=0.1)
+
+    def forward(self, texts: Sequence[str]) -> tuple[Float[Tensor, "text out"], Float[Tensor, "text dim"]]:
+        """Not yet of unit length; and what it is made from. Every text must hold a word."""
+        split = [words_of(text) for text in texts]
+        grams = [grams_of(word, self.buckets) for words in split for word in words]
+        device = self.table.weight.device
+        ends = torch.tensor([0, *(len(word) for word in grams)][:-1], device=device).cumsum(0)
+        flat: Int[Tensor, " gram"] = torch.tensor([g for word in grams for g in word], device=device)
+        words = self.table(flat, ends)
+        owner = torch.tensor([i for i, found in enumerate(split) for _ in found], device=device)
+        weights = self.weigh(words).clamp(-8, 8).exp()
+        total = words.new_zeros(len(texts), 1).index_add(0, owner, weights)
+        empty = words.new_zeros(len(texts), self.widen[0].out_features)
+        pooled = empty.index_add(0, owner, weights * self.widen(words)) / total
+        return self.out(pooled), pooled
+
+
+def spectral_profile(power: Float[Tensor, "2 frame mel"]) -> Float[Tensor, " feature"]:
+    """Means and deviations over time of log mel power, and how much it varies at which rate; level is no matter.
+
+    The fluctuation is the variance of eight bands of the middle within ranges of modulation frequency, logarithmic
+    (cf. Pampalk, Rauber & Merkl 2002). For sounds longer than a modulation period, length is no matter either.
+    """
+    level = power.mean().clamp(min=1e-20)
+    x = torch.log10(power / level + FLOOR)
+    bands = x[0].unflatten(-1, (8, -1)).mean(-1)
+    window = torch.hann_window(len(bands), periodic=False)[:, None] + 1e-3
+    count = max(1024, len(bands))
+    density = torch.fft.rfft((bands - bands.mean(0)) * window, count, dim=0).abs() ** 2
+    density = density * 2 / (count * window.square().sum())
+    hertz = torch.fft.rfftfreq(count, HOP / RATE)
+    ranges = torch.bucketize(hertz, torch.tensor(RATES_HZ))
+    totals = torch.zeros(len(RATES_HZ) + 1, density.shape[1]).index_add(0, ranges, density)[1:-1]
+    return torch.cat(
+        [x.mean(1).flatten(), x.std(1, correction=0).flatten(), torch.log10(totals + 1e-4).flatten()]
+    )
+
+
+class AudioTower(nn.Module):
+    """An MLP on a spectral profile and on the measures."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(FEATURES))
+        self.register_buffer("spread", torch.ones(FEATURES))
+        self.profile = nn.Sequential(nn.Linear(FEATURES, dim), nn.GELU(), nn.Dropout(0.2))
+        self.measures = nn.Sequential(nn.Linear(len(MEASURED), 64), nn.GELU())
+        self.out = nn.Sequential(nn.Linear(dim + 64, 2 * dim), nn.GELU(), nn.Linear(2 * dim, out_dim))
+
+    def forward(
+        self, profile: Float[Tensor, "batch feature"], scores: Float[Tensor, "batch measure"]
+    ) -> tuple[Float[Tensor, "batch out"], Float[Tensor, "batch dim"]]:
+        """Not yet of unit length; and what was heard without the measures."""
+        heard = self.profile(((profile - self.shift) / self.spread).clamp(-4, 4))
+        return self.out(torch.cat([heard, self.measures(scores)], -1)), heard
+
+
+class TwoTowerStyle(ModelMixin, ConfigMixin):
+    """Text, audio or both to a unit vector."""
+
+    @register_to_config
+    def __init__(
+        self,
+        thirds: dict[str, list[float]],
+        dim: int = 512,
+        buckets: int = 8192,
+        gram_dim: int = 128,
+        text_dim: int = 192,
+        audio_dim: int = 192,
+    ) -> None:
+        """`thirds`: for each measure the terciles of the training songs, as `standard_scores` takes them."""
+        super().__init__()
+        self.text = TextTower(buckets, gram_dim, text_dim, dim)
+        self.audio = AudioTower(audio_dim, dim)
+        self.register_buffer("text_centre", torch.zeros(dim))
+        self.register_buffer("audio_centre", torch.zeros(dim))
+        mel = torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=STFT, n_mels=MELS))
+        self.register_buffer("mel", mel, persistent=False)
+        self._heard: tuple[Clip, Tensor] | None = None
+
+    @property
+    def thirds(self) -> dict[str, list[float]]:
+        """For each measure the terciles of the training songs."""
+        return self.config.thirds
+
+    def mel_power(self, clip: Clip) -> Float[Tensor, "2 frame mel"]:
+        """Of middle and side."""
+        stereo = torch.from_numpy(audio.resample(audio.stereo(clip), RATE).samples)
+        stereo = F.pad(stereo, (0, max(0, STFT - stereo.shape[-1])))
+        both = torch.stack([stereo[0] + stereo[1], stereo[0] - stereo[1]]) / 2
+        spectrum = torch.stft(both, STFT, HOP, window=torch.hann_window(STFT), return_complex=True)
+        return (self.mel.float().cpu() @ spectrum.abs() ** 2).transpose(1, 2)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text {self.config.dim}"]:
+        """Unit vectors; zeros for a text without a word."""
+        out = torch.zeros(len(texts), self.config.dim, device=self.text_centre.device)
+        said = [i for i, text in enumerate(texts) if words_of(text)]
+        if said:
+            out[said] = F.normalize(
+                F.normalize(self.text([texts[i] for i in said])[0], dim=-1) - self.text_centre, dim=-1
+            )
+        return out
+
+    def embed_profiles(
+        self, profiles: Float[Tensor, "batch feature"], scores: Float[Tensor, "batch measure"]
+    ) -> Float[Tensor, "batch {self.config.dim}"]:
+        """Unit vectors of windows."""
+        return F.normalize(F.normalize(self.audio(profiles, scores)[0], dim=-1) - self.audio_centre, dim=-1)
+
+    def embed_clip(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
+        """The style of a sound: of its windows, on average. The last sound is remembered."""
+        if self._heard is None or self._heard[0] is not clip:
+            self._heard = clip, self._listen(clip)
+        return self._heard[1]
+
+    def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
+        count = max(1, round(clip.seconds / WINDOW_S))
+        styles = []
+        for window in np.array_split(clip.samples, count, axis=1):
+            heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
+            values = measure(heard)
+            scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
+            device = self.audio_centre.device
+            profile = spectral_profile(self.mel_power(heard))[None].to(device)
+            styles.append(self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device)))
+        return F.normalize(torch.cat(styles).mean(0), dim=0)
+
+    @torch.no_grad()
+    def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " {self.config.dim}"]:
+        """The style of text, audio, or both together (the unit sum); zeros when there is neither."""
+        total = self.embed_texts([text or ""])[0]
+        if clip is not None:
+            total = total + self.embed_clip(clip)
+        return F.normalize(total, dim=0).cpu()
