@@ -83,7 +83,7 @@ class PrepareRun:
     """A style is computed for every such stretch of a song."""
     captions: int = 0
     """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
-    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: from the song's text alone."""
+    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: the song's text only."""
     dtype: str = "fp16"
     """Of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05

@@ -39,8 +39,8 @@ from diffdpo.types import Clip
 
 MOST_WINDOWS = 14
 """Of a training song, evenly spread: the songs differ in length, and shall not differ in weight."""
-PHRASES = 26000
-AUDIO_STEPS, TEXT_STEPS = 3000, 4000
+PHRASES = 14000
+AUDIO_STEPS, TEXT_STEPS = 1500, 3000
 
 
 def features(manifest: Path, work: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import librosa
 import numpy as np
@@ -40,14 +41,15 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", "".join(c for c in plain if not unicodedata.combining(c)))[:MOST_WORDS]
 
 
-def grams_of(word: str, buckets: int) -> list[int]:
+@lru_cache(maxsize=1 << 16)
+def grams_of(word: str, buckets: int) -> tuple[int, ...]:
     """Places in the table of the word as a whole, and of each 3 to 5 characters of it, its ends marked."""
     marked = f"<{word}>"
     parts = [
         marked,
         *(marked[i : i + n] for n in GRAMS for i in range(len(marked) - n + 1) if n < len(marked)),
     ]
-    return [zlib.crc32(part.encode()) % buckets for part in parts]
+    return tuple(zlib.crc32(part.encode()) % buckets for part in parts)
 
 
 def standard_scores(

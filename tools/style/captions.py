@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 EDGE = 0.43
 """In standard deviations: a third of a normal distribution lies beyond it on either side."""
 VERY = 1.2
-MOST_CLAIMS, MOST_WORDS = 5, 2
+CLAIMS, MOST_WORDS = (0, 1, 1, 2, 2, 3, 4, 5), 2
+"""How many measures a caption speaks of, one of these; prompts are short."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Captioner:
         """One of the many captions of a segment with these standard scores and of a song with these words."""
         said = [i for i, score in enumerate(scores) if abs(score) > EDGE]
         draw.shuffle(said)
-        said = said[: draw.randint(0 if words else 1, MOST_CLAIMS)]
+        said = said[: draw.choice(CLAIMS if words else CLAIMS[1:])]
         chosen = (
             draw.sample(words, draw.randint(0 if said else 1, min(MOST_WORDS, len(words)))) if words else []
         )

@@ -27,6 +27,9 @@ SHAKEN, HIDDEN, DEAF = 0.15, 0.1, 0.15
 TILT, WIDTHS, NOISE = 0.12, 0.12, 0.2
 """Standard deviations of a tilt of the spectrum and of the side's level, in powers of ten, and of white noise."""
 
+BLUR = 0.5
+"""Noise on the teacher's vectors in training, relative to their length: what is near then means the same."""
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -124,7 +127,10 @@ class Teacher(nn.Module):
         return self.log_scale.exp().clamp(max=30.0)
 
     def styles(self, vectors: Float[Tensor, "text 384"]) -> Float[Tensor, "text style"]:
-        return F.normalize(self.head(vectors * math.sqrt(WIDTH)), dim=-1)
+        vectors = vectors * math.sqrt(WIDTH)
+        if self.training:
+            vectors = vectors + BLUR * torch.randn_like(vectors)
+        return F.normalize(self.head(vectors), dim=-1)
 
 
 def disturbed(
@@ -272,6 +278,6 @@ def train_text(
 def centre(train: Bank, model: TwoTowerStyle) -> None:
     """Take the mean of either modality away."""
     model.eval()
-    texts = [part.text for part, _ in train.captions]
+    texts = [caption.text for both in train.captions for caption in both]
     model.text_centre.copy_(F.normalize(model.text(texts)[0], dim=-1).mean(0))
     model.audio_centre.copy_(sounds_of(train.segments, model).mean(0))
