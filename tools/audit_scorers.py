@@ -1,176 +1,223 @@
-"""Audit scorers: damage real clips in known ways and print by how much every axis moves.
+"""Audit scorers: damage real songs in known ways and print by how much every axis moves.
 
-    python tools/audit_scorers.py song.ogg other.flac --seconds 10 > audit.md
+    python tools/audit_scorers.py corpus/manifest.jsonl > audit.md
 
-A cell is the mean change over the clips, in standard deviations between the undamaged clips. A damage should
-lower its own axis. An axis that a loop, noise or gain raises can be gamed. Judges are audited too.
+Two tables. In the first a cell is the mean change over the songs, in standard deviations between the undamaged:
+the axes that claim to hear it are bold. An axis that a loop, noise or gain raises can be gamed. The second
+sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
+counterpart, and the mean difference with a 95 % interval over songs. Judges are audited too.
 """
 
 import argparse
-import math
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import ndimage, signal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
 from diffdpo.config import OFFLINE
 from diffdpo.errors import UserError
+from diffdpo.evaluation.damages import (
+    DAMAGES,
+    EVERYTHING,
+    WRONG_PROMPT,
+    WRONG_PROMPT_FALLS,
+    Damage,
+    degraded_latents,
+    noise_latents,
+    shuffled_latents,
+)
+from diffdpo.models import MODELS
+from diffdpo.models.base import SongModel
+from diffdpo.progress import bar
+from diffdpo.recipes.prepare import read_songs
 from diffdpo.registry import pick
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.base import Scorer
+from diffdpo.scorers.base import PromptScorer, Scorer
 from diffdpo.scorers.canonical import canonical
-from diffdpo.types import Clip
+from diffdpo.statistics import Effect, paired_effect
+from diffdpo.types import Clip, Prompt
 
-Samples = Float[np.ndarray, "channel sample"]
-Damage = Callable[[Samples, int, np.random.Generator], Samples]
-
-
-def detune(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Like a worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
-    t = np.arange(x.shape[1])
-    cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
-    where = np.cumsum(2 ** (cents / 1200))
-    where *= (x.shape[1] - 1) / where[-1]
-    return np.stack([ndimage.map_coordinates(channel, [where], order=3) for channel in x])
-
-
-def jitter(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Grains of an eighth of a second, each read up to 80 ms too early or too late: pitch stays, pulse
-    goes.
-    """
-    hop = rate // 8
-    window = np.hanning(2 * hop + 1)[:-1]
-    out = np.zeros_like(x)
-    for start in range(0, x.shape[1] - 2 * hop, hop):
-        read = int(np.clip(start + rng.uniform(-0.08, 0.08) * rate, 0, x.shape[1] - 2 * hop))
-        out[:, start : start + 2 * hop] += (window * x[:, read : read + 2 * hop]).astype(x.dtype)
-    return out
-
-
-def shuffle(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Sections of one second in random order."""
-    sections = [x[:, i : i + rate] for i in range(0, x.shape[1], rate)]
-    return np.concatenate([sections[i] for i in rng.permutation(len(sections))], axis=1)
-
-
-def low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Nothing above 4 kHz, as after a naive codec."""
-    return signal.sosfiltfilt(signal.butter(8, 4000, fs=rate, output="sos"), x).astype(x.dtype)
-
-
-def hard_clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """12 dB too hot."""
-    ceiling = np.abs(x).max() / 4
-    return np.clip(x, -ceiling, ceiling)
-
-
-def add_noise(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """White noise, 20 dB below the song."""
-    return x + (0.1 * x.std() * rng.standard_normal(x.shape)).astype(x.dtype)
-
-
-def loop(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """The first second again and again."""
-    return np.resize(x[:, :rate].T, x.T.shape).T.copy()
-
-
-def long_loop(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """The first two seconds again and again."""
-    return np.resize(x[:, : 2 * rate].T, x.T.shape).T.copy()
-
-
-def silence(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    return np.zeros_like(x)
-
-
-def white_noise(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    return (0.1 * rng.standard_normal(x.shape)).astype(x.dtype)
-
-
-def quieter(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """6 dB less: must change nothing."""
-    return x / 2
-
-
-DAMAGES: dict[str, Damage] = {
-    "drifting detune ±50 cents": detune,
-    "time jitter ±80 ms": jitter,
-    "shuffled seconds": shuffle,
-    "low-pass 4 kHz": low_pass,
-    "hard clipping 12 dB": hard_clip,
-    "noise at 20 dB SNR": add_noise,
-    "loop of 1 s": loop,
-    "loop of 2 s": long_loop,
-    "silence": silence,
-    "white noise": white_noise,
-    "gain -6 dB": quieter,
+Scores = Float[np.ndarray, "song axis"]
+NOISY = ("harmony", "rhythm", "structure", "musicnn.typicality")
+COUNTERPARTS = {
+    "noise in the latent space": EVERYTHING,
+    "latent frames shuffled": NOISY,
+    "latent seconds shuffled": ("rhythm", "structure"),
+    "latents with as much noise as signal": NOISY,
+    "the codec's reconstruction": (),
 }
+"""What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
 
 
-def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
+@dataclass(frozen=True)
+class Song:
+    """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
+
+    clip: Clip
+    prompt: Prompt
+
+
+def excerpts(path: Path, split: str, count: int, seconds: float) -> Iterator[Song]:
+    """From the middle of each song, where it has got going, and from its first quarter for the prompt."""
+    songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
+    for song in songs[:: max(1, len(songs) // count)][:count]:
+        length = audio.seconds_of(song.audio)
+        clip, sound = (
+            audio.stereo(
+                audio.read(song.audio, start_s=max(0.0, share * length - seconds / 2), seconds=seconds)
+            )
+            for share in (0.5, 0.25)
+        )
+        yield Song(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
+
+
+def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
     """All axes of all scorers side by side."""
     prepared = [canonical(clip) for clip in clips]
-    return np.concatenate([scorer(prepared) for scorer in scorers.values()], axis=1)
+    return np.concatenate(
+        [
+            scorer(prepared, prompts) if isinstance(scorer, PromptScorer) else scorer(prepared)
+            for scorer in scorers.values()
+        ],
+        axis=1,
+    )
 
 
-def audit(
-    scorers: Mapping[str, Scorer], clips: Sequence[Clip], seed: int = 0
-) -> tuple[Float[np.ndarray, "clip axis"], dict[str, Float[np.ndarray, " axis"]]]:
-    """The undamaged scores, and the mean change of every damage in standard deviations between clips."""
-    original = scores(scorers, clips)
+def damaged(
+    songs: Sequence[Song], heard: Callable[[Sequence[Clip], Sequence[Prompt]], Scores]
+) -> dict[str, Scores]:
+    """The scores after each damage."""
+    clips, prompts = [song.clip for song in songs], [song.prompt for song in songs]
+    found = {}
+    with bar("damages", len(DAMAGES) + 1, "damage") as progress:
+        for name, damage in DAMAGES.items():
+            rng = np.random.default_rng(0)
+            found[name] = heard([damage(clip, rng) for clip in clips], prompts)
+            progress.advance(note=name)
+        found[WRONG_PROMPT] = heard(clips, [*prompts[1:], prompts[0]])
+    return found
+
+
+def counterparts(songs: Sequence[Song], model: SongModel) -> dict[str, list[Clip]]:
+    """What the codec makes of the songs' latents, and of what is left of them."""
+    latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
+    everything, rng = torch.cat(latents), np.random.default_rng(0)
+    second = round(model.latents.frames_per_second)
+    made = {
+        "noise in the latent space": [noise_latents(everything, len(z), rng) for z in latents],
+        "latent frames shuffled": [shuffled_latents(z, rng) for z in latents],
+        "latent seconds shuffled": [shuffled_latents(z, rng, run=second) for z in latents],
+        "latents with as much noise as signal": [degraded_latents(z, rng) for z in latents],
+        "the codec's reconstruction": latents,
+    }
+    found: dict[str, list[Clip]] = {name: [] for name in made}
+    with bar("decode", len(made) * len(songs), "song") as progress:
+        for name, group in made.items():
+            for z in group:
+                found[name].append(model.decode(z))
+                progress.advance(note=name)
+    return found
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the head."""
+    ruled = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def damage_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scores]) -> str:
+    """One row a damage, one column an axis; then how many claims hold and how many axes stay."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
-    changes = {}
-    for name, damage in DAMAGES.items():
-        rng = np.random.default_rng(seed)
-        damaged = [
-            Clip(samples=damage(clip.samples, clip.sample_rate, rng), sample_rate=clip.sample_rate)
-            for clip in clips
-        ]
-        changes[name] = (scores(scorers, damaged) - original).mean(0) / spread
-    return original, changes
-
-
-def table(
-    axes: Sequence[str],
-    original: Float[np.ndarray, "clip axis"],
-    changes: Mapping[str, Float[np.ndarray, " axis"]],
-) -> str:
-    """Markdown: one row a damage, one column an axis."""
-    rows = [["damage", *axes], ["---", *["---:"] * len(axes)]]
+    rows = [["damage", *axes]]
     rows.append(["*undamaged: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
     rows.append(["*undamaged: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
-    rows += [[name, *[f"{v:+.2f}" for v in change]] for name, change in changes.items()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    held, quiet, claims, rest = [], 0, 0, 0
+    for name, values in found.items():
+        change = (values - original).mean(0) / spread
+        damage = DAMAGES.get(name) or Damage(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
+        cells = []
+        for axis, value in zip(axes, change.tolist(), strict=True):
+            claimed = damage.claimed_by(axis)
+            claims, rest = claims + claimed, rest + (not claimed)
+            held += [f"{axis} under {name}"] * (claimed and value >= 0)
+            quiet += not claimed and abs(value) < 0.5
+            cells.append(f"**{value:+.2f}**" if claimed else f"{value:+.2f}")
+        rows.append([name, *cells])
+    failed = f"; not so: {', '.join(held)}" if held else ""
+    return (
+        f"{markdown(rows)}\n\n{claims - len(held)} of {claims} claimed axes fall{failed}. Of the other {rest} "
+        f"cells {quiet} move by less than half a standard deviation."
+    )
 
 
-def excerpt(path: Path, seconds: float) -> Clip:
-    """From the middle of the song, where it has got going."""
-    start = max(0.0, (audio.seconds_of(path) - seconds) / 2)
-    return audio.stereo(audio.read(path, start_s=start, seconds=seconds))
+def counterpart_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scores]) -> str:
+    """One row an axis and counterpart: who wins, and by how much."""
+    spread = np.maximum(original.std(0, ddof=1), 1e-9)
+    rows = [["axis", *[f"above {name}" for name in found]]]
+    songs = [str(i) for i in range(len(original))]
+    for i, axis in enumerate(axes):
+        cells = []
+        for name, values in found.items():
+            effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
+            claimed = Damage(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
+            cells.append(_cell(effect, claimed))
+        rows.append([axis, *cells])
+    return markdown(rows)
+
+
+def _cell(effect: Effect, claimed: bool) -> str:
+    share = f"{100 * effect.win_rate:.0f} %"
+    return (
+        f"{f'**{share}**' if claimed else share}, {effect.mean:+.1f} ({effect.low:+.1f} … {effect.high:+.1f})"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, help="songs; at least two, for a spread between them")
+    parser.add_argument("songs", type=Path, help="a manifest with splits, or a folder of songs")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--damaged", type=int, default=8, help="songs that are damaged; at least two")
+    parser.add_argument("--decoded", type=int, default=20, help="songs set against the codec's; 0 for none")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the excerpt of each")
-    parser.add_argument("--scorers", default=",".join(OFFLINE), help="names, comma-separated")
+    parser.add_argument("--scorers", default=",".join([*OFFLINE, "adherence"]), help="names, comma-separated")
+    parser.add_argument("--model", default="tiny", help="whose codec is used")
     arguments = parser.parse_args()
-    if len(arguments.files) < 2 or not math.isfinite(arguments.seconds) or arguments.seconds <= 0:
-        parser.error("needs at least two files and a positive length")
     torch.set_num_threads(1)
     warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
     try:
         scorers = {name: pick("scorer", SCORERS, name)() for name in arguments.scorers.split(",")}
-        clips = [excerpt(path, arguments.seconds) for path in arguments.files]
-        original, changes = audit(scorers, clips)
+        axes = [axis for scorer in scorers.values() for axis in scorer.axes]
+
+        def heard(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
+            return scores(scorers, clips, prompts)
+
+        def taken(count: int) -> list[Song]:
+            found = list(excerpts(arguments.songs, arguments.split, count, arguments.seconds))
+            adherence = scorers.get("adherence")
+            if adherence is None:
+                return found
+            return [replace(s, prompt=replace(s.prompt, style=adherence.wish(s.prompt))) for s in found]
+
+        if arguments.damaged:
+            songs = taken(arguments.damaged)
+            original = heard([s.clip for s in songs], [s.prompt for s in songs])
+            print(damage_table(axes, original, damaged(songs, heard)), flush=True)
+        if arguments.decoded:
+            songs = taken(arguments.decoded)
+            prompts = [s.prompt for s in songs]
+            original = heard([s.clip for s in songs], prompts)
+            made = counterparts(songs, pick("model", MODELS, arguments.model)().load())
+            print("\n" + counterpart_table(axes, original, {n: heard(c, prompts) for n, c in made.items()}))
     except UserError as error:
         parser.error(str(error))
-    print(table([axis for scorer in scorers.values() for axis in scorer.axes], original, changes))
 
 
 if __name__ == "__main__":

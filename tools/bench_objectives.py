@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, wh
 from diffdpo import audio
 from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, SampleRun, ScoreRun, TrainRun, load
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import read_scores
+from diffdpo.data.scores import of_songs, read_scores
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.compare import Matched, effects, match, standardised_change
 from diffdpo.evaluation.selection import winner_rise
@@ -153,15 +153,16 @@ def diversity(samples: Samples) -> float:
 
 def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
     """Pairs of songs of the base and of one run."""
-    after = read_scores(folder / "scores")
-    rows = match(open_samples(base).rows(), open_samples(folder / "songs").rows())
+    songs = open_samples(folder / "songs")
+    after = of_songs(read_scores(folder / "scores"), songs)
+    rows = match(open_samples(base).rows(), songs.rows())
     return [
         Matched(
             sample_id=f"{one['sample_id']}/{seed}",
             prompt_id=one["prompt_id"],
             group=one["group"],
-            baseline=before[one["sha256"]],
-            aligned=after[two["sha256"]],
+            baseline=before[one["sample_id"]],
+            aligned=after[two["sample_id"]],
         )
         for one, two in rows
     ]
@@ -169,7 +170,7 @@ def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
 
 def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
     """All seeds of an objective together."""
-    before = read_scores(out / "scores")
+    before = of_songs(read_scores(out / "scores"), open_samples(base))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
     found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)

@@ -4,24 +4,30 @@ Scores of whole songs are one row each. Scores of windows have a table of their 
 song on an axis, so that reading the former stays quick however many there are of the latter.
 """
 
+import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffdpo.data import tables
+from diffdpo.data.samples import Samples
 from diffdpo.errors import DataError
 from diffdpo.runs import MANIFEST, finished, read_json
+from diffdpo.types import Prompt
 
 TABLE = "scores.parquet"
 WINDOWS = "windows.parquet"
-KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "axis", "window")
+KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "prompt", "axis", "window")
 GATES = "gates"
 WHOLE = "whole"
 """The window of a score that is about the whole song; elsewhere it is the name of a grid."""
 
-Scores = dict[str, dict[str, float]]
-"""For each sound (by hash) its value on every axis."""
+ANY = ""
+"""The prompt of a score that is about the sound alone."""
+
+Scores = dict[tuple[str, str], dict[str, float]]
+"""For each sound (by hash) and prompt (by `prompt_key`, or ANY) its value on every axis."""
 
 Windows = dict[tuple[float, float], dict[str, float]]
 """Of one sound: for each window (start, stop) in seconds its value on every axis."""
@@ -62,8 +68,27 @@ def read_scores(folder: Path) -> Scores:
     found: Scores = {}
     for row in tables.read(folder / TABLE, KEY):
         if versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == WHOLE:
-            found.setdefault(row["sha256"], {})[row["axis"]] = row["value"]
+            found.setdefault((row["sha256"], row["prompt"]), {})[row["axis"]] = row["value"]
     return found
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Identity of the style that a prompt asks for: its words, and the bytes of its recording."""
+    sound = prompt.style_audio
+    heard = Path(sound).read_bytes() if isinstance(sound, str) else sound.samples.tobytes() if sound else b""
+    asked = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(heard).digest()
+    return hashlib.sha256(asked).hexdigest()[:16]
+
+
+def of_songs(scores: Scores, samples: Samples) -> dict[str, dict[str, float]]:
+    """For each song of a folder that has scores its value on every axis: of its sound, and as its prompt's."""
+    keys = {prompt.id: prompt_key(prompt) for prompt in samples.prompts()}
+    found = {
+        row["sample_id"]: scores.get((row["sha256"], ANY), {})
+        | scores.get((row["sha256"], keys[row["prompt_id"]]), {})
+        for row in samples.rows()
+    }
+    return {song: values for song, values in found.items() if values}
 
 
 def known_grid(folder: Path) -> Grid | None:
@@ -92,20 +117,34 @@ def window_rows(
 ) -> list[tables.Row]:
     """Rows of a scorer's values on each axis; `key` holds sha256, preprocessing, scorer and fingerprint."""
     return [
-        {**key, "axis": axis, "window": grid.name, "starts": list(starts), "values": list(of_axis)}
+        {
+            **key,
+            "prompt": ANY,
+            "axis": axis,
+            "window": grid.name,
+            "starts": list(starts),
+            "values": list(of_axis),
+        }
         for axis, of_axis in values.items()
     ]
 
 
 def score_rows(
-    sha256: str, preprocessing: str, scorer: str, fingerprint: str, values: Iterable[tuple[str, float]]
+    sha256: str,
+    preprocessing: str,
+    scorer: str,
+    fingerprint: str,
+    values: Iterable[tuple[str, float]],
+    prompt: str = ANY,
 ) -> list[tables.Row]:
+    """Rows of a scorer's values of a whole song, on each axis."""
     return [
         {
             "sha256": sha256,
             "preprocessing": preprocessing,
             "scorer": scorer,
             "fingerprint": fingerprint,
+            "prompt": prompt,
             "axis": axis,
             "window": WHOLE,
             "value": float(value),

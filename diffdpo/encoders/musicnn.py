@@ -21,6 +21,7 @@ from diffdpo.errors import DataError
 
 SAMPLE_RATE = 16_000
 BANDS = 96
+EMBEDDING = 200
 PATCH_FRAMES = 187
 """3 s at a hop of 256 samples."""
 CHUNK = 8

@@ -11,7 +11,7 @@ from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY as PAIRS_KEY
 from diffdpo.data.pairs import TABLE as PAIRS
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import Scores, read_scores
+from diffdpo.data.scores import Scores, of_songs, read_scores
 from diffdpo.errors import DataError
 from diffdpo.evaluation.compare import AxisEffect, Matched, effects, match, standardised_change, verdict
 from diffdpo.evaluation.report import Comparison, Report, write_report
@@ -90,7 +90,8 @@ def compare(
 
 def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
     rows = match(before.rows(), after.rows())
-    unscored = [row["sample_id"] for pair in rows for row in pair if row["sha256"] not in scores]
+    known = of_songs(scores, before), of_songs(scores, after)
+    unscored = [one["sample_id"] for one, _ in rows for side in known if one["sample_id"] not in side]
     if unscored:
         raise DataError(
             f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first"
@@ -100,10 +101,10 @@ def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
             sample_id=one["sample_id"],
             prompt_id=one["prompt_id"],
             group=one["group"],
-            baseline=scores[one["sha256"]],
-            aligned=scores[two["sha256"]],
+            baseline=known[0][one["sample_id"]],
+            aligned=known[1][one["sample_id"]],
         )
-        for one, two in rows
+        for one, _ in rows
     ]
 
 

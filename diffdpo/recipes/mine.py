@@ -10,7 +10,7 @@ from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY, TABLE, pair_row
 from diffdpo.data.ratings import Rating, rating_row
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import Scores, Windows, read_scores, read_windows
+from diffdpo.data.scores import Scores, Windows, of_songs, read_scores, read_windows
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining import Rule, SpanConfig, advantages, find_spans, soften, strongest
 from diffdpo.progress import say
@@ -166,8 +166,9 @@ def mined_axes(asked: list[str], scores: Scores) -> list[str]:
 
 def read_candidates(samples: Samples, scores: Scores, *, gated: bool) -> Iterable[Candidate]:
     """The songs of a folder that have scores; without those that fail a gate."""
+    known = of_songs(scores, samples)
     for row in samples.rows():
-        values = scores.get(row["sha256"])
+        values = known.get(row["sample_id"])
         if values is None:
             continue
         faults = {name: values[name] for name in LIMITS if name in values}

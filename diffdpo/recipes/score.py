@@ -1,7 +1,7 @@
 """Songs to scores. A sound that was scored before, by the same version of a scorer, is not scored again."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from diffdpo.config import ScoreRun, build_scorers
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
+    ANY,
     GATES,
     KEY,
     TABLE,
@@ -18,6 +19,7 @@ from diffdpo.data.scores import (
     Grid,
     known_grid,
     known_versions,
+    prompt_key,
     score_rows,
     window_rows,
 )
@@ -25,21 +27,30 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.progress import bar, say
 from diffdpo.recipes.common import workers
 from diffdpo.runs import finish
-from diffdpo.scorers.base import Scorer, fingerprint
+from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import VERSION, canonical
 from diffdpo.scorers.gates import failures, gates
-from diffdpo.types import Clip
+from diffdpo.types import Clip, Prompt
 
 GATES_VERSION = "1"
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A file, and the prompts it was made for by their keys: the same sound may answer several."""
+
+    path: Path
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
-    """What is missing of one sound: the scorers to hear all of it, and those to hear its windows."""
+    """What is missing of one sound: the scorers to hear all of it, each for a prompt, and those for its windows."""
 
     sha256: str
-    path: Path
-    whole: tuple[str, ...]
+    sound: Sound
+    whole: tuple[tuple[str, str], ...]
+    """(scorer, key of the prompt, or ANY)."""
     windowed: tuple[str, ...]
 
 
@@ -50,10 +61,11 @@ def run(cfg: ScoreRun) -> Path:
     versions = {name: fingerprint(scorer) for name, scorer in scorers.items()} | {GATES: GATES_VERSION}
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     windowed = _for_windows(scorers, cfg.window_s, group.main) if grid else {}
-    mine = group.share(_jobs(out, sounds, versions, grid, list(windowed)))
+    asking = {name for name, scorer in scorers.items() if isinstance(scorer, PromptScorer)}
+    mine = group.share(_jobs(out, sounds, versions, asking, grid, list(windowed)))
     with bar("score", len(mine), "song", enabled=group.main) as progress:
         for job in mine:
-            faults, heard = _hear(job.path)
+            faults, heard = _hear(job.sound.path)
             if grid:
                 rows = _score_windows(job, heard, windowed, versions, grid)
                 tables.append(out / WINDOWS, rows, rank=group.rank)
@@ -77,10 +89,18 @@ def run(cfg: ScoreRun) -> Path:
 
 
 def _jobs(
-    out: Path, sounds: Mapping[str, Path], versions: Mapping[str, str], grid: Grid | None, windowed: list[str]
+    out: Path,
+    sounds: Mapping[str, Sound],
+    versions: Mapping[str, str],
+    asking: Collection[str],
+    grid: Grid | None,
+    windowed: list[str],
 ) -> list[Job]:
-    """The sounds that lack a score."""
-    known = {(row["sha256"], row["scorer"], row["fingerprint"]) for row in tables.read(out / TABLE, KEY)}
+    """The sounds that lack a score. Scorers `asking` for the prompt score a sound once for each of its prompts."""
+    known = {
+        (row["sha256"], row["scorer"], row["fingerprint"], row["prompt"])
+        for row in tables.read(out / TABLE, KEY)
+    }
     known_windows = {
         (row["sha256"], row["scorer"], row["fingerprint"])
         for row in (tables.read(out / WINDOWS, KEY) if grid else [])
@@ -89,17 +109,25 @@ def _jobs(
     jobs = [
         Job(
             sha,
-            path,
-            tuple(name for name, version in versions.items() if (sha, name, version) not in known),
+            sound,
+            tuple(
+                (name, key)
+                for name, version in versions.items()
+                for key in (sound.prompts if name in asking else [ANY])
+                if (sha, name, version, key) not in known
+            ),
             tuple(name for name in windowed if (sha, name, versions[name]) not in known_windows),
         )
-        for sha, path in sounds.items()
+        for sha, sound in sounds.items()
     ]
     return [job for job in jobs if job.whole or job.windowed]
 
 
 def _for_windows(scorers: Mapping[str, Scorer], window_s: float, main: bool) -> dict[str, Scorer]:
-    """The scorers that can say something of so short a window. Judges are left out: nothing is mined from them."""
+    """The scorers that can say something of so short a window.
+
+    Left out are judges, from which nothing is mined, and scorers that compare a whole song with its prompt.
+    """
     able = {}
     for name, scorer in scorers.items():
         if scorer.shortest_s > window_s:
@@ -107,23 +135,27 @@ def _for_windows(scorers: Mapping[str, Scorer], window_s: float, main: bool) -> 
                 f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {window_s:g}",
                 enabled=main,
             )
-        elif not scorer.judge_only:
+        elif not scorer.judge_only and not isinstance(scorer, PromptScorer):
             able[name] = scorer
     if not able:
         raise ConfigError(f"no scorer can hear windows of {window_s:g} s; set window_s=5 or more")
     return able
 
 
-def _sounds(folders: list[str]) -> dict[str, Path]:
+def _sounds(folders: list[str]) -> dict[str, Sound]:
     """The audio files of some samples folders by the hash of their sound."""
-    sounds: dict[str, Path] = {}
+    sounds: dict[str, Sound] = {}
     for folder in folders:
         samples = open_samples(folder)
         rows = samples.rows()
         silent = [row["sample_id"] for row in rows if not row["sha256"]]
         if silent:
             raise DataError(f"{folder}: {silent[0]} has no audio; sample again with audio=true")
-        sounds |= {row["sha256"]: samples.audio(row["sample_id"]) for row in rows}
+        prompts = {prompt.id: (prompt_key(prompt), prompt) for prompt in samples.prompts()}
+        for row in rows:
+            sound = sounds.setdefault(row["sha256"], Sound(samples.audio(row["sample_id"])))
+            key, prompt = prompts[row["prompt_id"]]
+            sound.prompts[key] = prompt
     if not sounds:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
     return sounds
@@ -145,17 +177,26 @@ def _score(
 ) -> list[tables.Row]:
     """All missing scores of one sound. A value that is not a number is reported and kept as it is."""
     rows: list[tables.Row] = []
-    for name in job.whole:
+    for name, key in job.whole:
         if name == GATES:
             values = list(faults.items())
         else:
-            scorer = scorers[name]
-            values = list(zip(scorer.axes, scorer([heard])[0].tolist(), strict=True))
+            values = _values(scorers[name], heard, job.sound.prompts.get(key))
         bad = [axis for axis, value in values if not np.isfinite(value)]
         if bad:
-            say(f"warning: {job.path}: {name} gave no number for {bad[0]}; the song will not be mined on it")
-        rows += score_rows(job.sha256, VERSION, name, versions[name], values)
+            say(
+                f"warning: {job.sound.path}: {name} gave no number for {bad[0]}; the song will not be mined on it"
+            )
+        rows += score_rows(job.sha256, VERSION, name, versions[name], values, key)
     return rows
+
+
+def _values(scorer: Scorer, heard: Clip, prompt: Prompt | None) -> list[tuple[str, float]]:
+    """A scorer's value of a song on each of its axes."""
+    axes = scorer.axes
+    if isinstance(scorer, PromptScorer) and prompt is not None:
+        return list(zip(axes, scorer([heard], [prompt])[0].tolist(), strict=True))
+    return list(zip(axes, scorer([heard])[0].tolist(), strict=True))
 
 
 def _score_windows(

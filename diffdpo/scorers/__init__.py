@@ -1,5 +1,6 @@
 """Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS."""
 
+from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.harmony import Harmony
@@ -8,6 +9,7 @@ from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.songeval import SongEval
 from diffdpo.scorers.structure import Structure
+from diffdpo.scorers.tags import Tags
 
 SCORERS: dict[str, type[Scorer]] = {
     "harmony": Harmony,
@@ -15,6 +17,8 @@ SCORERS: dict[str, type[Scorer]] = {
     "structure": Structure,
     "production": Production,
     "musicnn": MusicnnTypicality,
+    "tags": Tags,
+    "adherence": Adherence,
     "songeval": SongEval,
     "audiobox": Audiobox,
 }

@@ -2,20 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.types import Clip
+from diffdpo.types import Clip, Prompt
 
 
 @runtime_checkable
 class Scorer(Protocol):
     """A frozen dataclass: its fields are its parameters, its call is deterministic.
 
-    It gets clips that went through `canonical`, and nothing else: no paths, devices or configuration. A clip
-    scores the same alone and in any batch. Every finite clip gets finite scores, silence the lowest.
+    It gets clips that went through `canonical`, and nothing else: no paths, devices or configuration. (A
+    `PromptScorer` gets their prompts as well.) A clip scores the same alone and in any batch. Every finite clip
+    gets finite scores, silence the lowest.
     """
 
     version: ClassVar[str]
@@ -35,6 +36,21 @@ class Scorer(Protocol):
         ...
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]: ...
+
+
+@runtime_checkable
+class PromptScorer(Protocol):
+    """A Scorer that compares a song with what was asked for: its call takes the prompts, too.
+
+    Its scores belong to a sound and a prompt together and are kept so. Where a prompt says nothing that it
+    understands, and where there are no prompts, songs get 0. It hears no windows.
+    """
+
+    needs_prompt: ClassVar[Literal[True]]
+
+    def __call__(
+        self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
+    ) -> Float[np.ndarray, "clip axis"]: ...
 
 
 def fingerprint(scorer: Scorer) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from diffdpo import audio
-from diffdpo.types import Clip
+from diffdpo.types import Clip, Prompt
 
 SAMPLE_RATE = 22_050
 """Enough for pitch, rhythm and form, and librosa's default."""
@@ -26,6 +26,17 @@ def each(
     return np.array([score(clip) for clip in clips], dtype=np.float64).reshape(len(clips), num_axes)
 
 
+def each_with_prompt(
+    clips: Sequence[Clip],
+    prompts: Sequence[Prompt] | None,
+    score: Callable[[Clip, Prompt], float],
+) -> Float[np.ndarray, "clip 1"]:
+    """One row a clip, each scored for its own prompt; without prompts, for one that asks for nothing."""
+    asked = [Prompt(id="nothing")] * len(clips) if prompts is None else prompts
+    values = [score(clip, prompt) for clip, prompt in zip(clips, asked, strict=True)]
+    return np.array(values, dtype=np.float64).reshape(len(clips), 1)
+
+
 def window(value: float, low: float, high: float, soft_low: float, soft_high: float) -> float:
     """1 inside [low, high], one half where it is left by `soft`: a wish for neither too little nor too much.
 
@@ -33,3 +44,25 @@ def window(value: float, low: float, high: float, soft_low: float, soft_high: fl
     """
     beyond = (low - value) / soft_low if value < low else max(0.0, value - high) / soft_high
     return 1 / (1 + beyond**2)
+
+
+def clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int = 3) -> float:
+    """Share of samples in runs of `shortest` or more at .999 of their channel's peak, or above.
+
+    A wave that is cut off stays at its highest value for a while; a healthy one only passes by.
+    """
+    peak = np.abs(samples).max(1, keepdims=True)
+    at_ceiling = np.concatenate([_in_runs(x, shortest) for x in (samples >= 0.999 * peak) & (peak > 0)])
+    at_floor = np.concatenate([_in_runs(x, shortest) for x in (samples <= -0.999 * peak) & (peak > 0)])
+    return float((at_ceiling | at_floor).mean())
+
+
+def _in_runs(hot: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
+    """Marks the members of runs of at least `shortest`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], hot.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    change = np.zeros(len(hot) + 1, np.int64)
+    long = ends - starts >= shortest
+    np.add.at(change, starts[long], 1)
+    np.add.at(change, ends[long], -1)
+    return np.cumsum(change[:-1]) > 0

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torchaudio.functional import resample
 
 from diffdpo.errors import ConfigError
 from diffdpo.registry import closest
+from diffdpo.scorers.features import clip_run_ratio
 from diffdpo.types import Clip
 
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -50,7 +51,7 @@ def gates(clip: Clip) -> dict[str, float]:
         "seconds": clip.seconds,
         "non_finite_ratio": 1 - float(finite.mean()),
         "silence_ratio": _silence_ratio(unit, clip.sample_rate, SILENCE_DB - _db(scale)),
-        "clip_run_ratio": _clip_run_ratio(unit),
+        "clip_run_ratio": clip_run_ratio(unit),
         "true_peak_db": _db(scale) + _true_peak_db(unit, clip.sample_rate),
         "dc_offset": float(np.abs(unit.mean(1, dtype=np.float64)).max()),
     }
@@ -80,25 +81,6 @@ def _silence_ratio(samples: Float[np.ndarray, "channel sample"], rate: int, thre
     frames = samples[:, : samples.shape[1] // width * width].reshape(samples.shape[0], -1, width)
     rms = np.sqrt((frames.astype(np.float64) ** 2).mean(2)).max(0)
     return float((20 * np.log10(np.maximum(rms, 1e-12)) < threshold_db).mean())
-
-
-def _clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int = 3) -> float:
-    """A wave that is cut off stays at its highest value for a while; a healthy one only passes by."""
-    peak = np.abs(samples).max(1, keepdims=True)
-    at_ceiling = np.concatenate([_in_runs(x, shortest) for x in (samples >= 0.999 * peak) & (peak > 0)])
-    at_floor = np.concatenate([_in_runs(x, shortest) for x in (samples <= -0.999 * peak) & (peak > 0)])
-    return float((at_ceiling | at_floor).mean())
-
-
-def _in_runs(hot: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
-    """Marks the members of runs of at least `shortest`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], hot.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    change = np.zeros(len(hot) + 1, np.int64)
-    long = ends - starts >= shortest
-    np.add.at(change, starts[long], 1)
-    np.add.at(change, ends[long], -1)
-    return np.cumsum(change[:-1]) > 0
 
 
 def _true_peak_db(samples: Float[np.ndarray, "channel sample"], rate: int) -> float:

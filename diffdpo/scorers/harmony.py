@@ -1,5 +1,6 @@
-"""Harmony: is there a key, and does the tuning hold?"""
+"""Harmony: is there a key, do tones that sound together fit, and does the tuning hold?"""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import ClassVar
 
 import librosa
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from diffdpo.encoders.words import MAJOR, MINOR
 from diffdpo.scorers.features import SAMPLE_RATE, each, mono
@@ -16,29 +17,40 @@ from diffdpo.types import Clip
 STFT = 4096
 HOP = 1024
 BINS_PER_OCTAVE = 36
+LOUD = 0.1
+"""A spectral peak counts if it reaches this share of the loudest bin of its frame."""
+LISTENED = (1.0, -1.0, -0.4, 0.0, 0.4, 0.6, -0.2, 0.8, 0.2, 0.4, -0.4, -0.8, 1.0)
+"""How consonant listeners find 0 to 12 semitones: ranks gathered by Schwartz, Howe & Purves 2003."""
+BETWEEN = -1.0
+"""And what lies midway between two of them."""
 
 
 @dataclass(frozen=True)
 class Harmony:
-    """Key clarity and steadiness of tuning.
+    """Key clarity, consonance over time and steadiness of tuning.
 
     harmony.key     Highest correlation of the mean chroma (constant-Q, at the clip's own tuning) with the 24
                     key profiles of Krumhansl & Kessler 1982 (algorithm: Krumhansl 1990, ch. 4). The variance
                     of the chroma is raised by `flatness`², because the correlation alone is blind to how
                     flat a chroma is: white noise would get 0.6. In [-1, 1]; silence and noise near 0, songs
                     0.3 to 0.8.
+    harmony.consonance  Mean, over moments of a fifth of a second, of how consonant the intervals between all
+                    spectral peaks that sound together are: overtones of one tone or chord that fuse, against
+                    clusters and quarter-tones. Moments and peaks weigh by their power. 0 for intervals that
+                    are random, as in noise, 1 for octaves only, -0.36 for nothing but dissonance, and for
+                    silence; songs 0.1 to 0.6. A drift of pitch changes no interval and so not this.
     harmony.tuning  Length of the mean vector of all spectral peaks on the circle of one semitone: 1 when all
                     partials keep one tempered grid from beginning to end, 0 when they lie anywhere. It
                     saturates at `steadiest`, where the steadiest real songs lie. In [0, 1]; a drift of ±50
                     cents takes 2/3.
 
-    How it can be gamed: a drone or one endless triad has a clear key and perfect tuning, so mine it together
-    with structure. Percussion and noise music score low without being bad; blues, modal and microtonal music
-    score lower than four chords in C. Compare within a prompt only.
+    How it can be gamed: a drone or one endless triad has a clear key, perfect consonance and tuning, so mine it
+    together with structure. Percussion and noise music score low without being bad; blues, modal and microtonal
+    music score lower than four chords in C. Compare within a prompt only.
     """
 
-    version: ClassVar[str] = "1"
-    axes: ClassVar[tuple[str, ...]] = ("harmony.key", "harmony.tuning")
+    version: ClassVar[str] = "2"
+    axes: ClassVar[tuple[str, ...]] = ("harmony.key", "harmony.consonance", "harmony.tuning")
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 2.0
@@ -55,35 +67,84 @@ class Harmony:
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return each(clips, self._score, len(self.axes))
 
-    def _score(self, clip: Clip) -> tuple[float, float]:
+    def _score(self, clip: Clip) -> tuple[float, float, float]:
         samples = mono(clip, at_least_s=2.0)  # the lowest filter of the constant-Q transform is 0.8 s long
         if not samples.any():
-            return 0.0, 0.0
-        grid = semitone_grid(samples)
+            return 0.0, float(LEAST), 0.0
+        peaks = spectral_peaks(samples)
+        grid = semitone_grid(peaks)
         key = key_clarity(mean_chroma(samples, np.angle(grid) / (2 * np.pi)), self.flatness)
-        return key, min(1.0, abs(grid) / self.steadiest)
+        return key, consonance(peaks), min(1.0, abs(grid) / self.steadiest)
 
 
-def semitone_grid(samples: Float[np.ndarray, " sample"], floor: float = 0.1) -> complex:
-    """Mean of exp(2πi · semitones from A440) over the spectral peaks of all frames, weighted by magnitude.
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """Spectral peaks of all frames, in the order of the frames."""
 
-    Its angle is the tuning, its length says how steady that is. Peaks lie between 80 and 2,000 Hz, refined
-    by a parabola through the log magnitudes, and reach `floor` of the loudest bin of their frame.
-    """
-    spectrum = np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP))
-    below, here, above = spectrum[:-2], spectrum[1:-1], spectrum[2:]
-    rows, columns = np.nonzero(
-        (here > below) & (here >= above) & (here > floor * spectrum.max(0, keepdims=True)) & (here > 0)
-    )
-    a, b, c = (np.log(part[rows, columns] + 1e-9) for part in (below, here, above))
+    frame: Int[np.ndarray, " peak"]
+    semitone: Float[np.ndarray, " peak"]
+    """From A440."""
+    magnitude: Float[np.ndarray, " peak"]
+
+
+def spectral_peaks(samples: Float[np.ndarray, " sample"]) -> Peaks:
+    """Those between 80 and 2,000 Hz that are loud enough, refined by a parabola through the log magnitudes."""
+    spectrum = np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP)).T
+    below, here, above = spectrum[:, :-2], spectrum[:, 1:-1], spectrum[:, 2:]
+    loud = here > LOUD * spectrum.max(1, keepdims=True)
+    frames, bins = np.nonzero((here > below) & (here >= above) & loud & (here > 0))
+    a, b, c = (np.log(part[frames, bins] + 1e-9) for part in (below, here, above))
     curve = np.minimum(a - 2 * b + c, -1e-9)
-    hertz = (rows + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / STFT
+    hertz = (bins + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / STFT
     heard = (hertz > 80) & (hertz < 2000)
-    weight = here[rows, columns][heard].astype(np.float64)
-    if not weight.any():
+    return Peaks(
+        frame=frames[heard],
+        semitone=12 * np.log2(hertz[heard] / 440),
+        magnitude=here[frames, bins][heard].astype(np.float64),
+    )
+
+
+def semitone_grid(peaks: Peaks) -> complex:
+    """Mean of exp(2πi · semitones from A440) over all peaks, weighted by magnitude.
+
+    Its angle is the tuning, its length says how steady that is.
+    """
+    if not peaks.magnitude.any():
         return 0j
-    semitones = 12 * np.log2(hertz[heard] / 440)
-    return complex((weight * np.exp(2j * np.pi * semitones)).sum() / weight.sum())
+    turns = np.exp(2j * np.pi * peaks.semitone)
+    return complex((peaks.magnitude * turns).sum() / peaks.magnitude.sum())
+
+
+def _scale() -> tuple[Float[np.ndarray, " place"], Float[np.ndarray, " place"]]:
+    """Consonance at every quarter-tone of an octave: 1 at its ends, 0 on average over all intervals."""
+    places = np.arange(0, 12.25, 0.5)
+    felt = np.where(places % 1 == 0, np.array(LISTENED)[places.astype(int)], BETWEEN)
+    mean = np.trapezoid(felt, places) / 12
+    return places, (felt - mean) / (1 - mean)
+
+
+PLACES, FELT = _scale()
+LEAST = FELT.min()
+"""What silence gets."""
+
+
+def consonance(peaks: Peaks) -> float:
+    """Mean of FELT over the intervals within frames; see `Harmony`. 0 if no two peaks ever sound together.
+
+    What lies within half a semitone is one tone, not two.
+    """
+    bounds = [*np.flatnonzero(np.diff(peaks.frame, prepend=-1)), len(peaks.frame)]
+    total = weight = 0.0
+    for begin, end in itertools.pairwise(bounds):
+        semitone, magnitude = peaks.semitone[begin:end], peaks.magnitude[begin:end]
+        one, two = np.triu_indices(end - begin, 1)
+        interval = np.abs(semitone[one] - semitone[two])
+        product = magnitude[one] * magnitude[two] * (interval > 0.5)
+        if product.any():
+            power = (magnitude**2).sum()
+            total += power * (product * np.interp(interval % 12, PLACES, FELT)).sum() / product.sum()
+            weight += power
+    return float(total / weight) if weight else 0.0
 
 
 def mean_chroma(samples: Float[np.ndarray, " sample"], tuning: float) -> Float[np.ndarray, " pitch_class"]:

@@ -55,12 +55,10 @@ class MusicnnTypicality:
         return each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float]:
-        samples = mono(clip, musicnn.SAMPLE_RATE)
-        if not samples.any():
+        heard = embeddings(clip)
+        if not len(heard):
             return (-FARTHEST,)
-        embeddings = _network().listen(torch.from_numpy(samples)).embedding.double().numpy()
-        distance = _reference().distance(windows(embeddings)).mean()
-        return (-min(FARTHEST, float(distance)),)
+        return (-min(FARTHEST, float(reference().distance(heard).mean())),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +77,22 @@ class Reference:
         beyond = np.maximum((deviation**2).sum(1) - (along**2).sum(1), 0)
         return np.sqrt(((along**2 / self.variances).sum(1) + beyond / self.rest) / len(self.mean))
 
+    def project(
+        self, directions: Float[np.ndarray, "direction dim"]
+    ) -> tuple[Float[np.ndarray, " direction"], Float[np.ndarray, " direction"]]:
+        """Mean and variance of embedding @ direction."""
+        along = directions @ self.axes.T
+        beyond = np.maximum((directions**2).sum(1) - (along**2).sum(1), 0)
+        return directions @ self.mean, (along**2 * self.variances).sum(1) + beyond * self.rest
+
+
+def embeddings(clip: Clip) -> Float[np.ndarray, "window dim"]:
+    """What musicnn makes of a clip, window by window; silence has no windows."""
+    samples = mono(clip, musicnn.SAMPLE_RATE)
+    if not samples.any():
+        return np.zeros((0, musicnn.EMBEDDING))
+    return windows(network().listen(torch.from_numpy(samples)).embedding.double().numpy())
+
 
 def windows(embeddings: Float[np.ndarray, "patch dim"]) -> Float[np.ndarray, "window dim"]:
     """Means over three patches, end to end; a remainder is dropped, a shorter clip is one window."""
@@ -89,7 +103,7 @@ def windows(embeddings: Float[np.ndarray, "patch dim"]) -> Float[np.ndarray, "wi
 
 
 @cache
-def _network() -> musicnn.Musicnn:
+def network() -> musicnn.Musicnn:
     return musicnn.load()
 
 
@@ -102,7 +116,7 @@ def _asset() -> bytes:
 
 
 @cache
-def _reference() -> Reference:
+def reference() -> Reference:
     try:
         tensors = {name: array.astype(np.float64) for name, array in load(_asset()).items()}
         return Reference(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import median_filter
 
-from diffdpo.scorers.features import each, window
+from diffdpo.scorers.features import clip_run_ratio, each, window
 from diffdpo.types import Clip
 
 STFT = 2048
@@ -19,10 +19,11 @@ STFT = 2048
 
 @dataclass(frozen=True)
 class Production:
-    """Balance of a master: the geometric mean of six parts, each 1 where real masters lie, less beyond.
+    """Balance of a master: the geometric mean of seven parts, each 1 where real masters lie, less beyond.
 
     loudness range    spread of 400 ms levels, 5th to 95th percentile (after EBU Tech 3342): 2 to 8 dB
-    crest factor      11 to 17 dB; clipping and over-compression lower it, lone clicks raise it
+    crest factor      11 to 17 dB; over-compression lowers it, lone clicks raise it
+    clipping          at most one sample in 10,000 lies in a run at its channel's peak, wherever that is
     bandwidth         15 kHz and more, the noise floor taken off
     brilliance        8 kHz and above hold -35 to -20 dB of the power, the noise floor taken off
     noise floor       between 4 kHz and the top at most -36 dB
@@ -38,7 +39,7 @@ class Production:
     goal.
     """
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     axes: ClassVar[tuple[str, ...]] = ("production.balance",)
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
@@ -57,6 +58,7 @@ class Production:
         parts = (
             window(loudness_range(clip), 2.0, 8.0, soft_low=1.2, soft_high=5.0),
             window(crest_factor(clip), 11.0, 17.0, soft_low=2.0, soft_high=3.0),
+            window(clip_run_ratio(clip.samples), 0.0, 1e-4, soft_low=1.0, soft_high=1e-3),
             window(bandwidth(music, hertz), 15_000.0, math.inf, soft_low=4_000.0, soft_high=1.0),
             window(share_db(music[hertz >= 8_000], mean), -35.0, -20.0, soft_low=8.0, soft_high=5.0),
             window(share_db(floor[hertz >= 4_000], mean), -math.inf, -36.0, soft_low=1.0, soft_high=10.0),

@@ -227,7 +227,8 @@ def test_a_window_is_scored_once_and_other_windows_are_added(takes):
     windows = read_windows(scores, shas[:1])
     assert list(windows) == shas[:1]
     assert sorted(windows[shas[0]]) == [(float(s), s + 3.0) for s in range(14)]
-    assert set(windows[shas[0]][0.0, 3.0]) == {"harmony.key", "harmony.tuning", "production.balance"}
+    axes = {"harmony.key", "harmony.consonance", "harmony.tuning", "production.balance"}
+    assert set(windows[shas[0]][0.0, 3.0]) == axes
     whole = read_scores(scores)
     verb("score", *score_words(takes), "window_s=5", "hop_s=5")
     assert known_grid(scores) == Grid(5, 5)

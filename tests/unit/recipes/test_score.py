@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from diffdpo.data.scores import Grid
 from diffdpo.errors import ConfigError
-from diffdpo.recipes.score import Job, _for_windows, _score_windows
+from diffdpo.recipes.score import Job, Sound, _for_windows, _score_windows
 from diffdpo.scorers.canonical import canonical
 from diffdpo.types import Clip
 
@@ -32,7 +32,7 @@ class Level:
 
 
 def rows_of(clip, grid):
-    job = Job("sha", Path("x.flac"), (), ("level",))
+    job = Job("sha", Sound(Path("x.flac")), (), ("level",))
     return {
         row["axis"]: row
         for row in _score_windows(job, canonical(clip), {"level": Level()}, {"level": "v"}, grid)

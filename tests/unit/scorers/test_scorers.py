@@ -16,7 +16,7 @@ from diffdpo.errors import DataError
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import fingerprint
 from diffdpo.scorers.canonical import TARGET_LUFS, canonical
-from diffdpo.scorers.harmony import MAJOR, key_clarity
+from diffdpo.scorers.harmony import FELT, LEAST, MAJOR, PLACES, key_clarity
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Clip
@@ -100,6 +100,34 @@ def test_a_key_profile_in_any_transposition_correlates_with_itself():
     assert key_clarity(np.full(12, 1 / 12), flatness=0.01) == 0
 
 
+def test_octaves_are_consonant_random_intervals_nothing_and_clusters_dissonant():
+    """Sines without overtones: what sounds together is known."""
+    octaves, fifths, thirds, tritones, seconds = (
+        score("harmony", clip(np.concatenate([chord(pitches, 1.0, harmonics=1) for _ in range(4)])))
+        for pitches in ((57, 69), (57, 64), (57, 61), (57, 63), (57, 58))
+    )
+    values = [found["harmony.consonance"] for found in (octaves, fifths, thirds, tritones, seconds)]
+    expected = [FELT[2 * semitones] for semitones in (12, 7, 4, 6, 1)]
+    assert values == pytest.approx(expected, abs=0.08)
+    assert abs(score("harmony", clip(noise()))["harmony.consonance"]) < 0.05
+
+
+def test_consonance_is_heard_over_time_whatever_the_key():
+    """Half of a clip in seconds: the score lies halfway. A drift of pitch changes no interval."""
+    pure, rough = ([chord(pitches, 1.0, harmonics=1) for _ in range(4)] for pitches in ((57, 69), (57, 58)))
+    parts = [
+        score("harmony", clip(np.concatenate(sounds)))["harmony.consonance"]
+        for sounds in (pure + pure, pure[:2] + rough[:2], rough + rough)
+    ]
+    assert parts[1] == pytest.approx((parts[0] + parts[2]) / 2, abs=0.1)
+
+
+def test_the_scale_of_consonance_has_mean_zero_and_an_octave_is_one():
+    assert np.trapezoid(FELT, PLACES) == pytest.approx(0, abs=1e-12)
+    assert FELT[0] == FELT[-1] == 1
+    assert FELT.min() == LEAST
+
+
 # --- rhythm
 
 
@@ -180,10 +208,10 @@ def test_opposite_phase_is_worse_than_mono_and_mono_worse_than_stereo(song):
 DSP = tuple(name for name in OFFLINE if not SCORERS[name].judge_only)
 
 
-def test_axes_are_unique_and_only_musicnn_judges():
+def test_axes_are_unique_and_musicnn_alone_judges():
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     assert len(set(axes)) == len(axes)
-    assert [name for name in SCORERS if SCORERS[name].judge_only] == ["musicnn"]
+    assert [name for name in SCORERS if SCORERS[name].judge_only] == ["musicnn", "tags"]
 
 
 @pytest.mark.parametrize("name", OFFLINE)

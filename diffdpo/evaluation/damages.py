@@ -1,0 +1,132 @@
+"""Known damages to real songs, and which axes of which scorers claim to hear them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import librosa
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage, signal
+from torch import Tensor
+
+from diffdpo.types import Clip
+
+Samples = Float[np.ndarray, "channel sample"]
+Latents = Float[Tensor, "frame channel"]
+EVERYTHING = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is done to a song, and what has to fall then: axes, or families for all of their axes."""
+
+    do: Callable[[Samples, int, np.random.Generator], Samples]
+    falls: tuple[str, ...] = ()
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        samples = self.do(clip.samples, clip.sample_rate, rng).astype(np.float32)
+        return Clip(samples=samples, sample_rate=clip.sample_rate)
+
+    def claimed_by(self, axis: str) -> bool:
+        """Whether an axis should fall."""
+        return axis in self.falls or axis.split(".")[0] in self.falls
+
+
+def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """Like a worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
+    t = np.arange(x.shape[1])
+    cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
+    where = np.cumsum(2 ** (cents / 1200))
+    where *= (x.shape[1] - 1) / where[-1]
+    return np.stack([ndimage.map_coordinates(channel, [where], order=3) for channel in x])
+
+
+def _double(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """Every voice is doubled by another that is 70 cents sharp."""
+    return x + librosa.effects.pitch_shift(x.astype(np.float32), sr=rate, n_steps=0.7)
+
+
+def _jitter(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """Grains of an eighth of a second, each read up to 80 ms too early or late: pitch stays, pulse goes."""
+    hop = rate // 8
+    window = np.hanning(2 * hop + 1)[:-1]
+    out = np.zeros_like(x)
+    for start in range(0, x.shape[1] - 2 * hop, hop):
+        read = int(np.clip(start + rng.uniform(-0.08, 0.08) * rate, 0, x.shape[1] - 2 * hop))
+        out[:, start : start + 2 * hop] += (window * x[:, read : read + 2 * hop]).astype(x.dtype)
+    return out
+
+
+def _shuffle(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """Sections of one second in random order."""
+    sections = [x[:, i : i + rate] for i in range(0, x.shape[1], rate)]
+    return np.concatenate([sections[i] for i in rng.permutation(len(sections))], axis=1)
+
+
+def _low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """Nothing above 4 kHz, as after a naive codec."""
+    return signal.sosfiltfilt(signal.butter(8, 4000, fs=rate, output="sos"), x)
+
+
+def _clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """12 dB too hot."""
+    ceiling = np.abs(x).max() / 4
+    return np.clip(x, -ceiling, ceiling)
+
+
+def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """White noise, 20 dB below the song."""
+    return x + 0.1 * x.std() * rng.standard_normal(x.shape)
+
+
+def _loop(seconds: float) -> Callable[[Samples, int, np.random.Generator], Samples]:
+    """The beginning again and again."""
+    return lambda x, rate, rng: np.resize(x[:, : int(seconds * rate)].T, x.T.shape).T.copy()
+
+
+def _slow(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+    """A tape at two thirds of its speed, cut to the old length: a fifth lower, and slower."""
+    return ndimage.zoom(x[:, : 2 * x.shape[1] // 3], (1, 1.5), order=3, grid_mode=True, mode="nearest")
+
+
+DAMAGES: dict[str, Damage] = {
+    "drifting detune ±50 cents": Damage(_drift, ("harmony.key", "harmony.tuning")),
+    "voices doubled 70 cents sharp": Damage(_double, ("harmony",)),
+    "time jitter ±80 ms": Damage(_jitter, ("rhythm",)),
+    "shuffled seconds": Damage(_shuffle, ("structure",)),
+    "low-pass 4 kHz": Damage(_low_pass, ("production", "musicnn.typicality")),
+    "hard clipping 12 dB": Damage(_clip, ("production",)),
+    "noise at 20 dB SNR": Damage(_hiss, ("production", "musicnn.typicality")),
+    "loop of 1 s": Damage(_loop(1), ("structure",)),
+    "loop of 2 s": Damage(_loop(2), ("structure",)),
+    "tape at 2/3 of its speed": Damage(_slow, ("adherence",)),
+    "silence": Damage(lambda x, rate, rng: np.zeros_like(x), (*EVERYTHING, "adherence")),
+    "white noise": Damage(
+        lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*EVERYTHING, "adherence")
+    ),
+    "gain -6 dB": Damage(lambda x, rate, rng: x / 2),
+}
+"""The last must change nothing."""
+
+WRONG_PROMPT = "another song's prompt"
+WRONG_PROMPT_FALLS = ("adherence.style", "musicnn.tags")
+"""What has to fall when a song is scored for what another was asked to be."""
+
+
+def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Latents:
+    """Gaussian noise with the mean and deviation that each channel has in `songs`."""
+    draws = torch.from_numpy(rng.standard_normal((frames, songs.shape[1])).astype(np.float32))
+    return songs.mean(0) + songs.std(0) * draws
+
+
+def shuffled_latents(latents: Latents, rng: np.random.Generator, run: int = 1) -> Latents:
+    """Runs of so many frames in random order."""
+    runs = latents.split(run)
+    return torch.cat([runs[i] for i in rng.permutation(len(runs))])
+
+
+def degraded_latents(latents: Latents, rng: np.random.Generator) -> Latents:
+    """With as much noise as there is signal, channel by channel."""
+    noisy = latents + noise_latents(latents, len(latents), rng) - latents.mean(0)
+    return latents.mean(0) + (noisy - latents.mean(0)) / 2**0.5

@@ -1,0 +1,104 @@
+"""Adherence: does a song have the style that was asked for?"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from diffdpo import audio
+from diffdpo.encoders.words import WordStyle
+from diffdpo.runs import read_json
+from diffdpo.scorers.features import each_with_prompt
+from diffdpo.types import Clip, Prompt
+from diffdpo.weights import sha256_of
+
+BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
+WINDOW_S = 10.0
+"""What the encoder was trained on."""
+LOWEST = -1.0
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """The cosine between the style of a song and that of its prompt, both by the style encoder of a bundle.
+
+    adherence.style  Mean over windows of 10 s. In [-1, 1]; 0 for a style that has nothing to do with the
+                     prompt's and for prompts without one, -1 for silence.
+
+    The idea is that of the CLAP and MuLan scores. The prompt is text, a recording, or both, and is embedded as the
+    model embeds it.
+
+    How it can be gamed: the model is conditioned on this very encoder, so what the encoder does not hear the
+    model need not do, and whatever excites its directions passes for style, music or not. When it is mined,
+    it cannot be its own proof: `musicnn.tags` is the judge of adherence then, and `production` and
+    `musicnn.typicality` guard the sound. Scores of different prompts cannot be compared: a vague one is
+    easily met.
+    """
+
+    version: ClassVar[str] = "1"
+    axes: ClassVar[tuple[str, ...]] = ("adherence.style",)
+    licenses: ClassVar[tuple[str, ...]] = ("CC-BY-SA-4.0",)
+    judge_only: ClassVar[bool] = False
+    shortest_s: ClassVar[float] = 5.0
+    needs_prompt: ClassVar[Literal[True]] = True
+
+    bundle: str = field(default="", repr=False)
+    """Folder of the bundle with the encoder; the shipped one by default."""
+
+    @property
+    def weights_hash(self) -> str:
+        folder = self._folder()
+        files = sorted((folder / "style").glob("*.*")) or [folder / "style.json"]
+        return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+    def __call__(
+        self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
+    ) -> Float[np.ndarray, "clip axis"]:
+        return each_with_prompt(clips, prompts, self._score)
+
+    def _score(self, clip: Clip, prompt: Prompt) -> float:
+        if not clip.samples.any():
+            return LOWEST
+        encoder, asked = _encoder(self._folder()), self.wish(prompt)
+        if not asked.any():
+            return 0.0
+        heard = torch.stack([encoder.embed(None, window) for window in windows(clip)])
+        return float((heard @ asked).mean().clamp(-1, 1))
+
+    def wish(self, prompt: Prompt) -> Float[Tensor, " style"]:
+        """The style that a prompt asks for, a unit vector; zeros if it asks for none."""
+        if prompt.style is not None:
+            return normalize(prompt.style.float(), dim=0)
+        sound = prompt.style_audio
+        clip = audio.read(sound) if isinstance(sound, str) else sound
+        return _encoder(self._folder()).embed(prompt.text, clip)
+
+    def _folder(self) -> Path:
+        return Path(self.bundle) if self.bundle else BUNDLE
+
+
+def windows(clip: Clip) -> list[Clip]:
+    """The clip in equal parts of about 10 s."""
+    count = max(1, round(clip.seconds / WINDOW_S))
+    return [
+        Clip(samples=np.ascontiguousarray(part), sample_rate=clip.sample_rate)
+        for part in np.array_split(clip.samples, count, axis=1)
+    ]
+
+
+@cache
+def _encoder(bundle: Path) -> WordStyle:
+    style = read_json(bundle / "style.json")
+    return WordStyle(
+        thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
+        words=tuple(style["words"]),
+    )
