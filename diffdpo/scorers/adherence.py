@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diffdpo import audio
+from diffdpo.encoders.style import TwoTowerStyle
 from diffdpo.encoders.words import WordStyle
 from diffdpo.runs import read_json
 from diffdpo.scorers.features import each_with_prompt
@@ -25,6 +26,7 @@ BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
 WINDOW_S = 10.0
 """What the encoder was trained on."""
 LOWEST = -1.0
+StyleEncoder = TwoTowerStyle | WordStyle
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ def windows(clip: Clip) -> list[Clip]:
 
 
 @cache
-def _encoder(bundle: Path) -> WordStyle:
+def _encoder(bundle: Path) -> StyleEncoder:
+    """Two towers in `style`, or words in style.json."""
+    if (bundle / "style").is_dir():
+        return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
     style = read_json(bundle / "style.json")
     return WordStyle(
         thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
