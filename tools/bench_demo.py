@@ -11,6 +11,7 @@ the count of seeds about other draws. CPU seconds are those of all attempts at a
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,10 +57,16 @@ def measured(command: Sequence[str]) -> tuple[int, dict[str, float]]:
     """Exit code of a process run to its end, and what it took, its own children included."""
     began, peak, ended = time.monotonic(), 0.0, 0
     with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:
-        while not ended:
-            time.sleep(0.2)
-            peak = max(peak, peak_mb(process.pid))
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        try:
+            while not ended:
+                time.sleep(0.2)
+                peak = max(peak, peak_mb(process.pid))
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        except (
+            BaseException
+        ):  # this process is stopped: the run must not go on by itself, into the next one's way
+            process.terminate()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, {
         "cpu_s": usage.ru_utime + usage.ru_stime,
@@ -180,6 +187,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="key=value for the preset")
     parser.add_argument("--table", action="store_true", help="print the pooled axes as Markdown")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folders = {seed: args.out / f"seed-{seed}" for seed in args.seeds}
     for seed, folder in folders.items():
         run(seed, folder, args.overrides)
