@@ -34,6 +34,7 @@ DESIGN = {
     "steady_frames": 9,
     "griffin_lim_iterations": 4,
     "attack_grouped": 24,
+    "attack_rounds": 1,
     "decoder_kernel": 5,
 }
 
