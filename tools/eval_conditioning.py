@@ -33,7 +33,7 @@ WORDS = {
         "punch": ("silky", "thumping"),
         "mode": ("mournful", "jolly"),
         "width_db": ("one-channel", "panoramic"),
-        "dynamics_db": ("uniform volume", "crescendos"),
+        "dynamics_db": ("invariable volume", "crescendos"),
     },
 }
 

@@ -33,17 +33,15 @@ from diffdpo.progress import bar
 from diffdpo.types import Clip
 
 HERE = Path(__file__).parent
-POLES = {
-    "known": {name: (f"{low} music", f"{high} music") for name, (low, high) in MEASURED.items()},
-    "held_out": {
-        "tempo_bpm": ("unhurried and leisurely", "brisk and swift"),
-        "centroid_octaves": ("murky and dim", "glittering and luminous"),
-        "onsets_per_s": ("bare and uncluttered", "teeming and cluttered"),
-        "punch": ("silky and tender", "thumping and slamming"),
-        "mode": ("mournful", "jolly and sunny"),
-        "width_db": ("collapsed to one channel", "panoramic and enveloping"),
-        "dynamics_db": ("uniform volume", "crescendos and surging volume"),
-    },
+GENRES = ("rock", "metal", "electronic", "ambient", "orchestral soundtrack", "science fiction soundtrack")
+HELD_OUT = {
+    "tempo_bpm": ("unhurried and leisurely", "brisk and swift"),
+    "centroid_octaves": ("murky and dim", "glittering and luminous"),
+    "onsets_per_s": ("bare and uncluttered", "teeming and cluttered"),
+    "punch": ("silky and tender", "thumping and slamming"),
+    "mode": ("mournful", "jolly and sunny"),
+    "width_db": ("collapsed to one channel", "panoramic and enveloping"),
+    "dynamics_db": ("invariable volume", "crescendos and surging volume"),
 }
 RESAMPLES = 2000
 NO_QUALITY = {"a", "an", "and", "at", "in", "it", "its", "of", "the", "with", "without", "to", "from", "time"} | {
@@ -152,38 +150,57 @@ def gap(heard: Heard, embed: Callable[[str], torch.Tensor]) -> dict[str, float]:
     }
 
 
+def nearer(heard: Heard, low: str, high: str, embed: Callable[[str], torch.Tensor]) -> np.ndarray:
+    """How much nearer every test window is to one text than to another."""
+    return (heard.styles @ (embed(high) - embed(low))).numpy()
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; 0 when one of the two is constant, as between texts of which no word is known."""
+    return float(spearmanr(a, b).statistic) if a.std() > 0 and b.std() > 0 else 0.0
+
+
 def directions(heard: Heard, embed: Callable[[str], torch.Tensor]) -> dict[str, dict[str, Any]]:
-    """Rank correlation of a measure with nearness to its high word, not its low one; intervals over songs."""
-    rng, found = np.random.default_rng(0), {}
-    songs = [np.flatnonzero(heard.song == i) for i in range(len(heard.names))]
+    """Rank correlation of a measure with nearness to its high word, not its low one; intervals over songs.
+
+    `in_context`: the mean over genres that the words stand before, and the lowest.
+    """
+    found: dict[str, dict[str, Any]] = {"known": {}, "held_out": {}, "in_context": {}}
+    rng, songs = np.random.default_rng(0), [np.flatnonzero(heard.song == i) for i in range(len(heard.names))]
     draws = [np.concatenate([songs[i] for i in rng.integers(0, len(songs), len(songs))]) for _ in range(400)]
-    for kind, pairs in POLES.items():
-        found[kind] = {}
-        for column, name in enumerate(MEASURED):
-            low, high = (embed(text) for text in pairs[name])
-            nearer = (heard.styles @ (high - low)).numpy()
-            if nearer.std() == 0:
-                found[kind][name] = None
-                continue
-            score = heard.scores[:, column]
-            spread = np.quantile([spearmanr(nearer[d], score[d]).statistic for d in draws], [0.025, 0.975])
+    for column, (name, (low, high)) in enumerate(MEASURED.items()):
+        score = heard.scores[:, column]
+        for kind, poles in (("known", (f"{low} music", f"{high} music")), ("held_out", HELD_OUT[name])):
+            near = nearer(heard, *poles, embed)
+            spread = np.quantile([rank_correlation(near[d], score[d]) for d in draws], [0.025, 0.975])
             found[kind][name] = {
-                "spearman": round(float(spearmanr(nearer, score).statistic), 3),
+                "spearman": round(rank_correlation(near, score), 3),
                 "interval": spread.round(3).tolist(),
             }
+        each = [
+            rank_correlation(nearer(heard, f"{low} {genre}", f"{high} {genre}", embed), score)
+            for genre in GENRES
+        ]
+        found["in_context"][name] = {
+            "spearman": round(float(np.mean(each)), 3),
+            "lowest": round(min(each), 3),
+        }
     return found
 
 
 def check_held_out() -> None:
-    """No paraphrase may use a word of the training captions, but for what names no quality."""
+    """No paraphrase and no held-out pole may use a word of the training captions, but for what names no quality."""
     lists = json.loads((HERE / "style" / "captions.json").read_text())
     said = [text for pair in lists["measures"].values() for side in pair for text in side]
     said += [text for texts in lists["words"].values() for text in texts]
     trained = {word for text in said for word in words_of(text)} - NO_QUALITY
-    for line in (HERE / "style" / "paraphrases.jsonl").read_text().splitlines():
-        both = trained & set(words_of(json.loads(line)["text"]))
-        if both:
-            raise SystemExit(f"{json.loads(line)['text']!r} uses words of the training captions: {both}")
+    lines = (HERE / "style" / "paraphrases.jsonl").read_text().splitlines()
+    for text in [
+        *(json.loads(line)["text"] for line in lines),
+        *(t for pair in HELD_OUT.values() for t in pair),
+    ]:
+        if both := trained & set(words_of(text)):
+            raise SystemExit(f"{text!r} uses words of the training captions: {both}")
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ class Teacher(nn.Module):
 
     def __init__(self, dim: int, heard: int) -> None:
         super().__init__()
-        self.head = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Dropout(0.2), nn.Linear(512, dim))
+        self.head = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Dropout(0.4), nn.Linear(512, dim))
         self.measures = nn.Linear(heard, len(MEASURED))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
@@ -268,7 +268,7 @@ def train_text(
         meant = (1 - F.cosine_similarity(pupil(pooled), torch.stack([vectors[t] for t in texts]))).mean()
         told = found[: len(captions)]
         asked = soft_loss(scale * told @ sounds[chosen].T, train.targets(captions, chosen))
-        loss = 4 * taught + meant + 0.2 * asked + 0.5 * gap_loss(told[len(chosen) :], sounds[chosen])
+        loss = 4 * taught + meant + 0.5 * asked + 0.5 * gap_loss(told[len(chosen) :], sounds[chosen])
         advance(loss, adam, plan)
         if (step + 1) % 250 == 0:
             report(step + 1, taught=1 - taught.item(), meant=1 - meant.item(), asked=asked.item())
