@@ -1,7 +1,8 @@
 """Train the tiny codec on songs: `python tools/train_codec.py MANIFEST OUT --minutes 30`.
 
 MANIFEST is a JSONL as tools/corpus/fetch.py writes it. Band features of all songs are computed once and kept
-beside the weights. The same command again continues where the last one stopped, for another --minutes.
+beside the weights. The same command again continues where the last one stopped, for another --minutes;
+--decoder-only leaves the latents as they are, so that a network trained on them stays valid.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
 
 
 def loss(
-    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, kl_weight: float
+    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, kl_weight: float, onset_weight: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
     mean, log_variance = codec.encode_features(features)
@@ -140,7 +141,9 @@ def loss(
     onset = (rises[0] - rises[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
     value = tonal.mean() + 0.7 * attack.mean() + 30 * square + kl_weight * kl
-    value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + 0.06 * onset
+    value = (
+        value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + onset_weight * onset
+    )
     return value, {
         "loss": value.item(),
         "tonal": tonal.mean().item(),
@@ -160,7 +163,7 @@ def in_time(codec: SpectralCodec, features: torch.Tensor) -> torch.Tensor:
     return features[..., codec.tonal_features :].unflatten(-1, (steps, -1)).flatten(1, 2)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
@@ -171,8 +174,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--kl", type=float, default=1e-5)
+    parser.add_argument("--onset", type=float, default=0.02, help="weight of the error of summed rises")
+    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute features")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.manual_seed(0)
     codec = SpectralCodec(**DESIGN)
     songs = cached_features(args.manifest, args.out / "features", codec, args.workers)
@@ -180,6 +189,9 @@ def main() -> None:
     seconds, step = resume(args.out / "state.pt", codec, optimizer)
     if not step:
         initialise(codec, songs["train"])
+    if args.decoder_only:
+        for part in (codec.linear_encode, codec.encoder_in, codec.encoder, codec.encoder_out):
+            part.requires_grad_(False)
     weight = importance(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
     began, budget = time.monotonic(), 60 * args.minutes
@@ -190,7 +202,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         batch = crops(songs["train"], args.batch, np.random.default_rng(step))
-        value, metrics = loss(codec, batch, weight, args.kl)
+        value, metrics = loss(codec, batch, weight, args.kl, args.onset)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -198,7 +210,7 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                held_out = loss(codec, valid, weight, args.kl)[1]
+                held_out = loss(codec, valid, weight, args.kl, args.onset)[1]
             shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
             print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
         if step % 200 == 0:
