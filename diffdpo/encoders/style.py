@@ -114,6 +114,9 @@ def spectral_profile(power: Float[Tensor, "2 frame mel"]) -> Float[Tensor, " fea
 class AudioTower(nn.Module):
     """An MLP on a spectral profile and on the measures."""
 
+    shift: Tensor
+    spread: Tensor
+
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(FEATURES))
