@@ -26,7 +26,6 @@ from diffdpo.config import OFFLINE
 from diffdpo.errors import UserError
 from diffdpo.evaluation.damages import (
     DAMAGES,
-    EVERYTHING,
     WRONG_PROMPT,
     WRONG_PROMPT_FALLS,
     Damage,
@@ -46,12 +45,11 @@ from diffdpo.statistics import Effect, paired_effect
 from diffdpo.types import Clip, Prompt
 
 Scores = Float[np.ndarray, "song axis"]
-NOISY = ("harmony", "rhythm", "structure", "musicnn.typicality")
 COUNTERPARTS = {
-    "noise in the latent space": EVERYTHING,
-    "latent frames shuffled": NOISY,
-    "latent seconds shuffled": ("rhythm", "structure"),
-    "latents with as much noise as signal": NOISY,
+    "noise in the latent space": ("harmony", "rhythm", "structure", "production"),
+    "latent frames shuffled": ("harmony", "rhythm", "structure", "musicnn.typicality"),
+    "latent seconds shuffled": ("rhythm.pulse", "structure"),
+    "latents with as much noise as signal": ("harmony", "rhythm.pulse", "structure", "musicnn.typicality"),
     "the codec's reconstruction": (),
 }
 """What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
@@ -185,7 +183,7 @@ def main() -> None:
     parser.add_argument("songs", type=Path, help="a manifest with splits, or a folder of songs")
     parser.add_argument("--split", default="test")
     parser.add_argument("--damaged", type=int, default=8, help="songs that are damaged; at least two")
-    parser.add_argument("--decoded", type=int, default=20, help="songs set against the codec's; 0 for none")
+    parser.add_argument("--decoded", type=int, default=12, help="songs set against the codec's; 0 for none")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the excerpt of each")
     parser.add_argument("--scorers", default=",".join([*OFFLINE, "adherence"]), help="names, comma-separated")
     parser.add_argument("--model", default="tiny", help="whose codec is used")
