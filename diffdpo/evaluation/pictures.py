@@ -233,7 +233,7 @@ def chart(
     return Chart(
         title=title,
         curves=tuple(curves),
-        x_ticks=_labelled(ticks(first, last, 4), x),
+        x_ticks=_labelled([tick for tick in ticks(first, last, 4) if tick % 1 == 0], x),
         y_ticks=_labelled(ticks(low, high, 3), y),
         baseline=None if baseline is None else float(y(np.array([baseline]))[0]),
     )

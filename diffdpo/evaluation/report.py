@@ -18,6 +18,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 CLIP_BYTES = 180_000
 """Of one song in a comparison, before base64 makes it a third larger."""
 LONG_SONG_BYTES = 2_400_000
+FARTHEST = 4.0
+"""Standard deviations at which the effect plot ends. What runs on is cut off there; its number is not."""
 CHANGE_RANGE = 2.0
 """Standard deviations at which the bar of one song's change is full."""
 
@@ -81,6 +83,7 @@ def render(report: Report) -> str:
         report=report,
         risen=risen,
         fallen=fallen,
+        tally=tally(report.effects),
         forest=forest(report.effects),
         cards=[card(comparison, report.effects) for comparison in comparisons],
         compared=max((e.effect.count + e.left_out for e in report.effects), default=len(report.comparisons)),
@@ -95,17 +98,27 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
     """What got better beyond its interval, and what got worse ("" if nothing did), in plain words."""
     if not effects:
         return "Nothing was compared.", ""
-    roles = [(role, [e for e in effects if e.role == role]) for role in ("mined", "judge")]
+    roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
     better = [
         f"{sum(e.effect.direction == 'better' for e in group)} of {_counted(len(group), role)}"
-        for role, group in roles
+        for role, group in roles.items()
         if group
     ]
-    worse = {role: [name(e.axis) for e in group if e.effect.direction == "worse"] for role, group in roles}
-    fallen = [
-        f"{_counted(len(names), role)} fell: {', '.join(names)}" for role, names in worse.items() if names
-    ]
+    fallen = []
+    for role in ("judge", "mined"):  # what is held out weighs more
+        if names := [name(e.axis) for e in roles[role] if e.effect.direction == "worse"]:
+            how = " beyond the interval" if role == "judge" else ""
+            fallen.append(f"{_counted(len(names), role)} fell{how}: {', '.join(names)}")
     return f"Aligned is better on {' and on '.join(better)}", "; ".join(fallen)
+
+
+def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
+    """By direction, the axes and by how many standard deviations of the baseline they moved, the most first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_standardised(e)[1]))):
+        label = f"{name(e.axis)} (judge)" if e.role == "judge" else name(e.axis)
+        found.setdefault(e.effect.direction, []).append((label, signed(_standardised(e)[1])))
+    return found
 
 
 def _counted(count: int, role: str) -> str:
@@ -137,18 +150,21 @@ class Forest:
     judges: tuple[Row, ...]
     zero: float
     ticks: tuple[tuple[float, str], ...]
+    cut: bool
+    """Whether something runs off the plot."""
 
 
 def forest(effects: Sequence[AxisEffect]) -> Forest:
     """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
     scaled = [_standardised(e) for e in effects]
     finite = [value for values in scaled for value in values if math.isfinite(value)]
-    low, high = min([-0.2, *finite]), max([0.2, *finite])
+    inside = [max(-FARTHEST, min(FARTHEST, value)) for value in finite]
+    low, high = min([-0.2, *inside]), max([0.2, *inside])
     margin = 0.06 * (high - low)
     low, high = low - margin, high + margin
 
     def at(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
+        return round(100 * max(0.0, min(1.0, (value - low) / (high - low))), 2)
 
     rows = [
         Row(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
@@ -161,6 +177,7 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
         judges=tuple(row for row in rows if row.effect.role == "judge"),
         zero=at(0.0),
         ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 5)),
+        cut=inside != finite,
     )
 
 
@@ -238,7 +255,11 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
         ("Loss", {"loss": "loss"}, None),
         ("Margin of the winner, in logits", {"margin": "margin"}, 0.0),
         ("Accuracy: share of margins above zero", {"accuracy": "accuracy"}, 0.5),
-        ("Error below the reference's", {"winner_gain": "winner", "loser_gain": "loser"}, 0.0),
+        (
+            "Error below the reference's",
+            {"winner_gain": "winner", "loser_gain": "loser"},
+            0.0,
+        ),
         ("Gradient norm", {"grad_norm": "gradient norm"}, None),
     ]
     steps = _column(rows, "step")

@@ -15,6 +15,7 @@ import pytest
 from support.browser import LOGGED, Browser
 
 from diffdpo.evaluation.compare import AxisEffect
+from diffdpo.evaluation.pictures import MINUS
 from diffdpo.evaluation.report import Comparison, Report, write_report
 from diffdpo.statistics import Effect
 from diffdpo.types import Clip
@@ -213,7 +214,18 @@ def test_the_plot_has_one_row_an_axis_and_the_worst_change_comes_first(browser: 
     assert browser.run(
         "[...document.querySelectorAll('.block')].map((b) => b.querySelectorAll('.effect').length)"
     ) == [2, 1]
-    assert browser.run("document.querySelector('.verdict em').innerText") == "1 judge fell: judge"
+    assert browser.run("document.querySelector('.verdict em').innerText") == (
+        "1 judge fell beyond the interval: judge"
+    )
+    top = "document.querySelector('.tally').innerText"
+    assert browser.run(f"{top}.split(/\\s+/).join(' ')") == (
+        f"Better pulse +0.30 Worse judge (judge) {MINUS}0.50 Unclear key 0"
+    )
+    ink = [
+        browser.run(f"getComputedStyle(document.querySelector('{part}')).color")
+        for part in (".verdict em", ".tally .worse dt", "body")
+    ]
+    assert ink[0] == ink[1] != ink[2]
     assert browser.run("document.querySelector('.card h3').innerText") == "a tone, p0"
 
 

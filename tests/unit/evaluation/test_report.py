@@ -27,6 +27,7 @@ from diffdpo.evaluation.report import (
     number,
     render,
     signed,
+    tally,
     write_report,
 )
 from diffdpo.statistics import Effect
@@ -70,14 +71,35 @@ def test_the_headline_counts_what_is_certain_and_names_what_fell():
     effects = [axis("a.x", "mined", 0.3), axis("a.y", "mined", 0.05), axis("b.long_name", "judge", -0.4)]
     assert headline(effects) == (
         "Aligned is better on 1 of 2 mined axes and on 0 of 1 judge",
-        "1 judge fell: long name",
+        "1 judge fell beyond the interval: long name",
     )
     assert headline(effects[:2]) == ("Aligned is better on 1 of 2 mined axes", "")
     assert (
         headline([axis("a.x", "mined", -1.0), axis("a.y", "judge", -1.0)])[1]
-        == "1 mined axis fell: x; 1 judge fell: y"
+        == "1 judge fell beyond the interval: y; 1 mined axis fell: x"
     )
     assert headline([]) == ("Nothing was compared.", "")
+    two = headline([axis("a.x", "judge", -1.0), axis("a.y", "judge", -1.0)])
+    assert two[1] == "2 judges fell beyond the interval: x, y"
+
+
+def test_the_tally_says_by_how_much_the_most_first():
+    effects = [axis("a.x", "mined", 0.5), axis("a.y", "judge", -1.0), axis("a.z", "mined", 1.0, std=0.5)]
+    assert tally(effects) == {
+        "better": [("z", "+2.00"), ("x", "+0.50")],
+        "worse": [("y (judge)", f"{pictures.MINUS}1.00")],
+    }
+    assert tally([]) == {}
+
+
+def test_one_wild_axis_does_not_flatten_the_others():
+    """Beyond four standard deviations a mark sits at the edge, and the page says so."""
+    wild = forest([axis("a.x", "mined", 0.5), axis("a.y", "mined", 40.0)])
+    assert wild.cut
+    assert wild.mined[1].marks[1] == 100.0
+    assert wild.mined[0].marks[1] - wild.zero > 8
+    assert wild.mined[1].standardised[1] == 40.0
+    assert not forest([axis("a.x", "mined", 0.5)]).cut
 
 
 def test_the_plot_is_in_standard_deviations_of_the_baseline():
