@@ -115,7 +115,7 @@ def one(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any
         "winner_rise": manifest["results"][shown - 1]["winner_rise"],
         "axes": {
             axis["axis"]: {"role": axis["role"], "direction": axis["direction"]}
-            | {key: axis["effect"][key] for key in ("mean", "low", "high", "standardised")}
+            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "standardised")})
             for axis in report["axes"]
         },
     }
@@ -147,9 +147,9 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
     return {
         "prompts": mean.clusters,
         "songs": mean.count,
-        "mined axes, standard deviations": _numbers(mean),
+        "mined axes, standard deviations": rounded({"mean": mean.mean, "low": mean.low, "high": mean.high}),
         "axes": {
-            a.axis: {"role": a.role, "base": a.baseline_mean, "aligned": a.aligned_mean}
+            a.axis: rounded({"role": a.role, "base": a.baseline_mean, "aligned": a.aligned_mean})
             | _numbers(a.effect)
             | {"seeds_better": seeds(a.axis, "better"), "seeds_worse": seeds(a.axis, "worse")}
             for a in together
