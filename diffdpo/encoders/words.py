@@ -1,14 +1,10 @@
-"""Style as words: text and audio meet in one vocabulary, each word a fixed random direction.
+"""What is measured of a song, and the words for it: slow or fast, dark or bright, sparse or busy, …
 
-The first, simple style encoder. Text is searched for known words. Audio is measured, and every measure that
-lies in the lower or upper third of real songs contributes its word. A style is the unit sum of its words'
-directions, which in 512 dimensions are all but orthogonal.
+Captions of songs are made of these words, the style encoder hears the measures, and conditioning is judged by them.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import librosa
 import numpy as np
@@ -41,45 +37,9 @@ THIRDS = {
     "dynamics_db": (7.53, 11.68),
 }
 """The terciles of each measure over 10 s windows of the 170 training songs of tools/corpus/songs.jsonl."""
-SYNONYMS = {
-    "calm": "sparse", "quiet": "sparse", "relaxing": "slow", "gentle": "smooth", "soft": "smooth", "warm": "dark",
-    "deep": "dark", "brilliant": "bright", "shimmering": "bright", "dense": "busy", "energetic": "fast",
-    "driving": "fast", "percussive": "punchy", "drums": "punchy", "melancholic": "minor", "happy": "major",
-    "cheerful": "major", "mono": "narrow", "spacious": "wide", "stereo": "wide", "heavy": "metal",
-    "cinematic": "soundtrack", "techno": "electronic", "synth": "electronic",
-}  # fmt: skip
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 """Key profiles: how well each pitch class fits a key on C (probe tones: Krumhansl & Kessler 1982)."""
-
-
-@dataclass(frozen=True)
-class WordStyle:
-    """Text or audio to a unit vector."""
-
-    thirds: dict[str, tuple[float, float]]
-    """For each measure the values below and above which its words apply: the terciles of real songs."""
-    words: tuple[str, ...] = ()
-    """Further words that text may use: those the songs of the training set are labelled with."""
-    dim: int = 512
-    known: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        measured = {word for pair in MEASURED.values() for word in pair}
-        object.__setattr__(self, "known", frozenset(self.words) | measured)
-
-    def words_of_text(self, text: str) -> set[str]:
-        """The known words of a text, after synonyms."""
-        found = re.findall(r"[a-z]+", text.lower())
-        return {SYNONYMS.get(word, word) for word in found} & self.known
-
-    def words_of_audio(self, clip: Clip) -> set[str]:
-        return set(measured_words(measure(clip), self.thirds))
-
-    def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " {self.dim}"]:
-        """The style of text, audio, or both together; zeros when neither says anything known."""
-        words = (self.words_of_text(text) if text else set()) | (self.words_of_audio(clip) if clip else set())
-        return directions(words, self.dim)
 
 
 def measured_words(values: Mapping[str, float], thirds: Mapping[str, Sequence[float]]) -> list[str]:

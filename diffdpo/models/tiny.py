@@ -7,19 +7,17 @@ from pathlib import Path
 import torch
 
 from diffdpo.encoders.style import TwoTowerStyle
-from diffdpo.encoders.words import WordStyle
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.checkpoints import load_network
-from diffdpo.models.diffrhythm.adapter import DiffRhythm, StyleEncoder
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.spectral_codec import SpectralCodec
-from diffdpo.runs import read_json
 
 BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Real but small: trained on 7 hours of freely licensed music, instrumental, 44.1 kHz stereo."""
+    """Real but small: trained on 12 hours of freely licensed music, instrumental, 44.1 kHz stereo."""
 
     bundle: str = ""
     """Folder of the bundle; the shipped one by default."""
@@ -43,17 +41,5 @@ class Tiny:
                 reach=codec.receptive_frames,
             ),
             codec=codec,
-            style=load_style(folder, network.config.style_dim),
+            style=TwoTowerStyle.from_pretrained(folder / "style", torch_dtype=torch.float32).eval(),
         )
-
-
-def load_style(bundle: Path, dim: int) -> StyleEncoder:
-    """The style encoder that a bundle's network was trained with: two towers in `style`, or words in style.json."""
-    if (bundle / "style").is_dir():
-        return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
-    style = read_json(bundle / "style.json")
-    return WordStyle(
-        thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
-        words=tuple(style["words"]),
-        dim=dim,
-    )

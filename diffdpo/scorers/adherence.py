@@ -16,8 +16,6 @@ from torch.nn.functional import normalize
 
 from diffdpo import audio
 from diffdpo.encoders.style import TwoTowerStyle
-from diffdpo.encoders.words import WordStyle
-from diffdpo.runs import read_json
 from diffdpo.scorers.features import each_with_prompt
 from diffdpo.types import Clip, Prompt
 from diffdpo.weights import sha256_of
@@ -26,7 +24,6 @@ BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
 WINDOW_S = 10.0
 """What the encoder was trained on."""
 LOWEST = -1.0
-StyleEncoder = TwoTowerStyle | WordStyle
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Adherence:
     @property
     def weights_hash(self) -> str:
         folder = self._folder()
-        files = sorted((folder / "style").glob("*.*")) or [folder / "style.json"]
+        files = sorted((folder / "style").glob("*.*"))
         return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
     def __call__(
@@ -98,12 +95,5 @@ def windows(clip: Clip) -> list[Clip]:
 
 
 @cache
-def _encoder(bundle: Path) -> StyleEncoder:
-    """Two towers in `style`, or words in style.json."""
-    if (bundle / "style").is_dir():
-        return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
-    style = read_json(bundle / "style.json")
-    return WordStyle(
-        thirds={name: (low, high) for name, (low, high) in style["thirds"].items()},
-        words=tuple(style["words"]),
-    )
+def _encoder(bundle: Path) -> TwoTowerStyle:
+    return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()

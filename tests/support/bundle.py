@@ -1,21 +1,13 @@
 """A song model small enough for any test, with the real classes of the shipped one."""
 
-import json
 from pathlib import Path
 
 import torch
 
+from diffdpo.encoders.style import TwoTowerStyle
+from diffdpo.encoders.words import THIRDS
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.spectral_codec import SpectralCodec
-
-THIRDS = {
-    "tempo_bpm": (100.0, 130.0),
-    "centroid_octaves": (10.0, 11.0),
-    "onsets_per_s": (2.0, 4.0),
-    "punch": (0.8, 1.2),
-    "mode": (-0.05, 0.05),
-    "width_db": (-15.0, -8.0),
-}
 
 
 def write_bundle(folder: Path, *, latent_channels: int = 8, dim: int = 32, seed: int = 0) -> Path:
@@ -33,6 +25,13 @@ def write_bundle(folder: Path, *, latent_channels: int = 8, dim: int = 32, seed:
     network.save_pretrained(folder / "network")
     codec = SpectralCodec(latent_channels=latent_channels, dim=16, encoder_depth=1, decoder_depth=1)
     codec.save_pretrained(folder / "codec")
-    style = {"thirds": THIRDS, "words": ["rock", "ambient", "metal"]}
-    (folder / "style.json").write_text(json.dumps(style))
+    style = TwoTowerStyle(
+        thirds={name: list(pair) for name, pair in THIRDS.items()},
+        dim=16,
+        buckets=64,
+        gram_dim=8,
+        text_dim=8,
+        audio_dim=8,
+    )
+    style.save_pretrained(folder / "style")
     return folder

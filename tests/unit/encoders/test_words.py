@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffdpo.encoders.words import MEASURED, WordStyle, directions, measure
+from diffdpo.encoders.words import MEASURED, directions, measure
 from diffdpo.types import Clip
 
 RATE = 22050
@@ -41,12 +41,6 @@ def test_level_does_not_matter():
     quiet = Clip(samples=loud.samples * 0.05, sample_rate=RATE)
     for name, value in measure(loud).items():
         assert measure(quiet)[name] == pytest.approx(value, rel=1e-2, abs=1e-2)
-
-
-def test_text_finds_known_words_and_synonyms():
-    style = WordStyle(thirds=THIRDS, words=("metal", "ambient"))
-    assert style.words_of_text("A HEAVY, slow thing; calm") == {"metal", "slow", "sparse"}
-    assert style.words_of_text("qwertz") == set()
 
 
 def test_words_are_unit_directions_that_hardly_overlap():
