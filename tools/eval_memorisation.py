@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("settings", nargs="*", help="key=value, as for tools/eval_tiny.py")
     parser.add_argument("--latents-only", action="store_true", help="leave musicnn out")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     model, cfg = begin(args.manifest, args.settings)
     result = {"settings": asdict(cfg), "latents": judged(by_latents(model, cfg), cfg.resamples)}
     if not args.latents_only:

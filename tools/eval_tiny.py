@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("settings", nargs="*", help="key=value of EvalRun")
     parser.add_argument("--table", action="store_true", help="Markdown instead of JSON")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     model, cfg = begin(args.manifest, args.settings)
     result = {"settings": asdict(cfg), **summary(described(model, cfg), cfg.resamples)}
     print(markdown(result) if args.table else json.dumps(result, indent=1))
