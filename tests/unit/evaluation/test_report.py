@@ -84,21 +84,25 @@ def test_the_headline_counts_what_is_certain_and_names_what_fell():
 
 
 def test_the_tally_says_by_how_much_the_most_first():
-    effects = [axis("a.x", "mined", 0.5), axis("a.y", "judge", -1.0), axis("a.z", "mined", 1.0, std=0.5)]
+    effects = [
+        axis("a.x", "mined", 0.5, std=1),
+        axis("a.y", "judge", -1, std=1),
+        axis("a.z", "mined", 1, std=0.5),
+    ]
     assert tally(effects) == {
-        "better": [("z", "+2.00"), ("x", "+0.50")],
-        "worse": [("y (judge)", f"{pictures.MINUS}1.00")],
+        "better": [("z", "+2.00"), ("x", "+1.00")],
+        "worse": [("y (judge)", f"{pictures.MINUS}2.00")],
     }
     assert tally([]) == {}
 
 
 def test_one_wild_axis_does_not_flatten_the_others():
     """Beyond four standard deviations a mark sits at the edge, and the page says so."""
-    wild = forest([axis("a.x", "mined", 0.5), axis("a.y", "mined", 40.0)])
+    wild = forest([axis("a.x", "mined", 0.5, std=1), axis("a.y", "mined", 40.0, std=1)])
     assert wild.cut
     assert wild.mined[1].marks[1] == 100.0
     assert wild.mined[0].marks[1] - wild.zero > 8
-    assert wild.mined[1].standardised[1] == 40.0
+    assert wild.mined[1].standardised[1] == 80.0
     assert not forest([axis("a.x", "mined", 0.5)]).cut
 
 
