@@ -91,8 +91,8 @@ def main() -> None:
             )
             found[name] = {
                 "asked": WORDS[args.words][name],
-                "low": round(float(np.mean([values[name] for values in before])), 3),
-                "high": round(float(np.mean([values[name] for values in after])), 3),
+                "mean_of_low": round(float(np.mean([values[name] for values in before])), 3),
+                "mean_of_high": round(float(np.mean([values[name] for values in after])), 3),
                 **{key: round(value, 3) for key, value in asdict(effect).items()},
                 "as_asked": effect.direction == "better",
             }
