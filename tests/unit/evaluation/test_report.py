@@ -90,8 +90,8 @@ def test_the_tally_says_by_how_much_the_most_first():
         axis("a.z", "mined", 1, std=0.5),
     ]
     assert tally(effects) == {
-        "better": [("z", "+2.00"), ("x", "+1.00")],
-        "worse": [("y (judge)", f"{pictures.MINUS}2.00")],
+        "better": [("z", "+2.00"), ("x", "+0.50")],
+        "worse": [("y (judge)", f"{pictures.MINUS}1.00")],
     }
     assert tally([]) == {}
 
@@ -102,7 +102,7 @@ def test_one_wild_axis_does_not_flatten_the_others():
     assert wild.cut
     assert wild.mined[1].marks[1] == 100.0
     assert wild.mined[0].marks[1] - wild.zero > 8
-    assert wild.mined[1].standardised[1] == 80.0
+    assert wild.mined[1].standardised[1] == 40.0
     assert not forest([axis("a.x", "mined", 0.5)]).cut
 
 
