@@ -26,6 +26,7 @@ from diffdpo.config import OFFLINE
 from diffdpo.errors import UserError
 from diffdpo.evaluation.damages import (
     DAMAGES,
+    EVERYTHING,
     WRONG_PROMPT,
     WRONG_PROMPT_FALLS,
     Damage,
@@ -45,11 +46,12 @@ from diffdpo.statistics import Effect, paired_effect
 from diffdpo.types import Clip, Prompt
 
 Scores = Float[np.ndarray, "song axis"]
+FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "musicnn.typicality", "adherence")
 COUNTERPARTS = {
-    "noise in the latent space": ("harmony", "rhythm", "structure", "production"),
-    "latent frames shuffled": ("harmony", "rhythm", "structure", "musicnn.typicality"),
-    "latent seconds shuffled": ("rhythm.pulse", "structure"),
-    "latents with as much noise as signal": ("harmony", "rhythm.pulse", "structure", "musicnn.typicality"),
+    "noise in the latent space": (*EVERYTHING, "adherence"),
+    "latent frames shuffled": FITTING,
+    "latent seconds shuffled": ("rhythm", "structure"),
+    "latents with as much noise as signal": FITTING,
     "the codec's reconstruction": (),
 }
 """What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
@@ -160,15 +162,18 @@ def counterpart_table(axes: Sequence[str], original: Scores, found: Mapping[str,
     """One row an axis and counterpart: who wins, and by how much."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
     rows = [["axis", *[f"above {name}" for name in found]]]
-    songs = [str(i) for i in range(len(original))]
+    songs, claims, certain = [str(i) for i in range(len(original))], 0, 0
     for i, axis in enumerate(axes):
         cells = []
         for name, values in found.items():
             effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
             claimed = Damage(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
+            claims, certain = claims + claimed, certain + (claimed and effect.direction == "better")
             cells.append(_cell(effect, claimed))
         rows.append([axis, *cells])
-    return markdown(rows)
+    return (
+        f"{markdown(rows)}\n\n{certain} of {claims} claimed differences are above zero beyond their interval."
+    )
 
 
 def _cell(effect: Effect, claimed: bool) -> str:
@@ -182,8 +187,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("songs", type=Path, help="a manifest with splits, or a folder of songs")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--damaged", type=int, default=8, help="songs that are damaged; at least two")
-    parser.add_argument("--decoded", type=int, default=12, help="songs set against the codec's; 0 for none")
+    parser.add_argument("--damaged", type=int, default=20, help="songs that are damaged; at least two")
+    parser.add_argument("--decoded", type=int, default=20, help="songs set against the codec's; 0 for none")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the excerpt of each")
     parser.add_argument("--scorers", default=",".join([*OFFLINE, "adherence"]), help="names, comma-separated")
     parser.add_argument("--model", default="tiny", help="whose codec is used")
