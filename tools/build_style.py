@@ -32,10 +32,9 @@ from style.training import (
 )
 
 from diffdpo import audio
-from diffdpo.encoders.style import WINDOW_S, TwoTowerStyle
+from diffdpo.encoders.style import TwoTowerStyle, windows
 from diffdpo.encoders.words import MEASURED, measure
 from diffdpo.progress import bar, say
-from diffdpo.types import Clip
 
 MOST_WINDOWS = 14
 """Of a training song, evenly spread: the songs differ in length, and shall not differ in weight."""
@@ -58,11 +57,9 @@ def features(manifest: Path, work: Path) -> None:
 
 def _song(model: TwoTowerStyle, row: dict[str, Any], path: Path) -> dict[str, Any]:
     clip = audio.read(path)
-    count = max(1, int(clip.seconds / WINDOW_S))
-    windows = np.array_split(clip.samples, count, axis=1)
-    if row["split"] == "train" and count > MOST_WINDOWS:
-        windows = [windows[i] for i in np.linspace(0, count - 1, MOST_WINDOWS).round().astype(int)]
-    clips = [Clip(samples=np.ascontiguousarray(w), sample_rate=clip.sample_rate) for w in windows]
+    clips = windows(clip)
+    if row["split"] == "train" and len(clips) > MOST_WINDOWS:
+        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, MOST_WINDOWS).round().astype(int)]
     values = [measure(window) for window in clips]
     return {
         "row": row,

@@ -26,11 +26,9 @@ from style.captions import EDGE, Captioner
 from style.training import labels_of
 
 from diffdpo import audio
-from diffdpo.encoders.style import WINDOW_S, standard_scores, words_of
+from diffdpo.encoders.style import load, standard_scores, windows, words_of
 from diffdpo.encoders.words import MEASURED, measure
-from diffdpo.models.tiny import load_style
 from diffdpo.progress import bar
-from diffdpo.types import Clip
 
 HERE = Path(__file__).parent
 GENRES = ("rock", "metal", "electronic", "ambient", "orchestral soundtrack", "science fiction soundtrack")
@@ -60,9 +58,7 @@ class Heard:
         with bar("listen", len(rows), "song") as progress:
             for number, row in enumerate(rows):
                 clip = audio.read(manifest.parent / row["audio"])
-                count = max(1, int(clip.seconds / WINDOW_S))
-                for window in np.array_split(clip.samples, count, axis=1):
-                    heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
+                for heard in windows(clip):
                     found = measure(heard)
                     values.append([found[name] for name in MEASURED])
                     styles.append(style.embed(None, heard))
@@ -207,14 +203,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("style", type=Path)
-    parser.add_argument(
-        "--thirds", type=Path, help="a folder whose style gives the terciles; else that of STYLE"
-    )
     args = parser.parse_args()
     check_held_out()
-    style = load_style(args.style, 512)
-    thirds = load_style(args.thirds or args.style, 512).thirds
-    heard = Heard(args.manifest, style, thirds)
+    style = load(args.style)
+    heard = Heard(args.manifest, style, style.thirds)
 
     def embed(text: str) -> torch.Tensor:
         return style.embed(text, None)

@@ -10,6 +10,8 @@ import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import resources
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -24,6 +26,8 @@ from diffdpo import audio
 from diffdpo.encoders.words import MEASURED, RATE, measure
 from diffdpo.types import Clip
 
+BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
+"""The one that is shipped."""
 WINDOW_S = 10.0
 """Longer sound is taken apart into windows of about this length, and their styles are averaged."""
 GRAMS = (3, 4, 5)
@@ -58,6 +62,12 @@ def standard_scores(
     """Measures on a scale where the middle third of real songs is -0.43 to 0.43; at most 3 either way."""
     low, high = np.array([thirds[name] for name in MEASURED]).T
     return np.clip((values - (low + high) / 2) / (high - low) * 0.86, -3.0, 3.0)
+
+
+def windows(clip: Clip) -> list[Clip]:
+    """The clip in equal parts of about WINDOW_S."""
+    parts = np.array_split(clip.samples, max(1, round(clip.seconds / WINDOW_S)), axis=1)
+    return [Clip(samples=np.ascontiguousarray(part), sample_rate=clip.sample_rate) for part in parts]
 
 
 class TextTower(nn.Module):
@@ -192,10 +202,8 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         return self._heard[1]
 
     def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
-        count = max(1, round(clip.seconds / WINDOW_S))
         styles = []
-        for window in np.array_split(clip.samples, count, axis=1):
-            heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
+        for heard in windows(clip):
             values = measure(heard)
             scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
             device = self.audio_centre.device
@@ -210,3 +218,8 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         if clip is not None:
             total = total + self.embed_clip(clip)
         return F.normalize(total, dim=0).cpu()
+
+
+def load(bundle: Path) -> TwoTowerStyle:
+    """The encoder in the folder `style` of a bundle, the one its network was trained with."""
+    return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()

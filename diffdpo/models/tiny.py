@@ -1,18 +1,16 @@
 """The tiny song model shipped with the package: a DiffRhythm network, a spectral codec and a style encoder."""
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
 
-from diffdpo.encoders.style import TwoTowerStyle
+from diffdpo.encoders import style
+from diffdpo.encoders.style import BUNDLE
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.checkpoints import load_network
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.spectral_codec import SpectralCodec
-
-BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
 
 
 @dataclass(frozen=True)
@@ -41,5 +39,5 @@ class Tiny:
                 reach=codec.receptive_frames,
             ),
             codec=codec,
-            style=TwoTowerStyle.from_pretrained(folder / "style", torch_dtype=torch.float32).eval(),
+            style=style.load(folder),
         )

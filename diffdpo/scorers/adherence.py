@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,14 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diffdpo import audio
-from diffdpo.encoders.style import TwoTowerStyle
+from diffdpo.encoders import style
+from diffdpo.encoders.style import BUNDLE, windows
 from diffdpo.scorers.features import each_with_prompt
 from diffdpo.types import Clip, Prompt
 from diffdpo.weights import sha256_of
 
-BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
-WINDOW_S = 10.0
-"""What the encoder was trained on."""
 LOWEST = -1.0
 
 
@@ -85,15 +82,4 @@ class Adherence:
         return Path(self.bundle) if self.bundle else BUNDLE
 
 
-def windows(clip: Clip) -> list[Clip]:
-    """The clip in equal parts of about 10 s."""
-    count = max(1, round(clip.seconds / WINDOW_S))
-    return [
-        Clip(samples=np.ascontiguousarray(part), sample_rate=clip.sample_rate)
-        for part in np.array_split(clip.samples, count, axis=1)
-    ]
-
-
-@cache
-def _encoder(bundle: Path) -> TwoTowerStyle:
-    return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
+_encoder = cache(style.load)

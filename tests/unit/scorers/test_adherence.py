@@ -9,8 +9,9 @@ import torch
 from diffdpo import audio
 from diffdpo.data.scores import prompt_key
 from diffdpo.encoders.musicnn import TAGS
+from diffdpo.encoders.style import windows
 from diffdpo.scorers import SCORERS, musicnn
-from diffdpo.scorers.adherence import Adherence, windows
+from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.base import PromptScorer, Scorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.tags import MEANINGS, MOST, Tags, named_tags
