@@ -27,17 +27,6 @@ LOUDNESS = -16.0
 CROP = 64
 SIDE = 0.5
 FLOOR = 1e-4
-DESIGN = {
-    "stft_size": 8192,
-    "stft_hop": 2048,
-    "linear_bands": 512,
-    "grouped_bands": 64,
-    "steady_frames": 9,
-    "griffin_lim_iterations": 4,
-    "attack_grouped": 24,
-    "attack_rounds": 1,
-    "decoder_kernel": 5,
-}
 
 
 def cached_features(
@@ -183,7 +172,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     torch.manual_seed(0)
-    codec = SpectralCodec(**DESIGN)
+    codec = SpectralCodec()
     songs = cached_features(args.manifest, args.out / "features", codec, args.workers)
     optimizer = torch.optim.AdamW(groups(codec), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     seconds, step = resume(args.out / "state.pt", codec, optimizer)

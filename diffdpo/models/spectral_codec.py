@@ -43,24 +43,23 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         sample_rate: int = 44100,
         samples_per_frame: int = 2048,
         latent_channels: int = 64,
-        stft_size: int = 4096,
-        stft_hop: int = 1024,
-        linear_bands: int = 256,
-        grouped_bands: int = 128,
+        stft_size: int = 8192,
+        stft_hop: int = 2048,
+        linear_bands: int = 512,
+        grouped_bands: int = 64,
         top_hz: float = 20000.0,
         dim: int = 384,
         encoder_depth: int = 3,
         decoder_depth: int = 4,
         encoder_kernel: int = 5,
-        decoder_kernel: int = 3,
+        decoder_kernel: int = 5,
         expansion: int = 2,
-        griffin_lim_iterations: int = 5,
-        steady_frames: int = 13,
+        griffin_lim_iterations: int = 4,
+        steady_frames: int = 9,
         attack_size: int = 1024,
         attack_hop: int = 256,
         attack_linear: int = 8,
-        attack_grouped: int = 0,
-        attack_rounds: int = 2,
+        attack_grouped: int = 24,
     ) -> None:
         super().__init__()
         for hop in (stft_hop, attack_hop):
@@ -69,14 +68,10 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         self.stft = Stft(stft_size, stft_hop)
         self.bands = Bands.of(stft_size, sample_rate, linear_bands, grouped_bands, top_hz)
         self.attack_stft = Stft(attack_size, attack_hop)
-        self.attack_bands = (
-            Bands.of(attack_size, sample_rate, attack_linear, attack_grouped, top_hz)
-            if attack_grouped
-            else None
-        )
+        self.attack_bands = Bands.of(attack_size, sample_rate, attack_linear, attack_grouped, top_hz)
         self.tonal_features = 2 * (samples_per_frame // stft_hop) * len(self.bands.widths)
-        attacks = len(self.attack_bands.widths) if self.attack_bands else 0
-        self.features = features = self.tonal_features + 2 * (samples_per_frame // attack_hop) * attacks
+        attack_features = 2 * (samples_per_frame // attack_hop) * len(self.attack_bands.widths)
+        self.features = features = self.tonal_features + attack_features
         self.linear_encode = nn.Linear(features, latent_channels)
         self.encoder_in = nn.Linear(features, dim)
         self.encoder = nn.Sequential(
@@ -103,21 +98,19 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         per_frame = self.config.samples_per_frame // self.config.stft_hop
         overlap = self.config.stft_size // self.config.stft_hop - 1
         convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
-        rounds = self.config.attack_rounds if self.attack_bands else 0
-        iterations = self.config.griffin_lim_iterations + max(0, rounds - 1)
-        phases = overlap * iterations + self.config.steady_frames // 2  # in STFT frames
-        return convolutions + rounds + -(-(phases + -(-overlap // 2)) // per_frame)
+        phases = (
+            overlap * self.config.griffin_lim_iterations + self.config.steady_frames // 2
+        )  # in STFT frames
+        shaping = -(-_pad(self.attack_stft) // self.config.samples_per_frame)
+        return convolutions + shaping + -(-(phases + -(-overlap // 2)) // per_frame)
 
     def analyse(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame feature"]:
         """Square roots of the band magnitudes of mid and side; whole latent frames, the last zero-padded."""
         audio = F.pad(audio, (0, -audio.shape[-1] % self.config.samples_per_frame))
         middle_side = torch.stack([audio.sum(1) / 2, (audio[:, 0] - audio[:, 1]) / 2], 1)
         sides = rearrange(middle_side, "batch side sample -> (batch side) sample")
-        kinds = [(self.stft, self.bands)]
-        if self.attack_bands:
-            kinds.append((self.attack_stft, self.attack_bands))
         features = []
-        for stft, bands in kinds:
+        for stft, bands in ((self.stft, self.bands), (self.attack_stft, self.attack_bands)):
             pad = _pad(stft)
             power = (stft.forward(F.pad(sides, (pad, pad))).abs() * (4 / stft.size)) ** 2
             features.append(
@@ -145,15 +138,8 @@ class SpectralCodec(ModelMixin, ConfigMixin):
             steady_frames=self.config.steady_frames,
         )
         sides = griffin_lim(magnitude, phases, stft, iterations=self.config.griffin_lim_iterations)
-        sides = sides[:, pad:-pad]
-        if self.attack_bands:
-            attacks = self._levels(features[..., self.tonal_features :], self.attack_stft)
-            for following in range(self.config.attack_rounds):
-                if following:
-                    phases = stft.forward(F.pad(sides, (pad, pad)))
-                    phases = phases / phases.abs().clamp(min=1e-9)
-                    sides = stft.inverse(magnitude * phases)[:, pad:-pad]
-                sides = shape(sides, attacks, self.attack_stft, self.attack_bands)
+        attacks = self._levels(features[..., self.tonal_features :], self.attack_stft)
+        sides = shape(sides[:, pad:-pad], attacks, self.attack_stft, self.attack_bands)
         middle, side = rearrange(sides, "(b side) sample -> side b sample", side=2)
         return torch.stack([middle + side, middle - side], 1)
 
