@@ -15,6 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
+from eval_style import GENRES, HELD_OUT
+
 from diffdpo.encoders.words import MEASURED, measure
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
@@ -23,19 +25,7 @@ from diffdpo.sampling import Request, SamplingConfig, batches_of, embed_all, sam
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Prompt
 
-GENRES = ("rock", "metal", "electronic", "ambient", "orchestral soundtrack", "science fiction soundtrack")
-WORDS = {
-    "known": MEASURED,
-    "held_out": {
-        "tempo_bpm": ("unhurried", "brisk"),
-        "centroid_octaves": ("murky", "glittering"),
-        "onsets_per_s": ("uncluttered", "teeming"),
-        "punch": ("silky", "thumping"),
-        "mode": ("mournful", "jolly"),
-        "width_db": ("one-channel", "panoramic"),
-        "dynamics_db": ("invariable volume", "crescendos"),
-    },
-}
+WORDS = {"known": MEASURED, "held_out": HELD_OUT}
 
 
 def requests(model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float) -> list[list[Request]]:

@@ -40,6 +40,7 @@ from diffdpo.recipes.common import claim
 from diffdpo.runs import atomic_write
 from diffdpo.sampling import Request, SamplingConfig, batches_of, embed_all, sample
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Interval
 from diffdpo.types import Clip
@@ -47,6 +48,8 @@ from diffdpo.types import Clip
 SECONDS, LOUDNESS, RATE = 10.0, -16.0, 44100
 PLACES = (0.15, 0.3, 0.5, 0.65, 0.8)
 REFERENCE, FLOOR, CODEC, SAMPLES = "real, other songs (valid)", "real (test)", "codec of real", "samples"
+HEARD = [name for name in OFFLINE if not isinstance(SCORERS[name](), PromptScorer)]
+"""Scorers of a sound alone: most of the sets have no prompts."""
 Clips = list[tuple[str, Clip]]
 """Each with its cluster: the song or the prompt it comes from."""
 Latents = list[tuple[str, torch.Tensor]]
@@ -189,7 +192,7 @@ def sets(model: SongModel, cfg: EvalRun) -> dict[str, Callable[[], Clips]]:
 
 def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
     """All axes of each clip, and the musicnn embedding of each of its three-second patches."""
-    scorers = [SCORERS[name]() for name in OFFLINE]
+    scorers = [SCORERS[name]() for name in HEARD]
     heard = [canonical(clip) for _, clip in clips]
     embeddings = [embed(clip, listener) for clip in heard]
     return {
@@ -245,7 +248,7 @@ def summary(found: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str
     less = {
         name: rounded(asdict(Interval.of(draws[SAMPLES] - d))) for name, d in draws.items() if name != SAMPLES
     }
-    judges = [axis for scorer in OFFLINE for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
+    judges = [axis for scorer in HEARD for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
     return {"sets": table, "samples_minus": less, "judges": judges}
 
 
