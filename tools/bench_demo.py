@@ -62,9 +62,7 @@ def measured(command: Sequence[str]) -> tuple[int, dict[str, float]]:
                 time.sleep(0.2)
                 peak = max(peak, peak_mb(process.pid))
                 ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        except (
-            BaseException
-        ):  # this process is stopped: the run must not go on by itself, into the next one's way
+        except BaseException:  # this process is stopped: the run must not go on by itself
             process.terminate()
             raise
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -88,13 +88,9 @@ def heard(model: Any, name: str, latents: np.ndarray, cfg: EvalRun, listener: mu
             for start in (0, round(HOP_S * clip.sample_rate)):
                 cut = Clip(samples=clip.samples[:, start:], sample_rate=clip.sample_rate)
                 found.append(embed(canonical(cut), listener))
-        return {"embeddings": np.concatenate(found) if found else np.zeros((0, musicnn_width(listener)))}
+        return {"embeddings": np.concatenate(found) if found else np.zeros((0, musicnn.EMBEDDING))}
 
     return kept(Path(cfg.out) / "library" / f"{name}-musicnn.npz", listen)["embeddings"]
-
-
-def musicnn_width(listener: musicnn.Musicnn) -> int:
-    return listener.output.in_features
 
 
 def controls(model: SongModel, cfg: EvalRun) -> Latents:
