@@ -46,7 +46,7 @@ class Grid:
         return f"{self.window_s:g}/{self.hop_s:g}"
 
     def starts(self, seconds: float) -> list[float]:
-        """Where the windows begin, to the millisecond; a song shorter than a window has none."""
+        """Where the windows begin, to the millisecond; a song shorter than a window by over 1 µs has none."""
         room = seconds - self.window_s
         if room < -1e-6:
             return []

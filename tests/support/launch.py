@@ -53,9 +53,16 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def same_trajectory(one: list[dict[str, float]], two: list[dict[str, float]]) -> None:
-    """Losses, errors, gradient norms to 1e-4; margins, beta times small differences, to 1e-4 absolute."""
+    """Losses, errors, gradient norms to 1e-4 of themselves, all else to 1e-4 absolute, margins to 4e-4.
+
+    A margin is beta, up to 200 here, times a difference of errors between 2 and 4, whose last bit in single precision
+    is 2**-22: that bit alone moves a margin by 5e-5, and where one example fills a bin nothing averages it out.
+    """
     assert len(one) == len(two) > 0
     for first, second in zip(one, two, strict=True):
-        assert first == pytest.approx(second, rel=1e-4, abs=1e-4)
-        for key in ("loss", "grad_norm", "winner_error", "loser_error"):
-            assert first[key] == pytest.approx(second[key], rel=1e-4), key
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            near = {"rel": 1e-4, "abs": 4e-4 if key.startswith("margin") else 1e-4}
+            if key in ("loss", "grad_norm", "winner_error", "loser_error"):
+                near["abs"] = 0.0
+            assert value == pytest.approx(second[key], **near), f"{key} at step {first['step']}"
