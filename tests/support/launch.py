@@ -55,8 +55,8 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def same_trajectory(one: list[dict[str, float]], two: list[dict[str, float]]) -> None:
     """Losses, errors, gradient norms to 1e-4 of themselves, all else to 1e-4 absolute, margins to 4e-4.
 
-    A margin is beta, up to 200 here, times a difference of errors between 2 and 4, whose last bit in single precision
-    is 2**-22: that bit alone moves a margin by 5e-5, and where one example fills a bin nothing averages it out.
+    A margin is beta, up to 200 here, times a difference of errors between 2 and 4, whose last bit in single
+    precision is 2**-22: that bit alone moves a margin by 5e-5, and nothing averages it out in a bin of one example.
     """
     assert len(one) == len(two) > 0
     for first, second in zip(one, two, strict=True):
