@@ -2,13 +2,14 @@
 
 python tools/build_tiny.py codec  CODEC OUT          the trained codec, in half precision
 python tools/build_tiny.py seed   OUT                a fresh network to be trained
-python tools/build_tiny.py network EXPORT OUT        the trained network, in half precision
+python tools/build_tiny.py network EXPORT... OUT     the trained network, or the mean of several, in half precision
 python tools/build_tiny.py songs  MANIFEST OUT       SONGS.md: what it was trained on, by whom, under which licence
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,6 +52,16 @@ def songs(manifest: Path, out: Path) -> None:
     (out / "SONGS.md").write_text("\n".join(lines) + "\n")
 
 
+def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
+    """The network whose weights are the mean of several, trained from one start (Wortsman et al. 2022)."""
+    networks = [DiffRhythmTransformer.from_pretrained(export) for export in exports]
+    states = [network.state_dict() for network in networks]
+    networks[0].load_state_dict(
+        {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
+    )
+    return networks[0]
+
+
 def halve(folder: Path) -> None:
     """Store a model's weights in half precision; they are computed with in fp32."""
     for path in folder.glob("*.safetensors"):
@@ -74,7 +85,7 @@ def main() -> None:
         torch.manual_seed(0)
         DiffRhythmTransformer(**NETWORK).save_pretrained(out / "network")
     else:
-        DiffRhythmTransformer.from_pretrained(args.paths[0]).save_pretrained(out / "network")
+        mean_network(args.paths[:-1]).save_pretrained(out / "network")
         halve(out / "network")
 
 
