@@ -1,6 +1,7 @@
 """Rules of the house that a machine can check."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -83,3 +84,9 @@ def test_the_configuration_reference_is_fresh():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shipped_weights_name_no_path_of_the_machine_that_made_them():
+    configs = sorted((ROOT / "diffdpo" / "assets").rglob("config.json"))
+    assert configs
+    assert not [path for path in configs if json.loads(path.read_text()).get("_name_or_path")]

@@ -54,12 +54,10 @@ def songs(manifest: Path, out: Path) -> None:
 
 def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
     """The network whose weights are the mean of several, trained from one start (Wortsman et al. 2022)."""
-    networks = [DiffRhythmTransformer.from_pretrained(export) for export in exports]
-    states = [network.state_dict() for network in networks]
-    networks[0].load_state_dict(
-        {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
-    )
-    return networks[0]
+    states = [DiffRhythmTransformer.from_pretrained(export).state_dict() for export in exports]
+    network = DiffRhythmTransformer(**NETWORK)  # one of those read would keep the path it was read from
+    network.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
+    return network
 
 
 def halve(folder: Path) -> None:
