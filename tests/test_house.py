@@ -66,7 +66,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_every_tool_finds_what_it_imports():
-    """Tools are not type-checked: a name that the package no longer has shows here, not at a user's desk."""
+    """mypy reads the package only: a name that it no longer has shows here, not at a user's desk."""
     names = [path.stem for path in sorted((ROOT / "tools").glob("*.py"))]
     code = (
         f"import importlib, sys; sys.path.insert(0, 'tools'); [importlib.import_module(n) for n in {names}]"

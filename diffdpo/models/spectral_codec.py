@@ -98,9 +98,8 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         per_frame = self.config.samples_per_frame // self.config.stft_hop
         overlap = self.config.stft_size // self.config.stft_hop - 1
         convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
-        phases = (
-            overlap * self.config.griffin_lim_iterations + self.config.steady_frames // 2
-        )  # in STFT frames
+        # in STFT frames
+        phases = overlap * self.config.griffin_lim_iterations + self.config.steady_frames // 2
         shaping = -(-_pad(self.attack_stft) // self.config.samples_per_frame)
         return convolutions + shaping + -(-(phases + -(-overlap // 2)) // per_frame)
 
