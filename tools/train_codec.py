@@ -2,7 +2,8 @@
 
 MANIFEST is a JSONL as tools/corpus/fetch.py writes it. Band features of all songs are computed once and kept
 beside the weights. The same command again continues where the last one stopped, for another --minutes;
---decoder-only leaves the latents as they are, so that a network trained on them stays valid.
+--start begins with a finished codec, --decoder-only leaves the latents as they are, so that a network trained on
+them stays valid.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+import librosa
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
@@ -110,8 +113,32 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
     return torch.from_numpy(batch * 10 ** (gain_db / 40))  # features are roots of magnitudes
 
 
+def mel_shares(codec: SpectralCodec) -> torch.Tensor:
+    """How many of 128 mel bands lie in each attack band, as a share: onset detectors hear the mean of those."""
+    edges = torch.tensor(codec.attack_bands.edges) * codec.config.sample_rate / codec.config.attack_size
+    mels = torch.from_numpy(librosa.mel_frequencies(n_mels=130, fmax=codec.config.sample_rate / 2)[1:-1])
+    inside = torch.bucketize(mels, edges.double(), right=True) - 1
+    return torch.bincount(inside.clamp(0, len(edges) - 2), minlength=len(edges) - 1).float() / 128
+
+
+def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Onset strength of the middle [batch, moment], as librosa's of windows of 2,048 at every 512 samples.
+
+    From the powers of four windows and more: their decibels, the rises of those, the mean over mel bands.
+    """
+    middle = in_time(codec, features)[..., : len(shares)]
+    power = middle.clamp(min=0) ** 4
+    window = torch.hann_window(9)[1:-1]
+    smooth = F.conv1d(
+        power.transpose(1, 2).flatten(0, 1)[:, None], (window / window.sum())[None, None], stride=2
+    )
+    decibels = 10 * (smooth[:, 0] + FLOOR**2).log10()
+    rises = decibels.unflatten(0, (len(features), -1)).diff(dim=-1).relu()
+    return (rises * shares[:, None]).sum(1)
+
+
 def loss(
-    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, kl_weight: float, onset_weight: float
+    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, shares: torch.Tensor, args: argparse.Namespace
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
     mean, log_variance = codec.encode_features(features)
@@ -128,11 +155,12 @@ def loss(
         x[..., : x.shape[-1] // 2].relu().mean(-1) for x in changes
     ]  # of the middle: where onsets are heard
     onset = (rises[0] - rises[1]).abs().mean()
+    strengths = [strength(codec, x, shares) for x in (decoded, features)]
+    heard = (strengths[0] - strengths[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
-    value = tonal.mean() + 0.7 * attack.mean() + 30 * square + kl_weight * kl
-    value = (
-        value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change + onset_weight * onset
-    )
+    value = tonal.mean() + 0.7 * attack.mean() + 30 * square + args.kl * kl
+    value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change
+    value = value + args.onset * onset + args.strength * heard
     return value, {
         "loss": value.item(),
         "tonal": tonal.mean().item(),
@@ -141,6 +169,7 @@ def loss(
         "attack_log": attack_log.mean().item(),
         "change": change.item(),
         "onset": onset.item(),
+        "strength": heard.item(),
         "kl": kl.item(),
         "noise": torch.exp(log_variance / 2).mean().item(),
     }
@@ -164,6 +193,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--kl", type=float, default=1e-5)
     parser.add_argument("--onset", type=float, default=0.02, help="weight of the error of summed rises")
+    parser.add_argument("--strength", type=float, default=0.0, help="weight of the error of onset strengths")
+    parser.add_argument("--start", type=Path, help="a finished codec to begin with")
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute features")
     return parser.parse_args()
@@ -176,12 +207,14 @@ def main() -> None:
     songs = cached_features(args.manifest, args.out / "features", codec, args.workers)
     optimizer = torch.optim.AdamW(groups(codec), lr=args.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     seconds, step = resume(args.out / "state.pt", codec, optimizer)
-    if not step:
+    if not step and args.start:
+        codec.load_state_dict(SpectralCodec.from_pretrained(args.start).state_dict())
+    elif not step:
         initialise(codec, songs["train"])
     if args.decoder_only:
         for part in (codec.linear_encode, codec.encoder_in, codec.encoder, codec.encoder_out):
             part.requires_grad_(False)
-    weight = importance(codec)
+    weight, shares = importance(codec), mel_shares(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
     began, budget = time.monotonic(), 60 * args.minutes
     total = 60 * (args.total_minutes or args.minutes)
@@ -191,7 +224,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         batch = crops(songs["train"], args.batch, np.random.default_rng(step))
-        value, metrics = loss(codec, batch, weight, args.kl, args.onset)
+        value, metrics = loss(codec, batch, weight, shares, args)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -199,14 +232,15 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                held_out = loss(codec, valid, weight, args.kl, args.onset)[1]
+                held_out = loss(codec, valid, weight, shares, args)[1]
             shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
             print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
         if step % 200 == 0:
             save(args.out, codec, optimizer, seconds + elapsed, step)
     save(args.out, codec, optimizer, seconds + elapsed, step)
-    standardise(codec, *latent_statistics(codec, songs["train"]))
-    codec.save_pretrained(args.out / "codec")
+    if not (args.start and args.decoder_only):  # else its latents stay as they are, and are standard already
+        standardise(codec, *latent_statistics(codec, songs["train"]))
+        codec.save_pretrained(args.out / "codec")
 
 
 def resume(path: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer) -> tuple[float, int]:

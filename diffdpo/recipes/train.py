@@ -62,6 +62,8 @@ def run(cfg: TrainRun) -> Path:
         network.enable_gradient_checkpointing()
     reference, old = _besides(cfg, objective, network, accelerator)
     cache = build_cache(cfg.train.reference, objective, accelerator)
+    if cfg.train.compile:  # behind the references: a copy of a compiled block is not compiled
+        network.compile_repeated_blocks()
     network.train()
     optimizer = build_optimizer(network, cfg.train, accelerator.device)
     trained = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.train.lora is not None)

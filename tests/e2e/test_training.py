@@ -45,8 +45,12 @@ def canonical(tmp_path_factory, bundle, pairs):
         ("zero3", ("train.per_device=4",), {"world": 2, "distributed": "DEEPSPEED", "zero_stage": 3}),
         ("one", ("train.reference.kind=frozen_copy",), {"world": 1}),
         ("one", ("train.gradient_checkpointing=true",), {"world": 1}),
+        ("one", ("train.compile=true",), {"world": 1}),
     ],
-    ids=["accumulate", "ddp", "ddp-accumulate", "zero2-accumulate", "zero3", "frozen-copy", "checkpointing"],
+    ids=[
+        "accumulate", "ddp", "ddp-accumulate", "zero2-accumulate", "zero3", "frozen-copy", "checkpointing",
+        "compile",
+    ],
 )
 def test_the_layout_does_not_change_the_trajectory(tmp_path, bundle, pairs, canonical, launcher, words, says):
     _, expected, _ = canonical
