@@ -138,7 +138,11 @@ def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor)
 
 
 def loss(
-    codec: SpectralCodec, features: torch.Tensor, weight: torch.Tensor, shares: torch.Tensor, args: argparse.Namespace
+    codec: SpectralCodec,
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    shares: torch.Tensor,
+    args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
     mean, log_variance = codec.encode_features(features)

@@ -48,7 +48,13 @@ def canonical(tmp_path_factory, bundle, pairs):
         ("one", ("train.compile=true",), {"world": 1}),
     ],
     ids=[
-        "accumulate", "ddp", "ddp-accumulate", "zero2-accumulate", "zero3", "frozen-copy", "checkpointing",
+        "accumulate",
+        "ddp",
+        "ddp-accumulate",
+        "zero2-accumulate",
+        "zero3",
+        "frozen-copy",
+        "checkpointing",
         "compile",
     ],
 )
