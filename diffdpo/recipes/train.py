@@ -27,6 +27,7 @@ from diffdpo.training.setup import (
     build_beside,
     build_cache,
     build_optimizer,
+    compile_blocks,
     trainable,
     zero_stage,
 )
@@ -63,7 +64,7 @@ def run(cfg: TrainRun) -> Path:
     reference, old = _besides(cfg, objective, network, accelerator)
     cache = build_cache(cfg.train.reference, objective, accelerator)
     if cfg.train.compile:  # behind the references: a copy of a compiled block is not compiled
-        network.compile_repeated_blocks()
+        compile_blocks(network)
     network.train()
     optimizer = build_optimizer(network, cfg.train, accelerator.device)
     trained = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.train.lora is not None)
