@@ -2,24 +2,35 @@
 
 python tools/build_tiny.py codec  CODEC OUT          the trained codec, in half precision
 python tools/build_tiny.py seed   OUT                a fresh network to be trained
+python tools/build_tiny.py beats  DATA OUT           the tempo that goes with a style, fitted to prepared songs
 python tools/build_tiny.py network EXPORT... OUT     the trained network, or the mean of several, in half precision
 python tools/build_tiny.py songs  MANIFEST OUT       SONGS.md: what it was trained on, by whom, under which licence
 """
 
 import argparse
+import itertools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
+from diffdpo.data import tables
+from diffdpo.data.latents import read_tensor
+from diffdpo.data.songs import KEY, TABLE
+from diffdpo.encoders.beats import FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.spectral_codec import SpectralCodec
 
+LEAST_GAPS = 4
+"""Between beats, for a window to have a tempo."""
+RIDGE = 1e-3
 NETWORK = {
     "dim": 256,
     "depth": 8,
@@ -60,6 +71,46 @@ def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
     return network
 
 
+def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Styles of all windows, and of each log2 of the beats a minute (NaN without a pulse)."""
+    styles, octaves = [], []
+    for row in tables.read(data / TABLE, KEY):
+        if row["split"] != split or row["error"]:
+            continue
+        beats = np.array([at for at, _ in json.loads(row["lyric_lines"])])
+        per_window = read_tensor(data / "latents" / f"{row['id']}.safetensors", "styles").float()
+        edges = np.linspace(0, row["duration_s"], per_window.shape[1] + 1)
+        for window, (start, stop) in enumerate(itertools.pairwise(edges)):
+            gaps = np.diff(beats[(beats >= start) & (beats < stop)])
+            value = math.log2(60 / np.median(gaps)) if len(gaps) >= LEAST_GAPS else math.nan
+            styles.append(per_window[:, window])
+            octaves += [value] * len(per_window)
+    return torch.cat(styles), torch.tensor(octaves)
+
+
+def fit_beats(data: Path, out: Path) -> None:
+    """Two ridge regressions on styles, of the tempo and of whether there is a pulse."""
+    styles, octaves = tempo_of_styles(data, "train")
+    pulse = ~octaves.isnan()
+    maps = [ridge(styles[pulse], octaves[pulse]), ridge(styles, pulse.float())]
+    weight, bias = torch.stack([w for w, _ in maps]), torch.stack([b for _, b in maps])
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": weight, "bias": bias}, out / FILE)
+    styles, octaves = tempo_of_styles(data, "valid")
+    pulse, found = ~octaves.isnan(), styles @ weight.T + bias
+    kept = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
+        (found[pulse, 0], octaves[pulse]), (found[:, 1], pulse.float()))]  # fmt: skip
+    print(f"correlation on validation songs: tempo {kept[0]:.2f}, pulse {kept[1]:.2f}")
+
+
+def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of least squares with a penalty of RIDGE per example on the weight."""
+    mean, level = x.mean(0), y.mean()
+    covariance = (x - mean).T @ (x - mean) / len(x) + RIDGE * torch.eye(x.shape[1])
+    weight = torch.linalg.solve(covariance, (x - mean).T @ (y - level) / len(x))
+    return weight, level - weight @ mean
+
+
 def halve(folder: Path) -> None:
     """Store a model's weights in half precision; they are computed with in fp32."""
     for path in folder.glob("*.safetensors"):
@@ -70,13 +121,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("codec", "seed", "network", "songs"))
+    parser.add_argument("what", choices=("codec", "seed", "beats", "network", "songs"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
     out = args.paths[-1]
     if args.what == "codec":
         SpectralCodec.from_pretrained(args.paths[0]).save_pretrained(out / "codec")
         halve(out / "codec")
+    elif args.what == "beats":
+        fit_beats(args.paths[0], out)
     elif args.what == "songs":
         songs(args.paths[0], out)
     elif args.what == "seed":

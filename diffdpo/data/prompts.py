@@ -120,7 +120,7 @@ def negative(prompt: Prompt) -> Prompt:
         style=None,
         style_audio=None,
         lyrics=None,
-        lyric_lines=None,
+        lyric_lines=(),
         axis="",
     )
 

@@ -74,6 +74,14 @@ class Prepares(Protocol):
         """What `velocity` takes in place of `condition`, for the network itself and not what accelerate wraps."""
 
 
+@runtime_checkable
+class Transcribes(Protocol):
+    """A song model whose tokens can be heard in recordings, as beats can. A model need not have it."""
+
+    def transcribe(self, clip: Clip) -> tuple[tuple[float, tuple[int, ...]], ...]:
+        """Timed lines of tokens, as in `Prompt.lyric_lines`."""
+
+
 def drop(condition: Condition, part: str, where: Bool[Tensor, " batch"]) -> Condition:
     """The same condition with one part taken away from some songs."""
     kept = condition[part]

@@ -1,11 +1,12 @@
-"""The tiny song model shipped with the package: a DiffRhythm network, a spectral codec and a style encoder."""
+"""The tiny song model shipped with the package: a DiffRhythm network, a spectral codec,
+a style encoder and the tempo that goes with a style."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from diffdpo.encoders import style
+from diffdpo.encoders import beats, style
 from diffdpo.encoders.style import BUNDLE
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.checkpoints import load_network
@@ -40,4 +41,5 @@ class Tiny:
             ),
             codec=codec,
             style=style.load(folder),
+            beats=beats.load(folder),
         )

@@ -19,7 +19,7 @@ from diffdpo.data.prompts import in_share
 from diffdpo.data.songs import KEY, TABLE
 from diffdpo.encoders.words import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.models.base import SongModel
+from diffdpo.models.base import SongModel, Transcribes
 from diffdpo.models.diffrhythm.lyrics import untimed
 from diffdpo.progress import bar, say
 from diffdpo.randomness import generator
@@ -155,6 +155,9 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
                 duration_s=clip.seconds,
             )
         )
+        lines = prompt.lyric_lines
+        if not lines and isinstance(model, Transcribes):
+            lines = model.transcribe(clip)
     except DataError as error:
         return row | {"error": str(error)}
     styles = style_windows(model, clip, song, cfg)
@@ -164,7 +167,7 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         "sha256": hashlib.sha256(song.audio.read_bytes()).hexdigest(),
         "frames": len(latents),
         "duration_s": clip.seconds,
-        "lyric_lines": json.dumps(prompt.lyric_lines or []),
+        "lyric_lines": json.dumps(lines or []),
     }
 
 

@@ -46,6 +46,17 @@ class LyricsEncoder(Protocol):
     def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[Line, ...]: ...
 
 
+@runtime_checkable
+class BeatEncoder(Protocol):
+    """Beats as timed lines of one token, for networks that have these in the place of lyrics."""
+
+    def heard(self, clip: Clip) -> tuple[Line, ...]: ...
+
+    def asked(
+        self, text: str | None, style: Float[Tensor, " style"] | None, duration_s: float
+    ) -> tuple[Line, ...]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffRhythm:
     """A song model built from a DiffRhythm network and the encoders around it.
@@ -59,9 +70,13 @@ class DiffRhythm:
     codec: Codec | None = None
     style: StyleEncoder | None = None
     lyrics: LyricsEncoder | None = None
+    beats: BeatEncoder | None = None
 
     def embed(self, prompt: Prompt) -> Prompt:
-        """Fill in `style` and `lyric_lines` from text, audio and lyrics. What is already embedded stays."""
+        """Fill in `style` and `lyric_lines` from text, audio and lyrics. What is already embedded stays.
+
+        A network with beats in the place of lyrics gets those of the tempo that the text names or the style has.
+        """
         style, lines = prompt.style, prompt.lyric_lines
         if style is None and (prompt.text or prompt.style_audio):
             if self.style is None:
@@ -76,6 +91,8 @@ class DiffRhythm:
                     "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
                 )
             lines = self.lyrics.lines(prompt.lyrics, prompt.language, prompt.duration_s)
+        if lines is None and self.beats is not None:
+            lines = self.beats.asked(prompt.text, style, prompt.duration_s)
         return replace(prompt, style=style, lyric_lines=lines)
 
     def condition(self, prompts: Sequence[Prompt], frames: int) -> Condition:
@@ -143,6 +160,10 @@ class DiffRhythm:
         """See SongModel. Audio is taken at its level: `prepare` brings songs to a common loudness first."""
         clip = audio.stereo(audio.resample(clip, self.latents.sample_rate))
         return self._codec().encode(torch.from_numpy(clip.samples)[None])[0]
+
+    def transcribe(self, clip: Clip) -> tuple[Line, ...]:
+        """The beats of a recording, for a network that has them in the place of lyrics; see Transcribes."""
+        return () if self.beats is None else self.beats.heard(clip)
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""

@@ -79,4 +79,4 @@ def test_the_negative_branch_has_the_negative_style_and_no_lyrics():
         id="a", text="x", negative_text="noise", lyrics="[00:01.00]la", lyric_lines=((1.0, (3,)),)
     )
     against = negative(prompt)
-    assert (against.text, against.lyrics, against.lyric_lines, against.style) == ("noise", None, None, None)
+    assert (against.text, against.lyrics, against.lyric_lines, against.style) == ("noise", None, (), None)

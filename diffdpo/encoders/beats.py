@@ -1,0 +1,102 @@
+"""Beats as tokens of a network: those of a song that is heard, and those of a song that is asked for.
+
+A model that does not sing has its token track free. The tiny model has a 1 there on every frame in which a beat
+falls: rhythm gets a grid to stand on (rhythm on the frame axis: Music ControlNet, Wu et al. 2023).
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import librosa
+import numpy as np
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffdpo import audio
+from diffdpo.types import Clip
+
+Line = tuple[float, tuple[int, ...]]
+"""Start in seconds, and tokens; as lines of lyrics."""
+FILE = "beats.safetensors"
+BEAT = 1
+"""The token."""
+RATE, HOP = 22050, 512
+PIECE_S = 30.0
+"""Beats are looked for in pieces of about this length, each with its own tempo."""
+CLEAR = 0.3
+"""Autocorrelation of onset strength at the beats' period from which a piece has a pulse; noise has 0.1."""
+FELT = 0.5
+"""Probability of a pulse from which a style is given beats."""
+SLOWEST, FASTEST = 40.0, 240.0
+BPM = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm\b", re.IGNORECASE)
+
+
+def heard(clip: Clip) -> tuple[float, ...]:
+    """Beats of a recording in seconds (dynamic programming: Ellis 2007); none where there is no pulse."""
+    mono = audio.resample(
+        Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE
+    )
+    strength = librosa.onset.onset_strength(y=mono.samples[0], sr=RATE, hop_length=HOP)
+    found: list[float] = []
+    pieces = np.array_split(np.arange(len(strength)), max(1, round(len(strength) * HOP / RATE / PIECE_S)))
+    for piece in pieces:
+        frames = librosa.beat.beat_track(
+            onset_envelope=strength[piece], sr=RATE, hop_length=HOP, trim=False, units="frames"
+        )[1]
+        if len(frames) > 3 and clarity(strength[piece], float(np.median(np.diff(frames)))) >= CLEAR:
+            found += ((frames + piece[0]) * HOP / RATE).tolist()
+    return tuple(found)
+
+
+def clarity(strength: Float[np.ndarray, " frame"], period: float) -> float:
+    """Autocorrelation of log onset strength near a period in frames: 1 is a machine, 0 is no pulse."""
+    x = np.log1p(strength.astype(np.float64))
+    x -= x.mean()
+    lags = range(max(1, math.floor(period) - 1), min(len(x) - 1, math.ceil(period) + 2))
+    power = float((x * x).mean())
+    return max((float((x[lag:] * x[:-lag]).mean()) / power for lag in lags), default=0.0) if power else 0.0
+
+
+def lines(beats: tuple[float, ...]) -> tuple[Line, ...]:
+    """As lines of one token."""
+    return tuple((at, (BEAT,)) for at in beats)
+
+
+def named_tempo(text: str) -> float | None:
+    """Beats a minute that a text names, as in "rock, 128 bpm"; None if it names none that can be felt."""
+    named = [float(number) for number in BPM.findall(text)]
+    return next((bpm for bpm in named if SLOWEST <= bpm <= FASTEST), None)
+
+
+@dataclass(frozen=True)
+class Beats:
+    """From a style to a tempo: two linear maps, of log2(beats a minute) and of the probability of a pulse."""
+
+    weight: Float[Tensor, "2 style"]
+    bias: Float[Tensor, "2"]
+
+    def heard(self, clip: Clip) -> tuple[Line, ...]:
+        return lines(heard(clip))
+
+    def asked(
+        self, text: str | None, style: Float[Tensor, " style"] | None, duration_s: float
+    ) -> tuple[Line, ...]:
+        """Even beats from the beginning on, at the tempo that the text names or the style has, if any."""
+        bpm = named_tempo(text or "") or self.tempo(style)
+        return lines(tuple(np.arange(0, duration_s, 60 / bpm).tolist())) if bpm else ()
+
+    def tempo(self, style: Float[Tensor, " style"] | None) -> float | None:
+        """Beats a minute that go with a style; None for none, and for a style without a pulse."""
+        if style is None or not style.any():
+            return None
+        octaves, pulse = (self.weight @ style.float().cpu() + self.bias).tolist()
+        return min(FASTEST, max(SLOWEST, 2**octaves)) if pulse >= FELT else None
+
+
+def load(bundle: Path) -> Beats | None:
+    """The maps of a bundle; None for one whose network was trained without beats."""
+    path = bundle / FILE
+    return Beats(**load_file(path)) if path.is_file() else None
