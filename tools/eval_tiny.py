@@ -280,7 +280,9 @@ def identity(model: Any, cfg: EvalRun) -> str:
     """A hash of the songs' list, the embedded prompts and all weights."""
     digest = hashlib.sha256(Path(cfg.manifest).read_bytes())
     states = [model.network.state_dict(), model.codec.state_dict()]
-    styles = {name: prompt.style for name, prompt in embed_all(model, read_prompts(cfg.prompts)).items()}
+    embedded = embed_all(model, read_prompts(cfg.prompts))
+    digest.update(repr([(name, prompt.lyric_lines) for name, prompt in embedded.items()]).encode())
+    styles = {name: prompt.style for name, prompt in embedded.items()}
     for state in [*states, styles]:
         for name, tensor in sorted(state.items()):
             digest.update(name.encode() + tensor.detach().float().numpy().tobytes())
