@@ -126,7 +126,10 @@ def main() -> None:
     args = parser.parse_args()
     out = args.paths[-1]
     if args.what == "codec":
-        SpectralCodec.from_pretrained(args.paths[0]).save_pretrained(out / "codec")
+        trained = SpectralCodec.from_pretrained(args.paths[0])
+        codec = SpectralCodec(**{k: v for k, v in trained.config.items() if not k.startswith("_")})
+        codec.load_state_dict(trained.state_dict())  # the one read would keep the path it was read from
+        codec.save_pretrained(out / "codec")
         halve(out / "codec")
     elif args.what == "beats":
         fit_beats(args.paths[0], out)
