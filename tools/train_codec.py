@@ -54,12 +54,22 @@ def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
     torch.set_num_threads(1)
     clip = audio.stereo(audio.resample(audio.read(song), codec.config.sample_rate))
     samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
-    pieces = samples.split(codec.config.samples_per_frame * 256, -1)
     with torch.no_grad():
-        features = torch.cat([codec.analyse(piece[None])[0] for piece in pieces])
+        features = analysed(codec, samples)
     with path.with_suffix(".part").open("wb") as file:
         np.save(file, features.half().numpy())
     path.with_suffix(".part").rename(path)
+
+
+def analysed(codec: SpectralCodec, samples: torch.Tensor, piece: int = 256) -> torch.Tensor:
+    """Features [frame, feature] of a song [2, sample], so many frames at a time with what their windows reach."""
+    per_frame, found = codec.config.samples_per_frame, []
+    context = -(-codec.config.stft_size // (2 * per_frame))
+    for start in range(0, -(-samples.shape[-1] // per_frame), piece):
+        first = max(0, start - context)
+        part = samples[:, first * per_frame : (start + piece + context) * per_frame]
+        found.append(codec.analyse(part[None])[0, start - first :][:piece])
+    return torch.cat(found)
 
 
 def importance(codec: SpectralCodec) -> torch.Tensor:
