@@ -5,14 +5,16 @@
 
 Every point samples the shipped model on the same prompts and seeds and is kept in OUT/NAME.npz; a point that is
 there is not made again. `published` is 31 Euler steps, prompt and negative at each, nothing kept from step to step.
-The kernel distance (KAD) is that of musicnn embeddings to held-out real songs, typicality musicnn's judgement
-(bigger is better), `off` the distance of the latents from those of the same noise followed in very small steps, as
-a share of their norm. Intervals are 95 % over prompts; differences from `published` are paired. `--race` measures
-seconds from prompts to sound, the two sides taking turns. OUT/curve.json and OUT/curve.svg hold all points so far.
+The kernel distance (KAD) is that of musicnn embeddings to held-out real songs; typicality is musicnn's judgement
+and pulse the rhythm scorer's (bigger is better); `off` is the distance of the latents from those of the same noise
+followed in very small steps, as a share of their norm. Intervals are 95 % over prompts; differences from
+`published` are paired. `--race` measures seconds from prompts to sound, the two sides taking turns.
+OUT/curve.json and OUT/curve.svg hold all points so far.
 """
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
@@ -40,6 +42,7 @@ from diffdpo.progress import bar
 from diffdpo.sampling import Request, draw, embed_all, make
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
+from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.statistics import paired_effect
 
 SCALE, SEED, BATCH, RESAMPLES = 3.0, 7, 16, 2000
@@ -105,13 +108,14 @@ def songs(model: DiffRhythm, name: str, wanted: list[Request]) -> tuple[list[tor
 
 
 def hear(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
-    """The embeddings of each clip's three-second patches, and its typicality."""
+    """The embeddings of each clip's three-second patches, its typicality and its pulse."""
     listener, judge = musicnn.load(), MusicnnTypicality()
     heard = [canonical(clip) for clip in clips]
     waves = [torch.from_numpy(audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)) for clip in heard]
     return {
         "embeddings": np.stack([listener.listen(wave).embedding.numpy() for wave in waves]),
         "typicality": judge(heard)[:, 0],
+        "pulse": Rhythm()(heard)[:, 0],
     }
 
 
@@ -141,15 +145,16 @@ def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, made in found.items():
         kad, against = distances[name], distances[name] - distances[BASE]
-        typical = paired_effect(found[BASE]["typicality"], made["typicality"], clusters)
         row = {
             "passes": float(made["passes"].mean()), "kad": kad[0], "kad_low": np.quantile(kad[1:], 0.025),
             "kad_high": np.quantile(kad[1:], 0.975), "kad_change": against[0],
             "kad_change_low": np.quantile(against[1:], 0.025), "kad_change_high": np.quantile(against[1:], 0.975),
-            "typicality": made["typicality"].mean(), "typicality_change": typical.mean,
-            "typicality_change_low": typical.low, "typicality_change_high": typical.high,
             "cpu_s": float(made["cpu_s"]), "times_faster": float(found[BASE]["cpu_s"] / made["cpu_s"]),
         }  # fmt: skip
+        for axis in ("typicality", "pulse"):
+            effect = paired_effect(found[BASE][axis], made[axis], clusters)
+            row |= {axis: made[axis].mean(), f"{axis}_change": effect.mean}
+            row |= {f"{axis}_change_low": effect.low, f"{axis}_change_high": effect.high}
         if TRUTH in found:
             off = np.linalg.norm(made["latents"] - found[TRUTH]["latents"], axis=(1, 2))
             row["off"] = float((off / np.linalg.norm(found[TRUTH]["latents"], axis=(1, 2))).mean())
@@ -159,49 +164,69 @@ def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
 
 FAMILIES = {
     "euler": ("#888", r"euler-\d+"), "dpmpp_2m": ("#090", r"dpmpp-\d+"), "midpoint": ("#c60", r"midpoint-\d+"),
-    "adams_bashforth": ("#06c", r"ab-\d+"),
+    "adams_bashforth": ("#06c", r"ab-(\d|12)"),
     "adams_bashforth, 8 steps, guidance_every 2 to 4": ("#a0a", r"ab-8(-every\d)?"),
 }  # fmt: skip
 """What the picture shows: a colour and the points of each line."""
 
 
 def picture(table: dict[str, Any]) -> str:
-    """KAD with its interval over passes, a line a solver; the band is the published way's interval."""
-    left, right, top, bottom = 60.0, 720.0, 30.0, 390.0
-    base = table[BASE]
-    low, high = 5.0, 18.0
+    """What is gained over the published way (the line at 0), with intervals, over passes; a line a solver."""
+    kad = panel(table, "kad_change", "kernel distance to real songs, change (less is better)", 30.0, 230.0)
+    pulse = panel(table, "pulse_change", "clarity of the pulse, change (more is better)", 300.0, 500.0)
+    legend = [
+        f'<text x="{RIGHT - 290}" y="{44 + 15 * number}" fill="{colour}">{name}</text>'
+        for number, (name, (colour, _)) in enumerate(FAMILIES.items())
+    ]
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 550" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, '<rect width="780" height="550" fill="#fff"/>', *kad, *pulse, *legend, "</svg>"])
 
-    def place(passes: float, kad: float) -> tuple[float, float]:
-        across = np.log2(max(passes, 5) / 5) / np.log2(66 / 5)
-        return left + (right - left) * across, bottom - (bottom - top) * (min(kad, high) - low) / (high - low)
 
-    band = [place(5, base[key])[1] for key in ("kad_high", "kad", "kad_low")]
+LEFT, RIGHT = 60.0, 720.0
+
+
+def panel(table: dict[str, Any], key: str, title: str, top: float, bottom: float) -> list[str]:
+    lines = [
+        sorted(
+            (row for name, row in table.items() if re.fullmatch(pattern, name)), key=lambda row: row["passes"]
+        )
+        for _, pattern in FAMILIES.values()
+    ]
+    ends = [row[f"{key}_{end}"] for line in lines for row in line for end in ("low", "high")] + [-1e-3, 1e-3]
+    step = next(
+        size
+        for size in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+        if max(ends) - min(ends) < 8 * size
+    )
+    low, high = math.floor(min(ends) / step), math.ceil(max(ends) / step)
+
+    def across(passes: float) -> float:
+        return LEFT + (RIGHT - LEFT) * float(np.log2(max(passes, 5) / 5) / np.log2(66 / 5))
+
+    def down(value: float) -> float:
+        return bottom - (bottom - top) * (value / step - low) / (high - low)
+
     parts = [
-        f'<rect x="{left}" y="{band[0]:.1f}" width="{right - left}" height="{band[2] - band[0]:.1f}" fill="#eee"/>',
-        f'<path d="M{left} {band[1]:.1f}H{right}" stroke="#000" stroke-dasharray="4 3"/>',
-        f'<text x="{right}" y="{band[1] - 4:.1f}" text-anchor="end">published: 62 passes</text>',
+        f'<path d="M{LEFT} {down(0):.1f}H{RIGHT}" stroke="#000" stroke-dasharray="4 3"/>',
+        f'<text x="{RIGHT}" y="{down(0) - 4:.1f}" text-anchor="end">published: 62 passes</text>',
+        f'<text x="{LEFT}" y="{top - 14}">{title}, 95 % over prompts</text>',
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{bottom + 36}" text-anchor="middle">passes a song</text>',
     ]
     for passes in (6, 8, 12, 16, 24, 32, 62):
-        x, _ = place(passes, low)
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{passes}</text>')
-    for kad in (6, 8, 10, 12, 14, 16, 18):
-        parts.append(f'<text x="{left - 6}" y="{place(5, kad)[1] + 4:.1f}" text-anchor="end">{kad}</text>')
-    for number, (name, (colour, pattern)) in enumerate(FAMILIES.items()):
-        rows = [row for point, row in table.items() if re.fullmatch(pattern, point) and row["passes"] <= 64]
-        spots = sorted((*place(row["passes"], row["kad"]), row["kad_low"], row["kad_high"]) for row in rows)
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in spots)
+        parts.append(f'<text x="{across(passes):.1f}" y="{bottom + 18}" text-anchor="middle">{passes}</text>')
+    for tick in range(low, high + 1):
+        label = f"{tick * step:+g}" if tick else "0"
+        parts.append(f'<text x="{LEFT - 6}" y="{down(tick * step) + 4:.1f}" text-anchor="end">{label}</text>')
+    for number, ((colour, _), rows) in enumerate(zip(FAMILIES.values(), lines, strict=True)):
+        line = " ".join(f"{across(row['passes']):.1f},{down(row[key]):.1f}" for row in rows)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        for x, y, worst, best in spots:
-            at, ends = x + 2 * (number - 2), [place(5, kad)[1] for kad in (worst, best)]
-            parts.append(f'<path d="M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}" opacity="0.4"/>')
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-        parts.append(f'<text x="{right - 290}" y="{top + 14 + 15 * number}" fill="{colour}">{name}</text>')
-    parts.append(
-        f'<text x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">passes a song</text>'
-    )
-    parts.append(f'<text x="{left}" y="16">kernel distance to real songs, 95 % over prompts</text>')
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 440" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, '<rect width="780" height="440" fill="#fff"/>', *parts, "</svg>"])
+        for row in rows:
+            x, worst, best = across(row["passes"]), down(row[f"{key}_low"]), down(row[f"{key}_high"])
+            parts += [
+                f'<path d="M{x + 2 * (number - 2):.1f} {worst:.1f}V{best:.1f}" stroke="{colour}" opacity="0.4"/>',
+                f'<circle cx="{x:.1f}" cy="{down(row[key]):.1f}" r="3.5" fill="{colour}"/>',
+            ]
+    return parts
 
 
 def race(model: DiffRhythm, name: str, wanted: list[Request], repeats: int = 3) -> dict[str, Any]:
