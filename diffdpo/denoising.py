@@ -28,9 +28,9 @@ class SamplingConfig:
     """Above 1 more of the steps are spent near the noise: t -> s t / (s t + 1 - t), as in SD3."""
     sway: float = 0.0
     """In [-1, 1]; below 0 likewise, as in F5-TTS."""
-    guidance: float = 3.0
+    guidance: float = 5.0
     """Scale s of v = v_negative + s (v - v_negative); 1 is no guidance and needs one pass an evaluation, not
-    two."""
+    two. DiffRhythm's is 5."""
     guidance_form: str = "plain"
     """plain, rescaled, zero_star or apg; see diffdpo/guidance.py."""
     guidance_args: dict[str, Any] = field(default_factory=dict)

@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=20.0)
     parser.add_argument("--overlap", type=float, default=6.0)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["naive", "continue", "joint"])
     parser.add_argument("--prompts", type=Path, default=ROOT / "configs/tiny/prompts_evaluation.jsonl")
     parser.add_argument("--keep", type=Path, help="folder for the songs, as FLAC")

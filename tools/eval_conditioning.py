@@ -61,14 +61,12 @@ def main() -> None:
     parser.add_argument("--words", choices=tuple(WORDS), default="known")
     parser.add_argument("--per-genre", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
-    cfg = SamplingConfig(
-        steps=args.steps, solver="adams_bashforth", guidance=args.guidance, guidance_every=2, batch=8
-    )
+    cfg = SamplingConfig(steps=args.steps, guidance=args.guidance, batch=8)
     found = {}
     with bar("measure", len(args.measures), "measure") as progress:
         for name in args.measures:

@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--window", type=float, default=0.0, help="seconds; 0: the longest the model takes")
     parser.add_argument("--overlap", type=float, default=6.0, help="seconds that windows share")
     parser.add_argument("--method", choices=("continue", "joint"), default="continue", help="across windows")

@@ -45,7 +45,7 @@ from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.statistics import paired_effect
 
-SCALE, SEED, BATCH, RESAMPLES = 3.0, 7, 16, 2000
+SCALE, SEED, BATCH, RESAMPLES = 5.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"
 AB = {"solver": "adams_bashforth"}
 POINTS: dict[str, dict[str, Any]] = {
@@ -67,6 +67,7 @@ POINTS: dict[str, dict[str, Any]] = {
     "ab-6-every2": AB | {"steps": 6, "guidance_every": 2},
     "ab-12-every3": AB | {"steps": 12, "guidance_every": 3},
     "ab-16-reuse": AB | {"steps": 16, "reuse": 0.15},
+    **{f"ab-12-guidance{n}": AB | {"steps": 12, "guidance": float(n)} for n in (1, 2, 3, 4, 7)},
     "ab-8-rescaled": AB | {"steps": 8, "guidance_form": "rescaled"},
     "ab-8-zero": AB | {"steps": 8, "guidance_form": "zero_star", "guidance_args": {"held_steps": 0}},
     "ab-8-apg": AB | {"steps": 8, "guidance_form": "apg"},
