@@ -5,7 +5,8 @@
 Two tables. In the first a cell is the mean change over the songs, in standard deviations between the undamaged:
 the axes that claim to hear it are bold. An axis that a loop, noise or gain raises can be gamed. The second
 sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
-counterpart, and the mean difference with a 95 % interval over songs. Judges are audited too.
+counterpart, and the mean difference with a 95 % interval over songs, each with three excerpts. Judges are
+audited too.
 """
 
 import argparse
@@ -57,6 +58,10 @@ COUNTERPARTS = {
 """What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
 
 
+PLACES = (0.3, 0.5, 0.7)
+"""Where excerpts are taken that are set against the codec's, as shares of the song's length."""
+
+
 @dataclass(frozen=True)
 class Song:
     """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
@@ -65,18 +70,19 @@ class Song:
     prompt: Prompt
 
 
-def excerpts(path: Path, split: str, count: int, seconds: float) -> Iterator[Song]:
-    """From the middle of each song, where it has got going, and from its first quarter for the prompt."""
+def excerpts(path: Path, split: str, count: int, seconds: float, places: Sequence[float]) -> Iterator[Song]:
+    """From these places of each song, as shares of its length, and from its first quarter for the prompt."""
     songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
     for song in songs[:: max(1, len(songs) // count)][:count]:
         length = audio.seconds_of(song.audio)
-        clip, sound = (
+        sound, *clips = (
             audio.stereo(
                 audio.read(song.audio, start_s=max(0.0, share * length - seconds / 2), seconds=seconds)
             )
-            for share in (0.5, 0.25)
+            for share in (0.25, *places)
         )
-        yield Song(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
+        for clip in clips:
+            yield Song(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
 
 
 def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
@@ -158,11 +164,13 @@ def damage_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scor
     )
 
 
-def counterpart_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scores]) -> str:
-    """One row an axis and counterpart: who wins, and by how much."""
+def counterpart_table(
+    axes: Sequence[str], songs: Sequence[str], original: Scores, found: Mapping[str, Scores]
+) -> str:
+    """One row an axis and counterpart: who wins, and by how much. `songs` says which song an excerpt is of."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
     rows = [["axis", *[f"above {name}" for name in found]]]
-    songs, claims, certain = [str(i) for i in range(len(original))], 0, 0
+    claims, certain = 0, 0
     for i, axis in enumerate(axes):
         cells = []
         for name, values in found.items():
@@ -202,23 +210,24 @@ def main() -> None:
         def heard(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
             return scores(scorers, clips, prompts)
 
-        def taken(count: int) -> list[Song]:
-            found = list(excerpts(arguments.songs, arguments.split, count, arguments.seconds))
+        def taken(count: int, places: Sequence[float]) -> list[Song]:
+            found = list(excerpts(arguments.songs, arguments.split, count, arguments.seconds, places))
             adherence = scorers.get("adherence")
             if adherence is None:
                 return found
             return [replace(s, prompt=replace(s.prompt, style=adherence.wish(s.prompt))) for s in found]
 
         if arguments.damaged:
-            songs = taken(arguments.damaged)
+            songs = taken(arguments.damaged, [0.5])
             original = heard([s.clip for s in songs], [s.prompt for s in songs])
             print(damage_table(axes, original, damaged(songs, heard)), flush=True)
         if arguments.decoded:
-            songs = taken(arguments.decoded)
+            songs = taken(arguments.decoded, PLACES)
             prompts = [s.prompt for s in songs]
             original = heard([s.clip for s in songs], prompts)
             made = counterparts(songs, pick("model", MODELS, arguments.model)().load())
-            print("\n" + counterpart_table(axes, original, {n: heard(c, prompts) for n, c in made.items()}))
+            found = {name: heard(clips, prompts) for name, clips in made.items()}
+            print("\n" + counterpart_table(axes, [p.id for p in prompts], original, found))
     except UserError as error:
         parser.error(str(error))
 

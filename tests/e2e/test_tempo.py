@@ -9,7 +9,7 @@ from diffdpo.sampling import Request, SamplingConfig, sample
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 
-CONFIG = SamplingConfig(steps=8, guidance_every=2)
+CONFIG = SamplingConfig(steps=6)
 SONGS = 6
 
 
