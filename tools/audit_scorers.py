@@ -47,10 +47,10 @@ from diffdpo.statistics import Effect, paired_effect
 from diffdpo.types import Clip, Prompt
 
 Scores = Float[np.ndarray, "song axis"]
-FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "musicnn.typicality", "adherence")
+FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
 COUNTERPARTS = {
     "noise in the latent space": (*EVERYTHING, "adherence"),
-    "latent frames shuffled": FITTING,
+    "latent frames shuffled": (*FITTING, "musicnn.typicality"),
     "latent seconds shuffled": ("rhythm", "structure"),
     "latents with as much noise as signal": FITTING,
     "the codec's reconstruction": (),

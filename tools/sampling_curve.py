@@ -54,7 +54,7 @@ POINTS: dict[str, dict[str, Any]] = {
     **{f"midpoint-{n}": {"solver": "midpoint", "steps": n} for n in (4, 8)},
     **{f"ab-{n}": AB | {"steps": n} for n in (3, 4, 6, 8, 12)},
     **{f"dpmpp-{n}": {"solver": "dpmpp_2m", "steps": n} for n in (4, 8, 12)},
-    "ab-8-shift2": AB | {"steps": 8, "shift": 2.0},
+    **{f"ab-{n}-shift2": AB | {"steps": n, "shift": 2.0} for n in (4, 6, 8)},
     "ab-8-shift0.5": AB | {"steps": 8, "shift": 0.5},
     "ab-8-sway": AB | {"steps": 8, "sway": -1.0},
     "ab-8-late": AB | {"steps": 8, "guidance_interval": [0.0, 0.6]},
