@@ -68,6 +68,10 @@ ENTRIES = {
     "guarded": Entry(
         objective=Choice("dpo", {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
     ),
+    "dpo_tight": Entry(objective=Choice("dpo", {"beta": 3000.0})),
+    "guarded_tight": Entry(  # the demo's
+        objective=Choice("dpo", {"beta": 3000.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
+    ),
     "linear_dpo": Entry(
         objective=Choice("linear_dpo", {"beta": 500.0}), reference=ReferenceConfig("ema", decay=0.995)
     ),
