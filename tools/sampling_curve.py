@@ -18,7 +18,7 @@ import math
 import re
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,19 @@ from diffdpo import audio, flow
 from diffdpo.data.prompts import negative, read_prompts
 from diffdpo.denoising import Asked, SamplingConfig
 from diffdpo.encoders import musicnn
+from diffdpo.encoders.style import BUNDLE
+from diffdpo.errors import UserError
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
 from diffdpo.models import MODELS
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.progress import bar
+from diffdpo.recipes.common import claim
 from diffdpo.sampling import Request, draw, embed_all, make
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.statistics import paired_effect
+from diffdpo.weights import sha256_of
 
 SCALE, SEED, BATCH, RESAMPLES = 5.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"
@@ -72,6 +76,19 @@ POINTS: dict[str, dict[str, Any]] = {
     "ab-8-zero": AB | {"steps": 8, "guidance_form": "zero_star", "guidance_args": {"held_steps": 0}},
     "ab-8-apg": AB | {"steps": 8, "guidance_form": "apg"},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveRun:
+    """What all points of a folder share; a folder of other settings or another model is refused."""
+
+    out: str
+    prompts: str
+    per_prompt: int
+    weights: list[str]
+    """Hashes of the shipped model's files."""
+    scale: float = SCALE
+    seed: int = SEED
 
 
 def requests(model: DiffRhythm, prompts_file: Path, per_prompt: int) -> list[Request]:
@@ -171,6 +188,10 @@ FAMILIES = {
 """What the picture shows: a colour and the points of each line."""
 
 
+LEFT, RIGHT = 60.0, 720.0
+"""Where the axis of passes begins and ends."""
+
+
 def picture(table: dict[str, Any]) -> str:
     """What is gained over the published way (the line at 0), with intervals, over passes; a line a solver."""
     kad = panel(table, "kad_change", "kernel distance to real songs, change (less is better)", 30.0, 230.0)
@@ -183,10 +204,8 @@ def picture(table: dict[str, Any]) -> str:
     return "\n".join([head, '<rect width="780" height="550" fill="#fff"/>', *kad, *pulse, *legend, "</svg>"])
 
 
-LEFT, RIGHT = 60.0, 720.0
-
-
 def panel(table: dict[str, Any], key: str, title: str, top: float, bottom: float) -> list[str]:
+    """One measure over passes, the axis as long as its intervals are."""
     lines = [
         sorted(
             (row for name, row in table.items() if re.fullmatch(pattern, name)), key=lambda row: row["passes"]
@@ -259,12 +278,17 @@ def main() -> None:
     parser.add_argument("--per-prompt", type=int, default=1)
     parser.add_argument("--race", default="", help="a point to time against the published way")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     model = MODELS["tiny"]().load()
     wanted = requests(model, args.prompts, args.per_prompt)
     if args.race:
         print(json.dumps(race(model, args.race, wanted[:8]), indent=1))
         return
+    weights = [sha256_of(path) for path in sorted(BUNDLE.rglob("*.safetensors"))]
+    cfg = CurveRun(out=str(args.out), prompts=str(args.prompts), per_prompt=args.per_prompt, weights=weights)
+    try:
+        claim(cfg)
+    except UserError as error:
+        parser.error(str(error))
     if args.manifest and not (args.out / "reference.npz").is_file():
         real = [clip for _, clip in excerpts(args.manifest, ["valid", "test"])]
         keep(args.out / "reference.npz", **hear(real))
