@@ -68,8 +68,8 @@ ENTRIES = {
     "guarded": Entry(
         objective=Choice("dpo", {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
     ),
-    "dpo_tight": Entry(objective=Choice("dpo", {"beta": 3000.0})),
-    "guarded_tight": Entry(  # the demo's
+    "dpo_beta3000": Entry(objective=Choice("dpo", {"beta": 3000.0})),
+    "guarded_beta3000": Entry(  # the demo's
         objective=Choice("dpo", {"beta": 3000.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
     ),
     "linear_dpo": Entry(
