@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from diffdpo.denoising import SamplingConfig
 from diffdpo.encoders.words import measure
 from diffdpo.models import MODELS
-from diffdpo.sampling import Request, SamplingConfig, sample
+from diffdpo.sampling import Request, sample
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 
