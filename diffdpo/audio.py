@@ -173,7 +173,7 @@ class Meter:
 def gain(lufs: float, peak: float, target_lufs: float, ceiling: float = CEILING) -> float:
     """What `normalise` and then `limit` multiply a sound of this loudness and peak with."""
     factor = 10 ** ((target_lufs - lufs) / 20) if np.isfinite(lufs) and lufs >= SILENCE_LUFS else 1.0
-    return min(factor, ceiling / peak) if peak > 0 else factor
+    return float(min(factor, ceiling / peak) if peak > 0 else factor)
 
 
 def normalise(clip: Clip, target_lufs: float) -> Clip:

@@ -75,7 +75,7 @@ def _run(verb: str, path: str | None, overrides: list[str] | None, dry_run: bool
             typer.echo(config.to_yaml(cfg).rstrip())
             return
         import_module(f"diffdpo.recipes.{verb}").run(cfg)
-        import_module("diffdpo.recipes.common").leave()
+        import_module("diffdpo.run_dir").leave()
 
 
 @app.command()

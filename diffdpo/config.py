@@ -15,7 +15,6 @@ from yaml import YAMLError
 from diffdpo.data.examples import DataConfig
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import StopRule
-from diffdpo.longform import LongformConfig
 from diffdpo.mining import SpanConfig
 from diffdpo.plugins import (
     OBJECTIVES,
@@ -30,7 +29,8 @@ from diffdpo.plugins import (
     names,
     to_object,
 )
-from diffdpo.sampling import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig
+from diffdpo.sampling.sampler import SamplingConfig
 from diffdpo.training.config import TrainConfig
 
 __all__ = [

@@ -12,10 +12,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from diffdpo.errors import ConfigError
-from diffdpo.losses import OBJECTIVES
 from diffdpo.mining import RULES, Rule, Union
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
+from diffdpo.objectives import OBJECTIVES
 from diffdpo.registry import closest, pick
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import Scorer

@@ -7,8 +7,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "audio", "data", "denoising", "encoders", "evaluation", "flow", "guidance", "longform", "losses", "mining",
-    "models", "randomness", "runs", "sampling", "scorers", "statistics", "training", "types",
+    "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "objectives",
+    "randomness", "report", "runs", "sampling", "scorers", "statistics", "training", "types",
+    "weight_files", "windows",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],

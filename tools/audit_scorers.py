@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, wh
 from diffdpo import audio
 from diffdpo.config import OFFLINE
 from diffdpo.errors import UserError
-from diffdpo.evaluation.damages import (
+from diffdpo.evaluation.perturbations import (
     DAMAGES,
     EVERYTHING,
     WRONG_PROMPT,

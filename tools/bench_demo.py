@@ -24,14 +24,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from measure import rounded
-
 from diffdpo.config import RoundRun, load
-from diffdpo.evaluation.compare import Matched, effects, standardised_change
+from diffdpo.evaluation.effects import Matched, effects, standardised_change
 from diffdpo.progress import say
-from diffdpo.recipes.common import claim
+from diffdpo.run_dir import claim
 from diffdpo.runs import finished, read_json, write_json
 from diffdpo.statistics import Effect, paired_effect
+from tools.bench.measure import rounded
 
 DEMO = ROOT / "configs" / "tiny" / "demo.yaml"
 RESAMPLES = 4000

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from measure import apart, memory_mb, rounded
+from tools.bench.measure import apart, memory_mb, rounded
 
 
 def make(path: Path, depth: int, dtype: str) -> dict[str, Any]:
     """A published file of random weights, made tensor by tensor."""
     import torch
 
-    from diffdpo.models.checkpoints import save_published
+    from diffdpo.models.diffrhythm.checkpoints import save_published
     from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
     with torch.device("meta"):
@@ -44,7 +44,7 @@ def load(source: Path, dtype: str) -> dict[str, Any]:
     """Load and touch every weight, as the first forward would."""
     import torch
 
-    from diffdpo.models.checkpoints import load_network
+    from diffdpo.models.diffrhythm.checkpoints import load_network
 
     network = load_network(source, dtype=getattr(torch, dtype), release="v1.2-base")
     total = sum(float(parameter.detach().sum()) for parameter in network.parameters())
@@ -64,7 +64,7 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     """Tensors of two published files that are not the same bits."""
     import torch
 
-    from diffdpo.models.checkpoints import read_network
+    from diffdpo.models.diffrhythm.checkpoints import read_network
 
     first, second = (read_network(path, release="v1.2-base").state for path in (one, other))
     same = [n for n in first if torch.equal(first[n].view(torch.uint8), second[n].view(torch.uint8))]

@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 import numpy as np
 import torch
-from measure import memory_mb, rounded
 
 from diffdpo import audio
 from diffdpo.config import Choice, build_model
 from diffdpo.data.prompts import read_prompts
-from diffdpo.denoising import SamplingConfig
 from diffdpo.encoders import musicnn
-from diffdpo.longform import LongformConfig, Song, compose, plan
 from diffdpo.models.base import SongModel
+from diffdpo.sampling.denoising import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig, Song, compose, plan
 from diffdpo.scorers.features import mono
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Clip, Prompt
+from tools.bench.measure import memory_mb, rounded
 
 METHODS: dict[str, dict[str, Any]] = {
     "naive": {},

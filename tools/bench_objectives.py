@@ -31,7 +31,7 @@ from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, Sampl
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import of_songs, read_scores
 from diffdpo.encoders import musicnn
-from diffdpo.evaluation.compare import Matched, effects, match, standardised_change
+from diffdpo.evaluation.effects import Matched, effects, match, standardised_change
 from diffdpo.evaluation.selection import winner_rise
 from diffdpo.progress import say
 from diffdpo.recipes import mine, sample, score, train

@@ -3,7 +3,7 @@
     python tools/bench_sample.py [--cases tiny sung 2048 6144] [--repeats 5] [--extras bf16 compiled]
 
 Published: Euler steps of `network(...)` for the prompt and again for its negative, nothing kept from step to step,
-fp32 (DiffRhythm, 31 steps). Here: `diffdpo.denoising` with the same solver, schedule and guidance. `tiny` is the
+fp32 (DiffRhythm, 31 steps). Here: `diffdpo.sampling` with the same solver, schedule and guidance. `tiny` is the
 shipped network on eight songs of ten seconds, `sung` one of its size with the published text encoder, of which the
 shipped one has hardly any; the others are random networks of dim 512 and depth 8 on one song of so many frames.
 `ratio` is the published time over ours for 31 steps, what is done once a song included; `attainable` the rate of
@@ -29,14 +29,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
-from measure import rounded
-
 from diffdpo import flow
-from diffdpo.denoising import Asked, SamplingConfig, follow, velocity_of
 from diffdpo.models import MODELS
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+from diffdpo.sampling.denoising import Asked, SamplingConfig, follow, velocity_of
+from tools.bench.measure import rounded
 
 STEPS, SCALE = 31, 5.0
 SONGS = {"tiny": 8, "sung": 8, "2048": 1, "6144": 1}

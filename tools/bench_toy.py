@@ -25,14 +25,13 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from measure import rounded
-from toy_methods import CHECKED, FAMILIES, METHODS, PLANE, SETTINGS, Setting
-from toy_picture import Panel, picture
-
-from diffdpo.evaluation.toy import Budget, Run, measure, train
 from diffdpo.runs import read_json, write_json
+from tools.bench.measure import rounded
+from tools.bench.toy import Budget, Run, measure, train
+from tools.bench.toy_methods import CHECKED, FAMILIES, METHODS, PLANE, SETTINGS, Setting
+from tools.bench.toy_plot import Panel, picture
 
 COLUMNS = {
     "reward": "reward",

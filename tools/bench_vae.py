@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # the checkout, whether or not it is installed
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from measure import apart, memory_mb, rounded
+from tools.bench.measure import apart, memory_mb, rounded
 
 RATE, HOP = 44100, 2048
 
@@ -28,7 +28,7 @@ def measure(work: str, minutes: float, channels: int, join: str) -> dict[str, fl
     import torch
     from diffusers import AutoencoderOobleck
 
-    from diffdpo.models.diffrhythm.vae import of_oobleck
+    from diffdpo.codecs.oobleck import of_oobleck
 
     torch.manual_seed(0)
     module = AutoencoderOobleck(

@@ -11,7 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo.errors import DataError, UserError
-from diffdpo.evaluation import golden, golden_audiobox, golden_losses, golden_lyrics, golden_scorers
+from tools.parity import audiobox as golden_audiobox
+from tools.parity import diffrhythm as golden
+from tools.parity import lyrics as golden_lyrics
+from tools.parity import objectives as golden_losses
+from tools.parity import songeval as golden_scorers
 
 KINDS = {
     "diffrhythm": golden.diffrhythm,

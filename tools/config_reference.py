@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.config import SCHEMAS
-from diffdpo.losses import OBJECTIVES
 from diffdpo.mining import RULES
 from diffdpo.models import MODELS
+from diffdpo.objectives import OBJECTIVES
 from diffdpo.scorers import SCORERS
 
 PAGE = ROOT / "docs" / "reference" / "config.md"

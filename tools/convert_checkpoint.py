@@ -19,19 +19,11 @@ import torch
 from torch import Tensor
 
 from diffdpo.errors import ConfigError, UserError
-from diffdpo.models.checkpoints import (
-    ADAPTER,
-    Checkpoint,
-    assign,
-    merge_adapter,
-    parse_adapters,
-    read_adapter,
-    read_network,
-    save_network,
-    save_published,
-    write_adapter,
-)
+from diffdpo.models.adapters import ADAPTER, merge_adapter, parse_adapters, read_adapter, write_adapter
+from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.checkpoints import Checkpoint, read_network, save_published
 from diffdpo.models.diffrhythm.published import HEADS, PREFIX
+from diffdpo.weight_files import assign
 
 FILES = (".pt", ".safetensors")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -34,11 +34,11 @@ def main() -> int:
     import torch
 
     from diffdpo.config import Choice, build_model
-    from diffdpo.denoising import SamplingConfig
     from diffdpo.errors import UserError
-    from diffdpo.longform import LongformConfig, Song, compose, steps
     from diffdpo.progress import bar, say
-    from diffdpo.recipes.render import Preview, Sound, write_song
+    from diffdpo.sampling.denoising import SamplingConfig
+    from diffdpo.sampling.longform import LongformConfig, Song, compose, steps
+    from diffdpo.sampling.render import Preview, Sound, write_song
     from diffdpo.types import Prompt
 
     began, preview = time.monotonic(), Preview(args.out.with_suffix(f".preview{args.out.suffix}"))

@@ -18,7 +18,7 @@ from torchaudio.functional import melscale_fbanks
 
 from diffdpo.encoders.conformer import ConformerBlock, Hidden, RotaryPositions, Valid
 from diffdpo.errors import DataError
-from diffdpo.weights import Published
+from diffdpo.hub import Published
 
 SAMPLE_RATE = 24_000
 HOP = 240

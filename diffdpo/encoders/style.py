@@ -1,7 +1,7 @@
 """Style as text or sound: two small towers that meet on one unit sphere.
 
-Trained contrastively on excerpts of songs and on captions of what is measured there (tools/build_style.py). The
-text tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
+Trained contrastively on excerpts of songs and on captions of what is measured there (tools/tiny/build_style.py). The text
+tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
 al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the measures of words.py.
 """
 
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdpo import audio
-from diffdpo.encoders.words import MEASURED, RATE, measure
+from diffdpo.encoders.descriptors import MEASURED, RATE, measure
 from diffdpo.types import Clip
 
 BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffdpo.evaluation.compare import AxisEffect
+from diffdpo.evaluation.effects import AxisEffect
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.encoders import beats, style
 from diffdpo.encoders.style import BUNDLE
 from diffdpo.models.base import LatentSpec
-from diffdpo.models.checkpoints import load_network
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.spectral_codec import SpectralCodec
+from diffdpo.models.diffrhythm.checkpoints import load_network
 
 
 @dataclass(frozen=True)

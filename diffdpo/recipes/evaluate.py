@@ -13,10 +13,10 @@ from diffdpo.data.pairs import TABLE as PAIRS
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import Scores, of_songs, read_scores
 from diffdpo.errors import DataError
-from diffdpo.evaluation.compare import AxisEffect, Matched, effects, match, standardised_change, verdict
-from diffdpo.evaluation.report import Comparison, Report, write_report
+from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
 from diffdpo.progress import say
-from diffdpo.recipes.common import workers
+from diffdpo.report.page import Comparison, Report, write_report
+from diffdpo.run_dir import workers
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from diffdpo import runs
 from diffdpo.errors import DataError
-from diffdpo.models.diffrhythm.lyrics import front_end, parse_lrc
-from diffdpo.models.diffrhythm.planner import Plan, plan, to_lrc
+from diffdpo.lyrics.front_end import front_end, parse_lrc
+from diffdpo.lyrics.timing import Plan, plan, to_lrc
 from diffdpo.progress import say
 
 END_S = 24 * 3600.0

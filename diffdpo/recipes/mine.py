@@ -14,8 +14,8 @@ from diffdpo.data.scores import Scores, Windows, of_songs, read_scores, read_win
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining import Rule, SpanConfig, advantages, find_spans, soften, strongest
 from diffdpo.progress import say
-from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
+from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, finished
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.gates import LIMITS, passes

@@ -17,14 +17,14 @@ from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.songs import KEY, TABLE
-from diffdpo.encoders.words import THIRDS, measure, measured_words
+from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.lyrics.front_end import untimed
 from diffdpo.models.base import SongModel, Transcribes
-from diffdpo.models.diffrhythm.lyrics import untimed
 from diffdpo.progress import bar, say
 from diffdpo.randomness import generator
-from diffdpo.recipes.common import claim, workers
 from diffdpo.registry import closest
+from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_jsonl
 from diffdpo.types import Clip, Prompt
 

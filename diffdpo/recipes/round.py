@@ -21,7 +21,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, RoundResult, decide, round_result
 from diffdpo.progress import say
 from diffdpo.recipes import evaluate, mine, sample, score, train
-from diffdpo.recipes.common import Workers, claim, workers
+from diffdpo.run_dir import Workers, claim, workers
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, settle
 from diffdpo.training.config import FREE_TO_CHANGE
 

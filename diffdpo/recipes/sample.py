@@ -19,14 +19,14 @@ from diffdpo.data.latents import write_latents
 from diffdpo.data.prompts import KEYS, read_edits, read_prompts
 from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
 from diffdpo.errors import ConfigError, DataError, UserError
-from diffdpo.evaluation.gallery import write_gallery
-from diffdpo.longform import Heard, compose, steps
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar, say
-from diffdpo.recipes.common import Workers, claim, device, workers
-from diffdpo.recipes.jobs import Job, embedded, plan_jobs, song_of, sound_of
-from diffdpo.recipes.render import Preview, Sound, write_song
+from diffdpo.report.gallery import write_gallery
+from diffdpo.run_dir import Workers, claim, device, workers
 from diffdpo.runs import finish, settle
+from diffdpo.sampling.longform import Heard, compose, steps
+from diffdpo.sampling.render import Preview, Sound, write_song
+from diffdpo.sampling.sample_jobs import Job, embedded, plan_jobs, song_of, sound_of
 from diffdpo.types import Prompt
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)

@@ -25,7 +25,7 @@ from diffdpo.data.scores import (
 )
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.progress import bar, say
-from diffdpo.recipes.common import workers
+from diffdpo.run_dir import workers
 from diffdpo.runs import finish
 from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import VERSION, canonical

@@ -13,10 +13,11 @@ from diffdpo.config import TrainRun, build_model, build_objective
 from diffdpo.data.examples import Source, build_examples
 from diffdpo.data.stream import accumulation
 from diffdpo.errors import ConfigError
+from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import SongModel
-from diffdpo.models.checkpoints import save_adapter, save_network
+from diffdpo.models.checkpoints import save_network
 from diffdpo.progress import say
-from diffdpo.recipes.common import claim, workers
+from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_json
 from diffdpo.training.audit import audit
 from diffdpo.training.config import FREE_TO_CHANGE

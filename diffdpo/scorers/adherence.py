@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 from diffdpo import audio
 from diffdpo.encoders import style
 from diffdpo.encoders.style import BUNDLE, windows
+from diffdpo.hub import sha256_of
 from diffdpo.scorers.features import each_with_prompt
 from diffdpo.types import Clip, Prompt
-from diffdpo.weights import sha256_of
 
 LOWEST = -1.0
 

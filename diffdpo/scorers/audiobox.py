@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, DataError
+from diffdpo.hub import Published, find, sha256_of
 from diffdpo.runs import read_json
 from diffdpo.scorers.features import each, mono
 from diffdpo.types import Clip
-from diffdpo.weights import Published, find, sha256_of
 
 PUBLISHED = Published(name="Audiobox-Aesthetics", repo="facebook/audiobox-aesthetics", license="CC-BY-4.0")
 AXES = ("CE", "CU", "PC", "PQ")

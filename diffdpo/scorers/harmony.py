@@ -10,7 +10,7 @@ import librosa
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffdpo.encoders.words import MAJOR, MINOR
+from diffdpo.encoders.descriptors import MAJOR, MINOR
 from diffdpo.scorers.features import SAMPLE_RATE, each, mono
 from diffdpo.types import Clip
 

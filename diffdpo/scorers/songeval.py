@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffdpo import weights
+from diffdpo import hub as weights
 from diffdpo.encoders import muq as muq_encoder
 from diffdpo.encoders.conformer import Hidden, Valid, attend
 from diffdpo.errors import DataError

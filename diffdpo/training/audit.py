@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffdpo.errors import ConfigError
-from diffdpo.training.reference import Following, FrozenCopy
+from diffdpo.training.references import Following, FrozenCopy
 from diffdpo.training.step import Reference
 
 

@@ -18,8 +18,8 @@ from diffdpo.progress import bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.meters import Seen, step_means
-from diffdpo.training.reference import ErrorCache
+from diffdpo.training.metrics import Seen, step_means
+from diffdpo.training.references import ErrorCache
 from diffdpo.training.step import Draw, Reference, draw, keys, outputs
 from diffdpo.types import Batch, LossOutput, Objective, Outputs
 

@@ -13,7 +13,7 @@ from diffdpo.data.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.registry import pick
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
-from diffdpo.training.reference import AdapterOff, ErrorCache, Following, FrozenCopy
+from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
 from diffdpo.training.step import Reference
 from diffdpo.types import Objective
 

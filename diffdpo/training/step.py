@@ -14,7 +14,7 @@ from diffdpo import flow
 from diffdpo.models.base import Condition, SongModel, drop, repeat
 from diffdpo.randomness import draw_noise, draw_uniform, generator
 from diffdpo.training.config import InpaintConfig, TrainConfig
-from diffdpo.training.reference import grid_key
+from diffdpo.training.references import grid_key
 from diffdpo.types import Batch, FrameErrors, Objective, Outputs, Velocities
 
 

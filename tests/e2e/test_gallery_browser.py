@@ -11,7 +11,7 @@ from support.browser import LOGGED, Browser
 
 from diffdpo import audio
 from diffdpo.data.samples import Samples
-from diffdpo.evaluation.gallery import write_gallery
+from diffdpo.report.gallery import write_gallery
 from diffdpo.types import Clip
 
 pytestmark = pytest.mark.browser

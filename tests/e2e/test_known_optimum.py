@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from diffdpo.evaluation.mixtures import Mixture, Reward, World
-from diffdpo.evaluation.toy import Budget, Run, measure, train
-from diffdpo.losses.dpo import DPO
-from diffdpo.losses.reward_weighted import RewardWeighted
+from diffdpo.objectives.dpo import DPO
+from diffdpo.objectives.reward_weighted import RewardWeighted
+from tools.bench.gaussian_world import Mixture, Reward, World
+from tools.bench.toy import Budget, Run, measure, train
 
 pytestmark = pytest.mark.slow
 

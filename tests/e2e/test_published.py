@@ -17,8 +17,8 @@ from support.mulan import STYLES, write_mulan
 from diffdpo.data import tables
 from diffdpo.data.samples import Samples
 from diffdpo.data.songs import KEY, TABLE
+from diffdpo.lyrics.phonemes import BOUNDARY
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.models.diffrhythm.phonemes import BOUNDARY
 from diffdpo.models.diffrhythm.published import wrap
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from support.launch import LAUNCHERS, ROOT, environment, rows
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data.feedback import import_ratings
-from diffdpo.models.checkpoints import ADAPTER
+from diffdpo.models.adapters import ADAPTER
 from diffdpo.recipes.train import exported
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from support.browser import LOGGED, Browser
 
-from diffdpo.evaluation.compare import AxisEffect
-from diffdpo.evaluation.pictures import MINUS
-from diffdpo.evaluation.report import Comparison, Report, write_report
+from diffdpo.evaluation.effects import AxisEffect
+from diffdpo.report.page import Comparison, Report, write_report
+from diffdpo.report.plots import MINUS
 from diffdpo.statistics import Effect
 from diffdpo.types import Clip
 

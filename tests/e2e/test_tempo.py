@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from diffdpo.denoising import SamplingConfig
-from diffdpo.encoders.words import measure
+from diffdpo.encoders.descriptors import measure
 from diffdpo.models import MODELS
-from diffdpo.sampling import Request, sample
+from diffdpo.sampling.denoising import SamplingConfig
+from diffdpo.sampling.sampler import Request, sample
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffdpo.errors import DataError
-from diffdpo.evaluation import golden_audiobox
+from tools.parity import audiobox as golden_audiobox
 
 FOLDER = Path(__file__).parent / "audiobox"
 CASES = golden_audiobox.audiobox(FOLDER)

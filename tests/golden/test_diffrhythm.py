@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffdpo.errors import DataError
-from diffdpo.evaluation import golden
+from tools.parity import diffrhythm as golden
 
 FOLDER = Path(__file__).parent / "diffrhythm"
 TOOL = Path(__file__).parents[2] / "tools" / "check_golden.py"

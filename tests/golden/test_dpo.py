@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffdpo.errors import DataError
-from diffdpo.evaluation import golden_losses
+from tools.parity import objectives as golden_losses
 
 FOLDER = Path(__file__).parent / "dpo"
 CASES = golden_losses.dpo(FOLDER)

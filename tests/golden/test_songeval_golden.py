@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffdpo.errors import DataError
-from diffdpo.evaluation import golden_scorers
+from tools.parity import songeval as golden_scorers
 
 HERE = Path(__file__).parent
 CASES = [*golden_scorers.muq(HERE / "muq"), *golden_scorers.songeval(HERE / "songeval")]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from diffdpo.codecs.spectral import SpectralCodec
+from diffdpo.encoders.descriptors import THIRDS
 from diffdpo.encoders.style import TwoTowerStyle
-from diffdpo.encoders.words import THIRDS
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.models.spectral_codec import SpectralCodec
 
 
 def write_bundle(folder: Path, *, latent_channels: int = 8, dim: int = 32, seed: int = 0) -> Path:

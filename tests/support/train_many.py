@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffdpo import config
 from diffdpo.recipes import train
-from diffdpo.recipes.common import leave
+from diffdpo.run_dir import leave
 
 if __name__ == "__main__":
     for words in json.loads(Path(sys.argv[1]).read_text()):

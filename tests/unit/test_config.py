@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from diffdpo import config
 from diffdpo.errors import ConfigError
-from diffdpo.losses.dpo import DPO
+from diffdpo.objectives.dpo import DPO
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
 VERBS = [path for path in CONFIGS if path.parent.name != "accelerate"]

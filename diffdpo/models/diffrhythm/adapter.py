@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.encoders.words import directions
+from diffdpo.encoders.descriptors import directions
 from diffdpo.errors import DataError
+from diffdpo.lyrics.front_end import Line, place
 from diffdpo.models.base import Condition, LatentSpec
-from diffdpo.models.diffrhythm.lyrics import Line, place
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, Encoded, padding_behind
 from diffdpo.types import Clip, Prompt
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+from diffdpo.codecs.oobleck import Join, Vae, load_vae
+from diffdpo.encoders.mulan_style import MuLanStyle
 from diffdpo.errors import CheckpointError
+from diffdpo.lyrics.front_end import front_end
 from diffdpo.models.base import LatentSpec
-from diffdpo.models.checkpoints import load_network
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.diffrhythm.lyrics import front_end
-from diffdpo.models.diffrhythm.style import MuLanStyle
-from diffdpo.models.diffrhythm.vae import Join, Vae, load_vae
+from diffdpo.models.diffrhythm.checkpoints import load_network
 
 SAMPLE_RATE, SAMPLES_PER_FRAME = 44100, 2048
 """Of DiffRhythm's VAE, which is Stable Audio's."""

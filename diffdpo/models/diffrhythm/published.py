@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from diffdpo.errors import CheckpointError
+from diffdpo.hub import Published
 from diffdpo.registry import pick
-from diffdpo.weights import Published
 
 FILE = "cfm_model.pt"
 """Of every release."""

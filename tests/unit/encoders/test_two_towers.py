@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffdpo.encoders.descriptors import MEASURED
 from diffdpo.encoders.style import (
     FEATURES,
     FLOOR,
@@ -15,7 +16,6 @@ from diffdpo.encoders.style import (
     standard_scores,
     words_of,
 )
-from diffdpo.encoders.words import MEASURED
 from diffdpo.types import Clip
 
 THIRDS = {

@@ -6,14 +6,9 @@ from support.bundle import write_bundle
 
 from diffdpo.errors import CheckpointError
 from diffdpo.models import MODELS
-from diffdpo.models.checkpoints import (
-    ADAPTER,
-    load_network,
-    parse_adapters,
-    read_adapter,
-    save_adapter,
-    save_network,
-)
+from diffdpo.models.adapters import ADAPTER, parse_adapters, read_adapter, save_adapter
+from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.checkpoints import load_network
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 

@@ -10,21 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models import MODELS
-from diffdpo.models.checkpoints import (
-    ADAPTER,
-    WEIGHTS,
-    assign,
-    load_network,
-    read_adapter,
-    read_network,
-    save_adapter,
-    save_network,
-    save_published,
-)
+from diffdpo.models.adapters import ADAPTER, read_adapter, save_adapter
+from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.checkpoints import load_network, read_network, save_published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.diffrhythm.published import wrap
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
+from diffdpo.weight_files import WEIGHTS, assign
 
 TOOL = Path(__file__).parents[3] / "tools" / "convert_checkpoint.py"
 

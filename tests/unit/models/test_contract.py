@@ -9,8 +9,8 @@ from support.bundle import write_bundle
 
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models import MODELS
+from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import drop, repeat
-from diffdpo.models.checkpoints import save_adapter
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 from diffdpo.types import Clip, Prompt

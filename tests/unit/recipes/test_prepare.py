@@ -10,7 +10,7 @@ import torch
 from support.bundle import write_bundle
 
 from diffdpo.config import PrepareRun
-from diffdpo.encoders.words import THIRDS, measure, measured_words
+from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.models import MODELS
 from diffdpo.recipes.prepare import Song, style_windows
 from diffdpo.types import Clip, Prompt

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffdpo.evaluation.compare import Matched, effects
+from diffdpo.evaluation.effects import Matched, effects
 
 TOOLS = Path(__file__).parents[3] / "tools"
 

@@ -13,7 +13,7 @@ from diffdpo.data.latents import write_latents
 from diffdpo.data.songs import TABLE
 from diffdpo.encoders import beats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "tiny"))
 
 import build_tiny
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffdpo.models.spectral_codec import SpectralCodec
+from diffdpo.codecs.spectral import SpectralCodec
 
 RATE = 44100
 FIRST = 5
@@ -17,7 +17,7 @@ FIRST = 5
 
 @pytest.fixture(scope="module")
 def training():
-    path = Path(__file__).parents[3] / "tools" / "train_codec.py"
+    path = Path(__file__).parents[3] / "tools" / "tiny" / "train_codec.py"
     spec = importlib.util.spec_from_file_location("train_codec", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

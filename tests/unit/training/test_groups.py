@@ -6,10 +6,10 @@ import pytest
 import torch
 from support.training import batch, itself
 
-from diffdpo.losses import OBJECTIVES
 from diffdpo.models import MODELS
+from diffdpo.objectives import OBJECTIVES
 from diffdpo.training.config import LoraConfig, TrainConfig
-from diffdpo.training.reference import AdapterOff, Following
+from diffdpo.training.references import AdapterOff, Following
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import draw, outputs
 

@@ -3,10 +3,10 @@
 import pytest
 
 from diffdpo.errors import ConfigError
-from diffdpo.losses.dpo import DPO
-from diffdpo.losses.flow_matching import FlowMatching
-from diffdpo.losses.kto import KTO
 from diffdpo.models import MODELS
+from diffdpo.objectives.dpo import DPO
+from diffdpo.objectives.flow_matching import FlowMatching
+from diffdpo.objectives.kto import KTO
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.setup import add_lora, build_accelerator, build_beside, build_cache, trainable
 

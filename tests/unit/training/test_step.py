@@ -7,12 +7,12 @@ import pytest
 import torch
 from support.training import batch, itself
 
-from diffdpo.losses.dpo import DPO
-from diffdpo.losses.flow_matching import FlowMatching
 from diffdpo.models import MODELS
+from diffdpo.objectives.dpo import DPO
+from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.training.config import InpaintConfig, LoraConfig, TrainConfig
 from diffdpo.training.loop import learning_rate
-from diffdpo.training.reference import AdapterOff, FrozenCopy
+from diffdpo.training.references import AdapterOff, FrozenCopy
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import draw, outputs
 

@@ -1,0 +1,1 @@
+"""Codecs: song audio to latents and back."""

@@ -1,0 +1,219 @@
+"""DiffRhythm's variational autoencoder between stereo audio and 64 channels at 21.5 frames a second.
+
+It is the Oobleck of Stable Audio Open, with a decoder trained further, and comes in two forms: the published
+TorchScript archive `vae_model.pt`, and folders of diffusers' `AutoencoderOobleck`. Both are one value here: two
+functions on one window, and the chunking around them. The latents are not scaled.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderOobleck
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffdpo.errors import CheckpointError
+from diffdpo.hub import Published, find
+from diffdpo.runs import read_json
+from diffdpo.weight_files import WEIGHTS, assign, read_tensors
+from diffdpo.windows import CUTS, Chunks, assemble, reaching, stream
+
+SAMPLE_RATE = 44100
+"""A TorchScript archive does not say it."""
+STD_FLOOR = 1e-4
+LICENSE = "Stability AI Community License"
+TORCHSCRIPT = Published(name="the VAE of DiffRhythm", repo="ASLP-lab/DiffRhythm-vae", license=LICENSE)
+OOBLECK = Published(
+    name="the VAE of Stable Audio Open", repo="stabilityai/stable-audio-open-1.0", license=LICENSE
+)
+ARCHIVE = "vae_model.pt"
+SUBFOLDER = "vae"
+
+Join = Literal["cross_fade", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vae:
+    """A Gaussian autoencoder, in windows."""
+
+    analyse: Callable[[Float[Tensor, "batch 2 sample"]], Float[Tensor, "batch parameter frame"]]
+    """Means and, behind them, scales; the standard deviation is softplus(scale) + 1e-4."""
+    synthesise: Callable[[Float[Tensor, "batch channel frame"]], Float[Tensor, "batch 2 sample"]]
+    module: nn.Module
+    """The weights of both, moved to the GPU, if there is one, when they are first needed."""
+    channels: int
+    samples_per_frame: int
+    sample_rate: int
+    chunks: Chunks
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.sample_rate / self.samples_per_frame
+
+    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]:
+        """Posterior means; the last frame is filled up with silence."""
+        return self.posterior(audio)[0]
+
+    def posterior(
+        self, audio: Float[Tensor, "batch 2 sample"]
+    ) -> tuple[Float[Tensor, "batch frame channel"], Float[Tensor, "batch frame channel"]]:
+        """Mean and standard deviation. A sample is mean + deviation * noise, as in published in-painting."""
+        device, hop = self._place(), self.samples_per_frame
+        length = -(-audio.shape[-1] // hop)
+
+        @torch.no_grad()
+        def run(start: int, stop: int) -> Tensor:
+            window = audio[..., start * hop : stop * hop].to(device)
+            return self.analyse(F.pad(window, (0, (stop - start) * hop - window.shape[-1])))
+
+        parameters = assemble(stream(run, length, self.chunks), length).transpose(1, 2)
+        mean, scale = parameters.chunk(2, -1)
+        return mean, F.softplus(scale) + STD_FLOOR
+
+    def decode(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """The whole sound, on the CPU. Where it begins in its song, `first_frame`, is all one to a VAE."""
+        return assemble(self.pieces(latents), latents.shape[1] * self.samples_per_frame)
+
+    def pieces(self, latents: Float[Tensor, "batch frame channel"]) -> Iterator[Tensor]:
+        """The sound piece by piece, [batch, 2, sample] each: for a file or a player, no song has to fit."""
+        device = self._place()
+
+        @torch.no_grad()
+        def run(start: int, stop: int) -> Tensor:
+            return self.synthesise(latents[:, start:stop].transpose(1, 2).float().to(device))
+
+        return stream(run, latents.shape[1], self.chunks, per_frame=self.samples_per_frame)
+
+    def _place(self) -> torch.device:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        nn.Module.to(self.module, device)
+        return device
+
+
+def load_vae(where: str, *, join: Join = "cross_fade") -> Vae:
+    """The VAE at `where`: an archive, a folder of either form or with a `vae` folder in it, or a hub id.
+
+    CheckpointError or DataError say what was expected.
+    """
+    folder = Path(where)
+    for inner in (folder, folder / SUBFOLDER):
+        if (inner / "config.json").is_file() and (inner / WEIGHTS).is_file():
+            return oobleck(inner, join)
+    if where == OOBLECK.repo:
+        find(OOBLECK, where, f"{SUBFOLDER}/{WEIGHTS}", accept_noncommercial=False)
+        config = find(OOBLECK, where, f"{SUBFOLDER}/config.json", accept_noncommercial=False)
+        return oobleck(config.parent, join)
+    return torchscript(find(TORCHSCRIPT, where, ARCHIVE, accept_noncommercial=False), join)
+
+
+def oobleck(folder: Path, join: Join = "cross_fade") -> Vae:
+    """diffusers' form: config.json and safetensors, strictly loaded."""
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != AutoencoderOobleck.__name__:
+        raise CheckpointError(f"{folder}: not an AutoencoderOobleck but {config.get('_class_name')!r}")
+    with torch.device("meta"):
+        vae = AutoencoderOobleck.from_config(config)
+    assign(vae, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS), torch.float32)
+    return of_oobleck(vae, join)
+
+
+def of_oobleck(vae: AutoencoderOobleck, join: Join = "cross_fade") -> Vae:
+    """A VAE from the module itself. With `cross_fade` the windows overlap by what its strides need."""
+    config, strides = vae.config, tuple(vae.config.downsampling_ratios)
+    if any(stride % 2 for stride in strides):
+        raise CheckpointError(f"downsampling ratios {strides}: odd ones do not give whole frames")
+    if config.encoder_hidden_size != 2 * config.decoder_input_channels or config.audio_channels != 2:
+        raise CheckpointError(
+            f"encoder_hidden_size={config.encoder_hidden_size} must be twice "
+            f"decoder_input_channels={config.decoder_input_channels}, audio_channels={config.audio_channels} two"
+        )
+    chunks = CUTS[join]
+    if join == "cross_fade":
+        chunks = reaching(max(encoder_reach(strides), decoder_reach(strides)))
+    return Vae(
+        analyse=vae.encoder,
+        synthesise=vae.decoder,
+        module=vae.eval().requires_grad_(False),
+        channels=config.decoder_input_channels,
+        samples_per_frame=math.prod(strides),
+        sample_rate=config.sampling_rate,
+        chunks=chunks,
+    )
+
+
+def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
+    """The published form: an archive with methods encode_export and decode_export. Its sizes are asked of it.
+
+    Its reach cannot be. The default chunks leave 12 frames on either side; the published strides need 10.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # nothing newer opens what was published
+            script = torch.jit.load(path, map_location="cpu").eval()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: not a TorchScript archive ({reason})") from None
+    for method in ("encode_export", "decode_export"):
+        if not hasattr(script, method):
+            raise CheckpointError(f"{path}: a TorchScript archive, but not of a VAE: it has no {method}")
+    channels, hop = _sizes(script, path)
+    return Vae(
+        analyse=script.encode_export,
+        synthesise=script.decode_export,
+        module=script,
+        channels=channels,
+        samples_per_frame=hop,
+        sample_rate=SAMPLE_RATE,
+        chunks=CUTS[join],
+    )
+
+
+@torch.no_grad()
+def _sizes(script: Any, path: Path, samples: int = 1 << 15) -> tuple[int, int]:
+    """Latent channels and samples a frame, from a moment of silence sent there and back."""
+    try:
+        shape = tuple(script.encode_export(torch.zeros(1, 2, samples)).shape)
+        _, parameters, frames = shape
+        back = tuple(script.decode_export(torch.zeros(1, parameters // 2, frames)).shape)
+    except (RuntimeError, ValueError, torch.jit.Error) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: cannot encode and decode stereo audio ({reason})") from None
+    if parameters % 2 or back != (1, 2, samples):
+        raise CheckpointError(
+            f"{path}: {samples} samples are encoded as {shape}, and half of those channels decoded as {back}; "
+            "expected means and scales of stereo audio"
+        )
+    return parameters // 2, samples // frames
+
+
+DILATIONS = (1, 3, 9)
+UNIT_REACH = sum(3 * dilation for dilation in DILATIONS)
+"""Three residual units with kernels of seven."""
+
+
+def decoder_reach(strides: Sequence[int]) -> int:
+    """Latent frames on either side that the samples of one frame depend on, by interval arithmetic."""
+    low, high = -3, math.prod(strides) - 1 + 3
+    for stride in strides:  # from the sound back to the latents; the decoder has them reversed
+        low, high = low - UNIT_REACH, high + UNIT_REACH
+        pad, kernel = math.ceil(stride / 2), 2 * stride
+        low, high = -(-(low + pad - kernel + 1) // stride), (high + pad) // stride
+    return max(3 - low, 3 + high)
+
+
+def encoder_reach(strides: Sequence[int]) -> int:
+    """Latent frames on either side of which the samples matter for one frame."""
+    low, high = -1, 1
+    for stride in reversed(strides):
+        pad, kernel = math.ceil(stride / 2), 2 * stride
+        low, high = low * stride - pad - UNIT_REACH, high * stride - pad + kernel - 1 + UNIT_REACH
+    hop = math.prod(strides)
+    return max(-((low - 3) // hop), (high + 3) // hop)

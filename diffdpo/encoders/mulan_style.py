@@ -1,0 +1,231 @@
+"""Styles for DiffRhythm: MuQ-MuLan's embeddings of texts, of sounds, and of what lies between them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import librosa
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from diffdpo import audio
+from diffdpo.encoders import mulan
+from diffdpo.encoders.mulan import Style
+from diffdpo.errors import DataError
+from diffdpo.hub import Published, find, sha256_of
+from diffdpo.runs import atomic_write, read_json
+from diffdpo.types import Clip
+from diffdpo.weight_files import read_pickle, read_tensors
+
+PUBLISHED = Published(
+    name="MuQ-MuLan-large", repo="OpenMuQ/MuQ-MuLan-large", license="CC-BY-NC-4.0", noncommercial=True
+)
+FILE = "pytorch_model.bin"
+TOKENIZER = Published(name="the tokenizer of XLM-RoBERTa", repo="FacebookAI/xlm-roberta-base", license="MIT")
+TOKENIZER_FILE = "tokenizer.json"
+PREFIX = "mulan."
+VERSION = "1"
+"""Part of the cache key: raise it whenever the numbers change."""
+AND = "||"
+SHARE = re.compile(r"(.*\S)\s*@\s*(\d+(?:\.\d+)?)\s*", re.DOTALL)
+
+Excerpt = Literal["centre", "first_30_s", "all"]
+
+
+@dataclass(frozen=True)
+class MuLanStyle:
+    """Text, sound or both to the vector that DiffRhythm was trained with.
+
+    A text may ask for several things, `AND` between them, each with its share: "dream pop @ 0.7 || drum and bass @
+    0.3". A part that ends in .npy is a file with an embedding: DiffRhythm's own negative style is one.
+    """
+
+    weights: str = ""
+    """`pytorch_model.bin` of MuQ-MuLan-large, its folder, or a hub id; by default the hub's."""
+    tokenizer: str = ""
+    """`tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the hub's."""
+    accept_noncommercial: bool = False
+    excerpt: Excerpt = "centre"
+    """What of a sound is heard: its ten seconds in the middle (DiffRhythm), its first thirty (JAM), or all of it
+    (MuQ-MuLan). Clips of ten seconds are averaged; a last one that is shorter goes on with the beginning."""
+    cache: str = ""
+    """Folder that keeps embeddings by the hash of what was embedded, so that no network need be loaded again."""
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def embed(self, text: str | None, clip: Clip | None) -> Style:
+        """The style of a text, a sound, or the middle between them; zeros for neither."""
+        found = [self.text(text)] if text and text.strip() else []
+        if clip is not None and clip.samples.any():
+            found.append(self.sound(clip))
+        if not found:
+            return torch.zeros(self._towers().dim)
+        return found[0] if len(found) == 1 else blend(found, [1.0] * len(found))
+
+    def text(self, text: str) -> Style:
+        """Of all that a text asks for, each by its share; unit length."""
+        parts = [part.strip() for part in text.split(AND) if part.strip()]
+        matches = [SHARE.fullmatch(part) for part in parts]
+        shares = [float(match[2]) if match else 1.0 for match in matches]
+        names = [match[1] if match else part for part, match in zip(parts, matches, strict=True)]
+        styles = [read_style(name) if name.endswith(".npy") else self._one_text(name) for name in names]
+        return styles[0] if len(styles) == 1 else blend(styles, shares)
+
+    def sound(self, clip: Clip) -> Style:
+        """Of one excerpt of a sound. Unit length for ten seconds; the mean of several clips is shorter."""
+        asked = f"sound|{self.excerpt}|{audio.pcm_sha256(clip.samples, clip.sample_rate)}"
+        return self._cached(asked, lambda: self._towers().sound(excerpt(clip, self.excerpt)))
+
+    def _one_text(self, text: str) -> Style:
+        return self._cached(f"text|{text}", lambda: self._towers().text(text, self._tokenizer()))
+
+    def _cached(self, asked: str, make: Callable[[], Style]) -> Style:
+        """From memory, from the folder, or made; then kept in both."""
+        sources = sha256_of(self._files()[0])
+        if asked.startswith("text|"):
+            sources += sha256_of(self._tokenizer())
+        key = hashlib.sha256(f"{VERSION}|{sources}|{asked}".encode()).hexdigest()
+        path = Path(self.cache) / f"{key}.safetensors" if self.cache else None
+        if key not in self.kept and path is not None and path.is_file():
+            try:
+                self.kept[key] = load(path.read_bytes())["style"]
+            except (SafetensorError, KeyError) as error:
+                raise DataError(f"{path}: damaged ({error}); delete it") from None
+        if key not in self.kept:
+            self.kept[key] = make().float().cpu()
+            if path is not None:
+                atomic_write(path, save({"style": self.kept[key]}))
+        return self.kept[key].clone()
+
+    def _files(self) -> tuple[Path, Path]:
+        """Weights and, beside them, the configuration, which local copies may lack."""
+        path = find(PUBLISHED, self.weights, FILE, accept_noncommercial=self.accept_noncommercial)
+        config = path.parent / "config.json"
+        if not config.is_file() and not (self.weights and Path(self.weights).exists()):
+            config = find(
+                PUBLISHED, self.weights, "config.json", accept_noncommercial=self.accept_noncommercial
+            )
+        return path, config
+
+    def _tokenizer(self) -> Path:
+        return find(TOKENIZER, self.tokenizer, TOKENIZER_FILE, accept_noncommercial=False)
+
+    def _towers(self) -> "Towers":
+        return towers(*self._files())
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Both networks, each built when it is first needed, on the GPU if there is one."""
+
+    state: dict[str, Tensor] = field(repr=False)
+    where: str
+    layer: int
+    """The hidden state of MuQ that the audio tower goes on with."""
+    built: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def dim(self) -> int:
+        return len(self.state["audio_to_latents.bias"])
+
+    def sound(self, samples: Float[np.ndarray, " sample"]) -> Style:
+        if "audio" not in self.built:
+            self.built["audio"] = mulan.audio_tower(self.state, self.where, self.layer)
+            self.built["audio"].encoder.to(_device())
+            self.built["audio"].top.to(_device())
+        return self.built["audio"].embed(torch.from_numpy(samples).to(_device()))
+
+    def text(self, text: str, tokenizer: Path) -> Style:
+        if "text" not in self.built:
+            self.built["text"] = mulan.text_tower(self.state, self.where)
+            self.built["text"].encoder.to(_device())
+            self.built["text"].top.to(_device())
+        return self.built["text"].embed(tokens(tokenizer, text))
+
+
+@cache
+def towers(weights: Path, config: Path) -> Towers:
+    """DataError for what is not MuQ-MuLan, or one with another text encoder."""
+    published = read_json(config) if config.is_file() else {}
+    name = published.get("text_model", {}).get("name", "xlm-roberta-base")
+    if "xlm-roberta" not in name:
+        raise DataError(f"{config}: a MuQ-MuLan on {name}; only those on xlm-roberta are known here")
+    saved = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
+    mulan.check_names(state, str(weights))
+    return Towers(state, str(weights), published.get("audio_model", {}).get("use_layer_idx", -1))
+
+
+@cache
+def _tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise DataError(f"styles from text need transformers ({error}): pip install transformers") from None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path}: not a tokenizer.json: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(mulan.MAX_TOKENS)
+    return tokenizer
+
+
+def tokens(path: Path, text: str) -> list[int]:
+    """The numbers of a text's pieces, from its mark of beginning to that of its end."""
+    return _tokenizer(path).encode(text).ids
+
+
+def excerpt(clip: Clip, which: Excerpt) -> Float[np.ndarray, " sample"]:
+    """The part of a sound that is heard, mono at 24 kHz.
+
+    The centre is that of DiffRhythm: from five seconds before the middle, both in whole seconds. Sounds shorter
+    than ten seconds, which it refuses, are taken whole.
+    """
+    begin, end = 0, clip.samples.shape[1]
+    if which == "centre" and clip.seconds >= mulan.CLIP_S:
+        begin = int((clip.seconds // 2 - mulan.CLIP_S / 2) * clip.sample_rate)
+        end = begin + mulan.CLIP_S * clip.sample_rate
+    elif which == "first_30_s":
+        end = 30 * clip.sample_rate
+    mean = clip.samples[:, begin:end].mean(0, dtype=np.float32)
+    rate = mulan.SAMPLE_RATE
+    sound = librosa.resample(mean, orig_sr=clip.sample_rate, target_sr=rate, res_type="soxr_hq")
+    return sound[: round(len(mean) * rate / clip.sample_rate)]  # librosa's last one would begin another clip
+
+
+def blend(styles: Sequence[Style], shares: Sequence[float]) -> Style:
+    """What lies between styles, on the unit sphere: the direction of their weighted mean."""
+    if sum(shares) <= 0:
+        raise DataError("a style of several needs at least one share above 0")
+    mean = sum(
+        share * style / style.norm().clamp(min=1e-9) for share, style in zip(shares, styles, strict=True)
+    )
+    total = torch.as_tensor(mean)
+    if total.norm() < 1e-6 * sum(shares):
+        raise DataError("these styles cancel each other; there is nothing between them")
+    return total / total.norm()
+
+
+def read_style(path: str) -> Style:
+    """An embedding that somebody stored with numpy, [style] or [1, style]."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a style: {error}") from None
+    if not isinstance(stored, np.ndarray) or stored.size != max(stored.shape, default=0):
+        raise DataError(f"{path}: expected one vector of finite numbers")
+    if not np.isfinite(stored).all():
+        raise DataError(f"{path}: expected one vector of finite numbers")
+    return torch.from_numpy(stored.reshape(-1)).float()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

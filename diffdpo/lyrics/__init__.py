@@ -1,0 +1,1 @@
+"""Lyrics: timed lines, their phonemes, and these as tokens on the frame axis."""

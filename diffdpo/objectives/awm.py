@@ -1,0 +1,63 @@
+"""AWM: advantage-weighted matching, policy gradients on the forward process (Xue et al. 2025, arXiv 2509.25050)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.objectives.terms.margin import masked_square, present
+from diffdpo.types import BatchKind, LossOutput, Need, Outputs
+
+Errors = Float[Tensor, "example member"]
+TINY = 1e-10
+LIKELIHOODS: dict[str, Callable[[Errors, Float[Tensor, "example 1"]], Errors]] = {
+    "uniform": lambda error, t: -error,
+    "t": lambda error, t: -t * error,
+    "t2": lambda error, t: -(t**2) * error,
+    "huber": lambda error, t: -t * ((error + TINY).sqrt() - TINY**0.5),
+    "ghuber": lambda error, t: -t * ((error + TINY) ** 0.25 - TINY**0.25) / 0.25,
+}
+"""What stands for the log-likelihood of a song, from its velocity error at time t."""
+
+
+@dataclass(frozen=True)
+class AWM:
+    """A clipped policy gradient: -min(ratio A, clip(ratio) A), ratio = likelihood now / when the song was made.
+
+    A, the `score`, is the song's advantage over its prompt's others. With the clip and `velocity_kl` both off
+    it collapses: pushing bad songs away has no lower bound unless the KL outweighs the largest |A|.
+    """
+
+    batch_kind: ClassVar[BatchKind] = "group"
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference", "old", "velocities"})
+
+    likelihood: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
+    clip: float = 1e-5
+    velocity_kl: float = 0.1
+    """Weight of the squared distance of the policy's velocities from the reference's."""
+
+    def __post_init__(self) -> None:
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        if self.clip <= 0 or self.velocity_kl < 0:
+            raise ValueError("clip must be positive and velocity_kl not negative")
+
+    def __call__(self, outputs: Outputs) -> LossOutput:
+        seen, t, advantage = present(outputs.velocities), present(outputs.t), present(outputs.score)
+        likelihood = LIKELIHOODS[self.likelihood]
+        change = (
+            likelihood(outputs.policy, t[:, None]) - likelihood(present(outputs.old), t[:, None]).detach()
+        )
+        ratio = change.exp()
+        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        kl = masked_square(seen.policy - present(seen.reference), outputs)
+        metrics = {
+            "error": outputs.policy.detach().mean(1),
+            "ratio": ratio.detach().mean(1),
+            "clipped": ((ratio - 1).abs() > self.clip).to(ratio.dtype).mean(1),
+            "velocity_distance": kl.detach().mean(1),
+        }
+        return LossOutput(loss=(self.velocity_kl * kl - gain).mean(1), metrics=metrics)

@@ -1,0 +1,1 @@
+"""Terms that objectives are composed of: small frozen values and pure functions."""

@@ -1,0 +1,151 @@
+"""The page of a samples folder: every song with its prompt, its picture and a player, beside the files it plays."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float
+from jinja2 import Environment, StrictUndefined
+
+from diffdpo import audio
+from diffdpo.data.samples import Samples
+from diffdpo.data.tables import Row
+from diffdpo.report.page import clock
+from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
+from diffdpo.runs import atomic_write, settle
+from diffdpo.types import Prompt
+
+PAGE, PICTURES = "index.html", "pictures"
+TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+SHOWN = 200
+"""Songs on a page."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One song of a page."""
+
+    sample_id: str
+    seconds: float
+    source: str
+    """URL of the sound, relative to the page; empty if there is none."""
+    picture: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The songs of one prompt."""
+
+    prompt_id: str
+    title: str
+    notes: tuple[str, ...]
+    """What else was asked for, in a few words each."""
+    entries: tuple[Entry, ...]
+
+
+def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) -> Path:
+    """Write index.html for rows of a samples table, in their order; the first 200 are shown. `missing` are still to
+    be made. Pictures and page are written only if they are new, so a second call costs nothing.
+    """
+    made = [row for row in rows if not row["error"]]
+    prompts = {prompt.id: prompt for prompt in samples.prompts()}
+    page = (
+        _environment()
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            title=samples.folder.resolve().name,
+            sections=_sections(samples, made[:SHOWN], prompts),
+            shown=min(SHOWN, len(made)),
+            made=len(made),
+            missing=missing,
+            failed=[row for row in rows if row["error"]],
+            facts=facts(rows),
+        )
+    )
+    settle(samples.folder / PAGE, page)
+    return samples.folder / PAGE
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["clock"] = clock
+    return environment
+
+
+def _sections(samples: Samples, rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Section]:
+    by_prompt: dict[str, list[Row]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt_id"], []).append(row)
+    sections = []
+    for name, songs in by_prompt.items():
+        prompt = prompts.get(name)
+        title = (prompt.text if prompt else None) or name
+        notes = _notes(prompt, songs[0]) if prompt else ()
+        sections.append(Section(name, title, notes, tuple(_entry(samples, row) for row in songs)))
+    return sections
+
+
+def _notes(prompt: Prompt, row: Row) -> tuple[str, ...]:
+    edit = json.loads(row.get("edit") or "null")
+    notes = [
+        f"not {prompt.negative_text}" if prompt.negative_text else "",
+        f"style of {Path(prompt.style_audio).name}" if isinstance(prompt.style_audio, str) else "",
+        "with lyrics" if prompt.lyrics else "",
+        f"edit of {Path(edit['song']).name}" if edit else "",
+    ]
+    return tuple(note for note in notes if note)
+
+
+def _entry(samples: Samples, row: Row) -> Entry:
+    name = row["sample_id"]
+    path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
+    if not row["sha256"] or not path.is_file():
+        return Entry(name, row["duration_s"], "", "")
+    if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        atomic_write(image, picture(path))
+    links = (quote(str(file.relative_to(samples.folder))) for file in (path, image))
+    return Entry(name, row["duration_s"], *links)
+
+
+def picture(path: Path) -> bytes:
+    """The spectrogram of a file as a PNG, black with the level as opacity, in the memory of a block of sound."""
+    spectra = [mel_db(clip) for clip in audio.blocks(path)]
+    spectrum = narrowed(np.concatenate(spectra, axis=1), SPECTRUM_COLUMNS)
+    return mask_png(spectrum, float(spectrum.max()))
+
+
+def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[np.ndarray, "band narrower"]:
+    """At most so many columns, each the mean power of those it stands for."""
+    width = spectrum.shape[1]
+    if width <= columns:
+        return spectrum
+    starts = np.linspace(0, width, columns, endpoint=False).astype(int)
+    power = np.add.reduceat(10 ** (spectrum / 10), starts, axis=1)
+    return np.asarray(10 * np.log10(power / np.diff([*starts, width])))
+
+
+def facts(rows: Sequence[Row]) -> dict[str, str]:
+    """What all songs share, label to value."""
+    made = [row for row in rows if not row["error"]]
+    found = {"songs": str(len(made)), "music": clock(sum(row["duration_s"] for row in made))}
+    for label, key, field in (
+        ("model", "model", "name"),
+        ("steps", "sampling", "steps"),
+        ("guidance", "sampling", "guidance"),
+    ):
+        values = {_of(row, key).get(field) for row in made}
+        if len(values) == 1:
+            found[label] = str(values.pop())
+    if len(seeds := {row["seed"] for row in made}) == 1:
+        found["seed"] = str(seeds.pop())
+    return found
+
+
+def _of(row: Row, key: str) -> dict[str, Any]:
+    return dict(json.loads(row[key]))

@@ -1,0 +1,106 @@
+"""Tensors of weight files: mapped, compared with a network's, and put into it.
+
+Files are mapped, never read as a whole: a tensor is copied when its precision changes, one at a time, and otherwise
+stays in the file's pages until somebody writes to it. Pickles are opened with `weights_only`, so none can run code.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from diffdpo.errors import CheckpointError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""Name of the weights in a folder of diffusers' format."""
+MAX_KEYS = 3
+"""Keys of each kind that an error names."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+Identify = Callable[[Shapes], str]
+"""Which model has weights of these names and shapes, in words."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, mapped."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected the weights of a network here")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote, mapped."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise CheckpointError(
+            f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({reason}); copy or save it again"
+        ) from None
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
+    return saved
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_state(
+    network: torch.nn.Module, state: Mapping[str, Tensor], where: str, identify: Identify | None = None
+) -> None:
+    """Compare a state dict with a network's: every key present, none too many, every shape right.
+
+    CheckpointError names the first keys of each kind that are not, and what `identify` makes of the weights.
+    """
+    expected, actual = shapes(network.state_dict()), shapes(state)
+    missing = [f"{name} {expected[name]}" for name in expected if name not in actual]
+    extra = [f"{name} {actual[name]}" for name in actual if name not in expected]
+    misshapen = [
+        f"{name} {actual[name]} instead of {expected[name]}"
+        for name in expected
+        if name in actual and actual[name] != expected[name]
+    ]
+    complaints = [
+        f"{len(names)} {kind}, first {', '.join(names[:MAX_KEYS])}"
+        for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", misshapen))
+        if names
+    ]
+    if complaints:
+        hint = f"; {identify(actual)}" if identify else ""
+        raise CheckpointError(f"{where}: the weights are of another model: {'; '.join(complaints)}{hint}")
+
+
+def assign(
+    module: torch.nn.Module,
+    state: dict[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None,
+    identify: Identify | None = None,
+) -> None:
+    """Put tensors into a module made on the meta device, one by one.
+
+    `state` is emptied on the way, so that no tensor is held twice. CheckpointError as in `check_state`.
+    """
+    check_state(module, state, where, identify)
+    for name in list(state):
+        tensor = state.pop(name)
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        owner, _, leaf = name.rpartition(".")
+        target = module.get_submodule(owner)
+        old = getattr(target, leaf)
+        if isinstance(old, torch.nn.Parameter):
+            setattr(target, leaf, torch.nn.Parameter(tensor, requires_grad=old.requires_grad))
+        else:
+            target.register_buffer(leaf, tensor)
+    module.eval()

@@ -1,0 +1,68 @@
+"""Paired comparison: matched by sample, judged by prompt."""
+
+import pytest
+
+from diffdpo.errors import DataError
+from diffdpo.evaluation.effects import Matched, effects, match, standardised_change, verdict
+
+
+def row(name, **others):
+    return {"sample_id": name, "prompt_id": name[0], "seed": 0, "frames": 10, "sampling": "{}", **others}
+
+
+def matched(name, before, after):
+    keys = ("key", "judge")
+    return Matched(
+        sample_id=name, prompt_id=name[0], group=name[0],
+        baseline=dict(zip(keys, before, strict=True)), aligned=dict(zip(keys, after, strict=True)),
+    )  # fmt: skip
+
+
+PAIRS = [
+    matched(f"{c}{i}", (j + i, 5 + j), (j + i + 1, 5 + j)) for j, c in enumerate("abcdefgh") for i in range(2)
+]
+
+
+def test_rows_are_matched_by_sample():
+    pairs = match([row("a1"), row("b1"), row("c1")], [row("b1", x=1), row("a1", x=1)])
+    assert [(one["sample_id"], two["x"]) for one, two in pairs] == [("a1", 1), ("b1", 1)]
+
+
+@pytest.mark.parametrize("difference", [{"seed": 1}, {"sampling": "{other}"}, {"frames": 9}])
+def test_songs_made_differently_are_not_compared(difference):
+    with pytest.raises(DataError, match="sample both models with the same prompts, seeds and sampler"):
+        match([row("a1")], [row("a1", **difference)])
+    with pytest.raises(DataError, match="share no sample"):
+        match([row("a1")], [row("b1")])
+
+
+def test_mined_axes_come_first_and_a_known_shift_is_found():
+    mined, judge = effects(PAIRS, ["key"], ["judge", "key"], resamples=500)
+    assert (mined.axis, mined.role, judge.axis, judge.role) == ("key", "mined", "judge", "judge")
+    assert mined.effect.mean == pytest.approx(1.0)
+    assert mined.effect.direction == "better"
+    assert judge.effect.mean == 0
+    assert judge.effect.direction == "unclear"
+    assert (mined.effect.count, mined.effect.clusters) == (16, 8)
+
+
+def test_scores_that_are_not_numbers_are_left_out_and_counted():
+    broken = [*PAIRS, matched("z1", (float("nan"), 1), (1, 1))]
+    (mined, judge) = effects(broken, ["key"], ["key", "judge"], resamples=100)
+    assert (mined.left_out, judge.left_out) == (1, 0)
+    with pytest.raises(DataError, match="no axis has scores"):
+        effects(PAIRS, ["key"], ["other"], resamples=100)
+
+
+def test_the_verdict_says_what_fell():
+    fallen = [
+        matched(p.sample_id, tuple(p.baseline.values()), (p.aligned["key"], p.baseline["judge"] - 2))
+        for p in PAIRS
+    ]
+    sentence = verdict(effects(fallen, ["key"], ["key", "judge"], resamples=200))
+    assert sentence == "Better on 1 of 1 mined axes; the held-out judge judge fell."
+
+
+def test_the_change_of_a_song_is_in_baseline_deviations_of_the_mined_axes():
+    found = effects(PAIRS, ["key"], ["key", "judge"], resamples=100)
+    assert standardised_change(PAIRS[0], found) == pytest.approx(1 / found[0].baseline_std)

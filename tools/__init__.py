@@ -1,0 +1,1 @@
+"""Launchers, benches, parity checks, and how the tiny model was made."""

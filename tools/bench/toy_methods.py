@@ -1,0 +1,135 @@
+"""The worlds, objectives and orderings of `bench_toy.py`; a new line in SETTINGS or FAMILIES is all it takes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from diffdpo.objectives.awm import AWM
+from diffdpo.objectives.dgpo import DGPO
+from diffdpo.objectives.dpo import DPO
+from diffdpo.objectives.dspo import DSPO
+from diffdpo.objectives.flow_matching import FlowMatching
+from diffdpo.objectives.kto import KTO
+from diffdpo.objectives.linear_dpo import LinearDPO
+from diffdpo.objectives.nft import NFT
+from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.types import Objective
+from tools.bench.gaussian_world import Mixture, Reward, World
+
+Build = Callable[[World, float], Objective]
+"""From a world and beta in nats."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world, the share of its pairs that are labelled the wrong way round, and the pairs of a step."""
+
+    world: World
+    flipped: float = 0.0
+    batch: int = 256
+
+
+@dataclass(frozen=True)
+class Family:
+    """An objective up to its beta, and what goes with it."""
+
+    build: Build
+    density: Literal["uniform", "logit_normal"] = "uniform"
+    soft: bool = False
+    betas: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
+    """For comparisons: such that they reach from a little to a nat from the reference."""
+
+
+def world(weights: Any, means: Any, variances: Any, slope: Any, curvature: float = 0.0) -> World:
+    reference = Mixture(
+        weights=torch.tensor(weights), means=torch.tensor(means), variances=torch.tensor(variances)
+    )
+    return World(reference=reference, reward=Reward(slope=torch.tensor(slope), curvature=curvature))
+
+
+def eight() -> World:
+    """Four modes in eight dimensions; two dimensions matter much, two little, four not at all."""
+    generator = torch.Generator().manual_seed(8)
+    means = 1.2 * torch.randn(4, 8, generator=generator)
+    slope = [0.9, -0.6, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0]
+    return world([0.4, 0.3, 0.2, 0.1], means.tolist(), [0.2, 0.3, 0.4, 0.3], slope)
+
+
+PLANE = world([0.5, 0.3, 0.2], [[-1.5, 0.0], [1.0, 1.5], [1.5, -1.5]], [0.25, 0.36, 0.16], [1.0, 0.5])
+PEAK = world([0.4, 0.4, 0.2], [[-1.2, 1.2], [1.2, 0.9], [0.0, -1.6]], [0.3, 0.5, 0.25], [0.6, -0.9], 0.8)
+SETTINGS = {
+    "plane": Setting(PLANE),
+    "noisy": Setting(PLANE, flipped=0.2),
+    "flipped": Setting(PLANE, flipped=1.0),
+    "peak": Setting(PEAK),
+    "eight": Setting(eight()),
+    "song": Setting(replace(PLANE, frames=16), batch=48),
+}
+
+
+def per_element(world: World, nats: float) -> float:
+    """Beta of means over elements in the ½ convention, from the beta in nats of a frame (see World)."""
+    return 2 * world.dim * math.sqrt(world.frames) * nats
+
+
+def dpo(anchor: float = 0.0, **others: Any) -> Build:
+    """Flow-DPO; `anchor` weighs the error summed over dimensions."""
+
+    def build(world: World, nats: float) -> Objective:
+        return DPO(beta=per_element(world, nats), anchor=world.dim * anchor, **others)
+
+    return build
+
+
+CLIPPED: dict[str, Any] = {"timestep_weight": "clipped_elbo"}
+FAMILIES: dict[str, Family] = {
+    "sft": Family(lambda world, nats: FlowMatching()),
+    "rwr": Family(lambda world, nats: RewardWeighted(temperature=nats)),
+    "nft": Family(lambda world, nats: NFT(advantage_clip=1.5 * nats, kl=0.0)),
+    "awm": Family(lambda world, nats: AWM(clip=1e6, velocity_kl=1.5 * nats)),
+    "dgpo": Family(lambda world, nats: DGPO(beta=per_element(world, nats))),
+    "kto": Family(lambda world, nats: KTO(beta=per_element(world, nats) / 2)),
+    "linear": Family(lambda world, nats: LinearDPO(beta=per_element(world, nats) / 2)),
+    "dspo": Family(lambda world, nats: DSPO(beta=nats)),
+    "dpo": Family(dpo(), betas=(1, 2)),
+    "dpo-logit-normal": Family(dpo(), density="logit_normal"),
+    "dpo-theory": Family(dpo(timestep_weight="theory")),
+    "dpo-elbo": Family(dpo(timestep_weight="clipped_elbo", timestep_clip=99.0)),
+    "dpo-clip5": Family(dpo(**CLIPPED), betas=(1.2, 2, 3.5)),
+    "dpo-clip5-ln": Family(dpo(**CLIPPED), density="logit_normal"),
+    "crpo.1": Family(dpo(anchor=0.1)),
+    "crpo": Family(dpo(anchor=1.0), betas=(0.1, 0.4, 1)),
+    "crpo.1-clip5": Family(dpo(anchor=0.1, **CLIPPED)),
+    "anchored.05": Family(dpo(reward_anchor=0.05, **CLIPPED), betas=(0.25, 0.8, 2)),
+    "anchored.25": Family(dpo(reward_anchor=0.25, **CLIPPED)),
+    "sdpo.5": Family(dpo(safeguard=0.5)),
+    "sdpo.9": Family(dpo(safeguard=0.9)),
+    "guarded": Family(dpo(safeguard=0.5, **CLIPPED), betas=(0.12, 0.5, 2)),
+    "guarded-soft": Family(dpo(safeguard=0.5, **CLIPPED), soft=True),
+    "guarded-ln": Family(dpo(safeguard=0.5, **CLIPPED), density="logit_normal", betas=(0.12, 0.5, 2)),
+    "ipo": Family(dpo(link="ipo")),
+    "bco-clip5": Family(dpo(link="bco", **CLIPPED)),
+}
+METHODS = (
+    "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1", "dpo-elbo@1",
+    "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "sdpo.5@1", "sdpo.9@1", "guarded@0.5",
+    "ipo@1", "linear@1", "kto@1", "dspo@1", "dgpo@1",
+)  # fmt: skip
+CHECKED = {
+    "plane": (
+        "rwr@1",
+        "nft@1",
+        "crpo@1",
+        "sdpo.9@1",
+        "guarded@0.5",
+        "dpo@0.25",
+        "dpo@1",
+        "dpo@2",
+        "dpo@5",
+        "dpo-theory@1",
+    ),
+    "flipped": ("dpo@1",),
+}

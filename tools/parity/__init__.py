@@ -1,0 +1,1 @@
+"""Comparison with numbers of original implementations."""

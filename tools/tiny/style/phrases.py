@@ -1,0 +1,47 @@
+"""Texts that the text tower learns from its teacher: captions of segments, and phrases of a broad vocabulary.
+
+The phrases carry no claim about any sound. They teach words that no caption uses, by their vectors alone.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from tools.tiny.style.captions import Caption, Captioner
+
+PATTERNS = (
+    "{}", "{}", "{} music", "{} {}", "{} {}", "{}, {}", "{}, {}", "{} and {}", "{} {} music", "{} with {}",
+    "a {} piece, {}", "{}, {}, {}", "{}, {} and {}", "{} {} {}", "a {} song with {} {}", "{} {}, {}, {}",
+    "{} track, {} and {}", "something {}, {}", "{} mood, {} sound", "very {}", "{} tempo", "{} sound",
+    "{} atmosphere",
+)  # fmt: skip
+
+
+def broad(count: int, seed: int = 0) -> list[str]:
+    """Phrases of one to four words of the vocabulary, every word also by itself."""
+    groups = json.loads((Path(__file__).parent / "vocabulary.json").read_text())
+    words = sorted({word.replace("-", " ") for group in groups.values() for word in group.split()})
+    lists = Captioner()
+    said = [text for pair in lists.measures for side in pair for text in side]
+    said += [text for texts in lists.words.values() for text in texts]
+    draw, found = random.Random(seed), {*words, *(f"{word} music" for word in words), *said}
+    while len(found) < count:
+        pattern = draw.choice(PATTERNS)
+        pool = [draw.choice(words if draw.random() < 0.75 else said) for _ in range(pattern.count("{}"))]
+        found.add(pattern.format(*pool))
+    return sorted(found)
+
+
+def captions(
+    scores: Float[np.ndarray, "segment measure"], words: Sequence[list[str]], seed: int = 0
+) -> list[tuple[Caption, Caption]]:
+    """For every segment a caption that says a part, and one that says everything."""
+    captioner, draw = Captioner(), random.Random(seed)
+    return [
+        (captioner.caption(s, w, draw), captioner.full(s, w, draw))
+        for s, w in zip(scores, words, strict=True)
+    ]
