@@ -1,8 +1,8 @@
 """Style as text or sound: two small towers that meet on one unit sphere.
 
-Trained contrastively on excerpts of songs and on captions of what is measured there (tools/tiny/build_style.py). The text
-tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
-al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the measures of words.py.
+Trained contrastively on excerpts of songs and on captions of what is measured there (tools/tiny/build_style.py).
+The text tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
+al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the measures of descriptors.py.
 """
 
 import re
