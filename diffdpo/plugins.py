@@ -5,10 +5,10 @@ missing one is a ConfigError that says where it stands and what was probably mea
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from diffdpo.errors import ConfigError
@@ -16,20 +16,12 @@ from diffdpo.mining import RULES, Rule, Union
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.objectives import OBJECTIVES
-from diffdpo.registry import closest, pick
+from diffdpo.registry import Choice, Table, closest, pick
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import Scorer
 from diffdpo.types import Objective
 
 T = TypeVar("T")
-
-
-@dataclass
-class Choice:
-    """A named plug-in and its own arguments."""
-
-    name: str = MISSING
-    args: dict[str, Any] = field(default_factory=dict)
 
 
 def merge(schema: type, merged: Any, layer: Any, where: str) -> Any:
@@ -66,7 +58,7 @@ def names(schema: type) -> Iterator[str]:
                 yield from names(inner)
 
 
-def plug_in(kind: str, table: dict[str, type], choice: Choice) -> Any:
+def plug_in(kind: str, table: Table[type], choice: Choice) -> Any:
     """The entry of a table that is chosen, with its arguments."""
     schema = pick(kind, table, choice.name)
     where = f"{kind} {choice.name!r}"

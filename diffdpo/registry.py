@@ -1,12 +1,68 @@
-"""Look a name up in a literal table, and say what was probably meant when it is not there."""
+"""Parts by name: the tables of what can be chosen, and suggestions where a name is not in one."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from typing import Any, TypeVar
 
 from diffdpo.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclass
+class Choice:
+    """One part by its name, with its own arguments. A configuration may give the bare name instead."""
+
+    name: str = "???"
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+class Table(Mapping[str, T]):
+    """The parts of one kind by name: a literal dict of this package, and what others announce as entry points.
+
+    The group of entry points is `diffdpo.` and the kind in the plural, such as `diffdpo.models`; it is read when a
+    name is not among the literal entries, or when all names are asked for.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, T]) -> None:
+        self.kind, self.entries = kind, entries
+
+    @property
+    def group(self) -> str:
+        """Of entry points."""
+        return f"diffdpo.{self.kind}s"
+
+    def announced(self) -> dict[str, metadata.EntryPoint]:
+        """Entry points of other packages, by name. The package's own names cannot be replaced."""
+        points = metadata.entry_points(group=self.group)
+        return {point.name: point for point in points if point.name not in self.entries}
+
+    def __getitem__(self, name: str) -> T:
+        if name in self.entries:
+            return self.entries[name]
+        point = self.announced()[name]
+        try:
+            return point.load()
+        except Exception as error:  # whatever a stranger's module raises while it is imported
+            raise ConfigError(
+                f"{self.kind} {name!r} of {point.value} cannot be imported ({type(error).__name__}: {error}); "
+                "mend or uninstall the package that announces it"
+            ) from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.announced()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.entries
+        yield from self.announced()
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.announced())
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -20,3 +76,25 @@ def pick(kind: str, table: Mapping[str, T], name: str) -> T:
     if name in table:
         return table[name]
     raise ConfigError(f"unknown {kind} {name!r}.{closest(name, table)} Known: {', '.join(sorted(table))}.")
+
+
+def bind(kind: str, function: Callable[..., T], choice: Choice) -> Callable[..., T]:
+    """A function, or a dataclass, with the arguments of a choice as its keyword parameters.
+
+    ConfigError for an argument that it does not have, with the one that was probably meant; ValueError for one that
+    should be a number and is not.
+    """
+    parameters = inspect.signature(function).parameters
+    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
+    for name, value in choice.args.items():
+        if name not in known:
+            raise ConfigError(
+                f"{kind} {choice.name!r} has no {name!r}.{closest(name, known)} Known: {', '.join(known) or 'none'}."
+            )
+        if parameters[name].annotation in (int, float) and not _is_number(value):
+            raise ValueError(f"{name} of {kind} {choice.name!r} must be a number, got {value!r}")
+    return partial(function, **choice.args)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

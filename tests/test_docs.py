@@ -74,7 +74,7 @@ def test_the_objective_of_the_how_to_trains(monkeypatch):
     text, _ = [text for page, text in blocks("python") if page.name == "add-an-objective.md"]
     space: dict = {"__name__": "example"}
     exec(compile(text, "add-an-objective.md", "exec"), space)
-    monkeypatch.setitem(config.OBJECTIVES, "hinge_dpo", space["HingeDPO"])
+    monkeypatch.setitem(config.OBJECTIVES.entries, "hinge_dpo", space["HingeDPO"])
     built = config.build_objective(config.Choice("hinge_dpo", {"beta": 500}))
     assert built.beta == 500.0
 

@@ -2,7 +2,7 @@
 
 Trained contrastively on excerpts of songs and on captions of what is measured there (tools/tiny/build_style.py).
 The text tower needs no vocabulary: words and the character n-grams in them are hashed into one table (Bojanowski et
-al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the measures of descriptors.py.
+al. 2017). The audio tower sees statistics of a mel spectrogram of middle and side, and the descriptors of sound.
 """
 
 import re

@@ -10,15 +10,19 @@ from diffdpo.mining.per_axis import PerAxis
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
+from diffdpo.registry import Table
 
-RULES: dict[str, type] = {
-    "best_versus_worst": BestVersusWorst,
-    "strong_domination": StrongDomination,
-    "cross_pair": CrossPair,
-    "pareto": Pareto,
-    "per_axis": PerAxis,
-    "union": Union,
-}
+RULES: Table[type] = Table(
+    "rule",
+    {
+        "best_versus_worst": BestVersusWorst,
+        "strong_domination": StrongDomination,
+        "cross_pair": CrossPair,
+        "pareto": Pareto,
+        "per_axis": PerAxis,
+        "union": Union,
+    },
+)
 
 __all__ = [
     "RULES",

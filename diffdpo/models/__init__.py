@@ -2,8 +2,12 @@
 
 from diffdpo.models.diffrhythm.presets import DiffRhythmCheckpoint
 from diffdpo.models.tiny import Tiny
+from diffdpo.registry import Table
 
-MODELS: dict[str, type] = {
-    "tiny": Tiny,
-    "diffrhythm": DiffRhythmCheckpoint,
-}
+MODELS: Table[type] = Table(
+    "model",
+    {
+        "tiny": Tiny,
+        "diffrhythm": DiffRhythmCheckpoint,
+    },
+)

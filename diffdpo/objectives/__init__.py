@@ -10,16 +10,20 @@ from diffdpo.objectives.linear_dpo import LinearDPO
 from diffdpo.objectives.mapo import MaPO
 from diffdpo.objectives.nft import NFT
 from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.registry import Table
 
-OBJECTIVES: dict[str, type] = {
-    "flow_matching": FlowMatching,
-    "dpo": DPO,
-    "linear_dpo": LinearDPO,
-    "dspo": DSPO,
-    "mapo": MaPO,
-    "kto": KTO,
-    "reward_weighted": RewardWeighted,
-    "nft": NFT,
-    "awm": AWM,
-    "dgpo": DGPO,
-}
+OBJECTIVES: Table[type] = Table(
+    "objective",
+    {
+        "flow_matching": FlowMatching,
+        "dpo": DPO,
+        "linear_dpo": LinearDPO,
+        "dspo": DSPO,
+        "mapo": MaPO,
+        "kto": KTO,
+        "reward_weighted": RewardWeighted,
+        "nft": NFT,
+        "awm": AWM,
+        "dgpo": DGPO,
+    },
+)

@@ -1,5 +1,6 @@
 """Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS."""
 
+from diffdpo.registry import Table
 from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
@@ -11,14 +12,17 @@ from diffdpo.scorers.songeval import SongEval
 from diffdpo.scorers.structure import Structure
 from diffdpo.scorers.tags import Tags
 
-SCORERS: dict[str, type[Scorer]] = {
-    "harmony": Harmony,
-    "rhythm": Rhythm,
-    "structure": Structure,
-    "production": Production,
-    "musicnn": MusicnnTypicality,
-    "tags": Tags,
-    "adherence": Adherence,
-    "songeval": SongEval,
-    "audiobox": Audiobox,
-}
+SCORERS: Table[type[Scorer]] = Table(
+    "scorer",
+    {
+        "harmony": Harmony,
+        "rhythm": Rhythm,
+        "structure": Structure,
+        "production": Production,
+        "musicnn": MusicnnTypicality,
+        "tags": Tags,
+        "adherence": Adherence,
+        "songeval": SongEval,
+        "audiobox": Audiobox,
+    },
+)
