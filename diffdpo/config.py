@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 from yaml import YAMLError
 
-from diffdpo.data.examples import DataConfig
+from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import StopRule
 from diffdpo.mining import SpanConfig

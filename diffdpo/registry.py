@@ -89,7 +89,8 @@ def bind(kind: str, function: Callable[..., T], choice: Choice) -> Callable[...,
     for name, value in choice.args.items():
         if name not in known:
             raise ConfigError(
-                f"{kind} {choice.name!r} has no {name!r}.{closest(name, known)} Known: {', '.join(known) or 'none'}."
+                f"{kind} {choice.name!r} has no {name!r}.{closest(name, known)} "
+                f"Known: {', '.join(known) or 'none'}."
             )
         if parameters[name].annotation in (int, float) and not _is_number(value):
             raise ValueError(f"{name} of {kind} {choice.name!r} must be a number, got {value!r}")

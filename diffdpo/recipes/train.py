@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from diffdpo.config import TrainRun, build_model, build_objective
-from diffdpo.data.examples import Source, build_examples
-from diffdpo.data.stream import accumulation
+from diffdpo.data.datasets.examples import Source, build_examples
+from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import SongModel

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from diffdpo.data.stream import Examples, batches, micro_batches
+from diffdpo.data.datasets.stream import Examples, batches, micro_batches
 from diffdpo.errors import UserError
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar

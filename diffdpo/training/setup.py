@@ -9,7 +9,7 @@ from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from peft import LoraConfig as PeftLora
 
-from diffdpo.data.stream import accumulation
+from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.registry import pick
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig

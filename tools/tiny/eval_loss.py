@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
-from diffdpo.data.songs import CropConfig, Songs
+from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.flow import interpolate
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffdpo.data.axes import AxisPairs
-from diffdpo.data.groups import Groups
+from diffdpo.data.datasets.axes import AxisPairs
+from diffdpo.data.datasets.groups import Groups
+from diffdpo.data.datasets.pairs import Pairs
+from diffdpo.data.datasets.rated import RatedSongs, best, decided
+from diffdpo.data.datasets.songs import CropConfig, Songs
+from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.pairs import TABLE as PAIRS
-from diffdpo.data.pairs import Pairs
-from diffdpo.data.rated import RatedSongs, best, decided
 from diffdpo.data.ratings import read_ratings
-from diffdpo.data.songs import CropConfig, Songs
-from diffdpo.data.stream import Examples
 from diffdpo.errors import ConfigError
 from diffdpo.types import BatchKind, Prompt
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from diffdpo.data import tables
+from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.latents import read_latents, write_latents
-from diffdpo.data.songs import TABLE, CropConfig, Songs
+from diffdpo.data.songs import TABLE
 from diffdpo.errors import DataError
 
 RATE = 21.533203125

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffdpo.data.pairs import PairExample, Pairs
+from diffdpo.data.datasets.pairs import PairExample, Pairs
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffdpo.data.stream import accumulation, index_at, micro_batches
+from diffdpo.data.datasets.stream import accumulation, index_at, micro_batches
 from diffdpo.errors import ConfigError
 
 

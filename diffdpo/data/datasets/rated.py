@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
+from diffdpo.data.datasets.stream import index_at
 from diffdpo.data.latents import read_latents
 from diffdpo.data.ratings import TABLE, per_song
 from diffdpo.data.samples import open_named
-from diffdpo.data.stream import index_at
 from diffdpo.errors import DataError
 from diffdpo.types import Batch, Prompt
 

@@ -8,11 +8,11 @@ import torch
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
-from diffdpo.data.examples import DataConfig, Source, build_examples
+from diffdpo.data.datasets.examples import DataConfig, Source, build_examples
+from diffdpo.data.datasets.stream import batches, index_at
 from diffdpo.data.pairs import TABLE as PAIRS
 from diffdpo.data.pairs import pair_row
 from diffdpo.data.ratings import read_ratings
-from diffdpo.data.stream import batches, index_at
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.types import Pair
 

@@ -1,0 +1,1 @@
+"""Datasets: tables and latents on disk to training examples and batches."""
