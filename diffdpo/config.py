@@ -29,8 +29,8 @@ from diffdpo.plugins import (
     names,
     to_object,
 )
+from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig
-from diffdpo.sampling.sampler import SamplingConfig
 from diffdpo.training.config import TrainConfig
 
 __all__ = [
@@ -108,6 +108,8 @@ class SampleRun:
     """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
+    embedding_cache: str = ""
+    """Folder that keeps embeddings of prompts between runs, by content."""
 
 
 @dataclass
@@ -178,6 +180,8 @@ class TrainRun:
     data: DataConfig = field(default_factory=DataConfig)
     objective: Choice = field(default_factory=lambda: Choice("dpo"))
     train: TrainConfig = field(default_factory=TrainConfig)
+    embedding_cache: str = ""
+    """Folder that keeps embeddings of prompts between runs, by content."""
     seed: int = 0
 
 

@@ -1,6 +1,5 @@
 """A folder of generated songs: latents, audio, and one row a song."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,10 @@ class Samples:
     def audio(self, sample_id: str) -> Path:
         return self.folder / "audio" / f"{sample_id}.flac"
 
+    def plan(self, sample_id: str) -> Path:
+        """The plan that a song was generated from, for models that plan."""
+        return self.folder / "plans" / f"{sample_id}.safetensors"
+
     def preview(self, sample_id: str) -> Path:
         """The beginning of a song that is still being made."""
         return self.folder / "audio" / f"{sample_id}.preview.flac"
@@ -48,22 +51,6 @@ def open_samples(folder: str | Path) -> Samples:
     if not (samples.folder / TABLE).is_dir():
         raise DataError(f"{folder}: holds no samples; run `diffdpo sample` first")
     return samples
-
-
-def open_named(
-    table: Path, rows: Iterable[tables.Row], embed: Callable[[Prompt], Prompt]
-) -> tuple[dict[str, Samples], dict[tuple[str, str], Prompt]]:
-    """The folders of songs that rows name relative to their table, and the rows' prompts, embedded once each.
-
-    Rows have `samples` and `prompt_id`, the prompts are found by the two together: rounds share prompts' ids.
-    """
-    wanted = sorted({(row["samples"], row["prompt_id"]) for row in rows})
-    folders = {name: open_samples(table.parent / name) for name in sorted({name for name, _ in wanted})}
-    known = {(name, prompt.id): prompt for name, samples in folders.items() for prompt in samples.prompts()}
-    for name, prompt in wanted:
-        if (name, prompt) not in known:
-            raise DataError(f"{table}: has songs of the prompt {prompt!r}, which {name} does not know")
-    return folders, {key: embed(known[key]) for key in wanted}
 
 
 def sample_id(prompt_id: str, number: int) -> str:

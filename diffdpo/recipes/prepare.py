@@ -1,32 +1,30 @@
 """Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from diffdpo import audio
 from diffdpo.config import PrepareRun, build_model
 from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
+from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import KEY, TABLE
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
-from diffdpo.models.base import SongModel, Transcribes
+from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.progress import bar, say
 from diffdpo.randomness import generator
 from diffdpo.registry import closest
 from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_jsonl
-from diffdpo.types import Clip, Prompt
+from diffdpo.types import Clip, Embedding, Prompt
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
@@ -131,14 +129,14 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Song:
 
 
 def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables.Row:
-    """Encode one song and write its file; a row with the reason when that is impossible."""
+    """Encode one song and write its files; a row with the reason when that is impossible."""
     row = {
         "id": song.id, "audio": str(song.audio), "text": song.text, "license": song.license,
         "attribution": song.attribution, "split": song.split, "group": song.group, "sha256": "", "frames": 0,
-        "duration_s": 0.0, "lyric_lines": "[]", "error": "",
+        "duration_s": 0.0, "error": "",
     }  # fmt: skip
     try:
-        if song.lyrics and untimed(song.lyrics):
+        if model.timed_lyrics and song.lyrics and untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         clip = audio.read(song.audio)
         if audio.loudness(clip) < audio.SILENCE_LUFS:
@@ -147,53 +145,50 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         latents = model.encode(clip)
         if not torch.isfinite(latents).all():
             raise DataError(f"{song.audio}: its latents are not numbers")
-        prompt = model.embed(
-            Prompt(
-                id=song.id,
-                lyrics=song.lyrics or None,
-                language=song.language or None,
-                duration_s=clip.seconds,
-            )
-        )
-        lines = prompt.lyric_lines
-        if not lines and isinstance(model, Transcribes):
-            lines = model.transcribe(clip)
+        embeddings = embed_windows(model, clip, song, cfg)
     except DataError as error:
         return row | {"error": str(error)}
-    styles = style_windows(model, clip, song, cfg)
-    path = out / "latents" / f"{song.id}.safetensors"
-    write_latents(path, latents.to(DTYPES[cfg.dtype]), styles=styles.half())
+    write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
+    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(DTYPES[cfg.dtype]))
     return row | {
         "sha256": hashlib.sha256(song.audio.read_bytes()).hexdigest(),
         "frames": len(latents),
         "duration_s": clip.seconds,
-        "lyric_lines": json.dumps(lines or []),
     }
 
 
-def style_windows(
-    model: SongModel, clip: Clip, song: Song, cfg: PrepareRun
-) -> Float[Tensor, "variant window style"]:
-    """The style of each stretch of a song, from its text and sound together, its sound alone, its text alone.
+def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> list[list[Embedding]]:
+    """Embeddings of a song, [variant][window]: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the stretch stand in for the text alone.
+    many captions of the window stand in for the text alone. What a model reads off the recording, such as beats,
+    goes into all of them, unless the song has lyrics.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
+    transcript: Embedding = {}
+    if not song.lyrics and supports(model, Transcribes):
+        transcript = model.transcribe(clip)  # type: ignore[attr-defined]
 
-    def style(text: str | None, heard: Clip | None) -> Tensor | None:
-        return model.embed(Prompt(id="window", text=text, style_audio=heard)).style
+    def embed(text: str | None, recording: Clip | None) -> Embedding:
+        prompt = Prompt(
+            id=song.id,
+            text=text,
+            style_audio=recording,
+            lyrics=song.lyrics or None,
+            language=song.language or None,
+            duration_s=clip.seconds,
+        )
+        return model.embed(prompt) | transcript
 
-    per_window = []
-    for number, window in enumerate(np.array_split(clip.samples, count, axis=1)):
-        heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
-        texts = _captions(song, heard, f"{song.id}:{number}", cfg.captions) or [song.text]
-        ways = [style(song.text or None, heard), style(None, heard)]
-        ways += [style(text, None) if text else None for text in texts]
-        known = [way for way in ways if way is not None]
-        per_window.append(torch.stack([known[min(i, len(known) - 1)] for i in range(len(ways))]))
-    return torch.stack(per_window, dim=1)
+    windows = []
+    for number, samples in enumerate(np.array_split(clip.samples, count, axis=1)):
+        window = Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
+        texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
+        variants = [embed(song.text or None, window), embed(None, window)]
+        variants += [embed(text, None) for text in texts if text]
+        windows.append([variants[min(i, len(variants) - 1)] for i in range(2 + len(texts))])
+    return [list(variant) for variant in zip(*windows, strict=True)]
 
 
 def _captions(song: Song, heard: Clip, key: str, count: int) -> list[str]:

@@ -13,20 +13,28 @@ from torch import Tensor
 
 from diffdpo.config import SampleRun, build_model
 from diffdpo.data import tables
-from diffdpo.data.edits import KEY as EDIT
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
-from diffdpo.data.prompts import KEYS, read_edits, read_prompts
+from diffdpo.data.plans import write_plan
+from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
 from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
 from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar, say
 from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import Workers, claim, device, workers
 from diffdpo.runs import finish, settle
-from diffdpo.sampling.longform import Heard, compose, steps
-from diffdpo.sampling.render import Preview, Sound, write_song
-from diffdpo.sampling.sample_jobs import Job, embedded, plan_jobs, song_of, sound_of
+from diffdpo.sampling.longform import OnFinished, compose, count_steps
+from diffdpo.sampling.render import Preview, SongAudio, write_song
+from diffdpo.sampling.sample_jobs import (
+    EmbeddedJob,
+    SampleJob,
+    embed_jobs,
+    sample_jobs,
+    song_audio,
+    song_request,
+)
 from diffdpo.types import Prompt
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
@@ -49,7 +57,7 @@ def run(cfg: SampleRun) -> Path:
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
-        jobs = group.share(plan_jobs(model.latents, todo, edits))
+        jobs = group.share(sample_jobs(model.spec, todo, edits))
         _sample_all(cfg, model, jobs, samples, group)
     group.barrier()
     if group.main:
@@ -79,16 +87,19 @@ def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Wo
 
 
 def _sample_all(
-    cfg: SampleRun, model: SongModel, jobs: Sequence[Job], samples: Samples, group: Workers
+    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, group: Workers
 ) -> None:
     rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
     append = partial(tables.append, samples.folder / TABLE, rank=rank)
-    ready, failed = embedded(model, jobs)
-    append([_row(cfg, job) | {"error": failed[job.sample_id]} for job in jobs if job.sample_id in failed])
+    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
+    embedded, failures = embed_jobs(store, jobs, cfg.seed)
+    model.place("encoders", None)
+    append([_row(cfg, job) | {"error": failures[job.sample_id]} for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
-    batches = [ready[start : start + size] for start in range(0, len(ready), size)]
+    batches = [embedded[start : start + size] for start in range(0, len(embedded), size)]
     total = sum(
-        steps(model.latents, [job.missing for job in batch], cfg.sampling, cfg.longform) for batch in batches
+        count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
+        for batch in batches
     )
     with bar("sample", total, "step", enabled=group.main) as progress:
         for batch in batches:
@@ -96,42 +107,49 @@ def _sample_all(
 
 
 def _sample_batch(
-    cfg: SampleRun, model: SongModel, batch: Sequence[Job], samples: Samples, on_step: Callable[[], None]
+    cfg: SampleRun,
+    model: SongModel,
+    batch: Sequence[EmbeddedJob],
+    samples: Samples,
+    on_step: Callable[[], None],
 ) -> list[tables.Row]:
-    """Make and write the songs of a batch; a row each, with the reason for those that could not be."""
-    rows, songs = [], {}
-    for job in batch:
+    """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
+    rows, requests = [], {}
+    for embedded in batch:
         try:
-            songs[job.sample_id] = song_of(model, job)
+            requests[embedded.job.sample_id] = song_request(model, embedded)
         except FAILURES as error:
-            rows.append(_row(cfg, job) | {"error": _reason(error)})
-    jobs = [job for job in batch if job.sample_id in songs]
-    with previews(model, samples, jobs if cfg.audio else ()) as grow:
-        made = compose(
+            rows.append(_row(cfg, embedded.job) | {"error": _reason(error)})
+    ready = [embedded for embedded in batch if embedded.job.sample_id in requests]
+    with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
+        songs = compose(
             model,
-            list(songs.values()),
+            list(requests.values()),
             cfg.sampling,
             cfg.longform,
             seed=cfg.seed,
             on_step=on_step,
             on_finished=grow,
         )
-        rows += [_keep(cfg, model, job, latents, samples) for job, latents in zip(jobs, made, strict=True)]
+        rows += [
+            _write(cfg, model, embedded, latents, samples)
+            for embedded, latents in zip(ready, songs, strict=True)
+        ]
     return rows
 
 
 @contextmanager
-def previews(model: SongModel, samples: Samples, jobs: Sequence[Job]) -> Iterator[Heard]:
-    """Lets songs of several windows be heard while they are made; their previews go when the songs are there."""
+def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
+    """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
-    before = {job.sample_id: job.frames_before(model.latents.frames_per_second) for job in jobs}
+    before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
 
     def grow(name: str, latents: Float[Tensor, "frame channel"], finished: int) -> None:
         preview = files.get(name)
         if preview is None or (finished == len(latents) and not preview.frames):
             return
         try:
-            preview.grow(Sound(model, latents, -before[name]), finished)
+            preview.grow(SongAudio(model, latents, -before[name]), finished)
         except FAILURES as error:
             say(f"{name}: no preview: {_reason(error)}")
             files.pop(name).remove()
@@ -143,39 +161,42 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[Job]) -> Iterato
             preview.remove()
 
 
-def _keep(
+def _write(
     cfg: SampleRun,
     model: SongModel,
-    job: Job,
+    embedded: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
 ) -> tables.Row:
     """Write one song; a row with the reason if that is impossible."""
+    job = embedded.job
     row = _row(cfg, job)
     try:
         if not torch.isfinite(latents).all():
             raise DataError("the sampled latents are not numbers")
         if cfg.audio:
-            sound, gain = sound_of(model, job, latents)
+            sound, gain = song_audio(model, job, latents)
             row["sha256"] = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
+        if embedded.plan is not None:
+            write_plan(samples.plan(job.sample_id), embedded.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
         return row | {"error": _reason(error)}
     return row
 
 
-def _row(cfg: SampleRun, job: Job) -> tables.Row:
+def _row(cfg: SampleRun, job: SampleJob) -> tables.Row:
     return {
         "sample_id": job.sample_id,
         "prompt_id": job.prompt.id,
         "group": job.prompt.group,
         "seed": cfg.seed,
-        "frames": len(job.missing),
+        "frames": job.frames,
         "duration_s": job.prompt.duration_s,
         "model": json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
         "sampling": json.dumps(asdict(cfg.sampling), sort_keys=True),
         "longform": json.dumps(asdict(cfg.longform), sort_keys=True),
-        "edit": job.described_edit(),
+        "edit": job.edit_json(),
         "sha256": "",
         "error": "",
     }
@@ -194,11 +215,11 @@ def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Ed
     """A copy of the prompts beside the songs; paths in it are absolute, since it lies elsewhere."""
     lines = []
     for prompt in prompts:
-        row = {key: getattr(prompt, key) for key in KEYS if getattr(prompt, key) is not None}
+        row = prompt_row(prompt)
         if "style_audio" in row:
             row["style_audio"] = str(Path(row["style_audio"]).resolve())
         if prompt.id in edits:
-            del row["duration_s"]
+            del row[DURATION]
             row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
         lines.append(json.dumps(row, ensure_ascii=False))
     settle(path, "".join(f"{line}\n" for line in lines))

@@ -10,30 +10,33 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from diffdpo.config import TrainRun, build_model, build_objective
-from diffdpo.data.datasets.examples import Source, build_examples
+from diffdpo.data.datasets.candidates import Source
+from diffdpo.data.datasets.examples import build_examples
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import save_adapter
-from diffdpo.models.base import SongModel
+from diffdpo.models.base import Inpaints, SongModel, require
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import say
+from diffdpo.registry import closest
 from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_json
 from diffdpo.training.audit import audit
 from diffdpo.training.config import FREE_TO_CHANGE
-from diffdpo.training.loop import Job, fit
+from diffdpo.training.loop import Training, fit
 from diffdpo.training.setup import (
     add_lora,
     build_accelerator,
-    build_beside,
+    build_auxiliary,
     build_cache,
     build_optimizer,
     compile_blocks,
     trainable,
     zero_stage,
 )
-from diffdpo.training.step import Reference
-from diffdpo.types import Objective, Prompt
+from diffdpo.training.step import CONTEXT, AuxiliaryPolicy
+from diffdpo.types import Objective
 
 EXPORT = "export"
 
@@ -47,22 +50,26 @@ def run(cfg: TrainRun) -> Path:
         say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
         return out
     model = build_model(cfg.model)
+    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(
-        embed=model.embed,
-        frames_per_second=model.latents.frames_per_second,
+        embed=store.embed,
+        embed_plan=store.embed_plan,
+        frames_per_second=model.spec.frames_per_second,
         seed=cfg.seed,
-        tell=partial(say, enabled=accelerator.is_main_process),
+        report=partial(say, enabled=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
-    _check_dropout(cfg, model)
+    _check_model(cfg, model)
+    for part in ("encoders", "codec"):
+        model.place(part, None)
     network = model.network
     if cfg.train.lora is not None:
-        add_lora(network, cfg.train.lora, cfg.seed)
+        add_lora(network, cfg.train.lora, model.lora_targets, cfg.seed)
     else:
         network.requires_grad_(True)
     if cfg.train.gradient_checkpointing:
         network.enable_gradient_checkpointing()
-    reference, old = _besides(cfg, objective, network, accelerator)
+    reference, old = _auxiliary_policies(cfg, objective, network, accelerator)
     cache = build_cache(cfg.train.reference, objective, accelerator)
     if cfg.train.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network)
@@ -72,7 +79,7 @@ def run(cfg: TrainRun) -> Path:
     policy, optimizer = accelerator.prepare(network, optimizer)
     ema = _build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
-    job = Job(
+    training = Training(
         accelerator=accelerator,
         model=model,
         policy=policy,
@@ -86,9 +93,9 @@ def run(cfg: TrainRun) -> Path:
         cfg=cfg.train,
         seed=cfg.seed,
         folder=out,
-        facts={"seed": cfg.seed, "objective": cfg.objective.name, "parameters": _count(network)},
+        fingerprint={"seed": cfg.seed, "objective": cfg.objective.name, "parameters": _count(network)},
     )
-    fit(job, lambda staging: export(job, staging / EXPORT, lora=cfg.train.lora is not None))
+    fit(training, lambda staging: export(training, staging / EXPORT, lora=cfg.train.lora is not None))
     if accelerator.is_main_process:
         finish(
             out,
@@ -109,33 +116,33 @@ def exported(out: Path, steps: int) -> Path:
     return out / "checkpoints" / f"step-{steps:08d}" / EXPORT
 
 
-def export(job: Job, folder: Path, *, lora: bool) -> None:
+def export(training: Training, folder: Path, *, lora: bool) -> None:
     """Write the trained weights (their moving average if there is one), gathered from all processes."""
-    accelerator = job.accelerator
-    bare = accelerator.unwrap_model(job.policy)
+    accelerator = training.accelerator
+    bare = accelerator.unwrap_model(training.policy)
     parameters = trainable(bare)
-    if job.ema is not None:
-        job.ema.store(parameters)
-        job.ema.copy_to(parameters)
-    state = accelerator.get_state_dict(job.policy)
+    if training.ema is not None:
+        training.ema.store(parameters)
+        training.ema.copy_to(parameters)
+    state = accelerator.get_state_dict(training.policy)
     if accelerator.is_main_process:
         (save_adapter if lora else save_network)(bare, state, folder)
-    if job.ema is not None:
-        job.ema.restore(parameters)
+    if training.ema is not None:
+        training.ema.restore(parameters)
 
 
-def _besides(
+def _auxiliary_policies(
     cfg: TrainRun, objective: Objective, network: Any, accelerator: Accelerator
-) -> tuple[Reference | None, Reference | None]:
+) -> tuple[AuxiliaryPolicy | None, AuxiliaryPolicy | None]:
     """The networks beside the policy that the objective needs: the reference, and the old policy.
 
     Where both are configured alike they are one, which is run once.
     """
     lora = cfg.train.lora
-    reference = build_beside("reference", cfg.train.reference, objective, network, accelerator, lora)
+    reference = build_auxiliary("reference", cfg.train.reference, objective, network, accelerator, lora)
     if reference is not None and "old" in objective.needs and cfg.train.old == cfg.train.reference:
         return reference, reference
-    return reference, build_beside("old", cfg.train.old, objective, network, accelerator, lora)
+    return reference, build_auxiliary("old", cfg.train.old, objective, network, accelerator, lora)
 
 
 def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:
@@ -150,12 +157,15 @@ def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator
     return ema
 
 
-def _check_dropout(cfg: TrainRun, model: SongModel) -> None:
-    parts = sorted(model.condition([Prompt(id="any")], 1))
+def _check_model(cfg: TrainRun, model: SongModel) -> None:
+    """What the configuration asks of the model, before anything is computed."""
+    if cfg.train.inpaint is not None:
+        require(model, Inpaints)
+    parts = (*model.parts, CONTEXT)
     for part in cfg.train.dropout:
         if part not in parts:
             raise ConfigError(
-                f"train.dropout: the model has no condition {part!r}; it has {', '.join(parts)}"
+                f"train.dropout: this model has no part {part!r}.{closest(part, parts)} Known: {', '.join(parts)}."
             )
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -63,7 +62,7 @@ def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) ->
             made=len(made),
             missing=missing,
             failed=[row for row in rows if row["error"]],
-            facts=facts(rows),
+            settings=shared_settings(rows),
         )
     )
     settle(samples.folder / PAGE, page)
@@ -130,22 +129,18 @@ def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[
     return np.asarray(10 * np.log10(power / np.diff([*starts, width])))
 
 
-def facts(rows: Sequence[Row]) -> dict[str, str]:
-    """What all songs share, label to value."""
-    made = [row for row in rows if not row["error"]]
-    found = {"songs": str(len(made)), "music": clock(sum(row["duration_s"] for row in made))}
-    for label, key, field in (
-        ("model", "model", "name"),
-        ("steps", "sampling", "steps"),
-        ("guidance", "sampling", "guidance"),
-    ):
-        values = {_of(row, key).get(field) for row in made}
+SETTINGS = (("model", "model", "name"), ("steps", "sampling", "steps"), ("guidance", "sampling", "guidance_scale"))
+"""Label on the page, column of the samples table, key in its JSON."""
+
+
+def shared_settings(rows: Sequence[Row]) -> dict[str, str]:
+    """What all songs of a folder have in common, label to value."""
+    songs = [row for row in rows if not row["error"]]
+    settings = {"songs": str(len(songs)), "music": clock(sum(row["duration_s"] for row in songs))}
+    for label, column, key in SETTINGS:
+        values = {str(json.loads(row[column]).get(key)) for row in songs}
         if len(values) == 1:
-            found[label] = str(values.pop())
-    if len(seeds := {row["seed"] for row in made}) == 1:
-        found["seed"] = str(seeds.pop())
-    return found
-
-
-def _of(row: Row, key: str) -> dict[str, Any]:
-    return dict(json.loads(row[key]))
+            settings[label] = values.pop()
+    if len(seeds := {row["seed"] for row in songs}) == 1:
+        settings["seed"] = str(seeds.pop())
+    return settings

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from diffdpo import audio
 from diffdpo.encoders import style
-from diffdpo.encoders.style import BUNDLE, windows
-from diffdpo.hub import sha256_of
+from diffdpo.encoders.style import windows
+from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.scorers.features import each_with_prompt
 from diffdpo.types import Clip, Prompt
 
@@ -72,8 +71,6 @@ class Adherence:
 
     def wish(self, prompt: Prompt) -> Float[Tensor, " style"]:
         """The style that a prompt asks for, a unit vector; zeros if it asks for none."""
-        if prompt.style is not None:
-            return normalize(prompt.style.float(), dim=0)
         sound = prompt.style_audio
         clip = audio.read(sound) if isinstance(sound, str) else sound
         return _encoder(self._folder()).embed(prompt.text, clip)

@@ -12,9 +12,8 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 16.0
-    targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    targets: list[str] | None = None
+    """Dotted suffixes of layers, as peft matches them (`q_proj`, `to_out.0`); by default those the model names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -100,7 +99,8 @@ class TrainConfig:
     """Decay of the moving average of the trained weights that is exported; 0 keeps none."""
     timesteps: Timesteps = field(default_factory=Timesteps)
     dropout: dict[str, float] = field(default_factory=dict)
-    """Probability, for each part of the condition, that an example is trained without it."""
+    """Probability, for each part of the condition, that an example is trained without it; `context` is what
+    in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
     time_bins: int = 4
     """Errors, margins and gradient factors are logged for so many stretches of t as well; 0 for none."""

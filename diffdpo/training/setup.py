@@ -11,11 +11,14 @@ from peft import LoraConfig as PeftLora
 
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
-from diffdpo.registry import pick
+from diffdpo.registry import closest, pick
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
-from diffdpo.training.step import Reference
+from diffdpo.training.step import AuxiliaryPolicy
 from diffdpo.types import Objective
+
+ADAPTABLE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+"""Layers that LoRA can adapt."""
 
 
 def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
@@ -66,20 +69,26 @@ def zero_stage(accelerator: Accelerator) -> int:
     return int(accelerator.state.deepspeed_plugin.zero_stage) if is_deepspeed(accelerator) else 0
 
 
-def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
-    """Freeze the network and put adapters on its linear layers; adapters start as the identity."""
-    names = {name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
-    unknown = sorted(set(lora.targets) - names)
-    if unknown:
-        raise ConfigError(
-            f"train.lora.targets: the network has no linear layer {unknown[0]!r}; it has {sorted(names)}"
-        )
+def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) -> None:
+    """Freeze the network and put adapters on the layers that `lora.targets`, else `targets`, match.
+
+    Adapters start as the identity. ConfigError for a target that matches no linear layer or convolution.
+    """
+    chosen = list(targets if lora.targets is None else lora.targets)
+    layers = [name for name, m in network.named_modules() if isinstance(m, ADAPTABLE)]
+    for target in chosen:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            suffixes = sorted({name.rsplit(".", 1)[-1] for name in layers})
+            raise ConfigError(
+                f"train.lora.targets: the network has no layer {target!r}.{closest(target, suffixes)} "
+                f"It has {', '.join(suffixes)}."
+            )
     network.requires_grad_(False)
     if not getattr(network, "peft_config", None):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network.add_adapter(
-                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0)
+                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=chosen, lora_dropout=0.0)
             )
 
 
@@ -95,14 +104,14 @@ def compile_blocks(network: Any) -> None:
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def build_beside(
+def build_auxiliary(
     name: Literal["reference", "old"],
     cfg: ReferenceConfig,
     objective: Objective,
     network: Any,
     accelerator: Accelerator,
     lora: LoraConfig | None,
-) -> Reference | None:
+) -> AuxiliaryPolicy | None:
     """The reference or the old policy, if the objective needs one; made before `accelerator.prepare`.
 
     One that follows the policy is registered with the accelerator and so part of every checkpoint.
@@ -125,9 +134,9 @@ def build_beside(
             f"train.{name}.kind={kind}: ZeRO-3 shards the weights it would follow; use ZeRO-2, or adapter_off"
         )
     follows = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
-    beside = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
-    accelerator.register_for_checkpointing(beside)
-    return beside
+    auxiliary = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
+    accelerator.register_for_checkpointing(auxiliary)
+    return auxiliary
 
 
 def build_cache(cfg: ReferenceConfig, objective: Objective, accelerator: Accelerator) -> ErrorCache | None:

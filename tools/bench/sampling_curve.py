@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo import audio, flow
 from diffdpo.data.prompts import negative, read_prompts
 from diffdpo.encoders import musicnn
-from diffdpo.encoders.style import BUNDLE
+from diffdpo.hub import BUNDLE
 from diffdpo.errors import UserError
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
 from diffdpo.hub import sha256_of

@@ -1,6 +1,6 @@
 """Groups: several songs of one prompt with their advantages, for online reinforcement (NFT, AWM, DGPO) and RWR."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.latents import read_latents
+from diffdpo.data.datasets.candidates import Candidates, Source
 from diffdpo.data.ratings import MINED, TABLE, per_song, standardised
-from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
 from diffdpo.randomness import generator
-from diffdpo.types import Batch, Prompt
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class Group:
     """One example."""
 
     latents: tuple[Float[Tensor, "_ channel"], ...]
-    prompt: Prompt
+    rows: tuple[Row, ...]
     advantages: tuple[float, ...]
     weight: float
 
@@ -33,20 +32,18 @@ class Groups:
 
     An example shows `size` of them, drawn without replacement by its position in the stream. Advantages that
     follow from scores are taken as they are; people's ratings become standard deviations within the prompt.
-    `tell` hears which prompts are left out: too few songs, or all of them equally good, which teaches nothing.
+    Prompts with too few songs, or with songs that are all equally good, are reported and left out.
     """
 
     def __init__(
         self,
         folder: Path,
         rows: Sequence[tables.Row],
-        embed: Callable[[Prompt], Prompt],
+        source: Source,
         *,
         size: int,
-        seed: int,
-        tell: Callable[[str], None],
     ) -> None:
-        self.size, self.seed = size, seed
+        self.size, self.seed = size, source.seed
         self.groups: list[list[tables.Row]] = []
         small, tied = [], []
         songs = sorted(per_song(rows), key=lambda row: (row["samples"], row["prompt_id"], row["sample_id"]))
@@ -63,14 +60,14 @@ class Groups:
             (tied, "songs that are all rated alike"),
         ):
             if left:
-                tell(f"{len(left)} prompt(s) have {reason} and are left out, first {left[0]!r}")
+                source.report(f"{len(left)} prompt(s) have {reason} and are left out, first {left[0]!r}")
         if not self.groups:
             raise DataError(
                 f"{folder / TABLE}: no prompt has {size} songs of different rating; lower data.group_size, "
                 "or sample more songs a prompt"
             )
-        kept = [row for group in self.groups for row in group]
-        self.samples, self.prompts = open_named(folder / TABLE, kept, embed)
+        members = [(row["samples"], row["sample_id"]) for group in self.groups for row in group]
+        self.candidates = Candidates(folder / TABLE, members, source)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -79,10 +76,9 @@ class Groups:
         group = self.groups[index]
         order = torch.randperm(len(group), generator=generator(self.seed, position, "members"))
         members = [group[i] for i in order[: self.size].tolist()]
-        samples = self.samples[group[0]["samples"]]
         return Group(
-            latents=tuple(read_latents(samples.latents(row["sample_id"])) for row in members),
-            prompt=self.prompts[group[0]["samples"], group[0]["prompt_id"]],
+            latents=tuple(self.candidates.latents(row["samples"], row["sample_id"]) for row in members),
+            rows=tuple(self.candidates.row(row["samples"], row["sample_id"]) for row in members),
             advantages=tuple(row["rating"] for row in members),
             weight=sum(row["weight"] for row in members) / self.size,
         )
@@ -94,7 +90,7 @@ class Groups:
         return Batch(
             latents=padded.unflatten(0, (len(examples), self.size)),
             frames=torch.tensor([len(member) for member in members]).view(-1, self.size),
-            prompts=tuple(example.prompt for example in examples),
+            rows=tuple(example.rows for example in examples),
             positions=tuple(positions),
             weight=torch.tensor([example.weight for example in examples]),
             score=torch.tensor([example.advantages for example in examples]),

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
+from diffdpo.data.datasets.candidates import Candidates, Source
 from diffdpo.data.datasets.stream import index_at
-from diffdpo.data.latents import read_latents
 from diffdpo.data.ratings import TABLE, per_song
-from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
-from diffdpo.types import Batch, Prompt
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +23,16 @@ class RatedSong:
     """One example."""
 
     latents: Float[Tensor, "frame channel"]
-    prompt: Prompt
+    row: Row
     rating: float
     weight: float
     name: str
     visit: int
+    """In how many earlier epochs the song occurred."""
 
 
 class RatedSongs:
-    """Rows of a ratings table with the latents they point to. Prompts are embedded once, here.
+    """Rows of a ratings table with the latents they point to.
 
     With `balance` even positions of the stream show liked songs and odd ones disliked songs, each in an order of
     its own, so that both make up half of every step however rare one of them is.
@@ -42,13 +42,13 @@ class RatedSongs:
         self,
         folder: Path,
         rows: Sequence[tables.Row],
-        embed: Callable[[Prompt], Prompt],
+        source: Source,
         *,
         balance: bool,
-        seed: int,
     ) -> None:
-        self.rows, self.seed = list(rows), seed
-        self.samples, self.prompts = open_named(folder / TABLE, self.rows, embed)
+        self.rows, self.seed = list(rows), source.seed
+        songs = [(row["samples"], row["sample_id"]) for row in self.rows]
+        self.candidates = Candidates(folder / TABLE, songs, source)
         self.sides: tuple[list[int], ...] = (list(range(len(self.rows))),)
         if balance:
             signs = [row["rating"] > 0 for row in self.rows]
@@ -69,8 +69,8 @@ class RatedSongs:
             index = rows[index_at(turn, len(rows), self.seed)]
         row = self.rows[index]
         return RatedSong(
-            latents=read_latents(self.samples[row["samples"]].latents(row["sample_id"])),
-            prompt=self.prompts[row["samples"], row["prompt_id"]],
+            latents=self.candidates.latents(row["samples"], row["sample_id"]),
+            row=self.candidates.row(row["samples"], row["sample_id"]),
             rating=row["rating"],
             weight=row["weight"],
             name=f"{row['samples']}/{row['sample_id']}/{row['source']}",
@@ -83,7 +83,7 @@ class RatedSongs:
         return Batch(
             latents=padded[:, None],
             frames=torch.tensor([len(e.latents) for e in examples])[:, None],
-            prompts=tuple(e.prompt for e in examples),
+            rows=tuple((e.row,) for e in examples),
             positions=tuple(positions),
             weight=torch.tensor([e.weight for e in examples]),
             ids=tuple(e.name for e in examples),

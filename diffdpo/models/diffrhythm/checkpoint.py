@@ -1,17 +1,18 @@
-"""DiffRhythm checkpoints as SongModels."""
+"""DiffRhythm checkpoints as SongModels: what a configuration says about one."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from diffdpo.codecs.oobleck import Join, Vae, load_vae
-from diffdpo.encoders.mulan_style import MuLanStyle
 from diffdpo.errors import CheckpointError
-from diffdpo.lyrics.front_end import front_end
-from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.diffrhythm.checkpoints import load_network
+from diffdpo.hub import fingerprint_of
+
+if TYPE_CHECKING:
+    from diffdpo.models.diffrhythm.adapter import DiffRhythm
 
 SAMPLE_RATE, SAMPLES_PER_FRAME = 44100, 2048
 """Of DiffRhythm's VAE, which is Stable Audio's."""
+EMBEDDING_FORMAT = "diffrhythm-1"
+"""Part of the fingerprint of embeddings: raise it whenever they change."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DiffRhythmCheckpoint:
     vae: str = ""
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""
-    vae_join: Join = "cross_fade"
+    vae_join: Literal["cross_fade", "published"] = "cross_fade"
     """How the pieces of a long song are joined; `published` cuts where the original implementation cuts."""
     vocabulary: str = ""
     """The checkpoint's g2p/g2p/vocab.json, to sing lyrics; else the environment's DIFFDPO_DIFFRHYTHM_VOCAB."""
@@ -45,8 +46,6 @@ class DiffRhythmCheckpoint:
     (OpenMuQ/MuQ-MuLan-large); without one, styles come as embeddings."""
     tokenizer: str = ""
     """Of the style encoder: `tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the hub's."""
-    style_cache: str = ""
-    """Folder that keeps styles by the hash of what was embedded."""
     accept_noncommercial: bool = False
     """MuQ-MuLan is CC-BY-NC: say that you accept it."""
 
@@ -54,7 +53,14 @@ class DiffRhythmCheckpoint:
         if not self.checkpoint and not self.network:
             raise ValueError("the model needs a checkpoint, such as checkpoint=ASLP-lab/DiffRhythm-1_2")
 
-    def load(self) -> DiffRhythm:
+    def load(self) -> "DiffRhythm":
+        from diffdpo.codecs.oobleck import load_vae
+        from diffdpo.encoders.mulan_style import MuLanStyle
+        from diffdpo.lyrics.front_end import front_end
+        from diffdpo.models.base import LatentSpec
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.checkpoints import load_network
+
         if self.network:
             network = load_network(self.network, self.adapter)
         else:
@@ -65,30 +71,25 @@ class DiffRhythmCheckpoint:
             raise CheckpointError(
                 f"{self.vae}: a VAE of {vae.channels} channels, the network has {config.latent_channels}"
             )
+        rate = vae.frames_per_second if vae else SAMPLE_RATE / SAMPLES_PER_FRAME
+        style = MuLanStyle(
+            weights=self.style, tokenizer=self.tokenizer, accept_noncommercial=self.accept_noncommercial
+        )
+        lyrics = front_end(self.vocabulary, embeddings=config.text_num_embeds, frames_per_second=rate)
         return DiffRhythm(
             network=network,
-            latents=LatentSpec(
+            spec=LatentSpec(
                 channels=config.latent_channels,
-                frames_per_second=_rate(vae),
+                frames_per_second=rate,
                 sample_rate=vae.sample_rate if vae else SAMPLE_RATE,
                 max_frames=config.max_frames,
                 window="exact" if config.duration_embedding else "fixed",
-                reach=vae.chunks.context if vae else 0,
+                receptive_frames=vae.chunks.context if vae else 0,
             ),
             codec=vae,
-            style=MuLanStyle(
-                weights=self.style,
-                tokenizer=self.tokenizer,
-                accept_noncommercial=self.accept_noncommercial,
-                cache=self.style_cache,
-            )
-            if self.style
-            else None,
-            lyrics=front_end(
-                self.vocabulary, embeddings=config.text_num_embeds, frames_per_second=_rate(vae)
+            encoders=Encoders(style=style if self.style else None, lyrics=lyrics),
+            identify=lambda: fingerprint_of(
+                f"{EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{sorted(lyrics.vocabulary) if lyrics else None}",
+                style.files() if self.style else [],
             ),
         )
-
-
-def _rate(vae: Vae | None) -> float:
-    return vae.frames_per_second if vae else SAMPLE_RATE / SAMPLES_PER_FRAME
