@@ -1,12 +1,14 @@
 """Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from diffdpo import audio
-from diffdpo.config import EvaluateRun, to_yaml
+from diffdpo.config import to_yaml
 from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY as PAIRS_KEY
 from diffdpo.data.pairs import TABLE as PAIRS
@@ -16,7 +18,7 @@ from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
 from diffdpo.progress import say
 from diffdpo.report.page import Comparison, Report, write_report
-from diffdpo.run_dir import workers
+from diffdpo.run_dir import check_inputs, workers
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -32,7 +34,41 @@ from diffdpo.scorers import SCORERS
 from diffdpo.types import Prompt
 
 
+@dataclass
+class EvaluateRun:
+    """Paired comparison of two models: same prompts, same seeds."""
+
+    baseline: str = MISSING
+    """Samples of the model before."""
+    aligned: str = MISSING
+    """Samples of the model after."""
+    scores: str = MISSING
+    out: str = MISSING
+    mined_axes: list[str] = field(default_factory=list)
+    """Axes that were optimised; all others in the scores are judges. Empty: as recorded by `pairs`."""
+    pairs: str = ""
+    """The mined pairs: refuses evaluation prompts that were mined, and tells the mined axes."""
+    training: str = ""
+    """Run directory whose curves the report shows."""
+    listen: int = 6
+    """Pairs of songs with players in the report: those with the worst change."""
+    long_song: str = ""
+    """One more song to hear."""
+    long_song_caption: str = ""
+    resamples: int = 4000
+    command: str = ""
+    """What to print as the command that makes the whole comparison again."""
+    license: str = ""
+    """Of the weights, and so of the songs."""
+
+
+def check(cfg: EvaluateRun) -> None:
+    """Nothing here is chosen by name."""
+
+
 def run(cfg: EvaluateRun) -> Path:
+    """Compare two folders of samples and write the report."""
+    check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
     group, out = workers(), Path(cfg.out)
     if group.main:
         _evaluate(cfg, out)
@@ -140,7 +176,7 @@ def _report(
         config_yaml=_config_yaml(cfg),
         versions=versions(),
         command=cfg.command or f"diffdpo evaluate {cfg.out}/{CONFIG}",
-        licence=cfg.licence,
+        license=cfg.license,
     )
 
 

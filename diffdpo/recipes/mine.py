@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from diffdpo.config import MineRun, build_rule
+from omegaconf import MISSING
+
 from diffdpo.data import ratings, tables
 from diffdpo.data.pairs import KEY, TABLE, pair_row
 from diffdpo.data.ratings import Rating, rating_row
@@ -13,9 +14,10 @@ from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import Scores, Windows, of_songs, read_scores, read_windows
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining import Rule, SpanConfig, advantages, find_spans, soften, strongest
+from diffdpo.parts import build_rule
 from diffdpo.progress import say
-from diffdpo.registry import closest
-from diffdpo.run_dir import claim, workers
+from diffdpo.registry import Choice, closest
+from diffdpo.run_dir import check_inputs, claim, workers
 from diffdpo.runs import finish, finished
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.gates import LIMITS, passes
@@ -25,7 +27,50 @@ Found = list[tuple[Path, Pair]]
 """Pairs, each with the samples folder it comes from."""
 
 
+@dataclass
+class MineRun:
+    """Scores to preference pairs, and to ratings of every song for objectives that need no pairs."""
+
+    samples: list[str] = MISSING
+    scores: str = MISSING
+    out: str = MISSING
+    axes: list[str] = field(default_factory=list)
+    """Axes to mine; empty: all axes of all scorers that are not judges."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each axis in ratings, soft labels and spans; axes not named weigh 1."""
+    pairs: bool = True
+    """Mine pairs; false: ratings only."""
+    rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    soft_label_temperature: float = 0.0
+    """A pair's probability is sigmoid(margin / this), the margin in standard deviations; 0: all pairs are sure."""
+    max_pairs: int = 0
+    """Keep so many pairs, those with the widest margins, the axes taking turns; 0: all."""
+    spans: SpanConfig | None = None
+    """Find the stretches in which the winner is better, from scores of windows; {} with the defaults below."""
+    gates: bool = True
+    """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
+
+    def __post_init__(self) -> None:
+        if not self.soft_label_temperature >= 0:
+            raise ValueError(
+                f"soft_label_temperature must not be negative, got {self.soft_label_temperature}"
+            )
+        if self.max_pairs < 0:
+            raise ValueError(f"max_pairs must not be negative, got {self.max_pairs}")
+        if not all(weight >= 0 for weight in self.weights.values()):
+            raise ValueError(
+                f"weights must not be negative, got {self.weights}: bigger is better on every axis"
+            )
+
+
+def check(cfg: MineRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    build_rule(cfg.rule)
+
+
 def run(cfg: MineRun) -> Path:
+    """Mine pairs and ratings."""
+    check_inputs(samples=cfg.samples, scores=cfg.scores)
     group = workers()
     rule = build_rule(cfg.rule)
     out = claim(cfg, group=group)

@@ -1,15 +1,15 @@
 """Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import MISSING
 
 from diffdpo import audio
-from diffdpo.config import PrepareRun, build_model
 from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
@@ -19,12 +19,36 @@ from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
+from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, say
 from diffdpo.randomness import generator
-from diffdpo.registry import closest
+from diffdpo.registry import Choice, closest
 from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_jsonl
 from diffdpo.types import Clip, Embedding, Prompt
+
+
+@dataclass
+class PrepareRun:
+    """Songs to latents, styles and lyric tokens."""
+
+    out: str = MISSING
+    """The dataset folder to be made."""
+    songs: str = MISSING
+    """A folder of audio files, or a JSONL manifest (id, audio, text, lyrics, license, attribution, split)."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    loudness_lufs: float = -16.0
+    """Songs are brought to this loudness before encoding."""
+    style_window_s: float = 10.0
+    """A style is computed for every such stretch of a song."""
+    captions: int = 0
+    """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
+    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: the song's text only."""
+    dtype: str = "fp16"
+    """Of the latents on disk: fp32, fp16 or bf16."""
+    valid_share: float = 0.05
+    """Share of songs held out of training when the manifest has no splits."""
+
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
@@ -45,7 +69,13 @@ class Song:
     group: str = ""
 
 
+def check(cfg: PrepareRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    check_model(cfg.model)
+
+
 def run(cfg: PrepareRun) -> Path:
+    """Encode the songs that are not there yet."""
     if cfg.dtype not in DTYPES:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from omegaconf import MISSING
 from torch import Tensor
 
-from diffdpo.config import SampleRun, build_model
+from diffdpo.config import INPUT_FILE
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
@@ -21,11 +22,14 @@ from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
 from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, say
+from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import Workers, claim, device, workers
 from diffdpo.runs import finish, settle
-from diffdpo.sampling.longform import OnFinished, compose, count_steps
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
@@ -37,11 +41,40 @@ from diffdpo.sampling.sample_jobs import (
 )
 from diffdpo.types import Prompt
 
+
+@dataclass
+class SampleRun:
+    """Prompts to songs."""
+
+    out: str = MISSING
+    prompts: str = field(default=MISSING, metadata=INPUT_FILE)
+    """A prompts.jsonl."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    longform: LongformConfig = field(default_factory=LongformConfig)
+    per_prompt: int = 1
+    """Songs for each prompt, each with noise of its own."""
+    seed: int = 0
+    shard: int = 0
+    shards: int = 1
+    """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
+    audio: bool = True
+    """Decode and write FLAC; without, only latents are written."""
+    embedding_cache: str = ""
+    """Folder that keeps embeddings of prompts between runs, by content."""
+
+
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 """What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
 
 
+def check(cfg: SampleRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    check_model(cfg.model)
+
+
 def run(cfg: SampleRun) -> Path:
+    """Generate the songs that are not there yet."""
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)

@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from omegaconf import MISSING
 
 from diffdpo import audio
-from diffdpo.config import ScoreRun, build_scorers
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
@@ -24,13 +25,38 @@ from diffdpo.data.scores import (
     window_rows,
 )
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.parts import build_scorers
 from diffdpo.progress import bar, say
-from diffdpo.run_dir import workers
+from diffdpo.run_dir import check_inputs, workers
 from diffdpo.runs import finish
+from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import VERSION, canonical
 from diffdpo.scorers.gates import failures, gates
 from diffdpo.types import Clip, Prompt
+
+
+@dataclass
+class ScoreRun:
+    """Songs to scores."""
+
+    samples: list[str] = MISSING
+    """Folders that `sample` wrote."""
+    out: str = MISSING
+    """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
+    scorers: list[Any] = field(default_factory=lambda: list(DEFAULT_SCORERS))
+    """Names, or {name: …, args: {…}} for those with arguments."""
+    window_s: float = 0.0
+    """Score windows of this length too, to find where one song is better than another; 0: whole songs only.
+    Judges hear no windows, nor do scorers of adherence and those that need longer ones."""
+    hop_s: float = 0.0
+    """A window begins every so many seconds; 0: half a window."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "hop_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
+
 
 GATES_VERSION = "1"
 
@@ -54,7 +80,14 @@ class Job:
     windowed: tuple[str, ...]
 
 
+def check(cfg: ScoreRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    build_scorers(cfg.scorers)
+
+
 def run(cfg: ScoreRun) -> Path:
+    """Compute the scores that are not there yet."""
+    check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
     group, out = workers(), Path(cfg.out)
     sounds = _sounds(cfg.samples)

@@ -1,7 +1,8 @@
 """The knobs of training, each with its meaning; checked before the first step."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from diffdpo.flow import Timesteps
 
@@ -139,8 +140,10 @@ FREE_TO_CHANGE = (
     "gradient_checkpointing", "time_bins", "compile",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory."""
+EXPORT = "export"
+"""Folder of a checkpoint with the weights that other programs load: an adapter, or a whole network."""
 
 
-def asdict_shallow(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name."""
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+def export_folder(out: Path, steps: int) -> Path:
+    """The folder of the weights after the last step of a run."""
+    return out / "checkpoints" / f"step-{steps:08d}" / EXPORT

@@ -27,18 +27,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
+from diffdpo.sampling.denoising import Asked, SamplingConfig
+
 from diffdpo import audio, flow
 from diffdpo.data.prompts import negative, read_prompts
 from diffdpo.encoders import musicnn
-from diffdpo.hub import BUNDLE
 from diffdpo.errors import UserError
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
-from diffdpo.hub import sha256_of
+from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.models import MODELS
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.progress import bar
 from diffdpo.run_dir import claim
-from diffdpo.sampling.denoising import Asked, SamplingConfig
 from diffdpo.sampling.sampler import Request, draw, embed_all, make
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality

@@ -78,7 +78,9 @@ def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]
         if row["split"] != split or row["error"]:
             continue
         embeddings = SongEmbeddings(data / "embeddings" / f"{row['id']}.safetensors")
-        rows = [[embeddings.read(v, w) for w in range(embeddings.windows)] for v in range(embeddings.variants)]
+        rows = [
+            [embeddings.read(v, w) for w in range(embeddings.windows)] for v in range(embeddings.variants)
+        ]
         beats = rows[0][0]["line_s"].numpy()
         per_window = torch.stack([torch.stack([e["style"] for e in variant]) for variant in rows])
         edges = np.linspace(0, row["duration_s"], per_window.shape[1] + 1)

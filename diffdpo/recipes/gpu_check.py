@@ -1,27 +1,24 @@
-"""On a machine with a GPU: does it compute what the CPU computes, how fast, in how much memory? JSON out.
-
-    python tools/gpu_check.py [--dim 2048 --depth 16 --frames 2048]
+"""On a machine with a GPU: does it compute what the CPU computes, how fast, in how much memory?
 
 Nothing in the documentation claims GPU numbers; this is how an owner of one gets them.
 """
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
-
+from diffdpo.errors import DataError
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+
+LARGEST_DIFFERENCE = 1e-3
+"""Between a GPU's and a CPU's fp32 results, relative to outputs of size one."""
 
 
 def inputs(batch: int, frames: int, device: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    made = {
+    tensors = {
         "x": torch.randn(batch, frames, 64, generator=generator),
         "time": torch.rand(batch, generator=generator),
         "text": torch.randint(0, 364, (batch, frames), generator=generator),
@@ -29,7 +26,7 @@ def inputs(batch: int, frames: int, device: str) -> dict[str, torch.Tensor]:
         "audio": torch.zeros(batch, frames, 64),
         "start_time": torch.zeros(batch),
     }
-    return {name: tensor.to(device) for name, tensor in made.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -85,21 +82,16 @@ def speed(dim: int, depth: int, frames: int, checkpointing: bool) -> dict[str, f
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--depth", type=int, default=16)
-    parser.add_argument("--frames", type=int, default=2048)
-    args = parser.parse_args()
+def gpu_check(dim: int, depth: int, frames: int) -> str:
+    """The measurements as JSON. DataError without a GPU, or where its results are not those of the CPU."""
     if not torch.cuda.is_available():
-        print("error: torch sees no CUDA GPU here; there is nothing to check", file=sys.stderr)
-        return 2
-    result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, **agreement()}
+        raise DataError("torch sees no CUDA GPU here; there is nothing to check")
+    result: dict[str, object] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    differences = agreement()
+    result |= differences
     for checkpointing in (False, True):
-        result[f"checkpointing_{checkpointing}"] = speed(args.dim, args.depth, args.frames, checkpointing)
-    print(json.dumps(result, indent=1))
-    return int(result["fp32_max_difference"] > 1e-3)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        result[f"checkpointing_{checkpointing}"] = speed(dim, depth, frames, checkpointing)
+    text = json.dumps(result, indent=1)
+    if differences["fp32_max_difference"] > LARGEST_DIFFERENCE:
+        raise DataError(f"the GPU computes other numbers than the CPU: {text}")
+    return text

@@ -1,52 +1,44 @@
-"""Audit scorers: damage real songs in known ways and print by how much every axis moves.
+"""Audit of scorers: real songs perturbed in known ways, and by how much every axis moves.
 
-    python tools/audit_scorers.py corpus/manifest.jsonl > audit.md
-
-Two tables. In the first a cell is the mean change over the songs, in standard deviations between the undamaged:
-the axes that claim to hear it are bold. An axis that a loop, noise or gain raises can be gamed. The second
+Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
+the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
 sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
 counterpart, and the mean difference with a 95 % interval over songs, each with three excerpts. Judges are
 audited too.
 """
 
-import argparse
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
-
 from diffdpo import audio
-from diffdpo.config import OFFLINE
-from diffdpo.errors import UserError
 from diffdpo.evaluation.perturbations import (
-    DAMAGES,
     EVERYTHING,
+    PERTURBATIONS,
     WRONG_PROMPT,
     WRONG_PROMPT_FALLS,
-    Damage,
+    Perturbation,
     degraded_latents,
     noise_latents,
     shuffled_latents,
 )
-from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
+from diffdpo.parts import build_model, build_scorers
 from diffdpo.progress import bar
 from diffdpo.recipes.prepare import read_songs
-from diffdpo.registry import pick
-from diffdpo.scorers import SCORERS
+from diffdpo.registry import Choice
+from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import PromptScorer, Scorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Effect, paired_effect
 from diffdpo.types import Clip, Prompt
 
-Scores = Float[np.ndarray, "song axis"]
+ScoreMatrix = Float[np.ndarray, "song axis"]
 FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
 COUNTERPARTS = {
     "noise in the latent space": (*EVERYTHING, "adherence"),
@@ -63,14 +55,16 @@ PLACES = (0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
-class Song:
+class AuditSong:
     """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
 
     clip: Clip
     prompt: Prompt
 
 
-def excerpts(path: Path, split: str, count: int, seconds: float, places: Sequence[float]) -> Iterator[Song]:
+def excerpts(
+    path: Path, split: str, count: int, seconds: float, places: Sequence[float]
+) -> Iterator[AuditSong]:
     """From these places of each song, as shares of its length, and from its first quarter for the prompt."""
     songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
     for song in songs[:: max(1, len(songs) // count)][:count]:
@@ -82,10 +76,10 @@ def excerpts(path: Path, split: str, count: int, seconds: float, places: Sequenc
             for share in (0.25, *places)
         )
         for clip in clips:
-            yield Song(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
+            yield AuditSong(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
 
 
-def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
+def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
     """All axes of all scorers side by side."""
     prepared = [canonical(clip) for clip in clips]
     return np.concatenate(
@@ -97,36 +91,36 @@ def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequen
     )
 
 
-def damaged(
-    songs: Sequence[Song], heard: Callable[[Sequence[Clip], Sequence[Prompt]], Scores]
-) -> dict[str, Scores]:
-    """The scores after each damage."""
+def perturbed_scores(
+    songs: Sequence[AuditSong], score: Callable[[Sequence[Clip], Sequence[Prompt]], ScoreMatrix]
+) -> dict[str, ScoreMatrix]:
+    """The scores after each perturbation."""
     clips, prompts = [song.clip for song in songs], [song.prompt for song in songs]
-    found = {}
-    with bar("damages", len(DAMAGES) + 1, "damage") as progress:
-        for name, damage in DAMAGES.items():
+    values: dict[str, ScoreMatrix] = {}
+    with bar("perturb", len(PERTURBATIONS) + 1, "perturbation") as progress:
+        for name, perturbation in PERTURBATIONS.items():
             rng = np.random.default_rng(0)
-            found[name] = heard([damage(clip, rng) for clip in clips], prompts)
+            values[name] = score([perturbation(clip, rng) for clip in clips], prompts)
             progress.advance(note=name)
-        found[WRONG_PROMPT] = heard(clips, [*prompts[1:], prompts[0]])
-    return found
+        values[WRONG_PROMPT] = score(clips, [*prompts[1:], prompts[0]])
+    return values
 
 
-def counterparts(songs: Sequence[Song], model: SongModel) -> dict[str, list[Clip]]:
+def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
     """What the codec makes of the songs' latents, and of what is left of them."""
     latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
     everything, rng = torch.cat(latents), np.random.default_rng(0)
-    second = round(model.latents.frames_per_second)
-    made = {
+    second = round(model.spec.frames_per_second)
+    latent_groups = {
         "noise in the latent space": [noise_latents(everything, len(z), rng) for z in latents],
         "latent frames shuffled": [shuffled_latents(z, rng) for z in latents],
         "latent seconds shuffled": [shuffled_latents(z, rng, run=second) for z in latents],
         "latents with as much noise as signal": [degraded_latents(z, rng) for z in latents],
         "the codec's reconstruction": latents,
     }
-    found: dict[str, list[Clip]] = {name: [] for name in made}
-    with bar("decode", len(made) * len(songs), "song") as progress:
-        for name, group in made.items():
+    found: dict[str, list[Clip]] = {name: [] for name in latent_groups}
+    with bar("decode", len(latent_groups) * len(songs), "song") as progress:
+        for name, group in latent_groups.items():
             for z in group:
                 found[name].append(model.decode(z))
                 progress.advance(note=name)
@@ -139,19 +133,19 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
-def damage_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scores]) -> str:
-    """One row a damage, one column an axis; then how many claims hold and how many axes stay."""
+def perturbation_table(axes: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]) -> str:
+    """One row a perturbation, one column an axis; then how many claims hold and how many axes stay."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
-    rows = [["damage", *axes]]
-    rows.append(["*undamaged: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
-    rows.append(["*undamaged: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
+    rows = [["perturbation", *axes]]
+    rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
+    rows.append(["*unperturbed: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
     held, quiet, claims, rest = [], 0, 0, 0
     for name, values in found.items():
         change = (values - original).mean(0) / spread
-        damage = DAMAGES.get(name) or Damage(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
+        perturbation = PERTURBATIONS.get(name) or Perturbation(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
         cells = []
         for axis, value in zip(axes, change.tolist(), strict=True):
-            claimed = damage.claimed_by(axis)
+            claimed = perturbation.claimed_by(axis)
             claims, rest = claims + claimed, rest + (not claimed)
             held += [f"{axis} under {name}"] * (claimed and value >= 0)
             quiet += not claimed and abs(value) < 0.5
@@ -165,7 +159,7 @@ def damage_table(axes: Sequence[str], original: Scores, found: Mapping[str, Scor
 
 
 def counterpart_table(
-    axes: Sequence[str], songs: Sequence[str], original: Scores, found: Mapping[str, Scores]
+    axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]
 ) -> str:
     """One row an axis and counterpart: who wins, and by how much. `songs` says which song an excerpt is of."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
@@ -175,7 +169,7 @@ def counterpart_table(
         cells = []
         for name, values in found.items():
             effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
-            claimed = Damage(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
+            claimed = Perturbation(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
             claims, certain = claims + claimed, certain + (claimed and effect.direction == "better")
             cells.append(_cell(effect, claimed))
         rows.append([axis, *cells])
@@ -191,46 +185,48 @@ def _cell(effect: Effect, claimed: bool) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("songs", type=Path, help="a manifest with splits, or a folder of songs")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--damaged", type=int, default=20, help="songs that are damaged; at least two")
-    parser.add_argument("--decoded", type=int, default=20, help="songs set against the codec's; 0 for none")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the excerpt of each")
-    parser.add_argument("--scorers", default=",".join([*OFFLINE, "adherence"]), help="names, comma-separated")
-    parser.add_argument("--model", default="tiny", help="whose codec is used")
-    arguments = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Which songs are audited, and by what."""
+
+    split: str = "test"
+    perturbed: int = 20
+    """Songs that are perturbed; 0 for none."""
+    decoded: int = 20
+    """Songs set against what the codec makes of their latents; 0 for none."""
+    seconds: float = 10.0
+    """Length of the excerpt of each."""
+    scorers: tuple[str, ...] = ()
+    """Names; empty: those that need no download."""
+    model: str = "tiny"
+
+
+def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
+    """The tables, one after another."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
+    scorers = build_scorers(settings.scorers or (*DEFAULT_SCORERS, "adherence"))
+    axes = [axis for scorer in scorers.values() for axis in scorer.axes]
+
+    def score(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
+        return scores(scorers, clips, prompts)
+
+    def read(count: int, places: Sequence[float]) -> list[AuditSong]:
+        return list(excerpts(path, settings.split, count, settings.seconds, places))
+
     try:
-        scorers = {name: pick("scorer", SCORERS, name)() for name in arguments.scorers.split(",")}
-        axes = [axis for scorer in scorers.values() for axis in scorer.axes]
-
-        def heard(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scores:
-            return scores(scorers, clips, prompts)
-
-        def taken(count: int, places: Sequence[float]) -> list[Song]:
-            found = list(excerpts(arguments.songs, arguments.split, count, arguments.seconds, places))
-            adherence = scorers.get("adherence")
-            if adherence is None:
-                return found
-            return [replace(s, prompt=replace(s.prompt, style=adherence.wish(s.prompt))) for s in found]
-
-        if arguments.damaged:
-            songs = taken(arguments.damaged, [0.5])
-            original = heard([s.clip for s in songs], [s.prompt for s in songs])
-            print(damage_table(axes, original, damaged(songs, heard)), flush=True)
-        if arguments.decoded:
-            songs = taken(arguments.decoded, PLACES)
-            prompts = [s.prompt for s in songs]
-            original = heard([s.clip for s in songs], prompts)
-            made = counterparts(songs, pick("model", MODELS, arguments.model)().load())
-            found = {name: heard(clips, prompts) for name, clips in made.items()}
-            print("\n" + counterpart_table(axes, [p.id for p in prompts], original, found))
-    except UserError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
+            if settings.perturbed:
+                songs = read(settings.perturbed, [0.5])
+                original = score([s.clip for s in songs], [s.prompt for s in songs])
+                yield perturbation_table(axes, original, perturbed_scores(songs, score))
+            if settings.decoded:
+                songs = read(settings.decoded, PLACES)
+                prompts = [s.prompt for s in songs]
+                original = score([s.clip for s in songs], prompts)
+                groups = counterparts(songs, build_model(Choice(settings.model)))
+                values = {name: score(clips, prompts) for name, clips in groups.items()}
+                yield counterpart_table(axes, [p.id for p in prompts], original, values)
+    finally:
+        torch.set_num_threads(threads)
