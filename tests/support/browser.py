@@ -3,10 +3,16 @@
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Under which Chromium is installed."""
 
 FLAGS = (
     "--headless=new",
@@ -53,6 +59,23 @@ window.place = (selector, across) => {
 };
 """
 """Runs before the page's own script: collects errors, and taps what goes to the loudspeaker."""
+
+
+def chromium_path() -> str:
+    """The Chromium that `CHROMIUM` names, else the first on the PATH.
+
+    Without one the test is skipped, and fails where `DIFFDPO_REQUIRE_BROWSER` is set, as in continuous integration.
+    """
+    name = os.environ.get("CHROMIUM", "")
+    path = next(filter(None, map(shutil.which, [name] if name else NAMES)), None)
+    if path is not None:
+        return path
+    if name:
+        pytest.fail(f"CHROMIUM={name}: no such program")
+    reason = "no Chromium: apt-get install chromium, or set CHROMIUM to the path of one"
+    if os.environ.get("DIFFDPO_REQUIRE_BROWSER", "0") not in ("", "0"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Browser:
