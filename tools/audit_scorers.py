@@ -41,6 +41,7 @@ from diffdpo.progress import bar
 from diffdpo.recipes.prepare import read_songs
 from diffdpo.registry import pick
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.base import PromptScorer, Scorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Effect, paired_effect
@@ -213,7 +214,7 @@ def main() -> None:
         def taken(count: int, places: Sequence[float]) -> list[Song]:
             found = list(excerpts(arguments.songs, arguments.split, count, arguments.seconds, places))
             adherence = scorers.get("adherence")
-            if adherence is None:
+            if not isinstance(adherence, Adherence):
                 return found
             return [replace(s, prompt=replace(s.prompt, style=adherence.wish(s.prompt))) for s in found]
 

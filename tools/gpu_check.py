@@ -94,11 +94,16 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("error: torch sees no CUDA GPU here; there is nothing to check", file=sys.stderr)
         return 2
-    result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, **agreement()}
+    differences = agreement()
+    result: dict[str, object] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        **differences,
+    }
     for checkpointing in (False, True):
         result[f"checkpointing_{checkpointing}"] = speed(args.dim, args.depth, args.frames, checkpointing)
     print(json.dumps(result, indent=1))
-    return int(result["fp32_max_difference"] > 1e-3)
+    return int(differences["fp32_max_difference"] > 1e-3)
 
 
 if __name__ == "__main__":
