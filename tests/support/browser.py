@@ -134,9 +134,9 @@ class Browser:
         line, self.rest = self.rest.split(b"\0", 1)
         return dict(json.loads(line))
 
-    def open(self, page: Path) -> None:
+    def open(self, page: Path, ready: str = "document.body.className === 'js'") -> None:
         self.call("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && document.body.className === 'js'")
+        self.wait(f"document.readyState === 'complete' && {ready}")
 
     def run(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
