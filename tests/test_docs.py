@@ -38,6 +38,14 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lists_look_the_same_in_the_repository_and_on_the_site(page):
+    """Content of a list item is indented by four: with less, the list ends there for the Markdown of the site."""
+    text = BLOCK.sub("", page.read_text())
+    nested = r"^ {1,3}(?:[*-] |\d+\. |\|)|\n\n {1,3}\S"
+    assert not re.search(nested, text, re.MULTILINE), re.search(nested, text, re.MULTILINE)
+
+
 @pytest.mark.parametrize(("page", "line"), list(commands()))
 def test_commands_name_things_that_exist(page, line, tmp_path):
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]

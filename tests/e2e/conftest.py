@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.browser import chromium_path
 
 from diffdpo.data import tables
 from diffdpo.data.latents import write_latents
@@ -12,6 +13,12 @@ from diffdpo.data.pairs import TABLE as PAIRS
 from diffdpo.data.pairs import pair_row
 from diffdpo.data.samples import TABLE as SAMPLES
 from diffdpo.types import Pair
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without Chromium all tests that need it are skipped from here, hence with one line in pytest's summary."""
+    if item.get_closest_marker("browser"):
+        chromium_path()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
 """The page of a samples folder in a real browser: it plays its own files, one at a time, and no others."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.browser import LOGGED, Browser
+from support.browser import LOGGED, Browser, chromium_path
 
 from diffdpo import audio
 from diffdpo.data.samples import Samples
@@ -51,10 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.fail("the browser test needs Chromium: apt-get install chromium")
-    browser = Browser(binary, tmp_path_factory.mktemp("profile"))
+    browser = Browser(chromium_path(), tmp_path_factory.mktemp("profile"))
     browser.open(page)
     yield browser
     assert browser.run("trouble") == []

@@ -167,7 +167,7 @@ def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
 def judged(found: dict[str, Any], resamples: int) -> dict[str, Any]:
     """Each set against the held-out songs, and the samples that lie nearest."""
     held, held_clusters, _ = found["held out"]
-    table = {}
+    table: dict[str, Any] = {}
     for name, (distances, clusters, _) in found.items():
         result = asdict(nearness(distances, clusters, held, held_clusters, resamples=resamples))
         table[name] = {k: rounded(v) if isinstance(v, dict) else v for k, v in result.items()}

@@ -213,11 +213,15 @@ def embed(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
 def described(model: SongModel, cfg: EvalRun, only: Sequence[str] = ()) -> dict[str, dict[str, np.ndarray]]:
     """Every set, or only some, from `out` where it is there."""
     listener, found = musicnn.load(), {}
+
+    def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
+        return lambda: describe(make(), listener)
+
     wanted = {name: make for name, make in sets(model, cfg).items() if not only or name in only}
     with bar("describe", len(wanted), "set") as progress:
         for name, make in wanted.items():
             path = Path(cfg.out) / "sets" / f"{name.replace(',', '').replace(' ', '-')}.npz"
-            found[name] = kept(path, lambda make=make: describe(make(), listener))
+            found[name] = kept(path, description(make))
             progress.advance()
     return found
 
