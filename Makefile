@@ -23,7 +23,7 @@ MUSICNN := --no-deps musicnn==0.1.0
 .NOTPARALLEL:
 
 demo: $(VENV)/.runtime
-	$(BIN)/diffdpo demo configs/tiny/demo.yaml
+	$(BIN)/diffdpo demo
 
 test: check e2e
 
@@ -51,7 +51,7 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
 gpu-check: $(VENV)/.dev
-	$(BIN)/python tools/gpu_check.py
+	$(BIN)/diffdpo gpu-check
 
 # $(call install,WHAT): a virtual environment with WHAT in it, and how long that took.
 define install

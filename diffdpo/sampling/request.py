@@ -1,12 +1,14 @@
 """What is asked of the sampler: one request a song, with what is given of the song beforehand."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffdpo.types import Row
+from diffdpo.data.prompts import negative_prompt
+from diffdpo.types import Embedding, Prompt, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +58,23 @@ class Request:
     """Given frames move straight from their noise to what they are, and both branches of guidance see them, so that
     guidance is of the prompt alone. False, as published: given frames go where the network takes them and are put
     back at the end, and guidance is of the context too."""
+
+
+def prompt_rows(
+    prompt: Prompt, frames: int, embed: Callable[[Prompt], Embedding], plan: Embedding | None = None
+) -> tuple[Row, Row | None]:
+    """The row of a prompt with the embedding of a candidate's plan, if it has one, and the row of its negative
+    prompt, None where it has none. `embed` is a model's, or an EmbeddingStore's."""
+    negative = negative_prompt(prompt)
+    return (
+        Row(embedding=embed(prompt) | (plan or {}), frames=frames),
+        Row(embedding=embed(negative), frames=frames) if negative else None,
+    )
+
+
+def prompt_request(
+    prompt: Prompt, sample_id: str, frames: int, embed: Callable[[Prompt], Embedding]
+) -> Request:
+    """A whole song of a prompt; `frames` are `LatentSpec.frames` of its duration."""
+    row, negative = prompt_rows(prompt, frames, embed)
+    return Request(sample_id=sample_id, row=row, negative=negative)

@@ -13,7 +13,6 @@ from torch import Tensor
 from diffdpo import audio
 from diffdpo.data.edits import LATENTS, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
-from diffdpo.data.prompts import negative_prompt
 from diffdpo.data.samples import sample_id
 from diffdpo.errors import UserError
 from diffdpo.models.base import LatentSpec, Plans, SongModel, supports
@@ -21,8 +20,8 @@ from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.randomness import generator
 from diffdpo.sampling.longform import SongRequest
 from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, gain
-from diffdpo.sampling.request import InpaintContext
-from diffdpo.types import Embedding, Plan, Prompt, Row
+from diffdpo.sampling.request import InpaintContext, prompt_rows
+from diffdpo.types import Plan, Prompt, Row
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,12 @@ def embed_jobs(
 
 def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
     model: Any = store.model
-    embedding: Embedding = store.embed(job.prompt)
-    plan = None
+    plan, embedding = None, None
     if supports(model, Plans):
         plan = model.plan(job.prompt, job.frames, generator(seed, job.sample_id, "plan"))
-        embedding = embedding | store.embed_plan(plan)
-    negative = negative_prompt(job.prompt)
-    return EmbeddedJob(
-        job=job,
-        row=Row(embedding=embedding, frames=job.frames),
-        negative=Row(embedding=store.embed(negative), frames=job.frames) if negative else None,
-        plan=plan,
-    )
+        embedding = store.embed_plan(plan)
+    row, negative = prompt_rows(job.prompt, job.frames, store.embed, embedding)
+    return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 
 
 def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:

@@ -26,13 +26,14 @@ from omegaconf import MISSING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
+from diffdpo.plugins import build_model
+
 from diffdpo import audio
 from diffdpo.config import OFFLINE, Choice, load
 from diffdpo.data.prompts import read_prompts
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
 from diffdpo.models.base import SongModel
-from diffdpo.plugins import build_model
 from diffdpo.progress import bar
 from diffdpo.run_dir import claim
 from diffdpo.runs import atomic_write

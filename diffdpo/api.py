@@ -1,0 +1,162 @@
+"""The loop from Python, on values in memory: load a model, sample songs, score them, mine pairs, train."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.config import as_choice
+from diffdpo.errors import ConfigError
+from diffdpo.models.base import SongModel
+from diffdpo.registry import Choice
+from diffdpo.types import Clip, Pair, Prompt, Row
+
+__all__ = ["Song", "load_model", "mine", "sample", "score", "train"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Song:
+    """A generated song, with what it was generated from."""
+
+    id: str
+    prompt: Prompt
+    latents: Float[Tensor, "frame channel"]
+    clip: Clip | None
+    """Its sound at -16 LUFS; None for a model without a codec."""
+    row: Row
+    """The condition it was generated under, for training."""
+
+
+def load_model(name: str = "tiny", **args: Any) -> SongModel:
+    """A song model by name: `load_model("tiny")`, `load_model("diffrhythm", checkpoint="v1.2-base")`.
+
+    ConfigError for a name or an argument that is not known.
+    """
+    from diffdpo.parts import build_model
+
+    return build_model(Choice(name, args))
+
+
+def sample(
+    model: SongModel,
+    prompts: Prompt | str | Iterable[Prompt | str],
+    *,
+    per_prompt: int = 1,
+    seconds: float = 10.0,
+    seed: int = 0,
+    **settings: Any,
+) -> list[Song]:
+    """Songs for prompts, `per_prompt` for each, ordered by prompt.
+
+    A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
+    Songs do not depend on what else is sampled beside them.
+    """
+    import torch
+
+    from diffdpo.models.embeddings import EmbeddingStore
+    from diffdpo.sampling.request import prompt_request
+    from diffdpo.sampling.sampler import batches_of
+    from diffdpo.sampling.sampler import sample as sample_latents
+
+    cfg, store = sampling_config(settings), EmbeddingStore(model)
+    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    named = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(named) < len(entries):
+        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
+    requests = {
+        f"{p.id}.{k:03d}": (
+            p,
+            prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
+        )
+        for p in named.values()
+        for k in range(per_prompt)
+    }
+    latents: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for batch in batches_of([request for _, request in requests.values()], cfg.batch):
+            songs = sample_latents(model, batch, cfg, seed=seed)
+            latents |= {request.sample_id: song for request, song in zip(batch, songs, strict=True)}
+    return [
+        Song(
+            id=name,
+            prompt=prompt,
+            latents=latents[name],
+            clip=_sound(model, latents[name]),
+            row=request.row,
+        )
+        for name, (prompt, request) in requests.items()
+    ]
+
+
+def sampling_config(settings: Mapping[str, Any]) -> Any:
+    """A SamplingConfig; solver and guidance may be given by their bare names."""
+    from diffdpo.sampling.config import SamplingConfig
+
+    parts = {key: as_choice(settings[key], key) for key in ("solver", "guidance") if key in settings}
+    try:
+        return SamplingConfig(**{**settings, **parts})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _as_prompt(entry: Prompt | str, number: int, seconds: float) -> Prompt:
+    return entry if isinstance(entry, Prompt) else Prompt(id=f"song-{number}", text=entry, duration_s=seconds)
+
+
+def _sound(model: SongModel, latents: Float[Tensor, "frame channel"]) -> Clip | None:
+    from diffdpo import audio
+    from diffdpo.errors import DataError
+    from diffdpo.sampling.render import LOUDNESS_LUFS
+
+    try:
+        clip = model.decode(latents)
+    except DataError:
+        return None
+    return audio.limit(audio.normalise(clip, LOUDNESS_LUFS))
+
+
+def score(
+    songs: Sequence[Song | Clip],
+    scorers: Sequence[Any] | None = None,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+) -> list[dict[str, float]]:
+    """The value of each song on every axis; bigger is better.
+
+    `scorers` are names, or {"name": …, "args": {…}}; by default those that need no download. Songs bring their
+    prompts with them, clips take those of `prompts`.
+    """
+    raise NotImplementedError
+
+
+def mine(
+    songs: Sequence[Song],
+    scores: Sequence[Mapping[str, float]],
+    rule: str = "best_versus_worst",
+    *,
+    axes: Sequence[str] = (),
+    **args: Any,
+) -> list[Pair]:
+    """Preference pairs among songs of the same prompt; `args` are fields of the rule."""
+    raise NotImplementedError
+
+
+def train(
+    model: SongModel,
+    songs: Sequence[Song],
+    pairs: Sequence[Pair],
+    *,
+    out: str | Path,
+    objective: str = "dpo",
+    objective_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Path:
+    """Train a model on pairs; the folder of the exported adapter or network, for `load_model(adapter=…)`.
+
+    `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
+    """
+    raise NotImplementedError
