@@ -4,13 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from diffdpo import config
+from diffdpo.cli import load_config
 from diffdpo.recipes import train
 from diffdpo.run_dir import leave
 
 if __name__ == "__main__":
     for words in json.loads(Path(sys.argv[1]).read_text()):
-        cfg = config.load(config.TrainRun, None, words)
-        config.check(cfg)
-        train.run(cfg)
+        train.run(load_config("train", None, words))
     leave()
