@@ -159,4 +159,26 @@ def train(
 
     `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
     """
-    raise NotImplementedError
+    from diffdpo.data.datasets.memory import PairsInMemory
+    from diffdpo.parts import build_objective
+    from diffdpo.training.config import LoraConfig, TrainConfig, export_folder
+    from diffdpo.training.session import train as train_on_examples
+
+    lora = settings.get("lora")
+    if isinstance(lora, Mapping):
+        settings["lora"] = LoraConfig(**lora)
+    try:
+        cfg = TrainConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    built = build_objective(Choice(objective, dict(objective_args or {})))
+    if built.batch_kind != "pair":
+        raise ConfigError(f"objective {objective!r} trains on {built.batch_kind}s, not on pairs")
+    examples = PairsInMemory(
+        pairs,
+        {song.id: song.latents for song in songs},
+        {song.id: song.row for song in songs},
+        model.spec.frames_per_second,
+    )
+    train_on_examples(model, examples, built, cfg, out=Path(out), seed=seed, objective_name=objective)
+    return export_folder(Path(out), cfg.steps)

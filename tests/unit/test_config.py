@@ -141,7 +141,7 @@ def test_solvers_and_guiders_are_checked_like_every_part(words, says):
 
 
 def test_a_round_sets_what_belongs_to_it(tmp_path):
-    with pytest.raises(ConfigError, match="sample.seed is set by the round itself"):
+    with pytest.raises(ConfigError, match=r"sample\.seed is set by the round itself"):
         config.load(RoundRun, None, ["out=x", "mining_prompts=m", "evaluation_prompts=e", "sample.seed=3"])
 
 

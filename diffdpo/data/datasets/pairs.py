@@ -96,30 +96,52 @@ class Pairs:
         return float(draw_uniform(self.source.seed, [position], "drop-axis")) >= self.axis_dropout
 
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
-        """Pad to the longest song of the micro-batch."""
-        members = [song for example in examples for song in (example.winner, example.loser)]
-        padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
-        reference_rows = tuple(example.reference_rows for example in examples)
-        return Batch(
-            latents=padded.unflatten(0, (len(examples), 2)),
-            frames=torch.tensor([len(member) for member in members]).view(-1, 2),
-            rows=tuple(example.rows for example in examples),
-            reference_rows=reference_rows if self.axis_condition else None,
-            positions=tuple(positions),
-            ids=tuple(example.id for example in examples),
-            visits=tuple(position // len(self) for position in positions),
-            axes=tuple(example.axis for example in examples),
-            span=torch.stack([self._span_mask(example, padded.shape[1]) for example in examples]),
-            weight=torch.ones(len(examples)),
-            soft_label=torch.tensor([example.soft_label for example in examples]),
+        """See `collate_pairs`."""
+        return collate_pairs(
+            examples,
+            positions,
+            epoch=len(self),
+            frames_per_second=self.source.frames_per_second,
+            with_reference_rows=self.axis_condition,
         )
 
-    def _span_mask(self, example: PairExample, length: int) -> Bool[Tensor, " {length}"]:
-        """The frames a pair is about: those that overlap one of its stretches; all if it names none."""
-        if not example.spans:
-            return torch.ones(length, dtype=torch.bool)
-        index, rate = torch.arange(length), self.source.frames_per_second
-        inside = torch.zeros(length, dtype=torch.bool)
-        for start, stop in example.spans:
-            inside |= (index + 1 > start * rate) & (index < stop * rate)
-        return inside
+
+def collate_pairs(
+    examples: Sequence[PairExample],
+    positions: Sequence[int],
+    *,
+    epoch: int,
+    frames_per_second: float,
+    with_reference_rows: bool = False,
+) -> Batch:
+    """A batch of pairs, padded to its longest song; `epoch` is the number of pairs that an epoch has."""
+    members = [song for example in examples for song in (example.winner, example.loser)]
+    padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+    length = padded.shape[1]
+    reference_rows = tuple(example.reference_rows for example in examples)
+    return Batch(
+        latents=padded.unflatten(0, (len(examples), 2)),
+        frames=torch.tensor([len(member) for member in members]).view(-1, 2),
+        rows=tuple(example.rows for example in examples),
+        reference_rows=reference_rows if with_reference_rows else None,
+        positions=tuple(positions),
+        ids=tuple(example.id for example in examples),
+        visits=tuple(position // epoch for position in positions),
+        axes=tuple(example.axis for example in examples),
+        span=torch.stack([span_mask(example.spans, length, frames_per_second) for example in examples]),
+        weight=torch.ones(len(examples)),
+        soft_label=torch.tensor([example.soft_label for example in examples]),
+    )
+
+
+def span_mask(
+    spans: Sequence[tuple[float, float]], length: int, frames_per_second: float
+) -> Bool[Tensor, " {length}"]:
+    """The frames a pair is about: those that overlap one of its spans in seconds; all if it has none."""
+    if not spans:
+        return torch.ones(length, dtype=torch.bool)
+    index = torch.arange(length)
+    inside = torch.zeros(length, dtype=torch.bool)
+    for start, stop in spans:
+        inside |= (index + 1 > start * frames_per_second) & (index < stop * frames_per_second)
+    return inside
