@@ -5,6 +5,7 @@ was probably meant.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +65,7 @@ OFFLINE = ("harmony", "rhythm", "structure", "production", "musicnn", "tags")
 """The scorers that need no download; the last two are judges. `adherence` has to be asked for."""
 
 
-GUARDED = {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5}
+GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
 
 
@@ -242,7 +243,7 @@ class RoundRun:
     max_pairs: int = 0
     spans: SpanConfig | None = None
     """These four as in MineRun."""
-    objective: Choice = field(default_factory=lambda: Choice("dpo", dict(GUARDED)))
+    objective: Choice = field(default_factory=lambda: Choice("dpo", deepcopy(GUARDED)))
     data: DataConfig = field(default_factory=DataConfig)
     """How what was mined is trained on: group_size, top_share, … Its folders are filled in by each round."""
     train: TrainConfig = field(default_factory=TrainConfig)

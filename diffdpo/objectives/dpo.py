@@ -6,12 +6,11 @@ from typing import ClassVar
 
 from diffdpo.errors import ensure
 from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
-from diffdpo.objectives.links import build_link, link_choice
+from diffdpo.objectives.links import LinkChoice, build_link, link_choice
 from diffdpo.objectives.metrics import pair_metrics
 from diffdpo.objectives.terms.margin import AutoBeta, Reduction, SoftLabel, elements, implicit_rewards
 from diffdpo.objectives.terms.restraints import Anchor, Safeguard
 from diffdpo.objectives.terms.weights import Span, TimestepWeight
-from diffdpo.registry import Choice
 from diffdpo.types import BatchKind, LossOutput, Outputs, PerExample, Running
 
 
@@ -25,7 +24,8 @@ class DPO:
 
     batch_kind: ClassVar[BatchKind] = "pair"
     beta: float = 2000.0
-    link: Choice = field(default_factory=partial(Choice, "sigmoid"))
+    link: LinkChoice = field(default_factory=partial(link_choice, "sigmoid"))
+    """From the rewards of winner and loser to the loss; see Links."""
     reduction: Reduction = "mean"
     """mean: beta is per latent element; per_frame and sum: beta is per song, and must fall with its length."""
     timestep: TimestepWeight = field(default_factory=TimestepWeight)

@@ -8,6 +8,7 @@ papers; TRL's documentation of DPO surveys them.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -93,13 +94,21 @@ LINKS: Table[Link] = Table("link", {
 """dmpo is the reverse KL of exo with one label in a hundred smoothed (divergence minimisation for diffusion)."""
 
 
-def build_link(choice: Choice) -> Link:
-    """The function that a choice names, with its arguments; ConfigError for an unknown name or argument."""
+if TYPE_CHECKING:
+    LinkChoice = Choice | str
+else:
+    LinkChoice = (
+        Choice  # a field of a configuration cannot be a union; there a bare name is made a choice before
+    )
+
+
+def build_link(link: Choice | str) -> Link:
+    """The function that a choice or a bare name names; ConfigError for an unknown name or argument."""
+    choice = Choice(link) if isinstance(link, str) else link
     return bind("link", pick("link", LINKS, choice.name), choice)
 
 
 def link_choice(link: Choice | str) -> Choice:
     """The choice of a link, from it or its bare name; tried out on rewards of zero, so that mistakes show early."""
-    choice = Choice(link) if isinstance(link, str) else link
-    build_link(choice)(torch.zeros(1), torch.zeros(1), 1.0)
-    return choice
+    build_link(link)(torch.zeros(1), torch.zeros(1), 1.0)
+    return Choice(link) if isinstance(link, str) else link

@@ -102,8 +102,8 @@ def test_arguments_go_with_the_plug_in_they_were_given_for(tmp_path):
     path.write_text(
         "out: x\nmining_prompts: m\nevaluation_prompts: e\nobjective: {name: dpo, args: {beta: 5.0}}\n"
     )
-    kept = config.load(config.RoundRun, path, ["objective.args.anchor=1.0"]).objective
-    assert (kept.name, kept.args) == ("dpo", {"beta": 5.0, "anchor": 1.0})
+    kept = config.load(config.RoundRun, path, ["objective.args.anchor.winner=1.0"]).objective
+    assert (kept.name, kept.args) == ("dpo", {"beta": 5.0, "anchor": {"winner": 1.0}})
     plain = tmp_path / "plain.yaml"
     plain.write_text("out: x\nmining_prompts: m\nevaluation_prompts: e\n")
     default = config.load(config.RoundRun, plain, ["objective.args.beta=5.0"]).objective

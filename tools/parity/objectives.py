@@ -22,10 +22,12 @@ from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.dspo import DSPO
 from diffdpo.objectives.kto import KTO, REFERENCE_POINT
 from diffdpo.objectives.linear_dpo import LinearDPO
+from diffdpo.objectives.links import build_link
 from diffdpo.objectives.mapo import MaPO
 from diffdpo.objectives.nft import NFT
-from diffdpo.objectives.terms.link import LINKS, LinkOptions
-from diffdpo.objectives.terms.safeguard import loser_scale
+from diffdpo.objectives.terms.margin import AutoBeta, SoftLabel
+from diffdpo.objectives.terms.restraints import Anchor, Safeguard
+from diffdpo.registry import Choice
 from diffdpo.types import Objective, Outputs, Velocities
 from tools.parity.diffrhythm import Case, read_tensors
 
@@ -61,18 +63,22 @@ def times_and_scores(case: Tensors) -> dict[str, Tensor]:
 AWM_NAMES = {"Uniform": "uniform"}
 FAMILIES: dict[str, Known] = {
     r"flow_grpo_flowdpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta")), casts=True),
-    r"tangoflux_crpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"), anchor=1.0), casts=True),
+    r"tangoflux_crpo_.*": Known(
+        lambda case, _: DPO(beta=number(case, "beta"), anchor=Anchor(winner=1.0)), casts=True
+    ),
     r"salesforce_dpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"))),
     r"diffusers_dpo_(sigmoid|hinge|ipo)_.*": Known(
-        lambda case, link: DPO(beta=2 * number(case, "beta"), link=link), casts=True
+        lambda case, link: DPO(beta=2 * number(case, "beta"), link=Choice(link)), casts=True
     ),
     r"sdpo_diffusion-dpo_.*": Known(
         lambda case, _: DPO(
-            beta=number(case, "beta"), safeguard=number(case, "mu") if case["in.mu"] >= 0 else None
+            beta=number(case, "beta"), safeguard=Safeguard(number(case, "mu")) if case["in.mu"] >= 0 else None
         )
     ),
     r"sdpo_dmpo_.*": Known(
-        lambda case, _: DPO(beta=number(case, "beta"), link="dmpo", safeguard=number(case, "mu"))
+        lambda case, _: DPO(
+            beta=number(case, "beta"), link=Choice("dmpo"), safeguard=Safeguard(number(case, "mu"))
+        )
     ),
     r"sdpo_dspo_mu[\d.]+_f\d\d": Known(lambda case, _: DSPO(beta=number(case, "beta"))),
     r"linear_dpo_.*": Known(lambda case, _: LinearDPO(beta=number(case, "beta"), floor=number(case, "eta"))),
@@ -84,7 +90,7 @@ FAMILIES: dict[str, Known] = {
         tolerance=5e-4,  # differences of nearly equal likelihoods, times a thousand
     ),
     r"smpo_.*": Known(
-        lambda case, _: DPO(beta=number(case, "beta"), certainty_margin=True),
+        lambda case, _: DPO(beta=number(case, "beta"), soft_label=SoftLabel("certainty_margin")),
         more=lambda case: {"soft_label": torch.full((6,), round(number(case, "p"), 6), dtype=torch.float64)},
     ),
     r"diffusion_kto_(sigmoid|loss_averse|risk_seeking)_.*": Known(
@@ -193,13 +199,12 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
     """A link by itself: TRL's rewards are beta times differences of log-probabilities."""
     beta = number(case, "beta")
     logs = {key: case[f"in.{key}_logps"].double().requires_grad_() for key in ("chosen", "rejected")}
-    gains = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
+    ratios = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
     if link == "ipo":  # of lengths: a mean a token there, a mean an element here
-        gains = {key: value / case["in.n_tokens"].double() for key, value in gains.items()}
-    smoothing = 0.0 if link == "sigmoid" else number(case, "label_smoothing")  # stored there, but not applied
-    loss = LINKS[link](
-        beta * gains["chosen"], beta * gains["rejected"], LinkOptions(beta=2 * beta, smoothing=smoothing)
-    )
+        ratios = {key: value / case["in.n_tokens"].double() for key, value in ratios.items()}
+    smoothed = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
+    args = {"smoothing": number(case, "label_smoothing")} if smoothed else {}
+    loss = build_link(Choice(link, args))(beta * ratios["chosen"], beta * ratios["rejected"], 2 * beta)
     gradients = torch.autograd.grad(loss.mean(), list(logs.values()))
     return [
         Case(f"{name} out.per_pair", relative(loss.detach(), case["out.per_pair"]), SINGLE),
@@ -213,7 +218,7 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
 def check_scale(name: str, case: Tensors) -> list[Case]:
     """SDPO's lambda; the original's is one for the batch, so the batch is taken as a single pair."""
     winner, loser = (case["in.pred"] - case["in.target"]).double().flatten().chunk(2)
-    scale = loser_scale(winner, loser, number(case, "mu"))
+    scale = Safeguard(number(case, "mu")).scale(winner, loser)
     return [Case(f"{name} out.lam", relative(scale, case["out.lam"]), SINGLE)]
 
 
@@ -233,13 +238,14 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
         squares = (case[key].float() - case["in.target"].float()).flatten(1) ** 2
         return ((squares * mask).sum(1) / counts[reduction]).unflatten(0, (2, -1)).T
 
-    objective = DPO(target_factor=0.2, fixed_steps=0, margin_decay=0.99, beta_range=(1e-9, 1e9))
+    auto_beta = AutoBeta(target_factor=0.2, fixed_steps=0, decay=0.99, range=(1e-9, 1e9))
+    objective = DPO(auto_beta=auto_beta)
     policy, reference = error("in.pred"), error("in.ref_pred")
     size = objective(Outputs(policy=policy, reference=reference, running={"margin_size": 1.0}))
-    first = objective.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
-    second = objective.update(first, {"margin_size": 2 * first["margin_size"]})
+    first = auto_beta.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
+    second = auto_beta.update(first, {"margin_size": 2 * first["margin_size"]})
     loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
-    betas = torch.tensor([objective.beta_at(running) for running in (first, second)])
+    betas = torch.tensor([auto_beta(objective.beta, running) for running in (first, second)])
     theirs = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
     return [
         Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),

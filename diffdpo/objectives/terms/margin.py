@@ -30,16 +30,14 @@ def elements(reduction: Reduction, outputs: Outputs) -> PerSong | float:
 
 @dataclass(frozen=True)
 class SoftLabel:
-    """What a pair's soft label p does to its loss: p is the probability that the winner really is the better song.
-
-    `mixture`: p times the loss plus (1 - p) times that of the reversed pair. `certainty_margin`: rewards are
-    multiplied by 10 (2p - 1) (SmPO-Diffusion, 2025). `ignore`: every winner counts as the better song.
-    """
+    """What a soft label p does to a loss: p is the probability that a pair's winner really is the better song."""
 
     kind: Literal["mixture", "certainty_margin", "ignore"] = "mixture"
+    """mixture: p times the loss plus (1 - p) times that of the reversed pair. certainty_margin: rewards are
+    multiplied by 10 (2p - 1) (SmPO-Diffusion, 2025). ignore: every winner counts as the better song."""
 
     def certainty(self, outputs: Outputs) -> Float[Tensor, "example 1"] | float:
-        """The factor of the rewards."""
+        """The factor of the rewards, 1 unless `kind` is certainty_margin."""
         p = outputs.soft_label
         return 10 * (2 * p - 1)[:, None] if p is not None and self.kind == "certainty_margin" else 1.0
 
@@ -73,10 +71,11 @@ class AutoBeta:
 
     def __call__(self, beta: float, running: Running) -> float:
         """The beta of a step, from the fixed beta and the running state."""
-        if not self.target_factor or running.get("steps", 0) < self.fixed_steps or not running["margin_size"]:
+        size = running.get("margin_size", 0.0)
+        if not self.target_factor or not size or running.get("steps", 0) < self.fixed_steps:
             return beta
         logit = math.log(self.target_factor / (1 - self.target_factor))
-        return min(self.range[1], max(self.range[0], -2 * logit / running["margin_size"]))
+        return min(self.range[1], max(self.range[0], -2 * logit / size))
 
     def update(self, running: Running, means: Running) -> Running:
         """The running state after a step with these means of its metrics."""

@@ -14,19 +14,20 @@ from diffdpo.types import Need, Outputs, require
 
 @dataclass(frozen=True)
 class TimestepWeight:
-    """The factor w(t) of every error at time t, the policy's and the reference's.
-
-    `constant` is 1, which VideoAlign found to work best in flow models (Liu et al. 2025, sec. 4); `clipped_elbo` is
-    (1 - t)/t up to `clip`, the weight in a rectified flow's likelihood bound (Kingma & Gao 2023); `theory` is
-    (1 - t)², which follows from Diffusion-DPO's derivation and hardly restrains the policy at high noise.
-    """
+    """The factor w(t) of every squared error at time t, the policy's and the reference's."""
 
     weight: Literal["constant", "clipped_elbo", "theory"] = "constant"
+    """constant: 1, which VideoAlign found to work best in flow models (Liu et al. 2025, sec. 4). clipped_elbo:
+    (1 - t)/t up to `clip`, the weight in a rectified flow's likelihood bound (Kingma & Gao 2023). theory: (1 - t)²,
+    which follows from Diffusion-DPO's derivation and hardly restrains the policy at high noise."""
     clip: float = 5.0
     """The largest weight of clipped_elbo, reached near the song."""
 
     def __post_init__(self) -> None:
         ensure(self.clip > 0, f"timestep.clip must be positive, got {self.clip}")
+        ensure(
+            self.clip == 5.0 or self.weight == "clipped_elbo", "timestep.clip is of weight=clipped_elbo only"
+        )
         if self.weight == "theory":
             warnings.warn("timestep.weight=theory: expect reward hacking (VideoAlign, table 4)", stacklevel=2)
 
