@@ -18,6 +18,7 @@ Running = Mapping[str, float]
 PerExample = Float[Tensor, " example"]
 PerSong = Float[Tensor, "example member"]
 LossMetrics = Mapping[str, PerExample]
+"""What an objective logs, without gradient."""
 _T = TypeVar("_T")
 
 

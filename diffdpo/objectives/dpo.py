@@ -47,8 +47,8 @@ class DPO:
         local, scale = pair_errors(outputs, self.span, self.safeguard)
         changes = self.timestep(outputs) * elements(self.reduction, outputs) * implicit_rewards(local)
         rewards = beta / 2 * changes
-        song = (self.soft_label.certainty(outputs) * rewards).unbind(1)
-        loss = self.soft_label(lambda better, worse: link(song[better], song[worse], beta), outputs)
+        reward = (self.soft_label.certainty(outputs) * rewards).unbind(1)
+        loss = self.soft_label(lambda better, worse: link(reward[better], reward[worse], beta), outputs)
         margin, change = rewards[:, 0] - rewards[:, 1], changes[:, 0] - changes[:, 1]
         metrics = {**pair_metrics(outputs, margin), **self.auto_beta.metrics(change, beta), **scale}
         return self.anchor(LossOutput(loss=loss, metrics=metrics), outputs, rewards[:, 0])

@@ -96,10 +96,8 @@ LINKS: Table[Link] = Table("link", {
 
 if TYPE_CHECKING:
     LinkChoice = Choice | str
-else:
-    LinkChoice = (
-        Choice  # a field of a configuration cannot be a union; there a bare name is made a choice before
-    )
+else:  # a field of a configuration cannot be a union, and there a bare name has become a choice before
+    LinkChoice = Choice
 
 
 def build_link(link: Choice | str) -> Link:

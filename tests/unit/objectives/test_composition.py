@@ -185,10 +185,10 @@ def test_links_and_objectives_of_other_packages_are_found(tmp_path, monkeypatch)
         "    def __call__(self, outputs):\n"
         "        return LossOutput(loss=self.factor * outputs.policy.sum(1))\n"
     )
-    found = tmp_path / "strange-1.0.dist-info"
-    found.mkdir()
-    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    (found / "entry_points.txt").write_text(
+    package = tmp_path / "strange-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
         "[diffdpo.objectives]\nsum = strange_losses:Sum\n[diffdpo.links]\ncube = strange_losses:cube\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

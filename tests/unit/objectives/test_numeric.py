@@ -53,7 +53,7 @@ def test_margins_without_system_shrink_with_the_root_of_the_length():
         target, drift = (torch.randn(400, 2, size, generator=random) for _ in range(2))
         reference = target + torch.randn(400, 2, size, generator=random)
         policy = reference + 0.01 * drift
-        errors = [((seen - target).double() ** 2).mean(-1) for seen in (policy, reference)]
+        errors = [((prediction - target).double() ** 2).mean(-1) for prediction in (policy, reference)]
         margin = DPO(beta=2.0)(Outputs(policy=errors[0], reference=errors[1])).metrics["margin"]
         spreads.append(margin.std().item())
     logs = [torch.tensor(values).double().log() for values in (sizes, spreads)]
@@ -67,7 +67,7 @@ def test_a_change_with_system_moves_the_margin_alike_at_any_length():
     for size in (256, 16384):
         target = torch.zeros(1, size, dtype=torch.float64)
         reference, policy = torch.full_like(target, 0.8**0.5), torch.full_like(target, (0.8 * 0.99) ** 0.5)
-        errors = [(seen**2).mean(-1) for seen in (policy, reference)]
+        errors = [(prediction**2).mean(-1) for prediction in (policy, reference)]
         both = [torch.stack([error, errors[1]], 1) for error in errors]
         margin = DPO(beta=2000.0)(Outputs(policy=both[0], reference=both[1])).metrics["margin"]
         assert margin.item() == pytest.approx(8.0)
@@ -82,8 +82,12 @@ def test_predictions_in_bf16_cost_a_margin_little_and_errors_in_bf16_a_lot():
         better = torch.tensor([0.996**0.5, 1.0])[None, :, None]
 
         def margin(round_to, reduce_in, target=target, away=away, better=better):
-            seen = [(target + scale * away).to(round_to).to(reduce_in) for scale in (better, torch.ones(()))]
-            errors = [((prediction - target.to(reduce_in)) ** 2).mean(-1).double() for prediction in seen]
+            predictions = [
+                (target + scale * away).to(round_to).to(reduce_in) for scale in (better, torch.ones(()))
+            ]
+            errors = [
+                ((prediction - target.to(reduce_in)) ** 2).mean(-1).double() for prediction in predictions
+            ]
             return DPO(beta=2000.0)(Outputs(policy=errors[0], reference=errors[1])).metrics["margin"].item()
 
         exact = margin(torch.float32, torch.float64)
