@@ -57,10 +57,48 @@ def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch f
 
 
 def masked_mean(
-    values: Float[Tensor, "batch frame"], mask: Bool[Tensor, "batch frame"]
-) -> Float[Tensor, " batch"]:
-    """Mean over the frames that exist. What stands in the padding cannot matter, not even a NaN."""
-    return values.where(mask, 0).sum(1) / mask.sum(1).clamp(min=1)
+    values: Float[Tensor, "*batch frame"], mask: Bool[Tensor, "*batch frame"] | None
+) -> Float[Tensor, "*batch"]:
+    """Mean over the frames that exist; without a mask all do. The padding cannot matter, not even a NaN in it."""
+    if mask is None:
+        return values.mean(-1)
+    return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def weighted_mean(
+    values: Float[Tensor, "*batch frame"], weights: Float[Tensor, "*batch frame"]
+) -> Float[Tensor, "*batch"]:
+    """Mean over frames under weights that sum to one. What stands where the weight is zero cannot matter."""
+    return (values.where(weights > 0, 0) * weights.to(values.dtype)).sum(-1)
+
+
+def span_weights(
+    mask: Bool[Tensor, "*batch frame"],
+    span: Bool[Tensor, "*#batch frame"] | None,
+    share: float,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*batch frame"]:
+    """How much each frame counts: `share` is spread evenly over the span, the rest over all frames that exist.
+
+    The weights of a song sum to one. A song without a span, or without a frame in it, counts as a whole.
+    """
+    whole = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    if span is None:
+        return whole
+    inside = mask & span
+    count = inside.sum(-1, keepdim=True)
+    local = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), whole)
+    return (1 - share) * whole + share * local
+
+
+def masked_square(
+    difference: Float[Tensor, "*batch frame channel"],
+    mask: Bool[Tensor, "*batch frame"] | None,
+    weights: Float[Tensor, "*batch frame"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Mean square over all channels and the frames that exist, or over frames under weights, in at least fp32."""
+    squares = (difference.to(torch.promote_types(difference.dtype, torch.float32)) ** 2).mean(-1)
+    return masked_mean(squares, mask) if weights is None else weighted_mean(squares, weights)
 
 
 def masked_error(

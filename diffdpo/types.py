@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,14 @@ from torch import Tensor
 
 BatchKind = Literal["song", "pair", "rated", "group"]
 Need = Literal["reference", "old", "velocities", "frame_errors"]
+Take = Literal["soft_label", "span"]
+Running = Mapping[str, float]
+"""State of an objective over steps, or the means of its metrics over one step; the same on all processes."""
+PerExample = Float[Tensor, " example"]
+PerSong = Float[Tensor, "example member"]
+LossMetrics = Mapping[str, PerExample]
+"""What an objective logs, without gradient."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,24 +230,34 @@ class Outputs:
     span: Bool[Tensor, "example frame"] | None = None
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
-    running: Mapping[str, float] = field(default_factory=dict)
-    """What the objective's `update` made of earlier steps; the same on all processes."""
+    frame_weights: Float[Tensor, "example member frame"] | None = None
+    """How much each frame counts in the errors, where an objective weighs them; otherwise all valid ones alike."""
+    running: Running = field(default_factory=dict)
+    """What the objective's `update` made of earlier steps."""
+
+
+def require(value: _T | None) -> _T:
+    """A field of Outputs that the objective's `needs` or kind of batch promises."""
+    assert value is not None, "the objective did not declare that it needs this"
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
     """One loss an example, never reduced, so that the mean over a global batch does not depend on its split."""
 
-    loss: Float[Tensor, " example"]
-    metrics: Mapping[str, Float[Tensor, " example"]] = field(default_factory=dict)
+    loss: PerExample
+    metrics: LossMetrics = field(default_factory=dict)
 
 
 @runtime_checkable
 class Objective(Protocol):
     """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function.
 
-    One that depends on earlier steps has `update(running, means)` too: from what it kept so far, and the means of
-    its metrics over a step and all processes, to what the next step finds in `Outputs.running`.
+    `needs` are the forward passes and tensors that the trainer has to supply. `takes` is the data of pairs that its
+    configuration decides about: uses, or ignores because the user says so. What an objective does not take, its
+    data must not hold. An objective that depends on earlier steps has `update(running, means)` too: from its state
+    and the means of its metrics over a step and all processes, to the state in `Outputs.running` of the next step.
     """
 
     @property
@@ -247,6 +265,9 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[Need]: ...
+
+    @property
+    def takes(self) -> frozenset[Take]: ...
 
     def __call__(self, outputs: Outputs) -> LossOutput: ...
 

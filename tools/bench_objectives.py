@@ -27,7 +27,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, SampleRun, ScoreRun, TrainRun, load
+from diffdpo.config import (
+    GUARDED,
+    OFFLINE,
+    Choice,
+    DataConfig,
+    MineRun,
+    RoundRun,
+    SampleRun,
+    ScoreRun,
+    TrainRun,
+    load,
+)
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import of_songs, read_scores
 from diffdpo.encoders import musicnn
@@ -63,15 +74,11 @@ class Entry:
 
 ENTRIES = {
     "dpo": Entry(objective=Choice("dpo", {"beta": 500.0})),
-    "dpo_anchor": Entry(objective=Choice("dpo", {"beta": 500.0, "anchor": 1.0})),
-    "sdpo": Entry(objective=Choice("dpo", {"beta": 500.0, "safeguard": 0.9})),
-    "guarded": Entry(
-        objective=Choice("dpo", {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
-    ),
+    "dpo_anchor": Entry(objective=Choice("dpo", {"beta": 500.0, "anchor": {"winner": 1.0}})),
+    "sdpo": Entry(objective=Choice("dpo", {"beta": 500.0, "safeguard": {"mu": 0.9}})),
+    "guarded": Entry(objective=Choice("dpo", {**GUARDED, "beta": 500.0})),
     "dpo_beta3000": Entry(objective=Choice("dpo", {"beta": 3000.0})),
-    "guarded_beta3000": Entry(  # the demo's
-        objective=Choice("dpo", {"beta": 3000.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5})
-    ),
+    "guarded_beta3000": Entry(objective=Choice("dpo", {**GUARDED, "beta": 3000.0})),  # the demo's
     "linear_dpo": Entry(
         objective=Choice("linear_dpo", {"beta": 500.0}), reference=ReferenceConfig("ema", decay=0.995)
     ),

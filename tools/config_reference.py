@@ -16,6 +16,7 @@ from diffdpo.config import SCHEMAS
 from diffdpo.mining import RULES
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
+from diffdpo.objectives.links import LINKS
 from diffdpo.scorers import SCORERS
 
 PAGE = ROOT / "docs" / "reference" / "config.md"
@@ -60,14 +61,31 @@ def rows(schema: type, prefix: str = "") -> list[str]:
         inner = next((h for h in (hint, *get_args(hint)) if is_dataclass(h) and isinstance(h, type)), None)
         name = f"{prefix}{field.name}"
         nested = inner is not None and inner.__name__ != "Choice"
+        doc = docs.get(field.name) or (summary(inner) if nested else "")
         shown = (
             "name and args" if inner is not None and not nested else "" if nested else f"`{typename(hint)}`"
         )
-        lines.append(
-            f"| `{name}` | {shown} | {default(field)} | {docs.get(field.name, '')} |".replace(" |  |", " | |")
-        )
+        lines.append(f"| `{name}` | {shown} | {default(field)} | {doc} |".replace(" |  |", " | |"))
         if nested:
             lines += rows(inner, f"{name}.")  # type: ignore[arg-type]
+    return lines
+
+
+def summary(documented: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+
+
+def link_rows() -> list[str]:
+    """A table row for every link, with the keyword arguments it has."""
+    lines = []
+    for name, link in LINKS.items():
+        arguments = [
+            f"`{p.name}: {p.annotation.__name__} = {p.default}`"
+            for p in inspect.signature(link).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        ]
+        lines.append(f"| `{name}` | {', '.join(arguments)} | {summary(getattr(link, 'func', link))} |")
     return lines
 
 
@@ -92,13 +110,17 @@ def page() -> str:
     ):
         lines += [f"## {kind}", ""]
         for name, schema in registry.items():
+            lines += [f"### {name}", "", summary(schema), ""]
+            lines += table(schema) if fields(schema) else []
+        if registry is OBJECTIVES:
             lines += [
-                f"### {name}",
+                "### Links",
                 "",
-                (inspect.getdoc(schema) or "").split("\n\n")[0].replace("\n", " "),
+                "| name | arguments | meaning |",
+                "| --- | --- | --- |",
+                *link_rows(),
                 "",
             ]
-            lines += table(schema) if fields(schema) else []
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from diffdpo.run_dir import Workers, claim, workers
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, settle
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
-GUARDED = {"beta": 500.0, "timestep_weight": "clipped_elbo", "safeguard": 0.5}
+GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
 FILLED_IN: dict[str, tuple[str, ...]] = {
     "sample": ("out", "prompts", "model", "per_prompt", "seed"),
@@ -42,7 +43,7 @@ STAGES: dict[str, Callable[[], Any]] = {
     "sample": lambda: SampleRun(out="", prompts=""),
     "score": lambda: ScoreRun(samples=[], out=""),
     "mine": lambda: MineRun(samples=[], scores="", out=""),
-    "train": lambda: TrainRun(out="", objective=Choice("dpo", dict(GUARDED))),
+    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(GUARDED))),
     "evaluate": lambda: EvaluateRun(baseline="", aligned="", scores="", out=""),
 }
 """The default configuration of each stage."""

@@ -15,7 +15,7 @@ from diffdpo.recipes.train import exported
 pytestmark = pytest.mark.slow
 
 WORDS = (
-    "objective.name=dpo", "objective.args.beta=200", "objective.args.anchor=1.0", "train.steps=4",
+    "objective.name=dpo", "objective.args.beta=200", "objective.args.anchor.winner=1.0", "train.steps=4",
     "train.global_batch=8", "train.per_device=8", "train.learning_rate=1e-3", "train.save_every=2",
     "train.dropout.style=0.3",
     "train.trackers=[]", "seed=1",

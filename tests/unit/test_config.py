@@ -91,8 +91,8 @@ def written(tmp_path, text):
 def test_arguments_go_with_the_part_they_were_given_for(tmp_path):
     prompts = "out: x\nmining_prompts: m\nevaluation_prompts: e\n"
     path = written(tmp_path, f"{prompts}train: {{objective: {{name: dpo, args: {{beta: 5.0}}}}}}\n")
-    own = config.load(RoundRun, path, ["train.objective.args.reward_anchor=1.0"]).train.objective
-    assert (own.name, own.args) == ("dpo", {"beta": 5.0, "reward_anchor": 1.0})
+    own = config.load(RoundRun, path, ["train.objective.args.anchor.winner=1.0"]).train.objective
+    assert (own.name, own.args) == ("dpo", {"beta": 5.0, "anchor": {"winner": 1.0}})
     other = config.load(
         RoundRun, path, ["train.objective.name=nft", "train.objective.args.kl=0.1"]
     ).train.objective

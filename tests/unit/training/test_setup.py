@@ -7,6 +7,7 @@ from diffdpo.models import MODELS
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.objectives.kto import KTO
+from diffdpo.objectives.terms.restraints import Safeguard
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.setup import add_lora, build_accelerator, build_beside, build_cache, trainable
 
@@ -46,7 +47,7 @@ def test_a_reference_is_built_only_when_needed_and_possible(bundle, accelerator)
 def test_cached_errors_are_refused_where_errors_are_not_enough(accelerator):
     cfg = ReferenceConfig(cached_draws=4)
     with pytest.raises(ConfigError, match="needs velocities too"):
-        build_cache(cfg, DPO(safeguard=0.5), accelerator)
+        build_cache(cfg, DPO(safeguard=Safeguard(0.5)), accelerator)
     with pytest.raises(ConfigError, match="works on pairs"):
         build_cache(cfg, KTO(), accelerator)
     with pytest.raises(ValueError, match="does not move"):

@@ -10,6 +10,7 @@ from support.training import batch, itself
 from diffdpo.models import MODELS
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.flow_matching import FlowMatching
+from diffdpo.objectives.terms.restraints import Anchor
 from diffdpo.training.config import InpaintConfig, LoraConfig, TrainConfig
 from diffdpo.training.loop import learning_rate
 from diffdpo.training.references import AdapterOff, FrozenCopy
@@ -100,8 +101,8 @@ def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
     add_lora(model.network, LoraConfig(rank=2), seed=0)
     optimizer = torch.optim.AdamW([p for p in model.network.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
-        run_ = run(model, batch(), DPO(beta=100.0, anchor=1.0), frozen)
-        DPO(beta=100.0, anchor=1.0)(run_).loss.mean().backward()
+        run_ = run(model, batch(), DPO(beta=100.0, anchor=Anchor(winner=1.0)), frozen)
+        DPO(beta=100.0, anchor=Anchor(winner=1.0))(run_).loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(itself), frozen))
@@ -143,6 +144,7 @@ def test_declared_needs_are_delivered(model):
     class Curious:
         batch_kind = "pair"
         needs = frozenset({"reference", "velocities", "frame_errors"})
+        takes = frozenset()
 
         def __call__(self, outputs):
             raise AssertionError("only its needs are asked for")
