@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from diffdpo.mining.base import mean_margin
-from diffdpo.types import Pair
+from diffdpo.mining.values import Pair
 
 
 def strength(pair: Pair, weights: Mapping[str, float]) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from diffdpo.mining.base import mean_margin
-from diffdpo.types import Pair
+from diffdpo.mining.values import Pair
 
 Span = tuple[float, float]
 Windows = Mapping[Span, Mapping[str, float]]

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from jinja2 import Environment, StrictUndefined
 
 from diffdpo import audio
-from diffdpo.data.samples import Samples
-from diffdpo.data.tables import Row
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.page import clock
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
 from diffdpo.runs import atomic_write, settle
@@ -47,11 +46,11 @@ class Section:
     entries: tuple[Entry, ...]
 
 
-def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) -> Path:
+def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, missing: int = 0) -> Path:
     """Write index.html for rows of a samples table, in their order; the first 200 are shown. `missing` are still to
     be made. Pictures and page are written only if they are new, so a second call costs nothing.
     """
-    made = [row for row in rows if not row["error"]]
+    made = [row for row in rows if not row.error]
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
     page = (
         _environment()
@@ -62,7 +61,7 @@ def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) ->
             shown=min(SHOWN, len(made)),
             made=len(made),
             missing=missing,
-            failed=[row for row in rows if row["error"]],
+            failed=[row for row in rows if row.error],
             facts=facts(rows),
         )
     )
@@ -78,10 +77,10 @@ def _environment() -> Environment:
     return environment
 
 
-def _sections(samples: Samples, rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Section]:
-    by_prompt: dict[str, list[Row]] = {}
+def _sections(samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]) -> list[Section]:
+    by_prompt: dict[str, list[SampleRow]] = {}
     for row in rows:
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
+        by_prompt.setdefault(row.prompt_id, []).append(row)
     sections = []
     for name, songs in by_prompt.items():
         prompt = prompts.get(name)
@@ -91,8 +90,8 @@ def _sections(samples: Samples, rows: Sequence[Row], prompts: Mapping[str, Promp
     return sections
 
 
-def _notes(prompt: Prompt, row: Row) -> tuple[str, ...]:
-    edit = json.loads(row.get("edit") or "null")
+def _notes(prompt: Prompt, row: SampleRow) -> tuple[str, ...]:
+    edit = json.loads(row.edit or "null")
     notes = [
         f"not {prompt.negative_text}" if prompt.negative_text else "",
         f"style of {Path(prompt.style_audio).name}" if isinstance(prompt.style_audio, str) else "",
@@ -102,15 +101,15 @@ def _notes(prompt: Prompt, row: Row) -> tuple[str, ...]:
     return tuple(note for note in notes if note)
 
 
-def _entry(samples: Samples, row: Row) -> Entry:
-    name = row["sample_id"]
+def _entry(samples: Samples, row: SampleRow) -> Entry:
+    name = row.sample_id
     path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
-    if not row["sha256"] or not path.is_file():
-        return Entry(name, row["duration_s"], "", "")
+    if not row.sha256 or not path.is_file():
+        return Entry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:
         atomic_write(image, picture(path))
     links = (quote(str(file.relative_to(samples.folder))) for file in (path, image))
-    return Entry(name, row["duration_s"], *links)
+    return Entry(name, row.duration_s, *links)
 
 
 def picture(path: Path) -> bytes:
@@ -130,10 +129,10 @@ def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[
     return np.asarray(10 * np.log10(power / np.diff([*starts, width])))
 
 
-def facts(rows: Sequence[Row]) -> dict[str, str]:
+def facts(rows: Sequence[SampleRow]) -> dict[str, str]:
     """What all songs share, label to value."""
-    made = [row for row in rows if not row["error"]]
-    found = {"songs": str(len(made)), "music": clock(sum(row["duration_s"] for row in made))}
+    made = [row for row in rows if not row.error]
+    found = {"songs": str(len(made)), "music": clock(sum(row.duration_s for row in made))}
     for label, key, field in (
         ("model", "model", "name"),
         ("steps", "sampling", "steps"),
@@ -142,10 +141,10 @@ def facts(rows: Sequence[Row]) -> dict[str, str]:
         values = {_of(row, key).get(field) for row in made}
         if len(values) == 1:
             found[label] = str(values.pop())
-    if len(seeds := {row["seed"] for row in made}) == 1:
+    if len(seeds := {row.seed for row in made}) == 1:
         found["seed"] = str(seeds.pop())
     return found
 
 
-def _of(row: Row, key: str) -> dict[str, Any]:
-    return dict(json.loads(row[key]))
+def _of(row: SampleRow, key: str) -> dict[str, Any]:
+    return dict(json.loads(getattr(row, key)))

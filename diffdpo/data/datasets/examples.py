@@ -10,7 +10,7 @@ from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.rated import RatedSongs, best, decided
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
-from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import read_ratings
 from diffdpo.errors import ConfigError
 from diffdpo.types import BatchKind, Prompt
@@ -97,7 +97,7 @@ def _songs(cfg: DataConfig, source: Source) -> Examples:
 
 
 def _pairs(cfg: DataConfig, source: Source) -> Examples:
-    pairs = Pairs(Path(cfg.pairs) / PAIRS, source.embed, source.frames_per_second)
+    pairs = Pairs(Path(cfg.pairs) / PAIRS.folder, source.embed, source.frames_per_second)
     if cfg.axis_condition:
         return AxisPairs(pairs, dropout=cfg.axis_dropout, seed=source.seed)
     return pairs
@@ -106,7 +106,7 @@ def _pairs(cfg: DataConfig, source: Source) -> Examples:
 def _rated(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = decided(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
-    liked = sum(row["rating"] > 0 for row in rows)
+    liked = sum(row.rating > 0 for row in rows)
     source.tell(f"{liked} liked and {len(rows) - liked} disliked songs")
     return RatedSongs(folder, rows, source.embed, balance=cfg.balance, seed=source.seed)
 
@@ -115,7 +115,7 @@ def _best(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = read_ratings(folder, cfg.rating_source)
     kept = best(rows, cfg.top_share, cfg.top_per_prompt)
-    source.tell(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1]['rating']:.3g}")
+    source.tell(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1].rating:.3g}")
     return RatedSongs(folder, kept, source.embed, balance=False, seed=source.seed)
 
 

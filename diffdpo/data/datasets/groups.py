@@ -1,7 +1,7 @@
 """Groups: several songs of one prompt with their advantages, for online reinforcement (NFT, AWM, DGPO) and RWR."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
-from diffdpo.data.ratings import MINED, TABLE, per_song, standardised
+from diffdpo.data.ratings import MINED, RATINGS, RatingRow, per_song
 from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
+from diffdpo.mining.scale import standardise
 from diffdpo.randomness import generator
 from diffdpo.types import Batch, Prompt
 
@@ -39,7 +39,7 @@ class Groups:
     def __init__(
         self,
         folder: Path,
-        rows: Sequence[tables.Row],
+        rows: Sequence[RatingRow],
         embed: Callable[[Prompt], Prompt],
         *,
         size: int,
@@ -47,14 +47,14 @@ class Groups:
         tell: Callable[[str], None],
     ) -> None:
         self.size, self.seed = size, seed
-        self.groups: list[list[tables.Row]] = []
+        self.groups: list[list[RatingRow]] = []
         small, tied = [], []
-        songs = sorted(per_song(rows), key=lambda row: (row["samples"], row["prompt_id"], row["sample_id"]))
-        for (_, prompt), found in groupby(songs, key=lambda row: (row["samples"], row["prompt_id"])):
+        songs = sorted(per_song(rows), key=lambda row: (row.samples, row.prompt_id, row.sample_id))
+        for (_, prompt), found in groupby(songs, key=lambda row: (row.samples, row.prompt_id)):
             group = _advantages(list(found))
             if len(group) < size:
                 small.append(prompt)
-            elif len({round(row["rating"], 9) for row in group}) == 1:
+            elif len({round(row.rating, 9) for row in group}) == 1:
                 tied.append(prompt)
             else:
                 self.groups.append(group)
@@ -66,11 +66,11 @@ class Groups:
                 tell(f"{len(left)} prompt(s) have {reason} and are left out, first {left[0]!r}")
         if not self.groups:
             raise DataError(
-                f"{folder / TABLE}: no prompt has {size} songs of different rating; lower data.group_size, "
-                "or sample more songs a prompt"
+                f"{folder / RATINGS.folder}: no prompt has {size} songs of different rating; lower "
+                "data.group_size, or sample more songs a prompt"
             )
         kept = [row for group in self.groups for row in group]
-        self.samples, self.prompts = open_named(folder / TABLE, kept, embed)
+        self.samples, self.prompts = open_named(folder / RATINGS.folder, kept, embed)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -79,12 +79,12 @@ class Groups:
         group = self.groups[index]
         order = torch.randperm(len(group), generator=generator(self.seed, position, "members"))
         members = [group[i] for i in order[: self.size].tolist()]
-        samples = self.samples[group[0]["samples"]]
+        samples = self.samples[group[0].samples]
         return Group(
-            latents=tuple(read_latents(samples.latents(row["sample_id"])) for row in members),
-            prompt=self.prompts[group[0]["samples"], group[0]["prompt_id"]],
-            advantages=tuple(row["rating"] for row in members),
-            weight=sum(row["weight"] for row in members) / self.size,
+            latents=tuple(read_latents(samples.latents(row.sample_id)) for row in members),
+            prompt=self.prompts[group[0].samples, group[0].prompt_id],
+            advantages=tuple(row.rating for row in members),
+            weight=sum(row.weight for row in members) / self.size,
         )
 
     def collate(self, examples: Sequence[Group], positions: Sequence[int]) -> Batch:
@@ -101,9 +101,9 @@ class Groups:
         )
 
 
-def _advantages(group: list[tables.Row]) -> list[tables.Row]:
+def _advantages(group: list[RatingRow]) -> list[RatingRow]:
     """The rows of one prompt, rated by how far each lies above the others."""
-    if group[0]["source"] == MINED:
+    if group[0].source == MINED:
         return group
-    values = standardised([row["rating"] for row in group])
-    return [{**row, "rating": value} for row, value in zip(group, values, strict=True)]
+    values = standardise([row.rating for row in group])
+    return [replace(row, rating=value) for row, value in zip(group, values, strict=True)]

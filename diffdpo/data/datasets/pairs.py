@@ -1,6 +1,5 @@
 """Preference pairs as training examples: the latents of winner and loser, and the prompt they share."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
-from diffdpo.data.pairs import KEY
+from diffdpo.data.pairs import PAIRS
 from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
 from diffdpo.types import Batch, Prompt
@@ -33,12 +32,12 @@ class Pairs:
 
     def __init__(self, path: Path, embed: Callable[[Prompt], Prompt], frames_per_second: float) -> None:
         self.rows = sorted(
-            tables.read(path, KEY), key=lambda row: (row["prompt_id"], row["winner"], row["loser"])
+            tables.read_rows(path.parent, PAIRS), key=lambda row: (row.prompt_id, row.winner, row.loser)
         )
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
         self.path, self.rate = path, frames_per_second
-        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.get("axis", ""))}))
+        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.axis)}))
         self.samples, self.prompts = open_named(path, self.rows, embed)
 
     def __len__(self) -> int:
@@ -46,15 +45,15 @@ class Pairs:
 
     def example(self, index: int, position: int) -> PairExample:
         row = self.rows[index]
-        samples = self.samples[row["samples"]]
+        samples = self.samples[row.samples]
         return PairExample(
-            winner=read_latents(samples.latents(row["winner"])),
-            loser=read_latents(samples.latents(row["loser"])),
-            id="|".join(row[name] for name in KEY),
-            prompt=self.prompts[row["samples"], row["prompt_id"]],
-            soft_label=row["soft_label"],
-            axis=row.get("axis", ""),
-            spans=tuple((start, stop) for start, stop in json.loads(row.get("spans", "[]"))),
+            winner=read_latents(samples.latents(row.winner)),
+            loser=read_latents(samples.latents(row.loser)),
+            id="|".join(getattr(row, name) for name in PAIRS.key),
+            prompt=self.prompts[row.samples, row.prompt_id],
+            soft_label=row.soft_label,
+            axis=row.axis,
+            spans=row.spans,
         )
 
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents, read_tensor
 from diffdpo.data.prompts import lines_within
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Prompt
@@ -49,38 +49,38 @@ class Songs:
     def __init__(
         self, folder: Path, *, split: str, crop: CropConfig, frames_per_second: float, seed: int
     ) -> None:
-        rows = [row for row in tables.read(folder / TABLE, KEY) if row["split"] == split and not row["error"]]
+        rows = [row for row in tables.read_rows(folder, SONGS) if row.split == split and not row.error]
         if not rows:
             raise DataError(
                 f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
             )
         self.folder, self.crop, self.seed, self.rate = folder, crop, seed, frames_per_second
         # Long songs hold more crops: a song stands in an epoch once for every crop length it has.
-        self.rows = [row for row in sorted(rows, key=lambda row: row["id"]) for _ in range(self._visits(row))]
+        self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
 
-    def _visits(self, row: tables.Row) -> int:
-        return max(1, round(row["frames"] / self.crop.max_frames))
+    def _visits(self, row: SongRow) -> int:
+        return max(1, round(row.frames / self.crop.max_frames))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def example(self, index: int, position: int) -> Crop:
-        row, path = self.rows[index], self.folder / "latents" / f"{self.rows[index]['id']}.safetensors"
+        row, path = self.rows[index], self.folder / "latents" / f"{self.rows[index].id}.safetensors"
         draws = {p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-start", "style")}
-        length = min(row["frames"], self._length(position))
-        start = int(draws["crop-start"] * (row["frames"] - length + 1))
+        length = min(row.frames, self._length(position))
+        start = int(draws["crop-start"] * (row.frames - length + 1))
         styles = read_tensor(path, "styles")
         variants, windows, _ = styles.shape
-        window = min(windows - 1, int((start + length / 2) / row["frames"] * windows))
+        window = min(windows - 1, int((start + length / 2) / row.frames * windows))
         prompt = Prompt(
-            id=row["id"],
+            id=row.id,
             style=styles[int(draws["style"] * variants), window],
             lyric_lines=lines_within(
-                json.loads(row["lyric_lines"]), start / self.rate, (start + length) / self.rate
+                json.loads(row.lyric_lines), start / self.rate, (start + length) / self.rate
             ),
             duration_s=length / self.rate,
-            start=start / row["frames"],
-            group=row["group"],
+            start=start / row.frames,
+            group=row.group,
         )
         return Crop(latents=read_latents(path, start, start + length), prompt=prompt)
 

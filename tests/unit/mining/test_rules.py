@@ -4,10 +4,11 @@ import math
 import random
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.candidates import AXES, candidate, prompt, rounded, score, songs
+from support.candidates import AXES, apply, candidate, prompt, prompts_of, rounded, score, songs
 
 from diffdpo.errors import ConfigError
 from diffdpo.mining import (
@@ -18,8 +19,8 @@ from diffdpo.mining import (
     PerAxis,
     StrongDomination,
     Union,
-    z_scores,
 )
+from diffdpo.mining.scale import z_scores
 
 VARIANTS = {
     **{name: rule() for name, rule in RULES.items()},
@@ -39,9 +40,9 @@ VARIANTS = {
 @settings(max_examples=25)
 @given(group=songs(score) | songs(rounded), seed=st.integers(0, 9))
 def test_pairs_stay_within_prompts_and_do_not_depend_on_order(rule, group, seed):
-    mined = rule(group, AXES)
+    mined = apply(rule, group)
     shuffled = random.Random(seed).sample(group, len(group))
-    assert rule(shuffled, AXES) == mined
+    assert apply(rule, shuffled) == mined
     prompt_of = {c.sample_id: c.prompt_id for c in group}
     for pair in mined.pairs:
         assert prompt_of[pair.winner] == prompt_of[pair.loser] == pair.prompt_id
@@ -55,7 +56,7 @@ def test_pairs_stay_within_prompts_and_do_not_depend_on_order(rule, group, seed)
 @settings(max_examples=25)
 @given(group=songs(score) | songs(rounded))
 def test_no_song_wins_and_loses_on_one_axis_and_no_pair_comes_twice(rule, group):
-    pairs = rule(group, AXES).pairs
+    pairs = apply(rule, group).pairs
     assert len({(p.winner, p.loser) for p in pairs}) == len(pairs)
     for axis in {p.axis for p in pairs}:
         winners = {p.winner for p in pairs if p.axis == axis}
@@ -66,8 +67,12 @@ def test_no_song_wins_and_loses_on_one_axis_and_no_pair_comes_twice(rule, group)
 @settings(max_examples=25)
 @given(group=songs(rounded))
 def test_a_pair_knows_its_margins_and_its_winner_is_better_where_it_counts(rule, group):
-    for pair in rule(group, AXES).pairs:
-        z = z_scores([c for c in group if c.prompt_id == pair.prompt_id], AXES)
+    z = {
+        name: dict(zip(AXES, row, strict=True))
+        for of_prompt in prompts_of(group)
+        for name, row in zip(of_prompt.sample_ids, of_prompt.z.tolist(), strict=True)
+    }
+    for pair in apply(rule, group).pairs:
         assert pair.margins == {axis: z[pair.winner][axis] - z[pair.loser][axis] for axis in AXES}
         assert max(pair.margins.values()) > 0
         if pair.axis:
@@ -78,14 +83,14 @@ def test_a_pair_knows_its_margins_and_its_winner_is_better_where_it_counts(rule,
 def test_a_score_that_is_not_a_number_takes_its_song_out(rule):
     whole = prompt(a=(3.0, 3.0), b=(2.0, 2.0), c=(1.0, 1.0), d=(0.0, 0.0))
     broken = [*whole, candidate("p", "e", math.nan, 9.0), candidate("p", "f", 9.0, math.inf)]
-    assert rule(broken, AXES).pairs == rule(whole, AXES).pairs
+    assert apply(rule, broken).pairs == apply(rule, whole).pairs
 
 
 @pytest.mark.parametrize("rule", [rule for name, rule in VARIANTS.items() if name != "union"])
 def test_all_rules_agree_on_a_clear_case(rule):
     """Twenty songs in one order on both axes, far apart: the best meets the worst."""
     ranked = [candidate("p", f"s{i:02d}", float(i), float(i)) for i in range(20)]
-    first = rule(ranked, AXES).pairs[0]
+    first = apply(rule, ranked).pairs[0]
     assert (first.winner, first.loser) == ("s19", "s00")
 
 
@@ -100,7 +105,7 @@ def test_all_rules_agree_on_a_clear_case(rule):
 )  # fmt: skip
 def test_an_axis_that_is_not_mined_is_named(rule, says):
     with pytest.raises(ConfigError, match=says):
-        rule(prompt(a=(1.0, 2.0), b=(2.0, 1.0)), AXES)
+        apply(rule, prompt(a=(1.0, 2.0), b=(2.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +149,7 @@ def test_a_rule_is_frozen_and_says_what_it_does(name):
 
 
 def test_z_scores_have_mean_zero_and_spread_one():
-    group = [candidate("p", f"s{i}", i**2, 3.0) for i in range(5)]
-    z = z_scores(group, AXES)
-    melody = [z[c.sample_id]["melody"] for c in group]
-    assert sum(melody) == pytest.approx(0)
-    assert sum(value**2 for value in melody) / 5 == pytest.approx(1)
-    assert all(z[c.sample_id]["sound"] == 0 for c in group)
+    melody, sound = z_scores(np.array([(i**2, 3.0) for i in range(5)], float)).T
+    assert melody.sum() == pytest.approx(0)
+    assert (melody**2).sum() / 5 == pytest.approx(1)
+    assert not sound.any()

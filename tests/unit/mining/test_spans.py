@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffdpo.data.scores import Grid
+from diffdpo.mining import Pair
 from diffdpo.mining.spans import SpanConfig, find_spans, merge, moments, window_spread
-from diffdpo.types import Pair
 
 CONFIG = SpanConfig(min_margin=1.0, max_gap_s=0.0, min_s=0.0)
 
