@@ -158,7 +158,7 @@ def diversity(samples: Samples) -> float:
 def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
     """Pairs of songs of the base and of one run."""
     songs = open_samples(folder / "songs")
-    after = join_scores(read_scores(folder / "scores"), songs).by_song()
+    after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
     rows = match(open_samples(base).rows(), songs.rows())
     return [
         Matched(
@@ -174,7 +174,8 @@ def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
 
 def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
     """All seeds of an objective together."""
-    before = join_scores(read_scores(out / "scores"), open_samples(base)).by_song()
+    samples = open_samples(base)
+    before = join_scores(read_scores(out / "scores"), samples, samples.prompts()).by_song()
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
     found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)

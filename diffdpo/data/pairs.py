@@ -15,13 +15,15 @@ class PairRow:
     """A preference: of two songs for one prompt, the winner is the better one."""
 
     prompt_id: str
+    """The prompt of both songs."""
     group: str = ""
     """The prompt's: prompts of one group never fall on both sides of a split."""
     samples: str
     """The folder of both songs, relative to that of the table."""
     winner: str
-    """Its sample id."""
+    """Sample id of the better song."""
     loser: str
+    """Sample id of the worse song."""
     rule: str = ""
     """The mining rule that chose the pair."""
     margins: Mapping[str, float] = field(default_factory=dict)

@@ -24,11 +24,13 @@ class RatingRow:
     """One song and how good it is."""
 
     prompt_id: str
+    """The prompt of the song."""
     group: str = ""
     """The prompt's: prompts of one group never fall on both sides of a split."""
     samples: str
     """The folder of the song, relative to that of the table."""
     sample_id: str
+    """The song in its folder."""
     rating: float
     """From scores: the advantage in standard deviations. From people: positive is liked, negative is not."""
     source: str = MINED

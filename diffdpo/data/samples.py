@@ -25,13 +25,15 @@ class SampleRow:
     sample_id: str
     """Names its files: the prompt's id and a number."""
     prompt_id: str
+    """The prompt in prompts.jsonl that the song was made for."""
     group: str = ""
     """The prompt's: prompts of one group never fall on both sides of a split."""
     seed: int = 0
+    """Of the run: noise follows from it and the sample id."""
     frames: int = 0
     """Length of the latents."""
     duration_s: float = 0.0
-    """The length the prompt asks for."""
+    """Length that the prompt asks for, in seconds."""
     model: str = "{}"
     """JSON: name and arguments of the song model."""
     sampling: str = "{}"
@@ -41,7 +43,7 @@ class SampleRow:
     edit: str = ""
     """JSON: what was kept of which song; empty for a song made from nothing."""
     sha256: str = ""
-    """Of the canonical samples, by which scores are found again; empty for a song without audio."""
+    """Hash of the sound (canonical PCM), by which scores are found again; empty for a song without audio."""
     error: str = ""
     """Why the song could not be made; empty if it was."""
 

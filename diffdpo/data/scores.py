@@ -35,16 +35,19 @@ class ScoreRow:
     """The score of one sound on one axis."""
 
     sha256: str
-    """Of the canonical samples."""
+    """Hash of the sound (canonical PCM)."""
     preprocessing: str = ""
     """Version of what was done to the sound before it was scored."""
     scorer: str
+    """Name of the scorer, or `gates`."""
     fingerprint: str
     """Identity of the scorer: its version, its arguments and its weights."""
     prompt: str = ANY
     """Key of the prompt the sound was compared with; empty for scores of the sound alone."""
     axis: str
+    """Name of the axis, such as `harmony.key`."""
     window: str = WHOLE
+    """`whole`: the score is about the whole song."""
     value: float
     """Raw, bigger is better; NaN if the scorer gave no number."""
 
@@ -54,15 +57,21 @@ class WindowRow:
     """The scores of all windows of one sound on one axis."""
 
     sha256: str
+    """Hash of the sound (canonical PCM)."""
     preprocessing: str = ""
+    """Version of what was done to the sound before it was scored."""
     scorer: str
+    """Name of the scorer."""
     fingerprint: str
+    """Identity of the scorer: its version, its arguments and its weights."""
     prompt: str = ANY
+    """Empty: windows are scored by their sound alone."""
     axis: str
+    """Name of the axis, such as `harmony.key`."""
     window: str
     """Name of the grid: length and distance of the windows in seconds, such as `5/2.5`."""
     starts_s: tuple[float, ...]
-    """Where each window begins."""
+    """Where each window begins, in seconds."""
     values: tuple[float, ...]
     """The score of each window."""
 

@@ -1,5 +1,6 @@
 """Scores of whole songs in columns: millions of them are a few arrays, joined to the songs of a folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from diffdpo.data import tables
 from diffdpo.data.samples import Samples
 from diffdpo.data.scores import ANY, SCORES, WHOLE, is_newest, newest_versions, prompt_key
 from diffdpo.errors import DataError
+from diffdpo.types import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def read_scores(folder: Path) -> Scores:
         raise DataError(f"{folder}: no finished scores here; run `diffdpo score` first")
     names = ("sha256", "scorer", "fingerprint", "prompt", "axis", "window", "value")
     table = tables.read_columns(folder, SCORES, names)
-    rows = np.flatnonzero(is_newest(table, versions, WHOLE))
+    newest = is_newest(table, versions, WHOLE)
+    rows = slice(None) if newest.all() else newest
     sound, sounds = tables.encode(table["sha256"])
     prompt, prompts = tables.encode(table["prompt"])
     axis, axes = tables.encode(table["axis"])
@@ -76,10 +79,11 @@ def read_scores(folder: Path) -> Scores:
     )
 
 
-def join_scores(scores: Scores, samples: Samples) -> SongScores:
+def join_scores(scores: Scores, samples: Samples, prompts: Iterable[Prompt]) -> SongScores:
     """The songs of a folder with their scores: of their sound alone, and of their sound for their prompt.
 
-    Songs without any score are left out. A score for the prompt replaces one of the sound alone on the same axis.
+    `prompts` are those of the songs. Songs without any score are left out. A score for the prompt replaces one of
+    the sound alone on the same axis.
     """
     songs = samples.columns(("sample_id", "prompt_id", "group", "sha256"))
     sound = _places_of(songs["sha256"], scores.sounds)
@@ -90,7 +94,7 @@ def join_scores(scores: Scores, samples: Samples) -> SongScores:
     _fill(values, scored, sound, scores, rows, scores.sound[rows])
     if not alone.all():
         rows = np.flatnonzero(~alone)
-        prompt = _prompt_places(songs["prompt_id"], samples, scores.prompts)
+        prompt = _prompt_places(songs["prompt_id"], prompts, scores.prompts)
         keys, places = np.unique(_both(scores.sound[rows], scores.prompt[rows], scores), return_inverse=True)
         _fill(values, scored, _places_in(keys, _both(sound, prompt, scores)), scores, rows, places)
     rows = np.flatnonzero(scored.any(1))
@@ -149,11 +153,11 @@ def _places_of(column: pa.ChunkedArray, values: pa.Array) -> Int[np.ndarray, " r
 
 
 def _prompt_places(
-    column: pa.ChunkedArray, samples: Samples, prompts: tuple[str, ...]
+    column: pa.ChunkedArray, prompts: Iterable[Prompt], values: tuple[str, ...]
 ) -> Int[np.ndarray, " row"]:
     """Where the key of each song's prompt stands among some keys; -1 where it does not."""
     codes, ids = tables.encode(column)
-    keys = {prompt.id: prompt_key(prompt) for prompt in samples.prompts()}
-    places = {key: place for place, key in enumerate(prompts)}
+    keys = {prompt.id: prompt_key(prompt) for prompt in prompts}
+    places = {key: place for place, key in enumerate(values)}
     of_ids = [places.get(keys[name], -1) if name in keys else -1 for name in ids.to_pylist()]
     return np.array(of_ids, np.int64)[codes]

@@ -16,17 +16,21 @@ class SongRow:
     text: str = ""
     """What the song is, in words."""
     license: str = ""
+    """Under which the recording may be used."""
     attribution: str = ""
+    """Whom to name, and how."""
     split: str = "train"
+    """`train`, `valid` or another part of the dataset that a run can choose."""
     group: str = ""
     """Songs of one group never fall on both sides of a split."""
     sha256: str = ""
-    """Of the file."""
+    """Hash of the file of the recording."""
     frames: int = 0
     """Length of the latents."""
     duration_s: float = 0.0
+    """Length of the recording, in seconds."""
     lyric_lines: str = "[]"
-    """JSON: `[[start_s, [token, …]], …]`."""
+    """JSON: `[[start_s, [token, …]], …]`, in seconds of the recording."""
     error: str = ""
     """Why the song could not be prepared; empty if it was."""
 

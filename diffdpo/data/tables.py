@@ -138,7 +138,7 @@ def _read(parts: Sequence[Part], spec: TableSpec[Any], columns: tuple[str, ...])
     pieces = [_read_part(part.path, spec, columns if len(parts) == 1 else keyed) for part in parts]
     if not pieces:
         return spec.schema.empty_table().select(list(columns))
-    table = pa.concat_tables([piece for piece, _ in pieces]).unify_dictionaries()
+    table = pa.concat_tables([piece for piece, _ in pieces]).unify_dictionaries().combine_chunks()
     if len(pieces) > 1 or not pieces[0][1]:
         rows = np.sort(_last_of_each(table, spec.key))
         table = table if len(rows) == table.num_rows else table.take(rows)
@@ -195,9 +195,9 @@ def encode(column: pa.ChunkedArray) -> tuple[Int[np.ndarray, " row"], pa.Array]:
     """A column as places in an array of its different values."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    whole = column.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # of a column without rows
+    if not column.num_chunks:  # a column without rows
         return np.zeros(0, np.int32), pa.array([], column.type.value_type)
+    whole = column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
     return whole.indices.to_numpy(zero_copy_only=False), whole.dictionary
 
 

@@ -91,7 +91,7 @@ def compare(
 
 def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
     rows = match(before.rows(), after.rows())
-    values = [join_scores(scores, side).by_song() for side in (before, after)]
+    values = [join_scores(scores, side, side.prompts()).by_song() for side in (before, after)]
     unscored = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
     if unscored:
         raise DataError(

@@ -48,13 +48,14 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     count = 0
     for folder in map(Path, cfg.samples):
         samples = open_samples(folder)
-        candidates = to_mine(join_scores(scores, samples), axes, gated=cfg.gates)
+        prompts = samples.prompts()
+        candidates = to_mine(join_scores(scores, samples, prompts), axes, gated=cfg.gates)
         result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights)
         count += len(candidates)
         ratings.append(rating_columns(candidates, result, relative_folder(folder, out)))
         pairs += [(folder, pair) for pair in result.pairs]
         skipped |= result.skipped
-        empty = {prompt.id for prompt in samples.prompts()} - set(candidates.prompt_ids)
+        empty = {prompt.id for prompt in prompts} - set(candidates.prompt_ids)
         skipped |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
     rated = pa.concat_tables(ratings)
     _report(cfg, len(pairs) if cfg.pairs else rated.num_rows, skipped, count)
