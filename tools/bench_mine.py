@@ -46,7 +46,7 @@ def make(folder: Path, songs: int) -> dict[str, Any]:
     from diffdpo.scorers.gates import LIMITS
     from diffdpo.types import Prompt
 
-    def repeated(values: list[str], places: Any) -> pa.Array:
+    def repeat(values: list[str], places: Any) -> pa.Array:
         return pa.DictionaryArray.from_arrays(
             pa.array(places.astype(np.int32)), pa.array(values, pa.string())
         )
@@ -57,14 +57,14 @@ def make(folder: Path, songs: int) -> dict[str, Any]:
     hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     constant = np.zeros(len(song))
     sampling = json.dumps({"steps": 12, "guidance": {"name": "cfg", "args": {"scale": 3.0}}, "batch": 16})
-    columns = {name: repeated([""], constant) for name in SAMPLES.columns} | {
+    columns = {name: repeat([""], constant) for name in SAMPLES.columns} | {
         "sample_id": names,
-        "prompt_id": repeated(prompts, song // PER_PROMPT),
-        "group": repeated([f"g{prompt}" for prompt in prompts], song // PER_PROMPT),
+        "prompt_id": repeat(prompts, song // PER_PROMPT),
+        "group": repeat([f"g{prompt}" for prompt in prompts], song // PER_PROMPT),
         "seed": constant.astype(np.int64),
         "frames": constant.astype(np.int64) + 215,
         "duration_s": constant + 10.0,
-        "sampling": repeated([sampling], constant),
+        "sampling": repeat([sampling], constant),
         "sha256": hashes,
     }
     tables.replace(folder / "samples", SAMPLES, pa.table(columns))
@@ -82,15 +82,15 @@ def make(folder: Path, songs: int) -> dict[str, Any]:
     values[:, : len(LIMITS)] = [min(max(low, 1.0), high) for low, high in LIMITS.values()]
     scorer = np.array([scorers.index(axis.split(".")[0] if "." in axis else GATES) for axis in axes])
     keys = [ANY, *(prompt_key(Prompt(id=name, text=name)) for name in prompts)]
-    asked = np.array([axis.startswith("adherence") for axis in axes])
+    adherence = np.array([axis.startswith("adherence") for axis in axes])
     rows = {
-        "sha256": repeated(hashes, row_song),
-        "preprocessing": repeated(["1"], np.zeros(len(row_song))),
-        "scorer": repeated(scorers, scorer[row_axis]),
-        "fingerprint": repeated(["0123456789abcdef"], np.zeros(len(row_song))),
-        "prompt": repeated(keys, np.where(asked[row_axis], row_song // PER_PROMPT + 1, 0)),
-        "axis": repeated(axes, row_axis),
-        "window": repeated([WHOLE], np.zeros(len(row_song))),
+        "sha256": repeat(hashes, row_song),
+        "preprocessing": repeat(["1"], np.zeros(len(row_song))),
+        "scorer": repeat(scorers, scorer[row_axis]),
+        "fingerprint": repeat(["0123456789abcdef"], np.zeros(len(row_song))),
+        "prompt": repeat(keys, np.where(adherence[row_axis], row_song // PER_PROMPT + 1, 0)),
+        "axis": repeat(axes, row_axis),
+        "window": repeat([WHOLE], np.zeros(len(row_song))),
         "value": values[row_song, row_axis],
     }
     tables.replace(folder / "scores", SCORES, pa.table(rows))
@@ -106,20 +106,20 @@ def columns(folder: Path, rule: str) -> dict[str, Any]:
 
     stages = {"import": {"processor_s": time.process_time() - began[0]}}
 
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timer(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.process_time(), time.perf_counter()
             result = function(*args, **kwargs)
-            spent = stages.setdefault(name, {"processor_s": 0.0, "wall_s": 0.0})
-            spent["processor_s"] += time.process_time() - start[0]
-            spent["wall_s"] += time.perf_counter() - start[1]
+            seconds = stages.setdefault(name, {"processor_s": 0.0, "wall_s": 0.0})
+            seconds["processor_s"] += time.process_time() - start[0]
+            seconds["wall_s"] += time.perf_counter() - start[1]
             return result
 
         return call
 
     for name in STAGES:
-        setattr(mine, name, timed(name, getattr(mine, name)))
-    mine.tables.replace = timed("write", mine.tables.replace)
+        setattr(mine, name, timer(name, getattr(mine, name)))
+    mine.tables.replace = timer("write", mine.tables.replace)
     cfg = MineRun(
         samples=[str(folder / "samples")],
         scores=str(folder / "scores"),
@@ -134,7 +134,7 @@ def columns(folder: Path, rule: str) -> dict[str, Any]:
         "mine_processor_s": time.process_time() - start[0],
         "mine_wall_s": time.perf_counter() - start[1],
     }
-    return facts | {"stages": {name: rounded(spent) for name, spent in stages.items()}}
+    return facts | {"stages": {name: rounded(seconds) for name, seconds in stages.items()}}
 
 
 def dict_rows(folder: Path, rule: str) -> dict[str, Any]:
@@ -156,14 +156,15 @@ def compare(folder: Path, rule: str) -> dict[str, Any]:
 
     out = folder / f"mined-{rule}"
     rows = tables.read_rows(out, PAIRS)
-    stored = pq.read_table(folder / "dicts" / "pairs.parquet").to_pylist()
+    pairs_of_dicts = pq.read_table(folder / "dicts" / "pairs.parquet").to_pylist()
     pairs = [(row.winner, row.loser, dict(row.margins)) for row in rows]
     ratings = {row.sample_id: row.rating for row in tables.read_rows(out, RATINGS)}
-    rated = pq.read_table(folder / "dicts" / "ratings.parquet").to_pylist()
+    ratings_of_dicts = pq.read_table(folder / "dicts" / "ratings.parquet").to_pylist()
     return {
         "pairs": len(rows),
-        "same_pairs": pairs == [(row["winner"], row["loser"], json.loads(row["margins"])) for row in stored],
-        "same_ratings": ratings == {row["sample_id"]: row["rating"] for row in rated},
+        "same_pairs": pairs
+        == [(row["winner"], row["loser"], json.loads(row["margins"])) for row in pairs_of_dicts],
+        "same_ratings": ratings == {row["sample_id"]: row["rating"] for row in ratings_of_dicts},
     }
 
 

@@ -45,10 +45,10 @@ def rows(spec: TableSpec[Any]) -> list[str]:
     docs, lines = field_docstrings(spec.row), []
     for field in fields(spec.row):
         default = default_of(field)
-        shown = "required" if default is MISSING else f"`{default!r}`"
+        text = "required" if default is MISSING else f"`{default!r}`"
         key = " (key)" if field.name in spec.key else ""
         kind = str(spec.schema.field(field.name).type).replace("<item: ", "<")
-        lines.append(f"| `{field.name}`{key} | `{kind}` | {shown} | {docs.get(field.name, '')} |")
+        lines.append(f"| `{field.name}`{key} | `{kind}` | {text} | {docs.get(field.name, '')} |")
     return lines
 
 

@@ -74,10 +74,10 @@ def per_song(rows: Iterable[RatingRow]) -> list[RatingRow]:
     """One row a song: the mean of its ratings and of their weights. `rows` are ordered by song."""
     songs = []
     for _, group in groupby(rows, key=lambda row: (row.samples, row.sample_id)):
-        same = list(group)
-        rating, weight = (
-            math.fsum(values) / len(same)
-            for values in ([row.rating for row in same], [row.weight for row in same])
+        ratings = list(group)
+        mean, weight = (
+            math.fsum(values) / len(ratings)
+            for values in ([row.rating for row in ratings], [row.weight for row in ratings])
         )
-        songs.append(replace(same[0], rating=rating, weight=weight))
+        songs.append(replace(ratings[0], rating=mean, weight=weight))
     return songs

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from diffdpo.errors import DataError
 
-R = TypeVar("R")
+RowT = TypeVar("RowT")
 
-NAME, VERSION = b"diffdpo.table", b"diffdpo.version"
-"""Keys of a file's metadata."""
+TABLE_NAME = b"diffdpo.table"
+TABLE_VERSION = b"diffdpo.version"
+"""Keys of the metadata of a part."""
 
 SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -28,11 +29,11 @@ def _same(table: pa.Table, version: int) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class TableSpec(Generic[R]):
+class TableSpec(Generic[RowT]):
     """One kind of table."""
 
     name: str
-    row: type[R]
+    row: type[RowT]
     """Its row type, whose fields are the columns."""
     key: tuple[str, ...]
     """The columns that say which row it is: of rows with equal keys the last written counts."""
@@ -55,7 +56,7 @@ class TableSpec(Generic[R]):
         """Name and type of each column, with the table's name and version as metadata."""
         types = column_types(self.row)
         columns = [pa.field(name, types[name], nullable=False) for name in self.columns]
-        return pa.schema(columns, metadata={NAME: self.name, VERSION: str(self.version)})
+        return pa.schema(columns, metadata={TABLE_NAME: self.name, TABLE_VERSION: str(self.version)})
 
 
 def column_types(row: Any) -> dict[str, pa.DataType]:
@@ -78,7 +79,7 @@ def arrow_type(hint: Any) -> pa.DataType:
     raise TypeError(f"no column type for {hint}")
 
 
-def to_columns(rows: Sequence[R], spec: TableSpec[R]) -> pa.Table:
+def to_columns(rows: Sequence[RowT], spec: TableSpec[RowT]) -> pa.Table:
     """Rows as columns."""
     arrays, schema = [], spec.schema
     for column in schema:
@@ -89,7 +90,7 @@ def to_columns(rows: Sequence[R], spec: TableSpec[R]) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def to_rows(table: pa.Table, spec: TableSpec[R]) -> list[R]:
+def to_rows(table: pa.Table, spec: TableSpec[RowT]) -> list[RowT]:
     """Columns as rows."""
     columns = [_values(table[name], kind) for name, kind in column_types(spec.row).items()]
     return [spec.row(**dict(zip(spec.columns, values, strict=True))) for values in zip(*columns, strict=True)]
@@ -110,7 +111,7 @@ def _tuples(value: Any) -> Any:
 def check_part(schema: pa.Schema, spec: TableSpec[Any], path: Path) -> int:
     """The version of a part with this schema. DataError if it belongs to another table or to a newer diffdpo."""
     metadata = schema.metadata or {}
-    name, version = metadata.get(NAME, b"").decode(), int(metadata.get(VERSION, b"0"))
+    name, version = metadata.get(TABLE_NAME, b"").decode(), int(metadata.get(TABLE_VERSION, b"0"))
     if name not in ("", spec.name):
         raise DataError(
             f"{path}: is part of a table of {name}, not of {spec.name}; move it to a folder of its own"
@@ -147,13 +148,13 @@ def _column(table: pa.Table, field: "Field[Any]", kind: pa.DataType, path: Path)
     column = table[field.name]
     if column.null_count:
         column = _without_nulls(column, field, path)
-    stored = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if stored == kind:
+    present = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if present == kind:
         return column
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise DataError(f"{path}: column {field.name!r} holds {stored}, it should be {kind}") from None
+        raise DataError(f"{path}: column {field.name!r} holds {present}, it should be {kind}") from None
 
 
 def _without_nulls(column: pa.ChunkedArray, field: "Field[Any]", path: Path) -> pa.ChunkedArray:

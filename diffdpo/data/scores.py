@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from diffdpo.data import tables
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
-from diffdpo.mining.spans import Windows
+from diffdpo.mining.spans import WindowScores
 from diffdpo.runs import MANIFEST, finished, read_json
 from diffdpo.types import Prompt
 
@@ -81,9 +81,9 @@ def _upgrade(table: pa.Table, version: int) -> pa.Table:
     return table.rename_columns(["starts_s" if name == "starts" else name for name in table.column_names])
 
 
-KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "prompt", "axis", "window")
-SCORES = TableSpec("scores", ScoreRow, key=KEY)
-WINDOWS = TableSpec("windows", WindowRow, key=KEY, upgrade=_upgrade)
+SCORE_KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "prompt", "axis", "window")
+SCORES = TableSpec("scores", ScoreRow, key=SCORE_KEY)
+WINDOWS = TableSpec("windows", WindowRow, key=SCORE_KEY, upgrade=_upgrade)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def is_newest(table: pa.Table, versions: Mapping[str, str], window: str) -> Bool
     return newest[scorer, fingerprint] & same_grid[grid]
 
 
-def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, Windows]:
+def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, WindowScores]:
     """The scores of the windows of these sounds, by the newest scorers on the newest grid."""
     versions, grid = newest_versions(folder), newest_grid(folder)
     if grid is None:

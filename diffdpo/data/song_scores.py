@@ -42,15 +42,15 @@ class SongScores:
     axes: tuple[str, ...]
     values: Float[np.ndarray, "song axis"]
     """NaN where there is no score, or where the scorer gave no number."""
-    scored: Bool[np.ndarray, "song axis"]
+    has_score: Bool[np.ndarray, "song axis"]
     """Whether there is a score."""
 
     def by_song(self) -> dict[str, dict[str, float]]:
         """For each song its value on every axis it has a score on."""
-        rows = zip(self.sample_ids, self.values.tolist(), self.scored.tolist(), strict=True)
+        rows = zip(self.sample_ids, self.values.tolist(), self.has_score.tolist(), strict=True)
         return {
-            song: {axis: value for axis, value, has in zip(self.axes, values, scored, strict=True) if has}
-            for song, values, scored in rows
+            song: {axis: value for axis, value, has in zip(self.axes, values, flags, strict=True) if has}
+            for song, values, flags in rows
         }
 
 
@@ -88,16 +88,18 @@ def join_scores(scores: Scores, samples: Samples, prompts: Iterable[Prompt]) -> 
     songs = samples.columns(("sample_id", "prompt_id", "group", "sha256"))
     sound = _places_of(songs["sha256"], scores.sounds)
     values = np.full((len(sound), len(scores.axes)), np.nan)
-    scored = np.zeros(values.shape, bool)
+    has_score = np.zeros(values.shape, bool)
     alone = np.array([key == ANY for key in scores.prompts], bool)[scores.prompt]
     rows = np.flatnonzero(alone)
-    _fill(values, scored, sound, scores, rows, scores.sound[rows])
+    _fill(values, has_score, sound, scores, rows, scores.sound[rows])
     if not alone.all():
         rows = np.flatnonzero(~alone)
         prompt = _prompt_places(songs["prompt_id"], prompts, scores.prompts)
-        keys, places = np.unique(_both(scores.sound[rows], scores.prompt[rows], scores), return_inverse=True)
-        _fill(values, scored, _places_in(keys, _both(sound, prompt, scores)), scores, rows, places)
-    rows = np.flatnonzero(scored.any(1))
+        keys, places = np.unique(
+            _numbers(scores.sound[rows], scores.prompt[rows], scores), return_inverse=True
+        )
+        _fill(values, has_score, _places_in(keys, _numbers(sound, prompt, scores)), scores, rows, places)
+    rows = np.flatnonzero(has_score.any(1))
     songs = songs.take(pa.array(rows))
     sample_ids, prompt_ids, groups = (
         songs[name].cast(pa.string()).to_pylist() for name in ("sample_id", "prompt_id", "group")
@@ -108,13 +110,13 @@ def join_scores(scores: Scores, samples: Samples, prompts: Iterable[Prompt]) -> 
         groups=groups,
         axes=scores.axes,
         values=values[rows],
-        scored=scored[rows],
+        has_score=has_score[rows],
     )
 
 
 def _fill(
     values: Float[np.ndarray, "song axis"],
-    scored: Bool[np.ndarray, "song axis"],
+    has_score: Bool[np.ndarray, "song axis"],
     song_places: Int[np.ndarray, " song"],
     scores: Scores,
     rows: Int[np.ndarray, " some"],
@@ -122,21 +124,21 @@ def _fill(
 ) -> None:
     """Write some rows of the scores to the songs of the same place; songs without a place (-1) get none."""
     matrix = np.full((int(row_places.max(initial=-1)) + 1, len(scores.axes)), np.nan)
-    filled = np.zeros(matrix.shape, bool)
+    presence = np.zeros(matrix.shape, bool)
     matrix[row_places, scores.axis[rows]] = scores.value[rows]
-    filled[row_places, scores.axis[rows]] = True
+    presence[row_places, scores.axis[rows]] = True
     songs = np.flatnonzero((song_places >= 0) & (song_places < len(matrix)))
-    new = filled[song_places[songs]]
+    new = presence[song_places[songs]]
     values[songs] = np.where(new, matrix[song_places[songs]], values[songs])
-    scored[songs] |= new
+    has_score[songs] |= new
 
 
-def _both(
+def _numbers(
     sound: Int[np.ndarray, " n"], prompt: Int[np.ndarray, " n"], scores: Scores
 ) -> Int[np.ndarray, " n"]:
     """One number for a sound and a prompt; -1 where one of them is missing."""
-    both = sound.astype(np.int64) * len(scores.prompts) + prompt
-    return np.where((sound < 0) | (prompt < 0), -1, both)
+    number = sound.astype(np.int64) * len(scores.prompts) + prompt
+    return np.where((sound < 0) | (prompt < 0), -1, number)
 
 
 def _places_in(keys: Int[np.ndarray, " key"], numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

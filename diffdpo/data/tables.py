@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EMLINK, ENOSYS, ENOTSUP, EPERM, EXDEV
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from diffdpo.data.schema import TableSpec, check_part, conform, to_columns, to_rows
+from diffdpo.data.schema import RowT, TableSpec, check_part, conform, to_columns, to_rows
 from diffdpo.errors import DataError
 from diffdpo.runs import sync
-
-R = TypeVar("R")
 
 UNIQUE = b"diffdpo.unique"
 """Metadata of a part in which no key stands twice: a table of one such part needs no search for duplicates."""
@@ -35,7 +33,7 @@ NO_LINKS = {EPERM, ENOTSUP, ENOSYS, EMLINK, EXDEV}
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class TablePart:
     """One file of a table. Parts are ordered by sequence, then by rank."""
 
     sequence: int
@@ -43,7 +41,7 @@ class Part:
     path: Path
 
 
-def list_parts(path: Path) -> list[Part]:
+def list_parts(path: Path) -> list[TablePart]:
     """The parts of a table in the folder `path`, the oldest first.
 
     Names are `part-sSEQUENCE-rRANK.parquet`, in tables of version 0 `part-RANK-SEQUENCE.parquet`; files of other
@@ -52,21 +50,21 @@ def list_parts(path: Path) -> list[Part]:
     parts = []
     for file in path.glob("*.parquet"):
         if match := re.fullmatch(r"part-s(\d+)-r(\d+)", file.stem):
-            parts.append(Part(int(match[1]), int(match[2]), file))
+            parts.append(TablePart(int(match[1]), int(match[2]), file))
         elif match := re.fullmatch(r"part-(\d+)-(\d+)", file.stem):
-            parts.append(Part(int(match[2]), int(match[1]), file))
+            parts.append(TablePart(int(match[2]), int(match[1]), file))
         else:
-            parts.append(Part(-1, 0, file))
+            parts.append(TablePart(-1, 0, file))
     return sorted(parts)
 
 
-def append(folder: Path, spec: TableSpec[R], rows: Sequence[R], *, rank: int = 0) -> None:
+def append(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT], *, rank: int = 0) -> None:
     """Add rows to a table as one new part."""
     if rows:
         _publish(folder / spec.folder, to_columns(rows, spec), spec.schema, rank)
 
 
-def read_rows(folder: Path, spec: TableSpec[R]) -> list[R]:
+def read_rows(folder: Path, spec: TableSpec[RowT]) -> list[RowT]:
     """All rows of a table, of those with equal keys the last written, in the order of writing.
 
     A table that is not there is empty. DataError for a part that is damaged, newer, or of another table.
@@ -107,7 +105,7 @@ def compact(folder: Path, spec: TableSpec[Any]) -> None:
         _replace(folder / spec.folder, spec, table.take(_last_of_each(table, spec.key)), parts)
 
 
-def replace(folder: Path, spec: TableSpec[R], rows: Sequence[R] | pa.Table) -> None:
+def replace(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT] | pa.Table) -> None:
     """Make these the rows of a table, in one part and in this order; without rows there is no table.
 
     Of rows with equal keys the last is kept.
@@ -121,21 +119,21 @@ def replace(folder: Path, spec: TableSpec[R], rows: Sequence[R] | pa.Table) -> N
         _delete(parts)
 
 
-def _replace(path: Path, spec: TableSpec[Any], table: pa.Table, parts: Iterable[Part]) -> None:
+def _replace(path: Path, spec: TableSpec[Any], table: pa.Table, parts: Iterable[TablePart]) -> None:
     """Write a table without duplicate keys as one part, then delete the parts it stands for."""
     schema = spec.schema.with_metadata({**spec.schema.metadata, UNIQUE: "true"})
     _publish(path, table, schema, rank=0)
     _delete(parts)
 
 
-def _delete(parts: Iterable[Part]) -> None:
+def _delete(parts: Iterable[TablePart]) -> None:
     for part in parts:
         part.path.unlink(missing_ok=True)
 
 
-def _read(parts: Sequence[Part], spec: TableSpec[Any], columns: tuple[str, ...]) -> pa.Table:
-    keyed = tuple(dict.fromkeys((*columns, *spec.key)))
-    pieces = [_read_part(part.path, spec, columns if len(parts) == 1 else keyed) for part in parts]
+def _read(parts: Sequence[TablePart], spec: TableSpec[Any], columns: tuple[str, ...]) -> pa.Table:
+    with_key = tuple(dict.fromkeys((*columns, *spec.key)))
+    pieces = [_read_part(part.path, spec, columns if len(parts) == 1 else with_key) for part in parts]
     if not pieces:
         return spec.schema.empty_table().select(list(columns))
     table = pa.concat_tables([piece for piece, _ in pieces]).unify_dictionaries().combine_chunks()

@@ -43,7 +43,7 @@ def mine_prompts(
     `rule` is the name the pairs carry; `otherwise` is the reason given where nothing is selected.
     """
     pairs: list[Pair] = []
-    skipped: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for prompt in prompts:
         size = len(prompt.sample_ids)
         if size < 2:
@@ -55,8 +55,8 @@ def mine_prompts(
             pairs.extend(_pair(prompt, selection, axes, rule) for selection in selections)
             if selections:
                 continue
-        skipped[prompt.prompt_id] = reason
-    return MinedPairs(tuple(pairs), skipped)
+        reasons[prompt.prompt_id] = reason
+    return MinedPairs(tuple(pairs), reasons)
 
 
 def _pair(prompt: PromptCandidates, selection: Selection, axes: Sequence[str], rule: str) -> Pair:
@@ -90,7 +90,7 @@ def select(
     in the other, on one axis. Ties go by axis, then by the ids of winner and loser.
     """
     places, strengths = np.argwhere(eligible).tolist(), strength[eligible].tolist()
-    ranked = sorted(
+    ranks = sorted(
         (-value, axes[axis], winner, loser)
         for (winner, loser, axis), value in zip(places, strengths, strict=True)
         if winner != loser
@@ -98,7 +98,7 @@ def select(
     selections: list[Selection] = []
     count, pairs = Counter[str](), set[tuple[int, int]]()
     winners, losers = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
-    for _, axis, winner, loser in ranked:
+    for _, axis, winner, loser in ranks:
         contradicts = (winner, loser) in pairs or winner in losers[axis] or loser in winners[axis]
         if count[axis] < limit and not contradicts:
             selections.append((winner, loser, axis))
@@ -137,9 +137,9 @@ def mean_margin(margins: Mapping[str, float], weights: Mapping[str, float]) -> f
     return sum(weight[axis] * margins[axis] for axis in margins) / max(1e-9, sum(weight.values()))
 
 
-def check_axes(named: Iterable[str], axes: Collection[str], where: str) -> None:
+def check_axes(names: Iterable[str], axes: Collection[str], where: str) -> None:
     """ConfigError when an axis is named that is not mined."""
-    for axis in named:
+    for axis in names:
         if axis not in axes:
             raise ConfigError(
                 f"{where}: {axis!r} is not among the mined axes.{closest(axis, axes)} "

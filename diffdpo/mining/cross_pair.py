@@ -82,6 +82,6 @@ class CrossPair:
         """Whether two candidates stand on a couple of axes as the option `loser` wants it."""
         if self.loser == "worse":
             return np.all(scores[:, None] > scores[None], axis=-1)
-        satisfied = scores >= bars
-        both, neither = np.all(satisfied, axis=-1), ~np.any(satisfied, axis=-1)
-        return both[:, None] & (~both if self.loser == "fails_one" else neither)[None]
+        enough = scores >= bars
+        on_both, on_none = np.all(enough, axis=-1), ~np.any(enough, axis=-1)
+        return on_both[:, None] & (~on_both if self.loser == "fails_one" else on_none)[None]

@@ -7,7 +7,7 @@ from diffdpo.mining.advantages import advantages
 from diffdpo.mining.base import Rule
 from diffdpo.mining.labels import soften, strongest
 from diffdpo.mining.scale import by_prompt
-from diffdpo.mining.spans import SpanConfig, Windows, find_spans
+from diffdpo.mining.spans import SpanConfig, WindowScores, find_spans
 from diffdpo.mining.values import Candidates, MinedPairs, Pair
 
 
@@ -18,7 +18,7 @@ class MiningResult:
     pairs: tuple[Pair, ...]
     ratings: Mapping[str, float]
     """The advantage of each song over the others of its prompt, by sample id; absent where it has none."""
-    skipped: Mapping[str, str]
+    reasons: Mapping[str, str]
     """For every prompt without a pair the reason."""
 
 
@@ -30,9 +30,9 @@ def mine_candidates(
     Without a rule there are ratings only. `weights` are those of the axes in ratings; axes not named weigh 1.
     """
     prompts = by_prompt(candidates)
-    mined = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
+    result = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
     ratings = advantages(prompts, candidates.axes, weights or {})
-    return MiningResult(pairs=mined.pairs, ratings=ratings, skipped=mined.skipped)
+    return MiningResult(pairs=result.pairs, ratings=ratings, reasons=result.reasons)
 
 
 def finish_pairs(
@@ -46,7 +46,7 @@ def finish_pairs(
 
 
 def with_spans(
-    pair: Pair, windows: Mapping[str, Windows], weights: Mapping[str, float], config: SpanConfig
+    pair: Pair, windows: Mapping[str, WindowScores], weights: Mapping[str, float], config: SpanConfig
 ) -> Pair:
     """The pair with the stretches in which its winner leads, by the scores of songs' windows (by sample id)."""
     winner, loser = (windows.get(name, {}) for name in (pair.winner, pair.loser))

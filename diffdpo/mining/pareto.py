@@ -92,11 +92,11 @@ def win_rates(
 def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " candidate"]:
     """The number of each candidate's front: 0 if nobody dominates it, 1 if only those of front 0 do, and so on."""
     dominant = dominates(scores)
-    ranks, left, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
-    while left.any():
-        front = left & ~dominant[left].any(0)
+    ranks, rest, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
+    while rest.any():
+        front = rest & ~dominant[rest].any(0)
         ranks[front] = rank
-        left &= ~front
+        rest &= ~front
         rank += 1
     return ranks
 

@@ -21,13 +21,13 @@ def by_prompt(candidates: Candidates) -> list[PromptCandidates]:
     prompts = []
     for prompt_id, places in groupby(sorted(order, key=prompt_ids.__getitem__), key=prompt_ids.__getitem__):
         members = list(places)
-        scored = [place for place in members if complete[place]]
-        scores = candidates.scores[scored]
+        usable = [place for place in members if complete[place]]
+        scores = candidates.scores[usable]
         prompts.append(
             PromptCandidates(
                 prompt_id=prompt_id,
                 group=candidates.groups[members[0]],
-                sample_ids=tuple([ids[place] for place in scored]),
+                sample_ids=tuple([ids[place] for place in usable]),
                 scores=scores,
                 z=z_scores(scores),
                 count=len(members),
@@ -38,11 +38,11 @@ def by_prompt(candidates: Candidates) -> list[PromptCandidates]:
 
 def z_scores(scores: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "candidate axis"]:
     """Scores in standard deviations from the mean of each axis; 0 on an axis of ties."""
-    columns = [standardise(column) for column in scores.T.tolist()]
+    columns = [standard_scores(column) for column in scores.T.tolist()]
     return np.array(columns, np.float64).reshape(scores.T.shape).T
 
 
-def standardise(values: Sequence[float]) -> list[float]:
+def standard_scores(values: Sequence[float]) -> list[float]:
     """Standard deviations from the mean; zeros for values that are all the same.
 
     Sums are exact (`math.fsum`), so that the order of the values changes no bit.
@@ -51,5 +51,5 @@ def standardise(values: Sequence[float]) -> list[float]:
         return []
     mean = math.fsum(values) / len(values)
     std = math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / len(values))
-    tied = std <= 1e-9 * max(1.0, abs(mean))
-    return [0.0 if tied else (value - mean) / std for value in values]
+    is_tie = std <= 1e-9 * max(1.0, abs(mean))
+    return [0.0 if is_tie else (value - mean) / std for value in values]

@@ -20,15 +20,15 @@ class Union:
     """Names, or {name: …, args: {…}} for those with arguments, the most trusted first."""
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
-        united: dict[str, list[Pair]] = defaultdict(list)
+        pairs_of: dict[str, list[Pair]] = defaultdict(list)
         reasons = {prompt.prompt_id: "no rule is asked" for prompt in prompts}
-        for mined in [rule(prompts, axes) for rule in self.rules]:
-            reasons |= mined.skipped
-            for pair in mined.pairs:
-                pairs = united[pair.prompt_id]
+        for result in [rule(prompts, axes) for rule in self.rules]:
+            reasons |= result.reasons
+            for pair in result.pairs:
+                pairs = pairs_of[pair.prompt_id]
                 if not any(contradict(pair, earlier) for earlier in pairs):
                     pairs.append(pair)
         return MinedPairs(
-            tuple(pair for _, pairs in sorted(united.items()) for pair in pairs),
-            {prompt: reason for prompt, reason in sorted(reasons.items()) if prompt not in united},
+            tuple(pair for _, pairs in sorted(pairs_of.items()) for pair in pairs),
+            {prompt: reason for prompt, reason in sorted(reasons.items()) if prompt not in pairs_of},
         )

@@ -72,7 +72,7 @@ class MinedPairs:
     """The pairs of a rule, and for every prompt without one the reason."""
 
     pairs: tuple[Pair, ...]
-    skipped: Mapping[str, str]
+    reasons: Mapping[str, str]
 
 
 def to_candidates(songs: Iterable[Candidate], axes: Sequence[str]) -> Candidates:

@@ -17,7 +17,7 @@ from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_scores
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
-from diffdpo.mining.spans import SpanConfig, Windows
+from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.progress import say
 from diffdpo.registry import closest
 from diffdpo.run_dir import claim, workers
@@ -43,47 +43,47 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     scores = read_scores(Path(cfg.scores))
     axes = mined_axes(cfg.axes, scores)
     pairs: list[FolderPair] = []
-    ratings: list[pa.Table] = []
-    skipped: dict[str, str] = {}
+    parts: list[pa.Table] = []
+    reasons: dict[str, str] = {}
     count = 0
     for folder in map(Path, cfg.samples):
         samples = open_samples(folder)
         prompts = samples.prompts()
-        candidates = to_mine(join_scores(scores, samples, prompts), axes, gated=cfg.gates)
+        candidates = to_mine(join_scores(scores, samples, prompts), axes, with_gates=cfg.gates)
         result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights)
         count += len(candidates)
-        ratings.append(rating_columns(candidates, result, relative_folder(folder, out)))
+        parts.append(rating_columns(candidates, result, relative_folder(folder, out)))
         pairs += [(folder, pair) for pair in result.pairs]
-        skipped |= result.skipped
+        reasons |= result.reasons
         empty = {prompt.id for prompt in prompts} - set(candidates.prompt_ids)
-        skipped |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
-    rated = pa.concat_tables(ratings)
-    _report(cfg, len(pairs) if cfg.pairs else rated.num_rows, skipped, count)
+        reasons |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
+    ratings = pa.concat_tables(parts)
+    _report(cfg, len(pairs) if cfg.pairs else ratings.num_rows, reasons, count)
     rows = _pair_rows(cfg, pairs, out)
-    tables.replace(out, RATINGS, rated)
+    tables.replace(out, RATINGS, ratings)
     tables.replace(out, PAIRS, rows)
     finish(
         out,
         pairs=len(rows),
         pairs_by_axis=dict(Counter(row.axis or "several" for row in rows)),
         pairs_with_spans=sum(bool(row.spans) for row in rows),
-        ratings=rated.num_rows,
+        ratings=ratings.num_rows,
         candidates=count,
         axes=axes,
-        skipped=skipped,
+        skipped=reasons,
     )
     say(
-        f"{len(rows)} pairs and {rated.num_rows} ratings from {count} candidates, {len(skipped)} prompts without"
+        f"{len(rows)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
 
 
-def _report(cfg: MineRun, results: int, skipped: Mapping[str, str], candidates: int) -> None:
+def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:
     """Log which prompts gave nothing; DataError when all did."""
     kind = "pair" if cfg.pairs else "rating"
-    for prompt, reason in sorted(skipped.items())[:5]:
+    for prompt, reason in sorted(reasons.items())[:5]:
         say(f"no {kind} for prompt {prompt!r}: {reason}")
     if not results:
-        reason = next(iter(skipped.values()), "no prompt has two candidates with a score on every axis")
+        reason = next(iter(reasons.values()), "no prompt has two candidates with a score on every axis")
         raise DataError(
             f"{cfg.scores}: no {kind}s mined from {candidates} candidates; first reason: {reason}"
         )
@@ -94,11 +94,11 @@ def _pair_rows(cfg: MineRun, pairs: Sequence[FolderPair], out: Path) -> list[Pai
     places = finish_pairs(
         [pair for _, pair in pairs], cfg.weights, limit=cfg.max_pairs, temperature=cfg.soft_label_temperature
     )
-    chosen = [(pairs[place][0], pair) for place, pair in places]
+    selection = [(pairs[place][0], pair) for place, pair in places]
     if cfg.spans is not None:
-        chosen = _with_spans(chosen, cfg.spans, cfg)
-    names = {folder: relative_folder(folder, out) for folder, _ in chosen}
-    return [pair_row(pair, names[folder]) for folder, pair in chosen]
+        selection = _with_spans(selection, cfg.spans, cfg)
+    names = {folder: relative_folder(folder, out) for folder, _ in selection}
+    return [pair_row(pair, names[folder]) for folder, pair in selection]
 
 
 def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -> list[FolderPair]:
@@ -106,7 +106,7 @@ def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -
     songs = {(folder, name) for folder, pair in pairs for name in (pair.winner, pair.loser)}
     hashes = {folder: _hashes(folder) for folder, _ in pairs}
     by_hash = read_windows(Path(cfg.scores), {hashes[folder][name] for folder, name in songs})
-    windows: dict[Path, dict[str, Windows]] = {folder: {} for folder in hashes}
+    windows: dict[Path, dict[str, WindowScores]] = {folder: {} for folder in hashes}
     for folder, name in songs:
         windows[folder][name] = by_hash.get(hashes[folder][name], {})
     return [(folder, with_spans(pair, windows[folder], cfg.weights, config)) for folder, pair in pairs]
@@ -125,23 +125,23 @@ NOT_QUALITY = {"audiobox.pc"}
 def mined_axes(axes: list[str], scores: Scores) -> list[str]:
     """The axes to mine, all by default, checked: they have scores, and none belongs to a judge."""
     judges = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
-    scored = [axis for scorer in SCORERS.values() for axis in scorer.axes if axis in scores.axes]
+    available = [axis for scorer in SCORERS.values() for axis in scorer.axes if axis in scores.axes]
     for axis in axes:
         if axis in judges:
             raise ConfigError(f"the axis {axis!r} belongs to a judge, which is held out of mining")
-        if axis not in scored:
+        if axis not in available:
             raise ConfigError(
-                f"no scores on the axis {axis!r}.{closest(axis, scored)} Known: {', '.join(scored)}."
+                f"no scores on the axis {axis!r}.{closest(axis, available)} Known: {', '.join(available)}."
             )
-    axes = axes or [axis for axis in scored if axis not in judges | NOT_QUALITY]
+    axes = axes or [axis for axis in available if axis not in judges | NOT_QUALITY]
     if not axes:
         raise DataError("there are no scores to mine; run `diffdpo score` first")
     return axes
 
 
-def to_mine(songs: SongScores, axes: Sequence[str], *, gated: bool) -> Candidates:
+def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Candidates:
     """The songs as candidates on these axes; without those that fail a gate."""
-    rows = np.flatnonzero(passes_gates(songs)) if gated else np.arange(len(songs.sample_ids))
+    rows = np.flatnonzero(passes_gates(songs)) if with_gates else np.arange(len(songs.sample_ids))
     columns = [songs.axes.index(axis) for axis in axes]
     places = rows.tolist()
     return Candidates(
@@ -160,18 +160,18 @@ def passes_gates(songs: SongScores) -> Bool[np.ndarray, " song"]:
         if name in songs.axes:
             place = songs.axes.index(name)
             value = songs.values[:, place]
-            passes &= ~songs.scored[:, place] | ((low <= value) & (value <= high))
+            passes &= ~songs.has_score[:, place] | ((low <= value) & (value <= high))
     return passes
 
 
 def rating_columns(candidates: Candidates, result: MiningResult, samples: str) -> pa.Table:
     """The ratings of some candidates as columns of the ratings table."""
-    rated = [place for place, name in enumerate(candidates.sample_ids) if name in result.ratings]
-    names = [candidates.sample_ids[place] for place in rated]
-    count = len(rated)
+    places = [place for place, name in enumerate(candidates.sample_ids) if name in result.ratings]
+    names = [candidates.sample_ids[place] for place in places]
+    count = len(places)
     columns = {
-        "prompt_id": [candidates.prompt_ids[place] for place in rated],
-        "group": [candidates.groups[place] for place in rated],
+        "prompt_id": [candidates.prompt_ids[place] for place in places],
+        "group": [candidates.groups[place] for place in places],
         "samples": pa.repeat(samples, count),
         "sample_id": names,
         "rating": [result.ratings[name] for name in names],

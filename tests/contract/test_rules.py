@@ -40,9 +40,9 @@ def check_prompts(case: RuleCase, songs):
         assert prompt_of[pair.winner] == prompt_of[pair.loser] == pair.prompt_id == pair.group
         assert pair.winner != pair.loser
     paired = {pair.prompt_id for pair in mined.pairs}
-    assert paired | set(mined.skipped) == set(prompt_of.values())
-    assert not paired & set(mined.skipped)
-    assert all(mined.skipped.values())
+    assert paired | set(mined.reasons) == set(prompt_of.values())
+    assert not paired & set(mined.reasons)
+    assert all(mined.reasons.values())
 
 
 def check_margins(case: RuleCase, songs):
@@ -67,14 +67,14 @@ def check_order_of_axes(case: RuleCase, songs):
     """For scores without ties: which of two equal pairs comes first may hang on the rounding of a sum."""
     mined, turned = apply(case.rule, songs), apply(case.rule, songs, AXES[::-1])
     assert turned.pairs == mined.pairs
-    assert turned.skipped == mined.skipped
+    assert turned.reasons == mined.reasons
 
 
 def check_ties(case: RuleCase):
     tied = [candidate("p", f"s{k}", 1.0, -2.0) for k in range(5)]
     mined = apply(case.rule, tied)
     assert mined.pairs == ()
-    assert "tied" in mined.skipped["p"]
+    assert "tied" in mined.reasons["p"]
 
 
 def check_missing_scores(case: RuleCase, songs):
@@ -84,7 +84,7 @@ def check_missing_scores(case: RuleCase, songs):
     assert apply(case.rule, [*songs, *broken]).pairs == apply(case.rule, songs).pairs
     mined = apply(case.rule, [candidate("p", "a", 1.0, 1.0), candidate("p", "b", math.nan, 0.0)])
     assert mined.pairs == ()
-    assert "1 candidate(s) with a score on every axis, 2 in all" in mined.skipped["p"]
+    assert "1 candidate(s) with a score on every axis, 2 in all" in mined.reasons["p"]
 
 
 def check_one_sided(case: RuleCase, songs):

@@ -13,7 +13,7 @@ from diffdpo.data.latents import read_latents
 from diffdpo.data.ratings import MINED, RATINGS, RatingRow, per_song
 from diffdpo.data.samples import open_named
 from diffdpo.errors import DataError
-from diffdpo.mining.scale import standardise
+from diffdpo.mining.scale import standard_scores
 from diffdpo.randomness import generator
 from diffdpo.types import Batch, Prompt
 
@@ -105,5 +105,5 @@ def _advantages(group: list[RatingRow]) -> list[RatingRow]:
     """The rows of one prompt, rated by how far each lies above the others."""
     if group[0].source == MINED:
         return group
-    values = standardise([row.rating for row in group])
+    values = standard_scores([row.rating for row in group])
     return [replace(row, rating=value) for row, value in zip(group, values, strict=True)]

@@ -66,7 +66,7 @@ def test_old_versions_windows_and_songs_that_failed_do_not_count(tmp_path):
     assert songs.sample_ids == ["p.0", "p.1"]
     assert songs.prompt_ids == ["p", "p"]
     assert songs.groups == ["group p"] * 2
-    assert songs.scored.tolist() == [[True, False], [True, False]]
+    assert songs.has_score.tolist() == [[True, False], [True, False]]
     assert np.array_equal(songs.values, [[2.0, math.nan], [math.nan, math.nan]], equal_nan=True)
 
 

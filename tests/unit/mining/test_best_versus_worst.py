@@ -21,18 +21,18 @@ def test_one_axis_cannot_pay_for_another():
     group = prompt(tuneful=(9, 1), clean=(1, 2))
     mined = apply(BestVersusWorst(), group)
     assert mined.pairs == ()
-    assert "without a loss" in mined.skipped["p"]
+    assert "without a loss" in mined.reasons["p"]
     assert len(apply(BestVersusWorst(min_axis_margin=-5.0, weights={"sound": 0.0}), group).pairs) == 1
 
 
 def test_ties_teach_nothing():
     group = [candidate("p", name, 1.0, 2.0) for name in "abc"]
-    assert apply(BestVersusWorst(), group).skipped == {"p": "all candidates are tied on every axis"}
+    assert apply(BestVersusWorst(), group).reasons == {"p": "all candidates are tied on every axis"}
 
 
 def test_songs_without_a_number_are_counted_in_the_reason():
     group = prompt(a=(math.nan, 9), b=(2, 2), c=(1, 1))
-    assert "1 candidate(s)" in apply(BestVersusWorst(), group[:2]).skipped["p"]
+    assert "1 candidate(s)" in apply(BestVersusWorst(), group[:2]).reasons["p"]
 
 
 def test_no_song_is_both_winner_and_loser():

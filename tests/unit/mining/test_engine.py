@@ -28,12 +28,12 @@ def test_candidates_become_pairs_ratings_and_reasons():
     (pair,) = result.pairs
     assert (pair.prompt_id, pair.winner, pair.loser) == ("p", "a", "c")
     assert result.ratings == {"a": pytest.approx(1.5**0.5), "b": 0.0, "c": pytest.approx(-(1.5**0.5))}
-    assert set(result.skipped) == {"q"}
+    assert set(result.reasons) == {"q"}
 
 
 def test_without_a_rule_there_are_ratings_only():
     result = mine_candidates(to_candidates(SONGS, AXES), None, {"sound": 0.0})
-    assert (result.pairs, result.skipped) == ((), {})
+    assert (result.pairs, result.reasons) == ((), {})
     assert set(result.ratings) == {"a", "b", "c"}
     with pytest.raises(ConfigError, match="'melodie' is not among the mined axes"):
         mine_candidates(to_candidates(SONGS, AXES), None, {"melodie": 1.0})

@@ -49,7 +49,7 @@ class TestStrongDomination:
         alike = [candidate("q", f"q{i}", i / 100, i / 100) for i in range(4)]
         mined = apply(StrongDomination(), [*self.group, *alike])
         assert {pair.prompt_id for pair in mined.pairs} == {"p"}
-        assert "strongly dominates" in mined.skipped["q"]
+        assert "strongly dominates" in mined.reasons["q"]
 
     @given(group=songs(score, max_size=20))
     def test_every_pair_keeps_the_published_inequalities(self, group):
@@ -136,7 +136,7 @@ class TestPareto:
     def test_one_front_gives_no_pair(self):
         mined = apply(Pareto(), prompt(a=(1.0, 2.0), b=(2.0, 1.0)))
         assert mined.pairs == ()
-        assert "first front" in mined.skipped["p"]
+        assert "first front" in mined.reasons["p"]
 
 
 class TestPerAxis:
@@ -178,8 +178,8 @@ class TestUnion:
     def test_a_prompt_is_skipped_only_if_no_rule_finds_a_pair(self):
         group = prompt(tuneful=(9.0, 1.0), clean=(1.0, 9.0))
         mined = apply(Union([PerAxis(tolerance=math.inf), BestVersusWorst()]), group)
-        assert mined.skipped == {}
-        assert "without a loss" in apply(Union([BestVersusWorst()]), group).skipped["p"]
+        assert mined.reasons == {}
+        assert "without a loss" in apply(Union([BestVersusWorst()]), group).reasons["p"]
 
     def test_it_is_built_from_names_and_arguments(self):
         choice = Choice("union", {"rules": ["pareto", {"name": "per_axis", "args": {"min_margin": 1}}]})
