@@ -12,7 +12,8 @@ from diffdpo.config import as_choice
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
 from diffdpo.registry import Choice
-from diffdpo.types import Clip, Pair, Prompt, Row
+from diffdpo.mining.values import Pair
+from diffdpo.types import Clip, Prompt, Row
 
 __all__ = ["Song", "load_model", "mine", "sample", "score", "train"]
 

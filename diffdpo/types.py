@@ -270,32 +270,3 @@ class Objective(Protocol):
     def takes(self) -> frozenset[Take]: ...
 
     def __call__(self, outputs: Outputs) -> LossOutput: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One generated song with its scores, as mining sees it. Bigger is better on every axis."""
-
-    prompt_id: str
-    group: str
-    sample_id: str
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A preference: of two songs for one prompt, the winner is the better one."""
-
-    prompt_id: str
-    group: str
-    winner: str
-    loser: str
-    rule: str
-    margins: Mapping[str, float]
-    """Winner minus loser on every axis, in standard deviations within the prompt."""
-    soft_label: float = 1.0
-    """Probability that the winner really is the better one."""
-    axis: str = ""
-    """The axis the pair was chosen on; empty when several decided together."""
-    spans: tuple[tuple[float, float], ...] = ()
-    """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""

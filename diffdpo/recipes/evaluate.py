@@ -9,11 +9,11 @@ from omegaconf import MISSING
 
 from diffdpo import audio
 from diffdpo.config import to_yaml
-from diffdpo.data import ratings, tables
-from diffdpo.data.pairs import KEY as PAIRS_KEY
-from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data import tables
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.ratings import RATINGS
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import Scores, of_songs, read_scores
+from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
 from diffdpo.progress import say
@@ -106,9 +106,10 @@ def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
     if not cfg.pairs:
         return
     folder = Path(cfg.pairs)
-    rows = tables.read(folder / PAIRS, PAIRS_KEY) + tables.read(folder / ratings.TABLE, ratings.KEY)
-    mined = {row["group"] for row in rows}
-    both = sorted(mined & {row["group"] for row in samples.rows()})
+    mined = {
+        group for spec in (PAIRS, RATINGS) for (group,) in tables.read_distinct(folder, spec, ("group",))
+    }
+    both = sorted(mined & {row.group for row in samples.rows()})
     if both:
         raise DataError(
             f"{cfg.baseline}: the prompt group {both[0]!r} was mined for training; evaluate on other prompts"
@@ -126,21 +127,21 @@ def compare(
 
 def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
     rows = match(before.rows(), after.rows())
-    known = of_songs(scores, before), of_songs(scores, after)
-    unscored = [one["sample_id"] for one, _ in rows for side in known if one["sample_id"] not in side]
+    values = [join_scores(scores, side, side.prompts()).by_song() for side in (before, after)]
+    unscored = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
     if unscored:
         raise DataError(
             f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first"
         )
     return [
         Matched(
-            sample_id=one["sample_id"],
-            prompt_id=one["prompt_id"],
-            group=one["group"],
-            baseline=known[0][one["sample_id"]],
-            aligned=known[1][one["sample_id"]],
+            sample_id=song.sample_id,
+            prompt_id=song.prompt_id,
+            group=song.group,
+            baseline=values[0][song.sample_id],
+            aligned=values[1][song.sample_id],
         )
-        for one, _ in rows
+        for song, _ in rows
     ]
 
 

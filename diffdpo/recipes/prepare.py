@@ -14,7 +14,7 @@ from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
@@ -83,14 +83,13 @@ def run(cfg: PrepareRun) -> Path:
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     group = workers()
     out = claim(cfg, group=group)
-    table = out / TABLE
-    done = {row["id"] for row in tables.read(table, KEY) if not row["error"]}
+    done = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
     todo = group.share([song for song in songs if song.id not in done])
     if todo:
         model = build_model(cfg.model)
         with bar("prepare", len(todo), "song", enabled=group.main) as progress:
             for song in todo:
-                tables.append(table, [_prepare(song, model, cfg, out)], rank=group.rank)
+                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=group.rank)
                 progress.advance(note=song.id)
     group.barrier()
     if group.main:
@@ -100,24 +99,24 @@ def run(cfg: PrepareRun) -> Path:
 
 
 def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
-    tables.compact(out / TABLE, KEY)
-    rows = tables.read(out / TABLE, KEY)
-    failed = [row for row in rows if row["error"]]
+    tables.compact(out, SONGS)
+    rows = tables.read_rows(out, SONGS)
+    failed = [row for row in rows if row.error]
     for row in failed[:5]:
-        say(f"skipped: {row['error']}")
+        say(f"skipped: {row.error}")
     if len(failed) > 5:
-        say(f"… and {len(failed) - 5} more; see the column `error` of {out / TABLE}")
+        say(f"… and {len(failed) - 5} more; see the column `error` of {out / SONGS.folder}")
     if len(failed) == len(rows):
         raise DataError(
-            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0]['error']}"
+            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0].error}"
         )
-    good = [row for row in rows if not row["error"]]
+    good = [row for row in rows if not row.error]
     finish(
         out,
         songs=len(good),
         failed=len(failed),
-        hours=sum(row["duration_s"] for row in good) / 3600,
-        licenses=sorted({row["license"] for row in good}),
+        hours=sum(row.duration_s for row in good) / 3600,
+        licenses=sorted({row.license for row in good}),
         world=world,
     )
 
@@ -158,13 +157,17 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Song:
     return Song(audio=folder / row["audio"], **known)
 
 
-def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables.Row:
+def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
     """Encode one song and write its files; a row with the reason when that is impossible."""
-    row = {
-        "id": song.id, "audio": str(song.audio), "text": song.text, "license": song.license,
-        "attribution": song.attribution, "split": song.split, "group": song.group, "sha256": "", "frames": 0,
-        "duration_s": 0.0, "error": "",
-    }  # fmt: skip
+    row = SongRow(
+        id=song.id,
+        audio=str(song.audio),
+        text=song.text,
+        license=song.license,
+        attribution=song.attribution,
+        split=song.split,
+        group=song.group,
+    )
     try:
         if model.timed_lyrics and song.lyrics and untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
@@ -177,14 +180,15 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
             raise DataError(f"{song.audio}: its latents are not numbers")
         embeddings = embed_windows(model, clip, song, cfg)
     except DataError as error:
-        return row | {"error": str(error)}
+        return replace(row, error=str(error))
     write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
     write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(DTYPES[cfg.dtype]))
-    return row | {
-        "sha256": hashlib.sha256(song.audio.read_bytes()).hexdigest(),
-        "frames": len(latents),
-        "duration_s": clip.seconds,
-    }
+    return replace(
+        row,
+        sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),
+        frames=len(latents),
+        duration_s=clip.seconds,
+    )
 
 
 def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> list[list[Embedding]]:

@@ -18,7 +18,7 @@ from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
 from diffdpo.data.plans import write_plan
 from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
-from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
+from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
 from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
@@ -83,7 +83,7 @@ def run(cfg: SampleRun) -> Path:
     samples = Samples(out)
     if group.main:
         _write_prompts(out / PROMPTS, prompts, edits)
-    finished = {row["sample_id"] for row in samples.rows() if _complete(samples, row["sample_id"], cfg.audio)}
+    finished = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
     wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
     mine = wanted[cfg.shard :: cfg.shards]
     todo = [(prompt, k) for prompt, k in mine if sample_id(prompt.id, k) not in finished]
@@ -102,15 +102,15 @@ def run(cfg: SampleRun) -> Path:
 def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Workers) -> None:
     """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
     if cfg.shards == 1:  # nobody else writes here
-        tables.compact(samples.folder / TABLE, KEY)
-    rows = {row["sample_id"]: row for row in samples.all_rows()}
+        tables.compact(samples.folder, SAMPLES)
+    rows = {row.sample_id: row for row in samples.all_rows()}
     there = [rows[name] for name in wanted if name in rows]
-    failed = [row for row in there if row["error"]]
+    failed = [row for row in there if row.error]
     for row in failed[:5]:
-        say(f"failed: {row['sample_id']}: {row['error']}")
+        say(f"failed: {row.sample_id}: {row.error}")
     write_gallery(samples, there, missing=len(wanted) - len(there))
     if failed and len(failed) == len(there):
-        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0]['error']}")
+        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0].error}")
     if failed:
         say(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
     if len(there) < len(wanted):
@@ -123,11 +123,11 @@ def _sample_all(
     cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, group: Workers
 ) -> None:
     rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
-    append = partial(tables.append, samples.folder / TABLE, rank=rank)
+    append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     embedded, failures = embed_jobs(store, jobs, cfg.seed)
     model.place("encoders", None)
-    append([_row(cfg, job) | {"error": failures[job.sample_id]} for job in jobs if job.sample_id in failures])
+    append([_row(cfg, job, error=failures[job.sample_id]) for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
     batches = [embedded[start : start + size] for start in range(0, len(embedded), size)]
     total = sum(
@@ -145,14 +145,14 @@ def _sample_batch(
     batch: Sequence[EmbeddedJob],
     samples: Samples,
     on_step: Callable[[], None],
-) -> list[tables.Row]:
+) -> list[SampleRow]:
     """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
     rows, requests = [], {}
     for embedded in batch:
         try:
             requests[embedded.job.sample_id] = song_request(model, embedded)
         except FAILURES as error:
-            rows.append(_row(cfg, embedded.job) | {"error": _reason(error)})
+            rows.append(_row(cfg, embedded.job, error=_reason(error)))
     ready = [embedded for embedded in batch if embedded.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
@@ -200,39 +200,39 @@ def _write(
     embedded: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
-) -> tables.Row:
+) -> SampleRow:
     """Write one song; a row with the reason if that is impossible."""
     job = embedded.job
-    row = _row(cfg, job)
+    sha256 = ""
     try:
         if not torch.isfinite(latents).all():
             raise DataError("the sampled latents are not numbers")
         if cfg.audio:
             sound, gain = song_audio(model, job, latents)
-            row["sha256"] = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
+            sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
         if embedded.plan is not None:
             write_plan(samples.plan(job.sample_id), embedded.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
-        return row | {"error": _reason(error)}
-    return row
+        return _row(cfg, job, sha256=sha256, error=_reason(error))
+    return _row(cfg, job, sha256=sha256)
 
 
-def _row(cfg: SampleRun, job: SampleJob) -> tables.Row:
-    return {
-        "sample_id": job.sample_id,
-        "prompt_id": job.prompt.id,
-        "group": job.prompt.group,
-        "seed": cfg.seed,
-        "frames": job.frames,
-        "duration_s": job.prompt.duration_s,
-        "model": json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
-        "sampling": json.dumps(asdict(cfg.sampling), sort_keys=True),
-        "longform": json.dumps(asdict(cfg.longform), sort_keys=True),
-        "edit": job.edit_json(),
-        "sha256": "",
-        "error": "",
-    }
+def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -> SampleRow:
+    return SampleRow(
+        sample_id=job.sample_id,
+        prompt_id=job.prompt.id,
+        group=job.prompt.group,
+        seed=cfg.seed,
+        frames=job.frames,
+        duration_s=job.prompt.duration_s,
+        model=json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
+        sampling=json.dumps(asdict(cfg.sampling), sort_keys=True),
+        longform=json.dumps(asdict(cfg.longform), sort_keys=True),
+        edit=job.edit_json(),
+        sha256=sha256,
+        error=error,
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -14,12 +14,13 @@ from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
     ANY,
     GATES,
-    KEY,
-    TABLE,
+    SCORES,
     WINDOWS,
     Grid,
-    known_grid,
-    known_versions,
+    ScoreRow,
+    WindowRow,
+    newest_grid,
+    newest_versions,
     prompt_key,
     score_rows,
     window_rows,
@@ -101,18 +102,18 @@ def run(cfg: ScoreRun) -> Path:
             faults, heard = _hear(job.sound.path)
             if grid:
                 rows = _score_windows(job, heard, windowed, versions, grid)
-                tables.append(out / WINDOWS, rows, rank=group.rank)
-            tables.append(out / TABLE, _score(job, faults, heard, scorers, versions), rank=group.rank)
+                tables.append(out, WINDOWS, rows, rank=group.rank)
+            tables.append(out, SCORES, _score(job, faults, heard, scorers, versions), rank=group.rank)
             progress.advance()
     group.barrier()
     if group.main:
-        tables.compact(out / TABLE, KEY)
-        tables.compact(out / WINDOWS, KEY)
-        grid = grid or known_grid(out)
+        tables.compact(out, SCORES)
+        tables.compact(out, WINDOWS)
+        grid = grid or newest_grid(out)
         finish(
             out,
             sounds=len(sounds),
-            scorers=known_versions(out) | versions,
+            scorers=newest_versions(out) | versions,
             grid=asdict(grid) if grid else None,
             licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
             world=group.count,
@@ -130,15 +131,10 @@ def _jobs(
     windowed: list[str],
 ) -> list[Job]:
     """The sounds that lack a score. Scorers `asking` for the prompt score a sound once for each of its prompts."""
-    known = {
-        (row["sha256"], row["scorer"], row["fingerprint"], row["prompt"])
-        for row in tables.read(out / TABLE, KEY)
-    }
-    known_windows = {
-        (row["sha256"], row["scorer"], row["fingerprint"])
-        for row in (tables.read(out / WINDOWS, KEY) if grid else [])
-        if grid and row["window"] == grid.name
-    }
+    cached = tables.read_distinct(out, SCORES, ("sha256", "scorer", "fingerprint", "prompt"))
+    windows = ("sha256", "scorer", "fingerprint", "window")
+    cached_windows = tables.read_distinct(out, WINDOWS, windows) if grid else set()
+    name_of_grid = grid.name if grid else ""
     jobs = [
         Job(
             sha,
@@ -147,9 +143,11 @@ def _jobs(
                 (name, key)
                 for name, version in versions.items()
                 for key in (sound.prompts if name in asking else [ANY])
-                if (sha, name, version, key) not in known
+                if (sha, name, version, key) not in cached
             ),
-            tuple(name for name in windowed if (sha, name, versions[name]) not in known_windows),
+            tuple(
+                name for name in windowed if (sha, name, versions[name], name_of_grid) not in cached_windows
+            ),
         )
         for sha, sound in sounds.items()
     ]
@@ -181,13 +179,13 @@ def _sounds(folders: list[str]) -> dict[str, Sound]:
     for folder in folders:
         samples = open_samples(folder)
         rows = samples.rows()
-        silent = [row["sample_id"] for row in rows if not row["sha256"]]
+        silent = [row.sample_id for row in rows if not row.sha256]
         if silent:
             raise DataError(f"{folder}: {silent[0]} has no audio; sample again with audio=true")
         prompts = {prompt.id: (prompt_key(prompt), prompt) for prompt in samples.prompts()}
         for row in rows:
-            sound = sounds.setdefault(row["sha256"], Sound(samples.audio(row["sample_id"])))
-            key, prompt = prompts[row["prompt_id"]]
+            sound = sounds.setdefault(row.sha256, Sound(samples.audio(row.sample_id)))
+            key, prompt = prompts[row.prompt_id]
             sound.prompts[key] = prompt
     if not sounds:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
@@ -207,9 +205,9 @@ def _score(
     heard: Clip,
     scorers: Mapping[str, Scorer],
     versions: Mapping[str, str],
-) -> list[tables.Row]:
+) -> list[ScoreRow]:
     """All missing scores of one sound. A value that is not a number is reported and kept as it is."""
-    rows: list[tables.Row] = []
+    rows: list[ScoreRow] = []
     for name, key in job.whole:
         if name == GATES:
             values = list(faults.items())
@@ -234,11 +232,11 @@ def _values(scorer: Scorer, heard: Clip, prompt: Prompt | None) -> list[tuple[st
 
 def _score_windows(
     job: Job, heard: Clip, scorers: Mapping[str, Scorer], versions: Mapping[str, str], grid: Grid
-) -> list[tables.Row]:
+) -> list[WindowRow]:
     """All missing scores of the windows of one sound, which keep the level they have in the whole song."""
     starts = grid.starts(heard.seconds)
     windows = [_cut(heard, start, grid.window_s) for start in starts]
-    rows: list[tables.Row] = []
+    rows: list[WindowRow] = []
     for name in job.windowed:
         scorer = scorers[name]
         values = scorer(windows).T.tolist() if windows else [[] for _ in scorer.axes]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from diffdpo.data.datasets.candidates import Source
 from diffdpo.data.datasets.examples import DataConfig, build_examples
+from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, check_model

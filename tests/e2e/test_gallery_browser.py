@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from support.browser import LOGGED, Browser, chromium_path
 
 from diffdpo import audio
-from diffdpo.data.samples import Samples
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.gallery import write_gallery
 from diffdpo.types import Clip
 
@@ -32,19 +33,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place, name in enumerate(NAMES):
         audio.write(folder / "audio" / f"{name}.flac", song(500.0 + 500 * place))
         rows.append(
-            {
-                "sample_id": name,
-                "prompt_id": name.rsplit(".", 1)[0],
-                "seed": 0,
-                "duration_s": 4.0,
-                "edit": "",
-                "sha256": "x",
-                "error": "",
-                "model": '{"name": "tiny"}',
-                "sampling": '{"steps": 8, "guidance": 3.0}',
-            }
+            SampleRow(
+                sample_id=name,
+                prompt_id=name.rsplit(".", 1)[0],
+                duration_s=4.0,
+                sha256="x",
+                model='{"name": "tiny"}',
+                sampling='{"steps": 8, "guidance": 3.0}',
+            )
         )
-    rows.append(rows[0] | {"sample_id": "b.001", "error": "a very long reason " * 12})
+    rows.append(replace(rows[0], sample_id="b.001", error="a very long reason " * 12))
     return write_gallery(Samples(folder), rows)
 
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffdpo.data.datasets.candidates import Source
+from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.rated import RatedSongs, best, decided
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
-from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import read_ratings
 from diffdpo.errors import ConfigError
 from diffdpo.types import BatchKind
@@ -86,7 +86,7 @@ def _songs(cfg: DataConfig, source: Source) -> Examples:
 
 def _pairs(cfg: DataConfig, source: Source) -> Examples:
     return Pairs(
-        Path(cfg.pairs) / PAIRS,
+        Path(cfg.pairs) / PAIRS.folder,
         source,
         axis_condition=cfg.axis_condition,
         axis_dropout=cfg.axis_dropout,
@@ -96,7 +96,7 @@ def _pairs(cfg: DataConfig, source: Source) -> Examples:
 def _rated(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = decided(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
-    liked = sum(row["rating"] > 0 for row in rows)
+    liked = sum(row.rating > 0 for row in rows)
     source.report(f"{liked} liked and {len(rows) - liked} disliked songs")
     return RatedSongs(folder, rows, source, balance=cfg.balance)
 
@@ -105,7 +105,7 @@ def _best(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = read_ratings(folder, cfg.rating_source)
     kept = best(rows, cfg.top_share, cfg.top_per_prompt)
-    source.report(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1]['rating']:.3g}")
+    source.report(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1].rating:.3g}")
     return RatedSongs(folder, kept, source, balance=False)
 
 

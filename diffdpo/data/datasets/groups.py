@@ -1,7 +1,7 @@
 """Groups: several songs of one prompt with their advantages, for online reinforcement (NFT, AWM, DGPO) and RWR."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.data import tables
-from diffdpo.data.datasets.candidates import Candidates, Source
-from diffdpo.data.ratings import MINED, TABLE, per_song, standardised
+from diffdpo.data.datasets.generated import GeneratedSongs, Source
+from diffdpo.data.ratings import MINED, RATINGS, RatingRow, per_song
 from diffdpo.errors import DataError
+from diffdpo.mining.scale import standard_scores
 from diffdpo.randomness import generator
 from diffdpo.types import Batch, Row
 
@@ -38,20 +38,20 @@ class Groups:
     def __init__(
         self,
         folder: Path,
-        rows: Sequence[tables.Row],
+        rows: Sequence[RatingRow],
         source: Source,
         *,
         size: int,
     ) -> None:
         self.size, self.seed = size, source.seed
-        self.groups: list[list[tables.Row]] = []
+        self.groups: list[list[RatingRow]] = []
         small, tied = [], []
-        songs = sorted(per_song(rows), key=lambda row: (row["samples"], row["prompt_id"], row["sample_id"]))
-        for (_, prompt), found in groupby(songs, key=lambda row: (row["samples"], row["prompt_id"])):
+        songs = sorted(per_song(rows), key=lambda row: (row.samples, row.prompt_id, row.sample_id))
+        for (_, prompt), found in groupby(songs, key=lambda row: (row.samples, row.prompt_id)):
             group = _advantages(list(found))
             if len(group) < size:
                 small.append(prompt)
-            elif len({round(row["rating"], 9) for row in group}) == 1:
+            elif len({round(row.rating, 9) for row in group}) == 1:
                 tied.append(prompt)
             else:
                 self.groups.append(group)
@@ -63,11 +63,11 @@ class Groups:
                 source.report(f"{len(left)} prompt(s) have {reason} and are left out, first {left[0]!r}")
         if not self.groups:
             raise DataError(
-                f"{folder / TABLE}: no prompt has {size} songs of different rating; lower data.group_size, "
-                "or sample more songs a prompt"
+                f"{folder / RATINGS.folder}: no prompt has {size} songs of different rating; lower "
+                "data.group_size, or sample more songs a prompt"
             )
-        members = [(row["samples"], row["sample_id"]) for group in self.groups for row in group]
-        self.candidates = Candidates(folder / TABLE, members, source)
+        members = [(row.samples, row.sample_id) for group in self.groups for row in group]
+        self.songs = GeneratedSongs(folder / RATINGS.folder, members, source)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -77,10 +77,10 @@ class Groups:
         order = torch.randperm(len(group), generator=generator(self.seed, position, "members"))
         members = [group[i] for i in order[: self.size].tolist()]
         return Group(
-            latents=tuple(self.candidates.latents(row["samples"], row["sample_id"]) for row in members),
-            rows=tuple(self.candidates.row(row["samples"], row["sample_id"]) for row in members),
-            advantages=tuple(row["rating"] for row in members),
-            weight=sum(row["weight"] for row in members) / self.size,
+            latents=tuple(self.songs.latents(row.samples, row.sample_id) for row in members),
+            rows=tuple(self.songs.row(row.samples, row.sample_id) for row in members),
+            advantages=tuple(row.rating for row in members),
+            weight=sum(row.weight for row in members) / self.size,
         )
 
     def collate(self, examples: Sequence[Group], positions: Sequence[int]) -> Batch:
@@ -97,9 +97,9 @@ class Groups:
         )
 
 
-def _advantages(group: list[tables.Row]) -> list[tables.Row]:
+def _advantages(group: list[RatingRow]) -> list[RatingRow]:
     """The rows of one prompt, rated by how far each lies above the others."""
-    if group[0]["source"] == MINED:
+    if group[0].source == MINED:
         return group
-    values = standardised([row["rating"] for row in group])
-    return [{**row, "rating": value} for row, value in zip(group, values, strict=True)]
+    values = standard_scores([row.rating for row in group])
+    return [replace(row, rating=value) for row, value in zip(group, values, strict=True)]

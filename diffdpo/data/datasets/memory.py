@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.datasets.pairs import PairExample, collate_pairs
-from diffdpo.types import Batch, Pair, Row
+from diffdpo.mining.values import Pair
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """Preference pairs as training examples: the latents of winner and loser, and the condition of each."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.datasets.candidates import Candidates, Source
-from diffdpo.data.pairs import KEY
+from diffdpo.data.datasets.generated import GeneratedSongs, Source
+from diffdpo.data.pairs import PAIRS
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Row
-
-MEMBERS = ("winner", "loser")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +43,20 @@ class Pairs:
     def __init__(
         self, path: Path, source: Source, *, axis_condition: bool = False, axis_dropout: float = 0.0
     ) -> None:
-        rows = tables.read(path, KEY)
-        self.rows = sorted(rows, key=lambda row: (row["prompt_id"], row["winner"], row["loser"]))
+        rows = tables.read_rows(path.parent, PAIRS)
+        self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
         self.path, self.source, self.axis_dropout = path, source, axis_dropout
-        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.get("axis", ""))}))
+        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.axis)}))
         if axis_condition and not self.axes:
             raise DataError(
                 f"{path}: no pair names an axis; mine with a rule that chooses on single axes, or leave "
                 "data.axis_condition out"
             )
         self.axis_condition = axis_condition
-        songs = [(row["samples"], row[member]) for row in self.rows for member in MEMBERS]
-        self.candidates = Candidates(path, songs, source, self.axes if axis_condition else ())
+        songs = [(row.samples, song) for row in self.rows for song in (row.winner, row.loser)]
+        self.songs = GeneratedSongs(path, songs, source, self.axes if axis_condition else ())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,26 +64,27 @@ class Pairs:
     @property
     def has_spans(self) -> bool:
         """Whether any pair names stretches of its songs."""
-        return any(json.loads(row.get("spans", "[]")) for row in self.rows)
+        return any(row.spans for row in self.rows)
 
     @property
     def has_soft_labels(self) -> bool:
         """Whether any pair is less than certain."""
-        return any(row["soft_label"] != 1.0 for row in self.rows)
+        return any(row.soft_label != 1.0 for row in self.rows)
 
     def example(self, index: int, position: int) -> PairExample:
         """One pair; the draw of `axis_dropout` belongs to the position in the training stream."""
-        row, candidates = self.rows[index], self.candidates
-        axis = row.get("axis", "") if self._names_axis(position) else ""
+        row, songs = self.rows[index], self.songs
+        members = (row.winner, row.loser)
+        axis = row.axis if self._names_axis(position) else ""
         return PairExample(
-            winner=candidates.latents(row["samples"], row["winner"]),
-            loser=candidates.latents(row["samples"], row["loser"]),
-            rows=tuple(candidates.row(row["samples"], row[member], axis) for member in MEMBERS),
-            reference_rows=tuple(candidates.row(row["samples"], row[member]) for member in MEMBERS),
-            id="|".join(row[name] for name in KEY),
-            soft_label=row["soft_label"],
-            axis=row.get("axis", ""),
-            spans=tuple((start, stop) for start, stop in json.loads(row.get("spans", "[]"))),
+            winner=songs.latents(row.samples, row.winner),
+            loser=songs.latents(row.samples, row.loser),
+            rows=tuple(songs.row(row.samples, song, axis) for song in members),
+            reference_rows=tuple(songs.row(row.samples, song) for song in members),
+            id=f"{row.samples}|{row.winner}|{row.loser}",
+            soft_label=row.soft_label,
+            axis=row.axis,
+            spans=row.spans,
         )
 
     def _names_axis(self, position: int) -> bool:

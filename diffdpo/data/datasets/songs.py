@@ -11,7 +11,7 @@ from torch import Tensor
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
 from diffdpo.data.song_embeddings import SongEmbeddings
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Row
@@ -46,38 +46,38 @@ class Songs:
     """A prepared dataset. Crops, embeddings and lengths are drawn per position of the stream."""
 
     def __init__(self, folder: Path, *, split: str, crop: CropConfig, seed: int) -> None:
-        rows = [row for row in tables.read(folder / TABLE, KEY) if row["split"] == split and not row["error"]]
+        rows = [row for row in tables.read_rows(folder, SONGS) if row.split == split and not row.error]
         if not rows:
             raise DataError(
                 f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
             )
         self.folder, self.crop, self.seed = folder, crop, seed
         # Long songs hold more crops: a song stands in an epoch once for every crop length it has.
-        self.rows = [row for row in sorted(rows, key=lambda row: row["id"]) for _ in range(self._visits(row))]
+        self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
         self.embeddings = {
-            row["id"]: SongEmbeddings(folder / "embeddings" / f"{row['id']}.safetensors") for row in rows
+            row.id: SongEmbeddings(folder / "embeddings" / f"{row.id}.safetensors") for row in rows
         }
 
-    def _visits(self, row: tables.Row) -> int:
-        return max(1, round(row["frames"] / self.crop.max_frames))
+    def _visits(self, row: SongRow) -> int:
+        return max(1, round(row.frames / self.crop.max_frames))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def example(self, index: int, position: int) -> Crop:
         """A crop of a song, with the embedding of the window around its middle in a variant drawn at random."""
-        row, embeddings = self.rows[index], self.embeddings[self.rows[index]["id"]]
+        row, embeddings = self.rows[index], self.embeddings[self.rows[index].id]
         draws = {p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-start", "style")}
-        length = min(row["frames"], self._length(position))
-        start = int(draws["crop-start"] * (row["frames"] - length + 1))
-        window = int((start + length / 2) / row["frames"] * embeddings.windows)
+        length = min(row.frames, self._length(position))
+        start = int(draws["crop-start"] * (row.frames - length + 1))
+        window = int((start + length / 2) / row.frames * embeddings.windows)
         embedding = embeddings.read(
             int(draws["style"] * embeddings.variants), min(embeddings.windows - 1, window)
         )
-        path = self.folder / "latents" / f"{row['id']}.safetensors"
+        path = self.folder / "latents" / f"{row.id}.safetensors"
         return Crop(
             latents=read_latents(path, start, start + length),
-            row=Row(embedding=embedding, frames=length, first_frame=start, song_frames=row["frames"]),
+            row=Row(embedding=embedding, frames=length, first_frame=start, song_frames=row.frames),
         )
 
     def _length(self, position: int) -> int:

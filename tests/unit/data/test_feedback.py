@@ -10,7 +10,7 @@ from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
 from diffdpo.data.feedback import import_ratings
-from diffdpo.data.ratings import KEY, TABLE, read_ratings
+from diffdpo.data.ratings import RATINGS, read_ratings
 from diffdpo.errors import DataError
 
 TOOL = Path(__file__).parents[3] / "tools" / "import_ratings.py"
@@ -24,7 +24,7 @@ def songs(tmp_path):
 def take(tmp_path, songs, text, name="opinions.csv", **options):
     (tmp_path / name).write_text(text)
     done = import_ratings(tmp_path / name, [str(songs)], tmp_path / "out", **options)
-    return done, {row["sample_id"]: row["rating"] for row in read_ratings(tmp_path / "out")}
+    return done, {row.sample_id: row.rating for row in read_ratings(tmp_path / "out")}
 
 
 def test_every_word_for_a_thumb_is_understood(tmp_path, songs):
@@ -58,9 +58,9 @@ def test_raters_are_averaged_by_weight_and_the_last_word_of_each_counts(tmp_path
     assert ratings == {"p00.000": 0.5, "p00.001": -1.0}
     assert (done.opinions, done.raters, done.neutral) == (5, 2, 1)
     (first, _) = read_ratings(tmp_path / "out")
-    assert (first["weight"], first["raters"], first["source"]) == (2.0, 2, "people")
+    assert (first.weight, first.raters, first.source) == (2.0, 2, "people")
     take(tmp_path, songs, text, "opinions.jsonl", keep_raters=True)
-    kept = {(row["sample_id"], row["source"]): row["rating"] for row in read_ratings(tmp_path / "out")}
+    kept = {(row.sample_id, row.source): row.rating for row in read_ratings(tmp_path / "out")}
     assert kept == {
         ("p00.000", "people/ann"): 1.0, ("p00.000", "people/bob"): -1.0, ("p00.001", "people/ann"): -1.0,
     }  # fmt: skip
@@ -71,10 +71,10 @@ def test_importing_again_replaces_people_and_leaves_what_was_mined(tmp_path, son
     for text in ("p00.000,up\np00.001,down", "p00.002,down\np01.001,up"):
         (tmp_path / "o.csv").write_text(f"sample_id,thumb\n{text}")
         import_ratings(tmp_path / "o.csv", [str(songs)], tmp_path / "out")
-    people = {row["sample_id"]: row["rating"] for row in read_ratings(tmp_path / "out", "people")}
+    people = {row.sample_id: row.rating for row in read_ratings(tmp_path / "out", "people")}
     assert people == {"p00.002": -1.0, "p01.001": 1.0}
-    assert [row["rating"] for row in read_ratings(tmp_path / "out", "mined")] == [1.5]
-    assert len(tables.read(tmp_path / "out" / TABLE, KEY)) == 3
+    assert [row.rating for row in read_ratings(tmp_path / "out", "mined")] == [1.5]
+    assert len(tables.read_rows(tmp_path / "out", RATINGS)) == 3
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_song_two_folders_have_is_told_apart_by_folder_or_path(tmp_path, songs
         import_ratings(path, folders, out)
     path.write_text("sample_id,file,samples,stars\np00.000,,b,5\n,a/audio/p00.000.flac,,2\np00.001,,,1\n")
     import_ratings(path, folders, out)
-    found = {(row["samples"], row["sample_id"]): row["rating"] for row in read_ratings(out)}
+    found = {(row.samples, row.sample_id): row.rating for row in read_ratings(out)}
     assert found == {("../a", "p00.000"): -0.5, ("../a", "p00.001"): -1.0, ("../b", "p00.000"): 1.0}
 
 

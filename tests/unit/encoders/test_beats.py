@@ -12,7 +12,7 @@ from diffdpo import audio
 from diffdpo.config import PrepareRun
 from diffdpo.data import tables
 from diffdpo.data.prompts import negative
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.songs import SONGS
 from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, heard, load, named_tempo
 from diffdpo.models import MODELS
 from diffdpo.models.base import Transcribes
@@ -144,8 +144,8 @@ def test_prepare_writes_down_the_beats_of_a_recording(with_beats, tmp_path):
         model=Choice("tiny", {"bundle": str(with_beats)}),
     )  # fmt: skip
     (tmp_path / "songs.jsonl").write_text(json.dumps({"id": "click", "audio": "click.flac"}))
-    (row,) = tables.read(prepare.run(cfg) / TABLE, KEY)
-    lines = json.loads(row["lyric_lines"])
+    (row,) = tables.read_rows(prepare.run(cfg), SONGS)
+    lines = json.loads(row.lyric_lines)
     assert np.median(np.diff([at for at, _ in lines])) == pytest.approx(0.5, abs=0.012)
     assert all(tokens == [BEAT] for _, tokens in lines)
 

@@ -34,7 +34,7 @@ class Level:
 def rows_of(clip, grid):
     job = Job("sha", Sound(Path("x.flac")), (), ("level",))
     return {
-        row["axis"]: row
+        row.axis: row
         for row in _score_windows(job, canonical(clip), {"level": Level()}, {"level": "v"}, grid)
     }
 
@@ -48,16 +48,16 @@ def loud_then_quiet(rate=8000):
 
 def test_windows_keep_the_level_they_have_in_the_whole_song():
     rows = rows_of(loud_then_quiet(), Grid(2.0, 2.0))
-    assert rows["level.rms"]["starts"] == [0.0, 2.0, 4.0, 6.0]
-    loud, quiet = rows["level.rms"]["values"][:2], rows["level.rms"]["values"][2:]
+    assert rows["level.rms"].starts_s == (0.0, 2.0, 4.0, 6.0)
+    loud, quiet = rows["level.rms"].values[:2], rows["level.rms"].values[2:]
     assert np.mean(loud) / np.mean(quiet) == pytest.approx(10, rel=0.03)
-    assert rows["level.seconds"]["values"] == [2.0] * 4
+    assert rows["level.seconds"].values == (2.0,) * 4
 
 
 def test_a_song_shorter_than_a_window_has_none_and_is_still_known():
     rows = rows_of(loud_then_quiet(), Grid(9.0, 1.0))
-    assert rows["level.rms"]["values"] == [] == rows["level.rms"]["starts"]
-    assert (rows["level.rms"]["window"], rows["level.rms"]["scorer"]) == ("9/1", "level")
+    assert rows["level.rms"].values == () == rows["level.rms"].starts_s
+    assert (rows["level.rms"].window, rows["level.rms"].scorer) == ("9/1", "level")
 
 
 def test_scorers_that_need_longer_windows_are_named(capsys):

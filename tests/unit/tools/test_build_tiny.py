@@ -10,7 +10,7 @@ import torch
 
 from diffdpo.data import tables
 from diffdpo.data.latents import write_latents
-from diffdpo.data.songs import TABLE
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.encoders import beats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "tiny"))
@@ -29,11 +29,13 @@ def write_songs(folder: Path, count: int) -> None:
         styles = 0.1 * torch.randn(2, WINDOWS, DIM, generator=torch.Generator().manual_seed(song))
         styles[..., 0] = octaves - 7
         styles[..., 1] = float(pulse)
-        row = {
-            "id": f"song-{song}", "split": "valid" if song % 5 == 0 else "train", "error": "",
-            "duration_s": WINDOWS * WINDOW_S, "lyric_lines": json.dumps([(float(at), [1]) for at in times]),
-        }  # fmt: skip
-        tables.append(folder / TABLE, [row])
+        row = SongRow(
+            id=f"song-{song}",
+            split="valid" if song % 5 == 0 else "train",
+            duration_s=WINDOWS * WINDOW_S,
+            lyric_lines=json.dumps([(float(at), [1]) for at in times]),
+        )
+        tables.append(folder, SONGS, [row])
         write_latents(
             folder / "latents" / f"song-{song}.safetensors", torch.zeros(4, 2), styles=styles.half()
         )

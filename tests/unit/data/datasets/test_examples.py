@@ -10,11 +10,11 @@ from support.songs import write_ratings, write_samples
 from diffdpo.data import tables
 from diffdpo.data.datasets.examples import DataConfig, Source, build_examples
 from diffdpo.data.datasets.stream import batches, index_at
-from diffdpo.data.pairs import TABLE as PAIRS
-from diffdpo.data.pairs import pair_row
+from diffdpo.data.pairs import PAIRS, pair_row
 from diffdpo.data.ratings import read_ratings
+from diffdpo.data.samples import relative_folder
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.types import Pair
+from diffdpo.mining import Pair
 
 SEED = 3
 
@@ -165,7 +165,7 @@ def test_tables_without_what_is_asked_for_say_so(tmp_path, songs, build):
     with pytest.raises(DataError, match=r"of mined and people; name one with data\.rating_source"):
         build("rated", ratings=folder)
     for source in ("people", "people/ann"):
-        assert [row["rating"] for row in read_ratings(tmp_path, source)] == [1.0]
+        assert [row.rating for row in read_ratings(tmp_path, source)] == [1.0]
     write_ratings(tmp_path, songs, dict.fromkeys(names(0), math.nan))
     with pytest.raises(DataError, match=r"the rating of 'p00\.000' is not a number"):
         build("rated", ratings=folder, rating_source="mined")
@@ -202,7 +202,7 @@ def write_pairs(folder, songs, axes):
         )
         for i, axis in enumerate(axes)
     ]
-    tables.append(folder / PAIRS, [pair_row(pair, songs, folder / PAIRS) for pair in pairs])
+    tables.append(folder, PAIRS, [pair_row(pair, relative_folder(songs, folder)) for pair in pairs])
     return str(folder)
 
 
@@ -212,7 +212,7 @@ def test_a_pair_names_its_axis_except_in_a_share_of_the_stream(tmp_path, songs, 
         build("pair", pairs=folder),
         build("pair", pairs=folder, axis_condition=True, axis_dropout=0),
     )
-    axes = {plain.rows[i]["prompt_id"]: plain.rows[i]["axis"] for i in range(4)}
+    axes = {plain.rows[i].prompt_id: plain.rows[i].axis for i in range(4)}
     seen = batch(told, range(4))
     assert [prompt.axis for prompt in seen.prompts] == [axes[prompt.id] for prompt in seen.prompts]
     assert all(prompt.axis == "" for prompt in batch(plain, range(4)).prompts)

@@ -8,7 +8,7 @@ import torch
 from diffdpo.data import tables
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.latents import read_latents, write_latents
-from diffdpo.data.songs import TABLE
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import DataError
 
 RATE = 21.533203125
@@ -19,11 +19,9 @@ def dataset(tmp_path):
     for name, frames in (("long", 400), ("short", 20)):
         ramp = torch.arange(frames, dtype=torch.float32)[:, None].repeat(1, 4)
         write_latents(tmp_path / "latents" / f"{name}.safetensors", ramp, styles=torch.rand(3, 4, 8).half())
-        row = {
-            "id": name, "frames": frames, "split": "train", "group": name, "error": "",
-            "lyric_lines": json.dumps([[2.0, [5, 6]], [9.0, [7]]]),
-        }  # fmt: skip
-        tables.append(tmp_path / TABLE, [row])
+        lines = json.dumps([[2.0, [5, 6]], [9.0, [7]]])
+        row = SongRow(id=name, frames=frames, split="train", group=name, lyric_lines=lines)
+        tables.append(tmp_path, SONGS, [row])
     return tmp_path
 
 
@@ -62,9 +60,7 @@ def test_a_song_shorter_than_the_crop_is_taken_whole(dataset):
 
 
 def test_long_songs_are_visited_more_often(dataset):
-    assert [row["id"] for row in songs(dataset, min_frames=100, max_frames=100).rows] == ["long"] * 4 + [
-        "short"
-    ]
+    assert [row.id for row in songs(dataset, min_frames=100, max_frames=100).rows] == ["long"] * 4 + ["short"]
 
 
 def test_lyrics_move_with_the_crop(dataset):

@@ -4,14 +4,13 @@ from."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.latents import read_latents
 from diffdpo.data.plans import read_plan
-from diffdpo.data.samples import Samples, open_samples
+from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.errors import DataError
 from diffdpo.types import Embedding, Plan, Prompt, Row
 
@@ -31,7 +30,7 @@ class Source:
     """Takes lines for the person at the terminal."""
 
 
-class Candidates:
+class GeneratedSongs:
     """The songs that the rows of a table name. Prompts are embedded once each, when this is built, so that encoders
     can be freed; `axes` are embedded beside the plain prompts."""
 
@@ -41,13 +40,13 @@ class Candidates:
         self.embeddings: dict[tuple[str, str, str], Embedding] = {}
         self.frames: dict[Song, int] = {}
         for name, samples in self.folders.items():
-            rows = {row["sample_id"]: row for row in samples.rows()}
+            rows = {row.sample_id: row for row in samples.rows()}
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
             for sample in (sample for folder, sample in names if folder == name):
                 row = _sample_row(rows, sample, table, name)
                 prompt = _prompt_of(row, prompts, table, name)
                 plan = _plan_embedding(samples, sample, source)
-                self.frames[name, sample] = row["frames"]
+                self.frames[name, sample] = row.frames
                 for axis in ("", *axes):
                     spoken = prompt.with_control("axis", axis) if axis else prompt
                     self.embeddings[name, sample, axis] = source.embed(spoken) | plan
@@ -63,19 +62,17 @@ class Candidates:
         return read_latents(self.folders[samples].latents(sample_id))
 
 
-def _sample_row(rows: dict[str, dict[str, Any]], sample: str, table: Path, folder: str) -> dict[str, Any]:
+def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
     if sample not in rows:
         raise DataError(f"{table}: names the song {sample!r}, which {folder} does not have")
     return rows[sample]
 
 
-def _prompt_of(row: dict[str, Any], prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
+def _prompt_of(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
     """The prompt of a song, as long as the song was asked to be: edits have the length of what they edit."""
-    if row["prompt_id"] not in prompts:
-        raise DataError(
-            f"{table}: has songs of the prompt {row['prompt_id']!r}, which {folder} does not know"
-        )
-    return replace(prompts[row["prompt_id"]], duration_s=row["duration_s"])
+    if row.prompt_id not in prompts:
+        raise DataError(f"{table}: has songs of the prompt {row.prompt_id!r}, which {folder} does not know")
+    return replace(prompts[row.prompt_id], duration_s=row.duration_s)
 
 
 def _plan_embedding(samples: Samples, sample: str, source: Source) -> Embedding:
