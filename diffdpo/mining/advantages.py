@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from diffdpo.mining.base import check_axes
 from diffdpo.mining.values import PromptCandidates
 
@@ -25,12 +27,12 @@ def advantages(
     The mean margin of `best_versus_worst` is the difference of two of these sums over the sum of the weights.
     """
     check_axes(weights, axes, "weights")
-    weight = [weights.get(axis, 1.0) for axis in axes]
+    weight = np.array([weights.get(axis, 1.0) for axis in axes])
     sums: dict[str, float] = {}
     for prompt in prompts:
         if len(prompt.sample_ids) > 1:
-            for name, z in zip(prompt.sample_ids, prompt.z.tolist(), strict=True):
-                sums[name] = math.fsum([w * value for w, value in zip(weight, z, strict=True)])
+            merits = (weight * prompt.z).tolist()
+            sums |= zip(prompt.sample_ids, map(math.fsum, merits), strict=True)
     spread = math.sqrt(math.fsum(a**2 for a in sums.values()) / max(1, len(sums)))
     rounding = 1e-9 * math.fsum(weight)  # where axes cancel each other exactly
     scale = spread if rescale and spread > rounding else 1.0

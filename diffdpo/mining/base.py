@@ -1,10 +1,10 @@
 """What a mining rule is, and what all rules share: comparisons within a prompt, and which of them become pairs.
 
-Arrays of comparisons are `[winner, loser, axis]`: entry (w, l, a) is about candidate w as winner of a pair and
-candidate l as its loser. Candidates of a prompt are ordered by id, so an order by place is an order by id.
+Arrays of comparisons are `[axis, winner, loser]`: entry (a, w, l) is about candidate w as winner of a pair and
+candidate l as its loser, on an axis. Candidates of a prompt are ordered by id, so an order by place is one by id.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -73,14 +73,15 @@ def _pair(prompt: PromptCandidates, selection: Selection, axes: Sequence[str], r
     )
 
 
-def differences(values: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "winner loser axis"]:
-    """Winner minus loser, for every two candidates each way round."""
-    return values[:, None] - values[None]
+def differences(values: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "axis winner loser"]:
+    """Winner minus loser on every axis, for every two candidates each way round."""
+    columns = np.ascontiguousarray(values.T)
+    return columns[:, :, None] - columns[:, None, :]
 
 
 def select(
-    eligible: Bool[np.ndarray, "winner loser axis"],
-    strength: Float[np.ndarray, "winner loser axis"],
+    eligible: Bool[np.ndarray, "axis winner loser"],
+    strength: Float[np.ndarray, "axis winner loser"],
     limit: int,
     axes: Sequence[str] = ("",),
 ) -> list[Selection]:
@@ -89,23 +90,22 @@ def select(
     Two contradict each other if they are the same two songs the same way round, or if a song that wins in one loses
     in the other, on one axis. Ties go by axis, then by the ids of winner and loser.
     """
-    places, strengths = np.argwhere(eligible).tolist(), strength[eligible].tolist()
-    ranks = sorted(
-        (-value, axes[axis], winner, loser)
-        for (winner, loser, axis), value in zip(places, strengths, strict=True)
-        if winner != loser
-    )
+    places, winners, losers = np.nonzero(eligible)
+    strengths = (-strength[places, winners, losers]).tolist()
+    names = [axes[place] for place in places.tolist()]
     selections: list[Selection] = []
-    count, pairs = Counter[str](), set[tuple[int, int]]()
-    winners, losers = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
-    for _, axis, winner, loser in ranks:
-        contradicts = (winner, loser) in pairs or winner in losers[axis] or loser in winners[axis]
-        if count[axis] < limit and not contradicts:
+    count, pairs, sides = Counter[str](), set[tuple[int, int]](), set[tuple[str, str, int]]()
+    for _, axis, winner, loser in sorted(
+        zip(strengths, names, winners.tolist(), losers.tolist(), strict=True)
+    ):
+        if len(selections) == limit * len(axes):
+            break
+        contradicts = ("loses", axis, winner) in sides or ("wins", axis, loser) in sides
+        if winner != loser and count[axis] < limit and (winner, loser) not in pairs and not contradicts:
             selections.append((winner, loser, axis))
             count[axis] += 1
             pairs.add((winner, loser))
-            winners[axis].add(winner)
-            losers[axis].add(loser)
+            sides |= {("wins", axis, winner), ("loses", axis, loser)}
     return selections
 
 
@@ -116,19 +116,20 @@ def contradict(a: Pair, b: Pair) -> bool:
     return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
 
 
-def on_all_others(holds: Bool[np.ndarray, "winner loser axis"]) -> Bool[np.ndarray, "winner loser axis"]:
+def on_all_others(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
     """For each axis, whether something holds on all axes but this one."""
     fails = ~holds
-    return fails.sum(-1, keepdims=True) == fails
+    return fails.sum(0) == fails
 
 
 def weighted_mean(
-    values: Float[np.ndarray, "*place axis"], axes: Sequence[str], weights: Mapping[str, float]
+    values: Float[np.ndarray, "axis *place"], axes: Sequence[str], weights: Mapping[str, float]
 ) -> Float[np.ndarray, "*place"]:
     """Weighted mean over the axes; axes without a weight count 1."""
     weight = [weights.get(axis, 1.0) for axis in axes]
-    total = sum(weight[place] * values[..., place] for place in range(len(axes)))
-    return np.asarray(total / max(1e-9, sum(weight)))
+    terms = np.reshape(weight, (-1, *[1] * (values.ndim - 1))) * values
+    # Along the slow axis of memory numpy adds one by one: no bit depends on the number of candidates.
+    return np.ascontiguousarray(terms).sum(0) / max(1e-9, sum(weight))
 
 
 def mean_margin(margins: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -45,10 +45,9 @@ class BestVersusWorst:
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
             margins = differences(prompt.z)
-            mean = weighted_mean(margins, axes, self.weights)[..., None]
-            least = margins.min(-1, keepdims=True)
-            eligible = (least >= self.min_axis_margin) & (mean >= self.min_margin)
-            return select(eligible, mean, self.pairs_per_prompt)
+            mean = weighted_mean(margins, axes, self.weights)
+            eligible = (margins.min(0) >= self.min_axis_margin) & (mean >= self.min_margin)
+            return select(eligible[None], mean[None], self.pairs_per_prompt)
 
         return mine_prompts(
             prompts,

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from diffdpo.mining.base import (
     Selection,
@@ -62,11 +62,11 @@ class CrossPair:
         bars = np.array([np.quantile(column, self.quantile) if len(scores) else 0.0 for column in scores.T])
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
-            margins = differences(prompt.z)[..., couples]
-            means = margins.sum(-1) / 2
-            eligible = self._holds(prompt.scores[:, couples], bars[couples]) & (means >= self.min_margin)
-            widest = np.where(eligible, means, -np.inf).max(-1, keepdims=True, initial=-np.inf)
-            return select(eligible.any(-1, keepdims=True), widest, self.pairs_per_prompt)
+            first, second = differences(prompt.z)[couples].swapaxes(0, 1)
+            means = (first + second) / 2
+            eligible = self._holds(prompt.scores, couples, bars) & (means >= self.min_margin)
+            widest = np.where(eligible, means, -np.inf).max(0, initial=-np.inf)
+            return select(eligible.any(0)[None], widest[None], self.pairs_per_prompt)
 
         return mine_prompts(
             prompts,
@@ -77,11 +77,14 @@ class CrossPair:
         )
 
     def _holds(
-        self, scores: Float[np.ndarray, "candidate couple 2"], bars: Float[np.ndarray, "couple 2"]
-    ) -> Bool[np.ndarray, "winner loser couple"]:
+        self,
+        scores: Float[np.ndarray, "candidate axis"],
+        couples: Int[np.ndarray, "couple 2"],
+        bars: Float[np.ndarray, " axis"],
+    ) -> Bool[np.ndarray, "couple winner loser"]:
         """Whether two candidates stand on a couple of axes as the option `loser` wants it."""
         if self.loser == "worse":
-            return np.all(scores[:, None] > scores[None], axis=-1)
-        enough = scores >= bars
-        on_both, on_none = np.all(enough, axis=-1), ~np.any(enough, axis=-1)
-        return on_both[:, None] & (~on_both if self.loser == "fails_one" else on_none)[None]
+            return np.all((differences(scores) > 0)[couples], axis=1)
+        enough = (scores >= bars).T[couples]
+        on_both, on_none = np.all(enough, axis=1), ~np.any(enough, axis=1)
+        return on_both[:, :, None] & (~on_both if self.loser == "fails_one" else on_none)[:, None]

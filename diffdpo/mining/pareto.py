@@ -63,8 +63,8 @@ class Pareto:
             behind = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
             eligible = (rank == 0)[:, None] & behind[None] & (gap >= self.min_gap)
             if self.strict:
-                eligible &= differences(prompt.z).min(-1) >= 0
-            return select(eligible[..., None], gap[..., None], self.pairs_per_prompt)
+                eligible &= differences(prompt.z).min(0) >= 0
+            return select(eligible[None], gap[None], self.pairs_per_prompt)
 
         return mine_prompts(
             prompts,
@@ -77,16 +77,16 @@ class Pareto:
 
 def win_rates(
     z: Float[np.ndarray, "candidate axis"], temperature: float
-) -> Float[np.ndarray, "candidate axis"]:
+) -> Float[np.ndarray, "axis candidate"]:
     """How often each candidate wins on each axis against the others, in [0, 1]. Needs two candidates."""
     leads = differences(z)
     if temperature == 0:
         wins = np.where(leads == 0, 0.5, leads > 0)
     else:
         wins = 0.5 * (1 + np.asarray(TANH(leads / temperature / 2), np.float64))
-    wins[np.diag_indices(len(z))] = 0  # nobody plays against himself
-    rows = wins.swapaxes(1, 2).reshape(-1, len(z)).tolist()
-    return np.array([math.fsum(row) / (len(z) - 1) for row in rows]).reshape(z.shape)
+    wins[:, np.eye(len(z), dtype=bool)] = 0  # nobody plays against himself
+    rows = wins.reshape(-1, len(z)).tolist()
+    return np.array([math.fsum(row) / (len(z) - 1) for row in rows]).reshape(wins.shape[:2])
 
 
 def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " candidate"]:
@@ -104,4 +104,4 @@ def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " can
 def dominates(scores: Float[np.ndarray, "candidate axis"]) -> Bool[np.ndarray, "winner loser"]:
     """Whether one candidate is at least as good as another on every axis, and better on one."""
     leads = differences(scores)
-    return np.all(leads >= 0, axis=-1) & np.any(leads > 0, axis=-1)
+    return np.all(leads >= 0, axis=0) & np.any(leads > 0, axis=0)

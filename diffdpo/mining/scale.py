@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -16,30 +16,45 @@ def by_prompt(candidates: Candidates) -> list[PromptCandidates]:
     Candidates without a finite score on every axis are counted and left out.
     """
     ids, prompt_ids = candidates.sample_ids, candidates.prompt_ids
-    complete = np.isfinite(candidates.scores).all(1).tolist()
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    prompts = []
-    for prompt_id, places in groupby(sorted(order, key=prompt_ids.__getitem__), key=prompt_ids.__getitem__):
-        members = list(places)
-        usable = [place for place in members if complete[place]]
-        scores = candidates.scores[usable]
-        prompts.append(
-            PromptCandidates(
-                prompt_id=prompt_id,
-                group=candidates.groups[members[0]],
-                sample_ids=tuple([ids[place] for place in usable]),
-                scores=scores,
-                z=z_scores(scores),
-                count=len(members),
-            )
+    order.sort(key=prompt_ids.__getitem__)
+    complete = np.isfinite(candidates.scores).all(1).tolist()
+    usable = [place for place in order if complete[place]]
+    scores = candidates.scores[usable]
+    groups, ends, end = [], [0], 0
+    for prompt_id, members in groupby(order, key=prompt_ids.__getitem__):
+        places = list(members)
+        end += sum(complete[place] for place in places)
+        groups.append((prompt_id, places))
+        ends.append(end)
+    z = z_scores(scores, ends)
+    return [
+        PromptCandidates(
+            prompt_id=prompt_id,
+            group=candidates.groups[places[0]],
+            sample_ids=tuple([ids[place] for place in usable[start:stop]]),
+            scores=scores[start:stop],
+            z=z[start:stop],
+            count=len(places),
         )
-    return prompts
+        for (prompt_id, places), (start, stop) in zip(groups, pairwise(ends), strict=True)
+    ]
 
 
-def z_scores(scores: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "candidate axis"]:
-    """Scores in standard deviations from the mean of each axis; 0 on an axis of ties."""
-    columns = [standard_scores(column) for column in scores.T.tolist()]
-    return np.array(columns, np.float64).reshape(scores.T.shape).T
+def z_scores(
+    scores: Float[np.ndarray, "candidate axis"], ends: Sequence[int]
+) -> Float[np.ndarray, "candidate axis"]:
+    """Scores in standard deviations from their mean within the prompt, on each axis; 0 on an axis of ties.
+
+    The candidates of a prompt stand between two neighbouring `ends`.
+    """
+    z = np.empty(scores.shape)
+    for axis, column in enumerate(scores.T):
+        values = column.tolist()
+        z[:, axis] = [
+            value for start, stop in pairwise(ends) for value in standard_scores(values[start:stop])
+        ]
+    return z
 
 
 def standard_scores(values: Sequence[float]) -> list[float]:

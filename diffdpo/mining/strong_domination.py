@@ -45,8 +45,10 @@ class StrongDomination:
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.primary, axes, "strong_domination: primary")
         gaps = distances(prompts, len(axes))
-        far, clear = (_percentiles(gaps, q) for q in (self.primary_percentile, self.other_percentile))
-        primary = np.array([axis in (self.primary or axes) for axis in axes])
+        far, clear = (
+            _percentiles(gaps, q)[:, None, None] for q in (self.primary_percentile, self.other_percentile)
+        )
+        primary = np.array([axis in (self.primary or axes) for axis in axes])[:, None, None]
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
             leads, margins = differences(prompt.scores), differences(prompt.z)

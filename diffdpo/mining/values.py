@@ -30,6 +30,10 @@ class Candidates:
     scores: Float[np.ndarray, "candidate axis"]
     """Bigger is better on every axis; NaN for a song without a score there."""
 
+    def __post_init__(self) -> None:
+        if len(set(self.sample_ids)) < len(self.sample_ids):
+            raise ValueError("two candidates have the same sample id")
+
     def __len__(self) -> int:
         return len(self.sample_ids)
 

@@ -188,7 +188,7 @@ class Widest:
 
     def __call__(self, prompts, axes):
         def choose(prompt):
-            mean = weighted_mean(differences(prompt.z), axes, {})[..., None]
+            mean = weighted_mean(differences(prompt.z), axes, {})[None]
             return select(mean >= self.margin, mean, limit=1)
 
         return mine_prompts(prompts, axes, "widest", choose, otherwise="all are alike")

@@ -19,6 +19,7 @@ from diffdpo.mining import (
     to_candidates,
     with_spans,
 )
+from diffdpo.mining.base import weighted_mean
 
 SONGS = [*prompt(a=(2.0, 2.0), b=(1.0, 1.0), c=(0.0, 0.0)), candidate("q", "lone", 1.0, 1.0)]
 
@@ -50,6 +51,27 @@ def test_columns_are_mined_as_songs_are():
     assert mine_candidates(columns, BestVersusWorst()) == mine_candidates(
         to_candidates(SONGS, AXES), BestVersusWorst()
     )
+
+
+def test_two_songs_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two candidates have the same sample id"):
+        to_candidates([*SONGS, candidate("r", "lone", 2.0, 2.0)], AXES)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 7, 8, 9, 17])
+@pytest.mark.parametrize("songs", [2, 3, 8, 9])
+def test_a_weighted_mean_adds_the_axes_one_by_one(axes, songs):
+    """To the last bit, whatever numpy makes of an array of this shape."""
+    values = np.random.default_rng(axes).normal(size=(axes, songs, songs))
+    names = [f"axis {place}" for place in range(axes)]
+    weights = {name: 0.1 * place for place, name in enumerate(names) if place % 2}
+    means = weighted_mean(values, names, weights)
+    for winner, loser in np.ndindex(songs, songs):
+        total = size = 0.0
+        for name, value in zip(names, values[:, winner, loser].tolist(), strict=True):
+            total += weights.get(name, 1.0) * value
+            size += weights.get(name, 1.0)
+        assert means[winner, loser] == total / size
 
 
 def pair(name, margin):

@@ -100,7 +100,7 @@ class TestCrossPair:
 class TestPareto:
     def test_win_rates_count_wins_and_half_of_the_ties(self):
         rates = win_rates(np.array([[2.0], [1.0], [1.0]]), 0.0)
-        assert rates.tolist() == [[1.0], [0.25], [0.25]]
+        assert rates.tolist() == [[1.0, 0.25, 0.25]]
 
     def test_win_rates_are_bradley_terry(self):
         rates = win_rates(np.array([[1.0], [0.0], [-1.0]]), 0.5)
