@@ -129,7 +129,11 @@ def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[
     return np.asarray(10 * np.log10(power / np.diff([*starts, width])))
 
 
-SETTINGS = (("model", "model", "name"), ("steps", "sampling", "steps"), ("guidance", "sampling", "guidance_scale"))
+SETTINGS = (
+    ("model", "model", "name"),
+    ("steps", "sampling", "steps"),
+    ("guidance", "sampling", "guidance_scale"),
+)
 """Label on the page, column of the samples table, key in its JSON."""
 
 
