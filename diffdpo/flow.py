@@ -10,14 +10,14 @@ from typing import Literal
 
 import torch
 from einops import reduce
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 Latents = Float[Tensor, "batch frame channel"]
 Times = Float[Tensor, " batch"] | Float[Tensor, "batch frame"]
 
 
-def broadcast(values: Float[Tensor, "batch *frame"]) -> Float[Tensor, "batch _ _"]:
+def broadcast(values: Shaped[Tensor, "batch *frame"]) -> Shaped[Tensor, "batch _ _"]:
     """A number a song, or a number a frame, as [batch, frame or 1, 1]: it multiplies latents."""
     return values.reshape(*values.shape, *[1] * (3 - values.ndim))
 

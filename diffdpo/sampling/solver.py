@@ -104,9 +104,15 @@ SOLVERS: Table[Solver] = Table(
 def build_solver(choice: Choice) -> Solver:
     """A solver by name with the arguments of its step; ConfigError or ValueError for what it does not know."""
     solver = pick("solver", SOLVERS, choice.name)
+    step = bind("solver", solver.step, choice)
     evaluations = choice.args.get(solver.evaluations_key, solver.evaluations)
+    if evaluations != int(evaluations) or evaluations < 1:
+        raise ValueError(
+            f"{solver.evaluations_key} of solver {choice.name!r} must be a whole number of at least 1, "
+            f"got {evaluations}"
+        )
     return Solver(
-        step=bind("solver", solver.step, choice),
+        step=step,
         evaluations=evaluations,
         stochastic=solver.stochastic,
         exact=solver.exact,

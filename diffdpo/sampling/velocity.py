@@ -14,10 +14,12 @@ from torch import Tensor
 from diffdpo.flow import Latents, broadcast
 from diffdpo.models.base import Condition, SongModel, take
 from diffdpo.sampling.conditions import ConditionBatch
-from diffdpo.sampling.guidance import Branches, Guidance, Mask, dot
+from diffdpo.sampling.guidance import Branches, Guidance, dot
 from diffdpo.sampling.trajectory import RowTimes, State, Velocity
 
 Index = Int[Tensor, " row"]
+SampleMask = Bool[Tensor, "sample frame"]
+"""A row for each sample, whatever rows a state has."""
 CPU_FRAMES = 2048
 """Frames in one forward pass on a CPU: with more, activations leave its cache and it gets slower. A GPU takes
 all."""
@@ -83,7 +85,7 @@ def put_rows(base: Tensor, index: Index, values: Tensor) -> Tensor:
 
 
 def guided_velocity(
-    evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: Mask
+    evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: SampleMask
 ) -> Velocity:
     """Guided velocities. `mask` has a row for each sample; decisions are made on the CPU, so that none waits for a
     GPU."""
@@ -125,13 +127,13 @@ def _due(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
 
 def _combine(
     cond: Latents,
-    uncond: Latents,
+    uncond: Float[Tensor, "guided frame channel"],
     x: Latents,
     t: RowTimes,
-    index: Index,
+    index: Int[Tensor, " guided"],
     state: State,
     guidance: Guidance,
-    mask: Mask,
+    mask: SampleMask,
 ) -> tuple[Latents, State]:
     """The guided velocity in the rows at `index`, and what the state remembers of it."""
     rows = index.to(x.device)
@@ -148,7 +150,7 @@ def _combine(
     return put_rows(cond, index, v), state
 
 
-def cached_velocity(velocity: Velocity, threshold: float, mask: Mask) -> Velocity:
+def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> Velocity:
     """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
 
     Each row decides for itself, by how fast its velocity changed between the last two times it was computed: the
@@ -175,7 +177,7 @@ def cached_velocity(velocity: Velocity, threshold: float, mask: Mask) -> Velocit
     return extrapolate_or_compute
 
 
-def _expected_change(t: RowTimes, state: State, mask: Mask) -> Float[Tensor, " row"]:
+def _expected_change(t: RowTimes, state: State, mask: SampleMask) -> Float[Tensor, " row"]:
     """The share by which each row's velocity is expected to have changed; infinite with fewer than two points."""
     (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
     rows = mask[state["row"].to(mask.device)]
@@ -191,7 +193,7 @@ def _extrapolated(t: RowTimes, state: State) -> Latents:
     return v1 + broadcast(slope).to(v1) * (v1 - v0)
 
 
-def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: Mask) -> Velocity:
+def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask) -> Velocity:
     """A velocity that takes given frames straight to what they are: (x - song) / t, noise - song on a
     straight path.
 

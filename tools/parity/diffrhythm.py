@@ -22,7 +22,12 @@ from diffdpo.models.base import LatentSpec
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.layers import angles
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.sampling.denoising import Asked, Context, SamplingConfig, follow, show, velocity_of
+from diffdpo.sampling.conditions import ConditionBatch
+from diffdpo.sampling.guidance import CFG, Guidance
+from diffdpo.sampling.request import InpaintContext
+from diffdpo.sampling.solver import SOLVERS
+from diffdpo.sampling.trajectory import State, solve
+from diffdpo.sampling.velocity import guided_velocity, initial_state, network_velocity
 
 Tensors = Mapping[str, Tensor]
 PREFIX = "transformer."
@@ -271,31 +276,35 @@ def run_sample(load: Load, golden: Tensors) -> Tensors:
     """The sampler itself, as users run it, from given noise and conditions; the original's scale s - 1 is 4."""
     network, noise = load(False), golden["in.y0_noise"]
     count, length, channels = noise.shape
-    latents = LatentSpec(channels=channels, frames_per_second=1.0, sample_rate=1, max_frames=length)
-    model = DiffRhythm(network=network, latents=latents)
-    keep = torch.ones(length, dtype=torch.bool)
+    spec = LatentSpec(channels=channels, frames_per_second=1.0, sample_rate=1, max_frames=length)
+    model = DiffRhythm(network=network, spec=spec)
+    keep_masks = torch.tensor([[True], [False]]).repeat(1, length)  # the negative branch sees no context
     for start, stop in golden["in.latent_pred_segments"].tolist():
-        keep[start:stop] = False
-    context = Context(golden["in.cond"][0], keep)
-    text = golden["in.text"]
+        keep_masks[0, start:stop] = False
+    context = InpaintContext(golden["in.cond"][0], keep_masks[0])
     condition = {
-        "lyrics": torch.cat([text, torch.zeros_like(text)]),
+        "lyrics": torch.nn.functional.pad(golden["in.text"], (0, 0, 0, 1)),
         "style": torch.cat([golden["in.style_prompt"], golden["in.negative_style_prompt"]]),
         "audio": torch.zeros(2, length, channels),
         "start_time": golden["in.start_time"].expand(2),
     }
     if network.config.duration_embedding:
         condition["duration"] = golden["in.song_duration"].expand(2)
-    one, other = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.long)
-    asked = Asked(
-        condition=show(condition, [context, None]), frames=torch.full((2,), length), towards=one, away=other
-    )
+    condition = model.with_context(condition, context.latents.expand(2, -1, -1), keep_masks)
+    first = torch.zeros(count, dtype=torch.long)
+    frames = torch.full((2,), length)
+    conditions = ConditionBatch(condition=condition, frames=frames, cond=first, uncond=first + 1)
+    guidance, mask = Guidance(1 + golden["in.cfg_strength"].item(), CFG()), torch.ones(count, length).bool()
+    velocity = guided_velocity(network_velocity(model, network, conditions), conditions, guidance, mask)
+    times = (1 - golden["t_grid"].double())[:, None].expand(-1, count)
+    state = initial_state(torch.arange(count), noise, guidance, cached=False)
     trajectory = [noise]
-    times = 1 - golden["t_grid"].double()
-    scale = 1 + golden["in.cfg_strength"].item()
-    cfg = SamplingConfig(steps=len(times) - 1, solver="euler", guidance=scale)
-    velocity, grid = velocity_of(model, asked, cfg), times[:, None].expand(-1, count)
-    songs = follow(velocity, noise, grid, cfg, lambda _, x: trajectory.append(x))
+
+    def record(step: int, x: Tensor, t: Tensor, state: State) -> tuple[Tensor, State]:
+        trajectory.append(x)
+        return x, state
+
+    songs, _ = solve(velocity, noise, times, SOLVERS["euler"], state, lambda i: lambda *_: noise, record)
     return {
         "out.trajectory": torch.stack(trajectory),
         "out.latents": torch.stack([context.paste(song) for song in songs]),
