@@ -88,6 +88,10 @@ class SongModel(Protocol):
     def timed_lyrics(self) -> bool:
         """Whether the lyrics of a recording need times to be trained on."""
 
+    @property
+    def embeds_audio(self) -> bool:
+        """Whether `embed` takes the style of a recording, a prompt's `style_audio`."""
+
     def embed(self, prompt: Prompt) -> Embedding:
         """Encode one prompt, for every task the model knows. DataError for what it does not understand."""
 

@@ -93,6 +93,7 @@ class DiffRhythm:
     parts: tuple[str, ...] = ("style", "lyrics")
     unconditional: tuple[str, ...] = ("style", "lyrics")
     timed_lyrics: bool = True
+    embeds_audio: bool = True
     lora_targets: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
