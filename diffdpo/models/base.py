@@ -171,7 +171,7 @@ class Transcribes(Protocol):
 
 
 OPTIONAL: dict[Any, str] = {
-    Inpaints: "continue, extend or edit songs",
+    Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
     Plans: "plan songs",
     Transcribes: "transcribe recordings",

@@ -203,7 +203,8 @@ class DiffRhythm:
     ) -> Float[Tensor, "row frame channel"]:
         """noise - song at (x, t); see SongModel. `condition` may be a prepared one."""
         length = x.shape[1]
-        time = (1 - t).to(x.device, torch.promote_types(x.dtype, torch.float32))
+        time = 1 - t.to(torch.promote_types(t.dtype, torch.float32))
+        time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
         behind = ~mask_from_frames(frames.to(x.device), length)[..., None] if self._is_fixed else None
         if behind is not None:
             x = F.pad(x.masked_fill(behind, 0), (0, 0, 0, self._padding(length)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderOobleck
-from support.contract import ModelFixture
+from support.model_contract import ModelFixture
 from support.mulan import STYLES, write_mulan
 
 from diffdpo.models import MODELS

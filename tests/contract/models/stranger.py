@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support.contract import ModelFixture
+from support.model_contract import ModelFixture
 
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from support.bundle import write_bundle
-from support.contract import ModelFixture
+from support.model_contract import ModelFixture
 
 from diffdpo.encoders.beats import FILE
 from diffdpo.models import MODELS
