@@ -4,13 +4,25 @@ A model has one fixture file, tests/contract/models/NAME.py. The models of this 
 packages announce as entry points are tested alike; one such package is on the path here.
 """
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.loaders import PeftAdapterMixin
-from support.model_contract import FRAMES, LENGTH, Inputs, distance, draw, model_fixture, refused
+from support.model_contract import (
+    FRAMES,
+    LENGTH,
+    MODEL_FIXTURES,
+    STRANGER,
+    TESTS,
+    Inputs,
+    distance,
+    draw,
+    model_fixture,
+    refused,
+)
 
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
@@ -247,3 +259,14 @@ def test_a_network_of_half_precision_computes_in_it(fresh):
 def test_a_model_without_a_fixture_is_a_failure_that_says_what_to_write():
     with pytest.raises(pytest.fail.Exception, match=r"write tests/contract/models/nobody\.py with FIXTURE"):
         model_fixture("nobody")
+
+
+def test_the_how_to_shows_the_files_that_are_tested_here():
+    page = (TESTS.parent / "docs" / "howto" / "add-a-model.md").read_text()
+    head, network, model, configuration, _, fixture = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for shown, path in (
+        ([head, network, model, configuration], STRANGER / "stranger" / "__init__.py"),
+        ([fixture], MODEL_FIXTURES / "stranger.py"),
+    ):
+        lines = [line for line in "\n".join(shown).splitlines() if line]
+        assert lines == [line for line in path.read_text().splitlines() if line]

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from support.model_contract import STRANGER, on_path
 from support.launch import CONFIGS, ROOT, environment, rows, same_trajectory
+from support.model_contract import STRANGER, on_path
 from typer.testing import CliRunner
 
 from diffdpo import audio
@@ -206,7 +206,9 @@ def test_what_it_cannot_do_is_refused_in_one_line(work):
     error = verb("train", *pairs, "train.dropout.tag=0.1", code=2)
     assert "no part 'tag'. Did you mean 'tags'?" in error
     assert "no layer 'to_ou.0'" in verb("train", *pairs, "train.lora.targets=[to_ou.0]", code=2)
-    assert "unknown key 'netwrk'. Did you mean 'network'?" in verb("train", *pairs, "model.args.netwrk=x", code=2)
+    assert "unknown key 'netwrk'. Did you mean 'network'?" in verb(
+        "train", *pairs, "model.args.netwrk=x", code=2
+    )
 
 
 def test_a_variation_needs_no_in_painting(work):

@@ -1,4 +1,4 @@
-"""A song model outside diffdpo: a flow on frames of the waveform, told by two texts and by a contour that it plans.
+"""A song model outside diffdpo: a flow on frames of the waveform, conditioned on two texts and a planned contour.
 
 Mono sound at 4 kHz is cut into frames of 40 samples, and these are the latents: 40 channels at 100 frames a second.
 """
@@ -78,8 +78,8 @@ class StrangerTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             visible.append(mask_from_frames(texts[f"{name}_count"].where(~dropped, 1), sequence.shape[1]))
         args = torch.cat(tokens, 1), torch.cat(visible, 1)[:, None, None]
         for block in self.blocks:
-            save = self.gradient_checkpointing and torch.is_grad_enabled()
-            h = self._gradient_checkpointing_func(block, h, *args) if save else block(h, *args)
+            recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+            h = self._gradient_checkpointing_func(block, h, *args) if recompute else block(h, *args)
         return self.frames_out(h).masked_fill(~inside[..., None], 0)
 
 
@@ -88,7 +88,7 @@ class StrangerModel:
     """See `diffdpo.models.base.SongModel`. It plans; it cannot be shown a part of a song."""
 
     network: StrangerTransformer
-    encoder: nn.Module | None
+    encoder: nn.Embedding | None
     spec = LatentSpec(
         channels=HOP,
         frames_per_second=RATE / HOP,
@@ -104,12 +104,14 @@ class StrangerModel:
     def embed(self, prompt: Prompt) -> Embedding:
         check_controls(prompt, ("bpm",))
         if self.encoder is None or prompt.style_audio is not None:
-            why = "style_audio is not understood, give text" if self.encoder else "the encoder was freed"
-            raise DataError(f"prompt {prompt.id!r}: {why}")
+            reason = "style_audio is not understood, give text" if self.encoder else "the encoder was freed"
+            raise DataError(f"prompt {prompt.id!r}: {reason}")
         bpm = prompt.control("bpm")
         texts = {"tags": (prompt.text or "") + (f", {bpm} bpm" if bpm else ""), "words": prompt.lyrics or ""}
+        device = self.encoder.weight.device
         with torch.no_grad():
-            return {name: self.encoder(torch.tensor([0, *text.encode()])) for name, text in texts.items()}
+            sequences = (torch.tensor([0, *text.encode()], device=device) for text in texts.values())
+            return {name: self.encoder(ids).cpu() for name, ids in zip(texts, sequences, strict=True)}
 
     def plan(self, prompt: Prompt, frames: int, generator: torch.Generator) -> Plan:
         contour = torch.randint(1, 1 + CODES, (frames,), generator=generator)
@@ -127,9 +129,9 @@ class StrangerModel:
             "first_frame": torch.tensor([row.first_frame for row in rows]),
             "contour": torch.zeros(len(rows), length, dtype=torch.long),
         }
-        for line, row in zip(condition["contour"], rows, strict=True):
-            part = row.embedding.get("contour", line[:0])[row.first_frame :][: min(length, row.frames)]
-            line[: len(part)] = part
+        for contour, row in zip(condition["contour"], rows, strict=True):
+            codes = row.embedding.get("contour", contour[:0])[row.first_frame :][: min(length, row.frames)]
+            contour[: len(codes)] = codes
         for name in TEXTS:
             sequences = [row.embedding[name] for row in rows]
             condition[name] = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
@@ -139,13 +141,10 @@ class StrangerModel:
 
     def without(self, condition: Condition, part: str, where: Tensor) -> Condition:
         check_part(part, self.parts)
+        where = where.to(condition["contour"].device)
         if part == "contour":
-            return {
-                **condition,
-                part: condition[part].masked_fill(where.to(condition[part].device)[:, None], 0),
-            }
-        name = f"{part}_dropped"
-        return {**condition, name: condition[name] | where.to(condition[name].device)}
+            return {**condition, part: condition[part].masked_fill(where[:, None], 0)}
+        return {**condition, f"{part}_dropped": condition[f"{part}_dropped"] | where}
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Condition, frames: Tensor) -> Tensor:
         time = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
