@@ -51,6 +51,9 @@ class MuLanStyle:
     """What of a sound is heard: its ten seconds in the middle (DiffRhythm), its first thirty (JAM), or all of it
     (MuQ-MuLan). Clips of ten seconds are averaged; a last one that is shorter goes on with the beginning."""
     texts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Styles of texts that were embedded before."""
+    networks: list["Towers"] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Both towers once they are needed; they are freed with this value."""
 
     def embed(self, text: str | None, clip: Clip | None) -> Style:
         """The style of a text, a sound, or the middle between them; zeros for neither."""
@@ -99,7 +102,9 @@ class MuLanStyle:
         return find(TOKENIZER, self.tokenizer, TOKENIZER_FILE, accept_noncommercial=False)
 
     def _towers(self) -> "Towers":
-        return towers(*self._files())
+        if not self.networks:
+            self.networks.append(towers(*self._files()))
+        return self.networks[0]
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,6 @@ class Towers:
         return self.built["text"].embed(tokens(tokenizer, text))
 
 
-@cache
 def towers(weights: Path, config: Path) -> Towers:
     """DataError for what is not MuQ-MuLan, or one with another text encoder."""
     published = read_json(config) if config.is_file() else {}

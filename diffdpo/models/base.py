@@ -88,6 +88,10 @@ class SongModel(Protocol):
     def timed_lyrics(self) -> bool:
         """Whether the lyrics of a recording need times to be trained on."""
 
+    @property
+    def embeds_audio(self) -> bool:
+        """Whether `embed` takes the style of a recording, a prompt's `style_audio`."""
+
     def embed(self, prompt: Prompt) -> Embedding:
         """Encode one prompt, for every task the model knows. DataError for what it does not understand."""
 
@@ -167,7 +171,7 @@ class Transcribes(Protocol):
 
 
 OPTIONAL: dict[Any, str] = {
-    Inpaints: "continue, extend or edit songs",
+    Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
     Plans: "plan songs",
     Transcribes: "transcribe recordings",

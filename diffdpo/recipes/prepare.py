@@ -195,8 +195,8 @@ def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> 
     """Embeddings of a song, [variant][window]: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the window stand in for the text alone. What a model reads off the recording, such as beats,
-    goes into all of them, unless the song has lyrics.
+    many captions of the window stand in for the text alone. A model that embeds no recordings gets the texts only.
+    What a model reads off the recording, such as beats, goes into all of them, unless the song has lyrics.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
@@ -219,9 +219,10 @@ def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> 
     for number, samples in enumerate(np.array_split(clip.samples, count, axis=1)):
         window = Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
         texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
-        variants = [embed(song.text or None, window), embed(None, window)]
-        variants += [embed(text, None) for text in texts if text]
-        windows.append([variants[min(i, len(variants) - 1)] for i in range(2 + len(texts))])
+        with_sound = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
+        variants = with_sound + [embed(text, None) for text in texts if text] or [embed(None, None)]
+        count_variants = len(with_sound) + len(texts)
+        windows.append([variants[min(i, len(variants) - 1)] for i in range(count_variants)])
     return [list(variant) for variant in zip(*windows, strict=True)]
 
 

@@ -34,6 +34,7 @@ from diffdpo.sampling.render import Preview, SongAudio, write_song
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
     SampleJob,
+    check_jobs,
     embed_jobs,
     sample_jobs,
     song_audio,
@@ -90,8 +91,9 @@ def run(cfg: SampleRun) -> Path:
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
-        jobs = group.share(sample_jobs(model.spec, todo, edits))
-        _sample_all(cfg, model, jobs, samples, group)
+        jobs = sample_jobs(model.spec, todo, edits)
+        check_jobs(model, jobs, cfg.longform)
+        _sample_all(cfg, model, group.share(jobs), samples, group)
     group.barrier()
     if group.main:
         _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], group)

@@ -52,7 +52,7 @@ class LongformConfig:
     def chunks(self, spec: LatentSpec) -> Chunks:
         """The windows in frames of a model."""
         size = min(spec.frames(self.window_s), spec.max_frames) if self.window_s else spec.max_frames
-        overlap = 2 * (min(spec.frames(self.overlap_s), (size - 1) // 2) // 2)
+        overlap = 2 * (min(int(self.overlap_s * spec.frames_per_second), (size - 1) // 2) // 2)
         return Chunks(size=size, overlap=overlap, fade=overlap)
 
 

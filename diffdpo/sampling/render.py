@@ -6,6 +6,7 @@ level of its first chunk, and the song itself, decoded again at -16 LUFS. Neithe
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,10 @@ class SongAudio:
 
     def level(self) -> tuple[float, float]:
         """Loudness in LUFS and peak."""
-        meter = audio.Meter(self.model.spec.sample_rate, 2)
-        for chunk in self.chunks(0, len(self.latents)):
+        chunks = self.chunks(0, len(self.latents))
+        first = next(chunks)
+        meter = audio.Meter(self.model.spec.sample_rate, channels=len(first))
+        for chunk in chain([first], chunks):
             meter.add(chunk)
         return meter.loudness(), meter.peak
 
@@ -90,8 +93,10 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
 def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
     unfinished = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
     try:
-        with audio.writer(unfinished, sound.model.spec.sample_rate) as file:
-            for chunk in sound.chunks(0, len(sound.latents)):
+        chunks = sound.chunks(0, len(sound.latents))
+        first = next(chunks)
+        with audio.writer(unfinished, sound.model.spec.sample_rate, channels=len(first)) as file:
+            for chunk in chain([first], chunks):
                 audio.extend(file, chunk * np.float32(factor))
         sync(unfinished)
         unfinished.replace(path)
@@ -115,10 +120,10 @@ class Preview:
         stop = finished if finished == length else finished - spec.receptive_frames
         for chunk in sound.chunks(self.frames, stop):
             if self.file is None:
-                meter = audio.Meter(spec.sample_rate, 2)
+                meter = audio.Meter(spec.sample_rate, channels=len(chunk))
                 meter.add(chunk)
                 self.gain = audio.gain(meter.loudness(), meter.peak, LOUDNESS_LUFS)
-                self.file = audio.writer(self.path, spec.sample_rate)
+                self.file = audio.writer(self.path, spec.sample_rate, channels=len(chunk))
             audio.extend(self.file, chunk * np.float32(self.gain))
         self.frames = max(self.frames, stop)
 

@@ -14,11 +14,11 @@ from diffdpo import audio
 from diffdpo.data.edits import LATENTS, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
-from diffdpo.errors import UserError
-from diffdpo.models.base import LatentSpec, Plans, SongModel, supports
+from diffdpo.errors import DataError, UserError
+from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.randomness import generator
-from diffdpo.sampling.longform import SongRequest
+from diffdpo.sampling.longform import LongformConfig, SongRequest
 from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, gain
 from diffdpo.sampling.request import InpaintContext, prompt_rows
 from diffdpo.types import Plan, Prompt, Row
@@ -78,6 +78,25 @@ def sample_jobs(
             prompt = replace(prompt, duration_s=(len(mask) + 0.5) / rate)
         jobs.append(SampleJob(sample_id(prompt.id, number), prompt, mask, edit))
     return sorted(jobs, key=lambda job: job.frames)
+
+
+def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformConfig) -> None:
+    """DataError for the first song that needs a model that in-paints, where this one does not."""
+    if supports(model, Inpaints):
+        return
+    window = longform.chunks(model.spec).size
+    for job in jobs:
+        if not job.to_generate.all():
+            raise DataError(
+                f"prompt {job.prompt.id!r}: its edit keeps a part of the song, and this model does not in-paint; "
+                "choose another model, or vary the whole song with edit.strength alone"
+            )
+        if job.frames > window and longform.method == "continue":
+            raise DataError(
+                f"prompt {job.prompt.id!r}: {job.prompt.duration_s:g} s are longer than a window of "
+                f"{window / model.spec.frames_per_second:g} s, and this model cannot continue songs; set "
+                "longform.method=joint, or ask for less"
+            )
 
 
 def embed_jobs(

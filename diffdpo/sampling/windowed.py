@@ -87,6 +87,10 @@ class Windowed:
     def timed_lyrics(self) -> bool:
         return self.wrapped.timed_lyrics
 
+    @property
+    def embeds_audio(self) -> bool:
+        return self.wrapped.embeds_audio
+
     def embed(self, prompt: Prompt) -> Embedding:
         return self.wrapped.embed(prompt)
 

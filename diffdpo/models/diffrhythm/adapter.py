@@ -93,6 +93,7 @@ class DiffRhythm:
     parts: tuple[str, ...] = ("style", "lyrics")
     unconditional: tuple[str, ...] = ("style", "lyrics")
     timed_lyrics: bool = True
+    embeds_audio: bool = True
     lora_targets: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
@@ -202,7 +203,8 @@ class DiffRhythm:
     ) -> Float[Tensor, "row frame channel"]:
         """noise - song at (x, t); see SongModel. `condition` may be a prepared one."""
         length = x.shape[1]
-        time = (1 - t).to(x.device, torch.promote_types(x.dtype, torch.float32))
+        time = 1 - t.to(torch.promote_types(t.dtype, torch.float32))
+        time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
         behind = ~mask_from_frames(frames.to(x.device), length)[..., None] if self._is_fixed else None
         if behind is not None:
             x = F.pad(x.masked_fill(behind, 0), (0, 0, 0, self._padding(length)))

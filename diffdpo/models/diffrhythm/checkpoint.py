@@ -1,6 +1,7 @@
 """DiffRhythm checkpoints as SongModels: what a configuration says about one."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from diffdpo.errors import CheckpointError
@@ -72,10 +73,15 @@ class DiffRhythmCheckpoint:
                 f"{self.vae}: a VAE of {vae.channels} channels, the network has {config.latent_channels}"
             )
         rate = vae.frames_per_second if vae else SAMPLE_RATE / SAMPLES_PER_FRAME
-        style = MuLanStyle(
-            weights=self.style, tokenizer=self.tokenizer, accept_noncommercial=self.accept_noncommercial
+        style = partial(
+            MuLanStyle,
+            weights=self.style,
+            tokenizer=self.tokenizer,
+            accept_noncommercial=self.accept_noncommercial,
         )
         lyrics = front_end(self.vocabulary, embeddings=config.text_num_embeds, frames_per_second=rate)
+        symbols = sorted(lyrics.vocabulary) if lyrics else None
+        text_format = f"{EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{symbols}"
         return DiffRhythm(
             network=network,
             spec=LatentSpec(
@@ -87,9 +93,6 @@ class DiffRhythmCheckpoint:
                 receptive_frames=vae.chunks.context if vae else 0,
             ),
             codec=vae,
-            encoders=Encoders(style=style if self.style else None, lyrics=lyrics),
-            identify=lambda: fingerprint_of(
-                f"{EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{sorted(lyrics.vocabulary) if lyrics else None}",
-                style.files() if self.style else [],
-            ),
+            encoders=Encoders(style=style() if self.style else None, lyrics=lyrics),
+            identify=lambda: fingerprint_of(text_format, style().files() if self.style else []),
         )
