@@ -19,6 +19,8 @@ from diffdpo.sampling.trajectory import RowTimes
 
 SongValues = Float[Tensor, " row"]
 Mask = Bool[Tensor, "row frame"]
+Memory = Float[Tensor, "memory_row frame channel"]
+"""What a guider keeps of its last call, a row for each song; no rows where the guider is not stateful."""
 
 
 class Branches(NamedTuple):
@@ -46,7 +48,7 @@ class Guider(Protocol):
     def stateful(self) -> bool:
         """Whether `memory` is used; it is zero before the first call."""
 
-    def __call__(self, at: Branches, scale: float, memory: Latents) -> tuple[Latents, Latents]:
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         """The guided velocity, and the memory for the next call on the same songs."""
 
 
@@ -74,7 +76,7 @@ class CFG:
     zero_init_steps: ClassVar[int] = 0
     stateful: ClassVar[bool] = False
 
-    def __call__(self, at: Branches, scale: float, memory: Latents) -> tuple[Latents, Latents]:
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         return at.uncond + scale * (at.cond - at.uncond), memory
 
 
@@ -91,7 +93,7 @@ class Rescaled:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
 
-    def __call__(self, at: Branches, scale: float, memory: Latents) -> tuple[Latents, Latents]:
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         v, _ = CFG()(at, scale, memory)
         ratio = _standard_deviation(at.cond, at.mask) / _standard_deviation(v, at.mask).clamp(min=1e-8)
         return v * _broadcast(1 + self.rescale * (ratio - 1)).to(v), memory
@@ -114,7 +116,7 @@ class ZeroStar:
                 f"zero_init_steps must be a whole number of at least 0, got {self.zero_init_steps}"
             )
 
-    def __call__(self, at: Branches, scale: float, memory: Latents) -> tuple[Latents, Latents]:
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         best = dot(at.cond, at.uncond, at.mask) / dot(at.uncond, at.uncond, at.mask).clamp(min=1e-8)
         uncond = at.uncond * _broadcast(best).to(at.uncond)
         return uncond + scale * (at.cond - uncond), memory
@@ -150,7 +152,7 @@ class APG:
         """With momentum alone."""
         return self.momentum != 0
 
-    def __call__(self, at: Branches, scale: float, memory: Latents) -> tuple[Latents, Latents]:
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         t = _broadcast(at.t).to(at.x)
         song = at.x - t * at.cond
         difference = t * (at.uncond - at.cond)
