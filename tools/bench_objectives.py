@@ -27,7 +27,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, SampleRun, ScoreRun, TrainRun, load
+from diffdpo.config import load
+from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.scores import of_songs, read_scores
 from diffdpo.encoders import musicnn
@@ -35,11 +36,16 @@ from diffdpo.evaluation.effects import Matched, effects, match, standardised_cha
 from diffdpo.evaluation.selection import winner_rise
 from diffdpo.progress import say
 from diffdpo.recipes import mine, sample, score, train
-from diffdpo.recipes.round import next_model
+from diffdpo.recipes.mine import MineRun
+from diffdpo.recipes.round import RoundRun, next_model
+from diffdpo.recipes.sample import SampleRun
+from diffdpo.recipes.score import ScoreRun
+from diffdpo.recipes.train import TrainRun
+from diffdpo.registry import Choice
 from diffdpo.runs import METRICS, atomic_write, read_json, read_jsonl
-from diffdpo.scorers import SCORERS
+from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.statistics import paired_effect
-from diffdpo.training.config import ReferenceConfig
+from diffdpo.training.config import ReferenceConfig, export_folder
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "demo.yaml"
 
@@ -93,9 +99,15 @@ def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
     """Candidates to pairs and ratings, and the base model's songs for the evaluation prompts."""
     songs = sampled(cfg, cfg.model, out / "candidates", cfg.mining_prompts, cfg.candidates, cfg.seed + 1000)
     base = sampled(cfg, cfg.model, out / "base", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
-    score.run(ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    score.run(
+        ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS))
+    )
     mined = MineRun(
-        samples=[str(songs)], scores=str(out / "scores"), out=str(out / "mined"), axes=cfg.axes, rule=cfg.rule
+        samples=[str(songs)],
+        scores=str(out / "scores"),
+        out=str(out / "mined"),
+        axes=cfg.mine.axes,
+        rule=cfg.mine.rule,
     )
     return mine.run(mined), base
 
@@ -103,7 +115,12 @@ def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
 def sampled(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, seed: int) -> Path:
     return sample.run(
         SampleRun(
-            out=str(out), prompts=prompts, model=model, sampling=cfg.sampling, per_prompt=count, seed=seed
+            out=str(out),
+            prompts=prompts,
+            model=model,
+            sampling=cfg.sample.sampling,
+            per_prompt=count,
+            seed=seed,
         )
     )
 
@@ -113,7 +130,7 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
     entry = ENTRIES[name]
     began = time.monotonic()
     settings = replace(
-        cfg.train,
+        cfg.train.train,
         global_batch=entry.batch,
         per_device=entry.per_device,
         reference=entry.reference,
@@ -130,9 +147,9 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
     )
     train.run(training)
     trained_s = time.monotonic() - began
-    model = next_model(cfg.model, train.exported(out / "train", settings.steps), lora=True)
+    model = next_model(cfg.model, export_folder(out / "train", settings.steps), lora=True)
     songs = sampled(cfg, model, out / "songs", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
-    score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS)))
     facts = {"train_seconds": trained_s, "diversity": diversity(open_samples(songs))}
     atomic_write(out / "facts.json", json.dumps(facts))
 
