@@ -20,7 +20,7 @@ from diffdpo.sampling.trajectory import RowTimes
 SongValues = Float[Tensor, " row"]
 Mask = Bool[Tensor, "row frame"]
 Memory = Float[Tensor, "memory_row frame channel"]
-"""A row for each song; none for guiders that are not stateful."""
+"""What a guider keeps of its last call, a row for each song; no rows where the guider is not stateful."""
 
 
 class Branches(NamedTuple):

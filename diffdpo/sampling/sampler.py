@@ -105,17 +105,10 @@ def start(
     """
     for request in requests:
         check_request(model, request)
-    if cfg.compile:
-        compile_blocks(model.network)
     device, guidance = next(model.network.parameters()).device, cfg.build_guidance()
     conditions = encode_conditions(model, requests, guidance, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        conditions = prepare_conditions(model, conditions)
     noise = start_noise(requests, seed, conditions.length, model.spec.channels)
-    mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
-    evaluate = network_velocity(model, model.network if network is None else network, conditions)
-    velocity = guided_velocity(evaluate, conditions, guidance, mask)
-    velocity = cached_velocity(velocity, cfg.cache_threshold, mask)
+    velocity = conditioned_velocity(model, conditions, cfg, network=network)
     velocity = clamped_velocity(velocity, *_clamped_frames(requests, noise))
     x, times = _start_points(requests, noise, cfg.times(model.spec))
     x = x.to(device)
@@ -126,6 +119,24 @@ def start(
         state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0),
         noise=lambda step: step_noise(requests, seed, step, x),
     )
+
+
+def conditioned_velocity(
+    model: SongModel, conditions: ConditionBatch, cfg: SamplingConfig, *, network: Any = None
+) -> Velocity:
+    """The velocity of a batch of samples under their conditions: prepared, guided and cached as `cfg` says.
+
+    `network` is the model's own unless another is given.
+    """
+    if cfg.compile:
+        compile_blocks(model.network)
+    device = next(model.network.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        conditions = prepare_conditions(model, conditions)
+    mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
+    evaluate = network_velocity(model, model.network if network is None else network, conditions)
+    velocity = guided_velocity(evaluate, conditions, cfg.build_guidance(), mask)
+    return cached_velocity(velocity, cfg.cache_threshold, mask)
 
 
 def follow(

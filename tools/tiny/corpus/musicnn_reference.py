@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--excerpts", type=int, default=10, help="of each song")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--shrinkage", type=float, default=0.05)
-    default = Path(__file__).parents[2] / "diffdpo" / REFERENCE
+    default = Path(__file__).parents[3] / "diffdpo" / REFERENCE
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
     songs = [[file] for file in arguments.files]
