@@ -10,9 +10,9 @@ from torch import Tensor
 
 from diffdpo.config import as_choice
 from diffdpo.errors import ConfigError
+from diffdpo.mining.values import Pair
 from diffdpo.models.base import SongModel
 from diffdpo.registry import Choice
-from diffdpo.mining.values import Pair
 from diffdpo.types import Clip, Prompt, Row
 
 __all__ = ["Song", "load_model", "mine", "sample", "score", "train"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PRONOUNS = """
     all another any anybody anyone anything aught both each either else elsewhere everybody everyone everything few former
-    he hence her here hereafter herself him himself his hither how i it its itself latter many me mine most much myself
+    he hence her here hereafter herself him himself his hither how it its itself latter many me mine most much myself
     neither nobody none nothing nought one oneself ones other others ourselves own same several she some somebody
     someone something somewhere such that their theirs them themselves then thence there therein these they thing
     things this those thus us we what whatever when whence where wherever whether which whichever who whoever whole
