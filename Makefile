@@ -24,7 +24,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit tests/golden tests/test_house.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/unit tests/contract tests/golden tests/test_house.py tests/test_docs.py
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e
