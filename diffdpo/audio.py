@@ -1,4 +1,8 @@
-"""Audio files and levels. Samples are float32 [channel, sample], the sample rate always beside them."""
+"""Audio files and levels. Samples are float32 [channel, sample], the sample rate always beside them.
+
+torchaudio, pyloudnorm and scipy are imported by the functions that need them: everything that reads a file imports
+this module, and a command's start should not wait for them.
+"""
 
 import hashlib
 import io
@@ -7,11 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyloudnorm
-import scipy.signal
 import soundfile
-import torch
-import torchaudio
 from jaxtyping import Float, Int
 
 from diffdpo.errors import DataError
@@ -100,7 +100,10 @@ def resample(clip: Clip, sample_rate: int) -> Clip:
     """The same sound at another rate (windowed sinc, torchaudio's defaults)."""
     if clip.sample_rate == sample_rate:
         return clip
-    samples = torchaudio.functional.resample(torch.from_numpy(clip.samples), clip.sample_rate, sample_rate)
+    import torch
+    from torchaudio.functional import resample as sinc_resample
+
+    samples = sinc_resample(torch.from_numpy(clip.samples), clip.sample_rate, sample_rate)
     return Clip(samples=samples.numpy(), sample_rate=sample_rate)
 
 
@@ -115,6 +118,8 @@ def stereo(clip: Clip) -> Clip:
 
 def loudness(clip: Clip) -> float:
     """Integrated loudness in LUFS (ITU-R BS.1770-4); -inf for silence. Short clips are repeated to one second."""
+    import pyloudnorm
+
     samples = clip.samples
     if samples.shape[1] < clip.sample_rate:
         samples = np.tile(samples, -(-clip.sample_rate // max(1, samples.shape[1])))
@@ -126,6 +131,8 @@ class Meter:
     """Integrated loudness and peak of a sound that comes in blocks: `loudness` in constant memory."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
+        import pyloudnorm
+
         self.rate, self.samples, self.peak = sample_rate, 0, 0.0
         self.filters = list(pyloudnorm.Meter(sample_rate)._filters.values())
         self.states = [np.zeros((channels, len(stage.a) - 1)) for stage in self.filters]
@@ -134,12 +141,12 @@ class Meter:
         self.open = 0.0
 
     def add(self, samples: Float[np.ndarray, "channel sample"]) -> None:
+        from scipy.signal import lfilter
+
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
         weighted = samples.astype(np.float64)
         for place, stage in enumerate(self.filters):
-            weighted, self.states[place] = scipy.signal.lfilter(
-                stage.b, stage.a, weighted, zi=self.states[place]
-            )
+            weighted, self.states[place] = lfilter(stage.b, stage.a, weighted, zi=self.states[place])
             weighted *= stage.passband_gain
         energy = (weighted**2).sum(0)
         while energy.size:

@@ -27,6 +27,15 @@ class Published:
     """The licence forbids commercial use: the user has to say that it is accepted."""
 
 
+MUQ_LARGE = Published(
+    name="MuQ-large-msd-iter",
+    repo="OpenMuQ/MuQ-large-msd-iter",
+    license="CC-BY-NC-4.0",
+    noncommercial=True,
+)
+"""The encoder under SongEval; here, because naming its license must not load it."""
+
+
 def find(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
     """A file of published weights. `where` is the file, its folder, a hub id, or "" for where it was published.
 

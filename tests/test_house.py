@@ -65,6 +65,22 @@ def test_importing_the_package_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_choosing_a_scorer_imports_nothing_that_computes():
+    """The table, and the arguments of every scorer as a configuration would check them."""
+    code = """
+import sys
+from omegaconf import OmegaConf
+from diffdpo.scorers import SCORERS
+for scorer in SCORERS.values():
+    OmegaConf.to_object(OmegaConf.structured(scorer))
+heavy = {"librosa", "transformers", "peft", "diffusers", "torchaudio", "scipy", "pyloudnorm", "numba"}
+ours = ("diffdpo.encoders", "diffdpo.models", "diffdpo.codecs")
+sys.exit(", ".join(sorted({name for name in sys.modules if name in heavy or name.startswith(ours)})) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_tool_finds_what_it_imports():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TOOLS]
     code = f"import importlib; [importlib.import_module(name) for name in {names}]"

@@ -32,8 +32,15 @@ def measure(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, f
     """One way, one length, in this process."""
     import torch
 
+    from diffdpo.encoders.audiobox import (
+        WINDOW,
+        AudioboxNetwork,
+        HeadConfig,
+        cut_windows,
+        rate_windows,
+        song_score,
+    )
     from diffdpo.encoders.wavlm import SAMPLE_RATE, WavLMConfig
-    from diffdpo.scorers.audiobox import WINDOW, AudioboxNetwork, HeadConfig, rate, song_score, windows
 
     torch.manual_seed(0)
     heads = HeadConfig(
@@ -45,14 +52,14 @@ def measure(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, f
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AudioboxNetwork(small if tiny else WavLMConfig(), heads).eval().requires_grad_(False).to(device)
     song = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
-    cut = windows(song)
+    windows = cut_windows(song)
 
     def score() -> torch.Tensor:
-        return song_score(rate(network, cut, batch), cut)
+        return song_score(rate_windows(network, windows, batch), windows)
 
     on_gpu = device == "cuda"
     before = torch.cuda.memory_allocated() / 2**20 if on_gpu else peak_mib()
-    rate(network, windows(song[:WINDOW]), 1)
+    rate_windows(network, cut_windows(song[:WINDOW]), 1)
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -64,7 +71,7 @@ def measure(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, f
         "seconds_min": min(times),
         "peak_mib": peak,
         "beyond_weights_mib": peak - before,
-        "windows": len(cut.lengths),
+        "windows": len(windows.lengths),
         "sum_of_scores": float(scores.sum()),
     }
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders import muq
-from diffdpo.scorers import songeval
+from diffdpo.encoders import muq, songeval
+from diffdpo.scorers.songeval import HEAD_FILE
 
 SIZES = {
     "full": (muq.MuQConfig(), 4096),
@@ -35,7 +35,7 @@ SIZES = {
 }
 """Of the encoder, and the hidden layer of the head."""
 SIDES = ("published", "ours", "ours_rounded")
-HEAD = Path(songeval.HEAD_FILE).name
+HEAD = Path(HEAD_FILE).name
 
 
 def make_weights(size: str, folder: Path) -> None:
@@ -67,8 +67,8 @@ def sound(seconds: float) -> Tensor:
 
 def ours(folder: Path, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
     encoder = muq.load(folder / muq.FILE, songeval.BLOCKS, dtype).to(device)
-    network = songeval.Network(encoder, songeval.load_head(folder / "head" / HEAD).to(device))
-    return lambda wave: network.judge([wave.numpy()])[0]
+    network = songeval.SongEvalNetwork(encoder, songeval.load_head(folder / "head" / HEAD).to(device))
+    return lambda wave: network.rate([wave.numpy()])[0]
 
 
 def published(folder: Path, heads: int, device: str) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@ Captions of songs are made of these words, the style encoder hears the measures,
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import librosa
@@ -74,7 +75,9 @@ def measure(clip: Clip) -> dict[str, float]:
     onsets = librosa.onset.onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE)
     times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
-    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE).mean(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Trying to estimate tuning")  # without a tone it is 0
+        chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE).mean(1)
     middle, side = (float(((stereo[0] + sign * stereo[1]) ** 2).mean()) for sign in (1, -1))
     power = (spectrum**2).sum(0)
     levels = 10 * np.log10(power + 1e-6 * power.max() + 1e-20)

@@ -1,7 +1,7 @@
 """MuQ (Zhu et al. 2025): a self-supervised music encoder, 1024 dimensions 25 times a second.
 
 The network is built here, with the published names of its parameters; the package of the same name is not needed.
-The published weights are MuQ-large-msd-iter, under CC-BY-NC-4.0.
+The published weights are `diffdpo.hub.MUQ_LARGE`, under CC-BY-NC-4.0.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +18,6 @@ from torchaudio.functional import melscale_fbanks
 
 from diffdpo.encoders.conformer import ConformerBlock, Hidden, RotaryPositions, Valid
 from diffdpo.errors import DataError
-from diffdpo.hub import Published
 
 SAMPLE_RATE = 24_000
 HOP = 240
@@ -31,12 +30,6 @@ SHORTEST = WINDOW // 2 + 1
 PREFIX = "model."
 """Of the published keys."""
 LAYERS = "conformer.layers."
-PUBLISHED = Published(
-    name="MuQ-large-msd-iter",
-    repo="OpenMuQ/MuQ-large-msd-iter",
-    license="CC-BY-NC-4.0",
-    noncommercial=True,
-)
 FILE = "model.safetensors"
 UNUSED = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
 """Published parameters, by the beginnings of their names, that only training needs or that nothing ever reads."""

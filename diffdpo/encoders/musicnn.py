@@ -7,6 +7,7 @@ MagnaTagATune. That package itself is never imported: it wants TensorFlow 1.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -139,6 +140,12 @@ def load() -> Musicnn:
     weights = converted(read_bundle(index, data, wanted=lambda name: "Adam" not in name))
     network.load_state_dict(network.state_dict() | weights)  # strict: every name and shape must fit
     return network.eval().requires_grad_(False)
+
+
+@cache
+def pretrained() -> Musicnn:
+    """The network of `load`, once a process."""
+    return load()
 
 
 def weight_files() -> tuple[Path, Path]:

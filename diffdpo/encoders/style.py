@@ -9,7 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import librosa
@@ -220,3 +220,9 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 def load(bundle: Path) -> TwoTowerStyle:
     """The encoder in the folder `style` of a bundle, the one its network was trained with."""
     return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
+
+
+@cache
+def pretrained(bundle: Path) -> TwoTowerStyle:
+    """The encoder of `load`, once a bundle and process, for those that only read it."""
+    return load(bundle)

@@ -1,4 +1,8 @@
-"""Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS."""
+"""Scorers: audio in, numbers out, bigger is better. A new one is a file here and a line in SCORERS.
+
+A scorer's file imports numpy at its top and everything heavier (librosa, scipy, torchaudio, encoders) inside the
+functions that compute: commands that only check a scorer's name and arguments start without them.
+"""
 
 from diffdpo.registry import Table
 from diffdpo.scorers.adherence import Adherence

@@ -3,20 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.encoders import style
-from diffdpo.encoders.style import windows
 from diffdpo.hub import BUNDLE, sha256_of
-from diffdpo.scorers.features import each_with_prompt
+from diffdpo.scorers.features import score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
 LOWEST = -1.0
@@ -58,25 +54,29 @@ class Adherence:
     def __call__(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
     ) -> Float[np.ndarray, "clip axis"]:
-        return each_with_prompt(clips, prompts, self._score)
+        return score_each_with_prompt(clips, prompts, self._score)
 
     def _score(self, clip: Clip, prompt: Prompt) -> float:
+        import torch
+
+        from diffdpo.encoders.style import pretrained, windows
+
         if not clip.samples.any():
             return LOWEST
-        encoder, asked = _encoder(self._folder()), self.wish(prompt)
-        if not asked.any():
+        target = self.embed_prompt(prompt)
+        if not target.any():
             return 0.0
-        heard = torch.stack([encoder.embed(None, window) for window in windows(clip)])
-        return float((heard @ asked).mean().clamp(-1, 1))
+        encoder = pretrained(self._folder())
+        styles = torch.stack([encoder.embed(None, window) for window in windows(clip)])
+        return float((styles @ target).mean().clamp(-1, 1))
 
-    def wish(self, prompt: Prompt) -> Float[Tensor, " style"]:
-        """The style that a prompt asks for, a unit vector; zeros if it asks for none."""
-        sound = prompt.style_audio
-        clip = audio.read(sound) if isinstance(sound, str) else sound
-        return _encoder(self._folder()).embed(prompt.text, clip)
+    def embed_prompt(self, prompt: Prompt) -> Float[Tensor, " style"]:
+        """The style that a prompt names by text or recording, a unit vector; zeros if it names none."""
+        from diffdpo.encoders.style import pretrained
+
+        recording = prompt.style_audio
+        clip = audio.read(recording) if isinstance(recording, str) else recording
+        return pretrained(self._folder()).embed(prompt.text, clip)
 
     def _folder(self) -> Path:
         return Path(self.bundle) if self.bundle else BUNDLE
-
-
-_encoder = cache(style.load)

@@ -1,32 +1,20 @@
 """Audiobox-Aesthetics (Tjandra et al. 2025): four ratings of 1 to 10 for every ten seconds."""
 
 import hashlib
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from jaxtyping import Float
 
-from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
-from diffdpo.errors import CheckpointError, DataError
 from diffdpo.hub import Published, find, sha256_of
-from diffdpo.runs import read_json
-from diffdpo.scorers.features import each, mono
+from diffdpo.scorers.features import mono, score_each
 from diffdpo.types import Clip
 
 PUBLISHED = Published(name="Audiobox-Aesthetics", repo="facebook/audiobox-aesthetics", license="CC-BY-4.0")
-AXES = ("CE", "CU", "PC", "PQ")
-"""Their names in the checkpoint, in the published order."""
-WINDOW = 10 * SAMPLE_RATE
+WINDOW_S = 10.0
 SILENCE = 0.0
 """The score of silence, on all axes: below the scale."""
 
@@ -48,12 +36,12 @@ class Audiobox:
     mining, never this one. They are not three votes either: listeners' means correlate at 0.79 to 0.94, so
     they count as one family; if only one is wanted, ce follows overall quality best. Piano music that was
     optimised on ce got more notes, more voices and no rests, and its variety sank. Nothing beyond ten seconds
-    is heard: the windows in any order score the same, so a loop costs nothing; watch `structure.form`. It hears
+    counts: the windows in any order score the same, so a loop costs nothing; watch `structure.form`. It hears
     one channel up to 8 kHz: neither stereo nor air counts. Level hardly counts: the first layer takes it out.
     """
 
     version: ClassVar[str] = "1"
-    axes: ClassVar[tuple[str, ...]] = tuple(f"audiobox.{axis.lower()}" for axis in AXES)
+    axes: ClassVar[tuple[str, ...]] = ("audiobox.ce", "audiobox.cu", "audiobox.pc", "audiobox.pq")
     licenses: ClassVar[tuple[str, ...]] = (PUBLISHED.license,)
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0
@@ -69,152 +57,37 @@ class Audiobox:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if not 0 <= self.min_tail_s <= WINDOW / SAMPLE_RATE:
+        if not 0 <= self.min_tail_s <= WINDOW_S:
             raise ValueError(f"min_tail_s must lie between 0 and 10 s, got {self.min_tail_s}")
 
     @property
     def weights_hash(self) -> str:
         """Of the weights and of the configuration, which holds the scale."""
-        return hashlib.sha256("".join(sha256_of(path) for path in files(self.weights)).encode()).hexdigest()
+        return hashlib.sha256(
+            "".join(sha256_of(path) for path in published_files(self.weights)).encode()
+        ).hexdigest()
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> list[float]:
+        import torch
+
+        from diffdpo.encoders import audiobox as encoder
+
         if clip.samples.any():
-            samples = mono(clip, SAMPLE_RATE, at_least_s=0.0)
+            samples = mono(clip, encoder.SAMPLE_RATE, at_least_s=0.0)
             if samples.any():
-                cut = windows(torch.from_numpy(samples), min_tail=round(self.min_tail_s * SAMPLE_RATE))
-                return song_score(rate(_network(files(self.weights)), cut, self.batch), cut).tolist()
-        return [SILENCE] * len(AXES)
+                min_tail = round(self.min_tail_s * encoder.SAMPLE_RATE)
+                windows = encoder.cut_windows(torch.from_numpy(samples), min_tail)
+                network = encoder.cached_audiobox(published_files(self.weights))
+                return encoder.song_score(
+                    encoder.rate_windows(network, windows, self.batch), windows
+                ).tolist()
+        return [SILENCE] * len(self.axes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Windows:
-    """A song cut into windows of ten seconds, end to end; the last one is filled up with silence."""
-
-    samples: Float[Tensor, "window sample"]
-    lengths: Int[Tensor, " window"]
-    """Samples that belong to the song."""
-
-    @property
-    def weights(self) -> Float[Tensor, " window"]:
-        return self.lengths / WINDOW
-
-
-def windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> Windows:
-    """A last window with fewer samples than `min_tail` is left out, unless it is the only one."""
-    num, tail = divmod(len(samples), WINDOW)
-    if num and tail < min_tail:
-        samples, tail = samples[: num * WINDOW], 0
-    lengths = torch.tensor([WINDOW] * num + [tail] * (tail > 0))
-    padded = F.pad(samples, (0, len(lengths) * WINDOW - len(samples)))
-    return Windows(samples=padded.reshape(-1, WINDOW), lengths=lengths)
-
-
-def song_score(scores: Float[Tensor, "window 4"], cut: Windows) -> Float[Tensor, "4"]:
-    """The mean over windows, by length."""
-    weights = cut.weights[:, None]
-    return (scores * weights).sum(0) / weights.sum()
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """What the published configuration says of the part behind WavLM."""
-
-    layers: int
-    layer_norm: bool
-    dropout: bool
-    """Whether there was dropout in training, which moves the numbers of the layers."""
-    normalise: bool
-    """Embeddings have length 1."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """Of the ratings in training, for each axis: a prediction is in their standard deviations."""
-
-
-class AudioboxNetwork(nn.Module):
-    """WavLM, and for each axis a weighting of its layers and a small network on the mean over time."""
-
-    def __init__(self, encoder: WavLMConfig, heads: HeadConfig) -> None:
-        super().__init__()
-        self.heads = heads
-        self.wavlm_model = WavLM(encoder)
-        self.proj_layer = nn.ModuleDict({axis: _head(encoder.dim, heads) for axis in AXES})
-        self.layer_weights = nn.ParameterDict(
-            {axis: nn.Parameter(torch.zeros(encoder.layers + 1)) for axis in AXES}
-        )
-
-    def forward(
-        self, samples: Float[Tensor, "window sample"], lengths: Int[Tensor, " window"]
-    ) -> Float[Tensor, "window 4"]:
-        """Ratings of windows of 16 kHz audio, on their scale."""
-        return self.to_scale(self.predict(self.wavlm_model(samples, lengths)))
-
-    def predict(self, frames: Frames) -> Float[Tensor, "window 4"]:
-        """Before the scale. The mean over time comes first: it commutes with the sum over layers."""
-        kept = frames.valid[..., None]
-        means = torch.stack([(h * kept).sum(1) for h in frames.layers]) / kept.sum(1)
-        ratings = []
-        for axis in AXES:
-            embedding = torch.einsum("lwd,l->wd", means, self.layer_weights[axis].softmax(0))
-            if self.heads.normalise:
-                embedding = F.normalize(embedding, dim=-1)
-            ratings.append(self.proj_layer[axis](embedding)[:, 0])
-        return torch.stack(ratings, dim=1)
-
-    def to_scale(self, prediction: Float[Tensor, "window 4"]) -> Float[Tensor, "window 4"]:
-        mean, std = prediction.new_tensor([self.heads.mean, self.heads.std])
-        return prediction * std + mean
-
-
-def _head(dim: int, config: HeadConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(config.layers - 1):
-        layers.append(nn.Linear(dim, dim))
-        layers += [nn.LayerNorm(dim)] * config.layer_norm
-        layers += [nn.GELU(), *[nn.Identity()] * config.dropout]
-    return nn.Sequential(*layers, nn.Linear(dim, 1))
-
-
-@torch.no_grad()
-def rate(network: AudioboxNetwork, cut: Windows, batch: int) -> Float[Tensor, "window 4"]:
-    """Ratings of all windows, `batch` at a time, on the device of the network."""
-    device = next(network.parameters()).device
-    parts = zip(cut.samples.split(batch), cut.lengths.split(batch), strict=True)
-    return torch.cat([network(samples.to(device), lengths.to(device)).cpu() for samples, lengths in parts])
-
-
-FIXED = {
-    "sample_rate": SAMPLE_RATE,
-    "proj_act_fn": "gelu",
-    "use_weighted_layer_sum": True,
-    "output_dim": 1,
-}
-"""Other values of these are not supported. `precision` is not read: the original never switches to it."""
-
-
-def published_heads(published: Mapping[str, Any], encoder_layers: int) -> HeadConfig:
-    """Our configuration for the published one, whose own defaults are a single layer. DataError for others."""
-    wanted = FIXED | {"nth_layer": encoder_layers + 1}
-    for name, value in wanted.items():
-        if published.get(name, value) != value:
-            raise DataError(f"Audiobox with {name}={published[name]!r} is not supported, only {value!r}")
-    try:
-        scale = [published["target_transform"][axis] for axis in AXES]
-        return HeadConfig(
-            layers=int(published.get("proj_num_layer", 1)),
-            layer_norm=bool(published.get("proj_ln", False)),
-            dropout=float(published.get("proj_dropout", 0)) != 0,
-            normalise=bool(published.get("normalize_embed", True)),
-            mean=tuple(float(axis["mean"]) for axis in scale),
-            std=tuple(float(axis["std"]) for axis in scale),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"the configuration of Audiobox lacks or garbles {error}") from None
-
-
-def files(where: str) -> tuple[Path, ...]:
+def published_files(where: str) -> tuple[Path, ...]:
     """The weights, and their configuration if that is a file of its own."""
     weights = find(PUBLISHED, where, "model.safetensors", accept_noncommercial=False)
     if weights.suffix in (".pt", ".pth"):
@@ -222,58 +95,3 @@ def files(where: str) -> tuple[Path, ...]:
     if where and Path(where).is_file():
         return weights, weights.with_name("config.json")
     return weights, find(PUBLISHED, where, "config.json", accept_noncommercial=False)
-
-
-def load(weights: Path, config: Path | None = None) -> AudioboxNetwork:
-    """The pretrained network, frozen, in fp32: the hub's files, or the single checkpoint.pt.
-
-    The sizes of WavLM may be given in config.json as `wavlm_config`; published ones do not and mean WavLM-Base+.
-    Loading is strict. DataError for a damaged file, CheckpointError for the weights of another model.
-    """
-    if config is None:
-        state, published = _read_checkpoint(weights)
-    else:
-        state, published = _read_safetensors(weights), read_json(config)
-    if not isinstance(published, Mapping):
-        raise DataError(f"{config or weights}: expected the configuration of Audiobox")
-    return build(state, published, where=str(weights))
-
-
-def build(state: Mapping[str, Tensor], published: Mapping[str, Any], where: str) -> AudioboxNetwork:
-    """A network of this configuration with these weights, every key and shape checked."""
-    encoder = published_config(published.get("wavlm_config", {}))
-    heads = published_heads(published, encoder.layers)
-    with torch.device("meta"):
-        network = AudioboxNetwork(encoder, heads)
-    ours = {name: tensor.float() for name, tensor in state.items() if name != "wavlm_model.mask_emb"}
-    wanted, found = (
-        {name: tuple(tensor.shape) for name, tensor in side.items()} for side in (network.state_dict(), ours)
-    )
-    differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if differ:
-        first = f"{differ[0]} is {found.get(differ[0], 'missing')}, not {wanted.get(differ[0], 'expected')}"
-        raise CheckpointError(f"{where}: not weights of Audiobox: {len(differ)} tensors differ; {first}")
-    network.load_state_dict(ours, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {error}") from None
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-        return state, {**content["model_cfg"], "target_transform": content["target_transform"]}
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: not a checkpoint of Audiobox ({reason})") from None
-
-
-@cache
-def _network(paths: tuple[Path, ...]) -> AudioboxNetwork:
-    return load(*paths).to("cuda" if torch.cuda.is_available() else "cpu")

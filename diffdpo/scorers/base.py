@@ -40,10 +40,10 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class PromptScorer(Protocol):
-    """A Scorer that compares a song with what was asked for: its call takes the prompts, too.
+    """A Scorer that compares a song with its prompt: its call takes the prompts, too.
 
-    Its scores belong to a sound and a prompt together and are kept so. Where a prompt says nothing that it
-    understands, and where there are no prompts, songs get 0. It hears no windows.
+    Its scores belong to a sound and a prompt together and are cached so. A song gets 0 where its prompt says
+    nothing that the scorer understands, and where there are no prompts. Windows are not compared with prompts.
     """
 
     needs_prompt: ClassVar[Literal[True]]
@@ -54,6 +54,6 @@ class PromptScorer(Protocol):
 
 
 def fingerprint(scorer: Scorer) -> str:
-    """All that decides a scorer's numbers: class, version, weights and the values of its fields."""
+    """The hash of all that decides a scorer's numbers: class, version, weights and the values of its fields."""
     text = f"{type(scorer).__qualname__}|{scorer.version}|{scorer.weights_hash}|{scorer!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

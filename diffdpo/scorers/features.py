@@ -10,6 +10,8 @@ from diffdpo.types import Clip, Prompt
 
 SAMPLE_RATE = 22_050
 """Enough for pitch, rhythm and form, and librosa's default."""
+EMPTY_PROMPT = Prompt(id="empty")
+"""Of a clip that is scored without a prompt."""
 
 
 def mono(clip: Clip, sample_rate: int = SAMPLE_RATE, at_least_s: float = 1.0) -> Float[np.ndarray, " sample"]:
@@ -19,31 +21,31 @@ def mono(clip: Clip, sample_rate: int = SAMPLE_RATE, at_least_s: float = 1.0) ->
     return np.pad(samples, (0, max(0, int(at_least_s * sample_rate) - len(samples))))
 
 
-def each(
+def score_each(
     clips: Sequence[Clip], score: Callable[[Clip], Sequence[float]], num_axes: int
 ) -> Float[np.ndarray, "clip axis"]:
     """One row a clip, each computed alone: the rest of the batch changes nothing."""
     return np.array([score(clip) for clip in clips], dtype=np.float64).reshape(len(clips), num_axes)
 
 
-def each_with_prompt(
+def score_each_with_prompt(
     clips: Sequence[Clip],
     prompts: Sequence[Prompt] | None,
     score: Callable[[Clip, Prompt], float],
 ) -> Float[np.ndarray, "clip 1"]:
-    """One row a clip, each scored for its own prompt; without prompts, for one that asks for nothing."""
-    asked = [Prompt(id="nothing")] * len(clips) if prompts is None else prompts
-    values = [score(clip, prompt) for clip, prompt in zip(clips, asked, strict=True)]
+    """One row a clip, each scored for its own prompt; without prompts, for an empty one."""
+    per_clip = [EMPTY_PROMPT] * len(clips) if prompts is None else prompts
+    values = [score(clip, prompt) for clip, prompt in zip(clips, per_clip, strict=True)]
     return np.array(values, dtype=np.float64).reshape(len(clips), 1)
 
 
-def window(value: float, low: float, high: float, soft_low: float, soft_high: float) -> float:
-    """1 inside [low, high], one half where it is left by `soft`: a wish for neither too little nor too much.
+def range_score(value: float, low: float, high: float, soft_low: float, soft_high: float) -> float:
+    """1 inside [low, high], one half at `soft_low` below it and `soft_high` above: neither too little nor too much.
 
-    The flanks fall as 1 / (1 + beyond²), never to 0: what is far off can still get better or worse.
+    The flanks fall as 1 / (1 + distance²), never to 0: what is far off can still get better or worse.
     """
-    beyond = (low - value) / soft_low if value < low else max(0.0, value - high) / soft_high
-    return 1 / (1 + beyond**2)
+    distance = (low - value) / soft_low if value < low else max(0.0, value - high) / soft_high
+    return 1 / (1 + distance**2)
 
 
 def clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int = 3) -> float:
@@ -57,11 +59,11 @@ def clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int =
     return float((at_ceiling | at_floor).mean())
 
 
-def _in_runs(hot: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
+def _in_runs(extreme: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
     """Marks the members of runs of at least `shortest`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], hot.astype(np.int8), [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], extreme.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]
-    change = np.zeros(len(hot) + 1, np.int64)
+    change = np.zeros(len(extreme) + 1, np.int64)
     long = ends - starts >= shortest
     np.add.at(change, starts[long], 1)
     np.add.at(change, ends[long], -1)

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torchaudio.functional import resample
 
 from diffdpo.errors import ConfigError
 from diffdpo.registry import closest
@@ -84,5 +82,8 @@ def _silence_ratio(samples: Float[np.ndarray, "channel sample"], rate: int, thre
 
 
 def _true_peak_db(samples: Float[np.ndarray, "channel sample"], rate: int) -> float:
+    import torch
+    from torchaudio.functional import resample
+
     oversampled = resample(torch.from_numpy(samples), rate, 4 * rate)
     return _db(max(float(oversampled.abs().max()), float(np.abs(samples).max())))

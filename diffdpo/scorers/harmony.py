@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import librosa
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffdpo.encoders.descriptors import MAJOR, MINOR
-from diffdpo.scorers.features import SAMPLE_RATE, each, mono
+from diffdpo.scorers.features import SAMPLE_RATE, mono, score_each
 from diffdpo.types import Clip
 
 STFT = 4096
@@ -19,10 +17,10 @@ HOP = 1024
 BINS_PER_OCTAVE = 36
 LOUD = 0.1
 """A spectral peak counts if it reaches this share of the loudest bin of its frame."""
-LISTENED = (1.0, -1.0, -0.4, 0.0, 0.4, 0.6, -0.2, 0.8, 0.2, 0.4, -0.4, -0.8, 1.0)
+RATINGS = (1.0, -1.0, -0.4, 0.0, 0.4, 0.6, -0.2, 0.8, 0.2, 0.4, -0.4, -0.8, 1.0)
 """How consonant listeners find 0 to 12 semitones: ranks gathered by Schwartz, Howe & Purves 2003."""
-BETWEEN = -1.0
-"""And what lies midway between two of them."""
+QUARTER_TONE = -1.0
+"""How consonant an interval midway between two of those is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Harmony:
             raise ValueError(f"flatness must be positive and steadiest in (0, 1], got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float, float, float]:
         samples = mono(clip, at_least_s=2.0)  # the lowest filter of the constant-Q transform is 0.8 s long
@@ -89,18 +87,20 @@ class Peaks:
 
 def spectral_peaks(samples: Float[np.ndarray, " sample"]) -> Peaks:
     """Those between 80 and 2,000 Hz that are loud enough, refined by a parabola through the log magnitudes."""
+    import librosa
+
     spectrum = np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP)).T
     below, here, above = spectrum[:, :-2], spectrum[:, 1:-1], spectrum[:, 2:]
-    loud = here > LOUD * spectrum.max(1, keepdims=True)
-    frames, bins = np.nonzero((here > below) & (here >= above) & loud & (here > 0))
+    above_floor = here > LOUD * spectrum.max(1, keepdims=True)
+    frames, bins = np.nonzero((here > below) & (here >= above) & above_floor & (here > 0))
     a, b, c = (np.log(part[frames, bins] + 1e-9) for part in (below, here, above))
     curve = np.minimum(a - 2 * b + c, -1e-9)
     hertz = (bins + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / STFT
-    heard = (hertz > 80) & (hertz < 2000)
+    in_range = (hertz > 80) & (hertz < 2000)
     return Peaks(
-        frame=frames[heard],
-        semitone=12 * np.log2(hertz[heard] / 440),
-        magnitude=here[frames, bins][heard].astype(np.float64),
+        frame=frames[in_range],
+        semitone=12 * np.log2(hertz[in_range] / 440),
+        magnitude=here[frames, bins][in_range].astype(np.float64),
     )
 
 
@@ -116,20 +116,20 @@ def semitone_grid(peaks: Peaks) -> complex:
 
 
 def _scale() -> tuple[Float[np.ndarray, " place"], Float[np.ndarray, " place"]]:
-    """Consonance at every quarter-tone of an octave: 1 at its ends, 0 on average over all intervals."""
+    """Every quarter-tone of an octave, and its consonance: 1 at both ends, 0 on average over all intervals."""
     places = np.arange(0, 12.25, 0.5)
-    felt = np.where(places % 1 == 0, np.array(LISTENED)[places.astype(int)], BETWEEN)
-    mean = np.trapezoid(felt, places) / 12
-    return places, (felt - mean) / (1 - mean)
+    ratings = np.where(places % 1 == 0, np.array(RATINGS)[places.astype(int)], QUARTER_TONE)
+    mean = np.trapezoid(ratings, places) / 12
+    return places, (ratings - mean) / (1 - mean)
 
 
-PLACES, FELT = _scale()
-LEAST = FELT.min()
-"""What silence gets."""
+PLACES, CONSONANCE = _scale()
+LEAST = CONSONANCE.min()
+"""The consonance of silence."""
 
 
 def consonance(peaks: Peaks) -> float:
-    """Mean of FELT over the intervals within frames; see `Harmony`. 0 if no two peaks ever sound together.
+    """Mean of CONSONANCE over the intervals within frames; see `Harmony`. 0 if no two peaks ever sound together.
 
     What lies within half a semitone is one tone, not two.
     """
@@ -137,18 +137,20 @@ def consonance(peaks: Peaks) -> float:
     total = weight = 0.0
     for begin, end in itertools.pairwise(bounds):
         semitone, magnitude = peaks.semitone[begin:end], peaks.magnitude[begin:end]
-        one, two = np.triu_indices(end - begin, 1)
-        interval = np.abs(semitone[one] - semitone[two])
-        product = magnitude[one] * magnitude[two] * (interval > 0.5)
+        lower, upper = np.triu_indices(end - begin, 1)
+        interval = np.abs(semitone[lower] - semitone[upper])
+        product = magnitude[lower] * magnitude[upper] * (interval > 0.5)
         if product.any():
             power = (magnitude**2).sum()
-            total += power * (product * np.interp(interval % 12, PLACES, FELT)).sum() / product.sum()
+            total += power * (product * np.interp(interval % 12, PLACES, CONSONANCE)).sum() / product.sum()
             weight += power
     return float(total / weight) if weight else 0.0
 
 
 def mean_chroma(samples: Float[np.ndarray, " sample"], tuning: float) -> Float[np.ndarray, " pitch_class"]:
     """Constant-Q energy of C, C#, … B over the whole clip, summing to 1; `tuning` in semitones from A440."""
+    import librosa
+
     chroma = librosa.feature.chroma_cqt(
         y=samples,
         sr=SAMPLE_RATE,
@@ -165,6 +167,8 @@ def mean_chroma(samples: Float[np.ndarray, " sample"], tuning: float) -> Float[n
 
 def key_clarity(chroma: Float[np.ndarray, " pitch_class"], flatness: float) -> float:
     """The best correlation with a key; see `Harmony`."""
+    from diffdpo.encoders.descriptors import MAJOR, MINOR
+
     keys = np.array([np.roll(profile, tonic) for profile in (MAJOR, MINOR) for tonic in range(12)])
     keys -= keys.mean(1, keepdims=True)
     keys /= np.linalg.norm(keys, axis=1, keepdims=True)

@@ -8,14 +8,10 @@ from importlib import resources
 from typing import ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from diffdpo.encoders import musicnn
 from diffdpo.errors import DataError
-from diffdpo.scorers.features import each, mono
+from diffdpo.scorers.features import mono, score_each
 from diffdpo.types import Clip
 
 REFERENCE = "assets/tiny/musicnn_reference.safetensors"
@@ -36,7 +32,7 @@ class MusicnnTypicality:
     The idea is that of the Fréchet audio distance (Kilgour et al. 2019), for a single clip.
 
     How it can be gamed: the mean of all songs would get 0, so blandness pays; above -0.5 it means nothing.
-    It is nearly deaf to form, harmony and timing: shuffled seconds, detuning and jitter change nothing. The
+    It is nearly insensitive to form, harmony and timing: shuffled seconds, detuning and jitter change nothing. The
     reference is 64 freely licensed game songs; what they do not contain (say, a cappella) is judged
     atypical. Being a judge, it is only watched: when mined axes rise while this falls, stop.
     """
@@ -49,21 +45,23 @@ class MusicnnTypicality:
 
     @property
     def weights_hash(self) -> str:
-        return hashlib.sha256(_asset() + musicnn.SHA256.encode()).hexdigest()
+        from diffdpo.encoders.musicnn import SHA256
+
+        return hashlib.sha256(_asset() + SHA256.encode()).hexdigest()
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float]:
-        heard = embeddings(clip)
-        if not len(heard):
+        windows = embeddings(clip)
+        if not len(windows):
             return (-FARTHEST,)
-        return (-min(FARTHEST, float(reference().distance(heard).mean())),)
+        return (-min(FARTHEST, float(real_songs().distance(windows).mean())),)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A Gaussian of low rank: variances along principal axes, one variance for all that they leave out."""
+class EmbeddingGaussian:
+    """A Gaussian of low rank: variances along principal axes, one variance for all directions they leave out."""
 
     mean: Float[np.ndarray, " dim"]
     axes: Float[np.ndarray, "rank dim"]
@@ -87,24 +85,24 @@ class Reference:
 
 
 def embeddings(clip: Clip) -> Float[np.ndarray, "window dim"]:
-    """What musicnn makes of a clip, window by window; silence has no windows."""
+    """The embedding of every window of a clip; silence has no windows."""
+    import torch
+
+    from diffdpo.encoders import musicnn
+
     samples = mono(clip, musicnn.SAMPLE_RATE)
     if not samples.any():
         return np.zeros((0, musicnn.EMBEDDING))
-    return windows(network().listen(torch.from_numpy(samples)).embedding.double().numpy())
+    patches = musicnn.pretrained().listen(torch.from_numpy(samples)).embedding
+    return pool_patches(patches.double().numpy())
 
 
-def windows(embeddings: Float[np.ndarray, "patch dim"]) -> Float[np.ndarray, "window dim"]:
+def pool_patches(embeddings: Float[np.ndarray, "patch dim"]) -> Float[np.ndarray, "window dim"]:
     """Means over three patches, end to end; a remainder is dropped, a shorter clip is one window."""
     num = len(embeddings) // WINDOW_PATCHES
     if num == 0:
         return embeddings.mean(0, keepdims=True)
     return embeddings[: num * WINDOW_PATCHES].reshape(num, WINDOW_PATCHES, -1).mean(1)
-
-
-@cache
-def network() -> musicnn.Musicnn:
-    return musicnn.load()
 
 
 @cache
@@ -116,10 +114,14 @@ def _asset() -> bytes:
 
 
 @cache
-def reference() -> Reference:
+def real_songs() -> EmbeddingGaussian:
+    """The Gaussian fitted to the embeddings of real songs."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
         tensors = {name: array.astype(np.float64) for name, array in load(_asset()).items()}
-        return Reference(
+        return EmbeddingGaussian(
             mean=tensors["mean"],
             axes=tensors["axes"],
             variances=tensors["variances"],

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import librosa
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import median_filter
 
-from diffdpo.scorers.features import clip_run_ratio, each, window
+from diffdpo.scorers.features import clip_run_ratio, range_score, score_each
 from diffdpo.types import Clip
 
 STFT = 2048
@@ -47,7 +45,7 @@ class Production:
     weights_hash: ClassVar[str] = ""
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float]:
         if not clip.samples.any():
@@ -56,13 +54,15 @@ class Production:
         music = np.maximum(mean - 1.3 * floor, 0)  # or hiss would pass for treble
         hertz = np.fft.rfftfreq(STFT, 1 / clip.sample_rate)
         parts = (
-            window(loudness_range(clip), 2.0, 8.0, soft_low=1.2, soft_high=5.0),
-            window(crest_factor(clip), 11.0, 17.0, soft_low=2.0, soft_high=3.0),
-            window(clip_run_ratio(clip.samples), 0.0, 1e-4, soft_low=1.0, soft_high=1e-3),
-            window(bandwidth(music, hertz), 15_000.0, math.inf, soft_low=4_000.0, soft_high=1.0),
-            window(share_db(music[hertz >= 8_000], mean), -35.0, -20.0, soft_low=8.0, soft_high=5.0),
-            window(share_db(floor[hertz >= 4_000], mean), -math.inf, -36.0, soft_low=1.0, soft_high=10.0),
-            window(correlation(clip), 0.3, 0.95, soft_low=0.3, soft_high=0.07),
+            range_score(loudness_range(clip), 2.0, 8.0, soft_low=1.2, soft_high=5.0),
+            range_score(crest_factor(clip), 11.0, 17.0, soft_low=2.0, soft_high=3.0),
+            range_score(clip_run_ratio(clip.samples), 0.0, 1e-4, soft_low=1.0, soft_high=1e-3),
+            range_score(bandwidth(music, hertz), 15_000.0, math.inf, soft_low=4_000.0, soft_high=1.0),
+            range_score(share_db(music[hertz >= 8_000], mean), -35.0, -20.0, soft_low=8.0, soft_high=5.0),
+            range_score(
+                share_db(floor[hertz >= 4_000], mean), -math.inf, -36.0, soft_low=1.0, soft_high=10.0
+            ),
+            range_score(correlation(clip), 0.3, 0.95, soft_low=0.3, soft_high=0.07),
         )
         # one bad part cannot be outweighed by good ones
         return (float(np.prod(parts) ** (1 / len(parts))),)
@@ -93,6 +93,9 @@ def spectra(clip: Clip) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " 
     is not a peak among its neighbours. For white noise the 10th percentile of the power is 0.105 of its
     mean.
     """
+    import librosa
+    from scipy.ndimage import median_filter
+
     samples = clip.samples.astype(np.float32)
     samples = np.pad(samples, ((0, 0), (0, max(0, STFT - samples.shape[1]))))
     power = (np.abs(librosa.stft(samples, n_fft=STFT, hop_length=STFT // 2)) ** 2).mean(0)

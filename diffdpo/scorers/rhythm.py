@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import librosa
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.scorers.features import SAMPLE_RATE, each, mono
+from diffdpo.scorers.features import SAMPLE_RATE, mono, score_each
 from diffdpo.types import Clip
 
 HOP = 512
@@ -50,7 +49,7 @@ class Rhythm:
             raise ValueError(f"clearest must be in (0, 1] and tolerance positive, got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float, float]:
         onsets = onset_strength(clip)
@@ -61,7 +60,7 @@ class Rhythm:
             return 0.0, 0.0
         period = shortest + int(correlation[shortest:longest].argmax())
         pulse = float(np.clip(correlation[period] / self.clearest, 0, 1))
-        return pulse, self.tolerance / (self.tolerance + wandering(onsets, period))
+        return pulse, self.tolerance / (self.tolerance + tempo_deviation(onsets, period))
 
 
 def onset_strength(clip: Clip) -> Float[np.ndarray, " frame"]:
@@ -71,6 +70,8 @@ def onset_strength(clip: Clip) -> Float[np.ndarray, " frame"]:
     samples = mono(clip)
     if not samples.any():
         return np.zeros(len(samples) // HOP)
+    import librosa
+
     flux = librosa.onset.onset_strength(y=samples, sr=SAMPLE_RATE, hop_length=HOP)
     return np.log1p(flux[2048 // HOP :].astype(np.float64))
 
@@ -83,21 +84,21 @@ def autocorrelation(onsets: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " 
     return raw / max(raw[0], 1e-9) * num / (num - np.arange(num))
 
 
-def wandering(onsets: Float[np.ndarray, " frame"], period: int) -> float:
+def tempo_deviation(onsets: Float[np.ndarray, " frame"], period: int) -> float:
     """Mean relative deviation of the local periods from the global one; local ones lie within 15 % of it."""
-    middle = refined(autocorrelation(onsets), period)
+    middle = parabolic_peak(autocorrelation(onsets), period)
     width = round(min(4 * FRAMES_PER_SECOND, len(onsets) / 2))
     near = np.arange(round(0.85 * period), min(round(1.15 * period) + 1, width - 1))
     deviation, weight = [], []
     for start in range(0, len(onsets) - width + 1, round(FRAMES_PER_SECOND / 2)):
         correlation = autocorrelation(onsets[start : start + width])
         local = int(near[correlation[near].argmax()])
-        deviation.append(abs(math.log(refined(correlation, local) / middle)))
+        deviation.append(abs(math.log(parabolic_peak(correlation, local) / middle)))
         weight.append(max(1e-3, correlation[local]))
     return float(np.average(deviation, weights=weight))
 
 
-def refined(values: Float[np.ndarray, " lag"], top: int) -> float:
+def parabolic_peak(values: Float[np.ndarray, " lag"], top: int) -> float:
     """The place of a maximum between the lags, from a parabola through it and its neighbours."""
     before, here, after = values[top - 1 : top + 2]
     curve = before - 2 * here + after

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import librosa
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.distance import pdist
 
-from diffdpo.scorers.features import SAMPLE_RATE, each, mono, window
+from diffdpo.scorers.features import SAMPLE_RATE, mono, range_score, score_each
 from diffdpo.types import Clip
 
 STFT = 4096
@@ -56,20 +54,22 @@ class Structure:
                 raise ValueError(f"a range needs 0 <= low < high, got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return each(clips, self._score, len(self.axes))
+        return score_each(clips, self._score, len(self.axes))
 
     def _score(self, clip: Clip) -> tuple[float]:
         samples = mono(clip)
         if clip.seconds < SHORTEST_S or not samples.any():
             return (0.0,)
         frames = moments(samples)
-        varied = window(variety(frames), *self.variety, soft_low=0.05, soft_high=0.3)
-        returning = window(recurrence(frames), *self.recurrence, soft_low=0.08, soft_high=0.3)
-        return (math.sqrt(varied * returning),)
+        change = range_score(variety(frames), *self.variety, soft_low=0.05, soft_high=0.3)
+        repetition = range_score(recurrence(frames), *self.recurrence, soft_low=0.08, soft_high=0.3)
+        return (math.sqrt(change * repetition),)
 
 
 def moments(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame feature"]:
     """Chroma and timbre of every frame (93 ms), each on a scale where real music varies by about one."""
+    import librosa
+
     power = np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP)) ** 2
     chroma = librosa.feature.chroma_stft(S=power, sr=SAMPLE_RATE, n_fft=STFT, tuning=0, norm=None)
     chroma = np.sqrt(chroma / np.maximum(chroma.sum(0), 1e-6 * chroma.sum(0).max()))
@@ -79,7 +79,7 @@ def moments(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame f
     return np.concatenate([chroma / 0.13, mfcc / 20]).T
 
 
-def pooled(
+def moving_means(
     frames: Float[np.ndarray, "frame feature"], seconds: float, hop_s: float
 ) -> Float[np.ndarray, "excerpt feature"]:
     """Moving means over `seconds`."""
@@ -89,13 +89,15 @@ def pooled(
 
 def variety(frames: Float[np.ndarray, "frame feature"]) -> float:
     """Mean distance between excerpts of 2 s over the mean distance between frames."""
+    from scipy.spatial.distance import pdist
+
     surface = max(pdist(frames[::2]).mean(), 0.05 * math.sqrt(frames.shape[1]))  # a held tone has no surface
-    return float(pdist(pooled(frames, 2.0, 0.5)).mean() / surface)
+    return float(pdist(moving_means(frames, 2.0, 0.5)).mean() / surface)
 
 
 def recurrence(frames: Float[np.ndarray, "frame feature"]) -> float:
     """1 - distance at the best lag / mean distance over lags. Every lag leaves 2.5 s of overlap at least."""
-    short = pooled(frames, 0.25, 0.0)
+    short = moving_means(frames, 0.25, 0.0)
     nearest = round(NEAREST_RETURN_S * FRAMES_PER_SECOND)
     farthest = round(min(FARTHEST_RETURN_S * FRAMES_PER_SECOND, len(short) - 2.5 * FRAMES_PER_SECOND))
     distances = [

@@ -250,7 +250,7 @@ def test_a_window_is_scored_once_and_other_windows_are_added(takes):
     ("words", "says"),
     [
         (["window_s=-1"], "window_s must be a number of seconds"),
-        (["window_s=0.5"], "no scorer can hear windows of 0.5 s"),
+        (["window_s=0.5"], "no scorer scores windows of 0.5 s"),
     ],
 )
 def test_windows_that_cannot_be_scored_are_refused(takes, words, says):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffdpo.encoders import audiobox as encoder
 from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames
 from diffdpo.errors import DataError
-from diffdpo.scorers import audiobox as scorer
 from diffdpo.scorers.features import mono
 from diffdpo.types import Clip
 from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
@@ -31,7 +31,7 @@ def audiobox(folder: Path) -> list[Case]:
     if missing := {"aes_config", "wavlm_config", "order_of_wavs"} - config.keys():
         raise DataError(f"{folder / 'config.json'}: lacks {', '.join(sorted(missing))}")
     golden = read_tensors(folder / SOUNDS)
-    network = scorer.build(
+    network = encoder.build_audiobox(
         read_tensors(folder / WEIGHTS),
         {**config["aes_config"], "wavlm_config": config["wavlm_config"]},
         where=str(folder / WEIGHTS),
@@ -60,23 +60,23 @@ def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, 
 
 
 @torch.no_grad()
-def run(network: scorer.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
+def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
     """The published way: all windows of all sounds, the shortest tails too, in one batch."""
     heard = {name: torch.from_numpy(mono(clip, SAMPLE_RATE, at_least_s=0.0)) for name, clip in clips.items()}
-    cuts = [scorer.windows(samples) for samples in heard.values()]
+    cuts = [encoder.cut_windows(samples) for samples in heard.values()]
     frames = network.wavlm_model(
         torch.cat([cut.samples for cut in cuts]), torch.cat([cut.lengths for cut in cuts])
     )
     predictions = network.predict(frames)
     scores = network.to_scale(predictions).split([len(cut.lengths) for cut in cuts])
-    finals = torch.stack([scorer.song_score(*pair) for pair in zip(scores, cuts, strict=True)])
+    finals = torch.stack([encoder.song_score(*pair) for pair in zip(scores, cuts, strict=True)])
     ours = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in heard.items()}
     ours |= {
         "chunk_batch_ids": torch.cat([torch.full_like(cut.lengths, i) for i, cut in enumerate(cuts)]),
         "chunk_weights": torch.cat([cut.weights for cut in cuts]),
         "frame_padding_mask": ~frames.valid,
     }
-    for i, axis in enumerate(scorer.AXES):
+    for i, axis in enumerate(encoder.AXES):
         ours |= {f"chunk_pred_normalized.{axis}": predictions[:, i], f"final.{axis}": finals[:, i]}
     return ours, frames
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from diffdpo.encoders import muq as encoder
+from diffdpo.encoders import songeval as rater
 from diffdpo.errors import DataError
-from diffdpo.scorers import songeval as scorer
 from tools.parity.diffrhythm import TOLERANCE, Case, compare, compare_keys, read_json, read_tensors
 
 Tensors = Mapping[str, Tensor]
@@ -80,7 +80,7 @@ def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) ->
     ours |= {"conv_out": ours["hidden_0"], "mel_filterbank": encoder.filterbank()}
     for head in (folder / E2E_HEAD, folder.parent / "songeval" / E2E_HEAD):
         if head.is_file() and "hidden_6" in ours:
-            ours["songeval_scores_from_hidden6"] = scorer.load_head(head)(ours["hidden_6"])
+            ours["songeval_scores_from_hidden6"] = rater.load_head(head)(ours["hidden_6"])
     cases = []
     for key in sorted(golden.keys() - {"wav", "mel_db"}):
         case = Case(f"{name} {key}", covered=False)
@@ -142,7 +142,7 @@ def songeval(folder: Path) -> list[Case]:
         seen |= {path.name, weights.name}
         size = next((config[name] for name in config if path.name.startswith(f"{name}_")), None)
         if weights.is_file():
-            head = scorer.load_head(weights)
+            head = rater.load_head(weights)
         elif isinstance(size, dict):
             head = made_head(size)
         else:
@@ -154,7 +154,7 @@ def songeval(folder: Path) -> list[Case]:
 
 
 @torch.no_grad()
-def check_head(name: str, head: scorer.Head, golden: Tensors) -> list[Case]:
+def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
     """Ratings and all that lies on the way to them."""
     start, tolerances = ILL_CONDITIONED
     cases = []
@@ -173,7 +173,7 @@ def check_head(name: str, head: scorer.Head, golden: Tensors) -> list[Case]:
     return cases
 
 
-def listen(head: scorer.Head, x: Tensor) -> dict[str, Tensor]:
+def listen(head: rater.Head, x: Tensor) -> dict[str, Tensor]:
     """Every stage of a head's forward pass."""
     seen: dict[str, Tensor] = {}
     hooks = [
@@ -187,10 +187,10 @@ def listen(head: scorer.Head, x: Tensor) -> dict[str, Tensor]:
     return {**seen, "scores": scores}
 
 
-def made_head(size: Mapping[str, int]) -> scorer.Head:
+def made_head(size: Mapping[str, int]) -> rater.Head:
     """A head whose weights follow from the names of its parameters."""
     layers = size["attn_layer_num"]
-    head = scorer.Head(size["in_features"], size["ffd_hidden_size"], layers, size["num_classes"])
+    head = rater.Head(size["in_features"], size["ffd_hidden_size"], layers, size["num_classes"])
 
     def scale(name: str, parameter: Tensor) -> float:
         return 0.01 if parameter.ndim == 1 else 0.03 if "attn" in name else 0.05

@@ -8,33 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contract.scorer_fixtures import AUDIOBOX as CONFIG
+from contract.scorer_fixtures import write_audiobox
 from safetensors.torch import load_file, save_file
 
-from diffdpo.encoders.wavlm import Frames, WavLMConfig, published_config
+from diffdpo.encoders import audiobox
+from diffdpo.encoders.audiobox import AXES, WINDOW, AudioboxNetwork, HeadConfig, cut_windows
+from diffdpo.encoders.wavlm import Frames, WavLMConfig
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.plugins import Choice, plug_in
-from diffdpo.scorers import audiobox
-from diffdpo.scorers.audiobox import AXES, SILENCE, WINDOW, Audiobox, AudioboxNetwork, HeadConfig, windows
+from diffdpo.scorers.audiobox import SILENCE, Audiobox, published_files
 from diffdpo.scorers.base import Scorer, fingerprint
 from diffdpo.types import Clip
 
 RATE = 16_000
-CONFIG = {
-    "proj_num_layer": 3,
-    "proj_ln": True,
-    "proj_dropout": 0,
-    "nth_layer": 3,
-    "precision": "bf16",
-    "target_transform": {axis: {"mean": 5.0 + i, "std": 1.0 + i} for i, axis in enumerate(AXES)},
-    "wavlm_config": {
-        "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2",
-        "encoder_layers": 2,
-        "encoder_embed_dim": 16,
-        "encoder_ffn_embed_dim": 32,
-        "encoder_attention_heads": 2,
-        "conv_pos_groups": 4,
-    },
-}
 
 
 def heads(**changes) -> HeadConfig:
@@ -44,13 +31,8 @@ def heads(**changes) -> HeadConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The hub's two files. Weights three times as large as usual, so that clips score unlike each other."""
     folder = tmp_path_factory.mktemp("audiobox")
-    torch.manual_seed(0)
-    network = AudioboxNetwork(published_config(CONFIG["wavlm_config"]), heads(layers=3, layer_norm=True))
-    state = {k: 3 * v if "proj_layer" in k else v for k, v in network.state_dict().items()}
-    save_file({**state, "wavlm_model.mask_emb": torch.zeros(16)}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_audiobox(folder)
     return folder
 
 
@@ -86,7 +68,7 @@ def test_it_is_a_scorer_that_takes_its_arguments_from_a_configuration(folder):
 
 def test_a_song_is_cut_end_to_end_and_its_tail_is_filled_up():
     song = torch.arange(1.0, 2.5 * WINDOW + 1)
-    cut = windows(song)
+    cut = cut_windows(song)
     assert cut.lengths.tolist() == [WINDOW, WINDOW, WINDOW // 2]
     assert cut.weights.tolist() == [1.0, 1.0, 0.5]
     assert torch.equal(cut.samples.flatten()[: len(song)], song)
@@ -104,13 +86,13 @@ def test_a_song_is_cut_end_to_end_and_its_tail_is_filled_up():
     ],
 )
 def test_a_short_tail_is_left_out_unless_it_is_all_there_is(samples, min_tail, lengths):
-    cut = windows(torch.ones(samples), min_tail)
+    cut = cut_windows(torch.ones(samples), min_tail)
     assert cut.lengths.tolist() == lengths
     assert cut.samples.sum() == sum(lengths)
 
 
 def test_windows_weigh_by_their_length():
-    cut = windows(torch.ones(WINDOW + WINDOW // 2))
+    cut = cut_windows(torch.ones(WINDOW + WINDOW // 2))
     scores = torch.tensor([[1.0, 0.0, 3.0, 5.0], [4.0, 3.0, 3.0, 2.0]])
     assert audiobox.song_score(scores, cut).tolist() == pytest.approx([2.0, 1.0, 3.0, 4.0])
 
@@ -144,15 +126,17 @@ def test_the_number_of_windows_in_a_pass_changes_nothing(folder, batch):
 
 def test_padding_of_other_windows_is_not_heard(folder):
     """A short clip in the same pass as a full window, and padding that is not even silent."""
-    network = audiobox.load(*audiobox.files(str(folder)))
-    cut = windows(torch.from_numpy(noise(13.0).samples[0]))
+    network = audiobox.load_audiobox(*published_files(str(folder)))
+    cut = cut_windows(torch.from_numpy(noise(13.0).samples[0]))
     dirty = cut.samples.clone()
     dirty[1, cut.lengths[1] :] = 5.0
-    alone = audiobox.Windows(samples=cut.samples[1:], lengths=cut.lengths[1:])
-    expected = audiobox.rate(network, cut, batch=2)
-    together = audiobox.rate(network, audiobox.Windows(samples=dirty, lengths=cut.lengths), batch=2)
+    alone = audiobox.PaddedWindows(samples=cut.samples[1:], lengths=cut.lengths[1:])
+    expected = audiobox.rate_windows(network, cut, batch=2)
+    together = audiobox.rate_windows(
+        network, audiobox.PaddedWindows(samples=dirty, lengths=cut.lengths), batch=2
+    )
     assert torch.equal(together, expected)
-    assert torch.allclose(audiobox.rate(network, alone, batch=1)[0], expected[1], atol=1e-4)
+    assert torch.allclose(audiobox.rate_windows(network, alone, batch=1)[0], expected[1], atol=1e-4)
 
 
 def test_silence_is_lowest_and_finite(folder):

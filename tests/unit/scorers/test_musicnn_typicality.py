@@ -7,7 +7,7 @@ import pytest
 
 from diffdpo import audio
 from diffdpo.scorers.canonical import canonical
-from diffdpo.scorers.musicnn import FARTHEST, MusicnnTypicality, Reference, windows
+from diffdpo.scorers.musicnn import FARTHEST, EmbeddingGaussian, MusicnnTypicality, pool_patches
 from diffdpo.types import Clip
 
 SONG = Path(__file__).parents[2] / "data" / "galactic_temple.ogg"
@@ -38,15 +38,17 @@ def test_a_song_is_more_typical_than_noise_shuffled_samples_and_a_sine():
 
 def test_distance_is_one_for_a_point_one_deviation_away_in_every_direction():
     """Two axes with deviations 2 and 3, two directions left out with deviation 0.5."""
-    reference = Reference(mean=np.ones(4), axes=np.eye(4)[:2], variances=np.array([4.0, 9.0]), rest=0.25)
+    gaussian = EmbeddingGaussian(
+        mean=np.ones(4), axes=np.eye(4)[:2], variances=np.array([4.0, 9.0]), rest=0.25
+    )
     points = np.array([[3.0, 4.0, 1.5, 0.5], [1.0, 1.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0]])
-    assert reference.distance(points) == pytest.approx([1.0, 0.0, 1.0])
+    assert gaussian.distance(points) == pytest.approx([1.0, 0.0, 1.0])
 
 
-def test_windows_pool_three_patches():
+def test_a_window_is_the_mean_of_three_patches():
     patches = np.arange(8.0)[:, None]
-    assert windows(patches)[:, 0] == pytest.approx([1.0, 4.0])
-    assert windows(patches[:2])[:, 0] == pytest.approx([0.5])
+    assert pool_patches(patches)[:, 0] == pytest.approx([1.0, 4.0])
+    assert pool_patches(patches[:2])[:, 0] == pytest.approx([0.5])
 
 
 def test_weights_have_an_identity():

@@ -7,48 +7,33 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from contract.scorer_fixtures import random_head, write_songeval
 from safetensors.torch import load_file, save_file
 
-from diffdpo.encoders import muq
+from diffdpo.encoders.songeval import Head
 from diffdpo.errors import DataError
-from diffdpo.scorers import songeval
-from diffdpo.scorers.base import Scorer, fingerprint
-from diffdpo.scorers.songeval import Head, SongEval
+from diffdpo.scorers.base import fingerprint
+from diffdpo.scorers.songeval import HEAD_FILE, SongEval, at_24_khz
 from diffdpo.types import Clip
-
-TINY = muq.MuQConfig(dim=32, depth=7, heads=4, hidden=48, kernel_size=7, conv_dim=6)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Random weights in the layout of the published ones."""
     root = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    encoder, head = muq.MuQ(TINY).eval(), random_head()
-    save_file({f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}, root / muq.FILE)
-    (root / "ckpt").mkdir()
-    save_file(head.state_dict() | {"something.else": torch.zeros(1)}, root / songeval.HEAD_FILE)
+    write_songeval(root)
     return root
-
-
-def random_head(dim=32):
-    head = Head(dim, 64, 2, 5)
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return head
 
 
 def scorer(folder, **kwargs):
     return SongEval(**{"muq": str(folder), "head": str(folder), "accept_noncommercial": True, **kwargs})
 
 
-def clip(samples, seed=0, rate=24_000, channels=1):
-    noise = np.random.default_rng(seed).standard_normal((channels, samples)) * 0.1
-    return Clip(samples=noise.astype(np.float32), sample_rate=rate)
+def noise(samples, seed=0, rate=24_000, channels=1):
+    values = np.random.default_rng(seed).standard_normal((channels, samples)) * 0.1
+    return Clip(samples=values.astype(np.float32), sample_rate=rate)
 
 
-def test_it_is_a_scorer_with_the_published_axes_in_their_order(folder):
-    assert isinstance(scorer(folder), Scorer)
+def test_the_axes_have_the_published_order_and_the_terms_of_both_weights():
     names = ["coherence", "musicality", "memorability", "clarity", "naturalness"]
     assert SongEval.axes == tuple(f"songeval.{name}" for name in names)
     assert SongEval.licenses == ("CC-BY-NC-4.0", "CC-BY-NC-SA-4.0")
@@ -56,8 +41,8 @@ def test_it_is_a_scorer_with_the_published_axes_in_their_order(folder):
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_song_scores_alike_alone_and_in_any_batch(folder, batch):
-    clips = [clip(30_011, 1), clip(12_345, 2), clip(44_100, 3, rate=44_100, channels=2), clip(30_011, 4)]
-    alone = np.concatenate([scorer(folder)([one]) for one in clips])
+    clips = [noise(30_011, 1), noise(12_345, 2), noise(44_100, 3, rate=44_100, channels=2), noise(30_011, 4)]
+    alone = np.concatenate([scorer(folder)([clip]) for clip in clips])
     together = scorer(folder, batch=batch)(clips)
     assert np.abs(together - alone).max() < 1e-5
     assert np.abs(alone[0] - alone[1:]).max(1).min() > 1e-4  # else the order would not matter
@@ -105,25 +90,24 @@ def test_the_published_head_has_the_published_size():
 
 
 def test_sound_is_resampled_as_librosa_loads_it(tmp_path):
-    sound = clip(44_100, rate=44_100, channels=2)
+    sound = noise(44_100, rate=44_100, channels=2)
     soundfile.write(tmp_path / "x.wav", sound.samples.T, 44_100, subtype="FLOAT")
     theirs, _ = librosa.load(tmp_path / "x.wav", sr=24_000)
-    assert np.array_equal(songeval.at_24_khz(sound), theirs)
+    assert np.array_equal(at_24_khz(sound), theirs)
 
 
-def test_the_cache_key_is_what_decides_the_numbers(folder, tmp_path):
+def test_the_cache_key_does_not_depend_on_where_the_weights_are(folder, tmp_path):
     elsewhere = shutil.copytree(folder, tmp_path / "copy")
     key = fingerprint(scorer(folder))
-    assert fingerprint(scorer(elsewhere, batch=8)) == key
-    assert fingerprint(scorer(folder, dtype="bfloat16")) != key
-    other = tmp_path / "other.safetensors"
-    save_file({**load_file(folder / songeval.HEAD_FILE), "fc.bias": torch.ones(5)}, other)
-    assert fingerprint(scorer(folder, head=str(other))) != key
+    assert fingerprint(scorer(elsewhere)) == key
+    changed = tmp_path / "changed.safetensors"
+    save_file({**load_file(folder / HEAD_FILE), "fc.bias": torch.ones(5)}, changed)
+    assert fingerprint(scorer(folder, head=str(changed))) != key
 
 
 def test_rounded_convolutions_move_scores_a_little(folder):
-    one = [clip(24_000, 5)]
-    moved = np.abs(scorer(folder, dtype="bfloat16")(one) - scorer(folder)(one)).max()
+    clips = [noise(24_000, 5)]
+    moved = np.abs(scorer(folder, dtype="bfloat16")(clips) - scorer(folder)(clips)).max()
     assert 0 < moved < 0.1
 
 
@@ -131,14 +115,14 @@ def test_non_commercial_terms_have_to_be_accepted(folder):
     with pytest.raises(
         DataError, match=r"MuQ-large-msd-iter is under CC-BY-NC-4\.0.*accept_noncommercial=true"
     ):
-        scorer(folder, accept_noncommercial=False)([clip(24_000)])
+        scorer(folder, accept_noncommercial=False)([noise(24_000)])
 
 
 def test_a_missing_head_is_told_where_to_get(folder):
     with pytest.raises(
         DataError, match=r"fetch ckpt/model\.safetensors from https://github.com/ASLP-lab/SongEval"
     ):
-        scorer(folder, head="")([clip(24_000)])
+        scorer(folder, head="")([noise(24_000)])
 
 
 @pytest.mark.parametrize(
@@ -153,11 +137,11 @@ def test_a_missing_head_is_told_where_to_get(folder):
     ],
 )
 def test_another_head_is_refused(folder, tmp_path, change, complaint):
-    weights = load_file(folder / songeval.HEAD_FILE)
+    weights = load_file(folder / HEAD_FILE)
     change(weights)
     save_file(weights, tmp_path / "head.safetensors")
     with pytest.raises(DataError, match=complaint):
-        scorer(folder, head=str(tmp_path / "head.safetensors"))([clip(24_000)])
+        scorer(folder, head=str(tmp_path / "head.safetensors"))([noise(24_000)])
 
 
 def test_a_batch_of_no_songs_is_refused():

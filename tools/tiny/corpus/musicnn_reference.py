@@ -24,7 +24,7 @@ from diffdpo.errors import UserError
 from diffdpo.runs import atomic_write
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import mono
-from diffdpo.scorers.musicnn import REFERENCE, WINDOW_PATCHES, Reference, windows
+from diffdpo.scorers.musicnn import REFERENCE, WINDOW_PATCHES, EmbeddingGaussian, pool_patches
 from diffdpo.types import Clip
 
 EXCERPT_S = 9.2
@@ -40,7 +40,7 @@ def songs_of(manifest: Path, root: Path) -> list[list[Path]]:
 
 
 def excerpt(files: Sequence[Path], start_s: float) -> Clip:
-    """A piece of a song as scorers hear it."""
+    """A piece of a song as scorers get it."""
     stems = [audio.stereo(audio.read(file, start_s=start_s, seconds=EXCERPT_S)) for file in files]
     length = min(stem.samples.shape[1] for stem in stems)
     mix = np.sum([stem.samples[:, :length] for stem in stems], axis=0)
@@ -55,11 +55,11 @@ def embed(network: musicnn.Musicnn, files: Sequence[Path], num: int) -> Float[np
         samples = mono(excerpt(files, float(start_s)), musicnn.SAMPLE_RATE)
         if samples.any():
             patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
-            found.append(windows(patches.double().numpy()))
+            found.append(pool_patches(patches.double().numpy()))
     return np.concatenate(found) if found else np.zeros((0, 200))
 
 
-def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float) -> Reference:
+def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float) -> EmbeddingGaussian:
     """Principal axes of the pooled covariance. `shrinkage` of every variance is replaced by the mean
     variance.
     """
@@ -71,10 +71,10 @@ def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float
     dims_left = len(mean) - rank
     kept = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
     rest = kept + shrinkage * (scale**2).sum() / len(mean)
-    return Reference(mean=mean, axes=axes[:rank], variances=variances[:rank], rest=float(rest))
+    return EmbeddingGaussian(mean=mean, axes=axes[:rank], variances=variances[:rank], rest=float(rest))
 
 
-def save(reference: Reference, out: Path, num_songs: int, num_excerpts: int) -> None:
+def save(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
     tensors = {
         "mean": reference.mean,
         "axes": reference.axes,

@@ -1,0 +1,209 @@
+"""The network of Audiobox-Aesthetics (Tjandra et al. 2025): WavLM, and four ratings of every ten seconds.
+
+Built here, with the published names of its parameters. The scorer is `diffdpo.scorers.audiobox`.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
+from diffdpo.errors import CheckpointError, DataError
+from diffdpo.runs import read_json
+from diffdpo.weight_files import shapes
+
+AXES = ("CE", "CU", "PC", "PQ")
+"""Their names in the checkpoint, in the published order."""
+WINDOW = 10 * SAMPLE_RATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedWindows:
+    """A song cut into windows of ten seconds, end to end; the last one is filled up with silence."""
+
+    samples: Float[Tensor, "window sample"]
+    lengths: Int[Tensor, " window"]
+    """Samples that belong to the song."""
+
+    @property
+    def weights(self) -> Float[Tensor, " window"]:
+        return self.lengths / WINDOW
+
+
+def cut_windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> PaddedWindows:
+    """A last window with fewer samples than `min_tail` is left out, unless it is the only one."""
+    num, tail = divmod(len(samples), WINDOW)
+    if num and tail < min_tail:
+        samples, tail = samples[: num * WINDOW], 0
+    lengths = torch.tensor([WINDOW] * num + [tail] * (tail > 0))
+    padded = F.pad(samples, (0, len(lengths) * WINDOW - len(samples)))
+    return PaddedWindows(samples=padded.reshape(-1, WINDOW), lengths=lengths)
+
+
+def song_score(scores: Float[Tensor, "window 4"], windows: PaddedWindows) -> Float[Tensor, "4"]:
+    """The mean over windows, by length."""
+    weights = windows.weights[:, None]
+    return (scores * weights).sum(0) / weights.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What the published configuration says of the part behind WavLM."""
+
+    layers: int
+    layer_norm: bool
+    dropout: bool
+    """Whether there was dropout in training, which moves the numbers of the layers."""
+    normalise: bool
+    """Embeddings have length 1."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of the ratings in training, for each axis: a prediction is in their standard deviations."""
+
+
+class AudioboxNetwork(nn.Module):
+    """WavLM, and for each axis a weighting of its layers and a small network on the mean over time."""
+
+    def __init__(self, encoder: WavLMConfig, heads: HeadConfig) -> None:
+        super().__init__()
+        self.heads = heads
+        self.wavlm_model = WavLM(encoder)
+        self.proj_layer = nn.ModuleDict({axis: _head(encoder.dim, heads) for axis in AXES})
+        self.layer_weights = nn.ParameterDict(
+            {axis: nn.Parameter(torch.zeros(encoder.layers + 1)) for axis in AXES}
+        )
+
+    def forward(
+        self, samples: Float[Tensor, "window sample"], lengths: Int[Tensor, " window"]
+    ) -> Float[Tensor, "window 4"]:
+        """Ratings of windows of 16 kHz audio, on their scale."""
+        return self.to_scale(self.predict(self.wavlm_model(samples, lengths)))
+
+    def predict(self, frames: Frames) -> Float[Tensor, "window 4"]:
+        """Before the scale. The mean over time comes first: it commutes with the sum over layers."""
+        mask = frames.valid[..., None]
+        means = torch.stack([(h * mask).sum(1) for h in frames.layers]) / mask.sum(1)
+        ratings = []
+        for axis in AXES:
+            embedding = torch.einsum("lwd,l->wd", means, self.layer_weights[axis].softmax(0))
+            if self.heads.normalise:
+                embedding = F.normalize(embedding, dim=-1)
+            ratings.append(self.proj_layer[axis](embedding)[:, 0])
+        return torch.stack(ratings, dim=1)
+
+    def to_scale(self, prediction: Float[Tensor, "window 4"]) -> Float[Tensor, "window 4"]:
+        mean, std = prediction.new_tensor([self.heads.mean, self.heads.std])
+        return prediction * std + mean
+
+
+def _head(dim: int, config: HeadConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(config.layers - 1):
+        layers.append(nn.Linear(dim, dim))
+        layers += [nn.LayerNorm(dim)] * config.layer_norm
+        layers += [nn.GELU(), *[nn.Identity()] * config.dropout]
+    return nn.Sequential(*layers, nn.Linear(dim, 1))
+
+
+@torch.no_grad()
+def rate_windows(network: AudioboxNetwork, windows: PaddedWindows, batch: int) -> Float[Tensor, "window 4"]:
+    """Ratings of all windows, `batch` at a time, on the device of the network."""
+    device = next(network.parameters()).device
+    parts = zip(windows.samples.split(batch), windows.lengths.split(batch), strict=True)
+    return torch.cat([network(samples.to(device), lengths.to(device)).cpu() for samples, lengths in parts])
+
+
+FIXED = {
+    "sample_rate": SAMPLE_RATE,
+    "proj_act_fn": "gelu",
+    "use_weighted_layer_sum": True,
+    "output_dim": 1,
+}
+"""Other values of these are not supported. `precision` is not read: the original never switches to it."""
+
+
+def published_heads(published: Mapping[str, Any], encoder_layers: int) -> HeadConfig:
+    """Our configuration for the published one, whose own defaults are a single layer. DataError for others."""
+    for name, value in {**FIXED, "nth_layer": encoder_layers + 1}.items():
+        if published.get(name, value) != value:
+            raise DataError(f"Audiobox with {name}={published[name]!r} is not supported, only {value!r}")
+    try:
+        scale = [published["target_transform"][axis] for axis in AXES]
+        return HeadConfig(
+            layers=int(published.get("proj_num_layer", 1)),
+            layer_norm=bool(published.get("proj_ln", False)),
+            dropout=float(published.get("proj_dropout", 0)) != 0,
+            normalise=bool(published.get("normalize_embed", True)),
+            mean=tuple(float(axis["mean"]) for axis in scale),
+            std=tuple(float(axis["std"]) for axis in scale),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the configuration of Audiobox lacks or garbles {error}") from None
+
+
+def load_audiobox(weights: Path, config: Path | None = None) -> AudioboxNetwork:
+    """The pretrained network, frozen, in fp32: the hub's files, or the single checkpoint.pt.
+
+    The sizes of WavLM may be given in config.json as `wavlm_config`; published ones do not and mean WavLM-Base+.
+    Loading is strict. DataError for a damaged file, CheckpointError for the weights of another model.
+    """
+    if config is None:
+        state, published = _read_checkpoint(weights)
+    else:
+        state, published = _read_safetensors(weights), read_json(config)
+    if not isinstance(published, Mapping):
+        raise DataError(f"{config or weights}: expected the configuration of Audiobox")
+    return build_audiobox(state, published, where=str(weights))
+
+
+def build_audiobox(state: Mapping[str, Tensor], published: Mapping[str, Any], where: str) -> AudioboxNetwork:
+    """A network of this configuration with these weights, every key and shape checked."""
+    encoder = published_config(published.get("wavlm_config", {}))
+    heads = published_heads(published, encoder.layers)
+    with torch.device("meta"):
+        network = AudioboxNetwork(encoder, heads)
+    ours = {name: tensor.float() for name, tensor in state.items() if name != "wavlm_model.mask_emb"}
+    expected, actual = shapes(network.state_dict()), shapes(ours)
+    differ = sorted(
+        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
+    )
+    if differ:
+        first = (
+            f"{differ[0]} is {actual.get(differ[0], 'missing')}, not {expected.get(differ[0], 'expected')}"
+        )
+        raise CheckpointError(f"{where}: not weights of Audiobox: {len(differ)} tensors differ; {first}")
+    network.load_state_dict(ours, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+        return state, {**content["model_cfg"], "target_transform": content["target_transform"]}
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path}: not a checkpoint of Audiobox ({reason})") from None
+
+
+@cache
+def cached_audiobox(paths: tuple[Path, ...]) -> AudioboxNetwork:
+    """The network of these files, loaded once a process, on the GPU if there is one."""
+    return load_audiobox(*paths).to("cuda" if torch.cuda.is_available() else "cpu")

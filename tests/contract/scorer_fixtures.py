@@ -1,0 +1,82 @@
+"""How the contract tests make each registered scorer: those whose weights are downloaded get small random ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from diffdpo.encoders import muq
+from diffdpo.encoders.audiobox import AXES, AudioboxNetwork, published_heads
+from diffdpo.encoders.songeval import Head
+from diffdpo.encoders.wavlm import published_config
+from diffdpo.scorers import SCORERS
+from diffdpo.scorers.base import Scorer
+from diffdpo.scorers.songeval import HEAD_FILE
+
+MUQ = muq.MuQConfig(dim=32, depth=7, heads=4, hidden=48, kernel_size=7, conv_dim=6)
+AUDIOBOX = {
+    "proj_num_layer": 3,
+    "proj_ln": True,
+    "proj_dropout": 0,
+    "nth_layer": 3,
+    "precision": "bf16",
+    "target_transform": {axis: {"mean": 15.0 + i, "std": 1.0 + i} for i, axis in enumerate(AXES)},
+    "wavlm_config": {
+        "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2",
+        "encoder_layers": 2,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 32,
+        "encoder_attention_heads": 2,
+        "conv_pos_groups": 4,
+    },
+}
+"""The published configuration, with a small WavLM, and means that keep the ratings of random weights positive."""
+
+
+def random_head(dim: int = 32) -> Head:
+    """Of SongEval, its ratings spread over their scale."""
+    head = Head(dim, 64, 2, 5)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return head
+
+
+def write_songeval(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Random weights in the layout of the published ones, and the scorer's arguments for them."""
+    torch.manual_seed(seed)
+    encoder, head = muq.MuQ(MUQ).eval(), random_head()
+    (folder / HEAD_FILE).parent.mkdir(parents=True, exist_ok=True)
+    save_file({muq.PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}, folder / muq.FILE)
+    save_file(head.state_dict() | {"something.else": torch.zeros(1)}, folder / HEAD_FILE)
+    return {"muq": str(folder), "head": str(folder), "accept_noncommercial": True}
+
+
+def write_audiobox(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """The hub's two files, and the scorer's arguments for them.
+
+    The heads' weights are three times as large as usual, so that clips score unlike each other.
+    """
+    torch.manual_seed(seed)
+    encoder = published_config(AUDIOBOX["wavlm_config"])
+    network = AudioboxNetwork(encoder, published_heads(AUDIOBOX, encoder.layers))
+    state = {k: 3 * v if "proj_layer" in k else v for k, v in network.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({**state, "wavlm_model.mask_emb": torch.zeros(16)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(AUDIOBOX))
+    return {"weights": str(folder)}
+
+
+WEIGHTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "songeval": write_songeval,
+    "audiobox": write_audiobox,
+}
+"""By scorer: what writes random weights into a folder, by a seed. Other scorers need no download."""
+
+
+def build(name: str, folder: Path, seed: int = 0) -> Scorer:
+    """The scorer of this name; its weights, if it needs any, are written into the folder once."""
+    arguments = WEIGHTS[name](folder / f"{name}-{seed}", seed) if name in WEIGHTS else {}
+    return SCORERS[name](**arguments)
