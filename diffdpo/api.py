@@ -130,7 +130,17 @@ def score(
     `scorers` are names, or {"name": …, "args": {…}}; by default those that need no download. Songs bring their
     prompts with them, clips take those of `prompts`.
     """
-    raise NotImplementedError
+    from diffdpo.parts import build_scorers
+    from diffdpo.scorers import DEFAULT_SCORERS
+    from diffdpo.scorers.engine import score_clips
+
+    built = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
+    if prompts is None and all(isinstance(song, Song) for song in songs):
+        prompts = [song.prompt for song in songs if isinstance(song, Song)]
+    if prompts is not None and len(prompts) != len(songs):
+        raise ConfigError(f"score: {len(songs)} songs need as many prompts, got {len(prompts)}")
+    clips = [_clip(song) if isinstance(song, Song) else song for song in songs]
+    return [dict(scores.values) for scores in score_clips(clips, built, prompts=prompts)]
 
 
 def mine(
@@ -141,8 +151,31 @@ def mine(
     axes: Sequence[str] = (),
     **args: Any,
 ) -> list[Pair]:
-    """Preference pairs among songs of the same prompt; `args` are fields of the rule."""
-    raise NotImplementedError
+    """Preference pairs among songs of the same prompt; `args` are fields of the rule.
+
+    `axes` are by default all that have scores, but for those of judges. Songs that are silent, clipped or not
+    finite are in no pair.
+    """
+    from diffdpo.mining import Candidate, mine_candidates, to_candidates
+    from diffdpo.parts import build_rule
+    from diffdpo.scorers.axes import mined_axes
+    from diffdpo.scorers.gates import gates, passes
+
+    if len(scores) != len(songs):
+        raise ConfigError(f"mine: {len(songs)} songs need as many rows of scores, got {len(scores)}")
+    candidates = [
+        Candidate(prompt_id=song.prompt.id, group=song.prompt.group, sample_id=song.id, scores=row)
+        for song, row in zip(songs, scores, strict=True)
+        if song.clip is None or passes(gates(song.clip))
+    ]
+    selection = mined_axes(axes, {axis for row in scores for axis in row})
+    return list(mine_candidates(to_candidates(candidates, selection), build_rule(Choice(rule, args))).pairs)
+
+
+def _clip(song: Song) -> Clip:
+    if song.clip is None:
+        raise ConfigError(f"score: {song.id} has no sound; load a model with a codec")
+    return song.clip
 
 
 def train(

@@ -15,16 +15,16 @@ from diffdpo.data.pairs import PAIRS, PairRow, pair_row
 from diffdpo.data.ratings import MINED, RATINGS
 from diffdpo.data.samples import open_samples, relative_folder
 from diffdpo.data.scores import read_windows
-from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_scores
-from diffdpo.errors import ConfigError, DataError
+from diffdpo.data.song_scores import SongScores, join_scores, read_scores
+from diffdpo.errors import DataError
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
 from diffdpo.progress import say
-from diffdpo.registry import Choice, closest
+from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, claim, workers
 from diffdpo.runs import finish, finished
-from diffdpo.scorers import SCORERS
+from diffdpo.scorers.axes import mined_axes
 from diffdpo.scorers.gates import LIMITS
 
 FolderPair = tuple[Path, Pair]
@@ -86,7 +86,7 @@ def run(cfg: MineRun) -> Path:
 
 def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     scores = read_scores(Path(cfg.scores))
-    axes = mined_axes(cfg.axes, scores)
+    axes = mined_axes(cfg.axes, scores.axes)
     pairs: list[FolderPair] = []
     parts: list[pa.Table] = []
     reasons: dict[str, str] = {}
@@ -161,27 +161,6 @@ def _hashes(folder: Path) -> dict[str, str]:
     """The hash of each song of a folder, by id."""
     table = open_samples(folder).columns(("sample_id", "sha256"))
     return dict(zip(*(table[name].cast(pa.string()).to_pylist() for name in table.column_names), strict=True))
-
-
-NOT_QUALITY = {"audiobox.pc"}
-"""Axes that are mined only when they are asked for: more complex is not better."""
-
-
-def mined_axes(axes: list[str], scores: Scores) -> list[str]:
-    """The axes to mine, all by default, checked: they have scores, and none belongs to a judge."""
-    judges = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
-    available = [axis for scorer in SCORERS.values() for axis in scorer.axes if axis in scores.axes]
-    for axis in axes:
-        if axis in judges:
-            raise ConfigError(f"the axis {axis!r} belongs to a judge, which is held out of mining")
-        if axis not in available:
-            raise ConfigError(
-                f"no scores on the axis {axis!r}.{closest(axis, available)} Known: {', '.join(available)}."
-            )
-    axes = axes or [axis for axis in available if axis not in judges | NOT_QUALITY]
-    if not axes:
-        raise DataError("there are no scores to mine; run `diffdpo score` first")
-    return axes
 
 
 def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Candidates:

@@ -5,11 +5,14 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from diffdpo.data.datasets.memory import PairsInMemory
+from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import Inpaints, SongModel, require
 from diffdpo.models.checkpoints import save_network
+from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit
@@ -46,6 +49,7 @@ def train(
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_model(cfg, model)
+    check_data(examples, objective, objective_name)
     for part in ("encoders", "codec"):
         model.place(part, None)
     training, parameters = prepare_training(
@@ -140,6 +144,15 @@ def check_model(cfg: TrainConfig, model: SongModel) -> None:
             raise ConfigError(
                 f"train.dropout: this model has no part {part!r}.{closest(part, parts)} Known: {', '.join(parts)}."
             )
+
+
+def check_data(examples: Examples, objective: Objective, name: str) -> None:
+    """ConfigError for soft labels or spans in the data that the objective would ignore."""
+    if isinstance(examples, Pairs | PairsInMemory):
+        where = str(examples.path) if isinstance(examples, Pairs) else "pairs"
+        check_takes(
+            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=where
+        )
 
 
 def count_parameters(network: Any) -> int:

@@ -23,6 +23,16 @@ class PairsInMemory:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether any pair names stretches of its songs."""
+        return any(pair.spans for pair in self.pairs)
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether any pair is less than certain."""
+        return any(pair.soft_label != 1.0 for pair in self.pairs)
+
     def example(self, index: int, position: int) -> PairExample:
         """One pair."""
         pair = self.pairs[index]
