@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-import librosa
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -65,6 +64,8 @@ def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
 
 def measure(clip: Clip) -> dict[str, float]:
     """What the words are about, of an excerpt of some seconds. Level does not matter."""
+    import librosa
+
     stereo = clip.samples if clip.samples.shape[0] > 1 else np.repeat(clip.samples, 2, axis=0)
     mono = resample(Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE).samples[
         0

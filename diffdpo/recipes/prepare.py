@@ -15,7 +15,6 @@ from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import SONGS, SongRow
-from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
@@ -230,6 +229,8 @@ def _captions(song: Song, heard: Clip, key: str, count: int) -> list[str]:
     """Texts that each say a random part of a song's labels and of what is measured in a stretch of it."""
     if not count:
         return []
+    from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
+
     parts = [part.strip() for part in song.text.split(",") if part.strip()]
     parts += measured_words(measure(heard), THIRDS)
     captions = []
