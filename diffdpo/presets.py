@@ -104,3 +104,13 @@ def command_that_makes(output: str) -> str:
         if any(line.split("#")[0].strip() == f"out: {output}" for line in lines):
             return f"diffdpo {preset.verb} {preset.name}"
     return ""
+
+
+def deepspeed_file(name: str) -> str:
+    """The DeepSpeed file that a launcher's preset names, from wherever the command was started.
+
+    The presets of accelerate name it relative to a checkout, `configs/deepspeed/zero2.json`. A file that is
+    there is left as it is.
+    """
+    own = folder() / "deepspeed" / Path(name).name
+    return str(own) if name and not Path(name).is_file() and own.is_file() else name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from diffdpo import presets
 from diffdpo.data.datasets.examples import DataConfig, build_examples
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
@@ -17,6 +18,9 @@ from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, claim, workers
 from diffdpo.runs import read_json
 from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
+
+DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+"""Where `accelerate launch` leaves the name of DeepSpeed's configuration for its processes."""
 
 
 @dataclass
@@ -48,6 +52,8 @@ def run(cfg: TrainRun) -> Path:
     objective = build_objective(cfg.objective)
     check_inputs(songs=cfg.data.songs, pairs=cfg.data.pairs, ratings=cfg.data.ratings)
     accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
+    if name := os.environ.get(DEEPSPEED_FILE):
+        os.environ[DEEPSPEED_FILE] = presets.deepspeed_file(name)
     accelerator = build_accelerator(cfg.train, cfg.out)
     out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
     if _is_done(out, cfg):

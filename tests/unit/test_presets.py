@@ -68,3 +68,18 @@ def test_the_command_that_makes_a_folder_is_that_of_the_preset_that_writes_it():
     assert presets.command_that_makes("runs/tiny/pairs") == "diffdpo mine tiny/mine"
     assert presets.command_that_makes("runs/tiny/samples") == "diffdpo sample tiny/sample"
     assert presets.command_that_makes("elsewhere") == ""
+
+
+def test_deepspeed_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    launchers = [preset.path for preset in ALL if preset.verb == "accelerate"]
+    names = [OmegaConf.select(OmegaConf.load(p), "deepspeed_config.deepspeed_config_file") for p in launchers]
+    files = [presets.deepspeed_file(name) for name in names if name]
+    assert files
+    assert all(Path(name).is_file() for name in files)
+    (tmp_path / "own.json").touch()
+    assert [presets.deepspeed_file(name) for name in ("own.json", "none.json", "")] == [
+        "own.json",
+        "none.json",
+        "",
+    ]
