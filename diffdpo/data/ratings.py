@@ -57,7 +57,7 @@ def read_ratings(folder: Path, source: str = "") -> list[RatingRow]:
     path = folder / RATINGS.folder
     rows = tables.read_rows(folder, RATINGS)
     if not rows:
-        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or tools/import_ratings.py first")
+        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or `diffdpo import-ratings` first")
     sources = sorted({row.source.split("/")[0] for row in rows})
     if not source and len(sources) > 1:
         raise DataError(f"{path}: holds ratings of {' and '.join(sources)}; name one with data.rating_source")
