@@ -218,10 +218,9 @@ def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> 
     for number, samples in enumerate(np.array_split(clip.samples, count, axis=1)):
         window = Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
         texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
-        with_sound = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
-        variants = with_sound + [embed(text, None) for text in texts if text] or [embed(None, None)]
-        count_variants = len(with_sound) + len(texts)
-        windows.append([variants[min(i, len(variants) - 1)] for i in range(count_variants)])
+        sounds = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
+        variants = sounds + [embed(text, None) for text in texts if text] or [embed(None, None)]
+        windows.append([variants[min(i, len(variants) - 1)] for i in range(len(sounds) + len(texts))])
     return [list(variant) for variant in zip(*windows, strict=True)]
 
 

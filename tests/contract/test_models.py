@@ -42,6 +42,10 @@ def test_the_network_is_what_trainers_need(subject):
     assert isinstance(network, PeftAdapterMixin)
     assert {type(module).__name__ for module in network.modules()} >= set(network._repeated_blocks) > set()
     assert spec.frames(1e-6) >= 1
+    times = spec.times or (1.0, 0.0)
+    assert times[0] == 1.0
+    assert times[-1] == 0.0
+    assert list(times) == sorted(set(times), reverse=True)
     assert spec.frames(10.0) == pytest.approx(
         (10.0 + spec.headroom_s) * spec.frames_per_second, abs=spec.multiple
     )

@@ -13,8 +13,9 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import directions
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
-from diffdpo.lyrics.front_end import Line, lines_within, place_tokens
+from diffdpo.lyrics.front_end import Line
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
+from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, Encoded, padding_behind
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
@@ -119,8 +120,7 @@ class DiffRhythm:
         vector = torch.zeros(self.network.config.style_dim) if style is None else style.float()
         if axis := prompt.control("axis"):
             vector = vector + axis_direction(str(axis), len(vector))
-        start = prompt.control("start")
-        place = torch.tensor(start or 0.0, dtype=torch.float64)
+        place = torch.tensor(prompt.control("start") or 0.0, dtype=torch.float64)
         return {"style": vector, "start": place, **line_tensors(lines)}
 
     def _encoders(self, prompt: Prompt) -> Encoders:
@@ -159,7 +159,7 @@ class DiffRhythm:
         """style, lyrics on the frame axis, audio context, start_time and, if the network knows it, duration."""
         condition = {
             "style": torch.stack([row.embedding["style"] for row in rows]),
-            "lyrics": torch.stack([self._place_lines(row, length) for row in rows]),
+            "lyrics": torch.stack([place_lines(row, length, self.spec.frames_per_second) for row in rows]),
             "audio": torch.zeros(len(rows), length, self.network.config.latent_channels),
             "start_time": torch.tensor([_start_fraction(row) for row in rows]),
         }
@@ -167,14 +167,6 @@ class DiffRhythm:
             lengths = [row.frames / self.spec.max_frames for row in rows]
             condition["duration"] = torch.tensor(lengths).clamp(max=1.0)
         return condition
-
-    def _place_lines(self, row: Row, length: int) -> Int[Tensor, " {length}"]:
-        """The tokens of the lines that begin in a row, a token a frame."""
-        lines, rate = token_lines(row.embedding), self.spec.frames_per_second
-        if not row.is_whole:
-            lines = lines_within(lines, row.first_frame / rate, (row.first_frame + row.frames) / rate)
-        tokens = place_tokens(lines, min(row.frames, length), rate)
-        return F.pad(tokens, (0, length - len(tokens)))
 
     def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
         """Zeros in the place of a part, as published."""
@@ -274,32 +266,14 @@ class DiffRhythm:
         if device is None:
             setattr(self, part, None)
             return
-        holders = [self.codec] if part == "codec" else [self.encoders and self.encoders.style]
-        for module in holders:
-            if isinstance(module, torch.nn.Module):
-                torch.nn.Module.to(module, device)
+        module = self.codec if part == "codec" else self.encoders and self.encoders.style
+        if isinstance(module, torch.nn.Module):
+            torch.nn.Module.to(module, device)
 
     def _codec(self) -> Codec:
         if self.codec is None:
             raise DataError("this model has no codec in memory; it can be trained on latents, not heard")
         return self.codec
-
-
-def line_tensors(lines: Sequence[Line]) -> Embedding:
-    """Lines of tokens as tensors: starts in seconds, all tokens one after another, tokens of each line."""
-    return {
-        "line_s": torch.tensor([start for start, _ in lines], dtype=torch.float64),
-        "line_tokens": torch.tensor([token for _, line in lines for token in line], dtype=torch.long),
-        "line_lengths": torch.tensor([len(line) for _, line in lines], dtype=torch.long),
-    }
-
-
-def token_lines(embedding: Embedding) -> tuple[Line, ...]:
-    """The inverse of `line_tensors`."""
-    lengths = embedding["line_lengths"].tolist()
-    tokens = embedding["line_tokens"].split(lengths) if lengths else ()
-    starts = embedding["line_s"].tolist()
-    return tuple((start, tuple(line.tolist())) for start, line in zip(starts, tokens, strict=True))
 
 
 def axis_direction(axis: str, dim: int) -> Float[Tensor, " {dim}"]:

@@ -11,7 +11,8 @@ from diffdpo.errors import CheckpointError, DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models import MODELS
 from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm, line_tensors, token_lines
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.diffrhythm.lines import line_tensors, token_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.sampling.windowed import window_row
 from diffdpo.types import Clip, Prompt, Row
