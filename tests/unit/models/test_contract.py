@@ -94,7 +94,7 @@ def test_an_adapter_starts_as_nothing_and_takes_the_gradient(model):
     x, t, frames = torch.randn(1, 12, model.latents.channels), torch.tensor([0.4]), torch.tensor([12])
     condition = model.condition(prompts(model)[:1], 12)
     before = call(model, x, t, condition, frames)
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     assert torch.equal(call(model, x, t, condition, frames), before)
     model.velocity(model.network, x, t, condition, frames).square().mean().backward()
     moved = {n for n, p in model.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -103,7 +103,7 @@ def test_an_adapter_starts_as_nothing_and_takes_the_gradient(model):
 
 
 def test_a_saved_adapter_merges_into_the_same_function(model, bundle, tmp_path):
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
