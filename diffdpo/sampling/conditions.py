@@ -47,10 +47,10 @@ def check_request(model: SongModel, request: Request) -> None:
     """DataError for a request that the model cannot serve, or whose parts do not fit together."""
     spec, frames = model.spec, request.row.frames
     if frames > spec.max_frames:
-        longest = spec.max_frames / spec.frames_per_second
+        seconds, longest = frames / spec.frames_per_second, spec.max_frames / spec.frames_per_second
         raise DataError(
-            f"sample {request.sample_id!r}: {frames / spec.frames_per_second:g} s is longer than this model's "
-            f"{longest:.0f} s; ask for less"
+            f"sample {request.sample_id!r}: {seconds:.2f} s is longer than this model's {longest:.2f} s; "
+            "ask for less"
         )
     for name, latents in (("context", request.context), ("init", request.init)):
         if latents is not None and latents.latents.shape != (frames, spec.channels):

@@ -19,7 +19,16 @@ from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_co
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise
 from diffdpo.sampling.request import Request
-from diffdpo.sampling.trajectory import Hook, Noise, RowTimes, State, TimeGrid, Velocity, solve
+from diffdpo.sampling.trajectory import (
+    Hook,
+    Noise,
+    Resampled,
+    RowTimes,
+    State,
+    TimeGrid,
+    Velocity,
+    solve,
+)
 from diffdpo.sampling.velocity import (
     cached_velocity,
     clamped_velocity,
@@ -152,7 +161,7 @@ def follow(
         if on_step is not None:
             on_step()
 
-    def behind_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[flow.Latents, State]:
+    def behind_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[Resampled, State]:
         if on_step is not None:
             on_step()
         return (x, state) if hook is None else hook(zero_steps + i, x, t, state)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from diffdpo.models.base import Condition, LatentSpec, SongModel
@@ -155,7 +155,7 @@ class Windowed:
         flat = function({name: tensor.flatten(0, 1) for name, tensor in condition.items()})
         return {name: tensor.unflatten(0, (-1, len(self.windows))) for name, tensor in flat.items()}
 
-    def _cut(self, whole: Float[Tensor, "row frame *channel"]) -> Float[Tensor, "cut size *channel"]:
+    def _cut(self, whole: Shaped[Tensor, "row frame *channel"]) -> Shaped[Tensor, "cut size *channel"]:
         """The windows of all songs, those of a song one after another."""
         return torch.stack([whole[:, w.start : w.stop] for w in self.windows], 1).flatten(0, 1)
 

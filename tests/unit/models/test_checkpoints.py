@@ -12,6 +12,7 @@ from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models import MODELS
 from diffdpo.models.adapters import ADAPTER, read_adapter, save_adapter
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.checkpoints import load_network, read_network, save_published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.diffrhythm.published import wrap
@@ -242,7 +243,7 @@ def convert(*arguments):
 @pytest.fixture(scope="module")
 def adapter(network, tmp_path_factory):
     adapted, folder = make(), tmp_path_factory.mktemp("adapter")
-    add_lora(adapted, LoraConfig(rank=2, alpha=3), seed=0)
+    add_lora(adapted, LoraConfig(rank=2, alpha=3), DiffRhythm.lora_targets, seed=0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -324,9 +325,9 @@ def test_the_precision_changes_only_when_asked(network, tmp_path):
 def test_a_model_is_configured_by_its_checkpoint(network, tmp_path):
     path = write_cfm(network, tmp_path / "cfm_model.pt")
     model = MODELS["diffrhythm"](checkpoint=str(path), release="v1.2-base").load()
-    assert (model.latents.window, model.latents.max_frames) == ("fixed", 2048)
+    assert (model.spec.window, model.spec.max_frames) == ("fixed", 2048)
     other = write_folder(make(full=True, seed=1), tmp_path / "export")  # a training run's goes before it
     model = MODELS["diffrhythm"](checkpoint=str(path), network=str(other)).load()
-    assert (model.latents.window, model.latents.max_frames) == ("exact", 6144)
+    assert (model.spec.window, model.spec.max_frames) == ("exact", 6144)
     with pytest.raises(ValueError, match="needs a checkpoint"):
         MODELS["diffrhythm"]()

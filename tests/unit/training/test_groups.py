@@ -23,7 +23,7 @@ SCORED = sorted(name for name, kind in KINDS.items() if kind in ("group", "rated
 def model(bundle):
     """A policy that has left its reference."""
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    add_lora(model.network, LoraConfig(rank=4), seed=0)
+    add_lora(model.network, LoraConfig(rank=4), model.lora_targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
@@ -116,7 +116,7 @@ LEARNERS: dict[str, dict[str, float]] = {
 def test_training_makes_good_songs_likelier_than_bad_ones(bundle, name):
     """A few steps on a handful of songs: the better a song, the more its error fell below the reference's."""
     learner = MODELS["tiny"](bundle=str(bundle)).load()
-    add_lora(learner.network, LoraConfig(rank=8), seed=0)
+    add_lora(learner.network, LoraConfig(rank=8), learner.lora_targets, seed=0)
     objective = OBJECTIVES[name](**LEARNERS[name])
     data = take(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
     optimizer = torch.optim.Adam([p for p in learner.network.parameters() if p.requires_grad], lr=3e-3)

@@ -23,7 +23,7 @@ CFG = TrainConfig(dropout={"style": 0.5})
 @pytest.fixture
 def model(bundle):
     loaded = MODELS["tiny"](bundle=str(bundle)).load()
-    add_lora(loaded.network, LoraConfig(rank=2), seed=0)
+    add_lora(loaded.network, LoraConfig(rank=2), loaded.lora_targets, seed=0)
     return loaded
 
 
@@ -195,7 +195,7 @@ def test_the_reference_does_not_move_while_the_policy_trains_with_checkpointing(
     """A hundred steps: adapters off stays the frozen copy, bit for bit, conditioners included."""
     model = MODELS["tiny"](bundle=str(bundle)).load()
     frozen = FrozenCopy.take(model.network, CPU)
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     model.network.enable_gradient_checkpointing()
     model.network.train()
     optimizer, objective = (

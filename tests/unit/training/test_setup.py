@@ -27,8 +27,8 @@ def test_half_precision_needs_a_gpu(tmp_path):
 def test_adapters_go_only_where_there_is_a_layer(bundle):
     network = MODELS["tiny"](bundle=str(bundle)).load().network
     with pytest.raises(ConfigError, match="no linear layer 'query'"):
-        add_lora(network, LoraConfig(targets=["query"]), seed=0)
-    add_lora(network, LoraConfig(rank=2, targets=["q_proj"]), seed=0)
+        add_lora(network, LoraConfig(targets=["query"]), DiffRhythm.lora_targets, seed=0)
+    add_lora(network, LoraConfig(rank=2, targets=["q_proj"]), DiffRhythm.lora_targets, seed=0)
     assert sum(p.numel() for p in trainable(network)) == 2 * 2 * (2 * 32)  # two layers, two factors of 2 x 32
 
 

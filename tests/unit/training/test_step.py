@@ -90,7 +90,7 @@ def test_dropout_is_drawn_per_example_and_keyed_by_position():
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_zero(model, dtype):
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
         seen = run(model, batch(), DPO(), AdapterOff(itself))
     assert torch.equal(DPO()(seen).metrics["margin"], torch.zeros(4))
@@ -98,7 +98,7 @@ def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_zero(model, dtyp
 
 def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
     frozen = FrozenCopy.take(model.network, torch.device("cpu"))
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     optimizer = torch.optim.AdamW([p for p in model.network.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         run_ = run(model, batch(), DPO(beta=100.0, anchor=Anchor(winner=1.0)), frozen)
@@ -111,7 +111,7 @@ def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
 
 
 def test_adapters_come_back_when_the_reference_fails(model):
-    add_lora(model.network, LoraConfig(rank=2), seed=0)
+    add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     with pytest.raises(RuntimeError), AdapterOff(itself).of(model.network):
         raise RuntimeError
     layer = model.network.transformer_blocks[0].self_attn.q_proj
