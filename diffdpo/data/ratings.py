@@ -64,7 +64,7 @@ def read_ratings(folder: Path, source: str = "") -> list[tables.Row]:
     path = folder / TABLE
     rows = tables.read(path, KEY)
     if not rows:
-        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or tools/import_ratings.py first")
+        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or `diffdpo import-ratings` first")
     known = sorted({row["source"].split("/")[0] for row in rows})
     if not source and len(known) > 1:
         raise DataError(f"{path}: holds ratings of {' and '.join(known)}; name one with data.rating_source")

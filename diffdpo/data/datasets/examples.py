@@ -30,7 +30,7 @@ class DataConfig:
     axis_dropout: float = 0.1
     """Share of examples trained without naming their axis."""
     ratings: str = ""
-    """A folder with ratings: one that `mine` wrote, or tools/import_ratings.py."""
+    """A folder with ratings: one that `mine` or `import-ratings` wrote."""
     rating_source: str = ""
     """Whose ratings: `mined`, `people`, or one of them (`people/ann`). Needed only where there are several."""
     rated_margin: float = 0.0
@@ -68,7 +68,7 @@ def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Sou
     if kind in ("rated", "group") and not cfg.ratings:
         raise ConfigError(
             f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
-            "tools/import_ratings.py wrote"
+            "`diffdpo import-ratings` wrote"
         )
     return {"song": _songs, "pair": _pairs, "rated": _rated, "group": _groups}[kind](cfg, source)
 

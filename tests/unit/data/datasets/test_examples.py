@@ -152,7 +152,7 @@ def test_data_that_is_not_configured_is_named(build, kind, data, says):
 
 
 def test_tables_without_what_is_asked_for_say_so(tmp_path, songs, build):
-    with pytest.raises(DataError, match=r"holds no ratings; run `diffdpo mine` or tools/import_ratings\.py"):
+    with pytest.raises(DataError, match=r"holds no ratings; run `diffdpo mine` or `diffdpo import-ratings`"):
         build("rated", ratings=str(tmp_path))
     folder = str(write_ratings(tmp_path, songs, dict(zip(names(0, 1), (0.5, -0.5), strict=True))))
     with pytest.raises(DataError, match=r"no rating is 0\.6 or more away from zero"):
