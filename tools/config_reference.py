@@ -126,9 +126,9 @@ def changed_defaults(value: Any) -> str:
     return ", ".join(f"{name}: {default_text(v)}" for name, v in changed.items())
 
 
-def row(key: str, kind: str, default: str, meaning: str) -> str:
+def row(key: str, *cells: str) -> str:
     """A line of a table."""
-    cells = [f"`{key}`", kind, default, meaning.replace("|", r"\|")]
+    cells = (f"`{key}`", *(cell.replace("|", r"\|") for cell in cells))
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
@@ -157,36 +157,49 @@ def rows(
         elif nested in verbs:
             yield row(key, f"keys of {link_to(verbs[nested])}{optional}", changed_defaults(default), meaning)
         else:
+            meaning = meaning or first_paragraph(nested)
             yield row(key, optional.removeprefix(", "), default_text(default), meaning)
             yield from rows(nested, verbs, kinds, default, f"{key}.")
 
 
-def argument_rows(function: Any) -> Iterator[str]:
-    """A line for every argument of a part that is a function: its keyword-only parameters."""
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            yield row(name, type_name(parameter.annotation), default_text(parameter.default), "")
+def part(name: str, schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any]) -> list[str]:
+    """The section of a part that is a dataclass: what it is, and its arguments if it has some."""
+    body = list(rows(schema, verbs, kinds))
+    return [f"### {name}", "", first_paragraph(schema), "", *([*HEAD, *body, ""] if body else [])]
 
 
-def part(name: str, entry: Any, verbs: Mapping[type, str], kinds: Mapping[str, Any]) -> list[str]:
-    """The section of one part: what it is, and its arguments if it has some."""
+def function_row(name: str, entry: Any) -> str:
+    """The line of a part that is a function: its keyword-only parameters, and what it is."""
     function = entry.step if isinstance(entry, Solver) else entry
-    summary = first_paragraph(function.func if isinstance(function, partial) else function)
-    if isinstance(function, partial):
-        summary = f"`{function.func.__name__}` with `{function.keywords}`. {summary}"
-    lines = [f"### {name}", "", summary, ""]
+    arguments = [
+        f"`{p.name}: {type_name(p.annotation).strip('`')} = {p.default}`"
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]
+    meaning = first_paragraph(function.func if isinstance(function, partial) else function)
     if isinstance(entry, Solver):
         exact = "exact" if entry.exact else "not exact"
-        kind = f"Stochastic, {exact}" if entry.stochastic else "Deterministic"
-        evaluations = f"`{entry.evaluations_key}`" if entry.evaluations_key else entry.evaluations
-        lines += [f"{kind}. Evaluations a step: {evaluations}.", ""]
-    table = (
-        rows(entry, verbs, kinds)
+        meaning = f"{meaning} {f'Stochastic, {exact}' if entry.stochastic else 'Deterministic'}."
+    return row(name, ", ".join(arguments), meaning)
+
+
+def table_section(
+    kind: str, table: Table[Any], verbs: Mapping[type, str], kinds: Mapping[str, Any]
+) -> list[str]:
+    """All parts of a kind: dataclasses in sections of their own, functions in one table."""
+    lines = [f"## {heading(kind)}", ""]
+    schemas = {
+        name: entry
+        for name, entry in table.entries.items()
         if is_dataclass(entry) and isinstance(entry, type)
-        else argument_rows(function)
-    )
-    body = list(table)
-    return [*lines, *HEAD, *body, ""] if body else lines
+    }
+    for name, schema in schemas.items():
+        lines += part(name, schema, verbs, kinds)
+    functions = {name: entry for name, entry in table.entries.items() if name not in schemas}
+    if functions:
+        lines += ["| name | arguments | meaning |", "| --- | --- | --- |"]
+        lines += [*(function_row(name, entry) for name, entry in functions.items()), ""]
+    return lines
 
 
 def page() -> str:
@@ -210,9 +223,7 @@ def page() -> str:
         else:
             lines += [*HEAD, *rows(schema, verbs, tables), ""]
     for kind, table in tables.items():
-        lines += [f"## {heading(kind)}", ""]
-        for name, entry in table.entries.items():
-            lines += part(name, entry, verbs, tables)
+        lines += table_section(kind, table, verbs, tables)
     return "\n".join(lines).rstrip() + "\n"
 
 
