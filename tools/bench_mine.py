@@ -28,74 +28,94 @@ AXES = (
     "harmony.key", "harmony.consonance", "harmony.tuning", "rhythm.pulse", "rhythm.tempo", "structure.form",
     "production.balance", "adherence.style",
 )  # fmt: skip
+FINGERPRINT = "0123456789abcdef"
 RULE_ARGS = {"min_margin": 0.5, "min_axis_margin": -1.0}
 """Of best_versus_worst; other rules are run with their defaults."""
 STAGES = ("read_scores", "join_scores", "to_mine", "mine_candidates", "rating_columns", "finish_pairs")
 """Functions of the verb that are timed one by one; writing is the rest of `tables.replace`."""
 
 
+def codes(values: list[str], places: Any) -> Any:
+    """A column of text from its different values and the place of each row's among them."""
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(values, pa.string()))
+
+
 def make(folder: Path, songs: int) -> dict[str, Any]:
-    """Samples, prompts and scores: a common quality of each song, and noise of its own on every axis."""
+    """Samples, prompts and scores as the verbs before mining leave them."""
+    from diffdpo.data.samples import sample_id
+
+    prompts = [f"p{i:07d}" for i in range(songs // PER_PROMPT)]
+    names = [sample_id(prompt, k) for prompt in prompts for k in range(PER_PROMPT)]
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    make_samples(folder / "samples", prompts, names, hashes)
+    rows = make_scores(folder / "scores", prompts, hashes)
+    return {"songs": len(names), "prompts": len(prompts), "score_rows": rows}
+
+
+def make_samples(folder: Path, prompts: list[str], names: list[str], hashes: list[str]) -> None:
+    """A finished song a name, and the prompts."""
     import numpy as np
     import pyarrow as pa
 
     from diffdpo.data import tables
-    from diffdpo.data.samples import PROMPTS, SAMPLES, sample_id
+    from diffdpo.data.samples import PROMPTS, SAMPLES
+
+    song, zero = np.arange(len(names)), np.zeros(len(names))
+    sampling = json.dumps({"steps": 12, "guidance": {"name": "cfg", "args": {"scale": 3.0}}, "batch": 16})
+    columns = {name: codes([""], zero) for name in SAMPLES.columns} | {
+        "sample_id": names,
+        "prompt_id": codes(prompts, song // PER_PROMPT),
+        "group": codes([f"g{prompt}" for prompt in prompts], song // PER_PROMPT),
+        "seed": zero.astype(np.int64),
+        "frames": zero.astype(np.int64) + 215,
+        "duration_s": zero + 10.0,
+        "sampling": codes([sampling], zero),
+        "sha256": hashes,
+    }
+    tables.replace(folder, SAMPLES, pa.table(columns))
+    lines = (
+        json.dumps({"id": name, "text": name, "duration_s": 10.0, "group": f"g{name}"}) for name in prompts
+    )
+    (folder / PROMPTS).write_text("".join(f"{line}\n" for line in lines))
+
+
+def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
+    """A common quality of each song, and noise of its own on every axis; gates that pass. Returns the rows."""
+    import numpy as np
+    import pyarrow as pa
+
+    from diffdpo.data import tables
     from diffdpo.data.scores import ANY, GATES, SCORES, WHOLE, prompt_key
     from diffdpo.runs import finish
     from diffdpo.scorers.gates import LIMITS
     from diffdpo.types import Prompt
 
-    def repeat(values: list[str], places: Any) -> pa.Array:
-        return pa.DictionaryArray.from_arrays(
-            pa.array(places.astype(np.int32)), pa.array(values, pa.string())
-        )
-
-    prompts = [f"p{i:07d}" for i in range(songs // PER_PROMPT)]
-    song = np.arange(len(prompts) * PER_PROMPT)
-    names = [sample_id(prompt, k) for prompt in prompts for k in range(PER_PROMPT)]
-    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    constant = np.zeros(len(song))
-    sampling = json.dumps({"steps": 12, "guidance": {"name": "cfg", "args": {"scale": 3.0}}, "batch": 16})
-    columns = {name: repeat([""], constant) for name in SAMPLES.columns} | {
-        "sample_id": names,
-        "prompt_id": repeat(prompts, song // PER_PROMPT),
-        "group": repeat([f"g{prompt}" for prompt in prompts], song // PER_PROMPT),
-        "seed": constant.astype(np.int64),
-        "frames": constant.astype(np.int64) + 215,
-        "duration_s": constant + 10.0,
-        "sampling": repeat([sampling], constant),
-        "sha256": hashes,
-    }
-    tables.replace(folder / "samples", SAMPLES, pa.table(columns))
-    lines = (
-        json.dumps({"id": name, "text": name, "duration_s": 10.0, "group": f"g{name}"}) for name in prompts
-    )
-    (folder / "samples" / PROMPTS).write_text("".join(f"{line}\n" for line in lines))
-
     axes = [*LIMITS, *AXES]
     scorers = sorted({axis.split(".")[0] for axis in AXES} | {GATES})
-    order = np.argsort(hashes)  # as a compacted table is ordered
-    row_song, row_axis = np.repeat(song[order], len(axes)), np.tile(np.arange(len(axes)), len(song))
     generator = np.random.default_rng(0)
-    values = generator.normal(size=(len(song), len(axes))) + 1.5 * generator.normal(size=(len(song), 1))
+    values = generator.normal(size=(len(hashes), len(axes))) + 1.5 * generator.normal(size=(len(hashes), 1))
     values[:, : len(LIMITS)] = [min(max(low, 1.0), high) for low, high in LIMITS.values()]
-    scorer = np.array([scorers.index(axis.split(".")[0] if "." in axis else GATES) for axis in axes])
+    song = np.repeat(np.argsort(hashes), len(axes))  # as a compacted table is ordered
+    axis, zero = np.tile(np.arange(len(axes)), len(hashes)), np.zeros(len(song))
+    scorer = np.array([scorers.index(name.split(".")[0] if "." in name else GATES) for name in axes])
+    with_prompt = np.array([name.startswith("adherence") for name in axes])[axis]
     keys = [ANY, *(prompt_key(Prompt(id=name, text=name)) for name in prompts)]
-    adherence = np.array([axis.startswith("adherence") for axis in axes])
     rows = {
-        "sha256": repeat(hashes, row_song),
-        "preprocessing": repeat(["1"], np.zeros(len(row_song))),
-        "scorer": repeat(scorers, scorer[row_axis]),
-        "fingerprint": repeat(["0123456789abcdef"], np.zeros(len(row_song))),
-        "prompt": repeat(keys, np.where(adherence[row_axis], row_song // PER_PROMPT + 1, 0)),
-        "axis": repeat(axes, row_axis),
-        "window": repeat([WHOLE], np.zeros(len(row_song))),
-        "value": values[row_song, row_axis],
+        "sha256": codes(hashes, song),
+        "preprocessing": codes(["1"], zero),
+        "scorer": codes(scorers, scorer[axis]),
+        "fingerprint": codes([FINGERPRINT], zero),
+        "prompt": codes(keys, np.where(with_prompt, song // PER_PROMPT + 1, 0)),
+        "axis": codes(axes, axis),
+        "window": codes([WHOLE], zero),
+        "value": values[song, axis],
     }
-    tables.replace(folder / "scores", SCORES, pa.table(rows))
-    finish(folder / "scores", scorers=dict.fromkeys(scorers, "0123456789abcdef"))
-    return {"songs": len(song), "prompts": len(prompts), "score_rows": len(row_song)}
+    tables.replace(folder, SCORES, pa.table(rows))
+    finish(folder, scorers=dict.fromkeys(scorers, FINGERPRINT))
+    return len(song)
 
 
 def columns(folder: Path, rule: str) -> dict[str, Any]:

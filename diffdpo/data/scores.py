@@ -151,8 +151,9 @@ def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, WindowScore
     if grid is None:
         raise DataError(f"{folder}: no scores of windows here; run `diffdpo score` with window_s=5 first")
     table = tables.read_columns(folder, WINDOWS)
-    selection = pc.is_in(table["sha256"].cast(pa.string()), value_set=pa.array(list(sounds), pa.string()))
-    table = table.filter(pc.and_(selection, pa.array(is_newest(table, versions, grid.name))))
+    codes, hashes = tables.encode(table["sha256"])
+    selection = pc.is_in(hashes, value_set=pa.array(list(sounds), pa.string())).to_numpy(zero_copy_only=False)
+    table = table.filter(pa.array(selection[codes] & is_newest(table, versions, grid.name)))
     windows: dict[str, dict[tuple[float, float], dict[str, float]]] = {}
     for row in tables.to_rows(table, WINDOWS):
         of_sound = windows.setdefault(row.sha256, {})
