@@ -121,8 +121,9 @@ def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
 def columns(folder: Path, rule: str) -> dict[str, Any]:
     """The verb, with the time of each stage."""
     began = time.process_time(), time.perf_counter()
-    from diffdpo.config import Choice, MineRun
     from diffdpo.recipes import mine
+    from diffdpo.recipes.mine import MineRun
+    from diffdpo.registry import Choice
 
     stages = {"import": {"processor_s": time.process_time() - began[0]}}
 

@@ -30,7 +30,7 @@ from diffdpo import audio
 from diffdpo.config import load
 from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import of_songs, read_scores
+from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.effects import Matched, effects, match, standardised_change
 from diffdpo.evaluation.selection import winner_rise
@@ -158,9 +158,9 @@ def diversity(samples: Samples) -> float:
     """Mean cosine distance between musicnn embeddings of the songs of a prompt."""
     listener, by_prompt = musicnn.load(), dict[str, list[torch.Tensor]]()
     for row in samples.rows():
-        clip = audio.resample(audio.read(samples.audio(row["sample_id"])), musicnn.SAMPLE_RATE)
+        clip = audio.resample(audio.read(samples.audio(row.sample_id)), musicnn.SAMPLE_RATE)
         embedding = listener.listen(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
-        by_prompt.setdefault(row["prompt_id"], []).append(embedding)
+        by_prompt.setdefault(row.prompt_id, []).append(embedding)
     return float(
         np.mean(
             [
@@ -175,23 +175,24 @@ def diversity(samples: Samples) -> float:
 def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
     """Pairs of songs of the base and of one run."""
     songs = open_samples(folder / "songs")
-    after = of_songs(read_scores(folder / "scores"), songs)
+    after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
     rows = match(open_samples(base).rows(), songs.rows())
     return [
         Matched(
-            sample_id=f"{one['sample_id']}/{seed}",
-            prompt_id=one["prompt_id"],
-            group=one["group"],
-            baseline=before[one["sample_id"]],
-            aligned=after[two["sample_id"]],
+            sample_id=f"{base_row.sample_id}/{seed}",
+            prompt_id=base_row.prompt_id,
+            group=base_row.group,
+            baseline=before[base_row.sample_id],
+            aligned=after[aligned_row.sample_id],
         )
-        for one, two in rows
+        for base_row, aligned_row in rows
     ]
 
 
 def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
     """All seeds of an objective together."""
-    before = of_songs(read_scores(out / "scores"), open_samples(base))
+    songs = open_samples(base)
+    before = join_scores(read_scores(out / "scores"), songs, songs.prompts()).by_song()
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
     found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)

@@ -6,27 +6,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PRONOUNS = """
-    all another any anybody anyone anything aught both each either else elsewhere everybody everyone everything few
-    former he hence her here hereafter herself him himself his hither how it its itself latter many me most much
-    myself neither nobody none nothing nought one oneself ones other others ourselves own same several she some
-    somebody someone something somewhere such that their theirs them themselves thence there therein these they
-    thing things this those thus us we what whatever when whence where wherever whether which whichever who whoever
-    whole whom whose why you your yours
+    all another any anybody anyone anything aught both each either else elsewhere everybody everyone everything
+    few former he hence her here hereafter herself him himself his hither how it its itself latter many me most
+    much myself neither nobody none nothing nought one oneself ones other others ourselves own same several she
+    some somebody someone something somewhere such that their theirs them themselves thence there therein these
+    they thing things this those thus us we what whatever when whence where wherever whether which whichever who
+    whoever whole whom whose why you your yours
 """
 ADVERBS = """
-    after afterwards again against ahead alike alone along already always apart aside away back before behind below
-    beneath beside besides between beyond ever far fast forth further hard hereby instead late later less little long
-    more near nearby never often once only onward outside over quick quite rather short since so soon still thereby
-    thereof together too toward towards twice under until upon very well wide within yet
+    after afterwards again against ahead alike alone along already always apart aside away back before behind
+    below beneath beside besides between beyond ever far fast forth further hard hereby instead late later less
+    little long more near nearby never often once only onward outside over quick quite rather short since so
+    soon still thereby thereof together too toward towards twice under until upon very well wide within yet
 """
 PARTICIPLES = """
     been begun bent bitten blown born borne bought broken brought built burnt caught chosen clad come dealt done
-    drawn driven dug eaten fallen fed felt flown forgotten fought found frozen given gone gotten grown had heard held
-    hidden hit hung hurt kept knit known laid lain led lent lit lost made meant met mown paid proven ridden risen rung
-    said sat sawn seen sent set sewn shaken shaped shone shot shown shrunk shut slept slain slid slung sold sought
-    sown sped spent spilt spoken sprung spun stolen stood stricken struck stuck stung sung sunk swept swollen sworn
-    swum swung taken taught thought thrown told torn trodden understood wept woken won wore worn wound wove woven
-    written wrung
+    drawn driven dug eaten fallen fed felt flown forgotten fought found frozen given gone gotten grown had heard
+    held hidden hit hung hurt kept knit known laid lain led lent lit lost made meant met mown paid proven ridden
+    risen rung said sat sawn seen sent set sewn shaken shaped shone shot shown shrunk shut slept slain slid
+    slung sold sought sown sped spent spilt spoken sprung spun stolen stood stricken struck stuck stung sung
+    sunk swept swollen sworn swum swung taken taught thought thrown told torn trodden understood wept woken won
+    wore worn wound wove woven written wrung
 """
 FIELD = """
     embedding rating ratings training sampling encoding padding masking mining scoring setting settings timing
@@ -52,7 +52,7 @@ def names(path: Path) -> Iterator[tuple[str, int]]:
 
 def is_listed(name: str) -> bool:
     """Whether a name is one word of the lists, or one in -ed or -ing that the field does not use."""
-    word = name.strip("_").lower()
+    word = name.strip("_").lower() if name != "__all__" else ""
     return word in LISTED or (word.isalpha() and word.endswith(("ed", "ing")) and word not in FIELD.split())
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffdpo.plugins import Choice
 from safetensors.torch import save_file
 from support.bundle import write_bundle
 
@@ -16,7 +17,6 @@ from diffdpo.data.songs import SONGS
 from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, heard, load, named_tempo
 from diffdpo.models import MODELS
 from diffdpo.models.base import Transcribes
-from diffdpo.plugins import Choice
 from diffdpo.recipes import prepare
 from diffdpo.types import Clip, Prompt
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from contract.scorer_fixtures import AUDIOBOX as CONFIG
 from contract.scorer_fixtures import write_audiobox
+from diffdpo.plugins import Choice, plug_in
 from safetensors.torch import load_file, save_file
 
 from diffdpo.encoders import audiobox
 from diffdpo.encoders.audiobox import AXES, WINDOW, AudioboxNetwork, HeadConfig, cut_windows
 from diffdpo.encoders.wavlm import Frames, WavLMConfig
 from diffdpo.errors import CheckpointError, ConfigError, DataError
-from diffdpo.plugins import Choice, plug_in
 from diffdpo.scorers.audiobox import SILENCE, Audiobox, published_files
 from diffdpo.scorers.base import Scorer, fingerprint
 from diffdpo.types import Clip
