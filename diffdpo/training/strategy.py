@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from diffdpo.data.datasets.stream import accumulation
@@ -27,6 +28,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
     _check_trackers(cfg.trackers)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rounds = accumulation(cfg.global_batch, cfg.per_device, world)
+    AcceleratorState._reset_state()  # a process may train more than once, each time with another precision
     accelerator = Accelerator(
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=rounds,

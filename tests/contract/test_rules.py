@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.candidates import AXES, apply, candidate, prompts_of
 
-from diffdpo.config import Choice, build_rule
 from diffdpo.mining import RULES, mine_candidates, to_candidates
+from diffdpo.parts import build_rule
+from diffdpo.registry import Choice
 
 
 def each(promise=None):

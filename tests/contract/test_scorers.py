@@ -15,9 +15,9 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 from contract.scorer_fixtures import WEIGHTS, build
-from diffdpo.plugins import build_scorers
 
 from diffdpo import audio
+from diffdpo.parts import build_scorers
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical

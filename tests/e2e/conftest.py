@@ -35,7 +35,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = f"{prompt}.{k:03d}"
             latents = torch.randn(14 + i % 5, 8, generator=generator)
             write_latents(samples / "latents" / f"{name}.safetensors", latents)
-            songs.append(SampleRow(sample_id=name, prompt_id=prompt, group=prompt))
+            songs.append(
+                SampleRow(sample_id=name, prompt_id=prompt, group=prompt, frames=len(latents), duration_s=1.0)
+            )
         rows.append(
             PairRow(
                 prompt_id=prompt,

@@ -24,7 +24,16 @@ def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0)
             latents = torch.randn(14 + (i + k) % 5, 8, generator=generator)
             write_latents(folder / "latents" / f"{name}.safetensors", latents)
             sha256 = f"{folder.name}-{name}"
-            rows.append(SampleRow(sample_id=name, prompt_id=prompt, group=prompt, sha256=sha256))
+            rows.append(
+                SampleRow(
+                    sample_id=name,
+                    prompt_id=prompt,
+                    group=prompt,
+                    frames=len(latents),
+                    duration_s=1.0,
+                    sha256=sha256,
+                )
+            )
     tables.append(folder, SAMPLES, rows)
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return folder

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from support.candidates import AXES, apply, candidate, prompt, prompts_of, rounded, score, songs, triples
 
-from diffdpo.config import Choice, build_rule
 from diffdpo.errors import ConfigError
 from diffdpo.mining import (
     BestVersusWorst,
@@ -20,6 +19,8 @@ from diffdpo.mining import (
 )
 from diffdpo.mining.pareto import dominates, fronts, win_rates
 from diffdpo.mining.strong_domination import distances
+from diffdpo.parts import build_rule
+from diffdpo.registry import Choice
 
 
 class TestStrongDomination:
