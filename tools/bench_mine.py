@@ -31,8 +31,16 @@ AXES = (
 FINGERPRINT = "0123456789abcdef"
 RULE_ARGS = {"min_margin": 0.5, "min_axis_margin": -1.0}
 """Of best_versus_worst; other rules are run with their defaults."""
-STAGES = ("read_scores", "join_scores", "to_mine", "mine_candidates", "rating_columns", "finish_pairs")
-"""Functions of the verb that are timed one by one; writing is the rest of `tables.replace`."""
+STAGES = (
+    "read_scores",
+    "join_scores",
+    "to_mine",
+    "mine_candidates",
+    "rating_columns",
+    "finish_pairs",
+    "pair_columns",
+)
+"""Functions of the verb that are timed one by one, beside `write`."""
 
 
 def codes(values: list[str], places: Any) -> Any:

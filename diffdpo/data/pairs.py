@@ -1,9 +1,10 @@
 """The pairs table: preferences between two songs of a samples folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from diffdpo.data.schema import TableSpec
@@ -50,17 +51,20 @@ def _upgrade(table: pa.Table, version: int) -> pa.Table:
 PAIRS = TableSpec("pairs", PairRow, key=("samples", "winner", "loser"), upgrade=_upgrade)
 
 
-def pair_row(pair: Pair, samples: str) -> PairRow:
-    """A mined pair as a row; `samples` is the folder of its songs, relative to that of the table."""
-    return PairRow(
-        prompt_id=pair.prompt_id,
-        group=pair.group,
-        samples=samples,
-        winner=pair.winner,
-        loser=pair.loser,
-        rule=pair.rule,
-        margins=pair.margins,
-        soft_label=pair.soft_label,
-        axis=pair.axis,
-        spans=pair.spans,
+def pair_columns(pairs: Sequence[Pair], samples: Sequence[str]) -> pa.Table:
+    """Mined pairs as columns of the table.
+
+    `samples` names for each pair the folder of its songs, relative to that of the table.
+    """
+    ends = np.cumsum([0, *(len(pair.margins) for pair in pairs)])
+    margins = pa.MapArray.from_arrays(
+        pa.array(ends, pa.int32()),
+        pa.array([axis for pair in pairs for axis in pair.margins], pa.string()),
+        pa.array([value for pair in pairs for value in pair.margins.values()], pa.float64()),
     )
+    columns = {
+        column.name: pa.array([getattr(pair, column.name) for pair in pairs], column.type)
+        for column in PAIRS.schema
+        if column.name not in ("samples", "margins")
+    }
+    return pa.table({**columns, "samples": list(samples), "margins": margins}).select(PAIRS.columns)

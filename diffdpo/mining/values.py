@@ -38,7 +38,7 @@ class Candidates:
         return len(self.sample_ids)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PromptCandidates:
     """The candidates of one prompt that have a finite score on every axis, ordered by sample id."""
 
@@ -52,7 +52,7 @@ class PromptCandidates:
     """Candidates of the prompt, with those that lack a score."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
     """A preference: of two songs for one prompt, the winner is the better one."""
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from omegaconf import MISSING
 
 from diffdpo.data import tables
-from diffdpo.data.pairs import PAIRS, PairRow, pair_row
+from diffdpo.data.pairs import PAIRS, pair_columns
 from diffdpo.data.ratings import MINED, RATINGS
 from diffdpo.data.samples import open_samples, relative_folder
 from diffdpo.data.scores import read_windows
@@ -104,21 +104,21 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
         reasons |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
     ratings = pa.concat_tables(parts)
     _report(cfg, len(pairs) if cfg.pairs else ratings.num_rows, reasons, count)
-    rows = _pair_rows(cfg, pairs, out)
+    pairs = _finish_pairs(cfg, pairs)
     tables.replace(out, RATINGS, ratings)
-    tables.replace(out, PAIRS, rows)
+    _write_pairs(pairs, out)
     finish(
         out,
-        pairs=len(rows),
-        pairs_by_axis=dict(Counter(row.axis or "several" for row in rows)),
-        pairs_with_spans=sum(bool(row.spans) for row in rows),
+        pairs=len(pairs),
+        pairs_by_axis=dict(Counter(pair.axis or "several" for _, pair in pairs)),
+        pairs_with_spans=sum(bool(pair.spans) for _, pair in pairs),
         ratings=ratings.num_rows,
         candidates=count,
         axes=axes,
         skipped=reasons,
     )
     say(
-        f"{len(rows)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
+        f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
 
 
@@ -134,16 +134,19 @@ def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: 
         )
 
 
-def _pair_rows(cfg: MineRun, pairs: Sequence[FolderPair], out: Path) -> list[PairRow]:
-    """The strongest pairs as rows, with their soft labels and spans."""
+def _finish_pairs(cfg: MineRun, pairs: Sequence[FolderPair]) -> list[FolderPair]:
+    """The strongest pairs, with their soft labels and spans."""
     places = finish_pairs(
         [pair for _, pair in pairs], cfg.weights, limit=cfg.max_pairs, temperature=cfg.soft_label_temperature
     )
     selection = [(pairs[place][0], pair) for place, pair in places]
-    if cfg.spans is not None:
-        selection = _with_spans(selection, cfg.spans, cfg)
-    names = {folder: relative_folder(folder, out) for folder, _ in selection}
-    return [pair_row(pair, names[folder]) for folder, pair in selection]
+    return selection if cfg.spans is None else _with_spans(selection, cfg.spans, cfg)
+
+
+def _write_pairs(pairs: Sequence[FolderPair], out: Path) -> None:
+    names = {folder: relative_folder(folder, out) for folder, _ in pairs}
+    columns = pair_columns([pair for _, pair in pairs], [names[folder] for folder, _ in pairs])
+    tables.replace(out, PAIRS, columns)
 
 
 def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -> list[FolderPair]:

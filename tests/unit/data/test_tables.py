@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffdpo.data import tables
-from diffdpo.data.pairs import PAIRS, PairRow
+from diffdpo.data.pairs import PAIRS, PairRow, pair_columns
 from diffdpo.data.samples import SAMPLES, SampleRow
 from diffdpo.data.schema import TableSpec
 from diffdpo.data.scores import SCORES, WINDOWS, ScoreRow, WindowRow
 from diffdpo.errors import DataError
+from diffdpo.mining import Pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +309,19 @@ class TestVersions:
         (pair,) = tables.read_rows(tmp_path, PAIRS)
         assert pair == PairRow(**names)
         assert (pair.soft_label, pair.axis, pair.spans) == (1.0, "", ())
+
+
+def test_mined_pairs_become_rows(tmp_path):
+    values = {"prompt_id": "p", "group": "g", "winner": "w", "loser": "l", "rule": "r", "soft_label": 0.75}
+    first = {"margins": {"b": 1.5, "a": -2.0}, "axis": "b", "spans": ((0.0, 1.5), (2.0, 3.0))}
+    mined = [Pair(**values, **first), Pair(**values, margins={})]
+    tables.replace(tmp_path, PAIRS, pair_columns(mined, ["../s", "../t"]))
+    assert tables.read_rows(tmp_path, PAIRS) == [
+        PairRow(**values, **first, samples="../s"),
+        PairRow(**values, samples="../t"),
+    ]
+    tables.replace(tmp_path, PAIRS, pair_columns([], []))
+    assert tables.read_rows(tmp_path, PAIRS) == []
 
 
 def test_a_reader_meets_a_table_that_is_compacted_meanwhile(tmp_path):

@@ -10,11 +10,10 @@ from support.songs import write_ratings, write_samples
 from diffdpo.data import tables
 from diffdpo.data.datasets.examples import DataConfig, Source, build_examples
 from diffdpo.data.datasets.stream import batches, index_at
-from diffdpo.data.pairs import PAIRS, pair_row
+from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import read_ratings
 from diffdpo.data.samples import relative_folder
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.mining import Pair
 
 SEED = 3
 
@@ -191,18 +190,16 @@ def test_impossible_values_are_refused(wrong):
 
 def write_pairs(folder, songs, axes):
     pairs = [
-        Pair(
+        PairRow(
             prompt_id=f"p0{i}",
-            group=f"p0{i}",
+            samples=relative_folder(songs, folder),
             winner=f"p0{i}.000",
             loser=f"p0{i}.001",
-            rule="r",
-            margins={},
             axis=axis,
         )
         for i, axis in enumerate(axes)
     ]
-    tables.append(folder, PAIRS, [pair_row(pair, relative_folder(songs, folder)) for pair in pairs])
+    tables.append(folder, PAIRS, pairs)
     return str(folder)
 
 
