@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import torch
-from support.rows import embedding
 
 from diffdpo.types import Batch, Row
+from support.rows import embedding
 
 
 def itself(network):
