@@ -201,9 +201,9 @@ def _start_points(
     inits = [request.init for request in requests]
     strength = torch.tensor([1.0 if init is None else init.strength for init in inits], dtype=torch.float64)
     song = torch.zeros_like(noise)
-    for row, init in zip(song, inits, strict=True):
+    for row, init in enumerate(inits):
         if init is not None:
-            row[: len(init.latents)] = init.latents
+            song[row, : len(init.latents)] = init.latents
     return flow.interpolate(song, noise, strength.float()), grid[:, None] * strength
 
 

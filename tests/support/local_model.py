@@ -24,9 +24,12 @@ class LocalNetwork(torch.nn.Module):
         super().__init__()
         self.reach = reach
         self.mix = torch.nn.Linear(CHANNELS, CHANNELS)
+        generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            self.mix.weight.copy_(0.3 * torch.randn(CHANNELS, CHANNELS, generator=torch.manual_seed(1)))
-            self.mix.weight.add_(torch.eye(CHANNELS))
+            self.mix.weight.copy_(
+                torch.eye(CHANNELS) + 0.3 * torch.randn(CHANNELS, CHANNELS, generator=generator)
+            )
+            self.mix.bias.copy_(0.3 * torch.randn(CHANNELS, generator=generator))
 
     def forward(self, x, t, pull, context, mask):
         hidden = torch.tanh(self.mix(x) + (pull[:, None] + context).to(x)).where(mask[..., None], 0)

@@ -43,10 +43,7 @@ def requests(model, *durations):
     ]
 
 
-MEMBERS = (
-    "network", "spec", "lora_targets", "parts", "unconditional", "fingerprint", "timed_lyrics", "embed",
-    "condition", "without", "with_context", "velocity", "encode", "decode", "place",
-)  # fmt: skip
+MEMBERS = [name for name in dir(SongModel) if not name.startswith("_")] + ["with_context"]
 WAYS = [
     {"guidance_scale": 1.0},
     {"solver": Choice("midpoint"), "guidance": Choice("rescaled")},

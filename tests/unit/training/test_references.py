@@ -8,13 +8,14 @@ from support.training import batch, itself
 
 from diffdpo.errors import ConfigError
 from diffdpo.models import MODELS
+from diffdpo.models.diffrhythm.adapter import axis_direction
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.nft import NFT
 from diffdpo.training.audit import audit
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
 from diffdpo.training.setup import add_lora, build_optimizer, trainable
-from diffdpo.training.step import draw, keys, outputs
+from diffdpo.training.step import noise_keys, outputs, sample_noise
 
 CPU = torch.device("cpu")
 CFG = TrainConfig(dropout={"style": 0.5})
@@ -37,7 +38,7 @@ def move(network, by=0.05):
 def errors(model, reference, objective=None, data=None, **more):
     data = data or batch()
     objective = objective or DPO()
-    return outputs(model, model.network, reference, data, objective, draw(data, CFG, 0), **more)
+    return outputs(model, model.network, reference, data, objective, sample_noise(data, CFG, 0), **more)
 
 
 def test_one_that_follows_begins_exactly_at_the_policy(model):
@@ -47,47 +48,47 @@ def test_one_that_follows_begins_exactly_at_the_policy(model):
 
 
 def test_a_moving_average_is_the_closed_form(model):
-    beside = Following.start(model.network, CPU, itself, decay=0.9)
+    auxiliary = Following.start(model.network, CPU, itself, decay=0.9)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     start = parameter.detach().clone()
     for step in (1, 2, 3):
         move(model.network, by=1.0)
-        beside.follow(model.network, step)
+        auxiliary.follow(model.network, step)
     # start + sum over steps s of (1 - 0.9) 0.9^(3 - s) s
     expected = start + 0.1 * (0.81 * 1 + 0.9 * 2 + 3)
-    assert torch.allclose(beside.weights[name], expected, atol=1e-6)
+    assert torch.allclose(auxiliary.weights[name], expected, atol=1e-6)
 
 
 def test_a_ramp_begins_at_the_policy_and_ends_at_the_decay(model):
-    beside = Following.start(model.network, CPU, itself, decay=0.5, ramp=0.1)
+    auxiliary = Following.start(model.network, CPU, itself, decay=0.5, ramp=0.1)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     for step, keep in ((1, 0.1), (2, 0.2), (40, 0.5)):
-        before = beside.weights[name].clone()
+        before = auxiliary.weights[name].clone()
         move(model.network, by=1.0)
-        beside.follow(model.network, step)
-        assert torch.allclose(beside.weights[name], keep * before + (1 - keep) * parameter, atol=1e-5)
+        auxiliary.follow(model.network, step)
+        assert torch.allclose(auxiliary.weights[name], keep * before + (1 - keep) * parameter, atol=1e-5)
 
 
 def test_a_synced_reference_is_the_policy_of_the_last_multiple(model):
-    beside = Following.start(model.network, CPU, itself, every=2)
+    auxiliary = Following.start(model.network, CPU, itself, every=2)
     start = errors(model, AdapterOff(itself)).reference
     move(model.network)
-    beside.follow(model.network, 1)
-    assert torch.equal(errors(model, beside).reference, start)
+    auxiliary.follow(model.network, 1)
+    assert torch.equal(errors(model, auxiliary).reference, start)
     move(model.network)
-    beside.follow(model.network, 2)
-    seen = errors(model, beside)
+    auxiliary.follow(model.network, 2)
+    seen = errors(model, auxiliary)
     assert torch.equal(seen.reference, seen.policy)
     assert not torch.equal(seen.reference, start)
 
 
 def test_what_follows_gets_no_gradient_and_leaves_the_policy_alone(model):
-    beside = Following.start(model.network, CPU, itself)
+    auxiliary = Following.start(model.network, CPU, itself)
     move(model.network)
-    seen = errors(model, beside, DPO(beta=100.0))
+    seen = errors(model, auxiliary, DPO(beta=100.0))
     DPO(beta=100.0)(seen).loss.sum().backward()
-    assert all(not w.requires_grad for w in beside.weights.values())
-    alone = errors(model, beside, DPO(beta=100.0))
+    assert all(not w.requires_grad for w in auxiliary.weights.values())
+    alone = errors(model, auxiliary, DPO(beta=100.0))
     assert torch.equal(alone.policy, seen.policy)
 
 
@@ -126,36 +127,52 @@ def test_cached_errors_equal_live_ones_and_save_the_forward(model):
     cfg = TrainConfig(reference=ReferenceConfig(cached_draws=3), dropout={"style": 0.5})
     cache, reference = ErrorCache(3, {}), AdapterOff(itself)
     first = replace(batch(), ids=("a", "b", "c", "d"), visits=(0, 1, 2, 3))
-    own = keys(first, cfg)
-    assert own == ("a|0", "b|1", "c|2", "d|0")
-    live = outputs(model, model.network, reference, first, DPO(), draw(first, cfg, 0))
-    cache.keep(own, live.reference)
+    keys = noise_keys(first, cfg)
+    assert keys == ("a|0", "b|1", "c|2", "d|0")
+    live = outputs(model, model.network, reference, first, DPO(), sample_noise(first, cfg, 0))
+    cache.store(keys, live.reference)
     move(model.network)
     again = replace(first, visits=(3, 4, 5, 6), positions=(7, 8, 9, 10))
-    known = cache.known(keys(again, cfg), CPU)
+    cached = cache.lookup(noise_keys(again, cfg), CPU)
     calls = []
     handle = model.network.register_forward_hook(lambda *_: calls.append(1))
-    remembered = outputs(model, model.network, reference, again, DPO(), draw(again, cfg, 0), known=known)
+    remembered = outputs(
+        model, model.network, reference, again, DPO(), sample_noise(again, cfg, 0), cached=cached
+    )
     handle.remove()
     assert len(calls) == 1
-    fresh = outputs(model, model.network, reference, again, DPO(), draw(again, cfg, 0))
+    fresh = outputs(model, model.network, reference, again, DPO(), sample_noise(again, cfg, 0))
     assert torch.equal(remembered.reference, fresh.reference)
     assert torch.equal(remembered.policy, fresh.policy)
-    assert cache.known(("a|0", "a|1"), CPU) is None
+    assert cache.lookup(("a|0", "a|1"), CPU) is None
 
 
-def test_the_reference_is_asked_without_the_axis(model):
-    data = batch()
-    named = replace(data, prompts=tuple(replace(p, axis="harmony.key") for p in data.prompts))
-    plain, asked = errors(model, AdapterOff(itself), data=data), errors(model, AdapterOff(itself), data=named)
-    assert torch.equal(plain.reference, asked.reference)
-    assert not torch.equal(plain.policy, asked.policy)
+def test_the_reference_has_conditions_of_its_own(model):
+    """Such as those without the axis that a pair was chosen on; shared ones are encoded once."""
+    plain = batch()
+    direction = axis_direction("harmony.key", 16)
+    rows = tuple(
+        tuple(
+            replace(row, embedding=row.embedding | {"style": row.embedding["style"] + direction})
+            for row in example
+        )
+        for example in plain.rows
+    )
+    named = replace(plain, rows=rows, reference_rows=plain.rows)
+    shared, apart = (errors(model, AdapterOff(itself), data=data) for data in (plain, named))
+    assert torch.equal(shared.reference, apart.reference)
+    dropped = sample_noise(plain, CFG, 0).dropped["style"]
+    assert not dropped.all()
+    assert torch.equal(torch.isclose(shared.policy, apart.policy).all(1), dropped)
+    everywhere = errors(model, AdapterOff(itself), data=replace(plain, rows=rows))
+    assert torch.equal(everywhere.policy, apart.policy)
+    assert torch.equal(torch.isclose(everywhere.reference, apart.reference).all(1), dropped)
 
 
 def test_the_audit_counts_what_is_trained(model):
     optimizer = build_optimizer(model.network, TrainConfig(), CPU)
-    besides = {"reference": Following.start(model.network, CPU, itself), "old": None}
-    count = audit(model.network, optimizer, besides, lora=True)
+    auxiliaries = {"reference": Following.start(model.network, CPU, itself), "old": None}
+    count = audit(model.network, optimizer, auxiliaries, lora=True)
     assert count == sum(p.numel() for p in trainable(model.network))
 
 
