@@ -24,8 +24,8 @@ def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0)
             name = sample_id(prompt, k)
             latents = torch.randn(14 + (i + k) % 5, 8, generator=generator)
             write_latents(folder / "latents" / f"{name}.safetensors", latents)
-            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "error": ""}
-            rows.append({**row, "sha256": f"{folder.name}-{name}"})
+            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "error": "", "duration_s": 1.0}
+            rows.append({**row, "frames": len(latents), "sha256": f"{folder.name}-{name}"})
     tables.append(folder / TABLE, rows)
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return folder
