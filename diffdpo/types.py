@@ -106,7 +106,11 @@ def _is_text(value: Any) -> bool:
 
 def _is_sections(value: Any) -> bool:
     return isinstance(value, tuple) and all(
-        len(pair) == 2 and type(pair[0]) in (int, float) and pair[0] >= 0 and _is_text(pair[1])
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and type(pair[0]) in (int, float)
+        and pair[0] >= 0
+        and _is_text(pair[1])
         for pair in value
     )
 

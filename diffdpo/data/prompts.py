@@ -105,8 +105,8 @@ def _check_types(row: dict[str, Any], where: str) -> None:
         if value is None or key in CONTROLS or key == EDIT:
             continue
         if not isinstance(value, expected) or isinstance(value, bool):
-            kind = {DURATION: "number", CONTROL_MAP: "object of names and values"}.get(key, "string")
-            raise DataError(f"{where}: {key} must be a {kind}, got {value!r}")
+            kind = {DURATION: "a number", CONTROL_MAP: "an object of names and values"}.get(key, "a string")
+            raise DataError(f"{where}: {key} must be {kind}, got {value!r}")
 
 
 def _existing(path: Path, key: str, where: str) -> Path:
