@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from diffdpo.data.datasets.candidates import Source
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
-from diffdpo.data.datasets.candidates import Source
 from diffdpo.data.datasets.examples import DataConfig, build_examples
 from diffdpo.data.datasets.stream import batches, index_at
 from diffdpo.data.pairs import PAIRS, PairRow
