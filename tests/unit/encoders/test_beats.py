@@ -10,7 +10,6 @@ from support.bundle import write_bundle
 from support.rows import song_row
 
 from diffdpo import audio
-from diffdpo.config import PrepareRun
 from diffdpo.data import tables
 from diffdpo.data.prompts import negative_prompt
 from diffdpo.data.song_embeddings import SongEmbeddings
@@ -19,8 +18,9 @@ from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, load, named_tempo
 from diffdpo.errors import DataError
 from diffdpo.models import MODELS
 from diffdpo.models.base import Transcribes, supports
-from diffdpo.models.diffrhythm.adapter import token_lines
+from diffdpo.models.diffrhythm.lines import token_lines
 from diffdpo.recipes import prepare
+from diffdpo.recipes.prepare import PrepareRun
 from diffdpo.registry import Choice
 from diffdpo.types import Clip, Prompt
 

@@ -45,8 +45,8 @@ def test_a_prompt_is_known_by_what_it_says_not_by_its_name_or_group():
     same = prompt_digest(prompt())
     assert prompt_digest(prompt(id="b", group="other")) == same
     changes = (
-        {"text": "rocks"}, {"text": None}, {"lyrics": None}, {"lyrics": ""}, {"language": None}, {"duration_s": 8.0},
-        {"negative_text": None}, {"controls": ()}, {"controls": (("bpm", 91), ("sections", ((0.0, "verse"),)))},
+        {"text": "rocks"}, {"text": None}, {"lyrics": None}, {"lyrics": ""}, {"language": None},
+        {"duration_s": 8.0}, {"negative_text": None}, {"controls": ()}, {"controls": (("bpm", 91), ("sections", ((0.0, "verse"),)))},
         {"controls": (("bpm", 90), ("sections", ((0.0, "chorus"),)))}, {"style_audio": clip()},
     )  # fmt: skip
     digests = {prompt_digest(prompt(**change)) for change in changes}
@@ -145,7 +145,8 @@ def test_embeddings_of_every_kind_survive_their_file(tmp_path):
     shared = {"all": table, "part": table[1:3], "turned": table.T, "again": table}
     kinds = {
         "scalar": torch.tensor(0.1, dtype=torch.float64), "empty": torch.zeros(0, 3), "half": table.half(),
-        "brain": table.bfloat16(), "tokens": torch.arange(5), "mask": table > 0, "nan": torch.tensor([torch.inf, 1.0]),
+        "brain": table.bfloat16(), "tokens": torch.arange(5), "mask": table > 0,
+        "nan": torch.tensor([torch.inf, 1.0]),
     }  # fmt: skip
     for name, embedding in (("shared", shared), ("kinds", kinds), ("none", {})):
         write_embedding(tmp_path / name, embedding)

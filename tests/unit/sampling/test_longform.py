@@ -12,7 +12,7 @@ from support.rows import embedding, song_row
 
 from diffdpo.models import MODELS
 from diffdpo.models.base import Inpaints, Plans, Prepares, SongModel, supports
-from diffdpo.models.diffrhythm.adapter import token_lines
+from diffdpo.models.diffrhythm.lines import token_lines
 from diffdpo.randomness import draw_noise
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import (

@@ -5,7 +5,7 @@ import torch
 
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
-from diffdpo.training.setup import build_accelerator
+from diffdpo.training.strategy import build_accelerator
 from diffdpo.types import LossOutput
 
 

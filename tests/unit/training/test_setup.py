@@ -9,7 +9,8 @@ from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.objectives.kto import KTO
 from diffdpo.objectives.terms.restraints import Safeguard
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
-from diffdpo.training.setup import add_lora, build_accelerator, build_auxiliary, build_cache, trainable
+from diffdpo.training.setup import add_lora, build_auxiliary, build_cache, trainable
+from diffdpo.training.strategy import build_accelerator
 
 
 def test_trackers_must_exist_and_be_installed(tmp_path):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from diffdpo.data.datasets.candidates import Source
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
 from diffdpo.data.datasets.examples import DataConfig, build_examples
+from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import batches, index_at
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import read_ratings
