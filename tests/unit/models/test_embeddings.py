@@ -46,7 +46,8 @@ def test_a_prompt_is_known_by_what_it_says_not_by_its_name_or_group():
     assert prompt_digest(prompt(id="b", group="other")) == same
     changes = (
         {"text": "rocks"}, {"text": None}, {"lyrics": None}, {"lyrics": ""}, {"language": None},
-        {"duration_s": 8.0}, {"negative_text": None}, {"controls": ()}, {"controls": (("bpm", 91), ("sections", ((0.0, "verse"),)))},
+        {"duration_s": 8.0}, {"negative_text": None}, {"controls": ()},
+        {"controls": (("bpm", 91), ("sections", ((0.0, "verse"),)))},
         {"controls": (("bpm", 90), ("sections", ((0.0, "chorus"),)))}, {"style_audio": clip()},
     )  # fmt: skip
     digests = {prompt_digest(prompt(**change)) for change in changes}
