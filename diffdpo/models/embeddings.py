@@ -90,7 +90,8 @@ def _recording_digest(recording: str | Clip | None) -> str:
     if recording is None:
         return ""
     if isinstance(recording, Clip):
-        return hashlib.sha256(f"{recording.sample_rate}|".encode() + recording.samples.tobytes()).hexdigest()
+        header = f"{recording.sample_rate}|{recording.samples.shape}|".encode()
+        return hashlib.sha256(header + recording.samples.tobytes()).hexdigest()
     try:
         return hashlib.sha256(Path(recording).read_bytes()).hexdigest()
     except OSError as error:

@@ -50,6 +50,7 @@ class LocalModel:
     lora_targets: tuple[str, ...] = ("mix",)
     fingerprint: str = "local-1"
     timed_lyrics: bool = False
+    embeds_audio: bool = False
     has_encoders: bool = True
     embedded: list[str] = field(default_factory=list)
     """Ids of the prompts that were embedded, in order."""

@@ -1,19 +1,15 @@
 """Thumbs and stars become ratings, and every mistake in them is named with its line."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from support.launch import verb
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
 from diffdpo.data.feedback import import_ratings
 from diffdpo.data.ratings import RATINGS, read_ratings
 from diffdpo.errors import DataError
-
-TOOL = Path(__file__).parents[3] / "tools" / "import_ratings.py"
 
 
 @pytest.fixture
@@ -124,19 +120,15 @@ def test_a_song_two_folders_have_is_told_apart_by_folder_or_path(tmp_path, songs
     assert found == {("../a", "p00.000"): -0.5, ("../a", "p00.001"): -1.0, ("../b", "p00.000"): 1.0}
 
 
-def test_the_tool_says_what_it_did_warns_of_imbalance_and_exits_with_2_on_a_mistake(tmp_path, songs):
-    def tool(text):
+def test_the_command_counts_opinions_warns_of_imbalance_and_exits_with_2_on_a_mistake(tmp_path, songs):
+    def command(text, code=0):
         (tmp_path / "o.csv").write_text(text)
-        command = [sys.executable, TOOL, tmp_path / "o.csv", "--samples", songs, "--out", tmp_path / "out"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return verb(
+            "import-ratings", tmp_path / "o.csv", "--samples", songs, "--out", tmp_path / "out", code=code
+        )
 
     likes = "".join(f"p0{i}.00{k},up\n" for i in (0, 1) for k in (0, 1))
-    done = tool(f"\ufeffsample_id,thumb\n{likes}p00.002,down\n")
-    assert done.returncode == 0, done.stderr
-    first, warning = done.stdout.splitlines()
+    first, warning = command(f"\ufeffsample_id,thumb\n{likes}p00.002,down\n").splitlines()
     assert first == "4 liked, 1 disliked from 5 opinions of unnamed rater(s); 0 neutral left out"
     assert warning.startswith("warning: only 1 disliked")
-    done = tool("sample_id,thumb\np00.000,maybe\n")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert "thumb must be" in command("sample_id,thumb\np00.000,maybe\n", code=2)

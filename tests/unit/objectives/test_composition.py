@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from support.objectives import TERMS, has
 
-from diffdpo import config
+from diffdpo import parts
 from diffdpo.errors import ConfigError
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.objectives.composition import check_takes
@@ -32,7 +32,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "theory" / "objectives.md"
 
 
 def build(name, **args):
-    return config.build_objective(Choice(name, args))
+    return parts.build_objective(Choice(name, args))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

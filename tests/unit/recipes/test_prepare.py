@@ -11,7 +11,7 @@ from support.bundle import write_bundle
 
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.models import MODELS
-from diffdpo.recipes.prepare import PrepareRun, Song
+from diffdpo.recipes.prepare import PrepareRun, Song, embed_windows
 from diffdpo.types import Clip, Prompt
 
 SONG = Song(id="one", audio=Path("one.wav"), text="rock, ambient")
@@ -35,7 +35,7 @@ def styles(model, clip, song, cfg):
 
 
 def text_style(model, text):
-    return model.embed(Prompt(id="t", text=text)).embedding["style"]
+    return model.embed(Prompt(id="t", text=text))["style"]
 
 
 def test_without_captions_a_window_has_styles_of_both_of_sound_and_of_text(model, clip):

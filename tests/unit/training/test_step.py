@@ -184,7 +184,9 @@ def test_a_model_that_cannot_be_shown_a_song_says_so_in_one_line(model):
     plain = SimpleNamespace(**{name: getattr(model, name) for name in members})
     assert not supports(plain, Inpaints)
     data = batch(members=1, lengths=((20,), (12,)))
-    with pytest.raises(DataError, match="this model cannot continue, extend or edit songs; choose another"):
+    with pytest.raises(
+        DataError, match=r"this model cannot in-paint, which train\.inpaint.* need; choose another"
+    ):
         run(plain, data, FlowMatching(), None, TrainConfig(inpaint=InpaintConfig(0.5, 0.5)))
     assert run(plain, data, FlowMatching(), None, TrainConfig()).policy.isfinite().all()
     with pytest.raises(DataError, match=r"no part 'stile'\. Did you mean 'style'\? Known: style, lyrics"):
