@@ -10,32 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.bundle import write_bundle
-from support.launch import run
-from typer.testing import CliRunner
+from support.launch import launch, verb
 
 from diffdpo import audio
-from diffdpo.cli import app
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.samples import SAMPLES
 from diffdpo.data.scores import SCORES
+from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
 from diffdpo.types import Clip
 
 pytestmark = pytest.mark.slow
-
-runner = CliRunner()
-
-
-def verb(*words, code=0):
-    """A verb in this process; the output of a mistake is one line."""
-    result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.stderr
-    if code == 2:
-        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1
-        return errors[0]
-    return result.stdout
 
 
 def song(seconds=6.0, hertz=220.0, rate=44100):
@@ -118,7 +104,9 @@ def test_bad_songs_are_recorded_with_their_reason_and_the_rest_is_prepared(prepa
         assert says in rows[name].error
         assert name in rows[name].error
     assert rows["one"].frames == -(-(6 * 44100) // 2048)
-    assert load_file(prepared / "latents" / "one.safetensors")["styles"].shape == (3, 1, 16)
+    embeddings = SongEmbeddings(prepared / "embeddings" / "one.safetensors")
+    assert (embeddings.variants, embeddings.windows) == (3, 1)
+    assert embeddings.read(2, 0)["style"].shape == (16,)
 
 
 def test_preparing_again_adds_only_what_is_new(world, prepared):
@@ -134,10 +122,10 @@ def test_preparing_again_adds_only_what_is_new(world, prepared):
 def test_songs_are_trained_on_and_the_result_samples(world, prepared):
     folder, model = world
     out = folder / "sft"
-    run(
+    verb(
         "train", f"out={out}", f"data.songs={prepared}", "data.crop.min_frames=16", "data.crop.max_frames=32",
         "objective.name=flow_matching", "train.steps=3", "train.global_batch=4", "train.per_device=2",
-        "train.learning_rate=1e-3", "train.inpaint={}", "train.dropout={style: 0.2, audio: 0.3}",
+        "train.learning_rate=1e-3", "train.inpaint={}", "train.dropout={style: 0.2, context: 0.3}",
         "train.ema=0.9", *model,
     )  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -199,9 +187,9 @@ def test_shards_join_to_the_whole(world, mined):
 def test_two_processes_make_the_same_songs_and_scores(world, mined):
     folder, model = world
     out = folder / "two"
-    run(
-        "sample", f"out={out}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", "sampling.steps=3", *model,
-        launcher="two",
+    launch(
+        "two", "sample", f"out={out}", f"prompts={folder / 'mining.jsonl'}", "per_prompt=4", "sampling.steps=3",
+        *model,
     )  # fmt: skip
     assert json.loads((out / "manifest.json").read_text())["world"] == 2
     same_songs(mined[0], out)
@@ -272,12 +260,11 @@ def test_latents_that_are_not_numbers_stop_training_with_the_file_and_the_remedy
     tensors = load_file(victim)
     tensors["latents"][3] = float("nan")
     save_file(tensors, victim)
-    done = run(
+    error = verb(
         "train", f"out={folder / 'bad-run'}", f"data.pairs={bad}", "train.steps=2", "train.global_batch=2",
-        "train.per_device=2", *model, fails=True,
+        "train.per_device=2", *model, code=2,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert f"{victim.name}: holds latents that are not numbers" in done.stderr
+    assert f"{victim.name}: holds latents that are not numbers" in error
 
 
 def test_a_checkpoint_of_another_shape_is_refused(world, tmp_path):
@@ -343,12 +330,13 @@ def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
     folder, model = world
     words = (
         "round", f"out={folder / 'round'}", f"mining_prompts={folder / 'mining.jsonl'}",
-        f"evaluation_prompts={folder / 'evaluation.jsonl'}", "candidates=3", "rounds=2", "sampling.steps=2",
-        "train.steps=2", "train.global_batch=2", "train.per_device=2", "train.lora.rank=2", "train.trackers=[]",
-        "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01", "train.learning_rate=1e-3",
+        f"evaluation_prompts={folder / 'evaluation.jsonl'}", "candidates=3", "rounds=2", "sample.sampling.steps=2",
+        "train.train.steps=2", "train.train.global_batch=2", "train.train.per_device=2", "train.train.lora.rank=2",
+        "train.train.trackers=[]", "mine.rule.args.min_axis_margin=-9", "mine.rule.args.min_margin=0.01",
+        "train.train.learning_rate=1e-3",
         "long_song_s=5", "long_song_prompt=rock", *model,
     )  # fmt: skip
-    run(*words, "stop.max_winner_rise=.inf")
+    verb(*words, "stop.max_winner_rise=.inf")
     report = json.loads((folder / "round" / "report" / "report.json").read_text())
     roles = {axis["axis"]: axis["role"] for axis in report["axes"]}
     assert roles["musicnn.typicality"] == "judge"
@@ -362,7 +350,7 @@ def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
     assert "data:audio" in page
     assert "http" not in page.split("<body")[1].split("<details")[0]
     before = snapshot(folder / "round")
-    run(*words, "stop.max_winner_rise=.inf")
+    verb(*words, "stop.max_winner_rise=.inf")
     after = snapshot(folder / "round")
     assert {p for p in after if after[p] != before.get(p) and "report" not in p.parts} == set()
 
@@ -376,12 +364,12 @@ def test_rounds_of_reinforcement_keep_the_best_by_validation_prompts(world):
     (folder / "validation.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     out = folder / "online"
     words = (
-        "round", f"out={out}", f"mining_prompts={folder / 'mining.jsonl'}", "objective.name=nft",
+        "round", f"out={out}", f"mining_prompts={folder / 'mining.jsonl'}", "train.objective.name=nft",
         f"evaluation_prompts={folder / 'evaluation.jsonl'}", f"validation_prompts={folder / 'validation.jsonl'}",
-        "candidates=3", "data.group_size=3", "rounds=2", "sampling.steps=2", "train.steps=2",
-        "train.global_batch=2", "train.per_device=2", "train.lora.rank=2", "train.trackers=[]",
-        "train.learning_rate=1e-2", "evaluation_samples=1", "stop.judges=false", "scorers=[harmony,musicnn]",
-        *model,
+        "candidates=3", "train.data.group_size=3", "rounds=2", "sample.sampling.steps=2", "train.train.steps=2",
+        "train.train.global_batch=2", "train.train.per_device=2", "train.train.lora.rank=2",
+        "train.train.trackers=[]", "train.train.learning_rate=1e-2", "evaluation_samples=1", "stop.judges=false",
+        "score.scorers=[harmony,musicnn]", *model,
     )  # fmt: skip
     verb(*words)
     manifest = json.loads((out / "manifest.json").read_text())

@@ -2,19 +2,17 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.launch import LAUNCHERS, ROOT, environment, rows
+from support.launch import rows, train_many, verb
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data.feedback import import_ratings
 from diffdpo.models.adapters import ADAPTER
-from diffdpo.recipes.train import exported
+from diffdpo.training.config import export_folder
 
 pytestmark = pytest.mark.slow
 
@@ -37,34 +35,6 @@ RUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def launch(folder, launcher, commands):
-    """One launch for all runs: starting processes takes longer than training."""
-    path = folder / f"{launcher}.json"
-    path.write_text(json.dumps(commands))
-    words = (
-        [sys.executable]
-        if launcher == "one"
-        else [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--main_process_port",
-            "0",
-            *LAUNCHERS[launcher],
-        ]
-    )
-    script = ROOT / "tests" / "support" / "train_many.py"
-    done = subprocess.run(
-        [*words, script, path],
-        cwd=ROOT,
-        env=environment(launcher),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rated")
@@ -85,16 +55,17 @@ def trained(data, bundle) -> Path:
     out = data["folder"]
 
     def words(name, kind, *more):
-        asked = [word for word in RUNS[name] if word != "thumbs"]
+        chosen = [word for word in RUNS[name] if word != "thumbs"]
         table = data["thumbs" if "thumbs" in RUNS[name] else "mined"]
         model = ("model.name=tiny", f"model.args.bundle={bundle}", f"data.ratings={table}")
-        return [f"out={out / kind / name}", *model, *WORDS, *asked, *more]
+        return [f"out={out / kind / name}", *model, *WORDS, *chosen, *more]
 
     alone = [words(name, "one", "train.per_device=4") for name in RUNS]
     stopped = [words(name, "stopped", "train.per_device=4", "train.steps=2") for name in RUNS]
     resumed = [words(name, "stopped", "train.per_device=4") for name in RUNS]
-    launch(out, "one", [*alone, *stopped, *resumed])
-    launch(out, "two", [words(name, "two", "train.per_device=2") for name in RUNS])
+    for command in [*alone, *stopped, *resumed]:
+        verb("train", *command)
+    assert not any(train_many(out, "two", [words(name, "two", "train.per_device=2") for name in RUNS]))
     return out
 
 
@@ -112,14 +83,16 @@ def test_two_processes_give_the_trajectory_of_one(trained, name):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(trained, name):
     assert rows(trained / "stopped" / name) == rows(trained / "one" / name)
-    whole, resumed = (load_file(exported(trained / kind / name, 4) / ADAPTER) for kind in ("one", "stopped"))
+    whole, resumed = (
+        load_file(export_folder(trained / kind / name, 4) / ADAPTER) for kind in ("one", "stopped")
+    )
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_weights_move_and_every_number_is_finite(trained, name):
     assert all(math.isfinite(value) for row in rows(trained / "one" / name) for value in row.values())
-    adapter = load_file(exported(trained / "one" / name, 4) / ADAPTER)
+    adapter = load_file(export_folder(trained / "one" / name, 4) / ADAPTER)
     ups = [tensor for key, tensor in adapter.items() if "lora_B" in key]
     assert ups
     assert all(bool(up.any()) for up in ups)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from support.rows import song_row
 
 from diffdpo.encoders.descriptors import measure
 from diffdpo.models import MODELS
-from diffdpo.sampling.denoising import SamplingConfig
-from diffdpo.sampling.sampler import Request, sample
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.request import Request
+from diffdpo.sampling.sampler import sample
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 
@@ -20,8 +22,8 @@ def model():
 
 
 def songs(model, text):
-    prompt = model.embed(Prompt(id="a", text=text, duration_s=12.0))
-    requests = [Request(f"a.{number}", prompt) for number in range(SONGS)]
+    row = song_row(model, Prompt(id="a", text=text, duration_s=12.0))
+    requests = [Request(sample_id=f"a.{number}", row=row) for number in range(SONGS)]
     return [model.decode(latents) for latents in sample(model, requests, CONFIG, seed=0)]
 
 
