@@ -120,6 +120,10 @@ def _spell_out(schema: type, layer: Any) -> Any:
         value = OmegaConf.select(layer, key, throw_on_missing=False)
         if isinstance(value, str) and value != "???":
             OmegaConf.update(layer, key, {"name": value}, merge=False)
+        elif isinstance(value, bool | int | float) or OmegaConf.is_list(value):
+            name = key.rpartition(".")[2]
+            hint = next((f" Did you mean {k!r}?" for k in keys(schema) if k.startswith(f"{name}_")), "")
+            raise ConfigError(f"{key}: got {value}, but takes a name or {{name: …, args: {{…}}}}.{hint}")
     return layer
 
 

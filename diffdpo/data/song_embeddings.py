@@ -25,7 +25,7 @@ file."""
 
 
 def write_song_embeddings(path: Path, embeddings: Sequence[Sequence[Embedding]]) -> None:
-    """Write the embeddings of a song, [variant][window], bit for bit; complete or not at all."""
+    """Write the embeddings of a song, by variant and window, bit for bit; complete or not at all."""
     tensors: dict[str, Tensor] = {}
     index = [
         [{name: _store(tensors, tensor) for name, tensor in window.items()} for window in variant]

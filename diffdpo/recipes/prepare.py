@@ -191,7 +191,7 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRo
 
 
 def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> list[list[Embedding]]:
-    """Embeddings of a song, [variant][window]: of its text and sound together, its sound alone, its text alone.
+    """Embeddings of a song, by variant and window: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
     many captions of the window stand in for the text alone. A model that embeds no recordings gets the texts only.

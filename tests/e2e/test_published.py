@@ -11,13 +11,15 @@ import soundfile
 import torch
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
-from support.launch import rows, run
+from support.launch import launch, rows, verb
 from support.mulan import STYLES, write_mulan
 
 from diffdpo.data import tables
 from diffdpo.data.samples import Samples
+from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
 from diffdpo.lyrics.phonemes import BOUNDARY
+from diffdpo.models.diffrhythm.lines import token_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.diffrhythm.published import wrap
 
@@ -86,7 +88,7 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, model, manifest):
     out = tmp_path_factory.mktemp("dataset") / "data"
-    run("prepare", f"songs={manifest}", f"out={out}", "style_window_s=3", *model)
+    verb("prepare", f"songs={manifest}", f"out={out}", "style_window_s=3", *model)
     return out
 
 
@@ -94,30 +96,41 @@ def test_songs_become_latents_styles_and_tokens_and_bad_ones_say_why(dataset):
     rows_by_id = {row.id: row for row in tables.read_rows(dataset, SONGS)}
     assert {name for name, row in rows_by_id.items() if row.error} == {"untimed", "broken"}
     assert "cannot be aligned" in rows_by_id["untimed"].error
-    starts = [start for start, tokens in json.loads(rows_by_id["one"].lyric_lines)]
-    assert starts == pytest.approx([0.3, 1.5])
-    assert all(tokens for _, tokens in json.loads(rows_by_id["one"].lyric_lines))
-    tensors = load_file(dataset / "latents" / "one.safetensors")
-    assert tensors["latents"].shape == (-(-int(SECONDS * RATE) // HOP), CHANNELS)
-    assert tensors["styles"].shape[-1] == STYLES
+    embeddings = SongEmbeddings(dataset / "embeddings" / "one.safetensors")
+    for variant in range(embeddings.variants):
+        for window in range(embeddings.windows):
+            embedding = embeddings.read(variant, window)
+            lines = token_lines(embedding)
+            assert [start for start, _ in lines] == pytest.approx([0.3, 1.5])
+            assert all(tokens for _, tokens in lines)
+            assert embedding["style"].shape == (STYLES,)
+    latents = load_file(dataset / "latents" / "one.safetensors")["latents"]
+    assert latents.shape == (-(-int(SECONDS * RATE) // HOP), CHANNELS)
 
 
 def test_two_processes_prepare_the_same(tmp_path, model, manifest, dataset):
     out = tmp_path / "data"
-    run("prepare", f"songs={manifest}", f"out={out}", "style_window_s=3", *model, launcher="two")
+    launch("two", "prepare", f"songs={manifest}", f"out={out}", "style_window_s=3", *model)
     assert {row.id for row in tables.read_rows(out, SONGS) if not row.error} == {"one", "two"}
     for name in ("one", "two"):
-        here, there = (load_file(folder / "latents" / f"{name}.safetensors") for folder in (out, dataset))
-        for part in here:
-            assert torch.allclose(here[part].float(), there[part].float(), atol=2e-3), part
+        one, two = (load_file(folder / "latents" / f"{name}.safetensors") for folder in (out, dataset))
+        assert torch.allclose(one["latents"].float(), two["latents"].float(), atol=2e-3)
+        one, two = (
+            SongEmbeddings(folder / "embeddings" / f"{name}.safetensors") for folder in (out, dataset)
+        )
+        assert (one.variants, one.windows) == (two.variants, two.windows)
+        for variant in range(one.variants):
+            embeddings = one.read(variant, 0), two.read(variant, 0)
+            assert torch.allclose(*(embedding["style"] for embedding in embeddings), atol=2e-3)
+            assert token_lines(embeddings[0]) == token_lines(embeddings[1])
 
 
 def test_it_trains_and_sings(tmp_path, model, dataset):
     out = tmp_path / "sft"
-    run(
+    verb(
         "train", f"out={out}", f"data.songs={dataset}", *model, "objective.name=flow_matching", "train.steps=2",
         "train.global_batch=2", "train.per_device=2", "train.learning_rate=1e-3", "train.trackers=[]",
-        "train.lora.rank=2", "train.dropout={style: 0.2, lyrics: 0.2, audio: 0.3}",
+        "train.lora.rank=2", "train.dropout={style: 0.2, lyrics: 0.2, context: 0.3}",
         "train.inpaint={min_fraction: 0.5, max_fraction: 1.0}", "data.crop={min_frames: 512, max_frames: 1024}",
     )  # fmt: skip
     assert len(rows(out)) == 2
@@ -132,7 +145,7 @@ def test_it_trains_and_sings(tmp_path, model, dataset):
     }
     prompts.write_text(json.dumps(asked) + "\n")
     songs, adapter = tmp_path / "songs", out / "checkpoints" / "step-00000002" / "export"
-    run(
+    verb(
         "sample",
         f"prompts={prompts}",
         f"out={songs}",

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.launch import ROOT, command, environment, run
-from typer.testing import CliRunner
+from support.launch import ROOT, command, environment, run, verb
 
 from diffdpo import audio
-from diffdpo.cli import app
 from diffdpo.data import tables
 from diffdpo.data.latents import write_latents
 from diffdpo.data.samples import SAMPLES
@@ -28,13 +26,7 @@ PER_FRAME = 2048
 
 
 def sample(*words, code=0):
-    """The verb in this process; the output of a mistake is one line."""
-    result = CliRunner().invoke(app, ["sample", *map(str, words)], catch_exceptions=False)
-    assert result.exit_code == code, result.stderr
-    if code == 2:
-        (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-        return error
-    return result.stderr
+    return verb("sample", *words, code=code)
 
 
 def prompts(path, *rows):
@@ -113,7 +105,7 @@ def test_only_the_named_spans_of_a_song_change_for_eye_and_ear(tmp_path, model, 
     made[int(6.5 * 44100 / PER_FRAME) :] = True
     assert torch.equal(new[~made], old[~made])
     assert not torch.isclose(new[made], old[made]).all(1).any()
-    reach = MODELS["tiny"](bundle=str(bundle)).load().latents.reach
+    reach = MODELS["tiny"](bundle=str(bundle)).load().spec.receptive_frames
     touched = np.convolve(made.numpy(), np.ones(2 * reach + 1), "same") > 0
     untouched = np.repeat(~touched, PER_FRAME)
     assert untouched.any()
@@ -136,7 +128,7 @@ def test_a_song_is_extended_at_both_ends_and_sounds_as_before_between(tmp_path, 
     assert len(new) == before + len(old) + after
     assert torch.equal(new[before : before + len(old)], old)
     assert new[:before].abs().min() > 0
-    reach = MODELS["tiny"](bundle=str(bundle)).load().latents.reach * PER_FRAME
+    reach = MODELS["tiny"](bundle=str(bundle)).load().spec.receptive_frames * PER_FRAME
     one = audio.read(song / "audio" / "a.000.flac").samples
     other = audio.read(tmp_path / "out" / "audio" / "e.000.flac").samples[:, before * PER_FRAME :]
     length = len(old) * PER_FRAME
@@ -191,7 +183,9 @@ def test_bad_prompts_are_one_line_and_nothing_is_made(tmp_path, model, line, say
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("sampling.guidance=.nan", "sampling.guidance must be a number of at least 0"),
+        ("sampling.guidance_scale=.nan", "sampling.guidance_scale must be a number of at least 0"),
+        ("sampling.guidance=4", "sampling.guidance: got 4, but takes a name or {name: …, args: {…}}"),
+        ("sampling.guidance=4", "Did you mean 'guidance_scale'?"),
         ("sampling.steps=0", "sampling.steps must be at least 1"),
         ("longform.overlap_s=-1", "longform.overlap_s must be positive"),
         ("longform.method=glue", "longform.method"),
@@ -291,9 +285,7 @@ def test_a_killed_shard_loses_only_the_song_in_progress(tmp_path, model):
         tmp_path / "p.jsonl", *({"id": f"p{i}", "text": "rock", "duration_s": 2} for i in range(6))
     )
     words = ("sample", f"out={tmp_path / 'out'}", asked, *model, "sampling.batch=1", "sampling.steps=20")
-    process = subprocess.Popen(
-        command("one", *words), cwd=ROOT, env=environment("one"), stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command(*words), cwd=ROOT, env=environment("one"), stderr=subprocess.DEVNULL)
     table, deadline = tmp_path / "out" / SAMPLES.folder, time.monotonic() + 240
     while len(list(table.glob("part-*"))) < 2:
         assert process.poll() is None, "it ended before it could be killed"

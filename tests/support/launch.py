@@ -31,14 +31,14 @@ class Answer:
 
 
 def verb(*words: object, code: int = 0) -> str:
-    """A verb in this process, which spares the seconds of a start. Its output, or its error, which is one line."""
+    """A verb in this process, which spares the seconds of a start. What it printed, or its error, which is one line."""
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == code, result.stderr
     if code == 2:
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
         return errors[0]
-    return result.stdout
+    return result.output
 
 
 def command(*words: object) -> list[str]:
