@@ -31,7 +31,7 @@ class Answer:
 
 
 def verb(*words: object, code: int = 0) -> str:
-    """A verb in this process, which spares the seconds of a start. What it printed, or its error, which is one line."""
+    """A verb in this process, which spares the seconds of a start: what it printed, or its error, one line."""
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == code, result.stderr
     if code == 2:
