@@ -49,7 +49,6 @@ browser: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python tools/config_reference.py
 	$(BIN)/python tools/table_reference.py
-	$(BIN)/python tools/table_reference.py
 	$(BIN)/mkdocs build --strict
 
 gpu-check: $(VENV)/.dev
