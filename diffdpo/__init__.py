@@ -6,7 +6,7 @@ The names below are the public API. Each is imported when it is first used, so `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 API = {
     "Clip": "diffdpo.types",

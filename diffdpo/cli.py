@@ -1,6 +1,7 @@
 """The command line: a verb, a preset or a YAML file, `key=value`. Heavy imports wait until a verb runs."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -132,5 +133,7 @@ commands.register(app, one_line_errors)
 
 
 def main() -> None:
-    """The program."""
+    """The program. Threads that wait for each other sleep: by default they spin, and where another program has a core
+    that costs four times the processor time of the work itself. OpenMP reads the variable when torch is loaded."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(app())

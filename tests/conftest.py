@@ -1,6 +1,9 @@
 """Fixtures for all tests; and from here on every shape annotation of the package is checked when it is used."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as the program does
 
 import pytest
 from hypothesis import settings
