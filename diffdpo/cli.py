@@ -133,7 +133,7 @@ commands.register(app, one_line_errors)
 
 
 def main() -> None:
-    """The program. Threads that wait for each other sleep: by default they spin, and where another program has a core
-    that costs four times the processor time of the work itself. OpenMP reads the variable when torch is loaded."""
+    """The program. Threads that wait for each other sleep: by default they spin, which on a machine with other work
+    costs four times the processor time of the work itself. OpenMP reads the variable when torch is loaded."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(app())
