@@ -31,7 +31,7 @@ from diffdpo.encoders import musicnn
 from diffdpo.models.base import SongModel
 from diffdpo.sampling.denoising import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, Song, compose, plan
-from diffdpo.scorers.features import mono
+from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Clip, Prompt
@@ -95,7 +95,7 @@ class Ears:
 
     def hear(self, clip: Clip, seams: list[float]) -> dict[str, Any]:
         """Means over seams and over the moments half-way between them."""
-        samples = mono(clip, musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(clip), musicnn.SAMPLE_RATE)
         between = [(one + other) / 2 for one, other in pairwise([0.0, *seams, clip.seconds])]
         found: dict[str, Any] = {
             "typicality": float(MusicnnTypicality()([clip])[0, 0]),

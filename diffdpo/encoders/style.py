@@ -202,14 +202,18 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         return self._heard[1]
 
     def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
-        styles = []
-        for heard in windows(clip):
-            values = measure(heard)
-            scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
-            device = self.audio_centre.device
-            profile = spectral_profile(self.mel_power(heard))[None].to(device)
-            styles.append(self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device)))
-        return F.normalize(torch.cat(styles).mean(0), dim=0)
+        styles = [self.embed_window(window) for window in windows(clip)]
+        return F.normalize(torch.stack(styles).mean(0), dim=0)
+
+    @torch.no_grad()
+    def embed_window(
+        self, window: Clip, mono: Float[np.ndarray, " sample"] | None = None
+    ) -> Float[Tensor, " {self.config.dim}"]:
+        """The style of a window, a unit vector. `mono` is the mean of its channels at RATE, if there already."""
+        values, device = measure(window, mono), self.audio_centre.device
+        scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
+        profile = spectral_profile(self.mel_power(window))[None].to(device)
+        return self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device))[0]
 
     @torch.no_grad()
     def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " {self.config.dim}"]:
