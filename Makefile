@@ -1,4 +1,17 @@
-# `make demo` and `make test` set up everything they need in .venv; nothing else has to be installed by hand.
+# Each target sets up what it needs in .venv first; nothing else has to be installed by hand.
+#
+#   make demo       the whole loop on the tiny model: samples, scores, mines, aligns, evaluates
+#   make test       everything that has to pass: check and e2e
+#   make check      lint, types and unit: what to run on every save
+#   make lint       ruff, and that layers point downwards
+#   make types      mypy, of the package and of tools
+#   make unit       unit, contract, golden and house tests, docs and wheel
+#   make e2e        real launches, with one and two processes; the browser tests are skipped without Chromium
+#   make browser    the tests that need Chromium, alone; they fail without it
+#   make docs       the reference from the dataclasses, then the site, into site/
+#   make gpu-check  what only a GPU can show
+#   make clean      removes .venv, the site and caches
+
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,9 +20,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MUSICNN := --no-deps musicnn==0.1.0
 
 .PHONY: demo test check lint types unit e2e browser docs gpu-check clean
+.NOTPARALLEL:
 
 demo: $(VENV)/.runtime
-	$(BIN)/diffdpo demo configs/tiny/demo.yaml
+	$(BIN)/diffdpo demo
 
 test: check e2e
 
@@ -24,27 +38,40 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit tests/contract tests/golden tests/test_house.py tests/test_docs.py
+	$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e
 
+browser: $(VENV)/.dev
+	DIFFDPO_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/e2e -m browser
+
 docs: $(VENV)/.dev
 	$(BIN)/python tools/config_reference.py
+	$(BIN)/python tools/table_reference.py
+	$(BIN)/python tools/table_reference.py
+	$(BIN)/mkdocs build --strict
 
 gpu-check: $(VENV)/.dev
-	$(BIN)/python tools/gpu_check.py
+	$(BIN)/diffdpo gpu-check
+
+# $(call install,WHAT): a virtual environment with WHAT in it, and how long that took.
+define install
+	@start=$$(date +%s); set -ex; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(PIP) --upgrade "pip>=24"; \
+	$(PIP) --constraint constraints.txt --editable "$(1)"; \
+	$(PIP) $(MUSICNN); \
+	set +x; echo "installed in $$(($$(date +%s) - start)) s"
+endef
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade "pip>=24"
-	$(PIP) --constraint constraints.txt --editable .
-	$(PIP) $(MUSICNN)
-	touch $@
+	$(call install,.)
+	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --constraint constraints.txt --editable ".[dev]"
-	touch $@
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(call install,.[dev])
+	@touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

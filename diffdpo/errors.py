@@ -15,3 +15,9 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that does not fit the model, or was written by another run."""
+
+
+def ensure(condition: bool, complaint: str) -> None:
+    """ValueError unless the condition holds, for values of a configuration: its builder adds where they stand."""
+    if not condition:
+        raise ValueError(complaint)

@@ -1,12 +1,16 @@
 """Other people's published weights: on disk or on the hub, under a licence that is shown."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from diffdpo.errors import DataError
 from diffdpo.progress import say
+
+BUNDLE = Path(__file__).parent / "assets" / "tiny"
+"""The tiny model that ships with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +84,11 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def fingerprint_of(text: str, *groups: Iterable[Path]) -> str:
+    """Identity of a text and the content of some files; a file that is not there counts as empty."""
+    digest = hashlib.sha256(text.encode())
+    for path in (path for group in groups for path in group):
+        digest.update(f"|{sha256_of(path) if path.is_file() else ''}".encode())
+    return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,33 +11,56 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
     TextColumn,
-    TimeRemainingColumn,
 )
-from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 LOG_EVERY_S = 30.0
-
-
-class Rate(ProgressColumn):
-    """Items a second, or seconds an item when that is the friendlier number."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(rate(task.finished_speed or task.speed, self.unit), style="progress.data.speed")
+MIN_ITEMS = 3
+"""Items behind the first one from which a speed, and so a remaining time, is known."""
 
 
 def rate(speed: float | None, unit: str) -> str:
+    """Items a second, or seconds an item when that is the friendlier number."""
     if not speed:
         return f"- {unit}/s"
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min" or "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class Pace:
+    """The speed of work, measured behind its first item, which pays for what is loaded and compiled only once."""
+
+    clock: Callable[[], float] = time.monotonic
+    items: int = 0
+    first: tuple[int, float] | None = None
+    """Items and time when the first of them were finished."""
+
+    def advance(self, count: int) -> None:
+        """Count finished items."""
+        self.items += count
+        if self.first is None:
+            self.first = self.items, self.clock()
+
+    @property
+    def speed(self) -> float | None:
+        """Items a second; None until enough of them are finished to tell."""
+        if self.first is None or self.items - self.first[0] < MIN_ITEMS:
+            return None
+        return (self.items - self.first[0]) / max(1e-9, self.clock() - self.first[1])
+
+    def remaining(self, items: int) -> float | None:
+        """Seconds for so many more items; None until that can be told."""
+        speed = self.speed
+        return None if speed is None else items / speed
 
 
 @dataclass
@@ -50,37 +73,46 @@ class Bar:
     progress: Progress | None
     enabled: bool
     done: int = 0
-    """Items finished, those of an earlier run included: they do not count for the rate."""
+    """Items finished, those of an earlier run included: they do not count for the speed."""
     note: str = ""
-    began: float = field(default_factory=time.monotonic)
-    logged: float = field(default_factory=time.monotonic)
+    pace: Pace = field(default_factory=Pace)
+    begin: float = field(default_factory=time.monotonic)
+    last_line: float = field(default_factory=time.monotonic)
     complete: bool = False
     """Whether the last line was already written."""
 
     def __post_init__(self) -> None:
-        self.before = self.done
         if self.progress is not None:
-            self.task = self.progress.add_task(self.label, total=self.total, completed=self.done, note="")
+            self.task = self.progress.add_task(
+                self.label, total=self.total, completed=self.done, note="", speed=""
+            )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count items done; `note` is a short text behind the bar, such as the current loss."""
         self.done += count
+        self.pace.advance(count)
         self.note = self.note if note is None else note
         if self.progress is not None:
-            self.progress.update(self.task, advance=count, note=self.note)
-        elif self.enabled and time.monotonic() - self.logged > LOG_EVERY_S:
+            self.progress.update(self.task, advance=count, note=self.note, speed=self.speed_text())
+        elif self.enabled and time.monotonic() - self.last_line > LOG_EVERY_S:
             self.log()
+
+    def speed_text(self) -> str:
+        """Speed and remaining time, as far as they are known; at the end the time that the work took."""
+        if self.done >= self.total:
+            return f"{rate(self.pace.speed, self.unit)}, {duration(time.monotonic() - self.begin)}"
+        remaining = self.pace.remaining(self.total - self.done)
+        if remaining is None:
+            return ""
+        return f"{rate(self.pace.speed, self.unit)}, {duration(remaining)} left"
 
     def log(self) -> None:
         """The line that stands in for the bar where there is no terminal."""
-        self.logged = time.monotonic()
+        self.last_line = time.monotonic()
         self.complete = self.done >= self.total
-        speed = (self.done - self.before) / max(1e-9, self.logged - self.began)
-        left = (self.total - self.done) / max(1e-9, speed)
-        text = (
-            f"{self.label}: {self.done}/{self.total}, {rate(speed, self.unit)}, {left:.0f} s left {self.note}"
-        )
-        console.print(text.rstrip(), markup=False)
+        parts = [f"{self.label}: {self.done}/{self.total}", self.speed_text()]
+        line = f"{', '.join(part for part in parts if part)} {self.note}"
+        console.print(line.rstrip(), markup=False)
 
 
 @contextmanager
@@ -100,8 +132,7 @@ def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = Tru
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        Rate(unit),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=False) as progress:

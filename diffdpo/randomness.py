@@ -25,7 +25,7 @@ def generator(run_seed: int, key: int | str, purpose: str) -> torch.Generator:
 
 
 def draw_noise(
-    run_seed: int, keys: Iterable[int | str], frames: int, channels: int
+    run_seed: int, keys: Iterable[int | str], frames: int, channels: int, purpose: str = "noise"
 ) -> Float[Tensor, "example {frames} {channels}"]:
     """Standard normal noise, one generator an example.
 
@@ -35,7 +35,7 @@ def draw_noise(
     """
     count = frames * channels
     rounded = -(-count // 16) * 16
-    draws = [torch.randn(rounded, generator=generator(run_seed, key, "noise"))[:count] for key in keys]
+    draws = [torch.randn(rounded, generator=generator(run_seed, key, purpose))[:count] for key in keys]
     return torch.stack(draws).view(-1, frames, channels)
 
 

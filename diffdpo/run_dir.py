@@ -1,4 +1,4 @@
-"""What all verbs share: claiming a run directory, and splitting work over processes."""
+"""What all verbs share: opening a run directory, checking its inputs, and splitting work over processes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from diffdpo import presets
 from diffdpo.config import to_yaml
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.runs import CONFIG, settle
 
 T = TypeVar("T")
@@ -94,3 +95,16 @@ def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return found
+
+
+VERB_OF = {"samples": "sample", "scores": "score", "pairs": "mine", "ratings": "mine", "songs": "prepare"}
+"""The verb that makes each kind of input folder."""
+
+
+def check_inputs(**folders: str | Sequence[str]) -> None:
+    """DataError for the first input folder that is not there, with the command that makes it. "" is no input."""
+    for kind, names in folders.items():
+        for name in [names] if isinstance(names, str) else names:
+            if name and not Path(name).exists():
+                command = presets.command_that_makes(name) or f"diffdpo {VERB_OF[kind]}"
+                raise DataError(f"{name}: no such folder; make it first with `{command}`")

@@ -2,9 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,14 @@ from torch import Tensor
 
 BatchKind = Literal["song", "pair", "rated", "group"]
 Need = Literal["reference", "old", "velocities", "frame_errors"]
+Take = Literal["soft_label", "span"]
+Running = Mapping[str, float]
+"""State of an objective over steps, or the means of its metrics over one step; the same on all processes."""
+PerExample = Float[Tensor, " example"]
+PerSong = Float[Tensor, "example member"]
+LossMetrics = Mapping[str, PerExample]
+"""What an objective logs, without gradient."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,62 +34,160 @@ class Clip:
         return self.samples.shape[1] / self.sample_rate
 
 
+Control = str | int | float | tuple[tuple[float, str], ...]
+"""The value of a control: text, a number, or sections as (start in seconds, name)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What one song is asked to be.
+    """What people say about a song that is to be generated. Hashable; a model's `embed` turns it into tensors.
 
-    Style comes as text, as audio (a path, or a clip), or already embedded. Lyrics come as LRC or plain text,
-    or already as tokens with their start times. Prompts of one `group` never fall on both sides of a split.
+    Style comes as text, as audio, or as both. Prompts of one `group` never fall on both sides of a split.
     """
 
     id: str
     text: str | None = None
     style_audio: str | Clip | None = field(default=None, compare=False)
-    style: Float[Tensor, " style"] | None = field(default=None, compare=False)
-    """An embedded style; it wins over text and audio."""
+    """A recording whose style is wanted: a path or a clip."""
     negative_text: str | None = None
+    """Style to stay away from, for classifier-free guidance."""
     lyrics: str | None = None
-    lyric_lines: tuple[tuple[float, tuple[int, ...]], ...] | None = None
-    """(start in seconds, vocabulary tokens) of each line; wins over `lyrics`."""
+    """LRC with times, plain lines, or lines under structure tags; "" says that nothing is sung."""
     language: str | None = None
+    """Of the lyrics: a code such as en or zh."""
     duration_s: float = 10.0
-    start: float = 0.0
-    """Where this excerpt begins in its song, as a fraction of the song; 0 for whole songs."""
-    axis: str = ""
-    """The axis this song is to be good on, for models aligned on a union of axes; empty for none in particular."""
+    controls: tuple[tuple[str, Control], ...] = ()
+    """Further properties as sorted (name, value) pairs, see `CONTROLS`; a model refuses those it does not know."""
     group: str = ""
-    """Defaults to a hash of what is asked for."""
+    """Defaults to a hash of text, recording and lyrics."""
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("a prompt needs an id")
         if not (math.isfinite(self.duration_s) and self.duration_s > 0):
             raise ValueError(f"prompt {self.id!r}: duration_s must be positive, got {self.duration_s}")
-        if not 0 <= self.start < 1:
-            raise ValueError(f"prompt {self.id!r}: start is a fraction in [0, 1), got {self.start}")
+        names = [name for name, _ in self.controls]
+        if names != sorted(set(names)):
+            raise ValueError(f"prompt {self.id!r}: controls must be sorted by name and differ, got {names}")
+        for name, value in self.controls:
+            if name in CONTROLS and not CONTROLS[name].accepts(value):
+                raise ValueError(
+                    f"prompt {self.id!r}: {name} must be {CONTROLS[name].meaning}, got {value!r}"
+                )
         if not self.group:
-            asked = f"{self.text}|{self.style_audio}|{self.lyrics}"
-            object.__setattr__(self, "group", hashlib.sha256(asked.encode()).hexdigest()[:12])
+            content = f"{self.text}|{self.style_audio}|{self.lyrics}"
+            object.__setattr__(self, "group", hashlib.sha256(content.encode()).hexdigest()[:12])
+
+    def control(self, name: str) -> Control | None:
+        """The value of a control, None where the prompt does not set it."""
+        return dict(self.controls).get(name)
+
+    def with_control(self, name: str, value: Control) -> "Prompt":
+        """The same prompt with one control set."""
+        return replace(self, controls=tuple(sorted({**dict(self.controls), name: value}.items())))
+
+
+@dataclass(frozen=True)
+class ControlType:
+    """Which values a control takes."""
+
+    meaning: str
+    """For errors: "a number between 20 and 400"."""
+    accepts: Callable[[Any], bool]
+
+
+def _number_between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value < high
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_sections(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and type(pair[0]) in (int, float)
+        and pair[0] >= 0
+        and _is_text(pair[1])
+        for pair in value
+    )
+
+
+CONTROLS: Mapping[str, ControlType] = {
+    "bpm": ControlType("a number of beats a minute, 20 to 400", _number_between(20, 400)),
+    "key": ControlType("text such as 'A minor'", _is_text),
+    "metre": ControlType("text such as '3/4'", _is_text),
+    "sections": ControlType("pairs of a start in seconds and a name", _is_sections),
+    "start": ControlType("a fraction of the song in [0, 1)", _number_between(0, 1)),
+    "axis": ControlType("the name of an axis such as 'harmony.key'", _is_text),
+}
+"""Controls that have one meaning for every model. `start` says where an excerpt begins in its song, and
+`axis` which axis the song is to be good on, for a model aligned on a union of axes."""
+
+Embedding = dict[str, Tensor]
+"""What a model made of one prompt: named tensors of any shape and number, without a batch axis."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row:
+    """One row of a batch as a model's `condition` takes it: an embedding, and which frames of a song the row is.
+
+    The members of a pair have a row each, since they may have been generated from different plans.
+    """
+
+    embedding: Embedding
+    frames: int
+    """Frames that the prompt asked for. How many of them are valid is told to `velocity`."""
+    first_frame: int = 0
+    """Place of the row's first frame in its song."""
+    song_frames: int | None = None
+    """Frames of the whole song; None where the row is the whole song."""
+
+    @property
+    def total_frames(self) -> int:
+        """Frames of the whole song."""
+        return self.frames if self.song_frames is None else self.song_frames
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the row is the whole song, not an excerpt or a window."""
+        return self.first_frame == 0 and self.total_frames == self.frames
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """What a planner decided for one candidate, such as audio codes: small enough to be stored with the
+    candidate."""
+
+    planner: str
+    """Identity of the planner and its weights: a plan of another planner is refused."""
+    tensors: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples of training. An example is one song, or the winner and loser of a pair, or a group.
+    """Training examples. An example is one song, or the winner and loser of a pair, or a group of songs.
 
-    Its members share the prompt, the noise, the timestep and the conditioning that is dropped.
+    The members of an example share noise, timestep and dropped parts of the condition.
     """
 
     latents: Float[Tensor, "example member frame channel"]
     frames: Int[Tensor, "example member"]
     """Valid frames of each member; what lies behind is padding."""
-    prompts: tuple[Prompt, ...]
+    rows: tuple[tuple[Row, ...], ...]
+    """The condition of each member of each example."""
+    reference_rows: tuple[tuple[Row, ...], ...] | None = None
+    """The condition for the reference policy where it differs, as with `axis`, which the reference does not
+    know."""
     positions: tuple[int, ...]
     """Place of each example in the training stream: the key of all its randomness."""
     weight: Float[Tensor, " example"]
     ids: tuple[str, ...] = ()
-    """Names of the examples, the same whenever one comes round again: the key of what is cached about it."""
+    """Names of the examples, the same in every epoch: the key of what is cached about an example."""
     visits: tuple[int, ...] = ()
-    """How often each example has come round before."""
+    """In how many earlier epochs each example occurred."""
     axes: tuple[str, ...] = ()
     """The axis each pair was chosen on."""
     soft_label: Float[Tensor, " example"] | None = None
@@ -128,24 +234,34 @@ class Outputs:
     span: Bool[Tensor, "example frame"] | None = None
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
-    running: Mapping[str, float] = field(default_factory=dict)
-    """What the objective's `update` made of earlier steps; the same on all processes."""
+    frame_weights: Float[Tensor, "example member frame"] | None = None
+    """How much each frame counts in the errors, where an objective weighs them; otherwise all valid ones alike."""
+    running: Running = field(default_factory=dict)
+    """What the objective's `update` made of earlier steps."""
+
+
+def require(value: _T | None) -> _T:
+    """A field of Outputs that the objective's `needs` or kind of batch promises."""
+    assert value is not None, "the objective did not declare that it needs this"
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
     """One loss an example, never reduced, so that the mean over a global batch does not depend on its split."""
 
-    loss: Float[Tensor, " example"]
-    metrics: Mapping[str, Float[Tensor, " example"]] = field(default_factory=dict)
+    loss: PerExample
+    metrics: LossMetrics = field(default_factory=dict)
 
 
 @runtime_checkable
 class Objective(Protocol):
     """A frozen dataclass whose fields are its hyper-parameters and whose call is a pure function.
 
-    One that depends on earlier steps has `update(running, means)` too: from what it kept so far, and the means of
-    its metrics over a step and all processes, to what the next step finds in `Outputs.running`.
+    `needs` are the forward passes and tensors that the trainer has to supply. `takes` is the data of pairs that its
+    configuration decides about: uses, or ignores because the user says so. What an objective does not take, its
+    data must not hold. An objective that depends on earlier steps has `update(running, means)` too: from its state
+    and the means of its metrics over a step and all processes, to the state in `Outputs.running` of the next step.
     """
 
     @property
@@ -154,33 +270,7 @@ class Objective(Protocol):
     @property
     def needs(self) -> frozenset[Need]: ...
 
+    @property
+    def takes(self) -> frozenset[Take]: ...
+
     def __call__(self, outputs: Outputs) -> LossOutput: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One generated song with its scores, as mining sees it. Bigger is better on every axis."""
-
-    prompt_id: str
-    group: str
-    sample_id: str
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A preference: of two songs for one prompt, the winner is the better one."""
-
-    prompt_id: str
-    group: str
-    winner: str
-    loser: str
-    rule: str
-    margins: Mapping[str, float]
-    """Winner minus loser on every axis, in standard deviations within the prompt."""
-    soft_label: float = 1.0
-    """Probability that the winner really is the better one."""
-    axis: str = ""
-    """The axis the pair was chosen on; empty when several decided together."""
-    spans: tuple[tuple[float, float], ...] = ()
-    """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""

@@ -103,3 +103,21 @@ def test_shipped_weights_name_no_path_of_the_machine_that_made_them():
     configs = sorted((ROOT / "diffdpo" / "assets").rglob("config.json"))
     assert configs
     assert not [path for path in configs if json.loads(path.read_text()).get("_name_or_path")]
+
+
+def terms_of(path):
+    """Files of terms that a module imports, directly or through other terms."""
+    imported = {
+        ROOT / (node.module.replace(".", "/") + ".py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffdpo.objectives.terms.")
+    }
+    return imported | {file for term in imported for file in terms_of(term)}
+
+
+def test_the_default_objective_and_its_terms_are_read_in_one_sitting():
+    path = ROOT / "diffdpo/objectives/dpo.py"
+    lines = {file: len(file.read_text().splitlines()) for file in {path} | terms_of(path)}
+    assert len(lines) > 1
+    assert lines[path] <= 60
+    assert sum(lines.values()) <= 300

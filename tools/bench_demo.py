@@ -1,6 +1,6 @@
 """The demo's main job, seed by seed: what alignment does to each axis, and what the whole costs. JSON out.
 
-    python tools/bench_demo.py [--seeds 0 1 2] [--out FOLDER] [--set train.steps=80 …] [--table]
+    python tools/bench_demo.py [--seeds 0 1 2] [--out FOLDER] [--set train.train.steps=80 …] [--table]
 
 Every seed is a run of `diffdpo demo configs/tiny/demo.yaml` in a process of its own: other candidates, pairs,
 training and evaluation songs. A run that is complete is not done again, one that was stopped goes on. In the pooled
@@ -24,9 +24,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.config import RoundRun, load
+from diffdpo.config import load
 from diffdpo.evaluation.effects import Matched, effects, standardised_change
 from diffdpo.progress import say
+from diffdpo.recipes.round import RoundRun
 from diffdpo.run_dir import claim
 from diffdpo.runs import finished, read_json, write_json
 from diffdpo.statistics import Effect, paired_effect

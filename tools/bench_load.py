@@ -4,8 +4,8 @@
 
 A published `cfm_model.pt` is made, loaded, converted into our folder, loaded again and converted back; every step
 in a process of its own, and in the end every tensor is compared bit for bit. Needs three times the file on disk.
-`weights_mb` is one copy of the weights as loaded; `above_start_mb` is what the step needed beyond importing torch,
-pages of mapped files included.
+`weights_mb` is one copy of the weights as loaded; `above_start_mb` is what the step needed beyond importing the
+libraries, pages of mapped files included.
 """
 
 import argparse
@@ -52,11 +52,11 @@ def load(source: Path, dtype: str) -> dict[str, Any]:
     return {"weights_mb": size, "sum": total}
 
 
-def convert(source: Path, target: Path) -> dict[str, Any]:
-    import convert_checkpoint
+def to_target(source: Path, target: Path) -> dict[str, Any]:
+    """What `diffdpo convert SOURCE TARGET --release v1.2-base` does."""
+    from diffdpo.recipes.convert import Conversion, convert
 
-    if convert_checkpoint.main([str(source), str(target), "--release", "v1.2-base"]):
-        raise SystemExit(2)
+    convert(Conversion(source=str(source), target=target, release="v1.2-base"))
     return {}
 
 
@@ -75,15 +75,15 @@ STEPS = {
     "make": lambda a: make(a.folder / "cfm_model.pt", a.depth, a.dtype),
     "load_published": lambda a: load(a.folder / "cfm_model.pt", a.dtype),
     "load_published_as_fp32": lambda a: load(a.folder / "cfm_model.pt", "float32"),
-    "to_folder": lambda a: convert(a.folder / "cfm_model.pt", a.folder / "ours"),
+    "to_folder": lambda a: to_target(a.folder / "cfm_model.pt", a.folder / "ours"),
     "load_folder": lambda a: load(a.folder / "ours", a.dtype),
-    "to_published": lambda a: convert(a.folder / "ours", a.folder / "back.pt"),
+    "to_published": lambda a: to_target(a.folder / "ours", a.folder / "back.pt"),
     "compare": lambda a: compare(a.folder / "cfm_model.pt", a.folder / "back.pt"),
 }
 
 
 def step(args: argparse.Namespace) -> dict[str, Any]:
-    import diffdpo.models.checkpoints  # noqa: F401 - not what is measured
+    import diffdpo.recipes.convert  # noqa: F401 - with all that the steps import: not what is measured
 
     before = memory_mb()
     began = time.perf_counter()

@@ -3,10 +3,10 @@
     python tools/bench_longform.py [--songs 8 --seconds 62 --window 20 --overlap 6 --methods naive continue joint]
 
 Each method makes the same songs: `naive` puts windows of their own noise end to end, `continue` and `joint` are
-those of `longform.method`, `unpinned` is continue with `longform.pin=false`, `whole` takes the song as one window.
-At every seam, and half-way between seams, the three seconds before and after are compared by the cosine distance
-of their musicnn embeddings, the second before and after by its loudness. `excess` is seams minus elsewhere, song by
-song, with a 95 % bootstrap interval over songs. `seconds` are those of the processor.
+those of `longform.method`, `unpinned` is continue with `longform.clamp_context=false`, `whole` takes the song as
+one window. At every seam, and half-way between seams, the three seconds before and after are compared by the
+cosine distance of their musicnn embeddings, the second before and after by its loudness. `excess` is seams minus
+elsewhere, song by song, with a 95 % bootstrap interval over songs. `seconds` are those of the processor.
 """
 
 import argparse
@@ -25,12 +25,14 @@ import numpy as np
 import torch
 
 from diffdpo import audio
-from diffdpo.config import Choice, build_model
 from diffdpo.data.prompts import read_prompts
 from diffdpo.encoders import musicnn
-from diffdpo.models.base import SongModel
-from diffdpo.sampling.denoising import SamplingConfig
-from diffdpo.sampling.longform import LongformConfig, Song, compose, plan
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_model
+from diffdpo.registry import Choice
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, window_groups
+from diffdpo.sampling.request import prompt_rows
 from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
@@ -40,33 +42,38 @@ from tools.bench.measure import memory_mb, rounded
 METHODS: dict[str, dict[str, Any]] = {
     "naive": {},
     "continue": {"method": "continue"},
-    "unpinned": {"method": "continue", "pin": False},
+    "unpinned": {"method": "continue", "clamp_context": False},
     "joint": {"method": "joint"},
     "whole": {"window_s": 0.0},
 }
 PATCH_S = musicnn.PATCH_FRAMES * 256 / musicnn.SAMPLE_RATE
 
 
-def make(
-    model: SongModel, prompt: Prompt, method: str, cfg: SamplingConfig, longform: LongformConfig
-) -> tuple[torch.Tensor, list[float]]:
-    """Latents of a song and its seams in seconds."""
-    spec, length = model.latents, model.latents.frames(prompt.duration_s)
-    chunks = longform.chunks(spec)
-    (windows,) = plan(torch.ones(length, dtype=torch.bool), chunks)
+def song_request(store: EmbeddingStore, prompt: Prompt, sample_id: str, frames: int) -> SongRequest:
+    """A song of a prompt, of so many frames."""
+    row, negative = prompt_rows(prompt, frames, store.embed)
+    return SongRequest(sample_id=sample_id, row=row, negative=negative)
+
+
+def song_parts(
+    store: EmbeddingStore, prompt: Prompt, method: str, longform: LongformConfig
+) -> tuple[list[SongRequest], list[float]]:
+    """What is generated of a song by itself, one part after another, and the seams in seconds."""
+    spec = store.model.spec
+    rate, length, chunks = spec.frames_per_second, spec.frames(prompt.duration_s), longform.chunks(spec)
+    (windows,) = window_groups(torch.ones(length, dtype=torch.bool), chunks)
     ends = [window.stop for window in windows[:-1]]
     if method == "naive":
         parts = []
         for number, (start, stop) in enumerate(pairwise([0, *ends, length])):
-            seconds = (stop - start + 0.5) / spec.frames_per_second
-            part = replace(prompt, duration_s=seconds, start=start / length)
-            parts += compose(model, [Song(f"{prompt.id}/{number}", part)], cfg, longform, seed=0)
-        return torch.cat(parts), [end / spec.frames_per_second for end in ends]
-    longform = replace(longform, **METHODS[method])
-    (latents,) = compose(model, [Song(prompt.id, prompt)], cfg, longform, seed=0)
+            part = replace(prompt, duration_s=(stop - start + 0.5) / rate).with_control(
+                "start", start / length
+            )
+            parts.append(song_request(store, part, f"{prompt.id}/{number}", stop - start))
+        return parts, [end / rate for end in ends]
     if method == "joint":
         ends = [end - chunks.overlap // 2 for end in ends]
-    return latents, [end / spec.frames_per_second for end in ends]
+    return [song_request(store, prompt, prompt.id, length)], [end / rate for end in ends]
 
 
 class Ears:
@@ -160,26 +167,27 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the songs, as FLAC")
     args = parser.parse_args()
     model, ears = build_model(Choice("tiny")), Ears()
-    cfg = SamplingConfig(steps=args.steps, guidance=args.guidance)
+    store = EmbeddingStore(model)
+    cfg = SamplingConfig(steps=args.steps, guidance_scale=args.guidance)
     longform = LongformConfig(window_s=args.window, overlap_s=args.overlap)
     prompts = [
-        model.embed(replace(prompt, duration_s=args.seconds))
-        for prompt in read_prompts(args.prompts)[: args.songs]
+        replace(prompt, duration_s=args.seconds) for prompt in read_prompts(args.prompts)[: args.songs]
     ]
     heard: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
     for prompt in prompts:
         for method in args.methods:
+            parts, seams = song_parts(store, prompt, method, longform)
+            settings = replace(longform, **METHODS[method])
             began = time.process_time()
-            latents, seams = make(model, prompt, method, cfg, longform)
+            latents = torch.cat([compose(model, [part], cfg, settings, seed=0)[0] for part in parts])
             seconds = time.process_time() - began
             clip = audio.limit(audio.normalise(model.decode(latents), -16.0))
             heard[method].append(ears.hear(clip, seams) | {"seconds": seconds})
             if args.keep:
                 audio.write(args.keep / f"{prompt.id}.{method}.flac", clip)
             print(prompt.id, method, json.dumps(heard[method][-1]), file=sys.stderr, flush=True)
-    settings = {key: value for key, value in vars(args).items() if key not in ("prompts", "keep")}
     report = {
-        "settings": settings,
+        "settings": {key: value for key, value in vars(args).items() if key not in ("prompts", "keep")},
         **summary(heard, [prompt.id for prompt in prompts]),
         **rounded(memory_mb()),
     }

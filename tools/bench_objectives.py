@@ -27,19 +27,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import OFFLINE, Choice, DataConfig, MineRun, RoundRun, SampleRun, ScoreRun, TrainRun, load
+from diffdpo.config import load
+from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import of_songs, read_scores
+from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.effects import Matched, effects, match, standardised_change
 from diffdpo.evaluation.selection import winner_rise
 from diffdpo.progress import say
 from diffdpo.recipes import mine, sample, score, train
-from diffdpo.recipes.round import next_model
+from diffdpo.recipes.mine import MineRun
+from diffdpo.recipes.round import RoundRun, next_model
+from diffdpo.recipes.sample import SampleRun
+from diffdpo.recipes.score import ScoreRun
+from diffdpo.recipes.train import TrainRun
+from diffdpo.registry import Choice
 from diffdpo.runs import METRICS, atomic_write, read_json, read_jsonl
-from diffdpo.scorers import SCORERS
+from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.statistics import paired_effect
-from diffdpo.training.config import ReferenceConfig
+from diffdpo.training.config import ReferenceConfig, export_folder
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "demo.yaml"
 
@@ -93,9 +99,15 @@ def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
     """Candidates to pairs and ratings, and the base model's songs for the evaluation prompts."""
     songs = sampled(cfg, cfg.model, out / "candidates", cfg.mining_prompts, cfg.candidates, cfg.seed + 1000)
     base = sampled(cfg, cfg.model, out / "base", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
-    score.run(ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    score.run(
+        ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS))
+    )
     mined = MineRun(
-        samples=[str(songs)], scores=str(out / "scores"), out=str(out / "mined"), axes=cfg.axes, rule=cfg.rule
+        samples=[str(songs)],
+        scores=str(out / "scores"),
+        out=str(out / "mined"),
+        axes=cfg.mine.axes,
+        rule=cfg.mine.rule,
     )
     return mine.run(mined), base
 
@@ -103,7 +115,12 @@ def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
 def sampled(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, seed: int) -> Path:
     return sample.run(
         SampleRun(
-            out=str(out), prompts=prompts, model=model, sampling=cfg.sampling, per_prompt=count, seed=seed
+            out=str(out),
+            prompts=prompts,
+            model=model,
+            sampling=cfg.sample.sampling,
+            per_prompt=count,
+            seed=seed,
         )
     )
 
@@ -113,7 +130,7 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
     entry = ENTRIES[name]
     began = time.monotonic()
     settings = replace(
-        cfg.train,
+        cfg.train.train,
         global_batch=entry.batch,
         per_device=entry.per_device,
         reference=entry.reference,
@@ -130,9 +147,9 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
     )
     train.run(training)
     trained_s = time.monotonic() - began
-    model = next_model(cfg.model, train.exported(out / "train", settings.steps), lora=True)
+    model = next_model(cfg.model, export_folder(out / "train", settings.steps), lora=True)
     songs = sampled(cfg, model, out / "songs", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
-    score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(OFFLINE)))
+    score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS)))
     facts = {"train_seconds": trained_s, "diversity": diversity(open_samples(songs))}
     atomic_write(out / "facts.json", json.dumps(facts))
 
@@ -141,9 +158,9 @@ def diversity(samples: Samples) -> float:
     """Mean cosine distance between musicnn embeddings of the songs of a prompt."""
     listener, by_prompt = musicnn.load(), dict[str, list[torch.Tensor]]()
     for row in samples.rows():
-        clip = audio.resample(audio.read(samples.audio(row["sample_id"])), musicnn.SAMPLE_RATE)
+        clip = audio.resample(audio.read(samples.audio(row.sample_id)), musicnn.SAMPLE_RATE)
         embedding = listener.listen(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
-        by_prompt.setdefault(row["prompt_id"], []).append(embedding)
+        by_prompt.setdefault(row.prompt_id, []).append(embedding)
     return float(
         np.mean(
             [
@@ -158,23 +175,24 @@ def diversity(samples: Samples) -> float:
 def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
     """Pairs of songs of the base and of one run."""
     songs = open_samples(folder / "songs")
-    after = of_songs(read_scores(folder / "scores"), songs)
+    after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
     rows = match(open_samples(base).rows(), songs.rows())
     return [
         Matched(
-            sample_id=f"{one['sample_id']}/{seed}",
-            prompt_id=one["prompt_id"],
-            group=one["group"],
-            baseline=before[one["sample_id"]],
-            aligned=after[two["sample_id"]],
+            sample_id=f"{base_row.sample_id}/{seed}",
+            prompt_id=base_row.prompt_id,
+            group=base_row.group,
+            baseline=before[base_row.sample_id],
+            aligned=after[aligned_row.sample_id],
         )
-        for one, two in rows
+        for base_row, aligned_row in rows
     ]
 
 
 def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
     """All seeds of an objective together."""
-    before = of_songs(read_scores(out / "scores"), open_samples(base))
+    songs = open_samples(base)
+    before = join_scores(read_scores(out / "scores"), songs, songs.prompts()).by_song()
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
     found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)

@@ -29,12 +29,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
-from diffdpo import flow
 from diffdpo.models import MODELS
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.sampling.denoising import Asked, SamplingConfig, follow, velocity_of
+from diffdpo.registry import Choice
+from diffdpo.sampling.conditions import ConditionBatch
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.sampler import Trajectories, conditioned_velocity, follow
+from diffdpo.sampling.trajectory import Velocity, schedule
+from diffdpo.sampling.velocity import initial_state
 from tools.bench.measure import rounded
 
 STEPS, SCALE = 31, 5.0
@@ -50,7 +54,7 @@ def build(case: str) -> tuple[DiffRhythm, int]:
     torch.manual_seed(0)
     if case == "tiny":
         model = MODELS["tiny"]().load()
-        return model, model.latents.frames(10.0)
+        return model, model.spec.frames(10.0)
     if case == "sung":
         frames, network = (
             215,
@@ -63,12 +67,12 @@ def build(case: str) -> tuple[DiffRhythm, int]:
         )
     for parameter in network.text_fusion_linears.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    latents = LatentSpec(channels=64, frames_per_second=21.5, sample_rate=44100, max_frames=frames)
-    return DiffRhythm(network=network.eval(), latents=latents), frames
+    spec = LatentSpec(channels=64, frames_per_second=21.5, sample_rate=44100, max_frames=frames)
+    return DiffRhythm(network=network.eval(), spec=spec), frames
 
 
-def ask(model: DiffRhythm, songs: int, frames: int) -> Asked:
-    """Every song with lyrics, a style and a negative of its own."""
+def random_conditions(model: DiffRhythm, songs: int, frames: int) -> ConditionBatch:
+    """Every song with lyrics, a style and a negative of its own. Rows: all songs, then all negatives."""
     random, config = torch.Generator().manual_seed(1), model.network.config
     style = torch.nn.functional.normalize(torch.randn(2 * songs, config.style_dim, generator=random), dim=1)
     text = torch.randint(0, config.text_num_embeds + 1, (2 * songs, frames), generator=random)
@@ -80,28 +84,44 @@ def ask(model: DiffRhythm, songs: int, frames: int) -> Asked:
     if config.duration_embedding:
         condition["duration"] = torch.full((2 * songs,), frames / config.max_frames)
     rows = torch.arange(2 * songs)
-    return Asked(
-        condition=condition, frames=torch.full((2 * songs,), frames), towards=rows[:songs], away=rows[songs:]
+    return ConditionBatch(
+        condition=condition, frames=torch.full((2 * songs,), frames), cond=rows[:songs], uncond=rows[songs:]
     )
 
 
 @torch.no_grad()
-def published(model: DiffRhythm, asked: Asked, noise: Tensor, times: Tensor, scale: float = SCALE) -> Tensor:
-    """Two forward passes a step, each with everything from the beginning. Rows: all songs, then all negatives."""
+def published(
+    model: DiffRhythm, conditions: ConditionBatch, noise: Tensor, times: Tensor, scale: float = SCALE
+) -> Tensor:
+    """Two forward passes a step, each with everything from the beginning. Rows of the conditions: all songs, then
+    all negatives."""
     config, half = model.network.config, len(noise)
 
-    def branch(x: Tensor, now: Tensor, rows: slice) -> Tensor:
-        given = {name: tensor[rows] for name, tensor in asked.condition.items()}
+    def branch(x: Tensor, t: Tensor, rows: slice) -> Tensor:
+        part = {name: tensor[rows] for name, tensor in conditions.condition.items()}
         return model.network(
-            x, (1 - now).to(x).expand(half), text=given["lyrics"], style=given["style"], audio=given["audio"],
-            start_time=given["start_time"], duration=given["duration"] if config.duration_embedding else None,
+            x, (1 - t).to(x).expand(half), text=part["lyrics"], style=part["style"], audio=part["audio"],
+            start_time=part["start_time"], duration=part["duration"] if config.duration_embedding else None,
         )  # fmt: skip
 
     x = noise
-    for now, then in pairwise(times):
-        towards, away = branch(x, now, slice(half)), branch(x, now, slice(half, None))
-        x = x - (then - now).to(x) * (away + scale * (towards - away))
+    for t, t_next in pairwise(times):
+        cond, uncond = branch(x, t, slice(half)), branch(x, t, slice(half, None))
+        x = x - (t_next - t).to(x) * (uncond + scale * (cond - uncond))
     return x
+
+
+@torch.no_grad()
+def follow_from(noise: Tensor, times: Tensor, velocity: Velocity, cfg: SamplingConfig) -> Tensor:
+    """Where the sampler ends after `times`, from noise."""
+    path = Trajectories(
+        velocity=velocity,
+        x=noise,
+        times=times[:, None].expand(-1, len(noise)),
+        state=initial_state(torch.arange(len(noise)), noise, cfg.build_guidance(), cached=False),
+        noise=lambda step: lambda purpose, state: torch.zeros_like(noise),  # Euler's steps take none
+    )
+    return follow(path, cfg)[0]
 
 
 def flops(config: Any, frames: int) -> tuple[float, float]:
@@ -140,22 +160,23 @@ def attainable(dim: int, tokens: int) -> float:
 def bench(case: str, repeats: int, extras: list[str]) -> dict[str, Any]:
     model, frames = build(case)
     songs, steps = SONGS[case], MEASURED[case]
-    asked, config = ask(model, songs, frames), model.network.config
+    conditions, config = random_conditions(model, songs, frames), model.network.config
     noise = torch.randn(songs, frames, config.latent_channels, generator=torch.Generator().manual_seed(2))
-    times = flow.schedule(STEPS)[: steps + 1]
-    cfg = SamplingConfig(steps=STEPS, solver="euler", guidance=SCALE)
+    times = schedule(STEPS)[: steps + 1]
+    cfg = SamplingConfig(steps=STEPS, solver=Choice("euler"), guidance_scale=SCALE)
     settings = {name: replace(cfg, **change) for name, change in EXTRAS.items() if name in extras}
 
+    @torch.no_grad()
     def ours(settings: SamplingConfig) -> tuple[float, float, Tensor]:
-        once, velocity = timed(lambda: velocity_of(model, asked, settings))
-        grid = times[:, None].expand(-1, songs)
-        seconds, made = timed(lambda: follow(velocity, noise, grid, settings))
-        return once, seconds, made
+        once, velocity = timed(lambda: conditioned_velocity(model, conditions, settings))
+        seconds, x = timed(lambda: follow_from(noise, times, velocity, settings))
+        return once, seconds, x
 
-    follow(velocity_of(model, asked, cfg), noise, times[:2, None].expand(-1, songs), cfg)  # warm
+    with torch.no_grad():
+        follow_from(noise, times[:2], conditioned_velocity(model, conditions, cfg), cfg)  # warm
     runs: dict[str, list[Any]] = {"published": [], "attainable": [], "ours": []}
     for _ in range(repeats):
-        runs["published"].append(timed(lambda: published(model, asked, noise, times)))
+        runs["published"].append(timed(lambda: published(model, conditions, noise, times)))
         runs["attainable"].append(attainable(config.dim, songs * frames))
         runs["ours"].append(ours(cfg))
     theirs = [seconds / steps * STEPS for seconds, _ in runs["published"]]
@@ -172,10 +193,10 @@ def bench(case: str, repeats: int, extras: list[str]) -> dict[str, Any]:
         "difference": (runs["published"][0][1] - runs["ours"][0][2]).abs().max().item(),
         "attainable_gflops": rate / 1e9, "share": 2 * songs * moving / step / rate,
     }  # fmt: skip
-    for name, others in settings.items():
-        ours(others)  # warm, and compile
-        once, seconds, made = ours(others)
-        error = (made - runs["ours"][0][2]).norm() / runs["ours"][0][2].norm()
+    for name, changed in settings.items():
+        ours(changed)  # warm, and compile
+        once, seconds, x = ours(changed)
+        error = (x - runs["ours"][0][2]).norm() / runs["ours"][0][2].norm()
         result |= {f"{name}_s": once + seconds / steps * STEPS, f"{name}_error": error.item()}
     return rounded(result)
 

@@ -44,12 +44,12 @@ def make_weights(size: str, folder: Path) -> None:
     config, hidden = SIZES[size]
     encoder = muq.MuQ(config)
     for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_var is not None:
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     head = songeval.Head(config.dim, hidden, 4, 5)
     for layer in head.attn:
-        nn.init.normal_(layer.in_proj_weight, std=config.dim**-0.5)
-        nn.init.zeros_(layer.in_proj_bias)
+        nn.init.normal_(layer.get_parameter("in_proj_weight"), std=config.dim**-0.5)
+        nn.init.zeros_(layer.get_parameter("in_proj_bias"))
     save_file({muq.PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}, folder / muq.FILE)
     (folder / "head").mkdir()
     save_file(head.state_dict(), folder / "head" / HEAD)

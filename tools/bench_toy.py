@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 from diffdpo.runs import read_json, write_json
 from tools.bench.measure import rounded
 from tools.bench.toy import Budget, Run, measure, train
-from tools.bench.toy_methods import CHECKED, FAMILIES, METHODS, PLANE, SETTINGS, Setting
+from tools.bench.toy_methods import CHECK_METHODS, FAMILIES, METHODS, PLANE, SETTINGS, Setting
 from tools.bench.toy_plot import Panel, picture
 
 COLUMNS = {
@@ -223,7 +223,7 @@ def main() -> int:
         budget, out = replace(budget, steps=args.steps), out / f"{args.steps}-steps"
     wanted = {setting: tuple(args.methods) for setting in args.settings}
     if args.check:
-        wanted = CHECKED
+        wanted = CHECK_METHODS
     if args.compare:
         sweep = tuple(f"{name}@{nats:g}" for name in args.compare for nats in FAMILIES[name].betas)
         wanted = dict.fromkeys(args.settings, sweep)

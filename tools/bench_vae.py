@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
@@ -28,16 +29,16 @@ def measure(work: str, minutes: float, channels: int, join: str) -> dict[str, fl
     import torch
     from diffusers import AutoencoderOobleck
 
-    from diffdpo.codecs.oobleck import of_oobleck
+    from diffdpo.codecs.oobleck import Join, of_oobleck
 
     torch.manual_seed(0)
     module = AutoencoderOobleck(
         encoder_hidden_size=channels, decoder_channels=channels, decoder_input_channels=channels // 2
     )
-    vae = of_oobleck(module, join)
+    vae = of_oobleck(module, cast(Join, join))
     frames = int(minutes * 60 * RATE / HOP)
     latents = torch.randn(1, frames, channels // 2, generator=torch.Generator().manual_seed(1))
-    audio = torch.randn(1, 2, frames * HOP) if work == "encode" else None
+    audio = torch.randn(1, 2, frames * HOP if work == "encode" else 0)
     before = memory_mb()["peak_rss_mb"]
     facts: dict[str, float] = {"minutes": minutes, "frames": frames}
     began = time.perf_counter()

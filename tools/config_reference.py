@@ -1,109 +1,234 @@
-"""Write docs/reference/config.md from the dataclasses and their field docstrings; --check only compares."""
+"""Write docs/reference/config.md from the dataclasses and their field docstrings; --check only compares.
+
+The verbs come from the list of the command line, the parts that are chosen by name from every `Table` of the
+packages in PACKAGES: a new verb, part or term of an objective needs no line here.
+"""
 
 import argparse
 import ast
 import inspect
 import sys
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.config import SCHEMAS
-from diffdpo.mining import RULES
-from diffdpo.models import MODELS
-from diffdpo.objectives import OBJECTIVES
-from diffdpo.scorers import SCORERS
+from diffdpo.cli import VERBS
+from diffdpo.presets import DEFAULTS
+from diffdpo.registry import Choice, Table
+from diffdpo.sampling.solver import Solver
 
 PAGE = ROOT / "docs" / "reference" / "config.md"
+PACKAGES = ("mining", "models", "objectives", "sampling.config", "scorers")
+REQUIRED = "???"
+TITLES = {
+    "objective": "Objectives", "link": "Links", "rule": "Mining rules", "model": "Models", "solver": "Solvers",
+    "guider": "Guiders", "scorer": "Scorers",
+}  # fmt: skip
+"""The heading of each kind of part, in the order of the page; other kinds follow."""
+KINDS = {"guidance": "guider"}
+"""The kind of part that a key names, where the key is not called as the kind."""
+HEAD = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+
+
+def verb_schemas() -> dict[str, type]:
+    """The dataclass of each verb's configuration."""
+    return {
+        verb: getattr(import_module(f"diffdpo.recipes.{verb}"), name) for verb, (name, _) in VERBS.items()
+    }
+
+
+def part_tables() -> dict[str, Table[Any]]:
+    """All tables of parts, by kind."""
+    for package in PACKAGES:
+        import_module(f"diffdpo.{package}")
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("diffdpo.")]
+    tables = {v.kind: v for module in modules for v in vars(module).values() if isinstance(v, Table)}
+    return {kind: tables[kind] for kind in dict.fromkeys([*TITLES, *sorted(tables)]) if kind in tables}
+
+
+def heading(kind: str) -> str:
+    """The heading of a kind of part."""
+    return TITLES.get(kind, f"{kind.capitalize()}s")
+
+
+def link_to(title: str) -> str:
+    """A link to a heading of the page."""
+    return f"[{title}](#{title.lower().replace(' ', '-')})"
 
 
 def field_docstrings(schema: type) -> dict[str, str]:
     """The string that stands under each field."""
     body = ast.parse(inspect.getsource(schema)).body[0].body  # type: ignore[attr-defined]
-    found = {}
-    for node, below in pairwise(body):
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            found[node.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
-    return found
+    return {
+        node.target.id: " ".join(str(below.value.value).split())  # type: ignore[union-attr]
+        for node, below in pairwise(body)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
-def typename(hint: Any) -> str:
-    if isinstance(hint, type) and not get_args(hint):
-        return hint.__name__
-    return str(hint).replace("typing.", "").replace("diffdpo.", "")
+def first_paragraph(value: Any) -> str:
+    """Of a docstring, in one line."""
+    return " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
 
 
-def default(field: Any) -> str:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; the one type otherwise."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def type_name(hint: Any) -> str:
+    """A type as users write it: without module names, a union in words."""
+    parts = [part for part in alternatives(hint) if part is not NoneType]
+    names = [
+        part.__name__
+        if isinstance(part, type) and not get_args(part)
+        else str(part).replace("typing.", "").replace("diffdpo.", "")
+        for part in parts
+    ]
+    text = " or ".join(f"`{name}`" for name in names)
+    return f"{text}, optional" if NoneType in alternatives(hint) else text
+
+
+def default_of(field: Field[Any]) -> Any:
+    """The default of a field; `REQUIRED` where there is none."""
     if field.default is not MISSING:
-        return "required" if field.default == "???" else f"`{field.default!r}`"
-    if field.default_factory is not MISSING:
-        value = field.default_factory()
-        return "" if is_dataclass(value) else f"`{value!r}`"
-    return "required"
+        return field.default
+    return REQUIRED if field.default_factory is MISSING else field.default_factory()
 
 
-def rows(schema: type, prefix: str = "") -> list[str]:
-    """A table row for every key, nested ones behind their parent."""
-    hints, docs, lines = get_type_hints(schema), field_docstrings(schema), []
+def default_text(value: Any) -> str:
+    """A default as it stands in the table. Nested dataclasses have rows of their own."""
+    if isinstance(value, Choice):
+        return f"`{value.name}`" if not value.args else f"`{value.name}` with `{value.args}`"
+    if is_dataclass(value):
+        return ""
+    return "required" if value == REQUIRED else f"`{value!r}`"
+
+
+def changed_defaults(value: Any) -> str:
+    """The keys of a nested configuration whose default there is not the usual one."""
+    usual = {field.name: default_of(field) for field in fields(value)}
+    changed = {
+        name: getattr(value, name)
+        for name, default in usual.items()
+        if default != REQUIRED and getattr(value, name) != default
+    }
+    return ", ".join(f"{name}: {default_text(v)}" for name, v in changed.items())
+
+
+def row(key: str, *cells: str) -> str:
+    """A line of a table."""
+    cells = (f"`{key}`", *(cell.replace("|", r"\|") for cell in cells))
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def rows(
+    schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any], value: Any = None, prefix: str = ""
+) -> Iterator[str]:
+    """A line for every key, those of a nested dataclass behind it with the defaults they have there.
+
+    A nested dataclass that is the configuration of a verb is a link to that verb.
+    """
+    hints, docs = get_type_hints(schema), field_docstrings(schema)
     for field in fields(schema):
         if field.name.startswith("_") or not field.init:
             continue
         hint = hints[field.name]
-        inner = next((h for h in (hint, *get_args(hint)) if is_dataclass(h) and isinstance(h, type)), None)
-        name = f"{prefix}{field.name}"
-        nested = inner is not None and inner.__name__ != "Choice"
-        shown = (
-            "name and args" if inner is not None and not nested else "" if nested else f"`{typename(hint)}`"
-        )
-        lines.append(
-            f"| `{name}` | {shown} | {default(field)} | {docs.get(field.name, '')} |".replace(" |  |", " | |")
-        )
-        if nested:
-            lines += rows(inner, f"{name}.")  # type: ignore[arg-type]
+        default = default_of(field) if value is None else getattr(value, field.name)
+        nested = next((h for h in alternatives(hint) if is_dataclass(h) and isinstance(h, type)), None)
+        optional = ", optional" if NoneType in alternatives(hint) else ""
+        key, meaning = f"{prefix}{field.name}", docs.get(field.name, "")
+        if nested is None:
+            yield row(key, type_name(hint), default_text(default), meaning)
+        elif nested is Choice:
+            kind = KINDS.get(field.name, field.name)
+            parts = f": {link_to(heading(kind))}" if kind in kinds else ""
+            yield row(key, f"name and args{parts}{optional}", default_text(default), meaning)
+        elif nested in verbs:
+            yield row(key, f"keys of {link_to(verbs[nested])}{optional}", changed_defaults(default), meaning)
+        else:
+            meaning = meaning or first_paragraph(nested)
+            yield row(key, optional.removeprefix(", "), default_text(default), meaning)
+            yield from rows(nested, verbs, kinds, default, f"{key}.")
+
+
+def part(name: str, schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any]) -> list[str]:
+    """The section of a part that is a dataclass: what it is, and its arguments if it has some."""
+    body = list(rows(schema, verbs, kinds))
+    return [f"### {name}", "", first_paragraph(schema), "", *([*HEAD, *body, ""] if body else [])]
+
+
+def function_row(name: str, entry: Any) -> str:
+    """The line of a part that is a function: its keyword-only parameters, and what it is."""
+    function = entry.step if isinstance(entry, Solver) else entry
+    arguments = [
+        f"`{p.name}: {type_name(p.annotation).strip('`')} = {p.default}`"
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]
+    meaning = first_paragraph(function.func if isinstance(function, partial) else function)
+    if isinstance(entry, Solver):
+        exact = "exact" if entry.exact else "not exact"
+        meaning = f"{meaning} {f'Stochastic, {exact}' if entry.stochastic else 'Deterministic'}."
+    return row(name, ", ".join(arguments), meaning)
+
+
+def table_section(
+    kind: str, table: Table[Any], verbs: Mapping[type, str], kinds: Mapping[str, Any]
+) -> list[str]:
+    """All parts of a kind: dataclasses in sections of their own, functions in one table."""
+    lines = [f"## {heading(kind)}", ""]
+    schemas = {
+        name: entry
+        for name, entry in table.entries.items()
+        if is_dataclass(entry) and isinstance(entry, type)
+    }
+    for name, schema in schemas.items():
+        lines += part(name, schema, verbs, kinds)
+    functions = {name: entry for name, entry in table.entries.items() if name not in schemas}
+    if functions:
+        lines += ["| name | arguments | meaning |", "| --- | --- | --- |"]
+        lines += [*(function_row(name, entry) for name, entry in functions.items()), ""]
     return lines
 
 
-def table(schema: type) -> list[str]:
-    return ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows(schema), ""]
-
-
 def page() -> str:
+    """The whole page."""
+    schemas = verb_schemas()
+    verbs = {schema: verb for verb, schema in reversed(schemas.items())}
+    tables = part_tables()
     lines = [
         "# Configuration reference",
         "",
-        "Generated by `make docs` from the dataclasses; do not edit.",
+        "Generated by `make docs` from the dataclasses; do not edit. A part that is chosen by name is given as its",
+        "bare name, or as `{name: …, args: {…}}`; the arguments of all parts stand behind the verbs.",
         "",
     ]
-    for verb, schema in SCHEMAS.items():
-        lines += [f"## {verb}", "", inspect.getdoc(schema) or "", "", *table(schema)]
-    for kind, registry in (
-        ("Objectives", OBJECTIVES),
-        ("Mining rules", RULES),
-        ("Models", MODELS),
-        ("Scorers", SCORERS),
-    ):
-        lines += [f"## {kind}", ""]
-        for name, schema in registry.items():
-            lines += [
-                f"### {name}",
-                "",
-                (inspect.getdoc(schema) or "").split("\n\n")[0].replace("\n", " "),
-                "",
-            ]
-            lines += table(schema) if fields(schema) else []
+    for verb, schema in schemas.items():
+        lines += [f"## {verb}", "", " ".join((inspect.getdoc(schema) or "").split()), ""]
+        if verb in DEFAULTS:
+            lines += [f"Without a configuration: the preset `{DEFAULTS[verb]}`.", ""]
+        if verbs[schema] != verb:
+            lines += [f"Keys: those of {link_to(verbs[schema])}.", ""]
+        else:
+            lines += [*HEAD, *rows(schema, verbs, tables), ""]
+    for kind, table in tables.items():
+        lines += table_section(kind, table, verbs, tables)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     fresh = page()
     if parser.parse_args().check:

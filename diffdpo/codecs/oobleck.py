@@ -56,9 +56,13 @@ class Vae:
     def frames_per_second(self) -> float:
         return self.sample_rate / self.samples_per_frame
 
-    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]:
-        """Posterior means; the last frame is filled up with silence."""
-        return self.posterior(audio)[0]
+    def encode(
+        self, audio: Float[Tensor, "batch 2 sample"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch frame channel"]:
+        """A sample of the posterior drawn from `generator`, its mean without one; the last frame is filled up with
+        silence."""
+        mean, deviation = self.posterior(audio)
+        return mean if generator is None else mean + deviation * torch.randn(mean.shape, generator=generator)
 
     def posterior(
         self, audio: Float[Tensor, "batch 2 sample"]

@@ -166,9 +166,14 @@ class SpectralCodec(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode(
-        self, audio: Float[Tensor, "batch 2 sample"], *, chunk: int = 512
+        self,
+        audio: Float[Tensor, "batch 2 sample"],
+        generator: torch.Generator | None = None,
+        *,
+        chunk: int = 512,
     ) -> Float[Tensor, "batch frame channel"]:
-        """Latents (posterior means) of stereo audio at the codec's sample rate, `chunk` frames at a time."""
+        """Latents of stereo audio at the codec's sample rate, `chunk` frames at a time: a sample of the posterior
+        drawn from `generator`, its mean without one."""
         per_frame = self.config.samples_per_frame
         audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
         overlap = -(-_pad(self.stft) // per_frame)
@@ -177,9 +182,12 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
             piece = audio[..., first * per_frame : (stop + context) * per_frame]
-            latents = self.encode_features(self.analyse(piece))[0]
-            pieces.append(latents[:, start - first : stop - first])
-        return torch.cat(pieces, 1)
+            mean, log_variance = self.encode_features(self.analyse(piece))
+            pieces.append(torch.stack([mean, log_variance])[:, :, start - first : stop - first])
+        mean, log_variance = torch.cat(pieces, 2)
+        if generator is None:
+            return mean
+        return mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
 
     @torch.no_grad()
     def decode(

@@ -19,7 +19,6 @@ from torch import Tensor
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 
-KEY = "edit"
 TO_THE_END = -1.0
 LATENTS = ".safetensors"
 
@@ -125,13 +124,13 @@ def song_frames(edit: Edit, prompt_id: str, *, channels: int, frames_per_second:
     return int(frames)
 
 
-def to_be_made(
+def to_generate(
     edit: Edit, prompt_id: str, *, frames: int, frames_per_second: float
 ) -> Bool[Tensor, " frame"]:
     """True for every frame of the new song that is not given. DataError for a span outside the song."""
     before, after = (int(s * frames_per_second) for s in (edit.extend_start_s, edit.extend_end_s))
-    made = torch.ones(before + frames + after, dtype=torch.bool)
-    made[before : before + frames] = edit.strength < 1 and not edit.spans
+    mask = torch.ones(before + frames + after, dtype=torch.bool)
+    mask[before : before + frames] = edit.strength < 1 and not edit.spans
     seconds = frames / frames_per_second
     for start, end in edit.spans:
         if max(start, end) > seconds + 1 / frames_per_second:
@@ -146,11 +145,11 @@ def to_be_made(
                 f"prompt {prompt_id!r}: edit.spans: [{start:g}, {end:g}] is shorter than a frame "
                 f"({1 / frames_per_second:.3f} s); make it longer"
             )
-        made[before + first : before + last] = True
-    return made
+        mask[before + first : before + last] = True
+    return mask
 
 
-def placed(
+def place_song(
     song: Float[Tensor, "frame channel"], edit: Edit, *, length: int, frames_per_second: float
 ) -> Float[Tensor, "{length} channel"]:
     """The song where it stands in the new one, zeros in what is added."""

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.data import tables
-from diffdpo.data.ratings import KEY, MINED, PEOPLE, TABLE, Rating, of_source, rating_row
-from diffdpo.data.samples import Samples, open_samples
+from diffdpo.data.ratings import MINED, PEOPLE, RATINGS, RatingRow, is_from
+from diffdpo.data.samples import SampleRow, Samples, open_samples, relative_folder
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 from diffdpo.runs import read_jsonl
 
-SONG = ("sample_id", "sha256", "file")
-"""What may name a song: its id, the hash of its sound, or the file it was heard from."""
-OPINION = ("thumb", "stars")
-KEYS = (*SONG, *OPINION, "samples", "rater", "weight", "comment")
+SONG_COLUMNS = ("sample_id", "sha256", "file")
+"""What may name a song: its id, the hash of its sound, or the name of its audio file."""
+OPINION_COLUMNS = ("thumb", "stars")
+COLUMNS = (*SONG_COLUMNS, *OPINION_COLUMNS, "samples", "rater", "weight", "comment")
 THUMBS = {"up": 1.0, "true": 1.0, "down": -1.0, "false": -1.0}
 STARS = (1.0, 5.0)
-FEW = 0.25
+RARE_SHARE = 0.25
 """A share of likes, or of dislikes, below which the import warns."""
-Song = tuple[str, str]
+SongKey = tuple[str, str]
 """Folder of samples, id of a sample."""
 
 
@@ -32,15 +32,15 @@ Song = tuple[str, str]
 class Opinion:
     """What one person said of one song: above zero is liked."""
 
-    song: Song
+    song: SongKey
     rater: str
     rating: float
     weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an import did."""
+class ImportSummary:
+    """Counts of what an import wrote."""
 
     liked: int
     disliked: int
@@ -49,63 +49,69 @@ class Imported:
     raters: int
 
     def lines(self) -> list[str]:
-        """For the person at the terminal; the last one warns when there is something to warn of."""
-        found = [
+        """For the person at the terminal; the last line warns when there is something to warn of."""
+        lines = [
             f"{self.liked} liked, {self.disliked} disliked from {self.opinions} opinions of "
             f"{self.raters or 'unnamed'} rater(s); {self.neutral} neutral left out"
         ]
         rare = min(self.liked, self.disliked)
-        if rare < FEW * (self.liked + self.disliked):
+        if rare < RARE_SHARE * (self.liked + self.disliked):
             kind = "liked" if self.liked <= self.disliked else "disliked"
-            found.append(
+            lines.append(
                 f"warning: only {rare} {kind}; KTO compares with the mean over both kinds, so train with "
                 + ("data.balance=true" if rare else f"some songs that are {kind} as well")
             )
-        return found
+        return lines
 
 
-class Heard:
-    """The songs that opinions can be about, found by id, hash or file."""
+class SongIndex:
+    """The songs of some folders, to be looked up by id, by hash or by file."""
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.folders = {folder: open_samples(folder) for folder in dict.fromkeys(folders)}
-        self.rows: dict[Song, dict[str, Any]] = {}
-        self.index: dict[tuple[str, str], list[Song]] = defaultdict(list)
+        self.rows: dict[SongKey, SampleRow] = {}
+        self.index: dict[tuple[str, str], list[SongKey]] = defaultdict(list)
         for name, samples in self.folders.items():
             for row in samples.rows():
-                song = name, row["sample_id"]
+                song = name, row.sample_id
                 self.rows[song] = row
-                self.index["sample_id", row["sample_id"]].append(song)
-                if row.get("sha256"):
-                    self.index["sha256", row["sha256"]].append(song)
+                self.index["sample_id", row.sample_id].append(song)
+                if row.sha256:
+                    self.index["sha256", row.sha256].append(song)
 
-    def find(self, key: str, name: str, samples: str, beside: Path, where: str) -> Song:
-        """The one song that `key` = `name` is about; DataError if there is none, or more than one."""
+    def find(self, column: str, name: str, samples: str, folder: Path, where: str) -> SongKey:
+        """The song that `name` in a column means; DataError if there is none, or more than one.
+
+        `samples` names its folder, or is empty. Relative paths start here or at `folder`, that of the opinions;
+        `where` is the file and line of the error.
+        """
         path = Path(name)
-        wanted, kind = (path.stem, "sample_id") if key == "file" else (name, key)
-        found = self.index.get((kind, wanted), [])
-        if not found:
-            hint = closest(wanted, (known for of, known in self.index if of == kind))
-            raise DataError(f"{where}: no song with {key} {name!r} in {', '.join(self.folders)}.{hint}")
+        value, kind = (path.stem, "sample_id") if column == "file" else (name, column)
+        songs = self.index.get((kind, value), [])
+        if not songs:
+            hint = closest(value, (text for of, text in self.index if of == kind))
+            raise DataError(f"{where}: no song with {column} {name!r} in {', '.join(self.folders)}.{hint}")
         if samples:
-            found = [song for song in found if _same_folder(self.folders[song[0]], samples, beside)]
-        elif key == "file" and len(found) > 1:
-            parents = {p.resolve() for given in (path, beside / path) for p in given.resolve().parents}
-            found = [song for song in found if self.folders[song[0]].folder.resolve() in parents] or found
-        if key != "sha256" and len(found) > 1:
+            songs = [song for song in songs if _same_folder(self.folders[song[0]], samples, folder)]
+        elif column == "file" and len(songs) > 1:
+            parents = {
+                parent.resolve() for file in (path, folder / path) for parent in file.resolve().parents
+            }
+            songs = [song for song in songs if self.folders[song[0]].folder.resolve() in parents] or songs
+        if column != "sha256" and len(songs) > 1:
             raise DataError(
-                f"{where}: {name!r} is a song of {' and of '.join(song[0] for song in found)}; "
+                f"{where}: {name!r} is a song of {' and of '.join(song[0] for song in songs)}; "
                 "say which in a column samples"
             )
-        if not found:
-            raise DataError(f"{where}: no song with {key} {name!r} in the folder {samples!r}")
-        return found[0]  # of one sound in several folders, the first
+        if not songs:
+            raise DataError(f"{where}: no song with {column} {name!r} in the folder {samples!r}")
+        return songs[0]  # of one sound in several folders, the first
 
 
-def _same_folder(samples: Samples, asked: str, beside: Path) -> bool:
-    """Whether `asked` means this folder: its name, or its path from here or from the opinions' file."""
-    folder = samples.folder.resolve()
-    return asked == folder.name or folder in (Path(asked).resolve(), (beside / asked).resolve())
+def _same_folder(samples: Samples, name: str, folder: Path) -> bool:
+    """Whether `name` means this folder: its last part, or its path from here or from `folder`."""
+    own = samples.folder.resolve()
+    return name == own.name or own in (Path(name).resolve(), (folder / name).resolve())
 
 
 def import_ratings(
@@ -116,7 +122,7 @@ def import_ratings(
     source: str = PEOPLE,
     keep_raters: bool = False,
     centre: float = 3.0,
-) -> Imported:
+) -> ImportSummary:
     """Put the opinions of a file into `out`/ratings.parquet, in place of all that came from this source before.
 
     A song's rating is the weighted mean of its raters', thumbs as ±1 and stars as (stars - centre) / 2; a rater's
@@ -125,83 +131,83 @@ def import_ratings(
     """
     if "/" in source or source in ("", MINED):
         raise DataError(f"the source {source!r} is not free for people's ratings; choose another word")
-    heard = Heard(folders)
-    said = list(read_opinions(opinions, heard, centre))
-    if not said:
+    index = SongIndex(folders)
+    lines = list(read_opinions(opinions, index, centre))
+    if not lines:
         raise DataError(f"{opinions}: holds no opinions")
-    last = {(opinion.song, opinion.rater): opinion for opinion in said if opinion.rater}
-    kept = [opinion for opinion in said if not opinion.rater] + list(last.values())
+    last = {(opinion.song, opinion.rater): opinion for opinion in lines if opinion.rater}
+    valid = [opinion for opinion in lines if not opinion.rater] + list(last.values())
     ratings = [
-        (song[0], _rating(heard.rows[song], same, f"{source}/{rater}" if rater else source))
-        for (song, rater), same in sorted(_by_song(kept, keep_raters).items())
+        _rating(index.rows[song], group, f"{source}/{rater}" if rater else source, Path(song[0]), out)
+        for (song, rater), group in sorted(_by_song(valid, keep_raters).items())
     ]
-    decided = [(folder, rating) for folder, rating in ratings if abs(rating.rating) > 1e-9]
-    if not decided:
+    clear = [row for row in ratings if abs(row.rating) > 1e-9]
+    if not clear:
         raise DataError(
             f"{opinions}: likes and dislikes cancel out for every song; there is nothing to learn"
         )
-    path = out / TABLE
-    others = [row for row in tables.read(path, KEY) if not of_source(row["source"], source)]
-    tables.replace(path, others + [rating_row(rating, Path(folder), path) for folder, rating in decided])
-    liked = sum(rating.rating > 0 for _, rating in decided)
-    return Imported(
+    rest = [row for row in tables.read_rows(out, RATINGS) if not is_from(row.source, source)]
+    tables.replace(out, RATINGS, [*rest, *clear])
+    liked = sum(row.rating > 0 for row in clear)
+    return ImportSummary(
         liked=liked,
-        disliked=len(decided) - liked,
-        neutral=len(ratings) - len(decided),
-        opinions=len(kept),
-        raters=len({opinion.rater for opinion in kept if opinion.rater}),
+        disliked=len(clear) - liked,
+        neutral=len(ratings) - len(clear),
+        opinions=len(valid),
+        raters=len({opinion.rater for opinion in valid if opinion.rater}),
     )
 
 
-def _by_song(opinions: Iterable[Opinion], keep_raters: bool) -> dict[tuple[Song, str], list[Opinion]]:
-    groups: dict[tuple[Song, str], list[Opinion]] = defaultdict(list)
+def _by_song(opinions: Iterable[Opinion], keep_raters: bool) -> dict[tuple[SongKey, str], list[Opinion]]:
+    groups: dict[tuple[SongKey, str], list[Opinion]] = defaultdict(list)
     for opinion in opinions:
         groups[opinion.song, opinion.rater if keep_raters else ""].append(opinion)
     return groups
 
 
-def _rating(row: Mapping[str, Any], same: Sequence[Opinion], source: str) -> Rating:
-    weight = math.fsum(opinion.weight for opinion in same)
-    return Rating(
-        prompt_id=row["prompt_id"],
-        group=row["group"],
-        sample_id=row["sample_id"],
-        rating=math.fsum(opinion.weight * opinion.rating for opinion in same) / weight,
+def _rating(song: SampleRow, opinions: Sequence[Opinion], source: str, samples: Path, out: Path) -> RatingRow:
+    weight = math.fsum(opinion.weight for opinion in opinions)
+    return RatingRow(
+        prompt_id=song.prompt_id,
+        group=song.group,
+        samples=relative_folder(samples, out),
+        sample_id=song.sample_id,
+        rating=math.fsum(opinion.weight * opinion.rating for opinion in opinions) / weight,
         source=source,
-        weight=weight / len(same),
-        raters=len(same),
+        weight=weight / len(opinions),
+        raters=len(opinions),
     )
 
 
-def read_opinions(path: Path, heard: Heard, centre: float = 3.0) -> Iterator[Opinion]:
+def read_opinions(path: Path, index: SongIndex, centre: float = 3.0) -> Iterator[Opinion]:
     """The opinions of a file, in its order. DataError names file and line of the first that cannot be right."""
     if not STARS[0] < centre < STARS[1]:
         raise DataError(f"the centre of the stars must lie between 1 and 5, got {centre:g}")
     for number, row in _lines(path):
         where = f"{path}:{number}"
-        given = {
+        cells = {
             key: text for key, value in row.items() if value is not None and (text := str(value).strip())
         }
-        song, opinion = _only(given, SONG, where), _only(given, OPINION, where)
+        song, opinion = _only(cells, SONG_COLUMNS, where), _only(cells, OPINION_COLUMNS, where)
         rating = (
-            _thumb(given[opinion], where)
+            _thumb(cells[opinion], where)
             if opinion == "thumb"
-            else (_number(given[opinion], "stars", where, *STARS) - centre) / 2
+            else (_number(cells[opinion], "stars", where, *STARS) - centre) / 2
         )
         yield Opinion(
-            song=heard.find(song, given[song], given.get("samples", ""), path.parent, where),
-            rater=given.get("rater", ""),
+            song=index.find(song, cells[song], cells.get("samples", ""), path.parent, where),
+            rater=cells.get("rater", ""),
             rating=rating,
-            weight=_number(given.get("weight", "1"), "weight", where, 1e-6, 1e6),
+            weight=_number(cells.get("weight", "1"), "weight", where, 1e-6, 1e6),
         )
 
 
-def _only(given: Mapping[str, str], keys: Sequence[str], where: str) -> str:
-    """The one of several keys that a line has."""
-    found = [key for key in keys if key in given]
-    if len(found) != 1:
-        raise DataError(f"{where}: needs one of {', '.join(keys)}, has {' and '.join(found) or 'none'}")
-    return found[0]
+def _only(cells: Mapping[str, str], columns: Sequence[str], where: str) -> str:
+    """Which of several columns a line has; DataError unless it has exactly one of them."""
+    present = [column for column in columns if column in cells]
+    if len(present) != 1:
+        raise DataError(f"{where}: needs one of {', '.join(columns)}, has {' and '.join(present) or 'none'}")
+    return present[0]
 
 
 def _thumb(text: str, where: str) -> float:
@@ -230,14 +236,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _csv(path)
         return
     for number, row in read_jsonl(path):
-        _check_keys(list(row), f"{path}:{number}")
+        _check_columns(list(row), f"{path}:{number}")
         yield number, row
 
 
-def _check_keys(names: Sequence[str], where: str) -> None:
+def _check_columns(names: Sequence[str], where: str) -> None:
     for key in names:
-        if key not in KEYS:
-            raise DataError(f"{where}: unknown column {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+        if key not in COLUMNS:
+            hint = closest(key, COLUMNS)
+            raise DataError(f"{where}: unknown column {key!r}.{hint} Known: {', '.join(COLUMNS)}.")
     if len(set(names)) < len(names):
         raise DataError(f"{where}: two columns have the same name")
 
@@ -254,7 +261,7 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_keys(header, f"{path}:1")
+        _check_columns(header, f"{path}:1")
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue

@@ -1,30 +1,70 @@
 """The pairs table: preferences between two songs of a samples folder."""
 
 import json
-import os
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from diffdpo.data import tables
-from diffdpo.types import Pair
+import numpy as np
+import pyarrow as pa
 
-TABLE = "pairs.parquet"
-KEY = ("samples", "winner", "loser")
+from diffdpo.data.schema import TableSpec
+from diffdpo.mining.values import Pair
 
 
-def pair_row(pair: Pair, samples: Path, table: Path) -> tables.Row:
-    """A pair as a row of a table, which names the samples' folder relative to itself.
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """A preference: of two songs for one prompt, the winner is the better one."""
 
-    Margins are kept as JSON since axes differ between runs.
+    prompt_id: str
+    """The prompt of both songs."""
+    group: str = ""
+    """The prompt's: prompts of one group never fall on both sides of a split."""
+    samples: str
+    """The folder of both songs, relative to that of the table."""
+    winner: str
+    """Sample id of the better song."""
+    loser: str
+    """Sample id of the worse song."""
+    rule: str = ""
+    """The mining rule that chose the pair."""
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """Winner minus loser on every mined axis, in standard deviations within the prompt."""
+    soft_label: float = 1.0
+    """Probability that the winner really is the better one."""
+    axis: str = ""
+    """The axis the pair was chosen on; empty when several decided together."""
+    spans: tuple[tuple[float, float], ...] = ()
+    """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""
+
+
+def _upgrade(table: pa.Table, version: int) -> pa.Table:
+    """Version 0 held margins and spans as JSON."""
+    for name in ("margins", "spans"):
+        if name in table.column_names:
+            values = [json.loads(text) for text in table[name].cast(pa.string()).to_pylist()]
+            lists = [list(value.items()) if isinstance(value, dict) else value for value in values]
+            column = pa.array(lists, PAIRS.schema.field(name).type)
+            table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+PAIRS = TableSpec("pairs", PairRow, key=("samples", "winner", "loser"), upgrade=_upgrade)
+
+
+def pair_columns(pairs: Sequence[Pair], samples: Sequence[str]) -> pa.Table:
+    """Mined pairs as columns of the table.
+
+    `samples` names for each pair the folder of its songs, relative to that of the table.
     """
-    return {
-        "prompt_id": pair.prompt_id,
-        "group": pair.group,
-        "samples": os.path.relpath(samples, table.parent),
-        "winner": pair.winner,
-        "loser": pair.loser,
-        "rule": pair.rule,
-        "margins": json.dumps(dict(pair.margins), sort_keys=True),
-        "soft_label": pair.soft_label,
-        "axis": pair.axis,
-        "spans": json.dumps(pair.spans),
+    ends = np.cumsum([0, *(len(pair.margins) for pair in pairs)])
+    margins = pa.MapArray.from_arrays(
+        pa.array(ends, pa.int32()),
+        pa.array([axis for pair in pairs for axis in pair.margins], pa.string()),
+        pa.array([value for pair in pairs for value in pair.margins.values()], pa.float64()),
+    )
+    columns = {
+        column.name: pa.array([getattr(pair, column.name) for pair in pairs], column.type)
+        for column in PAIRS.schema
+        if column.name not in ("samples", "margins")
     }
+    return pa.table({**columns, "samples": list(samples), "margins": margins}).select(PAIRS.columns)

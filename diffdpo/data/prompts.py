@@ -2,30 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffdpo.data.edits import KEY as EDIT
 from diffdpo.data.edits import Edit, parse_edit
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 from diffdpo.runs import read_jsonl
-from diffdpo.types import Prompt
+from diffdpo.types import CONTROLS, Prompt
 
-KEYS = (
-    "id",
-    "text",
-    "style_audio",
-    "negative_text",
-    "lyrics",
-    "language",
-    "duration_s",
-    "start",
-    "axis",
-    "group",
-)
-NUMBERS = ("duration_s", "start")
+TEXTS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "group")
+"""Keys of a line whose values are text."""
+DURATION, EDIT, CONTROL_MAP = "duration_s", "edit", "controls"
+KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
+"""All keys of a line. The controls that every model shares stand beside the rest; others are under `controls`."""
+LYRICS_FILES = (".lrc", ".txt")
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -47,7 +39,7 @@ def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         edit = _edit(row, where, path.parent)
-        prompt = _prompt({key: row[key] for key in row if key != EDIT}, where, path.parent)
+        prompt = _prompt(row, where, path.parent)
         if prompt.id in seen:
             raise DataError(
                 f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ"
@@ -61,19 +53,37 @@ def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
 
 def _prompt(row: dict[str, Any], where: str, folder: Path) -> Prompt:
     _check_types(row, where)
-    given = {key: value for key, value in row.items() if value is not None}
-    if not given.get("id", "").strip("."):
+    fields = {key: row[key] for key in (*TEXTS, DURATION) if row.get(key) is not None}
+    if not fields.get("id", "").strip("."):
         raise DataError(f"{where}: a prompt needs an id")
-    if any(c in given["id"] for c in "/\\\0"):
-        raise DataError(f"{where}: the id {given['id']!r} names files and may not contain a path separator")
-    if "style_audio" in given:
-        given["style_audio"] = str(_existing(folder / given["style_audio"], "style_audio", where))
-    if given.get("lyrics", "").endswith((".lrc", ".txt")):
-        given["lyrics"] = _existing(folder / given["lyrics"], "lyrics", where).read_text()
+    if any(c in fields["id"] for c in "/\\\0"):
+        raise DataError(f"{where}: the id {fields['id']!r} names files and may not contain a path separator")
+    if "style_audio" in fields:
+        fields["style_audio"] = str(_existing(folder / fields["style_audio"], "style_audio", where))
+    if fields.get("lyrics", "").endswith(LYRICS_FILES):
+        fields["lyrics"] = _existing(folder / fields["lyrics"], "lyrics", where).read_text()
     try:
-        return Prompt(**given)
+        return Prompt(**fields, controls=_controls(row))
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _controls(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The controls of a line as sorted pairs that can be hashed."""
+    values = {key: row[key] for key in CONTROLS if row.get(key) is not None} | (row.get(CONTROL_MAP) or {})
+    return tuple(sorted((name, _hashable(value)) for name, value in values.items()))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
+
+
+def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as the object of a line; the inverse of reading it."""
+    row = {key: getattr(prompt, key) for key in (*TEXTS, DURATION) if getattr(prompt, key) is not None}
+    shared = {name: value for name, value in prompt.controls if name in CONTROLS}
+    others = {name: value for name, value in prompt.controls if name not in CONTROLS}
+    return row | shared | ({CONTROL_MAP: others} if others else {})
 
 
 def _edit(row: dict[str, Any], where: str, folder: Path) -> Edit | None:
@@ -90,13 +100,13 @@ def _edit(row: dict[str, Any], where: str, folder: Path) -> Edit | None:
 def _check_types(row: dict[str, Any], where: str) -> None:
     for key, value in row.items():
         if key not in KEYS:
-            known = (*KEYS, EDIT)
-            raise DataError(f"{where}: unknown key {key!r}.{closest(key, known)} Known: {', '.join(known)}.")
-        expected = (int, float) if key in NUMBERS else str
-        if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
-            raise DataError(
-                f"{where}: {key} must be a {'number' if key in NUMBERS else 'string'}, got {value!r}"
-            )
+            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+        expected: Any = {DURATION: (int, float), CONTROL_MAP: dict}.get(key, str)
+        if value is None or key in CONTROLS or key == EDIT:
+            continue
+        if not isinstance(value, expected) or isinstance(value, bool):
+            kind = {DURATION: "a number", CONTROL_MAP: "an object of names and values"}.get(key, "a string")
+            raise DataError(f"{where}: {key} must be {kind}, got {value!r}")
 
 
 def _existing(path: Path, key: str, where: str) -> Path:
@@ -105,23 +115,19 @@ def _existing(path: Path, key: str, where: str) -> Path:
     return path
 
 
-def lines_within(
-    lines: Sequence[Sequence[Any]], start_s: float, stop_s: float
-) -> tuple[tuple[float, tuple[int, ...]], ...]:
-    """The (start, tokens) that begin inside an excerpt, in its time. Their last tokens may lie behind its end."""
-    return tuple((at - start_s, tuple(tokens)) for at, tokens in lines if start_s <= at < stop_s)
-
-
-def negative(prompt: Prompt) -> Prompt:
-    """The other branch of guidance: the negative style, or none; no lyrics, no axis."""
+def negative_prompt(prompt: Prompt) -> Prompt | None:
+    """The prompt of the other branch of guidance: the negative style, nothing sung, no control but its place in the
+    song. None where there is no negative text."""
+    if prompt.negative_text is None:
+        return None
+    start = prompt.control("start")
     return replace(
         prompt,
         text=prompt.negative_text,
-        style=None,
+        negative_text=None,
         style_audio=None,
-        lyrics=None,
-        lyric_lines=(),
-        axis="",
+        lyrics="",
+        controls=() if start is None else (("start", start),),
     )
 
 
@@ -139,6 +145,3 @@ def check_disjoint(mining: Sequence[Prompt], evaluation: Sequence[Prompt]) -> No
             f"{len(both)} prompt group(s) are in both the mining and the evaluation prompts, e.g. {min(both)!r}; "
             "give them to one side only"
         )
-
-
-assert set(KEYS) <= {f.name for f in fields(Prompt)}

@@ -4,17 +4,15 @@ Two kinds of numbers share one table, told apart by `source`. Both mean: positiv
 """
 
 import math
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from diffdpo.data import tables
+from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
 
-TABLE = "ratings.parquet"
-KEY = ("samples", "sample_id", "source")
 MINED = "mined"
 """The source of ratings that follow from scores: advantages over the other songs of the prompt."""
 PEOPLE = "people"
@@ -22,77 +20,64 @@ PEOPLE = "people"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rating:
+class RatingRow:
     """One song and how good it is."""
 
     prompt_id: str
-    group: str
+    """The prompt of the song."""
+    group: str = ""
+    """The prompt's: prompts of one group never fall on both sides of a split."""
+    samples: str
+    """The folder of the song, relative to that of the table."""
     sample_id: str
+    """The song in its folder."""
     rating: float
     """From scores: the advantage in standard deviations. From people: positive is liked, negative is not."""
     source: str = MINED
+    """Whose rating it is: `mined`, `people`, or one person of several (`people/ann`)."""
     weight: float = 1.0
     """How much the song counts in training."""
     raters: int = 0
-    """How many people's opinions it is the mean of."""
+    """How many people's opinions the rating is the mean of."""
 
 
-def rating_row(rating: Rating, samples: Path, table: Path) -> tables.Row:
-    """A rating as a row of a table, which names the samples' folder relative to itself."""
-    return {
-        "prompt_id": rating.prompt_id,
-        "group": rating.group,
-        "samples": os.path.relpath(samples, table.parent),
-        "sample_id": rating.sample_id,
-        "rating": rating.rating,
-        "source": rating.source,
-        "weight": rating.weight,
-        "raters": rating.raters,
-    }
+RATINGS = TableSpec("ratings", RatingRow, key=("samples", "sample_id", "source"))
 
 
-def of_source(source: str, wanted: str) -> bool:
-    """Whether a row's source is the wanted one, or one person of it."""
-    return source == wanted or source.startswith(f"{wanted}/")
+def is_from(source: str, selection: str) -> bool:
+    """Whether a row's source is the selected one, or one person of it."""
+    return source == selection or source.startswith(f"{selection}/")
 
 
-def read_ratings(folder: Path, source: str = "") -> list[tables.Row]:
+def read_ratings(folder: Path, source: str = "") -> list[RatingRow]:
     """The rows of one source, ordered by song. DataError when there are none, or several sources and none is named.
 
     Mined and people's numbers are on different scales, so they are never mixed.
     """
-    path = folder / TABLE
-    rows = tables.read(path, KEY)
+    path = folder / RATINGS.folder
+    rows = tables.read_rows(folder, RATINGS)
     if not rows:
-        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or tools/import_ratings.py first")
-    known = sorted({row["source"].split("/")[0] for row in rows})
-    if not source and len(known) > 1:
-        raise DataError(f"{path}: holds ratings of {' and '.join(known)}; name one with data.rating_source")
-    chosen = [row for row in rows if of_source(row["source"], source or known[0])]
-    if not chosen:
-        raise DataError(f"{path}: holds no ratings of {source!r}, only of {', '.join(known)}")
-    for row in chosen:
-        if not math.isfinite(row["rating"]):
-            raise DataError(
-                f"{path}: the rating of {row['sample_id']!r} is not a number; make the table again"
-            )
-    # Tables written before ratings had weights lack the column.
-    return sorted(({"weight": 1.0, **row} for row in chosen), key=lambda row: [row[name] for name in KEY])
+        raise DataError(f"{path}: holds no ratings; run `diffdpo mine` or `diffdpo import-ratings` first")
+    sources = sorted({row.source.split("/")[0] for row in rows})
+    if not source and len(sources) > 1:
+        raise DataError(f"{path}: holds ratings of {' and '.join(sources)}; name one with data.rating_source")
+    selection = [row for row in rows if is_from(row.source, source or sources[0])]
+    if not selection:
+        raise DataError(f"{path}: holds no ratings of {source!r}, only of {', '.join(sources)}")
+    for row in selection:
+        if not math.isfinite(row.rating):
+            raise DataError(f"{path}: the rating of {row.sample_id!r} is not a number; make the table again")
+    return sorted(selection, key=lambda row: (row.samples, row.sample_id, row.source))
 
 
-def per_song(rows: Iterable[tables.Row]) -> list[tables.Row]:
+def per_song(rows: Iterable[RatingRow]) -> list[RatingRow]:
     """One row a song: the mean of its ratings and of their weights. `rows` are ordered by song."""
     songs = []
-    for _, found in groupby(rows, key=lambda row: (row["samples"], row["sample_id"])):
-        same = list(found)
-        means = {name: math.fsum(row[name] for row in same) / len(same) for name in ("rating", "weight")}
-        songs.append({**same[0], **means})
+    for _, group in groupby(rows, key=lambda row: (row.samples, row.sample_id)):
+        ratings = list(group)
+        mean, weight = (
+            math.fsum(values) / len(ratings)
+            for values in ([row.rating for row in ratings], [row.weight for row in ratings])
+        )
+        songs.append(replace(ratings[0], rating=mean, weight=weight))
     return songs
-
-
-def standardised(values: Sequence[float]) -> list[float]:
-    """Standard deviations from the mean; zeros for values that are all the same."""
-    mean = math.fsum(values) / len(values)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    tied = std <= 1e-9 * max(1.0, abs(mean))
-    return [0.0 if tied else (value - mean) / std for value in values]

@@ -1,18 +1,53 @@
 """A folder of generated songs: latents, audio, and one row a song."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from diffdpo.data import tables
 from diffdpo.data.prompts import read_prompts
+from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
 from diffdpo.types import Prompt
 
-TABLE = "samples.parquet"
-KEY = ("sample_id",)
 PROMPTS = "prompts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """One generated song."""
+
+    sample_id: str
+    """Names its files: the prompt's id and a number."""
+    prompt_id: str
+    """The prompt in prompts.jsonl that the song was made for."""
+    group: str = ""
+    """The prompt's: prompts of one group never fall on both sides of a split."""
+    seed: int = 0
+    """Of the run: noise follows from it and the sample id."""
+    frames: int = 0
+    """Length of the latents."""
+    duration_s: float = 0.0
+    """Length that the prompt asks for, in seconds."""
+    model: str = "{}"
+    """JSON: name and arguments of the song model."""
+    sampling: str = "{}"
+    """JSON: the configuration of the sampler."""
+    longform: str = "{}"
+    """JSON: the configuration of songs longer than a window."""
+    edit: str = ""
+    """JSON: what was kept of which song; empty for a song made from nothing."""
+    sha256: str = ""
+    """Hash of the sound (canonical PCM), by which scores are found again; empty for a song without audio."""
+    error: str = ""
+    """Why the song could not be made; empty if it was."""
+
+
+SAMPLES = TableSpec("samples", SampleRow, key=("sample_id",))
 
 
 @dataclass(frozen=True)
@@ -21,12 +56,17 @@ class Samples:
 
     folder: Path
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[SampleRow]:
         """One row a finished song, failures left out."""
-        return [row for row in self.all_rows() if not row["error"]]
+        return [row for row in self.all_rows() if not row.error]
 
-    def all_rows(self) -> list[dict[str, Any]]:
-        return tables.read(self.folder / TABLE, KEY)
+    def all_rows(self) -> list[SampleRow]:
+        return tables.read_rows(self.folder, SAMPLES)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the finished songs."""
+        table = tables.read_columns(self.folder, SAMPLES, (*names, "error"))
+        return table.filter(pc.equal(table["error"], "")).select(list(names))
 
     def prompts(self) -> list[Prompt]:
         """The prompts the songs were made for, as they were then."""
@@ -38,6 +78,10 @@ class Samples:
     def audio(self, sample_id: str) -> Path:
         return self.folder / "audio" / f"{sample_id}.flac"
 
+    def plan(self, sample_id: str) -> Path:
+        """The plan that a song was generated from, for models that plan."""
+        return self.folder / "plans" / f"{sample_id}.safetensors"
+
     def preview(self, sample_id: str) -> Path:
         """The beginning of a song that is still being made."""
         return self.folder / "audio" / f"{sample_id}.preview.flac"
@@ -45,25 +89,14 @@ class Samples:
 
 def open_samples(folder: str | Path) -> Samples:
     samples = Samples(Path(folder))
-    if not (samples.folder / TABLE).is_dir():
+    if not (samples.folder / SAMPLES.folder).is_dir():
         raise DataError(f"{folder}: holds no samples; run `diffdpo sample` first")
     return samples
 
 
-def open_named(
-    table: Path, rows: Iterable[tables.Row], embed: Callable[[Prompt], Prompt]
-) -> tuple[dict[str, Samples], dict[tuple[str, str], Prompt]]:
-    """The folders of songs that rows name relative to their table, and the rows' prompts, embedded once each.
-
-    Rows have `samples` and `prompt_id`, the prompts are found by the two together: rounds share prompts' ids.
-    """
-    wanted = sorted({(row["samples"], row["prompt_id"]) for row in rows})
-    folders = {name: open_samples(table.parent / name) for name in sorted({name for name, _ in wanted})}
-    known = {(name, prompt.id): prompt for name, samples in folders.items() for prompt in samples.prompts()}
-    for name, prompt in wanted:
-        if (name, prompt) not in known:
-            raise DataError(f"{table}: has songs of the prompt {prompt!r}, which {name} does not know")
-    return folders, {key: embed(known[key]) for key in wanted}
+def relative_folder(samples: Path, folder: Path) -> str:
+    """The folder of some songs as a table in `folder` names it, so that both can be moved together."""
+    return os.path.relpath(samples, folder)
 
 
 def sample_id(prompt_id: str, number: int) -> str:

@@ -10,15 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool
+
 from diffdpo.data import tables
-from diffdpo.data.samples import Samples
+from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
+from diffdpo.mining.spans import WindowScores
 from diffdpo.runs import MANIFEST, finished, read_json
 from diffdpo.types import Prompt
 
-TABLE = "scores.parquet"
-WINDOWS = "windows.parquet"
-KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "prompt", "axis", "window")
 GATES = "gates"
 WHOLE = "whole"
 """The window of a score that is about the whole song; elsewhere it is the name of a grid."""
@@ -26,11 +29,61 @@ WHOLE = "whole"
 ANY = ""
 """The prompt of a score that is about the sound alone."""
 
-Scores = dict[tuple[str, str], dict[str, float]]
-"""For each sound (by hash) and prompt (by `prompt_key`, or ANY) its value on every axis."""
 
-Windows = dict[tuple[float, float], dict[str, float]]
-"""Of one sound: for each window (start, stop) in seconds its value on every axis."""
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """The score of one sound on one axis."""
+
+    sha256: str
+    """Hash of the sound (canonical PCM)."""
+    preprocessing: str = ""
+    """Version of what was done to the sound before it was scored."""
+    scorer: str
+    """Name of the scorer, or `gates`."""
+    fingerprint: str
+    """Identity of the scorer: its version, its arguments and its weights."""
+    prompt: str = ANY
+    """Key of the prompt the sound was compared with; empty for scores of the sound alone."""
+    axis: str
+    """Name of the axis, such as `harmony.key`."""
+    window: str = WHOLE
+    """`whole`: the score is about the whole song."""
+    value: float
+    """Raw, bigger is better; NaN if the scorer gave no number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowRow:
+    """The scores of all windows of one sound on one axis."""
+
+    sha256: str
+    """Hash of the sound (canonical PCM)."""
+    preprocessing: str = ""
+    """Version of what was done to the sound before it was scored."""
+    scorer: str
+    """Name of the scorer."""
+    fingerprint: str
+    """Identity of the scorer: its version, its arguments and its weights."""
+    prompt: str = ANY
+    """Empty: windows are scored by their sound alone."""
+    axis: str
+    """Name of the axis, such as `harmony.key`."""
+    window: str
+    """Name of the grid: length and distance of the windows in seconds, such as `5/2.5`."""
+    starts_s: tuple[float, ...]
+    """Where each window begins, in seconds."""
+    values: tuple[float, ...]
+    """The score of each window."""
+
+
+def _upgrade(table: pa.Table, version: int) -> pa.Table:
+    """Version 0 had `starts` for `starts_s`."""
+    return table.rename_columns(["starts_s" if name == "starts" else name for name in table.column_names])
+
+
+SCORE_KEY = ("sha256", "preprocessing", "scorer", "fingerprint", "prompt", "axis", "window")
+SCORES = TableSpec("scores", ScoreRow, key=SCORE_KEY)
+WINDOWS = TableSpec("windows", WindowRow, key=SCORE_KEY, upgrade=_upgrade)
 
 
 @dataclass(frozen=True)
@@ -55,76 +108,66 @@ class Grid:
         return starts if last <= starts[-1] else [*starts, last]
 
 
-def known_versions(folder: Path) -> dict[str, str]:
+def newest_versions(folder: Path) -> dict[str, str]:
     """The scorers that a finished `score` used here, each with its newest fingerprint."""
     return dict(read_json(folder / MANIFEST)["scorers"]) if finished(folder) else {}
 
 
-def read_scores(folder: Path) -> Scores:
-    """All values by the newest version of every scorer that has worked here, gates included."""
-    versions = known_versions(folder)
-    if not versions:
-        raise DataError(f"{folder}: no finished scores here; run `diffdpo score` first")
-    found: Scores = {}
-    for row in tables.read(folder / TABLE, KEY):
-        if versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == WHOLE:
-            found.setdefault((row["sha256"], row["prompt"]), {})[row["axis"]] = row["value"]
-    return found
+def newest_grid(folder: Path) -> Grid | None:
+    """The windows that the last `score` with windows used here."""
+    fields = read_json(folder / MANIFEST).get("grid") if finished(folder) else None
+    return Grid(**fields) if fields else None
 
 
 def prompt_key(prompt: Prompt) -> str:
     """Identity of the style that a prompt asks for: its words, and the bytes of its recording."""
     sound = prompt.style_audio
-    heard = Path(sound).read_bytes() if isinstance(sound, str) else sound.samples.tobytes() if sound else b""
-    asked = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(heard).digest()
-    return hashlib.sha256(asked).hexdigest()[:16]
+    recording = (
+        Path(sound).read_bytes() if isinstance(sound, str) else sound.samples.tobytes() if sound else b""
+    )
+    digests = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(recording).digest()
+    return hashlib.sha256(digests).hexdigest()[:16]
 
 
-def of_songs(scores: Scores, samples: Samples) -> dict[str, dict[str, float]]:
-    """For each song of a folder that has scores its value on every axis: of its sound, and as its prompt's."""
-    keys = {prompt.id: prompt_key(prompt) for prompt in samples.prompts()}
-    found = {
-        row["sample_id"]: scores.get((row["sha256"], ANY), {})
-        | scores.get((row["sha256"], keys[row["prompt_id"]]), {})
-        for row in samples.rows()
-    }
-    return {song: values for song, values in found.items() if values}
+def is_newest(table: pa.Table, versions: Mapping[str, str], window: str) -> Bool[np.ndarray, " row"]:
+    """Which rows of a scores table are of the newest scorers, on one grid."""
+    scorer, scorers = tables.encode(table["scorer"])
+    fingerprint, fingerprints = tables.encode(table["fingerprint"])
+    grid, grids = tables.encode(table["window"])
+    newest = np.array(
+        [
+            [versions.get(name) == version for version in fingerprints.to_pylist()]
+            for name in scorers.to_pylist()
+        ],
+        dtype=bool,
+    ).reshape(len(scorers), len(fingerprints))
+    same_grid = np.array([name == window for name in grids.to_pylist()], dtype=bool)
+    return newest[scorer, fingerprint] & same_grid[grid]
 
 
-def known_grid(folder: Path) -> Grid | None:
-    """The windows that the last `score` with windows used here."""
-    found = read_json(folder / MANIFEST).get("grid") if finished(folder) else None
-    return Grid(**found) if found else None
-
-
-def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, Windows]:
+def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, WindowScores]:
     """The scores of the windows of these sounds, by the newest scorers on the newest grid."""
-    versions, grid = known_versions(folder), known_grid(folder)
+    versions, grid = newest_versions(folder), newest_grid(folder)
     if grid is None:
         raise DataError(f"{folder}: no scores of windows here; run `diffdpo score` with window_s=5 first")
-    found: dict[str, Windows] = {}
-    for row in tables.read(folder / WINDOWS, KEY):
-        newest = versions.get(row["scorer"]) == row["fingerprint"] and row["window"] == grid.name
-        if newest and row["sha256"] in sounds:
-            windows = found.setdefault(row["sha256"], {})
-            for start, value in zip(row["starts"], row["values"], strict=True):
-                windows.setdefault((start, start + grid.window_s), {})[row["axis"]] = value
-    return found
+    table = tables.read_columns(folder, WINDOWS)
+    codes, hashes = tables.encode(table["sha256"])
+    selection = pc.is_in(hashes, value_set=pa.array(list(sounds), pa.string())).to_numpy(zero_copy_only=False)
+    table = table.filter(pa.array(selection[codes] & is_newest(table, versions, grid.name)))
+    windows: dict[str, dict[tuple[float, float], dict[str, float]]] = {}
+    for row in tables.to_rows(table, WINDOWS):
+        of_sound = windows.setdefault(row.sha256, {})
+        for start, value in zip(row.starts_s, row.values, strict=True):
+            of_sound.setdefault((start, start + grid.window_s), {})[row.axis] = value
+    return dict(windows)
 
 
 def window_rows(
     key: Mapping[str, str], grid: Grid, starts: Sequence[float], values: Mapping[str, Sequence[float]]
-) -> list[tables.Row]:
+) -> list[WindowRow]:
     """Rows of a scorer's values on each axis; `key` holds sha256, preprocessing, scorer and fingerprint."""
     return [
-        {
-            **key,
-            "prompt": ANY,
-            "axis": axis,
-            "window": grid.name,
-            "starts": list(starts),
-            "values": list(of_axis),
-        }
+        WindowRow(**key, axis=axis, window=grid.name, starts_s=tuple(starts), values=tuple(of_axis))
         for axis, of_axis in values.items()
     ]
 
@@ -136,18 +179,17 @@ def score_rows(
     fingerprint: str,
     values: Iterable[tuple[str, float]],
     prompt: str = ANY,
-) -> list[tables.Row]:
+) -> list[ScoreRow]:
     """Rows of a scorer's values of a whole song, on each axis."""
     return [
-        {
-            "sha256": sha256,
-            "preprocessing": preprocessing,
-            "scorer": scorer,
-            "fingerprint": fingerprint,
-            "prompt": prompt,
-            "axis": axis,
-            "window": WHOLE,
-            "value": float(value),
-        }
+        ScoreRow(
+            sha256=sha256,
+            preprocessing=preprocessing,
+            scorer=scorer,
+            fingerprint=fingerprint,
+            prompt=prompt,
+            axis=axis,
+            value=float(value),
+        )
         for axis, value in values
     ]

@@ -1,78 +1,236 @@
-"""Parquet tables that grow: a folder of parts, each written atomically, read as one, compacted at the end.
+"""Parquet tables that grow: a folder of parts, each written at once, read as one table, compacted at the end.
 
-Parquet files cannot be appended to. Every process writes parts of its own; rows with the same key replace
-earlier ones, so re-doing work is harmless.
+Parquet files cannot be appended to, so every process writes parts of its own. The order of parts is a logical
+clock: the name of a part carries a number one above the highest there was when it was begun, then the rank of the
+process. Of rows with equal keys the last in that order counts, so that doing work again is harmless; the clock of
+a file system decides nothing. Functions take the folder that a stage wrote, which holds the table's own folder.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from errno import EMLINK, ENOSYS, ENOTSUP, EPERM, EXDEV
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
+from diffdpo.data.schema import RowT, TableSpec, check_part, conform, to_columns, to_rows
 from diffdpo.errors import DataError
 from diffdpo.runs import sync
 
-Row = dict[str, Any]
+UNIQUE = b"diffdpo.unique"
+"""Metadata of a part in which no key stands twice: a table of one such part needs no search for duplicates."""
+ROW_GROUP = 1 << 20
+DICTIONARY_BYTES = 1 << 27
+"""Room for the hashes of a row group: what has no room is written in full, and read slowly."""
+NO_LINKS = {EPERM, ENOTSUP, ENOSYS, EMLINK, EXDEV}
 
 
-def append(folder: Path, rows: Sequence[Row], *, rank: int = 0) -> None:
-    """Add rows as one new part."""
-    if not rows:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.stem.rsplit("-", 1)[1]) for path in folder.glob(f"part-{rank:05d}-*.parquet")]
-    _write(folder / f"part-{rank:05d}-{max(taken, default=-1) + 1:06d}.parquet", rows)
+@dataclass(frozen=True, order=True)
+class TablePart:
+    """One file of a table. Parts are ordered by sequence, then by rank."""
+
+    sequence: int
+    rank: int
+    path: Path
 
 
-def read(folder: Path, key: Sequence[str]) -> list[Row]:
-    """All rows, of those with equal keys the last written. A missing folder is an empty table.
+def list_parts(path: Path) -> list[TablePart]:
+    """The parts of a table in the folder `path`, the oldest first.
 
-    Raises DataError for a damaged part, naming it: its rows are recomputed once it is deleted.
+    Names are `part-sSEQUENCE-rRANK.parquet`, in tables of version 0 `part-RANK-SEQUENCE.parquet`; files of other
+    names count as older than all of these.
     """
-    rows: dict[tuple[Any, ...], Row] = {}
-    parts = sorted(folder.glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    for path in parts:
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again"
-            ) from None
-        missing = [name for name in key if name not in table.column_names]
-        if missing:
-            raise DataError(f"{path}: not a table of this kind (no column {missing[0]!r})")
-        for row in table.to_pylist():
-            rows[tuple(row[name] for name in key)] = row
-    return list(rows.values())
+    parts = []
+    for file in path.glob("*.parquet"):
+        if match := re.fullmatch(r"part-s(\d+)-r(\d+)", file.stem):
+            parts.append(TablePart(int(match[1]), int(match[2]), file))
+        elif match := re.fullmatch(r"part-(\d+)-(\d+)", file.stem):
+            parts.append(TablePart(int(match[2]), int(match[1]), file))
+        else:
+            parts.append(TablePart(-1, 0, file))
+    return sorted(parts)
 
 
-def compact(folder: Path, key: Sequence[str]) -> None:
-    """Rewrite a table as one file, sorted by key. A kill in between leaves duplicates, which `read` resolves."""
-    rows = sorted(read(folder, key), key=lambda row: [str(row[name]) for name in key])
-    if len(list(folder.glob("*.parquet"))) > 1:
-        replace(folder, rows)
-
-
-def replace(folder: Path, rows: Sequence[Row]) -> None:
-    """Make these the rows of a table, in one file."""
-    parts = list(folder.glob("*.parquet"))
-    whole = folder / "part-00000-000000.parquet"
+def append(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT], *, rank: int = 0) -> None:
+    """Add rows to a table as one new part."""
     if rows:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(whole, rows)
-    for path in parts:
-        if path != whole or not rows:
-            path.unlink()
+        _publish(folder / spec.folder, to_columns(rows, spec), spec.schema, rank)
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def read_rows(folder: Path, spec: TableSpec[RowT]) -> list[RowT]:
+    """All rows of a table, of those with equal keys the last written, in the order of writing.
+
+    A table that is not there is empty. DataError for a part that is damaged, newer, or of another table.
+    """
+    return to_rows(read_columns(folder, spec), spec)
+
+
+def read_columns(folder: Path, spec: TableSpec[Any], columns: Iterable[str] = ()) -> pa.Table:
+    """Some columns of a table, all by default: the same rows as `read_rows`. Text is dictionary-encoded.
+
+    Only the columns that are named, and the key if there may be duplicates, are read from disk.
+    """
+    parts = list_parts(folder / spec.folder)
     try:
-        pq.write_table(pa.Table.from_pylist(list(rows)), partial)
+        return _read(parts, spec, tuple(columns) or spec.columns)
+    except FileNotFoundError:
+        if list_parts(folder / spec.folder) == parts:
+            raise
+        return read_columns(folder, spec, columns)  # another process compacted the table meanwhile
+
+
+def read_distinct(folder: Path, spec: TableSpec[Any], columns: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The different combinations of values that some columns of a table hold."""
+    table = read_columns(folder, spec, columns)
+    table = table.take(_last_of_each(table, columns))
+    return set(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+
+def compact(folder: Path, spec: TableSpec[Any]) -> None:
+    """Rewrite a table of several parts as one, sorted by key.
+
+    The new part comes after all that it holds, and those are deleted last: a kill in between leaves duplicates,
+    which reading resolves.
+    """
+    parts = list_parts(folder / spec.folder)
+    if len(parts) > 1:
+        table = _read(parts, spec, spec.columns)
+        _replace(folder / spec.folder, spec, table.take(_last_of_each(table, spec.key)), parts)
+
+
+def replace(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT] | pa.Table) -> None:
+    """Make these the rows of a table, in one part and in this order; without rows there is no table.
+
+    Of rows with equal keys the last is kept.
+    """
+    table = rows if isinstance(rows, pa.Table) else to_columns(rows, spec)
+    parts = list_parts(folder / spec.folder)
+    if table.num_rows:
+        order = np.sort(_last_of_each(table, spec.key))
+        _replace(folder / spec.folder, spec, table.take(order), parts)
+    else:
+        _delete(parts)
+
+
+def _replace(path: Path, spec: TableSpec[Any], table: pa.Table, parts: Iterable[TablePart]) -> None:
+    """Write a table without duplicate keys as one part, then delete the parts it stands for."""
+    schema = spec.schema.with_metadata({**spec.schema.metadata, UNIQUE: "true"})
+    _publish(path, table, schema, rank=0)
+    _delete(parts)
+
+
+def _delete(parts: Iterable[TablePart]) -> None:
+    for part in parts:
+        part.path.unlink(missing_ok=True)
+
+
+def _read(parts: Sequence[TablePart], spec: TableSpec[Any], columns: tuple[str, ...]) -> pa.Table:
+    with_key = tuple(dict.fromkeys((*columns, *spec.key)))
+    pieces = [_read_part(part.path, spec, columns if len(parts) == 1 else with_key) for part in parts]
+    if not pieces:
+        return spec.schema.empty_table().select(list(columns))
+    table = pa.concat_tables([piece for piece, _ in pieces]).unify_dictionaries().combine_chunks()
+    if len(pieces) > 1 or not pieces[0][1]:
+        rows = np.sort(_last_of_each(table, spec.key))
+        table = table if len(rows) == table.num_rows else table.take(rows)
+    return table.select(list(columns))
+
+
+def _read_part(path: Path, spec: TableSpec[Any], columns: tuple[str, ...]) -> tuple[pa.Table, bool]:
+    """Columns of one part as the present version has them, and whether no key stands in it twice.
+
+    If one may, the columns of the key come too.
+    """
+    try:
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        version, unique = check_part(schema, spec, path), UNIQUE in (schema.metadata or {})
+        text = [column.name for column in schema if column.type == pa.string()]
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=text) as file:
+            names = columns if unique else tuple(dict.fromkeys((*columns, *spec.key)))
+            current = version == spec.version
+            table = file.read(columns=[name for name in schema.names if name in names or not current])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(path, error) from None
+    table = conform(table if current else spec.upgrade(table, version), spec, names, path)
+    for index, column in enumerate(table.columns):
+        if column.type == pa.string():  # parts are put together as codes
+            table = table.set_column(index, table.column_names[index], column.dictionary_encode())
+    return table, unique
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again")
+
+
+def _last_of_each(table: pa.Table, key: Sequence[str]) -> Int[np.ndarray, " row"]:
+    """Places of the last row of each key, in the order of the keys."""
+    if not table.num_rows:
+        return np.zeros(0, np.int64)
+    place, size = np.zeros(table.num_rows, np.int64), 1
+    for name in key:
+        codes, values = encode(table[name])
+        ranks = np.empty(len(values), np.int64)
+        ranks[pc.sort_indices(values).to_numpy()] = np.arange(len(values))
+        if size * len(values) > np.iinfo(np.int64).max:
+            _, place = np.unique(place, return_inverse=True)
+            size = int(place.max()) + 1
+        place, size = place * len(values) + ranks[codes], size * len(values)
+    order = np.argsort(place, kind="stable")
+    return order[np.append(np.diff(place[order]) != 0, True)]
+
+
+def encode(column: pa.ChunkedArray) -> tuple[Int[np.ndarray, " row"], pa.Array]:
+    """A column as places in an array of its different values."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    if not column.num_chunks:  # a column without rows
+        return np.zeros(0, np.int32), pa.array([], column.type.value_type)
+    whole = column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
+    return whole.indices.to_numpy(zero_copy_only=False), whole.dictionary
+
+
+def _publish(path: Path, table: pa.Table, schema: pa.Schema, rank: int) -> None:
+    """Write a part under a hidden name and give it its own: the first free number above all parts there are."""
+    path.mkdir(parents=True, exist_ok=True)
+    sequence = max((part.sequence for part in list_parts(path)), default=-1) + 1
+    partial = path / f".r{rank:05d}.{os.urandom(8).hex()}.partial"
+    try:
+        _write(partial, table, schema)
         sync(partial)
-        partial.replace(path)
+        while not _name(partial, path / f"part-s{sequence:08d}-r{rank:05d}.parquet"):
+            sequence += 1
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _name(partial: Path, path: Path) -> bool:
+    """Give a file its name; False if another process took that name meanwhile, whose part is never overwritten."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        partial.replace(path)
+    return True
+
+
+def _write(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """One file in row groups. Text is decoded by groups, or every group would repeat the whole dictionary."""
+    text = [column.name for column in schema if column.type == pa.string()]
+    with pq.ParquetWriter(
+        path, schema, use_dictionary=text, dictionary_pagesize_limit=DICTIONARY_BYTES
+    ) as writer:
+        for start in range(0, table.num_rows, ROW_GROUP):
+            writer.write_table(table.slice(start, ROW_GROUP).cast(schema), row_group_size=ROW_GROUP)

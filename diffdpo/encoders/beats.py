@@ -34,7 +34,7 @@ SLOWEST, FASTEST = 40.0, 240.0
 BPM = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm\b", re.IGNORECASE)
 
 
-def heard(clip: Clip) -> tuple[float, ...]:
+def track_beats(clip: Clip) -> tuple[float, ...]:
     """Beats of a recording in seconds (dynamic programming: Ellis 2007); none where there is no pulse."""
     mono = audio.resample(
         Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE
@@ -78,14 +78,20 @@ class Beats:
     weight: Float[Tensor, "2 style"]
     bias: Float[Tensor, "2"]
 
-    def heard(self, clip: Clip) -> tuple[Line, ...]:
-        return lines(heard(clip))
+    def transcribe(self, clip: Clip) -> tuple[Line, ...]:
+        """The beats of a recording."""
+        return lines(track_beats(clip))
 
-    def asked(
-        self, text: str | None, style: Float[Tensor, " style"] | None, duration_s: float
+    def beats(
+        self,
+        text: str | None,
+        style: Float[Tensor, " style"] | None,
+        duration_s: float,
+        bpm: float | None = None,
     ) -> tuple[Line, ...]:
-        """Even beats from the beginning on, at the tempo that the text names or the style has, if any."""
-        bpm = named_tempo(text or "") or self.tempo(style)
+        """Even beats from the beginning on, at `bpm`, else at the tempo that the text names or the style has; none
+        for a style without a pulse."""
+        bpm = bpm or named_tempo(text or "") or self.tempo(style)
         return lines(tuple(np.arange(0, duration_s, 60 / bpm).tolist())) if bpm else ()
 
     def tempo(self, style: Float[Tensor, " style"] | None) -> float | None:

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-import librosa
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -68,6 +67,8 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
 
     `mono` is the mean of the channels at RATE, if it is there already.
     """
+    import librosa
+
     stereo = clip.samples if clip.samples.shape[0] > 1 else np.repeat(clip.samples, 2, axis=0)
     if mono is None:
         mean = Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate)

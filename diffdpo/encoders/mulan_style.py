@@ -1,8 +1,7 @@
 """Styles for DiffRhythm: MuQ-MuLan's embeddings of texts, of sounds, and of what lies between them."""
 
-import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,16 +11,13 @@ import librosa
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from diffdpo import audio
 from diffdpo.encoders import mulan
 from diffdpo.encoders.mulan import Style
 from diffdpo.errors import DataError
-from diffdpo.hub import Published, find, sha256_of
-from diffdpo.runs import atomic_write, read_json
+from diffdpo.hub import Published, find
+from diffdpo.runs import read_json
 from diffdpo.types import Clip
 from diffdpo.weight_files import read_pickle, read_tensors
 
@@ -32,8 +28,6 @@ FILE = "pytorch_model.bin"
 TOKENIZER = Published(name="the tokenizer of XLM-RoBERTa", repo="FacebookAI/xlm-roberta-base", license="MIT")
 TOKENIZER_FILE = "tokenizer.json"
 PREFIX = "mulan."
-VERSION = "1"
-"""Part of the cache key: raise it whenever the numbers change."""
 AND = "||"
 SHARE = re.compile(r"(.*\S)\s*@\s*(\d+(?:\.\d+)?)\s*", re.DOTALL)
 
@@ -56,9 +50,10 @@ class MuLanStyle:
     excerpt: Excerpt = "centre"
     """What of a sound is heard: its ten seconds in the middle (DiffRhythm), its first thirty (JAM), or all of it
     (MuQ-MuLan). Clips of ten seconds are averaged; a last one that is shorter goes on with the beginning."""
-    cache: str = ""
-    """Folder that keeps embeddings by the hash of what was embedded, so that no network need be loaded again."""
-    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    texts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Styles of texts that were embedded before."""
+    networks: list["Towers"] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Both towers once they are needed; they are freed with this value."""
 
     def embed(self, text: str | None, clip: Clip | None) -> Style:
         """The style of a text, a sound, or the middle between them; zeros for neither."""
@@ -80,29 +75,18 @@ class MuLanStyle:
 
     def sound(self, clip: Clip) -> Style:
         """Of one excerpt of a sound. Unit length for ten seconds; the mean of several clips is shorter."""
-        asked = f"sound|{self.excerpt}|{audio.pcm_sha256(clip.samples, clip.sample_rate)}"
-        return self._cached(asked, lambda: self._towers().sound(excerpt(clip, self.excerpt)))
+        return self._towers().sound(excerpt(clip, self.excerpt)).float().cpu()
 
     def _one_text(self, text: str) -> Style:
-        return self._cached(f"text|{text}", lambda: self._towers().text(text, self._tokenizer()))
+        """The text's own embedding, remembered: parts of a text recur."""
+        if text not in self.texts:
+            self.texts[text] = self._towers().text(text, self._tokenizer()).float().cpu()
+        return self.texts[text].clone()
 
-    def _cached(self, asked: str, make: Callable[[], Style]) -> Style:
-        """From memory, from the folder, or made; then kept in both."""
-        sources = sha256_of(self._files()[0])
-        if asked.startswith("text|"):
-            sources += sha256_of(self._tokenizer())
-        key = hashlib.sha256(f"{VERSION}|{sources}|{asked}".encode()).hexdigest()
-        path = Path(self.cache) / f"{key}.safetensors" if self.cache else None
-        if key not in self.kept and path is not None and path.is_file():
-            try:
-                self.kept[key] = load(path.read_bytes())["style"]
-            except (SafetensorError, KeyError) as error:
-                raise DataError(f"{path}: damaged ({error}); delete it") from None
-        if key not in self.kept:
-            self.kept[key] = make().float().cpu()
-            if path is not None:
-                atomic_write(path, save({"style": self.kept[key]}))
-        return self.kept[key].clone()
+    def files(self) -> list[Path]:
+        """What decides the embeddings: weights, configuration and tokenizer. DataError for files that are
+        missing."""
+        return [*self._files(), self._tokenizer()]
 
     def _files(self) -> tuple[Path, Path]:
         """Weights and, beside them, the configuration, which local copies may lack."""
@@ -118,7 +102,9 @@ class MuLanStyle:
         return find(TOKENIZER, self.tokenizer, TOKENIZER_FILE, accept_noncommercial=False)
 
     def _towers(self) -> "Towers":
-        return towers(*self._files())
+        if not self.networks:
+            self.networks.append(towers(*self._files()))
+        return self.networks[0]
 
 
 @dataclass(frozen=True)
@@ -150,7 +136,6 @@ class Towers:
         return self.built["text"].embed(tokens(tokenizer, text))
 
 
-@cache
 def towers(weights: Path, config: Path) -> Towers:
     """DataError for what is not MuQ-MuLan, or one with another text encoder."""
     published = read_json(config) if config.is_file() else {}

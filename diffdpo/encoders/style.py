@@ -10,7 +10,6 @@ import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from importlib import resources
 from pathlib import Path
 
 import librosa
@@ -26,8 +25,6 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURED, RATE, measure
 from diffdpo.types import Clip
 
-BUNDLE = Path(str(resources.files("diffdpo"))) / "assets" / "tiny"
-"""The one that is shipped."""
 WINDOW_S = 10.0
 """Longer sound is taken apart into windows of about this length, and their styles are averaged."""
 GRAMS = (3, 4, 5)

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
 from diffdpo.statistics import Effect, paired_effect
 
@@ -40,19 +41,18 @@ class Matched:
     aligned: Mapping[str, float]
 
 
-def match(
-    baseline: Sequence[Mapping[str, Any]], aligned: Sequence[Mapping[str, Any]]
-) -> list[tuple[Any, Any]]:
+def match(baseline: Sequence[SampleRow], aligned: Sequence[SampleRow]) -> list[tuple[SampleRow, SampleRow]]:
     """Rows of two samples tables, side by side. DataError if seeds or sampler differ, or nothing is shared."""
-    before, after = ({row["sample_id"]: row for row in rows} for rows in (baseline, aligned))
+    before, after = ({row.sample_id: row for row in rows} for rows in (baseline, aligned))
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise DataError("baseline and aligned share no sample: sample both from the same prompts file")
     for name in shared:
         for key in ("prompt_id", "seed", "frames", "sampling"):
-            if before[name][key] != after[name][key]:
+            values = getattr(before[name], key), getattr(after[name], key)
+            if values[0] != values[1]:
                 raise DataError(
-                    f"sample {name!r} was made with {key}={before[name][key]!r} and {after[name][key]!r}; "
+                    f"sample {name!r} was made with {key}={values[0]!r} and {values[1]!r}; "
                     "sample both models with the same prompts, seeds and sampler"
                 )
     return [(before[name], after[name]) for name in shared]

@@ -1,4 +1,4 @@
-"""Known damages to real songs, and which axes of which scorers claim to hear them."""
+"""Known perturbations of real songs, and which axes of which scorers claim to respond to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ EVERYTHING = ("harmony", "rhythm", "structure", "production", "musicnn.typicalit
 
 
 @dataclass(frozen=True)
-class Damage:
+class Perturbation:
     """What is done to a song, and what has to fall then: axes, or families for all of their axes."""
 
     do: Callable[[Samples, int, np.random.Generator], Samples]
@@ -90,22 +90,22 @@ def _slow(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
     return ndimage.zoom(x[:, : 2 * x.shape[1] // 3], (1, 1.5), order=3, grid_mode=True, mode="nearest")
 
 
-DAMAGES: dict[str, Damage] = {
-    "drifting detune ±50 cents": Damage(_drift, ("harmony.key", "harmony.tuning")),
-    "voices doubled 70 cents sharp": Damage(_double, ("harmony",)),
-    "time jitter ±80 ms": Damage(_jitter, ("rhythm",)),
-    "shuffled seconds": Damage(_shuffle, ("structure",)),
-    "low-pass 4 kHz": Damage(_low_pass, ("production", "musicnn.typicality")),
-    "hard clipping 12 dB": Damage(_clip, ("production",)),
-    "noise at 20 dB SNR": Damage(_hiss, ("production", "musicnn.typicality")),
-    "loop of 1 s": Damage(_loop(1), ("structure",)),
-    "loop of 2 s": Damage(_loop(2), ("structure",)),
-    "tape at 2/3 of its speed": Damage(_slow, ("adherence",)),
-    "silence": Damage(lambda x, rate, rng: np.zeros_like(x), (*EVERYTHING, "adherence")),
-    "white noise": Damage(
+PERTURBATIONS: dict[str, Perturbation] = {
+    "drifting detune ±50 cents": Perturbation(_drift, ("harmony.key", "harmony.tuning")),
+    "voices doubled 70 cents sharp": Perturbation(_double, ("harmony",)),
+    "time jitter ±80 ms": Perturbation(_jitter, ("rhythm",)),
+    "shuffled seconds": Perturbation(_shuffle, ("structure",)),
+    "low-pass 4 kHz": Perturbation(_low_pass, ("production", "musicnn.typicality")),
+    "hard clipping 12 dB": Perturbation(_clip, ("production",)),
+    "noise at 20 dB SNR": Perturbation(_hiss, ("production", "musicnn.typicality")),
+    "loop of 1 s": Perturbation(_loop(1), ("structure",)),
+    "loop of 2 s": Perturbation(_loop(2), ("structure",)),
+    "tape at 2/3 of its speed": Perturbation(_slow, ("adherence",)),
+    "silence": Perturbation(lambda x, rate, rng: np.zeros_like(x), (*EVERYTHING, "adherence")),
+    "white noise": Perturbation(
         lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*EVERYTHING, "adherence")
     ),
-    "gain -6 dB": Damage(lambda x, rate, rng: x / 2),
+    "gain -6 dB": Perturbation(lambda x, rate, rng: x / 2),
 }
 """The last must change nothing."""
 

@@ -126,7 +126,7 @@ def too_close(lines: Sequence[TimedWords], duration_s: float | None) -> list[str
     return found
 
 
-def place(lines: Sequence[Line], frames: int, frames_per_second: float) -> Int[Tensor, " {frames}"]:
+def place_tokens(lines: Sequence[Line], frames: int, frames_per_second: float) -> Int[Tensor, " {frames}"]:
     """One token a frame from the start of each line on, 0 elsewhere; a line never overwrites the one before."""
     tokens = torch.zeros(frames, dtype=torch.int64)
     free = 0
@@ -136,6 +136,11 @@ def place(lines: Sequence[Line], frames: int, frames_per_second: float) -> Int[T
         tokens[first : first + len(kept)] = torch.tensor(kept, dtype=torch.int64)
         free = first + len(line)
     return tokens
+
+
+def lines_within(lines: Sequence[Line], start_s: float, stop_s: float) -> tuple[Line, ...]:
+    """The lines that begin inside an excerpt, with starts in its time. Their last tokens may lie behind its end."""
+    return tuple((at - start_s, tokens) for at, tokens in lines if start_s <= at < stop_s)
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:

@@ -1,15 +1,28 @@
-"""Mining: scores to preference pairs and ratings. Pure functions; a new rule is a file here and a line in RULES."""
+"""Mining: scores to preference pairs and ratings. Pure functions; a new rule is a file here and a line in RULES.
+
+Rules of other packages are found by entry points in the group `diffdpo.rules`.
+"""
 
 from diffdpo.mining.advantages import advantages
-from diffdpo.mining.base import Mined, Rule, z_scores
+from diffdpo.mining.base import Rule
 from diffdpo.mining.best_versus_worst import BestVersusWorst
 from diffdpo.mining.cross_pair import CrossPair
+from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.labels import soften, strongest
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
+from diffdpo.mining.scale import by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
+from diffdpo.mining.values import (
+    Candidate,
+    Candidates,
+    MinedPairs,
+    Pair,
+    PromptCandidates,
+    to_candidates,
+)
 from diffdpo.registry import Table
 
 RULES: Table[type] = Table(
@@ -27,17 +40,26 @@ RULES: Table[type] = Table(
 __all__ = [
     "RULES",
     "BestVersusWorst",
+    "Candidate",
+    "Candidates",
     "CrossPair",
-    "Mined",
+    "MinedPairs",
+    "MiningResult",
+    "Pair",
     "Pareto",
     "PerAxis",
+    "PromptCandidates",
     "Rule",
     "SpanConfig",
     "StrongDomination",
     "Union",
     "advantages",
+    "by_prompt",
     "find_spans",
+    "finish_pairs",
+    "mine_candidates",
     "soften",
     "strongest",
-    "z_scores",
+    "to_candidates",
+    "with_spans",
 ]

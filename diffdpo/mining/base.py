@@ -1,129 +1,146 @@
-"""What a mining rule is, and what all rules share: prompts, scales, comparisons, and which of them to keep."""
+"""What a mining rule is, and what all rules share: comparisons within a prompt, and which of them become pairs.
 
-import math
-from collections import Counter, defaultdict
+Arrays of comparisons are `[axis, winner, loser]`: entry (a, w, l) is about candidate w as winner of a pair and
+candidate l as its loser, on an axis. Candidates of a prompt are ordered by id, so an order by place is one by id.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from diffdpo.errors import ConfigError
+from diffdpo.mining.values import MinedPairs, Pair, PromptCandidates
 from diffdpo.registry import closest
-from diffdpo.types import Candidate, Pair
 
-
-@dataclass(frozen=True)
-class Mined:
-    """The pairs, and for every prompt without one the reason."""
-
-    pairs: tuple[Pair, ...]
-    skipped: Mapping[str, str]
+Selection = tuple[int, int, str]
+"""Places of winner and loser among the candidates of a prompt, and the axis that decided (empty for several)."""
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """A frozen dataclass whose fields are its thresholds and whose call is a pure function."""
+    """A frozen dataclass whose fields are its thresholds and whose call is a pure function.
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined: ...
+    The call takes all prompts in order of their ids, and the names of the axes. It returns the pairs, and for every
+    prompt without a pair the reason.
+    """
+
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs: ...
 
 
 def mine_prompts(
-    candidates: Iterable[Candidate],
+    prompts: Iterable[PromptCandidates],
     axes: Sequence[str],
-    choose: Callable[[Sequence[Candidate]], Sequence[Pair]],
+    rule: str,
+    choose: Callable[[PromptCandidates], Sequence[Selection]],
     *,
     otherwise: str,
-) -> Mined:
-    """What `choose` finds in each prompt with two candidates and more that differ; `otherwise` says what was not.
+) -> MinedPairs:
+    """The pairs that `choose` selects in each prompt of two or more candidates that differ.
 
-    `choose` sees only candidates that have a score on every axis.
+    `rule` is the name the pairs carry; `otherwise` is the reason given where nothing is selected.
     """
     pairs: list[Pair] = []
-    skipped: dict[str, str] = {}
-    for prompt_id, group in sorted(by_prompt(candidates).items()):
-        scored = usable(group, axes)
-        if len(scored) < 2:
-            reason = f"{len(scored)} candidate(s) with a score on every axis, {len(group)} in all"
-        elif not any(value for z in z_scores(scored, axes).values() for value in z.values()):
+    reasons: dict[str, str] = {}
+    for prompt in prompts:
+        size = len(prompt.sample_ids)
+        if size < 2:
+            reason = f"{size} candidate(s) with a score on every axis, {prompt.count} in all"
+        elif not prompt.z.any():
             reason = "all candidates are tied on every axis"
         else:
-            found, reason = choose(scored), otherwise
-            pairs.extend(found)
-            if found:
+            selections, reason = choose(prompt), otherwise
+            pairs.extend(_pair(prompt, selection, axes, rule) for selection in selections)
+            if selections:
                 continue
-        skipped[prompt_id] = reason
-    return Mined(tuple(pairs), skipped)
+        reasons[prompt.prompt_id] = reason
+    return MinedPairs(tuple(pairs), reasons)
 
 
-def by_prompt(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
-    """Candidates of each prompt, ordered by id, so that no result depends on the order they came in."""
-    groups: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in sorted(candidates, key=lambda c: c.sample_id):
-        groups[candidate.prompt_id].append(candidate)
-    return dict(groups)
+def _pair(prompt: PromptCandidates, selection: Selection, axes: Sequence[str], rule: str) -> Pair:
+    winner, loser, axis = selection
+    margins = (prompt.z[winner] - prompt.z[loser]).tolist()
+    return Pair(
+        prompt_id=prompt.prompt_id,
+        group=prompt.group,
+        winner=prompt.sample_ids[winner],
+        loser=prompt.sample_ids[loser],
+        rule=rule,
+        margins=dict(zip(axes, margins, strict=True)),
+        axis=axis,
+    )
 
 
-def usable(group: Iterable[Candidate], axes: Sequence[str]) -> list[Candidate]:
-    """Those with a number on every axis."""
-    return [c for c in group if all(math.isfinite(c.scores.get(axis, math.nan)) for axis in axes)]
+def differences(values: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "axis winner loser"]:
+    """Winner minus loser on every axis, for every two candidates each way round."""
+    columns = np.ascontiguousarray(values.T)
+    return columns[:, :, None] - columns[:, None, :]
 
 
-def z_scores(group: Sequence[Candidate], axes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """For each sample its scores in standard deviations from the mean of its prompt; 0 on an axis of ties."""
-    z: dict[str, dict[str, float]] = {candidate.sample_id: {} for candidate in group}
-    for axis in axes:
-        values = [candidate.scores[axis] for candidate in group]
-        mean = math.fsum(values) / len(values)
-        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-        tied = std <= 1e-9 * max(1.0, abs(mean))
-        for candidate, value in zip(group, values, strict=True):
-            z[candidate.sample_id][axis] = 0.0 if tied else (value - mean) / std
-    return z
+def select(
+    eligible: Bool[np.ndarray, "axis winner loser"],
+    strength: Float[np.ndarray, "axis winner loser"],
+    limit: int,
+    axes: Sequence[str] = ("",),
+) -> list[Selection]:
+    """The strongest of the eligible comparisons, at most `limit` on each axis, that do not contradict each other.
+
+    Two contradict each other if they are the same two songs the same way round, or if a song that wins in one loses
+    in the other, on one axis. Ties go by axis, then by the ids of winner and loser.
+    """
+    places, winners, losers = np.nonzero(eligible)
+    strengths = (-strength[places, winners, losers]).tolist()
+    names = [axes[place] for place in places.tolist()]
+    selections: list[Selection] = []
+    count, pairs, sides = Counter[str](), set[tuple[int, int]](), set[tuple[str, str, int]]()
+    for _, axis, winner, loser in sorted(
+        zip(strengths, names, winners.tolist(), losers.tolist(), strict=True)
+    ):
+        if len(selections) == limit * len(axes):
+            break
+        contradicts = ("loses", axis, winner) in sides or ("wins", axis, loser) in sides
+        if winner != loser and count[axis] < limit and (winner, loser) not in pairs and not contradicts:
+            selections.append((winner, loser, axis))
+            count[axis] += 1
+            pairs.add((winner, loser))
+            sides |= {("wins", axis, winner), ("loses", axis, loser)}
+    return selections
 
 
-def comparisons(group: Sequence[Candidate], axes: Sequence[str], rule: str) -> list[Pair]:
-    """Every two candidates of a prompt, each way round, with their margins; a rule picks from these."""
-    scores = z_scores(group, axes)
-    return [
-        Pair(
-            prompt_id=winner.prompt_id,
-            group=winner.group,
-            winner=winner.sample_id,
-            loser=loser.sample_id,
-            rule=rule,
-            margins={axis: scores[winner.sample_id][axis] - scores[loser.sample_id][axis] for axis in axes},
-        )
-        for winner, loser in permutations(group, 2)
-    ]
-
-
-def keep(pairs: Iterable[Pair], strength: Callable[[Pair], float], limit: int) -> list[Pair]:
-    """The strongest pairs, at most `limit` on each axis, that do not contradict each other; ties go by id."""
-    kept: list[Pair] = []
-    count: Counter[str] = Counter()
-    for pair in sorted(pairs, key=lambda p: (-strength(p), p.axis, p.winner, p.loser)):
-        if count[pair.axis] < limit and not any(clash(pair, other) for other in kept):
-            kept.append(pair)
-            count[pair.axis] += 1
-    return kept
-
-
-def clash(one: Pair, two: Pair) -> bool:
+def contradict(a: Pair, b: Pair) -> bool:
     """The same two songs the same way round, or a song that wins in one and loses in the other, on one axis."""
-    if (one.winner, one.loser) == (two.winner, two.loser):
+    if (a.winner, a.loser) == (b.winner, b.loser):
         return True
-    return one.axis == two.axis and (one.winner == two.loser or one.loser == two.winner)
+    return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
+
+
+def on_all_others(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
+    """For each axis, whether something holds on all axes but this one."""
+    fails = ~holds
+    return fails.sum(0) == fails
+
+
+def weighted_mean(
+    values: Float[np.ndarray, "axis *place"], axes: Sequence[str], weights: Mapping[str, float]
+) -> Float[np.ndarray, "*place"]:
+    """Weighted mean over the axes; axes without a weight count 1."""
+    weight = [weights.get(axis, 1.0) for axis in axes]
+    terms = np.reshape(weight, (-1, *[1] * (values.ndim - 1))) * values
+    # Along the slow axis of memory numpy adds one by one: no bit depends on the number of candidates.
+    return np.ascontiguousarray(terms).sum(0) / max(1e-9, sum(weight))
 
 
 def mean_margin(margins: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Weighted mean over the axes; axes without a weight count 1."""
+    """Weighted mean of the margins of one pair; axes without a weight count 1."""
     weight = {axis: weights.get(axis, 1.0) for axis in margins}
     return sum(weight[axis] * margins[axis] for axis in margins) / max(1e-9, sum(weight.values()))
 
 
-def check_axes(named: Iterable[str], axes: Collection[str], where: str) -> None:
+def check_axes(names: Iterable[str], axes: Collection[str], where: str) -> None:
     """ConfigError when an axis is named that is not mined."""
-    for axis in named:
+    for axis in names:
         if axis not in axes:
             raise ConfigError(
                 f"{where}: {axis!r} is not among the mined axes.{closest(axis, axes)} "

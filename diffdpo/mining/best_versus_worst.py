@@ -1,19 +1,19 @@
 """Best of a prompt against the worst, by the mean of all axes, where none of them loses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffdpo.mining.base import (
-    Mined,
+    Selection,
     check_axes,
     check_count,
     check_weights,
-    comparisons,
-    keep,
-    mean_margin,
+    differences,
     mine_prompts,
+    select,
+    weighted_mean,
 )
-from diffdpo.types import Candidate, Pair
+from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,19 @@ class BestVersusWorst:
         check_count("pairs_per_prompt", self.pairs_per_prompt)
         check_weights(self.weights)
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.weights, axes, "best_versus_worst: weights")
 
-        def choose(group: Sequence[Candidate]) -> list[Pair]:
-            wide = [
-                pair
-                for pair in comparisons(group, axes, "best_versus_worst")
-                if min(pair.margins.values()) >= self.min_axis_margin and self._mean(pair) >= self.min_margin
-            ]
-            return keep(wide, self._mean, self.pairs_per_prompt)
+        def choose(prompt: PromptCandidates) -> list[Selection]:
+            margins = differences(prompt.z)
+            mean = weighted_mean(margins, axes, self.weights)
+            eligible = (margins.min(0) >= self.min_axis_margin) & (mean >= self.min_margin)
+            return select(eligible[None], mean[None], self.pairs_per_prompt)
 
         return mine_prompts(
-            candidates,
+            prompts,
             axes,
+            "best_versus_worst",
             choose,
             otherwise="no candidate is better than another by min_margin without a loss on an axis",
         )
-
-    def _mean(self, pair: Pair) -> float:
-        return mean_margin(pair.margins, self.weights)

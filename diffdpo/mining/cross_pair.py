@@ -1,16 +1,22 @@
 """Cross-pair preferences (CPPO of DiffRhythm 2, arXiv 2510.22950): winners that are good on two axes at once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from diffdpo.mining.base import Mined, check_axes, check_count, comparisons, keep, mine_prompts, usable
-from diffdpo.types import Candidate, Pair
-
-Scores = Mapping[str, float]
+from diffdpo.mining.base import (
+    Selection,
+    check_axes,
+    check_count,
+    differences,
+    mine_prompts,
+    select,
+)
+from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 
 @dataclass(frozen=True)
@@ -46,43 +52,39 @@ class CrossPair:
             raise ValueError(f"min_margin must be positive, got {self.min_margin}: ties teach nothing")
         check_count("pairs_per_prompt", self.pairs_per_prompt)
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes([axis for couple in self.couples for axis in couple], axes, "cross_pair: couples")
-        candidates = list(candidates)
-        couples = [tuple(couple) for couple in self.couples] or list(combinations(axes, 2))
-        scored = usable(candidates, axes)
-        bar = {
-            axis: float(np.quantile([c.scores[axis] for c in scored], self.quantile)) if scored else 0.0
-            for axis in axes
-        }
+        names = self.couples or [list(couple) for couple in combinations(axes, 2)]
+        couples = np.array([[axes.index(axis) for axis in couple] for couple in names], int).reshape(-1, 2)
+        scores = (
+            np.concatenate([prompt.scores for prompt in prompts]) if prompts else np.zeros((0, len(axes)))
+        )
+        bars = np.array([np.quantile(column, self.quantile) if len(scores) else 0.0 for column in scores.T])
 
-        def choose(group: Sequence[Candidate]) -> list[Pair]:
-            scores = {c.sample_id: c.scores for c in group}
-            widest: dict[tuple[str, str], float] = {}
-            found: dict[tuple[str, str], Pair] = {}
-            for pair in comparisons(group, axes, "cross_pair"):
-                means = [
-                    mean
-                    for couple in couples
-                    if self._holds(scores[pair.winner], scores[pair.loser], couple, bar)
-                    and (mean := sum(pair.margins[axis] for axis in couple) / 2) >= self.min_margin
-                ]
-                if means:
-                    found[pair.winner, pair.loser] = pair
-                    widest[pair.winner, pair.loser] = max(means)
-            return keep(found.values(), lambda p: widest[p.winner, p.loser], self.pairs_per_prompt)
+        def choose(prompt: PromptCandidates) -> list[Selection]:
+            first, second = differences(prompt.z)[couples].swapaxes(0, 1)
+            means = (first + second) / 2
+            eligible = self._holds(prompt.scores, couples, bars) & (means >= self.min_margin)
+            widest = np.where(eligible, means, -np.inf).max(0, initial=-np.inf)
+            return select(eligible.any(0)[None], widest[None], self.pairs_per_prompt)
 
         return mine_prompts(
-            candidates,
+            prompts,
             axes,
+            "cross_pair",
             choose,
             otherwise="no candidate is good on both axes of a couple while another is not",
         )
 
-    def _holds(self, winner: Scores, loser: Scores, couple: Sequence[str], bar: Scores) -> bool:
+    def _holds(
+        self,
+        scores: Float[np.ndarray, "candidate axis"],
+        couples: Int[np.ndarray, "couple 2"],
+        bars: Float[np.ndarray, " axis"],
+    ) -> Bool[np.ndarray, "couple winner loser"]:
+        """Whether two candidates stand on a couple of axes as the option `loser` wants it."""
         if self.loser == "worse":
-            return all(winner[axis] > loser[axis] for axis in couple)
-        missed: Callable[[Iterable[bool]], bool] = any if self.loser == "fails_one" else all
-        return all(winner[axis] >= bar[axis] for axis in couple) and missed(
-            loser[axis] < bar[axis] for axis in couple
-        )
+            return np.all((differences(scores) > 0)[couples], axis=1)
+        enough = (scores >= bars).T[couples]
+        on_both, on_none = np.all(enough, axis=1), ~np.any(enough, axis=1)
+        return on_both[:, :, None] & (~on_both if self.loser == "fails_one" else on_none)[:, None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from diffdpo.mining.base import mean_margin
-from diffdpo.types import Pair
+from diffdpo.mining.values import Pair
 
 
 def strength(pair: Pair, weights: Mapping[str, float]) -> float:
@@ -29,13 +29,13 @@ def strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -
     """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are."""
     if not limit or len(pairs) <= limit:
         return list(range(len(pairs)))
-    ranked = sorted(
+    ranks = sorted(
         range(len(pairs)),
         key=lambda i: (-strength(pairs[i], weights), pairs[i].prompt_id, pairs[i].winner, i),
     )
     turn: Counter[str] = Counter()
     order = []
-    for i in ranked:
+    for i in ranks:
         axis = pairs[i].axis
         order.append((turn[axis], axis, i))
         turn[axis] += 1

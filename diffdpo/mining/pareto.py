@@ -1,24 +1,27 @@
 """Pareto fronts of calibrated scores (CaPO, arXiv 2502.02588): winners nobody beats on all axes at once."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
 from diffdpo.mining.base import (
-    Mined,
+    Selection,
     check_axes,
     check_count,
     check_weights,
-    comparisons,
-    keep,
-    mean_margin,
+    differences,
     mine_prompts,
-    z_scores,
+    select,
+    weighted_mean,
 )
-from diffdpo.types import Candidate, Pair
+from diffdpo.mining.values import MinedPairs, PromptCandidates
 
-Rates = Mapping[str, Mapping[str, float]]
+TANH = np.frompyfunc(math.tanh, 1, 1)
+"""The C library's: the last bits of numpy's depend on the processor."""
 
 
 @dataclass(frozen=True)
@@ -50,63 +53,55 @@ class Pareto:
         check_count("pairs_per_prompt", self.pairs_per_prompt)
         check_weights(self.weights)
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.weights, axes, "pareto: weights")
 
-        def choose(group: Sequence[Candidate]) -> list[Pair]:
-            rates = win_rates(z_scores(group, axes), self.temperature)
-            ranks = fronts({c.sample_id: c.scores for c in group}, axes)
-            last = max(ranks.values())
-            gap = {name: mean_margin(rate, self.weights) for name, rate in rates.items()}
-            found = [
-                pair
-                for pair in comparisons(group, axes, "pareto")
-                if ranks[pair.winner] == 0 < ranks[pair.loser]
-                and (ranks[pair.loser] == last or self.losers == "dominated")
-                and (min(pair.margins.values()) >= 0 or not self.strict)
-                and gap[pair.winner] - gap[pair.loser] >= self.min_gap
-            ]
-            return keep(found, lambda pair: gap[pair.winner] - gap[pair.loser], self.pairs_per_prompt)
+        def choose(prompt: PromptCandidates) -> list[Selection]:
+            mean = weighted_mean(win_rates(prompt.z, self.temperature), axes, self.weights)
+            gap = mean[:, None] - mean[None]
+            rank = fronts(prompt.scores)
+            behind = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
+            eligible = (rank == 0)[:, None] & behind[None] & (gap >= self.min_gap)
+            if self.strict:
+                eligible &= differences(prompt.z).min(0) >= 0
+            return select(eligible[None], gap[None], self.pairs_per_prompt)
 
         return mine_prompts(
-            candidates,
+            prompts,
             axes,
+            "pareto",
             choose,
             otherwise="no candidate of the first front is ahead of one behind it by min_gap",
         )
 
 
-def win_rates(z: Rates, temperature: float) -> dict[str, dict[str, float]]:
-    """For each song and axis how often it wins against the others, in [0, 1]. Needs two songs."""
-    rates: dict[str, dict[str, float]] = {name: {} for name in z}
-    for name, own in z.items():
-        for axis, value in own.items():
-            leads = [value - others[axis] for other, others in z.items() if other != name]
-            rates[name][axis] = math.fsum(_win(lead, temperature) for lead in leads) / len(leads)
-    return rates
+def win_rates(
+    z: Float[np.ndarray, "candidate axis"], temperature: float
+) -> Float[np.ndarray, "axis candidate"]:
+    """How often each candidate wins on each axis against the others, in [0, 1]. Needs two candidates."""
+    leads = differences(z)
+    if temperature == 0:
+        wins = np.where(leads == 0, 0.5, leads > 0)
+    else:
+        wins = 0.5 * (1 + np.asarray(TANH(leads / temperature / 2), np.float64))
+    wins[:, np.eye(len(z), dtype=bool)] = 0  # nobody plays against himself
+    rows = wins.reshape(-1, len(z)).tolist()
+    return np.array([math.fsum(row) / (len(z) - 1) for row in rows]).reshape(wins.shape[:2])
 
 
-def fronts(scores: Mapping[str, Mapping[str, float]], axes: Sequence[str]) -> dict[str, int]:
-    """The number of each song's front: 0 if no song dominates it, 1 if only songs of front 0 do, and so on."""
-    left = set(scores)
-    ranks: dict[str, int] = {}
-    rank = 0
-    while left:
-        front = {
-            name for name in left if not any(dominates(scores[other], scores[name], axes) for other in left)
-        }
-        ranks |= dict.fromkeys(front, rank)
-        left -= front
+def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " candidate"]:
+    """The number of each candidate's front: 0 if nobody dominates it, 1 if only those of front 0 do, and so on."""
+    dominant = dominates(scores)
+    ranks, rest, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
+    while rest.any():
+        front = rest & ~dominant[rest].any(0)
+        ranks[front] = rank
+        rest &= ~front
         rank += 1
     return ranks
 
 
-def dominates(one: Mapping[str, float], two: Mapping[str, float], axes: Sequence[str]) -> bool:
-    """At least as good on every axis, better on one."""
-    return all(one[axis] >= two[axis] for axis in axes) and any(one[axis] > two[axis] for axis in axes)
-
-
-def _win(lead: float, temperature: float) -> float:
-    if temperature == 0:
-        return 0.5 if lead == 0 else float(lead > 0)
-    return 0.5 * (1 + math.tanh(lead / temperature / 2))
+def dominates(scores: Float[np.ndarray, "candidate axis"]) -> Bool[np.ndarray, "winner loser"]:
+    """Whether one candidate is at least as good as another on every axis, and better on one."""
+    leads = differences(scores)
+    return np.all(leads >= 0, axis=0) & np.any(leads > 0, axis=0)

@@ -1,10 +1,17 @@
 """Pairs for each axis alone, united: for models that are told which axis a song is to be good on."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from diffdpo.mining.base import Mined, check_count, comparisons, keep, mine_prompts
-from diffdpo.types import Candidate, Pair
+from diffdpo.mining.base import (
+    Selection,
+    check_count,
+    differences,
+    mine_prompts,
+    on_all_others,
+    select,
+)
+from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 
 @dataclass(frozen=True)
@@ -29,20 +36,16 @@ class PerAxis:
             raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
         check_count("pairs_per_prompt", self.pairs_per_prompt)
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
-        def choose(group: Sequence[Candidate]) -> list[Pair]:
-            found = [
-                replace(pair, axis=axis)
-                for pair in comparisons(group, axes, "per_axis")
-                for axis in axes
-                if pair.margins[axis] >= self.min_margin
-                and all(pair.margins[other] >= -self.tolerance for other in axes if other != axis)
-            ]
-            return keep(found, lambda pair: pair.margins[pair.axis], self.pairs_per_prompt)
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
+        def choose(prompt: PromptCandidates) -> list[Selection]:
+            margins = differences(prompt.z)
+            eligible = (margins >= self.min_margin) & on_all_others(margins >= -self.tolerance)
+            return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
-            candidates,
+            prompts,
             axes,
+            "per_axis",
             choose,
             otherwise="no candidate is ahead on an axis by min_margin within tolerance on the others",
         )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from diffdpo.mining.base import mean_margin
-from diffdpo.types import Pair
+from diffdpo.mining.values import Pair
 
 Span = tuple[float, float]
-Windows = Mapping[Span, Mapping[str, float]]
+WindowScores = Mapping[Span, Mapping[str, float]]
 """Of one song: for each window (start, stop) in seconds its value on every axis that was scored there."""
 
 
@@ -34,7 +34,7 @@ class SpanConfig:
             raise ValueError(f"spans.max_gap_s and spans.min_s must not be negative, got {self}")
 
 
-def window_spread(songs: Iterable[Windows]) -> dict[str, float]:
+def window_spread(songs: Iterable[WindowScores]) -> dict[str, float]:
     """On each axis the standard deviation of all windows of some songs; 0 where they are all alike."""
     values: dict[str, list[float]] = {}
     for windows in songs:
@@ -47,8 +47,8 @@ def window_spread(songs: Iterable[Windows]) -> dict[str, float]:
 
 def find_spans(
     pair: Pair,
-    winner: Windows,
-    loser: Windows,
+    winner: WindowScores,
+    loser: WindowScores,
     weights: Mapping[str, float],
     config: SpanConfig,
 ) -> tuple[Span, ...]:
@@ -69,30 +69,30 @@ def find_spans(
         }
         if lead and all(math.isfinite(value) for value in lead.values()):
             leads[window] = mean_margin(lead, weights)
-    ahead = [cell for cell, lead in moments(leads) if lead >= config.min_margin]
-    return tuple(span for span in merge(ahead, config.max_gap_s) if span[1] - span[0] >= config.min_s)
+    ahead = [cell for cell, lead in moment_leads(leads) if lead >= config.min_margin]
+    return tuple(span for span in join_spans(ahead, config.max_gap_s) if span[1] - span[0] >= config.min_s)
 
 
-def moments(leads: Mapping[Span, float]) -> list[tuple[Span, float]]:
+def moment_leads(leads: Mapping[Span, float]) -> list[tuple[Span, float]]:
     """The stretches between neighbouring edges of windows, each with the mean of the windows that hold it."""
     edges = sorted({edge for window in leads for edge in window})
-    found = []
+    cells = []
     for start, stop in pairwise(edges):
         over = [lead for (begin, end), lead in leads.items() if begin <= start and stop <= end]
         if over:
-            found.append(((start, stop), math.fsum(over) / len(over)))
-    return found
+            cells.append(((start, stop), math.fsum(over) / len(over)))
+    return cells
 
 
-def merge(spans: Iterable[Span], max_gap_s: float) -> list[Span]:
+def join_spans(spans: Iterable[Span], max_gap_s: float) -> list[Span]:
     """Spans in order, those that touch or lie closer than `max_gap_s` joined."""
-    merged: list[Span] = []
+    joint: list[Span] = []
     for start, stop in sorted(spans):
-        if merged and start - merged[-1][1] <= max_gap_s:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        if joint and start - joint[-1][1] <= max_gap_s:
+            joint[-1] = (joint[-1][0], max(stop, joint[-1][1]))
         else:
-            merged.append((start, stop))
-    return merged
+            joint.append((start, stop))
+    return joint
 
 
 def _std(values: list[float]) -> float:

@@ -1,22 +1,21 @@
 """Strong domination (MRSD of MR-FlowDPO, arXiv 2512.10264): far ahead on one axis, clearly ahead on all others."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
 from diffdpo.mining.base import (
-    Mined,
-    by_prompt,
+    Selection,
     check_axes,
     check_count,
-    comparisons,
-    keep,
+    differences,
     mine_prompts,
-    usable,
+    on_all_others,
+    select,
 )
-from diffdpo.types import Candidate, Pair
+from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 
 @dataclass(frozen=True)
@@ -43,44 +42,39 @@ class StrongDomination:
                 raise ValueError(f"{name} must be in [0, 100], got {getattr(self, name)}")
         check_count("pairs_per_prompt", self.pairs_per_prompt)
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.primary, axes, "strong_domination: primary")
-        candidates = list(candidates)
-        gaps = differences(candidates, axes)
-        far = {axis: _percentile(gaps[axis], self.primary_percentile) for axis in axes}
-        clear = {axis: _percentile(gaps[axis], self.other_percentile) for axis in axes}
+        gaps = distances(prompts, len(axes))
+        far, clear = (
+            _percentiles(gaps, q)[:, None, None] for q in (self.primary_percentile, self.other_percentile)
+        )
+        primary = np.array([axis in (self.primary or axes) for axis in axes])[:, None, None]
 
-        def choose(group: Sequence[Candidate]) -> list[Pair]:
-            scores = {c.sample_id: c.scores for c in group}
-            found: list[Pair] = []
-            for pair in comparisons(group, axes, "strong_domination"):
-                lead = {axis: scores[pair.winner][axis] - scores[pair.loser][axis] for axis in axes}
-                for axis in self.primary or axes:
-                    others = all(lead[other] >= clear[other] for other in axes if other != axis)
-                    if others and lead[axis] >= far[axis] and pair.margins[axis] > 0:
-                        found.append(replace(pair, axis=axis))
-            return keep(found, lambda pair: pair.margins[pair.axis], self.pairs_per_prompt)
+        def choose(prompt: PromptCandidates) -> list[Selection]:
+            leads, margins = differences(prompt.scores), differences(prompt.z)
+            eligible = primary & (leads >= far) & (margins > 0) & on_all_others(leads >= clear)
+            return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
-            candidates,
+            prompts,
             axes,
+            "strong_domination",
             choose,
             otherwise="no candidate strongly dominates another",
         )
 
 
-def differences(candidates: Iterable[Candidate], axes: Sequence[str]) -> dict[str, list[float]]:
-    """On each axis the absolute differences between every two candidates of a prompt, over all prompts."""
-    groups = [usable(group, axes) for group in by_prompt(candidates).values()]
-    return {
-        axis: [
-            abs(one.scores[axis] - two.scores[axis])
-            for group in groups
-            for one, two in combinations(group, 2)
-        ]
-        for axis in axes
-    }
+def distances(prompts: Iterable[PromptCandidates], axes: int) -> Float[np.ndarray, "comparison {axes}"]:
+    """The absolute differences of score between every two candidates of a prompt, over all prompts."""
+    empty = [np.zeros((0, axes))]
+    return np.concatenate(empty + [_distances(prompt.scores) for prompt in prompts])
 
 
-def _percentile(values: Sequence[float], q: float) -> float:
-    return float(np.percentile(values, q)) if values else 0.0
+def _distances(scores: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray, "comparison axis"]:
+    first, second = np.triu_indices(len(scores), 1)
+    return np.abs(scores[first] - scores[second])
+
+
+def _percentiles(values: Float[np.ndarray, "comparison axis"], q: float) -> Float[np.ndarray, " axis"]:
+    """Of each column; 0 without values."""
+    return np.array([np.percentile(column, q) if len(column) else 0.0 for column in values.T])

@@ -1,12 +1,12 @@
 """Several rules at once."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffdpo.mining.base import Mined, clash
-from diffdpo.types import Candidate, Pair
+from diffdpo.mining.base import contradict
+from diffdpo.mining.values import MinedPairs, Pair, PromptCandidates
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,16 @@ class Union:
     rules: list[Any] = field(default_factory=list)
     """Names, or {name: …, args: {…}} for those with arguments, the most trusted first."""
 
-    def __call__(self, candidates: Iterable[Candidate], axes: Sequence[str]) -> Mined:
-        candidates = list(candidates)
-        kept: dict[str, list[Pair]] = defaultdict(list)
-        reasons: dict[str, str] = {c.prompt_id: "no rule is asked" for c in candidates}
-        for mined in [rule(candidates, axes) for rule in self.rules]:
-            reasons |= mined.skipped
-            for pair in mined.pairs:
-                of_prompt = kept[pair.prompt_id]
-                if not any(clash(pair, other) for other in of_prompt):
-                    of_prompt.append(pair)
-        return Mined(
-            tuple(pair for _, pairs in sorted(kept.items()) for pair in pairs),
-            {prompt: reason for prompt, reason in sorted(reasons.items()) if prompt not in kept},
+    def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
+        pairs_of: dict[str, list[Pair]] = defaultdict(list)
+        reasons = {prompt.prompt_id: "no rule is asked" for prompt in prompts}
+        for result in [rule(prompts, axes) for rule in self.rules]:
+            reasons |= result.reasons
+            for pair in result.pairs:
+                pairs = pairs_of[pair.prompt_id]
+                if not any(contradict(pair, earlier) for earlier in pairs):
+                    pairs.append(pair)
+        return MinedPairs(
+            tuple(pair for _, pairs in sorted(pairs_of.items()) for pair in pairs),
+            {prompt: reason for prompt, reason in sorted(reasons.items()) if prompt not in pairs_of},
         )

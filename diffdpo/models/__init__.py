@@ -1,6 +1,9 @@
-"""Song models. A new one is a file here and a line in MODELS."""
+"""Song models by name. A new one is a file here and a line in MODELS, or an entry point in another package.
 
-from diffdpo.models.diffrhythm.presets import DiffRhythmCheckpoint
+The values are frozen dataclasses of what a configuration says; their `load()` imports networks and encoders.
+"""
+
+from diffdpo.models.diffrhythm.checkpoint import DiffRhythmCheckpoint
 from diffdpo.models.tiny import Tiny
 from diffdpo.registry import Table
 

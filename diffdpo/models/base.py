@@ -1,16 +1,25 @@
-"""What trainer and sampler ask of a song model: seven members. A new one needs a decision record."""
+"""The protocol of a song model: all that trainer and sampler know of it (docs/decisions/0009-protocol-2.md).
 
+Latents are [row, frame, channel], t = 0 is the song and t = 1 noise, a velocity is noise - song. An embedding
+is what a model made of one prompt; a condition is what it made of a batch of rows. Both are opaque: code
+outside a model only indexes their rows and moves them between devices.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffdpo.types import Clip, Prompt
+from diffdpo.errors import DataError
+from diffdpo.registry import closest
+from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
 Condition = dict[str, Tensor]
-"""Named tensors with a leading batch axis, opaque to trainer and sampler. Zeros mean: not given."""
+"""Named tensors, each with a leading row axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +32,24 @@ class LatentSpec:
     max_frames: int
     """The longest song the network was trained for."""
     window: Literal["exact", "fixed"] = "exact"
-    """`fixed` networks only know songs padded to max_frames; `exact` ones take any length and mask padding."""
-    reach: int = 0
-    """Frames on either side that the sound of a frame depends on: to be decoded alone, a piece needs them."""
+    """`exact` networks take any length and hide padding. `fixed` ones only know songs padded to max_frames: behind
+    the end of a shorter song they are shown zeros, so that a song does not depend on its batch."""
+    receptive_frames: int = 0
+    """Frames on either side that the sound of a frame depends on: to be decoded alone, a chunk needs them."""
+    rounding: Literal["down", "up"] = "down"
+    """Of seconds to frames."""
+    multiple: int = 1
+    """The number of frames is a multiple of this."""
+    headroom_s: float = 0.0
+    """Seconds that a song is generated longer than asked for; cut off after decoding."""
+    times: tuple[float, ...] | None = None
+    """The times t that a few-step network knows, from 1 to 0; None where it knows all of [0, 1]."""
 
     def frames(self, seconds: float) -> int:
         """Latent frames of a duration, at least one."""
-        return max(1, int(seconds * self.frames_per_second))
+        exact = (seconds + self.headroom_s) * self.frames_per_second
+        frames = int(exact) if self.rounding == "down" else math.ceil(exact - 1e-9)
+        return max(1, -(-frames // self.multiple)) * self.multiple
 
 
 @runtime_checkable
@@ -38,57 +58,162 @@ class SongModel(Protocol):
 
     @property
     def network(self) -> Any:
-        """What is trained: a diffusers ModelMixin with PeftAdapterMixin."""
+        """What is trained: a diffusers ModelMixin with PeftAdapterMixin that names its `_repeated_blocks`.
+
+        Its `forward` hides padding, since wrappers hook `forward`; it takes plain tensors, masks among them.
+        """
 
     @property
-    def latents(self) -> LatentSpec: ...
+    def spec(self) -> LatentSpec: ...
 
-    def embed(self, prompt: Prompt) -> Prompt:
-        """The same prompt with its style embedded and its lyrics tokenised: the part worth doing once."""
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Dotted suffixes of the layers that LoRA adapts by default, matched as peft matches them."""
 
-    def condition(self, prompts: Sequence[Prompt], frames: int) -> Condition:
-        """Tensors for a batch of embedded prompts, padded to `frames`."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what `without` can drop from a condition."""
+
+    @property
+    def unconditional(self) -> tuple[str, ...]:
+        """The parts that classifier-free guidance drops where no negative prompt is given; () for a distilled
+        network, which cannot be guided."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the encoders and the text format, known without loading them: part of the cache key of
+        embeddings."""
+
+    @property
+    def timed_lyrics(self) -> bool:
+        """Whether the lyrics of a recording need times to be trained on."""
+
+    @property
+    def embeds_audio(self) -> bool:
+        """Whether `embed` takes the style of a recording, a prompt's `style_audio`."""
+
+    def embed(self, prompt: Prompt) -> Embedding:
+        """Encode one prompt, for every task the model knows. DataError for what it does not understand."""
+
+    def condition(self, rows: Sequence[Row], length: int) -> Condition:
+        """Tensors for a batch of rows padded to `length` frames, on the CPU."""
+
+    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
+        """The condition with one part replaced by the model's own null in the rows where `where` is True."""
 
     def velocity(
         self,
         network: Any,
-        x: Float[Tensor, "batch frame channel"],
-        t: Float[Tensor, " batch"],
+        x: Float[Tensor, "row frame channel"],
+        t: Float[Tensor, " row"],
         condition: Condition,
-        frames: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "batch frame channel"]:
-        """The predicted noise - song at (x, t). `network` is passed in because accelerate wraps it."""
+        frames: Int[Tensor, " row"],
+    ) -> Float[Tensor, "row frame channel"]:
+        """The predicted noise - song at (x, t), zero behind the end of each song.
 
-    def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
-        """Latents of a song of any rate and number of channels, memory constant in its length."""
+        `network` is passed in because accelerate wraps it; it is called exactly once, and nothing else of it
+        is used. `t` is in at least fp32, and `frames`, the valid ones, may stay on the CPU.
+        """
+
+    def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
+        """Latents of a song of any rate and number of channels, in bounded memory: a sample of the posterior drawn
+        from `generator`, the mean without one."""
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
-        """The sound of one song's latents, memory constant in its length, or of a piece from `first_frame` on."""
+        """The sound of one song's latents, or of a chunk that begins at `first_frame`, in bounded memory."""
+
+    def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
+        """Move the encoders or the codec to a device; None frees their memory for good."""
+
+
+@runtime_checkable
+class Inpaints(Protocol):
+    """A song model that can be shown a part of a song. Optional."""
+
+    def with_context(
+        self,
+        condition: Condition,
+        latents: Float[Tensor, "row frame channel"],
+        keep_mask: Bool[Tensor, "row frame"],
+    ) -> Condition:
+        """The condition with `latents` as the in-painting context where `keep_mask` is True; all False is none."""
 
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A song model that can do once a song what does not depend on x and t. A model need not have it."""
+    """A song model that can compute once a song what does not depend on x and t. Optional."""
 
-    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " batch"]) -> Condition:
-        """What `velocity` takes in place of `condition`, for the network itself and not what accelerate wraps."""
+    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
+        """What `velocity` takes in place of `condition`; for the bare network, not for what accelerate wraps."""
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """A song model whose songs follow a plan of their own, such as audio codes. Optional."""
+
+    @property
+    def planner(self) -> str:
+        """Identity of the planner and its weights."""
+
+    def plan(self, prompt: Prompt, frames: int, generator: torch.Generator) -> Plan:
+        """Draw the plan of one candidate."""
+
+    def embed_plan(self, plan: Plan) -> Embedding:
+        """Encode a plan, to be merged into the candidate's embedding. DataError for another planner's plan."""
 
 
 @runtime_checkable
 class Transcribes(Protocol):
-    """A song model whose tokens can be heard in recordings, as beats can. A model need not have it."""
+    """A song model with conditions on the time axis that can be read off recordings, such as beats. Optional."""
 
-    def transcribe(self, clip: Clip) -> tuple[tuple[float, tuple[int, ...]], ...]:
-        """Timed lines of tokens, as in `Prompt.lyric_lines`."""
-
-
-def drop(condition: Condition, part: str, where: Bool[Tensor, " batch"]) -> Condition:
-    """The same condition with one part taken away from some songs."""
-    kept = condition[part]
-    shape = (-1, *[1] * (kept.ndim - 1))
-    return {**condition, part: kept.masked_fill(where.view(shape), 0)}
+    def transcribe(self, clip: Clip) -> Embedding:
+        """What a recording adds to its embedding; {} where nothing is found."""
 
 
-def repeat(condition: Condition, times: int) -> Condition:
-    """The condition of [a, b] for a batch stacked as [a, b, a, b, …]."""
-    return {name: tensor.repeat(times, *[1] * (tensor.ndim - 1)) for name, tensor in condition.items()}
+OPTIONAL: dict[Any, str] = {
+    Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
+    Prepares: "prepare conditions",
+    Plans: "plan songs",
+    Transcribes: "transcribe recordings",
+}
+"""What a model can do that has an optional protocol."""
+
+
+def supports(model: Any, protocol: type) -> bool:
+    """Whether a model has an optional protocol. A wrapper, which names what it wraps as `wrapped`, supports what it
+    and the wrapped model both do."""
+    inner = getattr(model, "wrapped", None)
+    return isinstance(model, protocol) and (inner is None or supports(inner, protocol))
+
+
+def require(model: Any, protocol: type) -> None:
+    """DataError unless a model has an optional protocol."""
+    if not supports(model, protocol):
+        raise DataError(f"this model cannot {OPTIONAL[protocol]}; choose another model, or leave that out")
+
+
+def check_controls(prompt: Prompt, controls: Sequence[str]) -> None:
+    """DataError for a control of a prompt that a model does not know; `controls` are those it does."""
+    for name, _ in prompt.controls:
+        if name not in controls:
+            known = ", ".join(controls) or "none"
+            raise DataError(
+                f"prompt {prompt.id!r}: this model knows no control {name!r}.{closest(name, controls)} "
+                f"Known: {known}."
+            )
+
+
+def check_part(part: str, parts: Sequence[str]) -> None:
+    """DataError for a part of the condition that a model cannot drop."""
+    if part not in parts:
+        raise DataError(f"this model has no part {part!r}.{closest(part, parts)} Known: {', '.join(parts)}.")
+
+
+def take(tree: dict[str, Tensor], index: Int[Tensor, " row"]) -> dict[str, Tensor]:
+    """Rows of named tensors, in the order of `index`."""
+    return {name: tensor[index.to(tensor.device)] for name, tensor in tree.items()}
+
+
+def move(tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Named tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in tree.items()}

@@ -1,13 +1,18 @@
-"""Whole networks on disk, in the folder format of diffusers."""
+"""Whole networks on disk, in the folder format of diffusers, for any network class of diffusers' kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffdpo.weight_files import WEIGHTS
+from diffdpo.errors import CheckpointError
+from diffdpo.runs import read_json
+from diffdpo.weight_files import WEIGHTS, assign, read_tensors
+
+CONFIG_FILE = "config.json"
 
 
 def save_network(network: Any, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -15,3 +20,19 @@ def save_network(network: Any, state: Mapping[str, Tensor], folder: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     network.save_config(folder)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_saved(network_class: Any, folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The network of a folder that `save_network` wrote, its weights mapped.
+
+    CheckpointError names the first weights that are missing, unexpected or of another shape.
+    """
+    path = Path(folder)
+    try:
+        network = network_class.from_config(read_json(path / CONFIG_FILE))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / CONFIG_FILE}: no {network_class.__name__} has such sizes ({error})"
+        ) from None
+    assign(network, read_tensors(path / WEIGHTS), str(path), dtype)
+    return network

@@ -3,15 +3,15 @@ a style encoder and the tempo that goes with a style."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from diffdpo.hub import BUNDLE, fingerprint_of
 
-from diffdpo.codecs.spectral import SpectralCodec
-from diffdpo.encoders import beats, style
-from diffdpo.encoders.style import BUNDLE
-from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.diffrhythm.checkpoints import load_network
+if TYPE_CHECKING:
+    from diffdpo.models.diffrhythm.adapter import DiffRhythm
+
+EMBEDDING_FORMAT = "tiny-1"
+"""Part of the fingerprint of embeddings: raise it whenever they change."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,30 @@ class Tiny:
     """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
     weight if you like: `a/export@0.5,b/export@0.5`."""
 
-    def load(self) -> DiffRhythm:
+    def load(self) -> "DiffRhythm":
+        import torch
+
+        from diffdpo.codecs.spectral import SpectralCodec
+        from diffdpo.encoders import beats, style
+        from diffdpo.models.base import LatentSpec
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.checkpoints import load_network
+
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
         codec = SpectralCodec.from_pretrained(folder / "codec", torch_dtype=torch.float32).eval()
         return DiffRhythm(
             network=network,
-            latents=LatentSpec(
+            spec=LatentSpec(
                 channels=codec.config.latent_channels,
                 frames_per_second=codec.frames_per_second,
                 sample_rate=codec.config.sample_rate,
                 max_frames=network.config.max_frames,
-                reach=codec.receptive_frames,
+                receptive_frames=codec.receptive_frames,
             ),
             codec=codec,
-            style=style.load(folder),
-            beats=beats.load(folder),
+            encoders=Encoders(style=style.load(folder), beats=beats.load(folder)),
+            identify=lambda: fingerprint_of(
+                EMBEDDING_FORMAT, sorted((folder / "style").glob("*.*")), [folder / beats.FILE]
+            ),
         )

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.objectives.terms.margin import masked_square, present
-from diffdpo.types import BatchKind, LossOutput, Need, Outputs
+from diffdpo import flow
+from diffdpo.errors import ensure
+from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerSong, Take, require
 
-Errors = Float[Tensor, "example member"]
 TINY = 1e-10
-LIKELIHOODS: dict[str, Callable[[Errors, Float[Tensor, "example 1"]], Errors]] = {
+LIKELIHOODS: dict[str, Callable[[PerSong, Float[Tensor, "example 1"]], PerSong]] = {
     "uniform": lambda error, t: -error,
     "t": lambda error, t: -t * error,
     "t2": lambda error, t: -(t**2) * error,
@@ -25,14 +25,16 @@ LIKELIHOODS: dict[str, Callable[[Errors, Float[Tensor, "example 1"]], Errors]] =
 
 @dataclass(frozen=True)
 class AWM:
-    """A clipped policy gradient: -min(ratio A, clip(ratio) A), ratio = likelihood now / when the song was made.
+    """A clipped policy gradient: -min(ratio A, clip(ratio) A), ratio = likelihood now / when the song was sampled.
 
     A, the `score`, is the song's advantage over its prompt's others. With the clip and `velocity_kl` both off
-    it collapses: pushing bad songs away has no lower bound unless the KL outweighs the largest |A|.
+    it collapses: pushing bad songs away has no lower bound unless the KL outweighs the largest |A|. The timestep's
+    weight is part of `likelihood`, and `velocity_kl` is its anchor.
     """
 
     batch_kind: ClassVar[BatchKind] = "group"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference", "old", "velocities"})
+    takes: ClassVar[frozenset[Take]] = frozenset()
 
     likelihood: Literal["uniform", "t", "t2", "huber", "ghuber"] = "uniform"
     clip: float = 1e-5
@@ -40,24 +42,22 @@ class AWM:
     """Weight of the squared distance of the policy's velocities from the reference's."""
 
     def __post_init__(self) -> None:
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
-        if self.clip <= 0 or self.velocity_kl < 0:
-            raise ValueError("clip must be positive and velocity_kl not negative")
+        names = ", ".join(LIKELIHOODS)
+        ensure(self.likelihood in LIKELIHOODS, f"likelihood must be one of {names}, got {self.likelihood!r}")
+        ensure(self.clip > 0 and self.velocity_kl >= 0, "clip must be positive and velocity_kl not negative")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        seen, t, advantage = present(outputs.velocities), present(outputs.t), present(outputs.score)
+        velocities, advantage = require(outputs.velocities), require(outputs.score)
+        t = require(outputs.t)[:, None]
         likelihood = LIKELIHOODS[self.likelihood]
-        change = (
-            likelihood(outputs.policy, t[:, None]) - likelihood(present(outputs.old), t[:, None]).detach()
-        )
+        change = likelihood(outputs.policy, t) - likelihood(require(outputs.old), t).detach()
         ratio = change.exp()
-        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        kl = masked_square(seen.policy - present(seen.reference), outputs)
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        kl = flow.masked_square(velocities.policy - require(velocities.reference), outputs.mask)
         metrics = {
             "error": outputs.policy.detach().mean(1),
             "ratio": ratio.detach().mean(1),
             "clipped": ((ratio - 1).abs() > self.clip).to(ratio.dtype).mean(1),
             "velocity_distance": kl.detach().mean(1),
         }
-        return LossOutput(loss=(self.velocity_kl * kl - gain).mean(1), metrics=metrics)
+        return LossOutput(loss=(self.velocity_kl * kl - surrogate).mean(1), metrics=metrics)

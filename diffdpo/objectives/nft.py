@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.objectives.terms.margin import masked_mean, masked_square, present
-from diffdpo.types import BatchKind, LossOutput, Need, Outputs
+from diffdpo import flow
+from diffdpo.errors import ensure
+from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerExample, PerSong, Take, require
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class NFT:
     With v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v, and r in [0, 1] the optimality of a
     song (½ is average), a song costs r |x+ - song|² + (1 - r) |x- - song|², where x+ and x- are the songs that
     v+ and v- point back to. Each square is divided by its own mean distance, detached, so that all noise levels
-    weigh alike. Only clean songs and their scores are needed: any solver, no trajectories, no guidance.
+    weigh alike: a weight of the timestep would undo that. Only clean songs and their scores are needed: any solver,
+    no trajectories, no guidance. `kl` is its anchor.
     """
 
     batch_kind: ClassVar[BatchKind] = "group"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference", "old", "velocities"})
+    takes: ClassVar[frozenset[Take]] = frozenset()
 
     beta: float = 1.0
     """How much of the policy is in the mixture; 1 for one reward, 0.1 for several."""
@@ -33,20 +36,18 @@ class NFT:
 
     def __post_init__(self) -> None:
         for name in ("beta", "advantage_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.kl < 0:
-            raise ValueError(f"kl must not be negative, got {self.kl}")
+            ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        ensure(self.kl >= 0, f"kl must not be negative, got {self.kl}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        seen, t, score = present(outputs.velocities), present(outputs.t), present(outputs.score)
-        old = present(seen.old).detach()
-        positive = self.beta * seen.policy + (1 - self.beta) * old
-        negative = (1 + self.beta) * old - self.beta * seen.policy
-        costs = [self._distance(v - seen.target, t, outputs) / self.beta for v in (positive, negative)]
+        velocities, t, score = require(outputs.velocities), require(outputs.t), require(outputs.score)
+        old = require(velocities.old).detach()
+        positive = self.beta * velocities.policy + (1 - self.beta) * old
+        negative = (1 + self.beta) * old - self.beta * velocities.policy
+        costs = [self._distance(v - velocities.target, t, outputs) / self.beta for v in (positive, negative)]
         optimality = (score / self.advantage_clip).clamp(-1, 1) / 2 + 0.5
         policy = self.advantage_clip * (optimality * costs[0] + (1 - optimality) * costs[1])
-        kl = masked_square(seen.policy - present(seen.reference), outputs)
+        kl = flow.masked_square(velocities.policy - require(velocities.reference), outputs.mask)
         metrics = {
             "error": outputs.policy.detach().mean(1),
             "positive": costs[0].detach().mean(1),
@@ -57,9 +58,9 @@ class NFT:
 
     @staticmethod
     def _distance(
-        error: Float[Tensor, "example member frame channel"], t: Float[Tensor, " example"], outputs: Outputs
-    ) -> Float[Tensor, "example member"]:
+        error: Float[Tensor, "example member frame channel"], t: PerExample, outputs: Outputs
+    ) -> PerSong:
         """Mean square of t·error, by which the song pointed back to is off, over its own mean size."""
         off = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
-        size = masked_mean(off.detach().abs(), outputs).clamp(min=1e-5)
-        return masked_mean(off**2, outputs) / size
+        size = flow.masked_mean(off.detach().abs().mean(-1), outputs.mask).clamp(min=1e-5)
+        return flow.masked_mean((off**2).mean(-1), outputs.mask) / size

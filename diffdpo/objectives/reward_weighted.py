@@ -1,12 +1,14 @@
 """Reward-weighted regression (Peters & Schaal 2007; for flows: Liu et al. 2025, VideoAlign, eq. 10)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from diffdpo.objectives.terms.margin import present
-from diffdpo.types import BatchKind, LossOutput, Need, Outputs
+from diffdpo.errors import ensure
+from diffdpo.objectives.composition import term_needs, term_takes
+from diffdpo.objectives.terms.weights import TimestepWeight
+from diffdpo.types import BatchKind, LossOutput, Outputs, require
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,18 @@ class RewardWeighted:
     """
 
     batch_kind: ClassVar[BatchKind] = "group"
-    needs: ClassVar[frozenset[Need]] = frozenset()
 
     temperature: float = 1.0
     max_weight: float = 20.0
+    timestep: TimestepWeight = field(default_factory=TimestepWeight)
+    needs = property(term_needs)
+    takes = property(term_takes)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "max_weight"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        weight = torch.exp(present(outputs.score) / self.temperature).clamp(max=self.max_weight)
-        error = outputs.policy
-        metrics = {"error": error.detach().mean(1), "weight": weight.mean(1)}
-        return LossOutput(loss=(weight * error).mean(1), metrics=metrics)
+        weight = torch.exp(require(outputs.score) / self.temperature).clamp(max=self.max_weight)
+        metrics = {"error": outputs.policy.detach().mean(1), "weight": weight.mean(1)}
+        return LossOutput(loss=(weight * (self.timestep(outputs) * outputs.policy)).mean(1), metrics=metrics)

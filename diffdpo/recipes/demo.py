@@ -3,12 +3,15 @@
 import time
 from pathlib import Path
 
-from diffdpo.config import RoundRun
 from diffdpo.progress import say
 from diffdpo.recipes import round as round_
+from diffdpo.recipes.round import RoundRun, check
+
+__all__ = ["RoundRun", "check", "run"]
 
 
 def run(cfg: RoundRun) -> Path:
+    """One round, and how long it took."""
     began = time.monotonic()
     out = round_.run(cfg)
     say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")

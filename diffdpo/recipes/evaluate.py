@@ -1,22 +1,24 @@
 """Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from diffdpo import audio
-from diffdpo.config import EvaluateRun, to_yaml
-from diffdpo.data import ratings, tables
-from diffdpo.data.pairs import KEY as PAIRS_KEY
-from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.config import to_yaml
+from diffdpo.data import tables
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.ratings import RATINGS
 from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.scores import Scores, of_songs, read_scores
+from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
 from diffdpo.progress import say
 from diffdpo.report.page import Comparison, Report, write_report
-from diffdpo.run_dir import workers
+from diffdpo.run_dir import check_inputs, workers
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -32,7 +34,41 @@ from diffdpo.scorers import SCORERS
 from diffdpo.types import Prompt
 
 
+@dataclass
+class EvaluateRun:
+    """Paired comparison of two models: same prompts, same seeds."""
+
+    baseline: str = MISSING
+    """Samples of the model before."""
+    aligned: str = MISSING
+    """Samples of the model after."""
+    scores: str = MISSING
+    out: str = MISSING
+    mined_axes: list[str] = field(default_factory=list)
+    """Axes that were optimised; all others in the scores are judges. Empty: as recorded by `pairs`."""
+    pairs: str = ""
+    """The mined pairs: refuses evaluation prompts that were mined, and tells the mined axes."""
+    training: str = ""
+    """Run directory whose curves the report shows."""
+    listen: int = 6
+    """Pairs of songs with players in the report: those with the worst change."""
+    long_song: str = ""
+    """One more song to hear."""
+    long_song_caption: str = ""
+    resamples: int = 4000
+    command: str = ""
+    """What to print as the command that makes the whole comparison again."""
+    license: str = ""
+    """Of the weights, and so of the songs."""
+
+
+def check(cfg: EvaluateRun) -> None:
+    """Nothing here is chosen by name."""
+
+
 def run(cfg: EvaluateRun) -> Path:
+    """Compare two folders of samples and write the report."""
+    check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
     group, out = workers(), Path(cfg.out)
     if group.main:
         _evaluate(cfg, out)
@@ -70,9 +106,10 @@ def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
     if not cfg.pairs:
         return
     folder = Path(cfg.pairs)
-    rows = tables.read(folder / PAIRS, PAIRS_KEY) + tables.read(folder / ratings.TABLE, ratings.KEY)
-    mined = {row["group"] for row in rows}
-    both = sorted(mined & {row["group"] for row in samples.rows()})
+    mined = {
+        group for spec in (PAIRS, RATINGS) for (group,) in tables.read_distinct(folder, spec, ("group",))
+    }
+    both = sorted(mined & {row.group for row in samples.rows()})
     if both:
         raise DataError(
             f"{cfg.baseline}: the prompt group {both[0]!r} was mined for training; evaluate on other prompts"
@@ -90,21 +127,21 @@ def compare(
 
 def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
     rows = match(before.rows(), after.rows())
-    known = of_songs(scores, before), of_songs(scores, after)
-    unscored = [one["sample_id"] for one, _ in rows for side in known if one["sample_id"] not in side]
+    values = [join_scores(scores, side, side.prompts()).by_song() for side in (before, after)]
+    unscored = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
     if unscored:
         raise DataError(
             f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first"
         )
     return [
         Matched(
-            sample_id=one["sample_id"],
-            prompt_id=one["prompt_id"],
-            group=one["group"],
-            baseline=known[0][one["sample_id"]],
-            aligned=known[1][one["sample_id"]],
+            sample_id=song.sample_id,
+            prompt_id=song.prompt_id,
+            group=song.group,
+            baseline=values[0][song.sample_id],
+            aligned=values[1][song.sample_id],
         )
-        for one, _ in rows
+        for song, _ in rows
     ]
 
 
@@ -140,7 +177,7 @@ def _report(
         config_yaml=_config_yaml(cfg),
         versions=versions(),
         command=cfg.command or f"diffdpo evaluate {cfg.out}/{CONFIG}",
-        licence=cfg.licence,
+        license=cfg.license,
     )
 
 

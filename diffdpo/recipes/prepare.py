@@ -1,32 +1,53 @@
 """Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
 
 import hashlib
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from omegaconf import MISSING
 
 from diffdpo import audio
-from diffdpo.config import PrepareRun, build_model
 from diffdpo.data import tables
 from diffdpo.data.latents import DTYPES, write_latents
 from diffdpo.data.prompts import in_share
-from diffdpo.data.songs import KEY, TABLE
-from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
+from diffdpo.data.song_embeddings import write_song_embeddings
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
-from diffdpo.models.base import SongModel, Transcribes
+from diffdpo.models.base import SongModel, Transcribes, supports
+from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, say
 from diffdpo.randomness import generator
-from diffdpo.registry import closest
+from diffdpo.registry import Choice, closest
 from diffdpo.run_dir import claim, workers
 from diffdpo.runs import finish, read_jsonl
-from diffdpo.types import Clip, Prompt
+from diffdpo.types import Clip, Embedding, Prompt
+
+
+@dataclass
+class PrepareRun:
+    """Songs to latents, styles and lyric tokens."""
+
+    out: str = MISSING
+    """The dataset folder to be made."""
+    songs: str = MISSING
+    """A folder of audio files, or a JSONL manifest (id, audio, text, lyrics, license, attribution, split)."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    loudness_lufs: float = -16.0
+    """Songs are brought to this loudness before encoding."""
+    style_window_s: float = 10.0
+    """A style is computed for every such stretch of a song."""
+    captions: int = 0
+    """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
+    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: the song's text only."""
+    dtype: str = "fp16"
+    """Of the latents on disk: fp32, fp16 or bf16."""
+    valid_share: float = 0.05
+    """Share of songs held out of training when the manifest has no splits."""
+
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
@@ -47,7 +68,13 @@ class Song:
     group: str = ""
 
 
+def check(cfg: PrepareRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    check_model(cfg.model)
+
+
 def run(cfg: PrepareRun) -> Path:
+    """Encode the songs that are not there yet."""
     if cfg.dtype not in DTYPES:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
@@ -55,14 +82,13 @@ def run(cfg: PrepareRun) -> Path:
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     group = workers()
     out = claim(cfg, group=group)
-    table = out / TABLE
-    done = {row["id"] for row in tables.read(table, KEY) if not row["error"]}
+    done = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
     todo = group.share([song for song in songs if song.id not in done])
     if todo:
         model = build_model(cfg.model)
         with bar("prepare", len(todo), "song", enabled=group.main) as progress:
             for song in todo:
-                tables.append(table, [_prepare(song, model, cfg, out)], rank=group.rank)
+                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=group.rank)
                 progress.advance(note=song.id)
     group.barrier()
     if group.main:
@@ -72,24 +98,24 @@ def run(cfg: PrepareRun) -> Path:
 
 
 def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
-    tables.compact(out / TABLE, KEY)
-    rows = tables.read(out / TABLE, KEY)
-    failed = [row for row in rows if row["error"]]
+    tables.compact(out, SONGS)
+    rows = tables.read_rows(out, SONGS)
+    failed = [row for row in rows if row.error]
     for row in failed[:5]:
-        say(f"skipped: {row['error']}")
+        say(f"skipped: {row.error}")
     if len(failed) > 5:
-        say(f"… and {len(failed) - 5} more; see the column `error` of {out / TABLE}")
+        say(f"… and {len(failed) - 5} more; see the column `error` of {out / SONGS.folder}")
     if len(failed) == len(rows):
         raise DataError(
-            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0]['error']}"
+            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0].error}"
         )
-    good = [row for row in rows if not row["error"]]
+    good = [row for row in rows if not row.error]
     finish(
         out,
         songs=len(good),
         failed=len(failed),
-        hours=sum(row["duration_s"] for row in good) / 3600,
-        licenses=sorted({row["license"] for row in good}),
+        hours=sum(row.duration_s for row in good) / 3600,
+        licenses=sorted({row.license for row in good}),
         world=world,
     )
 
@@ -130,15 +156,19 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Song:
     return Song(audio=folder / row["audio"], **known)
 
 
-def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables.Row:
-    """Encode one song and write its file; a row with the reason when that is impossible."""
-    row = {
-        "id": song.id, "audio": str(song.audio), "text": song.text, "license": song.license,
-        "attribution": song.attribution, "split": song.split, "group": song.group, "sha256": "", "frames": 0,
-        "duration_s": 0.0, "lyric_lines": "[]", "error": "",
-    }  # fmt: skip
+def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
+    """Encode one song and write its files; a row with the reason when that is impossible."""
+    row = SongRow(
+        id=song.id,
+        audio=str(song.audio),
+        text=song.text,
+        license=song.license,
+        attribution=song.attribution,
+        split=song.split,
+        group=song.group,
+    )
     try:
-        if song.lyrics and untimed(song.lyrics):
+        if model.timed_lyrics and song.lyrics and untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         clip = audio.read(song.audio)
         if audio.loudness(clip) < audio.SILENCE_LUFS:
@@ -147,59 +177,59 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> tables
         latents = model.encode(clip)
         if not torch.isfinite(latents).all():
             raise DataError(f"{song.audio}: its latents are not numbers")
-        prompt = model.embed(
-            Prompt(
-                id=song.id,
-                lyrics=song.lyrics or None,
-                language=song.language or None,
-                duration_s=clip.seconds,
-            )
-        )
-        lines = prompt.lyric_lines
-        if not lines and isinstance(model, Transcribes):
-            lines = model.transcribe(clip)
+        embeddings = embed_windows(model, clip, song, cfg)
     except DataError as error:
-        return row | {"error": str(error)}
-    styles = style_windows(model, clip, song, cfg)
-    path = out / "latents" / f"{song.id}.safetensors"
-    write_latents(path, latents.to(DTYPES[cfg.dtype]), styles=styles.half())
-    return row | {
-        "sha256": hashlib.sha256(song.audio.read_bytes()).hexdigest(),
-        "frames": len(latents),
-        "duration_s": clip.seconds,
-        "lyric_lines": json.dumps(lines or []),
-    }
+        return replace(row, error=str(error))
+    write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
+    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(DTYPES[cfg.dtype]))
+    return replace(
+        row,
+        sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),
+        frames=len(latents),
+        duration_s=clip.seconds,
+    )
 
 
-def style_windows(
-    model: SongModel, clip: Clip, song: Song, cfg: PrepareRun
-) -> Float[Tensor, "variant window style"]:
-    """The style of each stretch of a song, from its text and sound together, its sound alone, its text alone.
+def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> list[list[Embedding]]:
+    """Embeddings of a song, [variant][window]: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the stretch stand in for the text alone.
+    many captions of the window stand in for the text alone. A model that embeds no recordings gets the texts only.
+    What a model reads off the recording, such as beats, goes into all of them, unless the song has lyrics.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
+    transcript: Embedding = {}
+    if not song.lyrics and supports(model, Transcribes):
+        transcript = model.transcribe(clip)  # type: ignore[attr-defined]
 
-    def style(text: str | None, heard: Clip | None) -> Tensor | None:
-        return model.embed(Prompt(id="window", text=text, style_audio=heard)).style
+    def embed(text: str | None, recording: Clip | None) -> Embedding:
+        prompt = Prompt(
+            id=song.id,
+            text=text,
+            style_audio=recording,
+            lyrics=song.lyrics or None,
+            language=song.language or None,
+            duration_s=clip.seconds,
+        )
+        return model.embed(prompt) | transcript
 
-    per_window = []
-    for number, window in enumerate(np.array_split(clip.samples, count, axis=1)):
-        heard = Clip(samples=np.ascontiguousarray(window), sample_rate=clip.sample_rate)
-        texts = _captions(song, heard, f"{song.id}:{number}", cfg.captions) or [song.text]
-        ways = [style(song.text or None, heard), style(None, heard)]
-        ways += [style(text, None) if text else None for text in texts]
-        known = [way for way in ways if way is not None]
-        per_window.append(torch.stack([known[min(i, len(known) - 1)] for i in range(len(ways))]))
-    return torch.stack(per_window, dim=1)
+    windows = []
+    for number, samples in enumerate(np.array_split(clip.samples, count, axis=1)):
+        window = Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
+        texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
+        sounds = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
+        variants = sounds + [embed(text, None) for text in texts if text] or [embed(None, None)]
+        windows.append([variants[min(i, len(variants) - 1)] for i in range(len(sounds) + len(texts))])
+    return [list(variant) for variant in zip(*windows, strict=True)]
 
 
 def _captions(song: Song, heard: Clip, key: str, count: int) -> list[str]:
     """Texts that each say a random part of a song's labels and of what is measured in a stretch of it."""
     if not count:
         return []
+    from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
+
     parts = [part.strip() for part in song.text.split(",") if part.strip()]
     parts += measured_words(measure(heard), THIRDS)
     captions = []

@@ -1,37 +1,115 @@
 """Rounds of sample, score, mine and train; then the comparison with where it all began."""
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from diffdpo.config import (
-    Choice,
-    EvaluateRun,
-    MineRun,
-    RoundRun,
-    SampleRun,
-    ScoreRun,
-    TrainRun,
-    build_objective,
-    check,
-)
+from omegaconf import MISSING
+
+from diffdpo.config import INPUT_FILE
 from diffdpo.data.prompts import check_disjoint, read_prompts
 from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
-from diffdpo.evaluation.selection import Decision, RoundResult, decide, round_result
+from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
+from diffdpo.parts import build_objective
 from diffdpo.progress import say
 from diffdpo.recipes import evaluate, mine, sample, score, train
+from diffdpo.recipes.evaluate import EvaluateRun
+from diffdpo.recipes.mine import MineRun
+from diffdpo.recipes.sample import SampleRun
+from diffdpo.recipes.score import ScoreRun
+from diffdpo.recipes.train import TrainRun
+from diffdpo.registry import Choice
 from diffdpo.run_dir import Workers, claim, workers
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, settle
-from diffdpo.training.config import FREE_TO_CHANGE
+from diffdpo.training.config import FREE_TO_CHANGE, export_folder
+
+GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
+"""The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
+FILLED_IN: dict[str, tuple[str, ...]] = {
+    "sample": ("out", "prompts", "model", "per_prompt", "seed"),
+    "score": ("out", "samples"),
+    "mine": ("out", "samples", "scores", "pairs"),
+    "train": ("out", "model", "seed"),
+    "evaluate": ("out", "baseline", "aligned", "scores", "pairs", "training", "command", "license"),
+}
+"""The keys of each stage that a round sets itself."""
+
+
+STAGES: dict[str, Callable[[], Any]] = {
+    "sample": lambda: SampleRun(out="", prompts=""),
+    "score": lambda: ScoreRun(samples=[], out=""),
+    "mine": lambda: MineRun(samples=[], scores="", out=""),
+    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(GUARDED))),
+    "evaluate": lambda: EvaluateRun(baseline="", aligned="", scores="", out=""),
+}
+"""The default configuration of each stage."""
+
+
+@dataclass
+class RoundRun:
+    """Sample, score, mine, train, and evaluate against where the round began; each stage by its own
+    configuration."""
+
+    out: str = MISSING
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
+    evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
+    validation_prompts: str = field(default="", metadata=INPUT_FILE)
+    """Prompts to choose the best round by, neither mined nor evaluated on. Without them the newest round that
+    kept the rule about winners' errors is the best."""
+    candidates: int = 6
+    """Songs sampled for each mining prompt."""
+    evaluation_samples: int = 2
+    """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
+    rounds: int = 1
+    """Each round samples from, and is referenced to, the model of the round before."""
+    stop: StopRule = field(default_factory=StopRule)
+    """What ends rounds early. The best round's model is kept, not the last one's."""
+    sample: SampleRun = field(default_factory=STAGES["sample"])
+    """How songs are sampled: sampling, longform. The round sets out, prompts, model, per_prompt and seed."""
+    score: ScoreRun = field(default_factory=STAGES["score"])
+    """Which scorers, and windows for spans. The round sets samples and out."""
+    mine: MineRun = field(default_factory=STAGES["mine"])
+    """Rule, axes, weights, soft labels, spans. The round sets samples, scores, out and pairs."""
+    train: TrainRun = field(default_factory=STAGES["train"])
+    """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
+    evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
+    """The report: listen, resamples. The round sets the folders, long_song, command and license."""
+    license: str = ""
+    """Of the weights, and so of the songs."""
+    seed: int = 0
+    long_song_s: float = 0.0
+    """Length of one more song, sampled from the aligned model at the end; 0 for none."""
+    long_song_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        for stage, names in FILLED_IN.items():
+            default, cfg = STAGES[stage](), getattr(self, stage)
+            for name in names:
+                if getattr(cfg, name) != getattr(default, name):
+                    raise ValueError(f"{stage}.{name} is set by the round itself; leave it out")
+
+
+def check(cfg: RoundRun) -> None:
+    """The parts that every stage chooses by name, before anything is loaded."""
+    sample.check(replace(cfg.sample, model=cfg.model))
+    score.check(cfg.score)
+    mine.check(cfg.mine)
+    train.check(replace(cfg.train, model=cfg.model))
 
 
 def run(cfg: RoundRun) -> Path:
+    """Run the rounds that are not done yet, and write the report."""
     _check_prompts(cfg)
-    if cfg.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
+    if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         say("full fine-tuning: each round starts from the network of the round before")
     group = workers()
-    out = claim(cfg, free=["rounds", *(f"train.{key}" for key in FREE_TO_CHANGE)], group=group)
+    free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE)]
+    out = claim(cfg, free=free, group=group)
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
         say(f"round {number} of {cfg.rounds}", enabled=group.main)
@@ -82,10 +160,9 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
         _sample(cfg, which, where, cfg.validation_prompts, count, seed=seed)
         for which, where in ((cfg.model, out / "validation"), (model, folder / "validation"))
     )
-    scores = out / "scores"
-    score.run(ScoreRun(samples=[str(before), str(after)], out=str(scores), scorers=cfg.scorers))
+    _score(cfg, [before, after], out / "scores", windows=False)
     mined = read_json(folder / "pairs" / MANIFEST)["axes"]
-    return round_result(evaluate.compare(before, after, scores, mined), metrics)
+    return round_result(evaluate.compare(before, after, out / "scores", mined), metrics)
 
 
 def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Workers) -> None:
@@ -94,10 +171,11 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Worker
         _sample(cfg, which, where, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
         for which, where in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
-    score.run(ScoreRun(samples=[str(before), str(after)], out=str(out / "scores"), scorers=cfg.scorers))
+    _score(cfg, [before, after], out / "scores", windows=False)
     song = _long_song(cfg, model, out, group)
     evaluate.run(
-        EvaluateRun(
+        replace(
+            cfg.evaluate,
             baseline=str(before),
             aligned=str(after),
             scores=str(out / "scores"),
@@ -107,7 +185,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Worker
             long_song=str(song or ""),
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
             command=f"diffdpo round {out / 'config.yaml'}",
-            licence=cfg.licence,
+            license=cfg.license,
         )
     )
 
@@ -117,43 +195,22 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
     scores, pairs = folder.parent / "scores", folder / "pairs"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
     songs = _sample(cfg, model, folder / "candidates", cfg.mining_prompts, cfg.candidates, seed=seed)
-    score.run(
-        ScoreRun(
-            samples=[str(songs)],
-            out=str(scores),
-            scorers=cfg.scorers,
-            window_s=cfg.window_s,
-            hop_s=cfg.hop_s,
-        )
-    )
-    kind = build_objective(cfg.objective).batch_kind
+    _score(cfg, [songs], scores, windows=True)
+    kind = build_objective(cfg.train.objective).batch_kind
     mine.run(
-        MineRun(
-            samples=[str(songs)],
-            scores=str(scores),
-            out=str(pairs),
-            axes=cfg.axes,
-            rule=cfg.rule,
-            pairs=kind == "pair",
-            weights=cfg.weights,
-            soft_label_temperature=cfg.soft_label_temperature,
-            max_pairs=cfg.max_pairs,
-            spans=cfg.spans,
-        )
+        replace(cfg.mine, samples=[str(songs)], scores=str(scores), out=str(pairs), pairs=kind == "pair")
     )
-    training = TrainRun(
+    data = cfg.train.data
+    training = replace(
+        cfg.train,
         out=str(folder / "train"),
         model=model,
-        data=replace(cfg.data, pairs=str(pairs)) if kind == "pair" else replace(cfg.data, ratings=str(pairs)),
-        objective=cfg.objective,
-        train=cfg.train,
+        data=replace(data, pairs=str(pairs)) if kind == "pair" else replace(data, ratings=str(pairs)),
         seed=cfg.seed,
     )
-    check(training)
     train.run(training)
-    return next_model(
-        model, train.exported(folder / "train", cfg.train.steps), lora=cfg.train.lora is not None
-    )
+    export = export_folder(folder / "train", training.train.steps)
+    return next_model(model, export, lora=training.train.lora is not None)
 
 
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
@@ -167,11 +224,14 @@ def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
 
 
 def _sample(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, *, seed: int) -> Path:
-    return sample.run(
-        SampleRun(
-            out=str(out), prompts=prompts, model=model, sampling=cfg.sampling, per_prompt=count, seed=seed
-        )
-    )
+    stage: Any = replace(cfg.sample, out=str(out), prompts=prompts, model=model, per_prompt=count, seed=seed)
+    return sample.run(stage)
+
+
+def _score(cfg: RoundRun, samples: Sequence[Path], out: Path, *, windows: bool) -> None:
+    """Scores of some folders; of windows for the candidates alone, from which spans are mined."""
+    stage = replace(cfg.score, samples=[str(folder) for folder in samples], out=str(out))
+    score.run(stage if windows else replace(stage, window_s=0.0, hop_s=0.0))
 
 
 def _long_song(cfg: RoundRun, model: Choice, out: Path, group: Workers) -> Path | None:

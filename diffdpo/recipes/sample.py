@@ -3,37 +3,79 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from omegaconf import MISSING
 from torch import Tensor
 
-from diffdpo.config import SampleRun, build_model
+from diffdpo.config import INPUT_FILE
 from diffdpo.data import tables
-from diffdpo.data.edits import KEY as EDIT
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
-from diffdpo.data.prompts import KEYS, read_edits, read_prompts
-from diffdpo.data.samples import KEY, PROMPTS, TABLE, Samples, sample_id
+from diffdpo.data.plans import write_plan
+from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
+from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
 from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, say
+from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import Workers, claim, device, workers
 from diffdpo.runs import finish, settle
-from diffdpo.sampling.longform import Heard, compose, steps
-from diffdpo.sampling.render import Preview, Sound, write_song
-from diffdpo.sampling.sample_jobs import Job, embedded, plan_jobs, song_of, sound_of
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
+from diffdpo.sampling.render import Preview, SongAudio, write_song
+from diffdpo.sampling.sample_jobs import (
+    EmbeddedJob,
+    SampleJob,
+    check_jobs,
+    embed_jobs,
+    sample_jobs,
+    song_audio,
+    song_request,
+)
 from diffdpo.types import Prompt
+
+
+@dataclass
+class SampleRun:
+    """Prompts to songs."""
+
+    out: str = MISSING
+    prompts: str = field(default=MISSING, metadata=INPUT_FILE)
+    """A prompts.jsonl."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    longform: LongformConfig = field(default_factory=LongformConfig)
+    per_prompt: int = 1
+    """Songs for each prompt, each with noise of its own."""
+    seed: int = 0
+    shard: int = 0
+    shards: int = 1
+    """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
+    audio: bool = True
+    """Decode and write FLAC; without, only latents are written."""
+    embedding_cache: str = ""
+    """Folder that keeps embeddings of prompts between runs, by content."""
+
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 """What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
 
 
+def check(cfg: SampleRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    check_model(cfg.model)
+
+
 def run(cfg: SampleRun) -> Path:
+    """Generate the songs that are not there yet."""
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
@@ -42,15 +84,16 @@ def run(cfg: SampleRun) -> Path:
     samples = Samples(out)
     if group.main:
         _write_prompts(out / PROMPTS, prompts, edits)
-    finished = {row["sample_id"] for row in samples.rows() if _complete(samples, row["sample_id"], cfg.audio)}
+    finished = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
     wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
     mine = wanted[cfg.shard :: cfg.shards]
     todo = [(prompt, k) for prompt, k in mine if sample_id(prompt.id, k) not in finished]
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
-        jobs = group.share(plan_jobs(model.latents, todo, edits))
-        _sample_all(cfg, model, jobs, samples, group)
+        jobs = sample_jobs(model.spec, todo, edits)
+        check_jobs(model, jobs, cfg.longform)
+        _sample_all(cfg, model, group.share(jobs), samples, group)
     group.barrier()
     if group.main:
         _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], group)
@@ -61,15 +104,15 @@ def run(cfg: SampleRun) -> Path:
 def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Workers) -> None:
     """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
     if cfg.shards == 1:  # nobody else writes here
-        tables.compact(samples.folder / TABLE, KEY)
-    rows = {row["sample_id"]: row for row in samples.all_rows()}
+        tables.compact(samples.folder, SAMPLES)
+    rows = {row.sample_id: row for row in samples.all_rows()}
     there = [rows[name] for name in wanted if name in rows]
-    failed = [row for row in there if row["error"]]
+    failed = [row for row in there if row.error]
     for row in failed[:5]:
-        say(f"failed: {row['sample_id']}: {row['error']}")
+        say(f"failed: {row.sample_id}: {row.error}")
     write_gallery(samples, there, missing=len(wanted) - len(there))
     if failed and len(failed) == len(there):
-        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0]['error']}")
+        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0].error}")
     if failed:
         say(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
     if len(there) < len(wanted):
@@ -79,16 +122,19 @@ def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Wo
 
 
 def _sample_all(
-    cfg: SampleRun, model: SongModel, jobs: Sequence[Job], samples: Samples, group: Workers
+    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, group: Workers
 ) -> None:
     rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
-    append = partial(tables.append, samples.folder / TABLE, rank=rank)
-    ready, failed = embedded(model, jobs)
-    append([_row(cfg, job) | {"error": failed[job.sample_id]} for job in jobs if job.sample_id in failed])
+    append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
+    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
+    embedded, failures = embed_jobs(store, jobs, cfg.seed)
+    model.place("encoders", None)
+    append([_row(cfg, job, error=failures[job.sample_id]) for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
-    batches = [ready[start : start + size] for start in range(0, len(ready), size)]
+    batches = [embedded[start : start + size] for start in range(0, len(embedded), size)]
     total = sum(
-        steps(model.latents, [job.missing for job in batch], cfg.sampling, cfg.longform) for batch in batches
+        count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
+        for batch in batches
     )
     with bar("sample", total, "step", enabled=group.main) as progress:
         for batch in batches:
@@ -96,42 +142,49 @@ def _sample_all(
 
 
 def _sample_batch(
-    cfg: SampleRun, model: SongModel, batch: Sequence[Job], samples: Samples, on_step: Callable[[], None]
-) -> list[tables.Row]:
-    """Make and write the songs of a batch; a row each, with the reason for those that could not be."""
-    rows, songs = [], {}
-    for job in batch:
+    cfg: SampleRun,
+    model: SongModel,
+    batch: Sequence[EmbeddedJob],
+    samples: Samples,
+    on_step: Callable[[], None],
+) -> list[SampleRow]:
+    """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
+    rows, requests = [], {}
+    for embedded in batch:
         try:
-            songs[job.sample_id] = song_of(model, job)
+            requests[embedded.job.sample_id] = song_request(model, embedded)
         except FAILURES as error:
-            rows.append(_row(cfg, job) | {"error": _reason(error)})
-    jobs = [job for job in batch if job.sample_id in songs]
-    with previews(model, samples, jobs if cfg.audio else ()) as grow:
-        made = compose(
+            rows.append(_row(cfg, embedded.job, error=_reason(error)))
+    ready = [embedded for embedded in batch if embedded.job.sample_id in requests]
+    with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
+        songs = compose(
             model,
-            list(songs.values()),
+            list(requests.values()),
             cfg.sampling,
             cfg.longform,
             seed=cfg.seed,
             on_step=on_step,
             on_finished=grow,
         )
-        rows += [_keep(cfg, model, job, latents, samples) for job, latents in zip(jobs, made, strict=True)]
+        rows += [
+            _write(cfg, model, embedded, latents, samples)
+            for embedded, latents in zip(ready, songs, strict=True)
+        ]
     return rows
 
 
 @contextmanager
-def previews(model: SongModel, samples: Samples, jobs: Sequence[Job]) -> Iterator[Heard]:
-    """Lets songs of several windows be heard while they are made; their previews go when the songs are there."""
+def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
+    """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
-    before = {job.sample_id: job.frames_before(model.latents.frames_per_second) for job in jobs}
+    before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
 
     def grow(name: str, latents: Float[Tensor, "frame channel"], finished: int) -> None:
         preview = files.get(name)
         if preview is None or (finished == len(latents) and not preview.frames):
             return
         try:
-            preview.grow(Sound(model, latents, -before[name]), finished)
+            preview.grow(SongAudio(model, latents, -before[name]), finished)
         except FAILURES as error:
             say(f"{name}: no preview: {_reason(error)}")
             files.pop(name).remove()
@@ -143,42 +196,45 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[Job]) -> Iterato
             preview.remove()
 
 
-def _keep(
+def _write(
     cfg: SampleRun,
     model: SongModel,
-    job: Job,
+    embedded: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
-) -> tables.Row:
+) -> SampleRow:
     """Write one song; a row with the reason if that is impossible."""
-    row = _row(cfg, job)
+    job = embedded.job
+    sha256 = ""
     try:
         if not torch.isfinite(latents).all():
             raise DataError("the sampled latents are not numbers")
         if cfg.audio:
-            sound, gain = sound_of(model, job, latents)
-            row["sha256"] = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
+            sound, gain = song_audio(model, job, latents)
+            sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
+        if embedded.plan is not None:
+            write_plan(samples.plan(job.sample_id), embedded.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
-        return row | {"error": _reason(error)}
-    return row
+        return _row(cfg, job, sha256=sha256, error=_reason(error))
+    return _row(cfg, job, sha256=sha256)
 
 
-def _row(cfg: SampleRun, job: Job) -> tables.Row:
-    return {
-        "sample_id": job.sample_id,
-        "prompt_id": job.prompt.id,
-        "group": job.prompt.group,
-        "seed": cfg.seed,
-        "frames": len(job.missing),
-        "duration_s": job.prompt.duration_s,
-        "model": json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
-        "sampling": json.dumps(asdict(cfg.sampling), sort_keys=True),
-        "longform": json.dumps(asdict(cfg.longform), sort_keys=True),
-        "edit": job.described_edit(),
-        "sha256": "",
-        "error": "",
-    }
+def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -> SampleRow:
+    return SampleRow(
+        sample_id=job.sample_id,
+        prompt_id=job.prompt.id,
+        group=job.prompt.group,
+        seed=cfg.seed,
+        frames=job.frames,
+        duration_s=job.prompt.duration_s,
+        model=json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
+        sampling=json.dumps(asdict(cfg.sampling), sort_keys=True),
+        longform=json.dumps(asdict(cfg.longform), sort_keys=True),
+        edit=job.edit_json(),
+        sha256=sha256,
+        error=error,
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -194,11 +250,11 @@ def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Ed
     """A copy of the prompts beside the songs; paths in it are absolute, since it lies elsewhere."""
     lines = []
     for prompt in prompts:
-        row = {key: getattr(prompt, key) for key in KEYS if getattr(prompt, key) is not None}
+        row = prompt_row(prompt)
         if "style_audio" in row:
             row["style_audio"] = str(Path(row["style_audio"]).resolve())
         if prompt.id in edits:
-            del row["duration_s"]
+            del row[DURATION]
             row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
         lines.append(json.dumps(row, ensure_ascii=False))
     settle(path, "".join(f"{line}\n" for line in lines))

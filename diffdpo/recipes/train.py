@@ -1,168 +1,88 @@
-"""Train a song model: wiring of model, data, objective and accelerator around `training.loop.fit`."""
+"""Train a song model: from folders and a configuration to `training.session.train`."""
 
 import os
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
+from omegaconf import MISSING
 
-from diffdpo.config import TrainRun, build_model, build_objective
-from diffdpo.data.datasets.examples import Source, build_examples
+from diffdpo import presets
+from diffdpo.data.datasets.examples import DataConfig, build_examples
+from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
-from diffdpo.errors import ConfigError
-from diffdpo.models.adapters import save_adapter
-from diffdpo.models.base import SongModel
-from diffdpo.models.checkpoints import save_network
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_model, build_objective, check_model
 from diffdpo.progress import say
-from diffdpo.run_dir import claim, workers
-from diffdpo.runs import finish, read_json
-from diffdpo.training.audit import audit
-from diffdpo.training.config import FREE_TO_CHANGE
-from diffdpo.training.loop import Job, fit
-from diffdpo.training.setup import (
-    add_lora,
-    build_accelerator,
-    build_beside,
-    build_cache,
-    build_optimizer,
-    compile_blocks,
-    trainable,
-    zero_stage,
-)
-from diffdpo.training.step import Reference
-from diffdpo.types import Objective, Prompt
+from diffdpo.registry import Choice
+from diffdpo.run_dir import check_inputs, claim, workers
+from diffdpo.runs import read_json
+from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
 
-EXPORT = "export"
+DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+"""Where `accelerate launch` leaves the name of DeepSpeed's configuration for its processes."""
+
+
+@dataclass
+class TrainRun:
+    """Train a song model on songs, preference pairs or rated songs."""
+
+    out: str = MISSING
+    """Run directory; the same command again resumes from it."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: Choice = field(default_factory=lambda: Choice("dpo"))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    embedding_cache: str = ""
+    """Folder that keeps embeddings of prompts between runs, by content."""
+    seed: int = 0
+
+
+def check(cfg: TrainRun) -> None:
+    """The parts that are chosen by name, before anything is loaded."""
+    build_objective(cfg.objective)
+    check_model(cfg.model)
 
 
 def run(cfg: TrainRun) -> Path:
+    """Train to the last step, from the newest checkpoint if there is one."""
+    from diffdpo.training.session import train
+    from diffdpo.training.strategy import build_accelerator
+
     objective = build_objective(cfg.objective)
+    check_inputs(songs=cfg.data.songs, pairs=cfg.data.pairs, ratings=cfg.data.ratings)
     accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
+    if name := os.environ.get(DEEPSPEED_FILE):
+        os.environ[DEEPSPEED_FILE] = presets.deepspeed_file(name)
     accelerator = build_accelerator(cfg.train, cfg.out)
     out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
-    if _already(out, cfg):
+    if _is_done(out, cfg):
         say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
         return out
     model = build_model(cfg.model)
+    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(
-        embed=model.embed,
-        frames_per_second=model.latents.frames_per_second,
+        embed=store.embed,
+        embed_plan=store.embed_plan,
+        frames_per_second=model.spec.frames_per_second,
         seed=cfg.seed,
-        tell=partial(say, enabled=accelerator.is_main_process),
+        report=partial(say, enabled=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
-    _check_dropout(cfg, model)
-    network = model.network
-    if cfg.train.lora is not None:
-        add_lora(network, cfg.train.lora, cfg.seed)
-    else:
-        network.requires_grad_(True)
-    if cfg.train.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    reference, old = _besides(cfg, objective, network, accelerator)
-    cache = build_cache(cfg.train.reference, objective, accelerator)
-    if cfg.train.compile:  # behind the references: a copy of a compiled block is not compiled
-        compile_blocks(network)
-    network.train()
-    optimizer = build_optimizer(network, cfg.train, accelerator.device)
-    trained = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.train.lora is not None)
-    policy, optimizer = accelerator.prepare(network, optimizer)
-    ema = _build_ema(cfg, network, accelerator)
-    accelerator.init_trackers("diffdpo")
-    job = Job(
-        accelerator=accelerator,
-        model=model,
-        policy=policy,
-        reference=reference,
-        old=old,
-        cache=cache,
-        objective=objective,
-        optimizer=optimizer,
-        ema=ema,
-        examples=examples,
-        cfg=cfg.train,
+    train(
+        model,
+        examples,
+        objective,
+        cfg.train,
+        out=out,
         seed=cfg.seed,
-        folder=out,
-        facts={"seed": cfg.seed, "objective": cfg.objective.name, "parameters": _count(network)},
+        accelerator=accelerator,
+        objective_name=cfg.objective.name,
     )
-    fit(job, lambda staging: export(job, staging / EXPORT, lora=cfg.train.lora is not None))
-    if accelerator.is_main_process:
-        finish(
-            out,
-            steps=cfg.train.steps,
-            world=accelerator.num_processes,
-            distributed=str(accelerator.distributed_type.value),
-            zero_stage=zero_stage(accelerator),
-            precision=cfg.train.precision,
-            trained_parameters=trained,
-        )
-    for tracker in accelerator.trackers:  # not end_training: the processes go on, in a round
-        tracker.finish()
     return out
 
 
-def exported(out: Path, steps: int) -> Path:
-    """The folder of the weights after the last step: an adapter, or a network."""
-    return out / "checkpoints" / f"step-{steps:08d}" / EXPORT
-
-
-def export(job: Job, folder: Path, *, lora: bool) -> None:
-    """Write the trained weights (their moving average if there is one), gathered from all processes."""
-    accelerator = job.accelerator
-    bare = accelerator.unwrap_model(job.policy)
-    parameters = trainable(bare)
-    if job.ema is not None:
-        job.ema.store(parameters)
-        job.ema.copy_to(parameters)
-    state = accelerator.get_state_dict(job.policy)
-    if accelerator.is_main_process:
-        (save_adapter if lora else save_network)(bare, state, folder)
-    if job.ema is not None:
-        job.ema.restore(parameters)
-
-
-def _besides(
-    cfg: TrainRun, objective: Objective, network: Any, accelerator: Accelerator
-) -> tuple[Reference | None, Reference | None]:
-    """The networks beside the policy that the objective needs: the reference, and the old policy.
-
-    Where both are configured alike they are one, which is run once.
-    """
-    lora = cfg.train.lora
-    reference = build_beside("reference", cfg.train.reference, objective, network, accelerator, lora)
-    if reference is not None and "old" in objective.needs and cfg.train.old == cfg.train.reference:
-        return reference, reference
-    return reference, build_beside("old", cfg.train.old, objective, network, accelerator, lora)
-
-
-def _build_ema(cfg: TrainRun, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:
-    if not cfg.train.ema:
-        return None
-    if zero_stage(accelerator) == 3:
-        raise ConfigError(
-            "train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0"
-        )
-    ema = EMAModel(trainable(network), decay=cfg.train.ema, use_ema_warmup=True, power=0.75)
-    accelerator.register_for_checkpointing(ema)
-    return ema
-
-
-def _check_dropout(cfg: TrainRun, model: SongModel) -> None:
-    parts = sorted(model.condition([Prompt(id="any")], 1))
-    for part in cfg.train.dropout:
-        if part not in parts:
-            raise ConfigError(
-                f"train.dropout: the model has no condition {part!r}; it has {', '.join(parts)}"
-            )
-
-
-def _already(out: Path, cfg: TrainRun) -> bool:
+def _is_done(out: Path, cfg: TrainRun) -> bool:
+    """Whether an earlier command reached the last step."""
     manifest = out / "manifest.json"
     return manifest.is_file() and read_json(manifest).get("steps", 0) >= cfg.train.steps
-
-
-def _count(network: Any) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -12,8 +11,7 @@ from jaxtyping import Float
 from jinja2 import Environment, StrictUndefined
 
 from diffdpo import audio
-from diffdpo.data.samples import Samples
-from diffdpo.data.tables import Row
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.page import clock
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
 from diffdpo.runs import atomic_write, settle
@@ -47,11 +45,11 @@ class Section:
     entries: tuple[Entry, ...]
 
 
-def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) -> Path:
+def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, missing: int = 0) -> Path:
     """Write index.html for rows of a samples table, in their order; the first 200 are shown. `missing` are still to
     be made. Pictures and page are written only if they are new, so a second call costs nothing.
     """
-    made = [row for row in rows if not row["error"]]
+    made = [row for row in rows if not row.error]
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
     page = (
         _environment()
@@ -62,8 +60,8 @@ def write_gallery(samples: Samples, rows: Sequence[Row], *, missing: int = 0) ->
             shown=min(SHOWN, len(made)),
             made=len(made),
             missing=missing,
-            failed=[row for row in rows if row["error"]],
-            facts=facts(rows),
+            failed=[row for row in rows if row.error],
+            settings=shared_settings(rows),
         )
     )
     settle(samples.folder / PAGE, page)
@@ -78,10 +76,10 @@ def _environment() -> Environment:
     return environment
 
 
-def _sections(samples: Samples, rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> list[Section]:
-    by_prompt: dict[str, list[Row]] = {}
+def _sections(samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]) -> list[Section]:
+    by_prompt: dict[str, list[SampleRow]] = {}
     for row in rows:
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
+        by_prompt.setdefault(row.prompt_id, []).append(row)
     sections = []
     for name, songs in by_prompt.items():
         prompt = prompts.get(name)
@@ -91,8 +89,8 @@ def _sections(samples: Samples, rows: Sequence[Row], prompts: Mapping[str, Promp
     return sections
 
 
-def _notes(prompt: Prompt, row: Row) -> tuple[str, ...]:
-    edit = json.loads(row.get("edit") or "null")
+def _notes(prompt: Prompt, row: SampleRow) -> tuple[str, ...]:
+    edit = json.loads(row.edit or "null")
     notes = [
         f"not {prompt.negative_text}" if prompt.negative_text else "",
         f"style of {Path(prompt.style_audio).name}" if isinstance(prompt.style_audio, str) else "",
@@ -102,15 +100,15 @@ def _notes(prompt: Prompt, row: Row) -> tuple[str, ...]:
     return tuple(note for note in notes if note)
 
 
-def _entry(samples: Samples, row: Row) -> Entry:
-    name = row["sample_id"]
+def _entry(samples: Samples, row: SampleRow) -> Entry:
+    name = row.sample_id
     path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
-    if not row["sha256"] or not path.is_file():
-        return Entry(name, row["duration_s"], "", "")
+    if not row.sha256 or not path.is_file():
+        return Entry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:
         atomic_write(image, picture(path))
     links = (quote(str(file.relative_to(samples.folder))) for file in (path, image))
-    return Entry(name, row["duration_s"], *links)
+    return Entry(name, row.duration_s, *links)
 
 
 def picture(path: Path) -> bytes:
@@ -130,22 +128,22 @@ def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[
     return np.asarray(10 * np.log10(power / np.diff([*starts, width])))
 
 
-def facts(rows: Sequence[Row]) -> dict[str, str]:
-    """What all songs share, label to value."""
-    made = [row for row in rows if not row["error"]]
-    found = {"songs": str(len(made)), "music": clock(sum(row["duration_s"] for row in made))}
-    for label, key, field in (
-        ("model", "model", "name"),
-        ("steps", "sampling", "steps"),
-        ("guidance", "sampling", "guidance"),
-    ):
-        values = {_of(row, key).get(field) for row in made}
+SETTINGS = (
+    ("model", "model", "name"),
+    ("steps", "sampling", "steps"),
+    ("guidance", "sampling", "guidance_scale"),
+)
+"""Label on the page, column of the samples table, key in its JSON."""
+
+
+def shared_settings(rows: Sequence[SampleRow]) -> dict[str, str]:
+    """What all songs of a folder have in common, label to value."""
+    songs = [row for row in rows if not row.error]
+    settings = {"songs": str(len(songs)), "music": clock(sum(row.duration_s for row in songs))}
+    for label, column, key in SETTINGS:
+        values = {str(json.loads(getattr(row, column)).get(key)) for row in songs}
         if len(values) == 1:
-            found[label] = str(values.pop())
-    if len(seeds := {row["seed"] for row in made}) == 1:
-        found["seed"] = str(seeds.pop())
-    return found
-
-
-def _of(row: Row, key: str) -> dict[str, Any]:
-    return dict(json.loads(row[key]))
+            settings[label] = values.pop()
+    if len(seeds := {row.seed for row in songs}) == 1:
+        settings["seed"] = str(seeds.pop())
+    return settings

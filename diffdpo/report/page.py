@@ -61,7 +61,7 @@ class Report:
     config_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
-    licence: str = ""
+    license: str = ""
     """Of the weights and of the audio, in one line."""
 
 

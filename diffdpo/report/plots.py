@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from jaxtyping import Float, UInt8
 
 from diffdpo import audio
@@ -128,9 +127,11 @@ def _band(
 
 def mel_db(clip: Clip) -> Float[np.ndarray, "band column"]:
     """Mel power in dB, averaged into columns so that long songs hide nothing between two windows."""
+    from torchaudio.transforms import MelSpectrogram
+
     length = clip.samples.shape[1]
     per_column = max(1, length // (SPECTRUM_COLUMNS * 1024))
-    mel = torchaudio.transforms.MelSpectrogram(
+    mel = MelSpectrogram(
         clip.sample_rate,
         n_fft=2048,
         hop_length=max(1, length // (SPECTRUM_COLUMNS * per_column)),

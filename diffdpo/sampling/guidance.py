@@ -1,135 +1,143 @@
-"""Classifier-free guidance: how the velocities towards a prompt and away from its negative become one.
+"""Classifier-free guidance: how the velocities with and without the prompt become one.
 
-A form is a frozen dataclass whose fields are its parameters and whose call is a pure function. All statistics
+A guider is a frozen dataclass whose fields are its parameters and whose call is a pure function. All statistics
 belong to one song and its valid frames, so a song depends neither on its batch nor on its padding (the guiders of
 diffusers take them over everything but the batch, padding included).
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffdpo.errors import ConfigError
-from diffdpo.flow import Latents, Times
-from diffdpo.registry import closest, pick
+from diffdpo.flow import Latents
+from diffdpo.registry import Choice, Table, bind, pick
+from diffdpo.sampling.trajectory import RowTimes
 
-Rows = Int[Tensor, " row"]
-PerSong = Float[Tensor, " batch"]
-Mask = Bool[Tensor, "batch frame"]
+SongValues = Float[Tensor, " row"]
+Mask = Bool[Tensor, "row frame"]
+Memory = Float[Tensor, "memory_row frame channel"]
+"""What a guider keeps of its last call, a row for each song; no rows where the guider is not stateful."""
 
 
 class Branches(NamedTuple):
-    """What a form combines, at (x, t)."""
+    """What a guider combines, at (x, t)."""
 
-    towards: Latents
+    cond: Latents
     """The velocity for the prompt."""
-    away: Latents
-    """The velocity for its negative."""
+    uncond: Latents
+    """The velocity for the negative prompt, or without a prompt."""
     x: Latents
-    t: Times
+    t: RowTimes
     mask: Mask
     """True on the frames that exist."""
 
 
 @runtime_checkable
-class Form(Protocol):
+class Guider(Protocol):
     """One way to guide, at a scale s of which 1 is no guidance."""
 
     @property
-    def held_steps(self) -> int:
-        """Steps at the beginning over which nothing moves."""
+    def zero_init_steps(self) -> int:
+        """Steps at the beginning over which the velocity is taken to be zero."""
 
-    def __call__(self, at: Branches, scale: float, memory: Latents | None) -> tuple[Latents, Latents | None]:
-        """The guided velocity, and what is to be remembered until the next call for the same songs."""
+    @property
+    def stateful(self) -> bool:
+        """Whether `memory` is used; it is zero before the first call."""
+
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        """The guided velocity, and the memory for the next call on the same songs."""
 
 
-def dot(one: Latents, two: Latents, mask: Mask) -> PerSong:
+def dot(a: Latents, b: Latents, mask: Mask) -> SongValues:
     """The inner product of each song's valid frames, in at least fp32."""
-    wide = torch.promote_types(one.dtype, torch.float32)
-    return (one.to(wide) * two.to(wide)).sum(-1).where(mask, 0).sum(-1)
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(wide) * b.to(wide)).sum(-1).where(mask, 0).sum(-1)
 
 
-def _wide(values: PerSong) -> Float[Tensor, "batch 1 1"]:
-    return rearrange(values, "batch -> batch 1 1")
+def _broadcast(values: SongValues) -> Float[Tensor, "row 1 1"]:
+    return rearrange(values, "row -> row 1 1")
 
 
-def _spread(v: Latents, mask: Mask) -> PerSong:
-    """Standard deviation over valid frames and channels."""
+def _standard_deviation(v: Latents, mask: Mask) -> SongValues:
+    """Over valid frames and channels."""
     count = mask.sum(-1) * v.shape[-1]
-    centred = v - _wide(dot(v, torch.ones_like(v), mask) / count).to(v)
+    centred = v - _broadcast(dot(v, torch.ones_like(v), mask) / count).to(v)
     return (dot(centred, centred, mask) / (count - 1).clamp(min=1)).sqrt()
 
 
 @dataclass(frozen=True)
-class Plain:
-    """v = away + s (towards - away) (Ho and Salimans 2022)."""
+class CFG:
+    """v = uncond + s (cond - uncond): classifier-free guidance (Ho and Salimans 2022)."""
 
-    held_steps: ClassVar[int] = 0
+    zero_init_steps: ClassVar[int] = 0
+    stateful: ClassVar[bool] = False
 
-    def __call__(self, at: Branches, scale: float, memory: Latents | None) -> tuple[Latents, Latents | None]:
-        return at.away + scale * (at.towards - at.away), memory
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        return at.uncond + scale * (at.cond - at.uncond), memory
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Plain, then brought back towards the spread of the unguided velocity (Lin et al. 2023, section 3.4)."""
+    """CFG, then brought back towards the spread of the unguided velocity (Lin et al. 2023, section 3.4)."""
 
     rescale: float = 0.7
-    """0 is plain guidance, 1 the spread of the prompt's own velocity."""
-    held_steps: ClassVar[int] = 0
+    """0 is plain CFG, 1 the spread of the prompt's own velocity."""
+    zero_init_steps: ClassVar[int] = 0
+    stateful: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
 
-    def __call__(self, at: Branches, scale: float, memory: Latents | None) -> tuple[Latents, Latents | None]:
-        v, _ = Plain()(at, scale, None)
-        ratio = _spread(at.towards, at.mask) / _spread(v, at.mask).clamp(min=1e-8)
-        return v * _wide(1 + self.rescale * (ratio - 1)).to(v), memory
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        v, _ = CFG()(at, scale, memory)
+        ratio = _standard_deviation(at.cond, at.mask) / _standard_deviation(v, at.mask).clamp(min=1e-8)
+        return v * _broadcast(1 + self.rescale * (ratio - 1)).to(v), memory
 
 
 @dataclass(frozen=True)
 class ZeroStar:
-    """CFG-Zero* (Fan et al. 2025): the negative at its best scale, and nothing over the first steps.
+    """CFG-Zero* (Fan et al. 2025): the unconditional velocity at its best scale, and zero over the first steps.
 
-    a = <towards, away> / |away|^2;  v = a away + s (towards - a away).
+    a = <cond, uncond> / |uncond|^2;  v = a uncond + s (cond - a uncond).
     """
 
-    held_steps: int = 1
-    """Steps at the beginning over which the velocity is zero; the paper holds 4 % of them."""
+    zero_init_steps: int = 1
+    """Steps at the beginning over which the velocity is zero; the paper takes 4 % of them."""
+    stateful: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (self.held_steps >= 0 and self.held_steps == int(self.held_steps)):
-            raise ValueError(f"held_steps must be a whole number of at least 0, got {self.held_steps}")
+        if not (self.zero_init_steps >= 0 and self.zero_init_steps == int(self.zero_init_steps)):
+            raise ValueError(
+                f"zero_init_steps must be a whole number of at least 0, got {self.zero_init_steps}"
+            )
 
-    def __call__(self, at: Branches, scale: float, memory: Latents | None) -> tuple[Latents, Latents | None]:
-        best = dot(at.towards, at.away, at.mask) / dot(at.away, at.away, at.mask).clamp(min=1e-8)
-        away = at.away * _wide(best).to(at.away)
-        return away + scale * (at.towards - away), memory
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        best = dot(at.cond, at.uncond, at.mask) / dot(at.uncond, at.uncond, at.mask).clamp(min=1e-8)
+        uncond = at.uncond * _broadcast(best).to(at.uncond)
+        return uncond + scale * (at.cond - uncond), memory
 
 
 @dataclass(frozen=True)
-class Projected:
+class APG:
     """Adaptive projected guidance (Sadat et al. 2024, algorithm 1), on the predicted songs D = x - t v.
 
     The difference of the two songs, with momentum, its size limited, is split into the part along the prompt's
-    song, which saturates, and the part across it: D = D_towards + (s - 1) (across + parallel * along).
+    song, which saturates, and the part across it: D = D_cond + (s - 1) (across + parallel * along).
     """
 
     parallel: float = 0.0
-    """How much of the part along the song is kept; 1 keeps all of it."""
+    """Share of the part along the song that is added; 1 adds all of it."""
     limit: float = 0.0
     """Largest root mean square of the difference over a song's frames and channels; 0 is no limit. The paper's
     radius r is limit * sqrt(frames * channels): here songs differ in length."""
     momentum: float = 0.0
-    """How much of the last differences is added; the paper takes -0.5."""
-    held_steps: ClassVar[int] = 0
+    """Share of the last differences that is added; the paper takes -0.5."""
+    zero_init_steps: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if not (0 <= self.limit < float("inf") and 0 <= self.parallel < float("inf")):
@@ -139,164 +147,57 @@ class Projected:
         if not -1 < self.momentum < 1:
             raise ValueError(f"momentum must be between -1 and 1, got {self.momentum}")
 
-    def __call__(self, at: Branches, scale: float, memory: Latents | None) -> tuple[Latents, Latents | None]:
-        t = _wide(at.t).to(at.x)
-        song = at.x - t * at.towards
-        difference = t * (at.away - at.towards)
-        if memory is not None:
-            difference = difference + self.momentum * memory
-        remembered = difference if self.momentum else None
+    @property
+    def stateful(self) -> bool:
+        """With momentum alone."""
+        return self.momentum != 0
+
+    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        t = _broadcast(at.t).to(at.x)
+        song = at.x - t * at.cond
+        difference = t * (at.uncond - at.cond)
+        if self.stateful:
+            difference = memory = difference + self.momentum * memory
         if self.limit:
             count = at.mask.sum(-1) * song.shape[-1]
             size = (dot(difference, difference, at.mask) / count).sqrt().clamp(min=1e-8)
-            difference = difference * _wide((self.limit / size).clamp(max=1)).to(song)
+            difference = difference * _broadcast((self.limit / size).clamp(max=1)).to(song)
         share = dot(difference, song, at.mask) / dot(song, song, at.mask).clamp(min=1e-8)
-        along = song * _wide(share).to(song)
+        along = song * _broadcast(share).to(song)
         update = difference - along + self.parallel * along
-        return at.towards - (scale - 1) * update / t, remembered
+        return at.cond - (scale - 1) * update / t, memory
 
 
-FORMS: dict[str, type[Form]] = {
-    "plain": Plain,
-    "rescaled": Rescaled,
-    "zero_star": ZeroStar,
-    "apg": Projected,
-}
+GUIDERS: Table[type[Guider]] = Table(
+    "guider",
+    {
+        "cfg": CFG,
+        "rescaled": Rescaled,
+        "zero_star": ZeroStar,
+        "apg": APG,
+    },
+)
 
 
-def build_form(name: str, args: Mapping[str, float]) -> Form:
-    """A form by name; a ConfigError or ValueError for a name, an argument or a value it does not know."""
-    form = pick("guidance form", FORMS, name)
-    known = [f.name for f in fields(form)]  # type: ignore[arg-type]  # all forms are dataclasses
-    for key, value in args.items():
-        if key not in known:
-            raise ConfigError(
-                f"guidance form {name!r} has no {key!r}.{closest(key, known)} Known: {', '.join(known) or 'none'}."
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{key} of guidance form {name!r} must be a number, got {value!r}")
-    return form(**args)
+def build_guider(choice: Choice) -> Guider:
+    """A guider by name; ConfigError or ValueError for a name, an argument or a value that it does not know."""
+    return bind("guider", pick("guider", GUIDERS, choice.name), choice)()
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """The scale, the form, and when the negative is asked."""
+    """The scale, the guider, and when the unconditional branch is computed."""
 
     scale: float
-    form: Form
+    guider: Guider
     low: float = 0.0
     high: float = 1.0
-    """Guided only at t in [low, high] (Kynkäänniemi et al. 2024); elsewhere the negative is not computed."""
+    """Guided only at t in [low, high] (Kynkäänniemi et al. 2024); elsewhere the prompt's branch is enough."""
     every: int = 1
-    """The negative is computed at every so many evaluations; what guidance added is reused in between."""
-
-
-Evaluate = Callable[[Latents, Times, Rows], Latents]
-"""Velocities at (x, t) of rows of a stack [towards; away], each as long as the batch."""
-
-
-class Guided:
-    """The guided velocity of some songs of a batch. Remembers, song by song, what its form wants remembered."""
-
-    def __init__(self, evaluate: Evaluate, mask: Mask, guidance: Guidance) -> None:
-        self.evaluate, self.mask, self.guidance = evaluate, mask, guidance
-        self.passes = torch.zeros(len(mask), dtype=torch.long)
-        """Network passes of each song so far, both branches counted."""
-        self.calls = 0
-        self.added: dict[int, Tensor] = {}
-        self.memory: dict[int, Tensor] = {}
-
-    def __call__(self, x: Latents, t: Times, songs: Rows) -> Latents:
-        """At (x, t) of `songs`; `t` and `songs` are on the CPU, so that no decision waits for a GPU."""
-        inside = self._inside(t)
-        asked = torch.tensor(
-            [ok and self._due(song) for ok, song in zip(inside.tolist(), songs.tolist(), strict=True)]
-        )
-        self.calls += 1
-        which = asked.nonzero().squeeze(1)
-        rows = torch.cat([songs, songs[which] + len(self.mask)])
-        self.passes[songs] += 1 + asked.long()
-        index = torch.cat([torch.arange(len(songs)), which]).to(x.device)
-        v = self.evaluate(x[index], t[index.cpu()], rows)
-        towards = v[: len(songs)]
-        guided = towards.clone()
-        if len(which):
-            here = which.to(x.device)
-            mask = self.mask[songs[which].to(self.mask.device)]
-            at = Branches(towards[here], v[len(songs) :], x[here], t[which], mask)
-            guided[here] = self._combine(at, songs[which])
-        for place in (inside & ~asked).nonzero().squeeze(1).tolist():
-            guided[place] += self.added[int(songs[place])]
-        return guided
-
-    def _inside(self, t: Times) -> Bool[Tensor, " batch"]:
-        guidance = self.guidance
-        return (t >= guidance.low) & (t <= guidance.high) & (guidance.scale != 1)
-
-    def _due(self, song: int) -> bool:
-        return self.calls % self.guidance.every == 0 or song not in self.added
-
-    def _combine(self, at: Branches, songs: Rows) -> Latents:
-        known = [self.memory.get(song) for song in songs.tolist()]
-        memory = None
-        if any(m is not None for m in known):
-            nothing = torch.zeros_like(at.x[0])
-            memory = torch.stack([nothing if m is None else m for m in known])
-        guided, memory = self.guidance.form(at, self.guidance.scale, memory)
-        for row, song in enumerate(songs.tolist()):
-            if memory is not None:
-                self.memory[song] = memory[row]
-            if self.guidance.every > 1:
-                self.added[song] = guided[row] - at.towards[row]
-        return guided
-
-
-class Reused:
-    """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
-
-    Each song decides for itself, by how fast its velocity changed between the last two times it was computed: the
-    first term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
-    """
-
-    def __init__(self, guided: Guided, threshold: float) -> None:
-        self.guided, self.threshold = guided, threshold
-        self.seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        """The last two (t, velocity) of each song."""
+    """The unconditional branch is computed at every so many evaluations; the last guidance offset serves
+    between."""
 
     @property
-    def mask(self) -> Mask:
-        """True on the frames that exist."""
-        return self.guided.mask
-
-    @property
-    def passes(self) -> Int[Tensor, " batch"]:
-        """Network passes of each song so far, both branches of guidance counted."""
-        return self.guided.passes
-
-    def __call__(self, x: Latents, t: Times) -> Latents:
-        songs = torch.tensor([song for song in range(len(x)) if not self._unchanged(song, t[song])])
-        fresh: dict[int, Tensor] = {}
-        if len(songs):
-            computed = self.guided(x[songs.to(x.device)], t[songs], songs)
-            fresh = dict(zip(songs.tolist(), computed, strict=True))
-        if not self.threshold:
-            return computed
-        for song, v in fresh.items():
-            self.seen[song] = [*self.seen.get(song, [])[-1:], (t[song], v)]
-        return torch.stack(
-            [fresh[song] if song in fresh else self._extrapolated(song, t[song]) for song in range(len(x))]
-        )
-
-    def _unchanged(self, song: int, t: Tensor) -> bool:
-        known = self.seen.get(song, [])
-        if len(known) < 2:
-            return False
-        (t0, v0), (t1, v1) = known
-        mask = self.mask[song][None]
-        change, size = ((dot(v[None], v[None], mask)).sqrt() for v in (v1 - v0, v1))
-        share = float(change / size.clamp(min=1e-8)) * float((t - t1) / (t1 - t0))
-        return share < self.threshold
-
-    def _extrapolated(self, song: int, t: Tensor) -> Tensor:
-        (t0, v0), (t1, v1) = self.seen[song]
-        return v1 + float((t - t1) / (t1 - t0)) * (v1 - v0)
+    def active(self) -> bool:
+        """Whether there is any guidance."""
+        return self.scale != 1

@@ -1,13 +1,14 @@
-"""Songs of any length from windows the model knows, and parts of songs made anew.
+"""Songs of any length from windows that the model knows, and parts of songs generated anew.
 
-Two ways across the border of two windows. `continue`: one window after another, each shown the overlap that is
-already there as its in-painting condition. `joint`: all windows at every step of the sampler, their velocities
-cross-faded where they overlap (MultiDiffusion, Bar-Tal et al. 2023, eq. 5 with soft masks), on one noise. Making
-a stretch of an existing song anew, and extending a song, are the same thing with more given.
+Two ways across the border of two windows. `continue`: one window after another, each shown the overlap that
+exists already as its in-painting context. `joint`: all windows at every solver step, their velocities
+cross-faded where they overlap (MultiDiffusion, Bar-Tal et al. 2023, eq. 5 with soft masks), on one noise.
+Generating a span of an existing song anew, and extending a song, are the same thing with more of the song
+given.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,10 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo.models.base import LatentSpec, SongModel
-from diffdpo.sampling.denoising import Context, SamplingConfig
-from diffdpo.sampling.sampler import Origin, Request, sample
-from diffdpo.sampling.windowed import Joined, seen_from
-from diffdpo.types import Prompt
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.request import InitLatents, InpaintContext, Request
+from diffdpo.sampling.sampler import sample
+from diffdpo.sampling.windowed import Windowed, window_row
+from diffdpo.types import Row
 from diffdpo.windows import Chunks, Window
 
 
@@ -27,15 +29,15 @@ class LongformConfig:
     """Songs longer than a window."""
 
     method: Literal["continue", "joint"] = "continue"
-    """continue: window after window, the overlap given; can be heard while it is made. joint: all windows at once,
-    velocities cross-faded on the overlaps."""
+    """continue: window after window, the overlap given; can be heard while it is generated. joint: all windows at
+    once, velocities cross-faded on the overlaps."""
     window_s: float = 0.0
     """Length of a window; 0: the longest the model takes. Best what the network was trained on."""
     overlap_s: float = 6.0
     """What neighbouring windows share."""
-    pin: bool = True
-    """What is there already goes straight from noise to what it is, as in training, and is not guided by; false, as
-    published: it goes where the network takes it, is pasted over at the end, and guidance exaggerates it."""
+    clamp_context: bool = True
+    """Given frames go straight from noise to what they are, as in training, and are not guided by; false, as
+    published: they go where the network takes them, are pasted over at the end, and guidance exaggerates them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.window_s < float("inf"):
@@ -50,133 +52,134 @@ class LongformConfig:
     def chunks(self, spec: LatentSpec) -> Chunks:
         """The windows in frames of a model."""
         size = min(spec.frames(self.window_s), spec.max_frames) if self.window_s else spec.max_frames
-        overlap = 2 * (min(spec.frames(self.overlap_s), (size - 1) // 2) // 2)
+        overlap = 2 * (min(int(self.overlap_s * spec.frames_per_second), (size - 1) // 2) // 2)
         return Chunks(size=size, overlap=overlap, fade=overlap)
 
 
-@dataclass(frozen=True)
-class Song:
-    """One song to be made, or to be made anew in part."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SongRequest:
+    """One song to be generated, or to be generated anew in part, of any length."""
 
     sample_id: str
-    prompt: Prompt
-    """Of the whole song, embedded."""
-    given: Context | None = field(default=None, compare=False)
+    row: Row
+    """Of the whole song."""
+    negative: Row | None = None
+    """The condition of the negative prompt, likewise of the whole song."""
+    context: InpaintContext | None = None
     """A song of which frames stay."""
     strength: float = 1.0
-    """Below 1, sampling begins from `given`, noised up to t = strength."""
+    """Below 1, sampling begins from `context`, noised up to t = strength."""
 
 
 @dataclass(eq=False)
 class _Draft:
-    """A song in the making."""
+    """A song while it is being generated."""
 
-    song: Song
+    request: SongRequest
     latents: Float[Tensor, "frame channel"]
-    known: Bool[Tensor, " frame"]
-    stretches: list[list[Window]]
+    done: Bool[Tensor, " frame"]
+    groups: list[list[Window]]
 
     @property
     def finished(self) -> int:
         """Frames at the beginning that will not change any more."""
-        missing = (~self.known).nonzero()
-        return int(missing[0]) if len(missing) else len(self.known)
+        missing = (~self.done).nonzero()
+        return int(missing[0]) if len(missing) else len(self.done)
 
 
-Heard = Callable[[str, Float[Tensor, "frame channel"], int], None]
-"""Told a sample id, its latents and how many of its first frames are final, whenever there may be more."""
+OnFinished = Callable[[str, Float[Tensor, "frame channel"], int], None]
+"""Called with a sample id, its latents and how many of its first frames are final, whenever there may be more."""
 
 
 def compose(
     model: SongModel,
-    songs: Sequence[Song],
+    songs: Sequence[SongRequest],
     cfg: SamplingConfig,
     longform: LongformConfig,
     *,
     seed: int,
     on_step: Callable[[], None] | None = None,
-    on_finished: Heard | None = None,
+    on_finished: OnFinished | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs of any length, each as long as its prompt asks, on the CPU in float32.
+    """Latents of a batch of songs of any length, each as long as its row asks, on the CPU in float32.
 
-    A song that fits a window is what `sampling.sample` makes of it. Frames that are given come back as they were.
+    A song that fits a window is what `sampler.sample` makes of it. Given frames come back as they were.
     """
-    chunks = longform.chunks(model.latents)
-    drafts = [_draft(model.latents, song, chunks) for song in songs]
-    jointly = [draft for draft in drafts if longform.method == "joint" and _parted(draft.stretches)]
-    turns = {draft: in_turn(draft.stretches, ~draft.known) for draft in drafts if draft not in jointly}
+    chunks = longform.chunks(model.spec)
+    drafts = [_draft(model.spec, song, chunks) for song in songs]
+    jointly = [draft for draft in drafts if longform.method == "joint" and _has_seams(draft.groups)]
+    turns = {draft: in_turn(draft.groups, ~draft.done) for draft in drafts if draft not in jointly}
     for draft in jointly:
-        for windows in draft.stretches:
-            _paint_jointly(model, draft, windows, cfg, longform, seed=seed, on_step=on_step)
-            _tell(draft, on_finished)
+        for windows in draft.groups:
+            _sample_jointly(model, draft, windows, cfg, longform, seed=seed, on_step=on_step)
+            _report(draft, on_finished)
     for turn in range(max(map(len, turns.values()), default=0)):
-        live = [(draft, windows[turn]) for draft, windows in turns.items() if turn < len(windows)]
-        requests = [_request(model.latents, draft, window, longform.pin) for draft, window in live]
-        made = sample(model, requests, cfg, seed=seed, on_step=on_step)
-        for (draft, window), latents in zip(live, made, strict=True):
+        pending = [(draft, windows[turn]) for draft, windows in turns.items() if turn < len(windows)]
+        requests = [_request(draft, window, longform.clamp_context) for draft, window in pending]
+        spans = sample(model, requests, cfg, seed=seed, on_step=on_step)
+        for (draft, window), latents in zip(pending, spans, strict=True):
             _put(draft, window.start, latents)
-            _tell(draft, on_finished)
+            _report(draft, on_finished)
     return [draft.latents for draft in drafts]
 
 
-def steps(
-    spec: LatentSpec, missing: Sequence[Bool[Tensor, " _"]], cfg: SamplingConfig, longform: LongformConfig
+def count_steps(
+    spec: LatentSpec, to_generate: Sequence[Bool[Tensor, " _"]], cfg: SamplingConfig, longform: LongformConfig
 ) -> int:
-    """How often `compose` calls `on_step` for a batch of songs of which these frames are to be made."""
+    """How often `compose` calls `on_step` for a batch of songs of which these frames are to be generated."""
     chunks = longform.chunks(spec)
-    plans = [(made, plan(made, chunks)) for made in missing]
-    jointly = [longform.method == "joint" and _parted(stretches) for _, stretches in plans]
-    apart = sum(len(stretches) for (_, stretches), joint in zip(plans, jointly, strict=True) if joint)
+    plans = [(mask, window_groups(mask, chunks)) for mask in to_generate]
+    jointly = [longform.method == "joint" and _has_seams(groups) for _, groups in plans]
+    separate = sum(len(groups) for (_, groups), joint in zip(plans, jointly, strict=True) if joint)
     turns = [
-        len(in_turn(stretches, made))
-        for (made, stretches), joint in zip(plans, jointly, strict=True)
-        if not joint
+        len(in_turn(groups, mask)) for (mask, groups), joint in zip(plans, jointly, strict=True) if not joint
     ]
-    return cfg.steps * (apart + max(turns, default=0))
+    return cfg.steps * (separate + max(turns, default=0))
 
 
-def plan(made: Bool[Tensor, " frame"], chunks: Chunks) -> list[list[Window]]:
-    """The windows in which the frames that are True are made, those of each stretch of the song apart.
+def window_groups(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[list[Window]]:
+    """The windows in which the frames that are True are generated, grouped by stretches of the song.
 
-    A missing stretch is looked at with up to an overlap of what is given on either side, and more where a window
-    has room; stretches whose windows would meet are one. A song of one window is one stretch.
+    Each stretch includes up to an overlap of what is given on either side, and more where a window has room;
+    stretches whose windows would meet are one. A song of one window is one stretch.
     """
-    length = len(made)
+    length = len(to_generate)
     if length <= chunks.size:
-        return [[Window(0, length, 0, length)]] if made.any() else []
+        return [[Window(0, length, 0, length)]] if to_generate.any() else []
     return [
         [Window(*(low + at for at in window)) for window in chunks.windows(high - low)]
-        for low, high in _stretches(made, chunks)
+        for low, high in _stretches(to_generate, chunks)
     ]
 
 
-def _stretches(made: Bool[Tensor, " frame"], chunks: Chunks) -> list[tuple[int, int]]:
-    """Parts of the song, each at least a window wide, that hold all missing frames and do not overlap."""
-    length = len(made)
-    edges = torch.cat([torch.tensor([False]), made, torch.tensor([False])]).int().diff()
+def _stretches(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[tuple[int, int]]:
+    """Parts of the song, each at least a window wide, that hold all frames to generate and do not overlap."""
+    length = len(to_generate)
+    border = torch.tensor([False])
+    edges = torch.cat([border, to_generate, border]).int().diff()
     starts, stops = ((edges == sign).nonzero().flatten().tolist() for sign in (1, -1))
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for start, stop in zip(starts, stops, strict=True):
         low, high = max(0, start - chunks.overlap), min(length, stop + chunks.overlap)
         width = max(chunks.size, high - low)
         low = min(max(0, low - (width - (high - low)) // 2), length - width)
         high = low + width
-        if found and low < found[-1][1]:
-            before = found.pop()
-            low, high = before[0], max(high, before[1])
-        found.append((low, high))
-    return found
+        if stretches and low < stretches[-1][1]:
+            last = stretches.pop()
+            low, high = last[0], max(high, last[1])
+        stretches.append((low, high))
+    return stretches
 
 
-def in_turn(stretches: Sequence[Sequence[Window]], made: Bool[Tensor, " frame"]) -> list[Window]:
-    """The windows that hold something to be made, in the order in which each joins to what is there before it.
+def in_turn(groups: Sequence[Sequence[Window]], to_generate: Bool[Tensor, " frame"]) -> list[Window]:
+    """The windows with frames to generate, in the order in which each joins what exists before it.
 
-    A stretch that only its end joins to something given is made backwards.
+    A group that only its end joins to something given is generated backwards.
     """
     order: list[Window] = []
-    missing = made.clone()
-    for windows in stretches:
-        backwards = bool(made[windows[0].start]) and not made[windows[-1].stop - 1]
+    missing = to_generate.clone()
+    for windows in groups:
+        backwards = bool(to_generate[windows[0].start]) and not to_generate[windows[-1].stop - 1]
         for window in reversed(windows) if backwards else windows:
             if missing[window.start : window.stop].any():
                 order.append(window)
@@ -184,7 +187,7 @@ def in_turn(stretches: Sequence[Sequence[Window]], made: Bool[Tensor, " frame"])
     return order
 
 
-def _paint_jointly(
+def _sample_jointly(
     model: SongModel,
     draft: _Draft,
     windows: Sequence[Window],
@@ -194,60 +197,53 @@ def _paint_jointly(
     seed: int,
     on_step: Callable[[], None] | None,
 ) -> None:
-    """Make a stretch of a song in all its windows at once."""
+    """Generate a stretch of a song in all its windows at once."""
     low, high = windows[0].start, windows[-1].stop
-    request = _request(model.latents, draft, Window(low, high, low, high), longform.pin)
-    inside = [Window(*(at - low for at in window)) for window in windows]
-    fade = longform.chunks(model.latents).fade
-    joined = Joined(model=model, windows=tuple(inside), pace=_pace(draft), fade=fade, batch=cfg.batch)
-    (latents,) = sample(joined, [request], cfg, seed=seed, on_step=on_step)
+    request = _request(draft, Window(low, high, low, high), longform.clamp_context)
+    inside = tuple(Window(*(at - low for at in window)) for window in windows)
+    fade = longform.chunks(model.spec).fade
+    windowed = Windowed(wrapped=model, windows=inside, fade=fade, batch=cfg.batch)
+    (latents,) = sample(windowed, [request], cfg, seed=seed, on_step=on_step)
     _put(draft, low, latents)
 
 
-def _draft(spec: LatentSpec, song: Song, chunks: Chunks) -> _Draft:
-    length = spec.frames(song.prompt.duration_s)
-    known = torch.zeros(length, dtype=torch.bool)
+def _draft(spec: LatentSpec, song: SongRequest, chunks: Chunks) -> _Draft:
+    length = song.row.frames
+    done = torch.zeros(length, dtype=torch.bool)
     latents = torch.zeros(length, spec.channels)
-    if song.given is not None:
-        if song.given.latents.shape != latents.shape:
+    if song.context is not None:
+        if song.context.latents.shape != latents.shape:
             raise ValueError(
-                f"{song.sample_id}: given are latents {tuple(song.given.latents.shape)}, the prompt asks for "
-                f"{tuple(latents.shape)}"
+                f"{song.sample_id}: the context has latents {tuple(song.context.latents.shape)}, the prompt asks "
+                f"for {tuple(latents.shape)}"
             )
-        known, latents = song.given.keep.clone(), song.given.latents.float().clone()
-    return _Draft(song, latents, known, plan(~known, chunks))
+        done, latents = song.context.keep_mask.clone(), song.context.latents.float().clone()
+    return _Draft(song, latents, done, window_groups(~done, chunks))
 
 
-def _parted(stretches: Sequence[Sequence[Window]]) -> bool:
-    return any(len(windows) > 1 for windows in stretches)
+def _has_seams(groups: Sequence[Sequence[Window]]) -> bool:
+    return any(len(windows) > 1 for windows in groups)
 
 
 def _put(draft: _Draft, start: int, latents: Float[Tensor, "frame channel"]) -> None:
     draft.latents[start : start + len(latents)] = latents
-    draft.known[start : start + len(latents)] = True
+    draft.done[start : start + len(latents)] = True
 
 
-def _tell(draft: _Draft, on_finished: Heard | None) -> None:
+def _report(draft: _Draft, on_finished: OnFinished | None) -> None:
     if on_finished is not None:
-        on_finished(draft.song.sample_id, draft.latents, draft.finished)
+        on_finished(draft.request.sample_id, draft.latents, draft.finished)
 
 
-def _request(spec: LatentSpec, draft: _Draft, window: Window, pin: bool) -> Request:
-    """One window as a request of its own: what is there of it as its condition, the song's noise on its frames."""
-    frames, song = slice(window.start, window.stop), draft.song
-    keep, prompt = draft.known[frames], song.prompt
-    if len(keep) < len(draft.known):
-        prompt = seen_from(window, prompt, _pace(draft), spec)
+def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
+    """One window as a request of its own: what exists of it as its context, the song's noise on its frames."""
+    frames, song = slice(window.start, window.stop), draft.request
+    keep = draft.done[frames]
     return Request(
-        song.sample_id,
-        prompt,
-        context=Context(draft.latents[frames].clone(), keep.clone()) if keep.any() else None,
-        origin=Origin(draft.latents[frames].clone(), song.strength) if song.strength < 1 else None,
-        first_frame=window.start,
-        pin=pin,
+        sample_id=song.sample_id,
+        row=window_row(song.row, window),
+        negative=None if song.negative is None else window_row(song.negative, window),
+        context=InpaintContext(draft.latents[frames].clone(), keep.clone()) if keep.any() else None,
+        init=InitLatents(draft.latents[frames].clone(), song.strength) if song.strength < 1 else None,
+        clamp_context=clamp_context,
     )
-
-
-def _pace(draft: _Draft) -> float:
-    """The share of a song that a frame is. A prompt that does not begin its song is taken to end it."""
-    return (1 - draft.song.prompt.start) / len(draft.known)

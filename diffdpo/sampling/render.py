@@ -1,11 +1,12 @@
-"""Latents to FLAC in pieces: while a song is still being sampled, and at its proper level once it is whole.
+"""Latents to FLAC in chunks: while a song is still being sampled, and at its proper level once it is whole.
 
 The level of a song is known when it has ended. So there are two files: a preview that grows with the song, at the
-level of its first piece, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a piece.
+level of its first chunk, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a chunk.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,54 +20,64 @@ from diffdpo.runs import sync
 from diffdpo.types import Clip
 
 LOUDNESS_LUFS = -16.0
-PIECE_S = 20.0
-WHOLE_S = 60.0
+CHUNK_S = 20.0
+IN_MEMORY_S = 60.0
 """Up to this length a decoded song is kept in memory; a longer one is decoded for its level, then for its file."""
 
 
 @dataclass(frozen=True)
-class Sound:
-    """The sound of latents, decoded piece by piece."""
+class SongAudio:
+    """The sound of latents, decoded chunk by chunk."""
 
     model: SongModel
     latents: Float[Tensor, "frame channel"]
     first_frame: int = 0
     """The place of latents[0] in time: below 0 if something was put before a song."""
+    seconds: float | None = None
+    """Length that was asked for: the sound of a model with headroom is cut there."""
 
-    def pieces(self, start: int, stop: int) -> Iterator[Float[np.ndarray, "channel sample"]]:
+    def chunks(self, start: int, stop: int) -> Iterator[Float[np.ndarray, "channel sample"]]:
         """Frames start … stop as they sound in the whole song."""
-        spec = self.model.latents
-        size = max(1, spec.frames(PIECE_S))
+        spec = self.model.spec
+        size = max(1, spec.frames(CHUNK_S))
         for at in range(start, stop, size):
             end = min(stop, at + size)
-            low, high = max(0, at - spec.reach), min(len(self.latents), end + spec.reach)
+            low, high = (
+                max(0, at - spec.receptive_frames),
+                min(len(self.latents), end + spec.receptive_frames),
+            )
             samples = self.model.decode(self.latents[low:high], self.first_frame + low).samples
             per_frame = samples.shape[1] // (high - low)
-            yield samples[:, (at - low) * per_frame : (end - low) * per_frame]
+            chunk = samples[:, (at - low) * per_frame : (end - low) * per_frame]
+            if spec.headroom_s and self.seconds is not None:
+                chunk = chunk[:, : max(0, round(self.seconds * spec.sample_rate) - at * per_frame)]
+            yield chunk
 
     def level(self) -> tuple[float, float]:
         """Loudness in LUFS and peak."""
-        meter = audio.Meter(self.model.latents.sample_rate, 2)
-        for piece in self.pieces(0, len(self.latents)):
-            meter.add(piece)
+        chunks = self.chunks(0, len(self.latents))
+        first = next(chunks)
+        meter = audio.Meter(self.model.spec.sample_rate, channels=len(first))
+        for chunk in chain([first], chunks):
+            meter.add(chunk)
         return meter.loudness(), meter.peak
 
 
-def gain(sound: Sound) -> float:
+def gain(sound: SongAudio) -> float:
     """What a sound is multiplied with in its file."""
     return audio.gain(*sound.level(), LOUDNESS_LUFS)
 
 
-def write_song(sound: Sound, path: Path, *, at_gain: float | None = None) -> str:
+def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) -> str:
     """Write a song at -16 LUFS, or at the gain of another, turned down if it would clip; its `audio.pcm_sha256`.
 
     The file is complete or absent.
     """
-    spec, length = sound.model.latents, len(sound.latents)
-    if length > spec.frames(WHOLE_S):
+    spec, length = sound.model.spec, len(sound.latents)
+    if length > spec.frames(IN_MEMORY_S):
         _write_long(sound, path, _factor(*sound.level(), at_gain))
     else:
-        samples = np.concatenate(list(sound.pieces(0, length)), axis=1)
+        samples = np.concatenate(list(sound.chunks(0, length)), axis=1)
         whole = Clip(samples=samples, sample_rate=spec.sample_rate)
         factor = _factor(audio.loudness(whole), float(np.abs(samples).max()), at_gain)
         audio.write(path, Clip(samples=samples * np.float32(factor), sample_rate=spec.sample_rate))
@@ -79,12 +90,14 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
     return min(at_gain, audio.CEILING / max(peak, 1e-9))
 
 
-def _write_long(sound: Sound, path: Path, factor: float) -> None:
+def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
     unfinished = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
     try:
-        with audio.writer(unfinished, sound.model.latents.sample_rate) as file:
-            for piece in sound.pieces(0, len(sound.latents)):
-                audio.extend(file, piece * np.float32(factor))
+        chunks = sound.chunks(0, len(sound.latents))
+        first = next(chunks)
+        with audio.writer(unfinished, sound.model.spec.sample_rate, channels=len(first)) as file:
+            for chunk in chain([first], chunks):
+                audio.extend(file, chunk * np.float32(factor))
         sync(unfinished)
         unfinished.replace(path)
     finally:
@@ -101,17 +114,17 @@ class Preview:
     """Already written."""
     gain: float = 1.0
 
-    def grow(self, sound: Sound, finished: int) -> None:
+    def grow(self, sound: SongAudio, finished: int) -> None:
         """Append what can be heard of a song whose first frames are final."""
-        spec, length = sound.model.latents, len(sound.latents)
-        stop = finished if finished == length else finished - spec.reach
-        for piece in sound.pieces(self.frames, stop):
+        spec, length = sound.model.spec, len(sound.latents)
+        stop = finished if finished == length else finished - spec.receptive_frames
+        for chunk in sound.chunks(self.frames, stop):
             if self.file is None:
-                meter = audio.Meter(spec.sample_rate, 2)
-                meter.add(piece)
+                meter = audio.Meter(spec.sample_rate, channels=len(chunk))
+                meter.add(chunk)
                 self.gain = audio.gain(meter.loudness(), meter.peak, LOUDNESS_LUFS)
-                self.file = audio.writer(self.path, spec.sample_rate)
-            audio.extend(self.file, piece * np.float32(self.gain))
+                self.file = audio.writer(self.path, spec.sample_rate, channels=len(chunk))
+            audio.extend(self.file, chunk * np.float32(self.gain))
         self.frames = max(self.frames, stop)
 
     def remove(self) -> None:

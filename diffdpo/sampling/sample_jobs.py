@@ -4,35 +4,44 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.data.edits import LATENTS, Edit, placed, song_frames, to_be_made
+from diffdpo.data.edits import LATENTS, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
-from diffdpo.errors import UserError
-from diffdpo.models.base import LatentSpec, SongModel
-from diffdpo.sampling.denoising import Context
-from diffdpo.sampling.longform import Song
-from diffdpo.sampling.render import LOUDNESS_LUFS, Sound, gain
-from diffdpo.types import Prompt
+from diffdpo.errors import DataError, UserError
+from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.randomness import generator
+from diffdpo.sampling.longform import LongformConfig, SongRequest
+from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, gain
+from diffdpo.sampling.request import InpaintContext, prompt_rows
+from diffdpo.types import Plan, Prompt, Row
 
 
 @dataclass(frozen=True)
-class Job:
-    """One song to be made."""
+class SampleJob:
+    """One song to be generated."""
 
     sample_id: str
     prompt: Prompt
     """As long as the song will be."""
-    missing: Bool[Tensor, " frame"] = field(compare=False)
+    to_generate: Bool[Tensor, " frame"] = field(compare=False)
+    """False on the frames that an edit keeps."""
     edit: Edit | None = None
 
-    def described_edit(self) -> str:
-        """JSON for the table; empty for a song of its own."""
+    @property
+    def frames(self) -> int:
+        """Of the whole song."""
+        return len(self.to_generate)
+
+    def edit_json(self) -> str:
+        """The edit for the samples table; empty for a song of its own."""
         return "" if self.edit is None else json.dumps(asdict(self.edit), sort_keys=True)
 
     def frames_before(self, frames_per_second: float) -> int:
@@ -40,68 +49,115 @@ class Job:
         return int(self.edit.extend_start_s * frames_per_second) if self.edit else 0
 
 
-def plan_jobs(spec: LatentSpec, wanted: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]) -> list[Job]:
-    """Jobs, shortest first, so that batches hold songs of similar length. DataError for an edit that cannot be."""
+@dataclass(frozen=True, eq=False)
+class EmbeddedJob:
+    """A job whose prompt, negative prompt and plan are embedded."""
+
+    job: SampleJob
+    row: Row
+    negative: Row | None
+    plan: Plan | None
+    """What the candidate is generated from, for models that plan; kept with it."""
+
+
+def sample_jobs(
+    spec: LatentSpec, numbered: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
+) -> list[SampleJob]:
+    """Jobs for prompts and song numbers, shortest first, so that batches hold songs of similar length.
+
+    DataError for an edit that cannot be.
+    """
     rate, jobs = spec.frames_per_second, []
-    for prompt, number in wanted:
+    for prompt, number in numbered:
         edit = edits.get(prompt.id)
         if edit is None:
-            missing = torch.ones(spec.frames(prompt.duration_s), dtype=torch.bool)
+            mask = torch.ones(spec.frames(prompt.duration_s), dtype=torch.bool)
         else:
             frames = song_frames(edit, prompt.id, channels=spec.channels, frames_per_second=rate)
-            missing = to_be_made(edit, prompt.id, frames=frames, frames_per_second=rate)
-            prompt = replace(prompt, duration_s=(len(missing) + 0.5) / rate)
-        jobs.append(Job(sample_id(prompt.id, number), prompt, missing, edit))
-    return sorted(jobs, key=lambda job: len(job.missing))
+            mask = to_generate(edit, prompt.id, frames=frames, frames_per_second=rate)
+            prompt = replace(prompt, duration_s=(len(mask) + 0.5) / rate)
+        jobs.append(SampleJob(sample_id(prompt.id, number), prompt, mask, edit))
+    return sorted(jobs, key=lambda job: job.frames)
 
 
-def embedded(model: SongModel, jobs: Sequence[Job]) -> tuple[list[Job], dict[str, str]]:
-    """The jobs with their prompts embedded, each prompt once; of those that cannot be, the reason by sample id."""
-    done: dict[str, Prompt | str] = {}
-    ready, failed = [], {}
+def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformConfig) -> None:
+    """DataError for the first song that needs a model that in-paints, where this one does not."""
+    if supports(model, Inpaints):
+        return
+    window = longform.chunks(model.spec).size
     for job in jobs:
-        if job.prompt.id not in done:
-            try:
-                done[job.prompt.id] = model.embed(job.prompt)
-            except UserError as error:
-                done[job.prompt.id] = str(error)
-        prompt = done[job.prompt.id]
-        if isinstance(prompt, str):
-            failed[job.sample_id] = prompt
-        else:
-            ready.append(replace(job, prompt=prompt))
-    return ready, failed
+        if not job.to_generate.all():
+            raise DataError(
+                f"prompt {job.prompt.id!r}: its edit keeps a part of the song, and this model does not in-paint; "
+                "choose another model, or vary the whole song with edit.strength alone"
+            )
+        if job.frames > window and longform.method == "continue":
+            raise DataError(
+                f"prompt {job.prompt.id!r}: {job.prompt.duration_s:g} s are longer than a window of "
+                f"{window / model.spec.frames_per_second:g} s, and this model cannot continue songs; set "
+                "longform.method=joint, or ask for less"
+            )
 
 
-def song_of(model: SongModel, job: Job) -> Song:
-    """The song that `compose` is asked for. Audio to be edited is brought to the level of `prepare` and encoded."""
+def embed_jobs(
+    store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int
+) -> tuple[list[EmbeddedJob], dict[str, str]]:
+    """The jobs embedded, equal prompts once; of those that cannot be, the reason by sample id."""
+    embedded, failures = [], {}
+    for job in jobs:
+        try:
+            embedded.append(_embed(store, job, seed))
+        except UserError as error:
+            failures[job.sample_id] = str(error)
+    return embedded, failures
+
+
+def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
+    model: Any = store.model
+    plan, embedding = None, None
+    if supports(model, Plans):
+        plan = model.plan(job.prompt, job.frames, generator(seed, job.sample_id, "plan"))
+        embedding = store.embed_plan(plan)
+    row, negative = prompt_rows(job.prompt, job.frames, store.embed, embedding)
+    return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
+
+
+def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
+    """The song that `compose` generates. Audio to be edited is brought to the level of `prepare` and encoded."""
+    job = embedded.job
     if job.edit is None:
-        return Song(job.sample_id, job.prompt)
-    given = placed(
-        _source(model, job.edit),
+        return SongRequest(sample_id=job.sample_id, row=embedded.row, negative=embedded.negative)
+    latents = place_song(
+        _edited_latents(model, job.edit),
         job.edit,
-        length=len(job.missing),
-        frames_per_second=model.latents.frames_per_second,
+        length=job.frames,
+        frames_per_second=model.spec.frames_per_second,
     )
-    return Song(job.sample_id, job.prompt, Context(given, ~job.missing), job.edit.strength)
+    return SongRequest(
+        sample_id=job.sample_id,
+        row=embedded.row,
+        negative=embedded.negative,
+        context=InpaintContext(latents, ~job.to_generate),
+        strength=job.edit.strength,
+    )
 
 
-def _source(model: SongModel, edit: Edit) -> Float[Tensor, "frame channel"]:
+def _edited_latents(model: SongModel, edit: Edit) -> Float[Tensor, "frame channel"]:
     if edit.song.endswith(LATENTS):
         return read_latents(Path(edit.song))
     return model.encode(audio.normalise(audio.read(edit.song), LOUDNESS_LUFS))
 
 
-def sound_of(
-    model: SongModel, job: Job, latents: Float[Tensor, "frame channel"]
-) -> tuple[Sound, float | None]:
-    """How a job's latents are heard, and at which gain, None for the usual level.
+def song_audio(
+    model: SongModel, job: SampleJob, latents: Float[Tensor, "frame channel"]
+) -> tuple[SongAudio, float | None]:
+    """The sound of a job's latents, and its gain, None for the usual level.
 
     An edit of latents keeps its song's gain and place in time, so that what was not edited sounds as before.
     """
     if job.edit is None:
-        return Sound(model, latents), None
-    sound = Sound(model, latents, -job.frames_before(model.latents.frames_per_second))
+        return SongAudio(model, latents, seconds=job.prompt.duration_s), None
+    sound = SongAudio(model, latents, -job.frames_before(model.spec.frames_per_second))
     if not job.edit.song.endswith(LATENTS):
         return sound, None
-    return sound, gain(Sound(model, read_latents(Path(job.edit.song))))
+    return sound, gain(SongAudio(model, read_latents(Path(job.edit.song))))

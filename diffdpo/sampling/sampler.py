@@ -1,64 +1,64 @@
-"""From prompts and seeds to latents: the ODE from noise to song, with classifier-free guidance.
+"""From requests and a seed to latents: conditions, noise, and the path from noise to song.
 
-Noise belongs to the sample (seed, sample id), so a song does not depend on the batch it was made in, nor on the
-number of processes; mixed lengths in one batch come out as they would alone.
+The noise of a sample is a function of (seed, sample id, slot, step), so a song depends neither on the batch it was
+generated in nor on the number of processes; songs of mixed lengths in one batch come out as they would alone.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.data.prompts import negative
 from diffdpo.errors import DataError
 from diffdpo.models.base import SongModel
-from diffdpo.randomness import draw_noise
-from diffdpo.sampling.denoising import Asked, Context, SamplingConfig, follow, show, velocity_of
-from diffdpo.sampling.guidance import Guided, Reused
-from diffdpo.types import Prompt
+from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.noise import start_noise, step_noise
+from diffdpo.sampling.request import Request
+from diffdpo.sampling.trajectory import (
+    Hook,
+    Noise,
+    Resampled,
+    RowTimes,
+    State,
+    TimeGrid,
+    Velocity,
+    solve,
+)
+from diffdpo.sampling.velocity import (
+    cached_velocity,
+    clamped_velocity,
+    guided_velocity,
+    initial_state,
+    network_velocity,
+    with_song_estimate,
+)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """A song to vary (SDEdit, Meng et al. 2022): sampling begins on the way to it, at t = strength."""
-
-    latents: Float[Tensor, "frame channel"]
-    strength: float
-    """In (0, 1]: near 0 the song stays, at 1 nothing of it is left."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength must be in (0, 1], got {self.strength}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One song to be made."""
-
-    sample_id: str
-    prompt: Prompt
-    """Embedded."""
-    context: Context | None = field(default=None, compare=False)
-    origin: Origin | None = field(default=None, compare=False)
-    first_frame: int = 0
-    """Where this request begins in a longer song: windows of one sample id share the noise of shared frames."""
-    pin: bool = False
-    """Kept frames are facts: they go straight from noise to what they are, and the negative is shown them too, so
-    that guidance is of the prompt alone. Else, as published, they go where the network takes them and are pasted in
-    at the end, and guidance is of the context too."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A song that was made."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A generated song."""
 
     latents: Float[Tensor, "frame channel"]
     """On the CPU in float32."""
-    passes: int
-    """Network passes it took, both branches of guidance counted."""
+    nfe: int
+    """Network function evaluations that it took, both branches of guidance counted."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trajectories:
+    """A batch of samples before the first step: all that the loop of solver steps needs."""
+
+    velocity: Velocity
+    x: flow.Latents
+    times: TimeGrid
+    state: State
+    noise: Callable[[int], Noise]
+    """The noise of a step."""
 
 
 def sample(
@@ -69,137 +69,168 @@ def sample(
     seed: int,
     on_step: Callable[[], None] | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs, each as long as its prompt asks, on the CPU in float32."""
-    return [made.latents for made in make(model, requests, cfg, seed=seed, on_step=on_step)]
+    """Latents of a batch of songs, each as long as its row asks, on the CPU in float32, without gradients."""
+    with torch.no_grad():
+        return [song.latents for song in generate(model, requests, cfg, seed=seed, on_step=on_step)]
 
 
-def make(
+def generate(
     model: SongModel,
     requests: Sequence[Request],
     cfg: SamplingConfig,
     *,
     seed: int,
+    network: Any = None,
     on_step: Callable[[], None] | None = None,
-) -> list[Made]:
-    """A batch of songs, each as long as its prompt asks, and what each took."""
-    velocity = guided(model, requests, cfg)
-    noise = draw(model, requests, seed, velocity.mask.shape[1])
-    start, times = _start(requests, noise, cfg.times())
-    pinned, start = _pinned(velocity, requests, noise), start.to(velocity.mask.device)
-    songs = follow(pinned, start, times, cfg, lambda *_: on_step and on_step())
-    made = []
-    for request, song, passes in zip(requests, songs.float().cpu(), velocity.passes.tolist(), strict=True):
-        latents = song[: model.latents.frames(request.prompt.duration_s)]
-        made.append(Made(request.context.paste(latents) if request.context else latents, passes))
-    return made
+    hook: Hook | None = None,
+) -> list[Sample]:
+    """A batch of songs, and how many evaluations each took. Gradients flow unless the caller forbids them.
+
+    `network` is the model's own unless another is given. `hook` may replace x and state behind each step, see
+    `trajectory.Hook`; the answer has one song for each row that is left, in their order.
+    """
+    path = start(model, requests, cfg, seed=seed, network=network, estimate=hook is not None)
+    x, state = follow(path, cfg, on_step=on_step, hook=hook)
+    songs = []
+    for row, nfe, song in zip(state["row"].tolist(), state["nfe"].tolist(), x.float().cpu(), strict=True):
+        request = requests[row]
+        latents = song[: request.row.frames]
+        songs.append(Sample(request.context.paste(latents) if request.context else latents, nfe))
+    return songs
 
 
-def guided(model: SongModel, requests: Sequence[Request], cfg: SamplingConfig) -> Reused:
-    """The guided velocity of a batch of songs, padded to the longest; what all steps share is computed here."""
+def start(
+    model: SongModel,
+    requests: Sequence[Request],
+    cfg: SamplingConfig,
+    *,
+    seed: int,
+    network: Any = None,
+    estimate: bool = False,
+) -> Trajectories:
+    """Everything before the first step: conditions encoded, noise drawn, times laid out.
+
+    With `estimate` the state holds the estimate of the song, x - t v, behind each step.
+    """
+    for request in requests:
+        check_request(model, request)
+    device, guidance = next(model.network.parameters()).device, cfg.build_guidance()
+    conditions = encode_conditions(model, requests, guidance, device)
+    noise = start_noise(requests, seed, conditions.length, model.spec.channels)
+    velocity = conditioned_velocity(model, conditions, cfg, network=network)
+    velocity = clamped_velocity(velocity, *_clamped_frames(requests, noise))
+    x, times = _start_points(requests, noise, cfg.times(model.spec))
+    x = x.to(device)
+    return Trajectories(
+        velocity=with_song_estimate(velocity) if estimate else velocity,
+        x=x,
+        times=times,
+        state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0),
+        noise=lambda step: step_noise(requests, seed, step, x),
+    )
+
+
+def conditioned_velocity(
+    model: SongModel, conditions: ConditionBatch, cfg: SamplingConfig, *, network: Any = None
+) -> Velocity:
+    """The velocity of a batch of samples under their conditions: prepared, guided and cached as `cfg` says.
+
+    `network` is the model's own unless another is given.
+    """
+    if cfg.compile:
+        compile_blocks(model.network)
     device = next(model.network.parameters()).device
-    lengths = [_length(model, request) for request in requests]
-    return velocity_of(model, ask(model, requests, lengths, device), cfg)
+    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        conditions = prepare_conditions(model, conditions)
+    mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
+    evaluate = network_velocity(model, model.network if network is None else network, conditions)
+    velocity = guided_velocity(evaluate, conditions, cfg.build_guidance(), mask)
+    return cached_velocity(velocity, cfg.cache_threshold, mask)
 
 
-def planned_passes(cfg: SamplingConfig) -> int:
-    """Network passes a song takes under `cfg`, both branches of guidance counted, if `reuse` saves none."""
-    velocity = Reused(Guided(lambda x, t, rows: x, torch.ones(1, 1, dtype=torch.bool), cfg.guides()), 0.0)
-    follow(velocity, torch.zeros(1, 1, 1), cfg.times()[:, None], cfg)
-    return int(velocity.passes)
+def follow(
+    path: Trajectories,
+    cfg: SamplingConfig,
+    *,
+    on_step: Callable[[], None] | None = None,
+    hook: Hook | None = None,
+) -> tuple[flow.Latents, State]:
+    """From noise to songs; `on_step` is called once a step, those of zero velocity included."""
+    zero_steps = cfg.zero_init_steps
+    for _ in range(zero_steps):  # noise stays noise while time goes on
+        if on_step is not None:
+            on_step()
 
+    def behind_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[Resampled, State]:
+        if on_step is not None:
+            on_step()
+        return (x, state) if hook is None else hook(zero_steps + i, x, t, state)
 
-def _length(model: SongModel, request: Request) -> int:
-    """Frames of a request; DataError for what the model cannot make or what does not fit."""
-    prompt, length = request.prompt, model.latents.frames(request.prompt.duration_s)
-    if length > model.latents.max_frames:
-        seconds = model.latents.max_frames / model.latents.frames_per_second
-        raise DataError(
-            f"prompt {prompt.id!r}: {prompt.duration_s:g} s is longer than this model's {seconds:.0f} s; "
-            "ask for less"
+    with torch.autocast(path.x.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+        return solve(
+            path.velocity,
+            path.x,
+            path.times[zero_steps:],
+            cfg.build_solver(),
+            path.state,
+            lambda i: path.noise(zero_steps + i),
+            behind_step,
         )
-    for name, given in (("context", request.context), ("origin", request.origin)):
-        if given is not None and given.latents.shape != (length, model.latents.channels):
-            shape = tuple(given.latents.shape)
-            raise DataError(
-                f"sample {request.sample_id!r}: its {name} is {shape} [frame, channel], the song will be "
-                f"{(length, model.latents.channels)}; cut or pad it to the prompt's duration_s"
-            )
-    return length
 
 
-def draw(model: SongModel, requests: Sequence[Request], seed: int, length: int) -> flow.Latents:
-    """The noise each song begins with, by seed and sample id; that of windows is cut from their song's."""
-    channels = model.latents.channels
-    return torch.cat(
-        [
-            draw_noise(seed, [r.sample_id], r.first_frame + length, channels)[:, r.first_frame :]
-            for r in requests
-        ]
+def planned_nfe(cfg: SamplingConfig) -> int:
+    """Network function evaluations a song takes under `cfg`, both branches of guidance counted, if the velocity
+    cache saves none."""
+    guidance, row = cfg.build_guidance(), torch.zeros(1, dtype=torch.long)
+    conditions = ConditionBatch(condition={}, frames=row + 1, cond=row, uncond=row)
+    x, mask = torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool)
+    path = Trajectories(
+        velocity=guided_velocity(lambda x, t, rows: x, conditions, guidance, mask),
+        x=x,
+        times=cfg.times()[:, None],
+        state=initial_state(row, x, guidance, cached=False),
+        noise=lambda step: lambda purpose, state: x,
     )
+    return int(follow(path, cfg)[1]["nfe"])
 
 
-def _start(
-    requests: Sequence[Request], noise: flow.Latents, grid: Float[Tensor, " grid"]
-) -> tuple[flow.Latents, flow.Grid]:
-    """Where each song begins, and its times: a variation takes as many steps over a shorter way."""
-    origins = [request.origin for request in requests]
-    strength = torch.tensor(
-        [1.0 if origin is None else origin.strength for origin in origins], dtype=torch.float64
-    )
+def _start_points(
+    requests: Sequence[Request], noise: flow.Latents, grid: Float[Tensor, " point"]
+) -> tuple[flow.Latents, TimeGrid]:
+    """Where each sample begins, and its times: a variation takes as many steps over a shorter way."""
+    inits = [request.init for request in requests]
+    strength = torch.tensor([1.0 if init is None else init.strength for init in inits], dtype=torch.float64)
     song = torch.zeros_like(noise)
-    for row, origin in zip(song, origins, strict=True):
-        if origin is not None:
-            row[: len(origin.latents)] = origin.latents
+    for row, init in enumerate(inits):
+        if init is not None:
+            song[row, : len(init.latents)] = init.latents
     return flow.interpolate(song, noise, strength.float()), grid[:, None] * strength
 
 
-def _pinned(velocity: flow.Velocity, requests: Sequence[Request], noise: flow.Latents) -> flow.Velocity:
-    """The velocity, but noise - song where a request pins its kept frames: what they are at every t in training."""
-    keep, straight = torch.zeros(noise.shape[:2], dtype=torch.bool), noise.clone()
+def _clamped_frames(
+    requests: Sequence[Request], like: flow.Latents
+) -> tuple[flow.Latents, Bool[Tensor, "sample frame"]]:
+    """The given latents of each sample, and the frames on which its velocity is clamped to them."""
+    latents, keep_mask = torch.zeros_like(like), torch.zeros(like.shape[:2], dtype=torch.bool)
     for row, request in enumerate(requests):
-        if request.pin and request.context is not None:
-            length = len(request.context.keep)
-            keep[row, :length] = request.context.keep
-            straight[row, :length] -= request.context.latents
-    if not keep.any():
-        return velocity
-    return lambda x, t: torch.where(keep[..., None].to(x.device), straight.to(x), velocity(x, t))
-
-
-def ask(model: SongModel, requests: Sequence[Request], lengths: Sequence[int], device: torch.device) -> Asked:
-    """The conditions of a batch, one row for all songs of one prompt and context, one for equal negatives."""
-    prompts: dict[object, tuple[Prompt, Context | None, int]] = {}
-    towards = []
-    for request, length in zip(requests, lengths, strict=True):
-        key = (id(request.prompt), id(request.context))
-        prompts.setdefault(key, (request.prompt, request.context, length))
-        towards.append(list(prompts).index(key))
-    away = []
-    for request, length in zip(requests, lengths, strict=True):
-        against = replace(
-            negative(request.prompt), id="negative", negative_text=None, language=None, group="-"
-        )
-        seen = request.context if request.pin else None
-        known = (against, id(seen))
-        prompts.setdefault(known, (against, seen, length))
-        away.append(list(prompts).index(known))
-    rows = list(prompts.values())
-    condition = model.condition([model.embed(prompt) for prompt, _, _ in rows], max(lengths))
-    shown = show(condition, [context for _, context, _ in rows])
-    return Asked(
-        condition={name: tensor.to(device) for name, tensor in shown.items()},
-        frames=torch.tensor([length for _, _, length in rows]),
-        towards=torch.tensor(towards),
-        away=torch.tensor(away),
-    )
+        if request.clamp_context and request.context is not None:
+            count = len(request.context.keep_mask)
+            keep_mask[row, :count] = request.context.keep_mask
+            latents[row, :count] = request.context.latents
+    return latents, keep_mask
 
 
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """Requests in batches of similar length, so that little is padded; order within equals stays."""
-    ordered = sorted(requests, key=lambda request: request.prompt.duration_s)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    """Requests in batches of similar length, so that little is padded; the order of equals stays."""
+    ordered = sorted(requests, key=lambda request: request.row.frames)
+    return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
 
-def embed_all(model: SongModel, prompts: Sequence[Prompt]) -> dict[str, Prompt]:
-    """Every prompt embedded once, by id."""
-    return {prompt.id: replace(model.embed(prompt), id=prompt.id) for prompt in prompts}
+def compile_blocks(network: Any) -> None:
+    """Compile the blocks that a network repeats, by diffusers' convention; each once."""
+    repeated = getattr(network, "_repeated_blocks", None)
+    if not repeated:
+        raise DataError("sampling.compile: this model's network does not name its repeated blocks")
+    for block in [module for module in network.modules() if type(module).__name__ in repeated]:
+        if getattr(block, "_compiled_call_impl", None) is None:
+            block.compile(dynamic=True)

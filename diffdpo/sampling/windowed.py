@@ -1,40 +1,36 @@
-"""A song model of songs longer than it takes: all its windows at once, joined at every step of the sampler.
+"""A song model of songs longer than its network takes: all windows of a song at once, joined at every solver step.
 
 MultiDiffusion (Bar-Tal et al. 2023, eq. 5) with soft masks, on latents in time: the velocity of the song is the
-mean of its windows' velocities, weighted by shares that are one in all on every frame.
+mean of its windows' velocities, weighted by shares that sum to one on every frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from diffdpo.data.prompts import lines_within
 from diffdpo.models.base import Condition, LatentSpec, SongModel
-from diffdpo.types import Clip, Prompt
+from diffdpo.types import Clip, Embedding, Prompt, Row
 from diffdpo.windows import Window
 
 
-def seen_from(window: Window, prompt: Prompt, pace: float, spec: LatentSpec) -> Prompt:
-    """What a window of a song is asked to be, in the terms of excerpts in training: its own length, the lyric lines
-    that begin inside, and its place in the song; `pace` is the share of the song that a frame is.
-    """
-    length, rate = window.stop - window.start, spec.frames_per_second
-    lines = prompt.lyric_lines
-    if lines is not None:
-        lines = lines_within(lines, window.start / rate, window.stop / rate)
-    # Half a frame more than there are: no rounding takes one away.
-    seconds, start = (length + 0.5) / rate, prompt.start + pace * window.start
-    return replace(prompt, duration_s=seconds, start=start, lyric_lines=lines)
+def window_row(row: Row, window: Window) -> Row:
+    """The part of a row's song that a window shows."""
+    return Row(
+        embedding=row.embedding,
+        frames=window.stop - window.start,
+        first_frame=row.first_frame + window.start,
+        song_frames=row.total_frames,
+    )
 
 
-def shares(windows: Sequence[Window], fade: int) -> list[Float[Tensor, " frame"]]:
-    """How much of each window its frames are made of: linear fades between neighbours, one in all everywhere."""
+def window_shares(windows: Sequence[Window], fade: int) -> list[Float[Tensor, " frame"]]:
+    """The weight of each window on its frames: linear fades between neighbours, one in sum on every frame."""
     rising = (torch.arange(fade) + 0.5) / (fade or 1)
-    found = []
+    shares = []
     for place, window in enumerate(windows):
         share = torch.zeros(window.stop - window.start)
         used = share[window.first - window.start : window.last - window.start]
@@ -43,82 +39,131 @@ def shares(windows: Sequence[Window], fade: int) -> list[Float[Tensor, " frame"]
             used[:fade] = rising
         if place < len(windows) - 1:
             used[len(used) - fade :] = 1 - rising
-        found.append(share)
-    return found
+        shares.append(share)
+    return shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
-    """A SongModel of songs of one length: its velocity is that of all windows, cross-faded where they overlap.
+class Windowed:
+    """A SongModel whose velocity is that of all windows of a song, cross-faded where they overlap.
 
-    Whatever is done with velocities, guidance say, is then done with those of the whole song. In a condition the
-    part `audio` stands on the frames of the song, all others have an axis of windows behind that of the batch.
+    Guidance and whatever else is done with velocities is then done with those of the whole song. Tensors of a
+    condition have an axis of windows behind that of the rows. All songs have the length of the last window's end.
     """
 
-    model: SongModel
+    wrapped: SongModel
     windows: tuple[Window, ...]
     """Of one size; the last ends with the song."""
-    pace: float
-    """The share of the song that a frame is."""
     fade: int
+    """Frames over which neighbours cross-fade."""
     batch: int
     """Windows in one forward pass."""
 
     @property
     def network(self) -> Any:
-        return self.model.network
+        return self.wrapped.network
 
     @property
-    def latents(self) -> LatentSpec:
-        return replace(self.model.latents, max_frames=self.windows[-1].stop)
+    def spec(self) -> LatentSpec:
+        return replace(self.wrapped.spec, max_frames=self.windows[-1].stop)
 
-    def embed(self, prompt: Prompt) -> Prompt:
-        return self.model.embed(prompt)
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        return self.wrapped.lora_targets
 
-    def condition(self, prompts: Sequence[Prompt], frames: int) -> Condition:
-        size = self.windows[0].stop
-        rows = []
-        for prompt in prompts:
-            parts = [seen_from(window, prompt, self.pace, self.latents) for window in self.windows]
-            rows.append(self.model.condition(parts, size))
-        condition = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        if "audio" in condition:
-            condition["audio"] = torch.zeros(len(prompts), frames, self.latents.channels)
-        return condition
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.wrapped.parts
+
+    @property
+    def unconditional(self) -> tuple[str, ...]:
+        return self.wrapped.unconditional
+
+    @property
+    def fingerprint(self) -> str:
+        return self.wrapped.fingerprint
+
+    @property
+    def timed_lyrics(self) -> bool:
+        return self.wrapped.timed_lyrics
+
+    @property
+    def embeds_audio(self) -> bool:
+        return self.wrapped.embeds_audio
+
+    def embed(self, prompt: Prompt) -> Embedding:
+        return self.wrapped.embed(prompt)
+
+    def condition(self, rows: Sequence[Row], length: int) -> Condition:
+        """See SongModel."""
+        flat = [window_row(row, window) for row in rows for window in self.windows]
+        condition = self.wrapped.condition(flat, self.windows[0].stop)
+        return {name: tensor.unflatten(0, (len(rows), -1)) for name, tensor in condition.items()}
+
+    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
+        """See SongModel."""
+        repeated = where.repeat_interleave(len(self.windows))
+        return self._flat(condition, lambda flat: self.wrapped.without(flat, part, repeated))
+
+    def with_context(
+        self,
+        condition: Condition,
+        latents: Float[Tensor, "row frame channel"],
+        keep_mask: Bool[Tensor, "row frame"],
+    ) -> Condition:
+        """See Inpaints."""
+        inner: Any = self.wrapped
+        return self._flat(
+            condition, lambda flat: inner.with_context(flat, self._cut(latents), self._cut(keep_mask))
+        )
+
+    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
+        """See Prepares."""
+        inner: Any = self.wrapped
+        sizes = torch.full((len(frames) * len(self.windows),), self.windows[0].stop)
+        return self._flat(condition, lambda flat: inner.prepare(network, flat, sizes))
 
     def velocity(
         self,
         network: Any,
-        x: Float[Tensor, "batch frame channel"],
-        t: Float[Tensor, " batch"],
+        x: Float[Tensor, "row frame channel"],
+        t: Float[Tensor, " row"],
         condition: Condition,
-        frames: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "batch frame channel"]:
+        frames: Int[Tensor, " row"],
+    ) -> Float[Tensor, "row frame channel"]:
         """See SongModel."""
-        total, count = torch.zeros_like(x), len(self.windows)
-        spread = {name: tensor.flatten(0, 1) for name, tensor in condition.items() if name != "audio"}
-        if "audio" in condition:
-            spread["audio"] = self._cut(condition["audio"])
-        pieces, times = self._cut(x), t.repeat_interleave(count)
-        sizes = torch.full((len(pieces),), pieces.shape[1])
-        made = []
-        for part in torch.arange(len(pieces)).split(self.batch):
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            asked = {name: tensor[here] for name, tensor in spread.items()}
-            made.append(self.model.velocity(network, pieces[here], times[here], asked, sizes[here]))
-        parts = torch.cat(made).unflatten(0, (len(x), count))
-        for place, (window, share) in enumerate(
-            zip(self.windows, shares(self.windows, self.fade), strict=True)
+        count, cuts = len(self.windows), self._cut(x)
+        times = t.repeat_interleave(count)
+        sizes = torch.full((len(cuts),), cuts.shape[1])
+        flat = {name: tensor.flatten(0, 1) for name, tensor in condition.items()}
+        velocities = []
+        for first in range(0, len(cuts), self.batch):
+            part = slice(first, first + self.batch)
+            rows = {name: tensor[part] for name, tensor in flat.items()}
+            velocities.append(self.wrapped.velocity(network, cuts[part], times[part], rows, sizes[part]))
+        by_window = torch.cat(velocities).unflatten(0, (len(x), count)).unbind(1)
+        total = torch.zeros_like(x)
+        for window, share, v in zip(
+            self.windows, window_shares(self.windows, self.fade), by_window, strict=True
         ):
-            total[:, window.start : window.stop] += share.to(x)[:, None] * parts[:, place]
+            padding = (0, 0, window.start, x.shape[1] - window.stop)
+            total = total + torch.nn.functional.pad(share.to(x)[:, None] * v, padding)
         return total
 
-    def _cut(self, whole: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "piece size channel"]:
-        """The windows of all songs, those of a song in a row."""
+    def _flat(self, condition: Condition, function: Callable[[Condition], Condition]) -> Condition:
+        """A function of conditions of windows, applied to those of songs."""
+        flat = function({name: tensor.flatten(0, 1) for name, tensor in condition.items()})
+        return {name: tensor.unflatten(0, (-1, len(self.windows))) for name, tensor in flat.items()}
+
+    def _cut(self, whole: Shaped[Tensor, "row frame *channel"]) -> Shaped[Tensor, "cut size *channel"]:
+        """The windows of all songs, those of a song one after another."""
         return torch.stack([whole[:, w.start : w.stop] for w in self.windows], 1).flatten(0, 1)
 
-    def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
-        return self.model.encode(clip)
+    def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
+        return self.wrapped.encode(clip, generator)
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
-        return self.model.decode(latents, first_frame)
+        return self.wrapped.decode(latents, first_frame)
+
+    def place(self, part: Any, device: str | None) -> None:
+        self.wrapped.place(part, device)

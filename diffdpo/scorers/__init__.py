@@ -30,3 +30,6 @@ SCORERS: Table[type[Scorer]] = Table(
         "audiobox": Audiobox,
     },
 )
+
+DEFAULT_SCORERS = ("harmony", "rhythm", "structure", "production", "musicnn", "tags")
+"""The scorers that need no download; the last two are judges. `adherence` has to be asked for."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.hub import sha256_of
+from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, mono, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
@@ -83,6 +83,4 @@ class Adherence:
         return pretrained(self._folder()).embed(prompt.text, clip)
 
     def _folder(self) -> Path:
-        from diffdpo.encoders.style import BUNDLE
-
         return Path(self.bundle) if self.bundle else BUNDLE

@@ -10,13 +10,13 @@ import torch
 
 from diffdpo.errors import ConfigError
 from diffdpo.training.references import Following, FrozenCopy
-from diffdpo.training.step import Reference
+from diffdpo.training.step import AuxiliaryPolicy
 
 
 def audit(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    besides: dict[str, Reference | None],
+    auxiliaries: dict[str, AuxiliaryPolicy | None],
     *,
     lora: bool,
 ) -> int:
@@ -30,8 +30,8 @@ def audit(
     _check_optimizer(optimizer, trained)
     _check_intended(network, trained, lora)
     places = {p.untyped_storage().data_ptr() for p in trained.values()}
-    for role, beside in besides.items():
-        for name, tensor in _weights(beside).items():
+    for role, auxiliary in auxiliaries.items():
+        for name, tensor in _weights(auxiliary).items():
             if tensor.requires_grad:
                 raise ConfigError(f"train.{role}: its {name} requires a gradient, so it could move")
             if tensor.untyped_storage().data_ptr() in places:
@@ -73,7 +73,7 @@ def _active_adapter(network: Any) -> frozenset[str]:
     )
 
 
-def _weights(beside: Reference | None) -> dict[str, torch.Tensor]:
-    if isinstance(beside, FrozenCopy):
-        return dict(beside.network.named_parameters())
-    return beside.weights if isinstance(beside, Following) else {}
+def _weights(auxiliary: AuxiliaryPolicy | None) -> dict[str, torch.Tensor]:
+    if isinstance(auxiliary, FrozenCopy):
+        return dict(auxiliary.network.named_parameters())
+    return auxiliary.weights if isinstance(auxiliary, Following) else {}

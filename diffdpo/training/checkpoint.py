@@ -24,7 +24,7 @@ def save(
     accelerator: Accelerator,
     folder: Path,
     step: int,
-    facts: dict[str, Any],
+    fingerprint: dict[str, Any],
     running: Mapping[str, float],
     extra: Callable[[Path], None],
     keep: int,
@@ -38,7 +38,7 @@ def save(
     final = publish(
         folder / f"step-{step:08d}",
         write,
-        {"step": step, "running": dict(running), **facts},
+        {"step": step, "running": dict(running), **fingerprint},
         is_main=accelerator.is_main_process,
         barrier=accelerator.wait_for_everyone,
     )
@@ -49,14 +49,14 @@ def save(
 
 
 def load(
-    accelerator: Accelerator, checkpoint: Path, facts: dict[str, Any]
+    accelerator: Accelerator, checkpoint: Path, fingerprint: dict[str, Any]
 ) -> tuple[int, Mapping[str, float]]:
     """Restore a state into prepared objects; its step, and what the objective keeps of earlier steps.
 
     CheckpointError when it is another run's.
     """
     manifest = json.loads((checkpoint / MANIFEST).read_text())
-    for name, value in facts.items():
+    for name, value in fingerprint.items():
         if manifest.get(name) != value:
             raise CheckpointError(
                 f"{checkpoint}: written with {name}={manifest.get(name)!r}, this run has {value!r}; "

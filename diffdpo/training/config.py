@@ -1,7 +1,8 @@
 """The knobs of training, each with its meaning; checked before the first step."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from diffdpo.flow import Timesteps
 
@@ -12,9 +13,8 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 16.0
-    targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    targets: list[str] | None = None
+    """Dotted suffixes of layers, as peft matches them (`q_proj`, `to_out.0`); by default those the model names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -100,7 +100,8 @@ class TrainConfig:
     """Decay of the moving average of the trained weights that is exported; 0 keeps none."""
     timesteps: Timesteps = field(default_factory=Timesteps)
     dropout: dict[str, float] = field(default_factory=dict)
-    """Probability, for each part of the condition, that an example is trained without it."""
+    """Probability, for each part of the condition, that an example is trained without it; `context` is what
+    in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
     time_bins: int = 4
     """Errors, margins and gradient factors are logged for so many stretches of t as well; 0 for none."""
@@ -139,8 +140,10 @@ FREE_TO_CHANGE = (
     "gradient_checkpointing", "time_bins", "compile",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory."""
+EXPORT = "export"
+"""Folder of a checkpoint with the weights that other programs load: an adapter, or a whole network."""
 
 
-def asdict_shallow(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name."""
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+def export_folder(out: Path, steps: int) -> Path:
+    """The folder of the weights after the last step of a run."""
+    return out / "checkpoints" / f"step-{steps:08d}" / EXPORT

@@ -18,21 +18,21 @@ from diffdpo.progress import bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.metrics import Seen, step_means
+from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.references import ErrorCache
-from diffdpo.training.step import Draw, Reference, draw, keys, outputs
+from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
 from diffdpo.types import Batch, LossOutput, Objective, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Training:
     """All that a run of training consists of, prepared by accelerate."""
 
     accelerator: Accelerator
     model: SongModel
     policy: Any
-    reference: Reference | None
-    old: Reference | None = None
+    reference: AuxiliaryPolicy | None
+    old: AuxiliaryPolicy | None = None
     cache: ErrorCache | None = None
     objective: Objective
     optimizer: Any
@@ -41,8 +41,8 @@ class Job:
     cfg: TrainConfig
     seed: int
     folder: Path
-    facts: dict[str, Any]
-    """What identifies the run: a checkpoint with other facts is refused."""
+    fingerprint: dict[str, Any]
+    """What identifies the run: a checkpoint with another fingerprint is refused."""
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
@@ -57,25 +57,25 @@ def learning_rate(cfg: TrainConfig, step: int) -> float:
     return cfg.learning_rate * warmup * decay
 
 
-def fit(job: Job, save_extra: Callable[[Path], None]) -> int:
+def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     """Train from the newest checkpoint, or the start, to `cfg.steps`; returns the steps done now."""
-    cfg, accelerator = job.cfg, job.accelerator
-    folder = job.folder / "checkpoints"
+    cfg, accelerator = training.cfg, training.accelerator
+    folder = training.folder / "checkpoints"
     newest = checkpoint.latest(folder)
-    first, running = checkpoint.load(accelerator, newest, job.facts) if newest else (0, {})
-    metrics = Metrics(job.folder, keep_until=first) if accelerator.is_main_process else None
+    first, running = checkpoint.load(accelerator, newest, training.fingerprint) if newest else (0, {})
+    metrics = Metrics(training.folder, keep_until=first) if accelerator.is_main_process else None
     stream = batches(
-        job.examples,
+        training.examples,
         _plan(first, cfg, accelerator),
-        seed=job.seed,
+        seed=training.seed,
         workers=cfg.workers,
         pin=accelerator.device.type == "cuda",
     )
     with bar("train", cfg.steps, "step", done=first, enabled=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             began = time.monotonic()
-            means = _step(job, step, stream, running)
-            running = update(job.objective, running, means)
+            means = _step(training, step, stream, running)
+            running = update(training.objective, running, means)
             row = {"step": step + 1, **means}
             row["seconds"] = time.monotonic() - began
             _refuse_nonfinite(row, checkpoint.latest(folder))
@@ -84,7 +84,13 @@ def fit(job: Job, save_extra: Callable[[Path], None]) -> int:
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step + 1)
             if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
                 checkpoint.save(
-                    accelerator, folder, step + 1, job.facts, running, save_extra, cfg.keep_checkpoints
+                    accelerator,
+                    folder,
+                    step + 1,
+                    training.fingerprint,
+                    running,
+                    save_extra,
+                    cfg.keep_checkpoints,
                 )
             progress.advance(1, note=f"loss {row['loss']:.4f}")
     return cfg.steps - first
@@ -109,34 +115,41 @@ def update(
     return keep(running, means) if keep else running
 
 
-def _step(job: Job, step: int, stream: Iterator[Batch], running: Mapping[str, float]) -> dict[str, float]:
+def _step(
+    training: Training, step: int, stream: Iterator[Batch], running: Mapping[str, float]
+) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
-    cfg, accelerator = job.cfg, job.accelerator
+    cfg, accelerator = training.cfg, training.accelerator
     rate = learning_rate(cfg, step)
-    for group in job.optimizer.param_groups:
+    for group in training.optimizer.param_groups:
         group["lr"] = rate
-    told: list[Seen] = []
+    records: list[StepRecord] = []
     norm: Any = None
     for _ in range(accelerator.gradient_accumulation_steps):
         batch = _to_device(next(stream), accelerator.device)
-        with accelerator.accumulate(job.policy):
-            random = _draw(batch, cfg, job.seed)
+        with accelerator.accumulate(training.policy):
+            noise = _sample_noise(training, batch)
             with accelerator.autocast():
-                seen = _outputs(job, batch, random)
-            result = job.objective(replace(seen, running=running))
+                values = _outputs(training, batch, noise)
+            result = training.objective(replace(values, running=running))
             accelerator.backward(
                 (result.loss * batch.weight).mean()
             )  # under DeepSpeed this is also the update
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(job.policy.parameters(), cfg.grad_clip)
-            job.optimizer.step()
-            job.optimizer.zero_grad()
-        told.append(Seen(result=_with_kl(job.objective, result, batch, running), t=random.t, axes=batch.axes))
-    if job.ema is not None:
-        job.ema.step(p for p in job.policy.parameters() if p.requires_grad)
-    for beside in {id(b): b for b in (job.reference, job.old) if b is not None}.values():
-        beside.follow(job.policy, step + 1)
-    means = step_means(accelerator, told, bins=cfg.time_bins, axes=getattr(job.examples, "axes", ()))
+                norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+        records.append(
+            StepRecord(
+                result=_with_kl(training.objective, result, batch, running), t=noise.t, axes=batch.axes
+            )
+        )
+    if training.ema is not None:
+        training.ema.step(p for p in training.policy.parameters() if p.requires_grad)
+    auxiliaries = {id(policy): policy for policy in (training.reference, training.old) if policy is not None}
+    for auxiliary in auxiliaries.values():
+        auxiliary.follow(training.policy, step + 1)
+    means = step_means(accelerator, records, bins=cfg.time_bins, axes=getattr(training.examples, "axes", ()))
     return {**means, "grad_norm": float(norm), "learning_rate": rate}
 
 
@@ -151,29 +164,31 @@ def _with_kl(
     return replace(result, metrics={**result.metrics, "implied_kl": implied})
 
 
-def _outputs(job: Job, batch: Batch, random: Draw) -> Outputs:
-    """Errors of all policies; the reference's from the cache where they were met before."""
-    if job.cache is None:
-        return outputs(job.model, job.policy, job.reference, batch, job.objective, random, old=job.old)
-    own = tuple(map(str, keys(batch, job.cfg)))
-    known = job.cache.known(own, batch.latents.device)
-    seen = outputs(
-        job.model, job.policy, job.reference, batch, job.objective, random, old=job.old, known=known
+def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
+    """Errors of all policies; the reference's from the cache where they were measured before."""
+    model, policy, objective = training.model, training.policy, training.objective
+    if training.cache is None:
+        return outputs(model, policy, training.reference, batch, objective, noise, old=training.old)
+    keys = tuple(map(str, noise_keys(batch, training.cfg)))
+    cached = training.cache.lookup(keys, batch.latents.device)
+    values = outputs(
+        model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
     )
-    if known is None and seen.reference is not None:
-        job.cache.keep(own, seen.reference)
-    return seen
+    if cached is None and values.reference is not None:
+        training.cache.store(keys, values.reference)
+    return values
 
 
-def _draw(batch: Batch, cfg: TrainConfig, seed: int) -> Draw:
+def _sample_noise(training: Training, batch: Batch) -> StepNoise:
     """Drawn on the CPU, so that the numbers do not depend on the device, then moved."""
-    random, device = draw(batch, cfg, seed), batch.latents.device
+    noise = sample_noise(batch, training.cfg, training.seed, training.model.spec.times)
+    device = batch.latents.device
     return replace(
-        random,
-        t=random.t.to(device),
-        noise=random.noise.to(device),
-        dropped={part: where.to(device) for part, where in random.dropped.items()},
-        span=random.span.to(device),
+        noise,
+        t=noise.t.to(device),
+        noise=noise.noise.to(device),
+        dropped={part: where.to(device) for part, where in noise.dropped.items()},
+        span=noise.span.to(device),
     )
 
 

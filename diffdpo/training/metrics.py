@@ -24,8 +24,8 @@ PER_AXIS = "accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a micro-batch told."""
+class StepRecord:
+    """Losses and metrics of one micro-batch."""
 
     result: LossOutput
     t: Float[Tensor, " example"]
@@ -34,18 +34,18 @@ class Seen:
 
 
 def step_means(
-    accelerator: Accelerator, seen: Sequence[Seen], *, bins: int, axes: Sequence[str]
+    accelerator: Accelerator, records: Sequence[StepRecord], *, bins: int, axes: Sequence[str]
 ) -> dict[str, float]:
     """Means over all examples of the step on all processes, in one reduction.
 
     `axes` are all that the data knows, in one order on all processes. A bin or an axis that no example of this
     step fell into has no entry.
     """
-    t = torch.cat([s.t.detach() for s in seen]).double()
-    labels = [axis for s in seen for axis in (s.axes or ("",) * len(s.t))]
-    names = ["loss", *seen[0].result.metrics]
-    values = [torch.cat([s.result.loss.detach() for s in seen]).double()]
-    values += [torch.cat([s.result.metrics[name].detach() for s in seen]).double() for name in names[1:]]
+    t = torch.cat([s.t.detach() for s in records]).double()
+    labels = [axis for s in records for axis in (s.axes or ("",) * len(s.t))]
+    names = ["loss", *records[0].result.metrics]
+    values = [torch.cat([s.result.loss.detach() for s in records]).double()]
+    values += [torch.cat([s.result.metrics[name].detach() for s in records]).double() for name in names[1:]]
     known = dict(zip(names, values, strict=True))
     masked = {name: (value, torch.ones_like(value)) for name, value in known.items()}
     for name in BINNED:

@@ -155,13 +155,13 @@ class ErrorCache:
     errors: dict[str, Tensor]
     """[member], on the CPU, by `grid_key`."""
 
-    def known(self, keys: tuple[str, ...], device: torch.device) -> Tensor | None:
-        """[example, member] if all examples were met with these draws, else nothing."""
+    def lookup(self, keys: tuple[str, ...], device: torch.device) -> Tensor | None:
+        """[example, member] if the errors of all keys are stored, else None."""
         if not all(key in self.errors for key in keys):
             return None
         return torch.stack([self.errors[key] for key in keys]).to(device)
 
-    def keep(self, keys: tuple[str, ...], errors: Tensor) -> None:
+    def store(self, keys: tuple[str, ...], errors: Tensor) -> None:
         for key, error in zip(keys, errors.detach().cpu(), strict=True):
             self.errors.setdefault(key, error.clone())
 

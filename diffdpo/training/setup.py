@@ -1,85 +1,45 @@
-"""The plumbing before the loop: accelerator, DeepSpeed, adapters, what is trained."""
+"""What is trained, before the loop: adapters, auxiliary policies, the optimiser."""
 
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from peft import LoraConfig as PeftLora
 
-from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
-from diffdpo.registry import pick
+from diffdpo.registry import closest
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
-from diffdpo.training.step import Reference
+from diffdpo.training.step import AuxiliaryPolicy
+from diffdpo.training.strategy import zero_stage
 from diffdpo.types import Objective
 
-
-def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
-    """The accelerator of the environment `accelerate launch` made, or of one process."""
-    cpu = not torch.cuda.is_available()
-    if cpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    handlers = (
-        [InitProcessGroupKwargs(backend="gloo")] if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
-    )
-    if cfg.precision == "fp16" and cpu:
-        raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
-    _check_trackers(cfg.trackers)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rounds = accumulation(cfg.global_batch, cfg.per_device, world)
-    accelerator = Accelerator(
-        mixed_precision=cfg.precision,
-        gradient_accumulation_steps=rounds,
-        kwargs_handlers=handlers,
-        log_with=list(cfg.trackers) or None,
-        project_dir=logging_dir,
-    )
-    assert accelerator.num_processes == world, "accelerate sees another number of processes than was launched"
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = cfg.per_device
-        settings["gradient_accumulation_steps"] = rounds
-        settings["train_batch_size"] = cfg.global_batch
-        settings["gradient_clipping"] = cfg.grad_clip
-    return accelerator
+ADAPTABLE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+"""Layers that LoRA can adapt."""
 
 
-def _check_trackers(names: Sequence[str]) -> None:
-    """accelerate passes over a tracker it does not have; a run without its curves should not start."""
-    available = {str(name) for name in get_available_trackers()}
-    for name in names:
-        pick("tracker", LOGGER_TYPE_TO_CLASS, name)
-        if name not in available:
-            raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}, or leave it out")
+def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) -> None:
+    """Freeze the network and put adapters on the layers that `lora.targets`, else `targets`, match.
 
-
-def is_deepspeed(accelerator: Accelerator) -> bool:
-    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
-
-
-def zero_stage(accelerator: Accelerator) -> int:
-    """0 without DeepSpeed."""
-    return int(accelerator.state.deepspeed_plugin.zero_stage) if is_deepspeed(accelerator) else 0
-
-
-def add_lora(network: Any, lora: LoraConfig, seed: int) -> None:
-    """Freeze the network and put adapters on its linear layers; adapters start as the identity."""
-    names = {name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
-    unknown = sorted(set(lora.targets) - names)
-    if unknown:
-        raise ConfigError(
-            f"train.lora.targets: the network has no linear layer {unknown[0]!r}; it has {sorted(names)}"
-        )
+    Adapters start as the identity. ConfigError for a target that matches no linear layer or convolution.
+    """
+    chosen = list(targets if lora.targets is None else lora.targets)
+    layers = [name for name, m in network.named_modules() if isinstance(m, ADAPTABLE)]
+    for target in chosen:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            suffixes = sorted({name.rsplit(".", 1)[-1] for name in layers})
+            raise ConfigError(
+                f"train.lora.targets: the network has no layer {target!r}.{closest(target, suffixes)} "
+                f"It has {', '.join(suffixes)}."
+            )
     network.requires_grad_(False)
     if not getattr(network, "peft_config", None):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network.add_adapter(
-                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0)
+                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=chosen, lora_dropout=0.0)
             )
 
 
@@ -95,14 +55,14 @@ def compile_blocks(network: Any) -> None:
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def build_beside(
+def build_auxiliary(
     name: Literal["reference", "old"],
     cfg: ReferenceConfig,
     objective: Objective,
     network: Any,
     accelerator: Accelerator,
     lora: LoraConfig | None,
-) -> Reference | None:
+) -> AuxiliaryPolicy | None:
     """The reference or the old policy, if the objective needs one; made before `accelerator.prepare`.
 
     One that follows the policy is registered with the accelerator and so part of every checkpoint.
@@ -125,9 +85,35 @@ def build_beside(
             f"train.{name}.kind={kind}: ZeRO-3 shards the weights it would follow; use ZeRO-2, or adapter_off"
         )
     follows = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
-    beside = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
-    accelerator.register_for_checkpointing(beside)
-    return beside
+    auxiliary = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
+    accelerator.register_for_checkpointing(auxiliary)
+    return auxiliary
+
+
+def build_auxiliaries(
+    cfg: TrainConfig, objective: Objective, network: Any, accelerator: Accelerator
+) -> tuple[AuxiliaryPolicy | None, AuxiliaryPolicy | None]:
+    """The policies beside the trained one that the objective needs: the reference, and the old policy.
+
+    Where both are configured alike they are one, which is run once.
+    """
+    reference = build_auxiliary("reference", cfg.reference, objective, network, accelerator, cfg.lora)
+    if reference is not None and "old" in objective.needs and cfg.old == cfg.reference:
+        return reference, reference
+    return reference, build_auxiliary("old", cfg.old, objective, network, accelerator, cfg.lora)
+
+
+def build_ema(cfg: TrainConfig, network: torch.nn.Module, accelerator: Accelerator) -> EMAModel | None:
+    """The moving average of the trained weights, if one is to be exported."""
+    if not cfg.ema:
+        return None
+    if zero_stage(accelerator) == 3:
+        raise ConfigError(
+            "train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0"
+        )
+    ema = EMAModel(trainable(network), decay=cfg.ema, use_ema_warmup=True, power=0.75)
+    accelerator.register_for_checkpointing(ema)
+    return ema
 
 
 def build_cache(cfg: ReferenceConfig, objective: Objective, accelerator: Accelerator) -> ErrorCache | None:

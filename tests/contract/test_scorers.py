@@ -17,7 +17,7 @@ import pytest
 from contract.scorer_fixtures import WEIGHTS, build
 
 from diffdpo import audio
-from diffdpo.plugins import build_scorers
+from diffdpo.parts import build_scorers
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical

@@ -1,16 +1,16 @@
 """The page of a samples folder in a real browser: it plays its own files, one at a time, and no others."""
 
 import json
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.browser import LOGGED, Browser
+from support.browser import LOGGED, Browser, chromium_path
 
 from diffdpo import audio
-from diffdpo.data.samples import Samples
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.gallery import write_gallery
 from diffdpo.types import Clip
 
@@ -33,28 +33,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place, name in enumerate(NAMES):
         audio.write(folder / "audio" / f"{name}.flac", song(500.0 + 500 * place))
         rows.append(
-            {
-                "sample_id": name,
-                "prompt_id": name.rsplit(".", 1)[0],
-                "seed": 0,
-                "duration_s": 4.0,
-                "edit": "",
-                "sha256": "x",
-                "error": "",
-                "model": '{"name": "tiny"}',
-                "sampling": '{"steps": 8, "guidance": 3.0}',
-            }
+            SampleRow(
+                sample_id=name,
+                prompt_id=name.rsplit(".", 1)[0],
+                duration_s=4.0,
+                sha256="x",
+                model='{"name": "tiny"}',
+                sampling='{"steps": 8, "guidance": 3.0}',
+            )
         )
-    rows.append(rows[0] | {"sample_id": "b.001", "error": "a very long reason " * 12})
+    rows.append(replace(rows[0], sample_id="b.001", error="a very long reason " * 12))
     return write_gallery(Samples(folder), rows)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.fail("the browser test needs Chromium: apt-get install chromium")
-    browser = Browser(binary, tmp_path_factory.mktemp("profile"))
+    browser = Browser(chromium_path(), tmp_path_factory.mktemp("profile"))
     browser.open(page)
     yield browser
     assert browser.run("trouble") == []

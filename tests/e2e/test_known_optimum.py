@@ -5,6 +5,7 @@ import torch
 
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.terms.restraints import Anchor
 from tools.bench.gaussian_world import Mixture, Reward, World
 from tools.bench.toy import Budget, Run, measure, train
 
@@ -25,7 +26,7 @@ def test_rewards_beat_plain_pairs_the_anchor_keeps_winners_and_flipped_labels_te
     runs = [
         Run(objective=RewardWeighted()),
         Run(objective=plain),
-        Run(objective=DPO(beta=4.0, anchor=2.0)),
+        Run(objective=DPO(beta=4.0, anchor=Anchor(winner=2.0))),
         Run(objective=plain, flipped=1.0),
     ]
     budget = Budget(steps=600, width=64)

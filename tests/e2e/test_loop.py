@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from typer.testing import CliRunner
 from diffdpo import audio
 from diffdpo.cli import app
 from diffdpo.data import tables
-from diffdpo.data.samples import KEY, TABLE
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.samples import SAMPLES
+from diffdpo.data.scores import SCORES
+from diffdpo.data.songs import SONGS
 from diffdpo.types import Clip
 
 pytestmark = pytest.mark.slow
@@ -52,7 +56,7 @@ def snapshot(folder):
 
 def same_songs(one, two):
     """The same samples with the same latents, but for rounding: batches of another size round otherwise."""
-    names = [{row["sample_id"] for row in tables.read(folder / TABLE, KEY)} for folder in (one, two)]
+    names = [{row.sample_id for row in tables.read_rows(folder, SAMPLES)} for folder in (one, two)]
     assert names[0] == names[1]
     for name in names[0]:
         first, second = (load_file(f / "latents" / f"{name}.safetensors")["latents"] for f in (one, two))
@@ -104,16 +108,16 @@ def mined(world):
 
 
 def test_bad_songs_are_recorded_with_their_reason_and_the_rest_is_prepared(prepared):
-    rows = {row["id"]: row for row in tables.read(prepared / "songs.parquet", ("id",))}
-    assert {name for name, row in rows.items() if not row["error"]} == {"one", "mono"}
+    rows = {row.id: row for row in tables.read_rows(prepared, SONGS)}
+    assert {name for name, row in rows.items() if not row.error} == {"one", "mono"}
     for name, says in (
         ("corrupt", "cannot decode"),
         ("empty", "cannot decode"),
         ("silent", "silent from beginning"),
     ):
-        assert says in rows[name]["error"]
-        assert name in rows[name]["error"]
-    assert rows["one"]["frames"] == -(-(6 * 44100) // 2048)
+        assert says in rows[name].error
+        assert name in rows[name].error
+    assert rows["one"].frames == -(-(6 * 44100) // 2048)
     assert load_file(prepared / "latents" / "one.safetensors")["styles"].shape == (3, 1, 16)
 
 
@@ -170,10 +174,10 @@ def test_another_configuration_in_the_same_folder_is_refused(world, mined):
 
 def test_scoring_again_scores_nothing(mined):
     candidates, scores, _ = mined
-    before = tables.read(scores / "scores.parquet", ("sha256", "axis"))
+    before = tables.read_rows(scores, SCORES)
     verb("score", f"samples=[{candidates}]", f"out={scores}")
-    assert tables.read(scores / "scores.parquet", ("sha256", "axis")) == before
-    axes = {row["axis"] for row in before}
+    assert tables.read_rows(scores, SCORES) == before
+    axes = {row.axis for row in before}
     assert {"harmony.key", "musicnn.typicality", "silence_ratio"} <= axes
 
 
@@ -213,12 +217,11 @@ def test_judges_cannot_be_mined_and_axes_must_exist(mined):
 def test_when_all_candidates_are_tied_there_are_no_pairs_and_that_is_said(world, mined):
     candidates, scores, _ = mined
     tied = scores.parent / "tied"
-    rows = [row | {"value": 1.0} for row in tables.read(scores / "scores.parquet", ("sha256", "axis"))]
     rows = [
-        row | {"value": 0.0} if row["scorer"] == "gates" and row["axis"] != "seconds" else row for row in rows
+        replace(row, value=9.0 if row.axis == "seconds" else 0.0 if row.scorer == "gates" else 1.0)
+        for row in tables.read_rows(scores, SCORES)
     ]
-    rows = [row | {"value": 9.0} if row["axis"] == "seconds" else row for row in rows]
-    tables.append(tied / "scores.parquet", rows)
+    tables.append(tied, SCORES, rows)
     shutil.copy(scores / "manifest.json", tied)
     words = ("mine", f"samples=[{candidates}]", f"scores={tied}", f"out={scores.parent / 'no-pairs'}")
     assert "all candidates are tied" in verb(*words, code=2)
@@ -227,20 +230,21 @@ def test_when_all_candidates_are_tied_there_are_no_pairs_and_that_is_said(world,
 def test_scores_that_are_not_numbers_take_their_song_out_of_mining(mined):
     candidates, scores, pairs = mined
     broken = scores.parent / "nan-scores"
-    rows = tables.read(scores / "scores.parquet", ("sha256", "axis"))
-    winners = {row["winner"] for row in tables.read(pairs / "pairs.parquet", ("winner",))}
-    by_id = {row["sample_id"]: row["sha256"] for row in tables.read(candidates / TABLE, KEY)}
+    rows = tables.read_rows(scores, SCORES)
+    winners = {row.winner for row in tables.read_rows(pairs, PAIRS)}
+    by_id = {row.sample_id: row.sha256 for row in tables.read_rows(candidates, SAMPLES)}
     bad = {by_id[name] for name in winners}
     rows = [
-        r | {"value": float("nan")} if r["sha256"] in bad and r["axis"] == "harmony.key" else r for r in rows
+        replace(row, value=float("nan")) if row.sha256 in bad and row.axis == "harmony.key" else row
+        for row in rows
     ]
-    tables.append(broken / "scores.parquet", rows)
+    tables.append(broken, SCORES, rows)
     shutil.copy(scores / "manifest.json", broken)
     out = scores.parent / "nan-pairs"
     words = ("rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01")
     verb("mine", f"samples=[{candidates}]", f"scores={broken}", f"out={out}", *words)
-    found = tables.read(out / "pairs.parquet", ("winner",))
-    assert not winners & {name for row in found for name in (row["winner"], row["loser"])}
+    pairs_left = tables.read_rows(out, PAIRS)
+    assert not winners & {name for row in pairs_left for name in (row.winner, row.loser)}
 
 
 def test_prompts_without_candidates_are_counted_not_fatal(world, mined):
@@ -248,9 +252,9 @@ def test_prompts_without_candidates_are_counted_not_fatal(world, mined):
     candidates, scores, _ = mined
     partial = folder / "partial"
     shutil.copytree(candidates, partial)
-    rows = [row for row in tables.read(candidates / TABLE, KEY) if row["prompt_id"] == "m0"]
-    shutil.rmtree(partial / TABLE)
-    tables.append(partial / TABLE, rows)
+    rows = [row for row in tables.read_rows(candidates, SAMPLES) if row.prompt_id == "m0"]
+    shutil.rmtree(partial / SAMPLES.folder)
+    tables.append(partial, SAMPLES, rows)
     out = folder / "partial-pairs"
     words = ("rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01")
     verb("mine", f"samples=[{partial}]", f"scores={scores}", f"out={out}", *words)
@@ -262,9 +266,9 @@ def test_latents_that_are_not_numbers_stop_training_with_the_file_and_the_remedy
     candidates, _, pairs = mined
     copy, bad = folder / "bad-candidates", folder / "bad-pairs"
     shutil.copytree(candidates, copy)
-    rows = tables.read(pairs / "pairs.parquet", ("winner",))
-    tables.append(bad / "pairs.parquet", [row | {"samples": "../bad-candidates"} for row in rows])
-    victim = copy / "latents" / f"{rows[0]['winner']}.safetensors"
+    rows = tables.read_rows(pairs, PAIRS)
+    tables.append(bad, PAIRS, [replace(row, samples="../bad-candidates") for row in rows])
+    victim = copy / "latents" / f"{rows[0].winner}.safetensors"
     tensors = load_file(victim)
     tensors["latents"][3] = float("nan")
     save_file(tensors, victim)

@@ -9,12 +9,11 @@ from typer.testing import CliRunner
 
 from diffdpo import audio
 from diffdpo.cli import app
-from diffdpo.data import ratings, tables
-from diffdpo.data.pairs import KEY, TABLE
-from diffdpo.data.samples import KEY as SAMPLES_KEY
-from diffdpo.data.samples import TABLE as SAMPLES
-from diffdpo.data.scores import TABLE as SCORES
-from diffdpo.data.scores import Grid, known_grid, read_scores, read_windows, score_rows
+from diffdpo.data import tables
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.ratings import MINED, RATINGS
+from diffdpo.data.samples import SAMPLES, SampleRow
+from diffdpo.data.scores import SCORES, Grid, newest_grid, read_windows, score_rows
 from diffdpo.types import Clip
 
 SONG = Path(__file__).parents[1] / "data" / "galactic_temple.ogg"
@@ -46,15 +45,20 @@ def world(tmp_path_factory):
     songs, rows = [], []
     for prompt, of_prompt in SONGS.items():
         for name, values in of_prompt.items():
-            row = {"sample_id": f"{prompt}.{name}", "prompt_id": prompt, "group": f"group {prompt}"}
-            songs.append(row | {"sha256": f"sha-{prompt}-{name}", "error": ""})
+            row = SampleRow(
+                sample_id=f"{prompt}.{name}",
+                prompt_id=prompt,
+                group=f"group {prompt}",
+                sha256=f"sha-{prompt}-{name}",
+            )
+            songs.append(row)
             for axis, value in zip((MELODY, SOUND), values, strict=True):
                 scorer = axis.split(".")[0]
                 rows += score_rows(f"sha-{prompt}-{name}", "1", scorer, "v", [(axis, value)])
-    tables.append(samples / SAMPLES, songs)
+    tables.append(samples, SAMPLES, songs)
     prompts = [{"id": p, "text": p, "duration_s": 1.0, "group": f"group {p}"} for p in SONGS]
     (samples / "prompts.jsonl").write_text("\n".join(json.dumps(prompt) for prompt in prompts))
-    tables.append(scores / SCORES, rows)
+    tables.append(scores, SCORES, rows)
     (scores / "manifest.json").write_text(json.dumps({"scorers": {"harmony": "v", "production": "v"}}))
     return folder
 
@@ -72,14 +76,14 @@ def mine(world, tmp_path):
         if code:
             return said
         manifest = json.loads((out / "manifest.json").read_text())
-        return manifest, tables.read(out / TABLE, KEY), tables.read(out / ratings.TABLE, ratings.KEY)
+        return manifest, tables.read_rows(out, PAIRS), tables.read_rows(out, RATINGS)
 
     return run
 
 
 def test_pairs_and_ratings_stand_side_by_side(mine):
     manifest, pairs, rated = mine("rule.name=per_axis", "rule.args.tolerance=.inf")
-    assert {(row["winner"], row["loser"], row["axis"]) for row in pairs} == {
+    assert {(row.winner, row.loser, row.axis) for row in pairs} == {
         ("p.a", "p.d", MELODY), ("p.b", "p.d", SOUND), ("q.b", "q.a", MELODY), ("q.a", "q.b", SOUND),
     }  # fmt: skip
     assert manifest["pairs"] == 4
@@ -87,26 +91,26 @@ def test_pairs_and_ratings_stand_side_by_side(mine):
     assert manifest["axes"] == [MELODY, SOUND]
     assert manifest["candidates"] == manifest["ratings"] == 6
     assert set(manifest["skipped"]) == {"r"}
-    by_id = {row["sample_id"]: row for row in rated}
-    assert by_id["p.a"]["rating"] == pytest.approx(by_id["p.b"]["rating"])
-    assert by_id["p.a"]["rating"] > by_id["p.c"]["rating"] > by_id["p.d"]["rating"]
-    assert [by_id[name]["rating"] for name in ("q.a", "q.b")] == pytest.approx([0, 0])
-    assert sum(row["rating"] for row in rated) == pytest.approx(0)
-    assert {row["source"] for row in rated} == {ratings.MINED}
-    assert by_id["p.a"]["group"] == "group p"
+    by_id = {row.sample_id: row for row in rated}
+    assert by_id["p.a"].rating == pytest.approx(by_id["p.b"].rating)
+    assert by_id["p.a"].rating > by_id["p.c"].rating > by_id["p.d"].rating
+    assert [by_id[name].rating for name in ("q.a", "q.b")] == pytest.approx([0, 0])
+    assert sum(row.rating for row in rated) == pytest.approx(0)
+    assert {row.source for row in rated} == {MINED}
+    assert by_id["p.a"].group == "group p"
 
 
 def test_ratings_alone_need_no_pairs(mine):
     manifest, pairs, rated = mine("pairs=false", f"weights={{{MELODY}: 0}}", f"axes=[{MELODY}, {SOUND}]")
     assert (manifest["pairs"], manifest["pairs_by_axis"], pairs) == (0, {}, [])
     assert manifest["ratings"] == len(rated) == 6
-    by_id = {row["sample_id"]: row["rating"] for row in rated}
+    by_id = {row.sample_id: row.rating for row in rated}
     assert by_id["q.a"] > 0 > by_id["q.b"]  # sound alone counts
 
 
 def test_a_rule_without_pairs_is_a_mistake_unless_ratings_are_all_that_is_wanted(mine, tmp_path):
     assert "no pairs mined from 6 candidates" in mine("rule.args.min_margin=9", code=2)
-    assert not (tmp_path / "mined" / ratings.TABLE).exists()
+    assert not (tmp_path / "mined" / RATINGS.folder).exists()
     assert not (tmp_path / "mined" / "manifest.json").exists()
 
 
@@ -120,8 +124,8 @@ def test_mining_again_in_the_same_folder_returns_at_once(mine, tmp_path):
 def test_soft_labels_grow_with_the_margin(mine):
     words = ("rule.name=pareto", "rule.args={losers: dominated, pairs_per_prompt: 9}")
     _, pairs, _ = mine(*words, "soft_label_temperature=1")
-    margin = {(r["winner"], r["loser"]): sum(json.loads(r["margins"]).values()) / 2 for r in pairs}
-    label = {(r["winner"], r["loser"]): r["soft_label"] for r in pairs}
+    margin = {(r.winner, r.loser): sum(r.margins.values()) / 2 for r in pairs}
+    label = {(r.winner, r.loser): r.soft_label for r in pairs}
     assert len(pairs) == 4
     assert sorted(margin, key=margin.get) == sorted(label, key=label.get)
     assert all(0.5 < p < 1 for p in label.values())
@@ -131,13 +135,13 @@ def test_a_union_of_rules_is_written_in_one_line_and_capped(mine):
     rules = "rule={name: union, args: {rules: [cross_pair, {name: per_axis, args: {tolerance: .inf}}]}}"
     manifest, pairs, _ = mine(rules)
     assert manifest["pairs_by_axis"] == {"several": 2, MELODY: 1, SOUND: 1}
-    assert {row["rule"] for row in pairs} == {"cross_pair", "per_axis"}
+    assert {row.rule for row in pairs} == {"cross_pair", "per_axis"}
 
 
 def test_too_many_pairs_are_cut_to_the_widest_of_each_axis(mine):
     manifest, pairs, _ = mine("rule.name=per_axis", "rule.args.tolerance=.inf", "max_pairs=2")
     assert manifest["pairs_by_axis"] == {MELODY: 1, SOUND: 1}
-    assert {row["prompt_id"] for row in pairs} == {"p"}
+    assert {row.prompt_id for row in pairs} == {"p"}
 
 
 @pytest.mark.parametrize(
@@ -176,9 +180,8 @@ def takes(tmp_path_factory):
             name = f"{prompt}.{number:03d}"
             audio.write(folder / "audio" / f"{name}.flac", clip)
             sha = audio.pcm_sha256(clip.samples, clip.sample_rate)
-            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "sha256": sha, "error": ""}
-            songs.append(row)
-    tables.append(folder / SAMPLES, songs)
+            songs.append(SampleRow(sample_id=name, prompt_id=prompt, group=prompt, sha256=sha))
+    tables.append(folder, SAMPLES, songs)
     prompts = [{"id": p, "text": p, "duration_s": 16.0} for p in ("noise", "silence", "other")]
     (folder / "prompts.jsonl").write_text("\n".join(json.dumps(prompt) for prompt in prompts))
     verb("score", *score_words(folder), "window_s=3", "hop_s=1")
@@ -195,7 +198,7 @@ def mined_spans(takes, out, *words):
         "axes=[harmony.key, harmony.tuning, production.balance]", "rule.args.min_axis_margin=-9",
         "rule.args.min_margin=0.1", *words,
     )  # fmt: skip
-    return {row["winner"]: json.loads(row["spans"]) for row in tables.read(out / TABLE, KEY)}
+    return {row.winner: list(row.spans) for row in tables.read_rows(out, PAIRS)}
 
 
 def test_a_defect_of_three_seconds_in_a_real_song_is_found(takes, tmp_path):
@@ -222,23 +225,23 @@ def test_a_window_is_scored_once_and_other_windows_are_added(takes):
     assert {path: path.stat().st_mtime_ns for path in scores.rglob("*.parquet")} == before
     assert "no windows for rhythm: it needs 4 s, window_s is 3" in said
     verb("score", *score_words(takes))  # whole songs only: the windows stay known
-    assert known_grid(scores) == Grid(3, 1)
-    shas = [row["sha256"] for row in tables.read(takes / SAMPLES, SAMPLES_KEY)]
+    assert newest_grid(scores) == Grid(3, 1)
+    shas = [row.sha256 for row in tables.read_rows(takes, SAMPLES)]
     windows = read_windows(scores, shas[:1])
     assert list(windows) == shas[:1]
     assert sorted(windows[shas[0]]) == [(float(s), s + 3.0) for s in range(14)]
     axes = {"harmony.key", "harmony.consonance", "harmony.tuning", "production.balance"}
     assert set(windows[shas[0]][0.0, 3.0]) == axes
-    whole = read_scores(scores)
+    whole = tables.read_rows(scores, SCORES)
     verb("score", *score_words(takes), "window_s=5", "hop_s=5")
-    assert known_grid(scores) == Grid(5, 5)
+    assert newest_grid(scores) == Grid(5, 5)
     assert sorted(read_windows(scores, shas)[shas[0]]) == [
         (0.0, 5.0),
         (5.0, 10.0),
         (10.0, 15.0),
         (11.0, 16.0),
     ]
-    assert read_scores(scores) == whole
+    assert tables.read_rows(scores, SCORES) == whole
     verb("score", *score_words(takes), "window_s=3", "hop_s=1")
     assert read_windows(scores, shas[:1]) == windows
 

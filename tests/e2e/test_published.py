@@ -16,7 +16,7 @@ from support.mulan import STYLES, write_mulan
 
 from diffdpo.data import tables
 from diffdpo.data.samples import Samples
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.songs import SONGS
 from diffdpo.lyrics.phonemes import BOUNDARY
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.diffrhythm.published import wrap
@@ -91,12 +91,12 @@ def dataset(tmp_path_factory, model, manifest):
 
 
 def test_songs_become_latents_styles_and_tokens_and_bad_ones_say_why(dataset):
-    found = {row["id"]: row for row in tables.read(dataset / TABLE, KEY)}
-    assert {name for name, row in found.items() if row["error"]} == {"untimed", "broken"}
-    assert "cannot be aligned" in found["untimed"]["error"]
-    starts = [start for start, tokens in json.loads(found["one"]["lyric_lines"])]
+    rows_by_id = {row.id: row for row in tables.read_rows(dataset, SONGS)}
+    assert {name for name, row in rows_by_id.items() if row.error} == {"untimed", "broken"}
+    assert "cannot be aligned" in rows_by_id["untimed"].error
+    starts = [start for start, tokens in json.loads(rows_by_id["one"].lyric_lines)]
     assert starts == pytest.approx([0.3, 1.5])
-    assert all(tokens for _, tokens in json.loads(found["one"]["lyric_lines"]))
+    assert all(tokens for _, tokens in json.loads(rows_by_id["one"].lyric_lines))
     tensors = load_file(dataset / "latents" / "one.safetensors")
     assert tensors["latents"].shape == (-(-int(SECONDS * RATE) // HOP), CHANNELS)
     assert tensors["styles"].shape[-1] == STYLES
@@ -105,7 +105,7 @@ def test_songs_become_latents_styles_and_tokens_and_bad_ones_say_why(dataset):
 def test_two_processes_prepare_the_same(tmp_path, model, manifest, dataset):
     out = tmp_path / "data"
     run("prepare", f"songs={manifest}", f"out={out}", "style_window_s=3", *model, launcher="two")
-    assert {row["id"] for row in tables.read(out / TABLE, KEY) if not row["error"]} == {"one", "two"}
+    assert {row.id for row in tables.read_rows(out, SONGS) if not row.error} == {"one", "two"}
     for name in ("one", "two"):
         here, there = (load_file(folder / "latents" / f"{name}.safetensors") for folder in (out, dataset))
         for part in here:

@@ -4,7 +4,6 @@ Chromium is driven over its debugging pipe, so the page sees trusted key presses
 is a tone that rises as it runs, in a band of its own: the frequency heard tells which song it is, and where.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.browser import LOGGED, Browser
+from support.browser import LOGGED, Browser, chromium_path
 
 from diffdpo.evaluation.effects import AxisEffect
 from diffdpo.report.page import Comparison, Report, write_report
@@ -73,10 +72,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.fail("the browser test needs Chromium: apt-get install chromium")
-    browser = Browser(binary, tmp_path_factory.mktemp("profile"))
+    browser = Browser(chromium_path(), tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 

@@ -19,7 +19,7 @@ from diffdpo import audio
 from diffdpo.cli import app
 from diffdpo.data import tables
 from diffdpo.data.latents import write_latents
-from diffdpo.data.samples import KEY, TABLE
+from diffdpo.data.samples import SAMPLES
 from diffdpo.models import MODELS
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def prompts(path, *rows):
 
 
 def rows(folder):
-    return {row["sample_id"]: row for row in tables.read(folder / TABLE, KEY)}
+    return {row.sample_id: row for row in tables.read_rows(folder, SAMPLES)}
 
 
 def latents(folder, name):
@@ -95,8 +95,8 @@ def test_a_song_longer_than_the_model_is_made_in_windows(tmp_path, model, method
     loud, peak = audio.loudness(clip), float(np.abs(clip.samples).max())
     assert loud == pytest.approx(-16.0, abs=0.05) or (loud < -16 and peak == pytest.approx(0.98, abs=1e-3))
     row = rows(out)["long.000"]
-    assert row["sha256"] == audio.pcm_sha256(clip.samples, 44100)
-    assert json.loads(row["longform"])["method"] == method
+    assert row.sha256 == audio.pcm_sha256(clip.samples, 44100)
+    assert json.loads(row.longform)["method"] == method
     assert {path.name for path in (out / "audio").iterdir()} == {"long.000.flac", "short.000.flac"}
     before = written(out)
     sample(*words)
@@ -123,7 +123,7 @@ def test_only_the_named_spans_of_a_song_change_for_eye_and_ear(tmp_path, model, 
     )
     gain = same_but_for_a_gain(one[:, untouched], other[:, untouched])
     assert np.abs(other - gain * one)[:, ~untouched].max() > 1e-2
-    assert json.loads(rows(tmp_path / "out")["e.000"]["edit"])["spans"] == [[2.0, 3.0], [6.5, -1.0]]
+    assert json.loads(rows(tmp_path / "out")["e.000"].edit)["spans"] == [[2.0, 3.0], [6.5, -1.0]]
 
 
 def test_a_song_is_extended_at_both_ends_and_sounds_as_before_between(tmp_path, model, song, bundle):
@@ -222,7 +222,7 @@ def test_what_fails_is_on_record_the_rest_is_made_and_the_failures_are_tried_aga
     words = (f"out={tmp_path / 'out'}", asked, *model, "per_prompt=2")
     said = sample(*words)
     table = rows(tmp_path / "out")
-    failed = {name: row["error"] for name, row in table.items() if row["error"]}
+    failed = {name: row.error for name, row in table.items() if row.error}
     assert failed.keys() == {f"{p}.00{k}" for p in ("style", "words", "nan") for k in range(2)}
     for name, says in (("style", "cannot decode"), ("words", "cannot sing"), ("nan", "not numbers")):
         assert says in failed[f"{name}.000"]
@@ -239,7 +239,7 @@ def test_what_fails_is_on_record_the_rest_is_made_and_the_failures_are_tried_aga
     sample(*words)
     after = written(tmp_path / "out")
     assert before.items() <= after.items()
-    assert {name for name, row in rows(tmp_path / "out").items() if not row["error"]} == {
+    assert {name for name, row in rows(tmp_path / "out").items() if not row.error} == {
         f"{p}.00{k}" for p in ("good", "style") for k in range(2)
     }
 
@@ -294,7 +294,7 @@ def test_a_killed_shard_loses_only_the_song_in_progress(tmp_path, model):
     process = subprocess.Popen(
         command("one", *words), cwd=ROOT, env=environment("one"), stderr=subprocess.DEVNULL
     )
-    table, deadline = tmp_path / "out" / TABLE, time.monotonic() + 240
+    table, deadline = tmp_path / "out" / SAMPLES.folder, time.monotonic() + 240
     while len(list(table.glob("part-*"))) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffdpo.errors import DataError
 from tools.parity import diffrhythm as golden
+from tools.parity import diffrhythm_runs as runs
 
 FOLDER = Path(__file__).parent / "diffrhythm"
 TOOL = Path(__file__).parents[2] / "tools" / "check_golden.py"
@@ -80,7 +81,7 @@ def with_duration(tmp_path_factory):
         "in.text": torch.arange(24).view(2, 12) % 10, "in.style_prompt": torch.randn(2, 512),
         "in.start_time": torch.rand(2), "in.duration": torch.rand(2),
     }  # fmt: skip
-    seen = golden.run_forward(lambda causal: network, case)
+    seen = runs.run_forward(lambda causal: network, case)
     wanted = {key: seen[key] for key in ("out.pred", "act.duration_time_embed")}
     save_file(case | wanted, folder / "case1_forward.safetensors")
     sampling = {
@@ -89,7 +90,7 @@ def with_duration(tmp_path_factory):
         "in.start_time": torch.zeros(1), "in.song_duration": torch.rand(1), "in.cfg_strength": torch.tensor([4.0]),
         "in.latent_pred_segments": torch.tensor([[3, 8]]), "t_grid": torch.linspace(0, 1, 4),
     }  # fmt: skip
-    made = golden.run_sample(lambda causal: network, sampling)
+    made = runs.run_sample(lambda causal: network, sampling)
     save_file(sampling | made, folder / "sample_edit.safetensors")
     return folder
 

@@ -3,10 +3,16 @@
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Under which Chromium is installed."""
 
 FLAGS = (
     "--headless=new",
@@ -53,6 +59,23 @@ window.place = (selector, across) => {
 };
 """
 """Runs before the page's own script: collects errors, and taps what goes to the loudspeaker."""
+
+
+def chromium_path() -> str:
+    """The Chromium that `CHROMIUM` names, else the first on the PATH.
+
+    Without one the test is skipped, and fails where `DIFFDPO_REQUIRE_BROWSER` is set, as in continuous integration.
+    """
+    name = os.environ.get("CHROMIUM", "")
+    path = next(filter(None, map(shutil.which, [name] if name else NAMES)), None)
+    if path is not None:
+        return path
+    if name:
+        pytest.fail(f"CHROMIUM={name}: no such program")
+    reason = "no Chromium: apt-get install chromium, or set CHROMIUM to the path of one"
+    if os.environ.get("DIFFDPO_REQUIRE_BROWSER", "0") not in ("", "0"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Browser:
@@ -111,9 +134,9 @@ class Browser:
         line, self.rest = self.rest.split(b"\0", 1)
         return dict(json.loads(line))
 
-    def open(self, page: Path) -> None:
+    def open(self, page: Path, ready: str = "document.body.className === 'js'") -> None:
         self.call("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && document.body.className === 'js'")
+        self.wait(f"document.readyState === 'complete' && {ready}")
 
     def run(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from diffdpo.types import Candidate
+from diffdpo.mining import Candidate, MinedPairs, Rule, by_prompt, to_candidates
 
 AXES = ("melody", "sound")
 
@@ -18,7 +18,17 @@ def prompt(**songs):
     return [candidate("p", name, *scores) for name, scores in songs.items()]
 
 
-def found(mined):
+def apply(rule: Rule, songs, axes=AXES) -> MinedPairs:
+    """What a rule mines from songs."""
+    return rule(prompts_of(songs, axes), axes)
+
+
+def prompts_of(songs, axes=AXES):
+    """Songs by prompt, as rules see them."""
+    return by_prompt(to_candidates(songs, axes))
+
+
+def triples(mined):
     """(winner, loser, axis) of each pair."""
     return [(pair.winner, pair.loser, pair.axis) for pair in mined.pairs]
 

@@ -1,49 +1,85 @@
-"""Real launches: every run is a process of its own, as a person would start it."""
+"""Verbs run as a person runs them: in this process, in one of their own, or launched on several."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from diffdpo.cli import app
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 LAUNCHERS = {
-    "one": [sys.executable, "-m", "diffdpo"],
     "two": ["--config_file", str(CONFIGS / "cpu_2.yaml")],
     "zero2": ["--config_file", str(CONFIGS / "cpu_zero2.yaml")],
     "zero3": ["--config_file", str(CONFIGS / "cpu_zero3.yaml")],
 }
 
 
-def command(launcher: str, *words: str) -> list[str]:
-    if launcher == "one":
-        return [*LAUNCHERS["one"], *words]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    return [*accelerate, *LAUNCHERS[launcher], "-m", "diffdpo", *words]
+@dataclass(frozen=True)
+class Answer:
+    """The end of a command."""
+
+    code: int
+    stdout: str
+    stderr: str
 
 
-def environment(launcher: str) -> dict[str, str]:
+def verb(*words: object, code: int = 0) -> str:
+    """A verb in this process, which spares the seconds of a start. Its output, or its error, which is one line."""
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == code, result.stderr
+    if code == 2:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        return errors[0]
+    return result.stdout
+
+
+def command(*words: object) -> list[str]:
+    """The command line of a verb in a process of its own."""
+    return [sys.executable, "-m", "diffdpo", *map(str, words)]
+
+
+def environment(launcher: str = "one") -> dict[str, str]:
     extra = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
     if launcher == "two":
         extra["ACCELERATE_USE_CPU"] = "true"
     return {**os.environ, **extra}
 
 
-def run(*words: str, launcher: str = "one", fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a verb and insist on its exit code: 0, or 2 for a user's mistake."""
+def run(*words: object, fails: bool = False) -> Answer:
+    """A verb in a process of its own; its exit code is 0, or 2 for a user's mistake."""
+    return _finish(command(*words), "one", fails)
+
+
+def launch(launcher: str, *words: object, fails: bool = False) -> Answer:
+    """A verb under `accelerate launch`."""
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    return _finish([*accelerate, *LAUNCHERS[launcher], "-m", "diffdpo", *map(str, words)], launcher, fails)
+
+
+def train_many(folder: Path, launcher: str, commands: list[list[str]]) -> list[str]:
+    """Trainings one after another in one launch, since starting takes longer than training: the error of each."""
+    path = folder / f"{launcher}.json"
+    path.write_text(json.dumps(commands))
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    script = str(ROOT / "tests" / "support" / "train_many.py")
+    _finish([*accelerate, *LAUNCHERS[launcher], script, str(path)], launcher, fails=False)
+    return list(json.loads(path.with_suffix(".errors.json").read_text()))
+
+
+def _finish(words: list[str], launcher: str, fails: bool) -> Answer:
     done = subprocess.run(
-        command(launcher, *words),
-        cwd=ROOT,
-        env=environment(launcher),
-        capture_output=True,
-        text=True,
-        check=False,
+        words, cwd=ROOT, env=environment(launcher), capture_output=True, text=True, check=False
     )
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
-    return done
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -52,17 +88,17 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def same_trajectory(one: list[dict[str, float]], two: list[dict[str, float]]) -> None:
+def same_trajectory(expected: list[dict[str, float]], actual: list[dict[str, float]]) -> None:
     """Losses, errors, gradient norms to 1e-4 of themselves, all else to 1e-4 absolute, margins to 4e-4.
 
     A margin is beta, up to 200 here, times a difference of errors between 2 and 4, whose last bit in single
     precision is 2**-22: that bit alone moves a margin by 5e-5, and nothing averages it out in a bin of one example.
     """
-    assert len(one) == len(two) > 0
-    for first, second in zip(one, two, strict=True):
-        assert first.keys() == second.keys()
-        for key, value in first.items():
+    assert len(expected) == len(actual) > 0
+    for row, row_of_actual in zip(expected, actual, strict=True):
+        assert row.keys() == row_of_actual.keys()
+        for key, value in row.items():
             near = {"rel": 1e-4, "abs": 4e-4 if key.startswith("margin") else 1e-4}
             if key in ("loss", "grad_norm", "winner_error", "loser_error"):
                 near["abs"] = 0.0
-            assert value == pytest.approx(second[key], **near), f"{key} at step {first['step']}"
+            assert value == pytest.approx(row_of_actual[key], **near), f"{key} at step {row['step']}"

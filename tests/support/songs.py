@@ -7,9 +7,8 @@ import torch
 
 from diffdpo.data import tables
 from diffdpo.data.latents import write_latents
-from diffdpo.data.ratings import TABLE as RATINGS
-from diffdpo.data.ratings import Rating, rating_row
-from diffdpo.data.samples import TABLE, sample_id
+from diffdpo.data.ratings import RATINGS, RatingRow
+from diffdpo.data.samples import SAMPLES, SampleRow, relative_folder, sample_id
 
 
 def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0) -> Path:
@@ -24,9 +23,18 @@ def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0)
             name = sample_id(prompt, k)
             latents = torch.randn(14 + (i + k) % 5, 8, generator=generator)
             write_latents(folder / "latents" / f"{name}.safetensors", latents)
-            row = {"sample_id": name, "prompt_id": prompt, "group": prompt, "error": ""}
-            rows.append({**row, "sha256": f"{folder.name}-{name}"})
-    tables.append(folder / TABLE, rows)
+            sha256 = f"{folder.name}-{name}"
+            rows.append(
+                SampleRow(
+                    sample_id=name,
+                    prompt_id=prompt,
+                    group=prompt,
+                    frames=len(latents),
+                    duration_s=1.0,
+                    sha256=sha256,
+                )
+            )
+    tables.append(folder, SAMPLES, rows)
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return folder
 
@@ -36,7 +44,15 @@ def write_ratings(folder: Path, samples: Path, values: dict[str, float], source:
     rows = []
     for name, value in values.items():
         prompt = name.rsplit(".", 1)[0]
-        rating = Rating(prompt_id=prompt, group=prompt, sample_id=name, rating=value, source=source)
-        rows.append(rating_row(rating, samples, folder / RATINGS))
-    tables.append(folder / RATINGS, rows)
+        rows.append(
+            RatingRow(
+                prompt_id=prompt,
+                group=prompt,
+                samples=relative_folder(samples, folder),
+                sample_id=name,
+                rating=value,
+                source=source,
+            )
+        )
+    tables.append(folder, RATINGS, rows)
     return folder

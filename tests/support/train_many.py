@@ -1,16 +1,26 @@
-"""Several trainings one after another in one process: `python train_many.py COMMANDS.json`, launched or not."""
+"""Several trainings one after another in one launch: `accelerate launch … train_many.py COMMANDS.json`.
+
+Beside the file of commands it leaves the errors, one a command, empty for those that went well.
+"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from diffdpo import config
+from diffdpo.cli import load_config
+from diffdpo.errors import UserError
 from diffdpo.recipes import train
 from diffdpo.run_dir import leave
 
 if __name__ == "__main__":
-    for words in json.loads(Path(sys.argv[1]).read_text()):
-        cfg = config.load(config.TrainRun, None, words)
-        config.check(cfg)
-        train.run(cfg)
+    path, errors = Path(sys.argv[1]), []
+    for words in json.loads(path.read_text()):
+        try:
+            train.run(load_config("train", None, words))
+            errors.append("")
+        except UserError as error:
+            errors.append(str(error))
+    if os.environ.get("RANK", "0") == "0":
+        path.with_suffix(".errors.json").write_text(json.dumps(errors))
     leave()

@@ -1,22 +1,21 @@
 """Configurations: strict, and helpful when they refuse."""
 
-from pathlib import Path
-
 import pytest
 from omegaconf import OmegaConf
 
-from diffdpo import config
+from diffdpo import config, parts
 from diffdpo.errors import ConfigError
 from diffdpo.objectives.dpo import DPO
-
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
-VERBS = [path for path in CONFIGS if path.parent.name != "accelerate"]
+from diffdpo.recipes.round import GUARDED, RoundRun
+from diffdpo.recipes.sample import SampleRun
+from diffdpo.recipes.train import TrainRun
+from diffdpo.registry import Choice
 
 
 def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text("out: runs/x\nseed: 3\ntrain: {steps: 7, learning_rate: 1e-3}\n")
-    cfg = config.load(config.TrainRun, path, ["train.steps=9"])
+    cfg = config.load(TrainRun, path, ["train.steps=9"])
     assert (cfg.out, cfg.seed, cfg.train.steps, cfg.train.learning_rate) == ("runs/x", 3, 9, 1e-3)
     assert cfg.train.global_batch == 8
 
@@ -36,49 +35,35 @@ def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
 )
 def test_mistakes_are_named_with_their_remedy(words, says):
     with pytest.raises(ConfigError, match=says):
-        config.load(config.TrainRun, None, words)
+        config.load(TrainRun, None, words)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such configuration"):
-        config.load(config.TrainRun, tmp_path / "nowhere.yaml")
+        config.load(TrainRun, tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("out: [1,\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        config.load(config.TrainRun, tmp_path / "bad.yaml")
+        config.load(TrainRun, tmp_path / "bad.yaml")
 
 
 def test_a_plug_ins_arguments_are_its_fields():
-    assert config.build_objective(config.Choice("dpo", {"beta": 500})) == DPO(beta=500.0)
+    assert parts.build_objective(Choice("dpo", {"beta": 500})) == DPO(beta=500.0)
     with pytest.raises(ConfigError, match=r"unknown objective 'dop'. Did you mean 'dpo'\?"):
-        config.build_objective(config.Choice("dop"))
+        parts.build_objective(Choice("dop"))
     with pytest.raises(ConfigError, match=r"objective 'dpo': unknown key 'betta'. Did you mean 'beta'\?"):
-        config.build_objective(config.Choice("dpo", {"betta": 1}))
+        parts.build_objective(Choice("dpo", {"betta": 1}))
     with pytest.raises(ConfigError, match="objective 'dpo': beta must be positive"):
-        config.build_objective(config.Choice("dpo", {"beta": -1}))
-
-
-@pytest.mark.parametrize("path", VERBS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_preset_loads_and_its_plug_ins_exist(path):
-    verb = OmegaConf.load(path)
-    (schema,) = [s for v, s in config.SCHEMAS.items() if path.stem.split("_")[0] == v][:1] or [None]
-    assert schema is not None, f"{path.name} should begin with the verb it is for"
-    needed = [f"{key}=x" for key in OmegaConf.missing_keys(OmegaConf.structured(schema)) if key not in verb]
-    config.check(config.load(schema, path, [word for word in needed if word.count(".") == 0]))
-
-
-def test_every_preset_is_explained():
-    for path in CONFIGS:
-        assert path.read_text().startswith("# "), f"{path} should begin with what it is for"
+        parts.build_objective(Choice("dpo", {"beta": -1}))
 
 
 def test_the_printed_configuration_loads_again_as_itself(tmp_path):
-    cfg = config.load(config.TrainRun, None, ["out=x", "train.lora={rank: 4}", "train.dropout={style: 0.1}"])
+    cfg = config.load(TrainRun, None, ["out=x", "train.lora={rank: 4}", "train.dropout={style: 0.1}"])
     (tmp_path / "again.yaml").write_text(config.to_yaml(cfg))
-    assert config.load(config.TrainRun, tmp_path / "again.yaml") == cfg
+    assert config.load(TrainRun, tmp_path / "again.yaml") == cfg
 
 
 def test_scorers_are_names_or_names_with_arguments():
-    scorers = config.build_scorers(["rhythm", {"name": "harmony", "args": {}}])
+    scorers = parts.build_scorers(["rhythm", {"name": "harmony", "args": {}}])
     assert list(scorers) == ["rhythm", "harmony"]
 
 
@@ -94,19 +79,86 @@ def test_scorers_are_names_or_names_with_arguments():
 )
 def test_a_scorer_that_cannot_be_built_is_a_configuration_error(entries, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        config.build_scorers(entries)
+        parts.build_scorers(entries)
 
 
-def test_arguments_go_with_the_plug_in_they_were_given_for(tmp_path):
-    path = tmp_path / "round.yaml"
-    path.write_text(
-        "out: x\nmining_prompts: m\nevaluation_prompts: e\nobjective: {name: dpo, args: {beta: 5.0}}\n"
-    )
-    kept = config.load(config.RoundRun, path, ["objective.args.anchor=1.0"]).objective
-    assert (kept.name, kept.args) == ("dpo", {"beta": 5.0, "anchor": 1.0})
-    plain = tmp_path / "plain.yaml"
-    plain.write_text("out: x\nmining_prompts: m\nevaluation_prompts: e\n")
-    default = config.load(config.RoundRun, plain, ["objective.args.beta=5.0"]).objective
-    assert (default.name, default.args) == ("dpo", {**config.GUARDED, "beta": 5.0})
-    other = config.load(config.RoundRun, path, ["objective.name=nft", "objective.args.kl=0.1"]).objective
+def written(tmp_path, text):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_arguments_go_with_the_part_they_were_given_for(tmp_path):
+    prompts = "out: x\nmining_prompts: m\nevaluation_prompts: e\n"
+    path = written(tmp_path, f"{prompts}train: {{objective: {{name: dpo, args: {{beta: 5.0}}}}}}\n")
+    own = config.load(RoundRun, path, ["train.objective.args.anchor.winner=1.0"]).train.objective
+    assert (own.name, own.args) == ("dpo", {"beta": 5.0, "anchor": {"winner": 1.0}})
+    other = config.load(
+        RoundRun, path, ["train.objective.name=nft", "train.objective.args.kl=0.1"]
+    ).train.objective
     assert (other.name, other.args) == ("nft", {"kl": 0.1})
+    default = config.load(
+        RoundRun, written(tmp_path, prompts), ["train.objective.args.beta=5.0"]
+    ).train.objective
+    assert (default.name, default.args) == ("dpo", {**GUARDED, "beta": 5.0})
+
+
+@pytest.mark.parametrize("layer", ["yaml", "words"])
+def test_a_part_may_be_given_by_its_bare_name(tmp_path, layer):
+    if layer == "yaml":
+        path = written(
+            tmp_path, "out: x\nprompts: p\nmodel: tiny\nsampling: {solver: euler, guidance: apg}\n"
+        )
+        cfg = config.load(SampleRun, path)
+    else:
+        cfg = config.load(
+            SampleRun, None, ["out=x", "prompts=p", "sampling.solver=euler", "sampling.guidance=apg"]
+        )
+    assert (cfg.model, cfg.sampling.solver, cfg.sampling.guidance) == (
+        Choice("tiny"), Choice("euler"), Choice("apg"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sampling.solver=eulr"], r"unknown solver 'eulr'. Did you mean 'euler'\?"),
+        (["sampling.guidance=afg"], r"unknown guider 'afg'. Did you mean 'cfg'\?"),
+        (
+            ["sampling.solver.name=sde", "sampling.solver.args.etta=1"],
+            r"solver 'sde' has no 'etta'. Did you mean 'eta'\?",
+        ),
+        (["sampling.guidance.name=apg", "sampling.guidance.args.momentun=0"], r"Did you mean 'momentum'\?"),
+        (
+            ["sampling.solver.name=sde", "sampling.solver.args.eta=much"],
+            "eta of solver 'sde' must be a number",
+        ),
+    ],
+)
+def test_solvers_and_guiders_are_checked_like_every_part(words, says):
+    with pytest.raises(ConfigError, match=says):
+        config.load(SampleRun, None, ["out=x", "prompts=p", *words])
+
+
+def test_a_round_sets_what_belongs_to_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"sample\.seed is set by the round itself"):
+        config.load(RoundRun, None, ["out=x", "mining_prompts=m", "evaluation_prompts=e", "sample.seed=3"])
+
+
+def test_data_files_stand_beside_the_yaml_that_names_them_or_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "p.jsonl").write_text("")
+    path = written(tmp_path / "presets", "out: runs/x\nprompts: p.jsonl\n")
+    cfg = config.load(SampleRun, path)
+    assert (cfg.prompts, cfg.out) == (str(tmp_path / "presets" / "p.jsonl"), "runs/x")
+    assert config.load(SampleRun, path, ["prompts=p.jsonl"]).prompts == "p.jsonl"
+
+
+def test_a_yaml_that_is_a_list_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="expected keys and values, got a list"):
+        config.load(SampleRun, written(tmp_path, "- out\n"))
+
+
+def test_the_printed_configuration_names_every_key():
+    text = config.to_yaml(config.load(TrainRun, None, ["out=x"]))
+    assert set(OmegaConf.create(text)) >= {"out", "model", "data", "objective", "train", "seed"}

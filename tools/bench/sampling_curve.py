@@ -14,8 +14,6 @@ OUT/curve.json and OUT/curve.svg hold all points so far.
 
 import argparse
 import json
-import math
-import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -27,36 +25,44 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
-from diffdpo import audio, flow
-from diffdpo.data.prompts import negative, read_prompts
+from diffdpo import audio
+from diffdpo.data.prompts import read_prompts
+from diffdpo.data.samples import sample_id
 from diffdpo.encoders import musicnn
-from diffdpo.encoders.style import BUNDLE
 from diffdpo.errors import UserError
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
-from diffdpo.hub import sha256_of
+from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.models import MODELS
+from diffdpo.models.base import take
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar
+from diffdpo.registry import Choice
 from diffdpo.run_dir import claim
-from diffdpo.sampling.denoising import Asked, SamplingConfig
-from diffdpo.sampling.sampler import Request, draw, embed_all, make
+from diffdpo.sampling.conditions import ConditionBatch, encode_conditions
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.noise import start_noise
+from diffdpo.sampling.request import Request, prompt_request
+from diffdpo.sampling.sampler import generate
+from diffdpo.sampling.trajectory import schedule
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.statistics import paired_effect
+from tools.bench.curve_plot import picture
 from tools.bench.measure import rounded
 from tools.bench_sample import published
 from tools.tiny.eval_tiny import excerpts, keep
 
 SCALE, SEED, BATCH, RESAMPLES = 5.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"
-AB = {"solver": "adams_bashforth"}
+AB = {"solver": Choice("adams_bashforth")}
 POINTS: dict[str, dict[str, Any]] = {
     TRUTH: AB | {"steps": 64},
-    **{f"euler-{n}": {"solver": "euler", "steps": n} for n in (4, 8, 16)},
-    **{f"midpoint-{n}": {"solver": "midpoint", "steps": n} for n in (4, 8)},
+    **{f"euler-{n}": {"solver": Choice("euler"), "steps": n} for n in (4, 8, 16)},
+    **{f"midpoint-{n}": {"solver": Choice("midpoint"), "steps": n} for n in (4, 8)},
     **{f"ab-{n}": AB | {"steps": n} for n in (3, 4, 6, 8, 12)},
-    **{f"dpmpp-{n}": {"solver": "dpmpp_2m", "steps": n} for n in (4, 8, 12)},
+    **{f"dpmpp-{n}": {"solver": Choice("dpmpp_2m"), "steps": n} for n in (4, 8, 12)},
     **{f"ab-{n}-shift2": AB | {"steps": n, "shift": 2.0} for n in (4, 6, 8)},
     "ab-8-shift0.5": AB | {"steps": 8, "shift": 0.5},
     "ab-8-sway": AB | {"steps": 8, "sway": -1.0},
@@ -69,11 +75,11 @@ POINTS: dict[str, dict[str, Any]] = {
     "ab-7-every2": AB | {"steps": 7, "guidance_every": 2},
     "ab-6-every2": AB | {"steps": 6, "guidance_every": 2},
     "ab-12-every3": AB | {"steps": 12, "guidance_every": 3},
-    "ab-16-reuse": AB | {"steps": 16, "reuse": 0.15},
-    **{f"ab-12-guidance{n}": AB | {"steps": 12, "guidance": float(n)} for n in (1, 2, 3, 4, 7)},
-    "ab-8-rescaled": AB | {"steps": 8, "guidance_form": "rescaled"},
-    "ab-8-zero": AB | {"steps": 8, "guidance_form": "zero_star", "guidance_args": {"held_steps": 0}},
-    "ab-8-apg": AB | {"steps": 8, "guidance_form": "apg"},
+    "ab-16-reuse": AB | {"steps": 16, "cache_threshold": 0.15},
+    **{f"ab-12-guidance{n}": AB | {"steps": 12, "guidance_scale": float(n)} for n in (1, 2, 3, 4, 7)},
+    "ab-8-rescaled": AB | {"steps": 8, "guidance": Choice("rescaled")},
+    "ab-8-zero": AB | {"steps": 8, "guidance": Choice("zero_star", {"zero_init_steps": 0})},
+    "ab-8-apg": AB | {"steps": 8, "guidance": Choice("apg")},
 }
 
 
@@ -91,36 +97,43 @@ class CurveRun:
 
 
 def requests(model: DiffRhythm, prompts_file: Path, per_prompt: int) -> list[Request]:
-    prompts = read_prompts(prompts_file)
-    embedded = embed_all(model, prompts)
-    return [Request(f"{p.id}.{k:03d}", embedded[p.id]) for p in prompts for k in range(per_prompt)]
+    """Songs of each prompt, told apart by their noise."""
+    embed = EmbeddingStore(model).embed
+    return [
+        prompt_request(prompt, sample_id(prompt.id, k), model.spec.frames(prompt.duration_s), embed)
+        for prompt in read_prompts(prompts_file)
+        for k in range(per_prompt)
+    ]
 
 
 def by_published(model: DiffRhythm, batch: list[Request]) -> list[torch.Tensor]:
-    prompts = [request.prompt for request in batch]
-    frames = model.latents.frames(prompts[0].duration_s)
-    rows = torch.arange(2 * len(batch))
-    condition = model.condition([*prompts, *(model.embed(negative(prompt)) for prompt in prompts)], frames)
-    asked = Asked(
-        condition=condition, frames=torch.full((len(rows),), frames), towards=rows[: len(batch)],
-        away=rows[len(batch) :],
+    """Latents of a batch of songs of one length by the published way."""
+    guidance = SamplingConfig(guidance_scale=SCALE).build_guidance()
+    shared = encode_conditions(model, batch, guidance, torch.device("cpu"))
+    rows, places = torch.cat([shared.cond, shared.uncond]), torch.arange(2 * len(batch))
+    conditions = ConditionBatch(  # all songs, then all negatives
+        condition=take(shared.condition, rows), frames=shared.frames[rows],
+        cond=places[: len(batch)], uncond=places[len(batch) :],
     )  # fmt: skip
-    return list(published(model, asked, draw(model, batch, SEED, frames), flow.schedule(31), SCALE))
+    noise = start_noise(batch, SEED, shared.length, model.spec.channels)
+    return list(published(model, conditions, noise, schedule(31), SCALE))
 
 
-def songs(model: DiffRhythm, name: str, wanted: list[Request]) -> tuple[list[torch.Tensor], list[int]]:
+@torch.no_grad()
+def songs(model: DiffRhythm, name: str, all_requests: list[Request]) -> tuple[list[torch.Tensor], list[int]]:
     """Latents and network passes of all songs of a point."""
-    latents, passes = [], []
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
+    latents: list[torch.Tensor] = []
+    passes: list[int] = []
+    for start in range(0, len(all_requests), BATCH):
+        batch = all_requests[start : start + BATCH]
         if name == BASE:
             latents += by_published(model, batch)
             passes += [62] * len(batch)
         else:
-            cfg = replace(SamplingConfig(guidance=SCALE), **POINTS[name])
-            made = make(model, batch, cfg, seed=SEED)
-            latents += [song.latents for song in made]
-            passes += [song.passes for song in made]
+            cfg = replace(SamplingConfig(guidance_scale=SCALE), **POINTS[name])
+            samples = generate(model, batch, cfg, seed=SEED)
+            latents += [song.latents for song in samples]
+            passes += [song.nfe for song in samples]
     return latents, passes
 
 
@@ -136,20 +149,20 @@ def hear(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
     }
 
 
-def point(model: DiffRhythm, name: str, wanted: list[Request], path: Path) -> None:
+def point(model: DiffRhythm, name: str, all_requests: list[Request], path: Path) -> None:
     cpu, wall = time.process_time(), time.perf_counter()
-    latents, passes = songs(model, name, wanted)
+    latents, passes = songs(model, name, all_requests)
     took = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
     heard = hear([model.decode(song) for song in latents])
     keep(path, latents=torch.stack(latents).numpy(), passes=np.array(passes), **took, **heard)
 
 
-def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
+def summary(out: Path, all_requests: list[Request]) -> dict[str, Any]:
     """Every point so far, against the published way."""
     real = np.load(out / "reference.npz")["embeddings"]
     real = real.reshape(-1, real.shape[-1])
     bandwidth, fixed = median_bandwidth(real), ["real"] * len(real)
-    clusters = [request.prompt.id for request in wanted]
+    clusters = [request.sample_id.rpartition(".")[0] for request in all_requests]
 
     def distances_of(embeddings: np.ndarray) -> np.ndarray:
         count, patches, dim = embeddings.shape
@@ -179,82 +192,13 @@ def summary(out: Path, wanted: list[Request]) -> dict[str, Any]:
     return table
 
 
-FAMILIES = {
-    "euler": ("#888", r"euler-\d+"), "dpmpp_2m": ("#090", r"dpmpp-\d+"), "midpoint": ("#c60", r"midpoint-\d+"),
-    "adams_bashforth": ("#06c", r"ab-(\d|12)"),
-    "adams_bashforth, 8 steps, guidance_every 2 to 4": ("#a0a", r"ab-8(-every\d)?"),
-}  # fmt: skip
-"""What the picture shows: a colour and the points of each line."""
-
-
-LEFT, RIGHT = 60.0, 720.0
-"""Where the axis of passes begins and ends."""
-
-
-def picture(table: dict[str, Any]) -> str:
-    """What is gained over the published way (the line at 0), with intervals, over passes; a line a solver."""
-    kad = panel(table, "kad_change", "kernel distance to real songs, change (less is better)", 30.0, 230.0)
-    pulse = panel(table, "pulse_change", "clarity of the pulse, change (more is better)", 300.0, 500.0)
-    legend = [
-        f'<text x="{RIGHT - 290}" y="{44 + 15 * number}" fill="{colour}">{name}</text>'
-        for number, (name, (colour, _)) in enumerate(FAMILIES.items())
-    ]
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 550" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, '<rect width="780" height="550" fill="#fff"/>', *kad, *pulse, *legend, "</svg>"])
-
-
-def panel(table: dict[str, Any], key: str, title: str, top: float, bottom: float) -> list[str]:
-    """One measure over passes, the axis as long as its intervals are."""
-    lines = [
-        sorted(
-            (row for name, row in table.items() if re.fullmatch(pattern, name)), key=lambda row: row["passes"]
-        )
-        for _, pattern in FAMILIES.values()
-    ]
-    ends = [row[f"{key}_{end}"] for line in lines for row in line for end in ("low", "high")] + [-1e-3, 1e-3]
-    step = next(
-        size
-        for size in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-        if max(ends) - min(ends) < 8 * size
-    )
-    low, high = math.floor(min(ends) / step), math.ceil(max(ends) / step)
-
-    def across(passes: float) -> float:
-        return LEFT + (RIGHT - LEFT) * float(np.log2(max(passes, 5) / 5) / np.log2(66 / 5))
-
-    def down(value: float) -> float:
-        return bottom - (bottom - top) * (value / step - low) / (high - low)
-
-    parts = [
-        f'<path d="M{LEFT} {down(0):.1f}H{RIGHT}" stroke="#000" stroke-dasharray="4 3"/>',
-        f'<text x="{RIGHT}" y="{down(0) - 4:.1f}" text-anchor="end">published: 62 passes</text>',
-        f'<text x="{LEFT}" y="{top - 14}">{title}, 95 % over prompts</text>',
-        f'<text x="{(LEFT + RIGHT) / 2}" y="{bottom + 36}" text-anchor="middle">passes a song</text>',
-    ]
-    for passes in (6, 8, 12, 16, 24, 32, 62):
-        parts.append(f'<text x="{across(passes):.1f}" y="{bottom + 18}" text-anchor="middle">{passes}</text>')
-    for tick in range(low, high + 1):
-        label = f"{tick * step:+g}" if tick else "0"
-        parts.append(f'<text x="{LEFT - 6}" y="{down(tick * step) + 4:.1f}" text-anchor="end">{label}</text>')
-    for number, ((colour, _), rows) in enumerate(zip(FAMILIES.values(), lines, strict=True)):
-        line = " ".join(f"{across(row['passes']):.1f},{down(row[key]):.1f}" for row in rows)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        for row in rows:
-            x, worst, best = across(row["passes"]), down(row[f"{key}_low"]), down(row[f"{key}_high"])
-            parts += [
-                f'<path d="M{x + 2 * (number - 2):.1f} {worst:.1f}V{best:.1f}" stroke="{colour}" opacity="0.4"/>',
-                f'<circle cx="{x:.1f}" cy="{down(row[key]):.1f}" r="3.5" fill="{colour}"/>',
-            ]
-    return parts
-
-
-def race(model: DiffRhythm, name: str, wanted: list[Request], repeats: int = 3) -> dict[str, Any]:
+def race(model: DiffRhythm, name: str, all_requests: list[Request], repeats: int = 3) -> dict[str, Any]:
     """Seconds from prompts to latents and to sound, the sides taking turns; medians, by clock and by processor."""
     times: dict[str, list[list[float]]] = {BASE: [], name: []}
     for _ in range(repeats):
         for side, runs in times.items():
             marks = [(time.perf_counter(), time.process_time())]
-            latents, _ = songs(model, side, wanted)
+            latents, _ = songs(model, side, all_requests)
             marks.append((time.perf_counter(), time.process_time()))
             for song in latents:
                 model.decode(song)
@@ -278,9 +222,9 @@ def main() -> None:
     parser.add_argument("--race", default="", help="a point to time against the published way")
     args = parser.parse_args()
     model = MODELS["tiny"]().load()
-    wanted = requests(model, args.prompts, args.per_prompt)
+    all_requests = requests(model, args.prompts, args.per_prompt)
     if args.race:
-        print(json.dumps(race(model, args.race, wanted[:8]), indent=1))
+        print(json.dumps(race(model, args.race, all_requests[:8]), indent=1))
         return
     weights = [sha256_of(path) for path in sorted(BUNDLE.rglob("*.safetensors"))]
     cfg = CurveRun(out=str(args.out), prompts=str(args.prompts), per_prompt=args.per_prompt, weights=weights)
@@ -294,10 +238,10 @@ def main() -> None:
     with bar("points", len(args.points), "point") as progress:
         for name in args.points:
             if not (args.out / f"{name}.npz").is_file():
-                point(model, name, wanted, args.out / f"{name}.npz")
+                point(model, name, all_requests, args.out / f"{name}.npz")
             progress.advance()
     if (args.out / "reference.npz").is_file():
-        table = summary(args.out, wanted)
+        table = summary(args.out, all_requests)
         (args.out / "curve.json").write_text(json.dumps(table, indent=1) + "\n")
         (args.out / "curve.svg").write_text(picture(table) + "\n")
         print(json.dumps(table, indent=1))

@@ -16,6 +16,9 @@ from diffdpo.objectives.kto import KTO
 from diffdpo.objectives.linear_dpo import LinearDPO
 from diffdpo.objectives.nft import NFT
 from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.terms.restraints import Anchor, Safeguard
+from diffdpo.objectives.terms.weights import TimestepWeight
+from diffdpo.registry import Choice
 from diffdpo.types import Objective
 from tools.bench.gaussian_world import Mixture, Reward, World
 
@@ -75,16 +78,21 @@ def per_element(world: World, nats: float) -> float:
     return 2 * world.dim * math.sqrt(world.frames) * nats
 
 
-def dpo(anchor: float = 0.0, **others: Any) -> Build:
-    """Flow-DPO; `anchor` weighs the error summed over dimensions."""
+def dpo(winner: float = 0.0, reward: float = 0.0, mu: float | None = None, **terms: Any) -> Build:
+    """Flow-DPO; the anchor of weight `winner` is on the error summed over dimensions; `mu` is the safeguard's."""
 
     def build(world: World, nats: float) -> Objective:
-        return DPO(beta=per_element(world, nats), anchor=world.dim * anchor, **others)
+        return DPO(
+            beta=per_element(world, nats),
+            anchor=Anchor(winner=world.dim * winner, reward=reward),
+            safeguard=None if mu is None else Safeguard(mu),
+            **terms,
+        )
 
     return build
 
 
-CLIPPED: dict[str, Any] = {"timestep_weight": "clipped_elbo"}
+ELBO: dict[str, Any] = {"timestep": TimestepWeight("clipped_elbo")}
 FAMILIES: dict[str, Family] = {
     "sft": Family(lambda world, nats: FlowMatching()),
     "rwr": Family(lambda world, nats: RewardWeighted(temperature=nats)),
@@ -96,29 +104,29 @@ FAMILIES: dict[str, Family] = {
     "dspo": Family(lambda world, nats: DSPO(beta=nats)),
     "dpo": Family(dpo(), betas=(1, 2)),
     "dpo-logit-normal": Family(dpo(), density="logit_normal"),
-    "dpo-theory": Family(dpo(timestep_weight="theory")),
-    "dpo-elbo": Family(dpo(timestep_weight="clipped_elbo", timestep_clip=99.0)),
-    "dpo-clip5": Family(dpo(**CLIPPED), betas=(1.2, 2, 3.5)),
-    "dpo-clip5-ln": Family(dpo(**CLIPPED), density="logit_normal"),
-    "crpo.1": Family(dpo(anchor=0.1)),
-    "crpo": Family(dpo(anchor=1.0), betas=(0.1, 0.4, 1)),
-    "crpo.1-clip5": Family(dpo(anchor=0.1, **CLIPPED)),
-    "anchored.05": Family(dpo(reward_anchor=0.05, **CLIPPED), betas=(0.25, 0.8, 2)),
-    "anchored.25": Family(dpo(reward_anchor=0.25, **CLIPPED)),
-    "sdpo.5": Family(dpo(safeguard=0.5)),
-    "sdpo.9": Family(dpo(safeguard=0.9)),
-    "guarded": Family(dpo(safeguard=0.5, **CLIPPED), betas=(0.12, 0.5, 2)),
-    "guarded-soft": Family(dpo(safeguard=0.5, **CLIPPED), soft=True),
-    "guarded-ln": Family(dpo(safeguard=0.5, **CLIPPED), density="logit_normal", betas=(0.12, 0.5, 2)),
-    "ipo": Family(dpo(link="ipo")),
-    "bco-clip5": Family(dpo(link="bco", **CLIPPED)),
+    "dpo-theory": Family(lambda world, nats: dpo(timestep=TimestepWeight("theory"))(world, nats)),
+    "dpo-elbo": Family(dpo(timestep=TimestepWeight("clipped_elbo", clip=99.0))),
+    "dpo-clip5": Family(dpo(**ELBO), betas=(1.2, 2, 3.5)),
+    "dpo-clip5-ln": Family(dpo(**ELBO), density="logit_normal"),
+    "crpo.1": Family(dpo(winner=0.1)),
+    "crpo": Family(dpo(winner=1.0), betas=(0.1, 0.4, 1)),
+    "crpo.1-clip5": Family(dpo(winner=0.1, **ELBO)),
+    "anchored.05": Family(dpo(reward=0.05, **ELBO), betas=(0.25, 0.8, 2)),
+    "anchored.25": Family(dpo(reward=0.25, **ELBO)),
+    "sdpo.5": Family(dpo(mu=0.5)),
+    "sdpo.9": Family(dpo(mu=0.9)),
+    "guarded": Family(dpo(mu=0.5, **ELBO), betas=(0.12, 0.5, 2)),
+    "guarded-soft": Family(dpo(mu=0.5, **ELBO), soft=True),
+    "guarded-ln": Family(dpo(mu=0.5, **ELBO), density="logit_normal", betas=(0.12, 0.5, 2)),
+    "ipo": Family(dpo(link=Choice("ipo"))),
+    "bco-clip5": Family(dpo(link=Choice("bco"), **ELBO)),
 }
 METHODS = (
     "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1", "dpo-elbo@1",
     "dpo-elbo@2", "dpo-clip5@1", "crpo.1@1", "crpo@1", "sdpo.5@1", "sdpo.9@1", "guarded@0.5",
     "ipo@1", "linear@1", "kto@1", "dspo@1", "dgpo@1",
 )  # fmt: skip
-CHECKED = {
+CHECK_METHODS = {
     "plane": (
         "rwr@1",
         "nft@1",

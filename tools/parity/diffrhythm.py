@@ -4,9 +4,8 @@ One function a kind takes a folder and returns its cases. A case file is a safet
 the original made of it, `out.*` and `act.*`; every one of these is compared, or named as not covered.
 """
 
-import itertools
 import json
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffdpo import flow
 from diffdpo.errors import DataError
-from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.diffrhythm.layers import angles
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.sampling.denoising import Asked, Context, SamplingConfig, follow, show, velocity_of
+from tools.parity.diffrhythm_runs import CASES, Load, Tensors, run_sample
 
-Tensors = Mapping[str, Tensor]
 PREFIX = "transformer."
 """Of the published checkpoints' keys."""
 TOLERANCE = 1e-5
@@ -87,9 +81,9 @@ def diffrhythm(folder: Path) -> list[Case]:
         raise DataError(f"{folder}: holds no config.json, */config.json or *_state_dict.json")
     cases = [case for path in networks for case in check_network(path)]
     cases += [case for path in listings for case in check_listing(path)]
-    known = {folder, *networks, *listings} | {folder / "config.json", folder / "README.md"}
-    others = [] if single else sorted(path for path in folder.iterdir() if path not in known)
-    return cases + [Case(path.name, covered=False) for path in others]
+    used = {folder, *networks, *listings} | {folder / "config.json", folder / "README.md"}
+    rest = [] if single else sorted(path for path in folder.iterdir() if path not in used)
+    return cases + [Case(path.name, covered=False) for path in rest]
 
 
 CONFIG_NAMES = {
@@ -166,10 +160,6 @@ def check_network(folder: Path) -> list[Case]:
     return cases
 
 
-Load = Callable[[bool], DiffRhythmTransformer]
-"""The network of a configuration, causal or not."""
-
-
 def check_case(name: str, golden: Tensors, run: Callable[[Load, Tensors], Tensors], load: Load) -> list[Case]:
     """Every output that the golden file holds, whether or not we have it.
 
@@ -180,132 +170,11 @@ def check_case(name: str, golden: Tensors, run: Callable[[Load, Tensors], Tensor
         ours = run(load, golden)
     except KeyError as error:
         raise DataError(f"{name}: lacks the tensor {error}") from error
-    wanted = [key for key in sorted(golden) if key.startswith(("out.", "act."))]
+    keys = [key for key in sorted(golden) if key.startswith(("out.", "act."))]
 
-    def allowed(key: str) -> float:
+    def tolerance(key: str) -> float:
         largest = golden[key].abs().max().item() if key.startswith("act.") else 1.0
         return TOLERANCE * max(1.0, largest)
 
-    known = [compare(f"{name} {key}", ours[key], golden[key], allowed(key)) for key in wanted if key in ours]
-    return known + [Case(f"{name} {key}", covered=False) for key in wanted if key not in ours]
-
-
-def predict(
-    network: DiffRhythmTransformer, golden: Tensors, x: Tensor, audio: Tensor, drop: Container[str] = ()
-) -> Tensor:
-    """The published forward; what is dropped is zero."""
-
-    def kept(name: str, value: Tensor) -> Tensor:
-        return torch.zeros_like(value) if name in drop else value
-
-    return network(
-        x,
-        golden["in.time"],
-        text=kept("text", golden["in.text"]),
-        style=kept("prompt", golden["in.style_prompt"]),
-        audio=kept("audio", audio),
-        start_time=golden["in.start_time"],
-        duration=golden["in.duration"] if network.config.duration_embedding else None,
-    )
-
-
-@torch.no_grad()
-def run_forward(load: Load, golden: Tensors) -> Tensors:
-    """The prediction and the output of every module on the way."""
-    network = load(False)
-    seen: dict[str, Tensor] = {}
-    for name, module in network.named_modules():
-        name = name.replace("transformer_blocks.", "block").replace("text_fusion_linears.", "text_fusion")
-        module.register_forward_hook(lambda _module, _args, out, name=name: seen.update({f"act.{name}": out}))
-    x = golden["in.x"]
-    turns = angles(torch.arange(x.shape[1]), network.config.dim // network.config.num_attention_heads)
-    seen["act.rotary_cos"] = turns.cos().repeat(len(x), 1, 2)
-    seen["out.pred"] = predict(network, golden, x, golden["in.cond"])
-    return seen
-
-
-@torch.no_grad()
-def run_causal(load: Load, golden: Tensors) -> Tensors:
-    """v1.0 checkpoints."""
-    return {"out.pred_causal": predict(load(True), golden, golden["in.x"], golden["in.cond"])}
-
-
-@torch.no_grad()
-def run_drops(load: Load, golden: Tensors) -> Tensors:
-    """All ways to drop audio, text and prompt."""
-    network, names = load(False), ("audio", "text", "prompt")
-    ours = {}
-    for flags in itertools.product((0, 1), repeat=3):
-        drop = {name for name, flag in zip(names, flags, strict=True) if flag}
-        key = "_".join(f"drop{name}{flag}" for name, flag in zip(names, flags, strict=True))
-        ours[f"out.pred_{key}"] = predict(network, golden, golden["in.x"], golden["in.cond"], drop)
-    return ours
-
-
-def run_train_loss(load: Load, golden: Tensors) -> Tensors:
-    """Flow matching, by `diffdpo.flow`: its time is 1 minus the original's, its velocity the negative."""
-    song, noise, lens = golden["in.x1"], golden["in.x0"], golden["in.lens"]
-    mask = flow.mask_from_frames(lens, song.shape[1])
-    x = flow.interpolate(song, noise, 1 - golden["in.time"])
-    audio = song.masked_fill(mask[..., None], 0)
-    ours: dict[str, Tensor] = {}
-    for tag, drop in {"nodrop": (), "droptext": ("text",), "dropall": ("audio", "text", "prompt")}.items():
-        network = load(False)
-        prediction = predict(network, golden, x, audio, drop)
-        errors = flow.masked_error(-prediction, flow.velocity(song, noise), mask)
-        loss = (errors * lens).sum() / lens.sum()  # the original's mean: long songs weigh more
-        loss.backward()
-        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-        ours |= {
-            f"out.pred_{tag}": prediction.detach(),
-            f"out.per_elem_sqerr_mean_per_song_{tag}": errors.detach(),
-            f"out.loss_{tag}": loss.detach().reshape(1),
-            f"out.gradnorm_total_{tag}": torch.nn.utils.get_total_norm(list(found.values())).reshape(1),
-            f"out.grad_proj_out_weight_{tag}": found["proj_out.weight"],
-        }
-    return ours
-
-
-@torch.no_grad()
-def run_sample(load: Load, golden: Tensors) -> Tensors:
-    """The sampler itself, as users run it, from given noise and conditions; the original's scale s - 1 is 4."""
-    network, noise = load(False), golden["in.y0_noise"]
-    count, length, channels = noise.shape
-    latents = LatentSpec(channels=channels, frames_per_second=1.0, sample_rate=1, max_frames=length)
-    model = DiffRhythm(network=network, latents=latents)
-    keep = torch.ones(length, dtype=torch.bool)
-    for start, stop in golden["in.latent_pred_segments"].tolist():
-        keep[start:stop] = False
-    context = Context(golden["in.cond"][0], keep)
-    text = golden["in.text"]
-    condition = {
-        "lyrics": torch.cat([text, torch.zeros_like(text)]),
-        "style": torch.cat([golden["in.style_prompt"], golden["in.negative_style_prompt"]]),
-        "audio": torch.zeros(2, length, channels),
-        "start_time": golden["in.start_time"].expand(2),
-    }
-    if network.config.duration_embedding:
-        condition["duration"] = golden["in.song_duration"].expand(2)
-    one, other = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.long)
-    asked = Asked(
-        condition=show(condition, [context, None]), frames=torch.full((2,), length), towards=one, away=other
-    )
-    trajectory = [noise]
-    times = 1 - golden["t_grid"].double()
-    scale = 1 + golden["in.cfg_strength"].item()
-    cfg = SamplingConfig(steps=len(times) - 1, solver="euler", guidance=scale)
-    velocity, grid = velocity_of(model, asked, cfg), times[:, None].expand(-1, count)
-    songs = follow(velocity, noise, grid, cfg, lambda _, x: trajectory.append(x))
-    return {
-        "out.trajectory": torch.stack(trajectory),
-        "out.latents": torch.stack([context.paste(song) for song in songs]),
-    }
-
-
-CASES: dict[str, Callable[[Load, Tensors], Tensors]] = {
-    "case1_forward": run_forward,
-    "case1b_legacy_causal": run_causal,
-    "case2_padded_dropflags": run_drops,
-    "case3_scalar_time": run_forward,
-    "case4_train_loss": run_train_loss,
-}
+    cases = [compare(f"{name} {key}", ours[key], golden[key], tolerance(key)) for key in keys if key in ours]
+    return cases + [Case(f"{name} {key}", covered=False) for key in keys if key not in ours]

@@ -18,7 +18,7 @@ from diffdpo.lyrics.front_end import (
     VOCABULARY_VARIABLE,
     LineEnd,
     LyricsFrontEnd,
-    place,
+    place_tokens,
     read_vocabulary,
 )
 from diffdpo.lyrics.phonemes import english, phonemes
@@ -76,6 +76,6 @@ def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping
         front_end = LyricsFrontEnd(vocabulary, end=WINDOWS[name])
         frames = len(wanted)
         lines = front_end.encode(song, "en", frames / FRAMES_PER_SECOND).lines
-        ours = place(lines, frames, FRAMES_PER_SECOND)
+        ours = place_tokens(lines, frames, FRAMES_PER_SECOND)
         cases.append(compare(name, ours.to(torch.float64), wanted.to(torch.float64)))
     return cases

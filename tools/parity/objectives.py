@@ -22,10 +22,12 @@ from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.dspo import DSPO
 from diffdpo.objectives.kto import KTO, REFERENCE_POINT
 from diffdpo.objectives.linear_dpo import LinearDPO
+from diffdpo.objectives.links import build_link
 from diffdpo.objectives.mapo import MaPO
 from diffdpo.objectives.nft import NFT
-from diffdpo.objectives.terms.link import LINKS, LinkOptions
-from diffdpo.objectives.terms.safeguard import loser_scale
+from diffdpo.objectives.terms.margin import AutoBeta, SoftLabel
+from diffdpo.objectives.terms.restraints import Anchor, Safeguard
+from diffdpo.registry import Choice
 from diffdpo.types import Objective, Outputs, Velocities
 from tools.parity.diffrhythm import Case, read_tensors
 
@@ -35,18 +37,18 @@ SINGLE, DOUBLE = 1e-5, 1e-10
 
 
 @dataclass(frozen=True)
-class Known:
+class OriginalFamily:
     """A family of case files and the objective that must reproduce it."""
 
     objective: Callable[[Tensors, str], Objective]
-    """From the case and the part of its name that the pattern captured."""
+    """From the case and the part of its name that the pattern's groups match."""
     members: int = 2
     """Songs an example: 2 are winners and losers, stacked one behind the other; else the members of a group."""
-    casts: bool = False
+    single_precision: bool = False
     """The original computes in fp32 even on fp64 input."""
     tolerance: float | None = None
     """Instead of the usual one."""
-    more: Callable[[Tensors], Mapping[str, Any]] = lambda case: {}
+    fields: Callable[[Tensors], Mapping[str, Any]] = lambda case: {}
     """Further fields of Outputs."""
 
 
@@ -59,64 +61,74 @@ def times_and_scores(case: Tensors) -> dict[str, Tensor]:
 
 
 AWM_NAMES = {"Uniform": "uniform"}
-FAMILIES: dict[str, Known] = {
-    r"flow_grpo_flowdpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta")), casts=True),
-    r"tangoflux_crpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"), anchor=1.0), casts=True),
-    r"salesforce_dpo_.*": Known(lambda case, _: DPO(beta=number(case, "beta"))),
-    r"diffusers_dpo_(sigmoid|hinge|ipo)_.*": Known(
-        lambda case, link: DPO(beta=2 * number(case, "beta"), link=link), casts=True
+FAMILIES: dict[str, OriginalFamily] = {
+    r"flow_grpo_flowdpo_.*": OriginalFamily(
+        lambda case, _: DPO(beta=number(case, "beta")), single_precision=True
     ),
-    r"sdpo_diffusion-dpo_.*": Known(
+    r"tangoflux_crpo_.*": OriginalFamily(
+        lambda case, _: DPO(beta=number(case, "beta"), anchor=Anchor(winner=1.0)), single_precision=True
+    ),
+    r"salesforce_dpo_.*": OriginalFamily(lambda case, _: DPO(beta=number(case, "beta"))),
+    r"diffusers_dpo_(sigmoid|hinge|ipo)_.*": OriginalFamily(
+        lambda case, link: DPO(beta=2 * number(case, "beta"), link=Choice(link)), single_precision=True
+    ),
+    r"sdpo_diffusion-dpo_.*": OriginalFamily(
         lambda case, _: DPO(
-            beta=number(case, "beta"), safeguard=number(case, "mu") if case["in.mu"] >= 0 else None
+            beta=number(case, "beta"), safeguard=Safeguard(number(case, "mu")) if case["in.mu"] >= 0 else None
         )
     ),
-    r"sdpo_dmpo_.*": Known(
-        lambda case, _: DPO(beta=number(case, "beta"), link="dmpo", safeguard=number(case, "mu"))
+    r"sdpo_dmpo_.*": OriginalFamily(
+        lambda case, _: DPO(
+            beta=number(case, "beta"), link=Choice("dmpo"), safeguard=Safeguard(number(case, "mu"))
+        )
     ),
-    r"sdpo_dspo_mu[\d.]+_f\d\d": Known(lambda case, _: DSPO(beta=number(case, "beta"))),
-    r"linear_dpo_.*": Known(lambda case, _: LinearDPO(beta=number(case, "beta"), floor=number(case, "eta"))),
-    r"mapo_.*": Known(
+    r"sdpo_dspo_mu[\d.]+_f\d\d": OriginalFamily(lambda case, _: DSPO(beta=number(case, "beta"))),
+    r"linear_dpo_.*": OriginalFamily(
+        lambda case, _: LinearDPO(beta=number(case, "beta"), floor=number(case, "eta"))
+    ),
+    r"mapo_.*": OriginalFamily(
         lambda case, _: MaPO(
             beta=number(case, "beta_mapo"), snr=number(case, "snr_value"), sharpness=number(case, "T")
         ),
-        casts=True,
+        single_precision=True,
         tolerance=5e-4,  # differences of nearly equal likelihoods, times a thousand
     ),
-    r"smpo_.*": Known(
-        lambda case, _: DPO(beta=number(case, "beta"), certainty_margin=True),
-        more=lambda case: {"soft_label": torch.full((6,), round(number(case, "p"), 6), dtype=torch.float64)},
+    r"smpo_.*": OriginalFamily(
+        lambda case, _: DPO(beta=number(case, "beta"), soft_label=SoftLabel("certainty_margin")),
+        fields=lambda case: {
+            "soft_label": torch.full((6,), round(number(case, "p"), 6), dtype=torch.float64)
+        },
     ),
-    r"diffusion_kto_(sigmoid|loss_averse|risk_seeking)_.*": Known(
+    r"diffusion_kto_(sigmoid|loss_averse|risk_seeking)_.*": OriginalFamily(
         lambda case, utility: KTO(beta=number(case, "beta"), utility=utility),  # type: ignore[arg-type]
         members=1,
-        more=lambda case: {
+        fields=lambda case: {
             "score": case["in.labels"][:, None].double() - 0.5,
             "running": {REFERENCE_POINT: float(case["out.kl"])},
         },
     ),
-    r"diffusion_nft_.*": Known(
+    r"diffusion_nft_.*": OriginalFamily(
         lambda case, _: NFT(
             beta=number(case, "nft_beta"),
             advantage_clip=number(case, "adv_clip"),
             kl=number(case, "kl_coef"),
         ),
         members=1,
-        more=times_and_scores,
+        fields=times_and_scores,
     ),
-    r"awm_(Uniform|t|t2|huber|ghuber)_.*": Known(
+    r"awm_(Uniform|t|t2|huber|ghuber)_.*": OriginalFamily(
         lambda case, name: AWM(
             likelihood=AWM_NAMES.get(name, name),  # type: ignore[arg-type]
             clip=number(case, "clip"),
             velocity_kl=0.0,
         ),
         members=1,
-        more=times_and_scores,
+        fields=times_and_scores,
     ),
-    r"dgpo_.*": Known(
+    r"dgpo_.*": OriginalFamily(
         lambda case, _: DGPO(beta=number(case, "beta")),
         members=4,
-        more=lambda case: {"score": case["in.adv"].reshape(-1, 4)},
+        fields=lambda case: {"score": case["in.adv"].reshape(-1, 4)},
     ),
 }
 TRL = {
@@ -142,17 +154,17 @@ def check(name: str, case: Tensors) -> list[Case]:
         return check_link(name, link, case) if link else [Case(name, covered=False)]
     if name.startswith("sdpo_lambda_active"):
         return check_scale(name, case)
-    if found := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
-        return check_auto_beta(name, case, found[1])
-    for pattern, known in FAMILIES.items():
-        if found := re.fullmatch(pattern, name):
-            return check_objective(name, case, known, "".join(found.groups()))
+    if match := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
+        return check_auto_beta(name, case, match[1])
+    for pattern, family in FAMILIES.items():
+        if match := re.fullmatch(pattern, name):
+            return check_objective(name, case, family, "".join(match.groups()))
     return [Case(name, covered=False)]
 
 
-def check_objective(name: str, case: Tensors, known: Known, captured: str) -> list[Case]:
+def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: str) -> list[Case]:
     """Loss and gradient."""
-    if known.casts:
+    if family.single_precision:
         case = {key: value.float() for key, value in case.items()}
     prediction = case["in.pred"].clone().requires_grad_()
     target = (
@@ -161,26 +173,28 @@ def check_objective(name: str, case: Tensors, known: Known, captured: str) -> li
         else flow.velocity(flat(case["in.x0"]), flat(case["in.noise"]))
     )
     networks = {"policy": "in.pred", "reference": "in.ref_pred", "old": "in.old_pred"}
-    seen = {ours: case[theirs] for ours, theirs in networks.items() if theirs in case} | {
+    predictions = {ours: case[original] for ours, original in networks.items() if original in case} | {
         "policy": prediction
     }
-    seen.setdefault(
+    predictions.setdefault(
         "reference", case["in.pred"]
     )  # where the original has none, the objective's is switched off
-    stacked = {key: members(flat(value), known.members) for key, value in {**seen, "target": target}.items()}
+    stacked = {
+        key: members(flat(value), family.members) for key, value in {**predictions, "target": target}.items()
+    }
     errors = {
         key: flow.frame_errors(stacked[key].flatten(0, 1), stacked["target"].flatten(0, 1))
         .mean(1)
         .unflatten(0, stacked[key].shape[:2])
-        for key in seen
+        for key in predictions
     }
-    outputs = Outputs(**errors, velocities=Velocities(**stacked), **known.more(case))
-    loss = known.objective(case, captured)(outputs).loss.mean()
+    outputs = Outputs(**errors, velocities=Velocities(**stacked), **family.fields(case))
+    loss = family.objective(case, variant)(outputs).loss.mean()
     loss.backward()
-    theirs = case["out.loss"] if "out.loss" in case else case["out.policy_loss"]
-    exact = prediction.dtype == theirs.dtype == torch.float64
-    tolerance = known.tolerance or (DOUBLE if exact else SINGLE)
-    cases = [Case(f"{name} loss", relative(loss.detach(), theirs), tolerance)]
+    original = case["out.loss"] if "out.loss" in case else case["out.policy_loss"]
+    exact = prediction.dtype == original.dtype == torch.float64
+    tolerance = family.tolerance or (DOUBLE if exact else SINGLE)
+    cases = [Case(f"{name} loss", relative(loss.detach(), original), tolerance)]
     if "out.grad_pred" in case:
         assert prediction.grad is not None
         cases.append(
@@ -193,13 +207,12 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
     """A link by itself: TRL's rewards are beta times differences of log-probabilities."""
     beta = number(case, "beta")
     logs = {key: case[f"in.{key}_logps"].double().requires_grad_() for key in ("chosen", "rejected")}
-    gains = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
+    ratios = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
     if link == "ipo":  # of lengths: a mean a token there, a mean an element here
-        gains = {key: value / case["in.n_tokens"].double() for key, value in gains.items()}
-    smoothing = 0.0 if link == "sigmoid" else number(case, "label_smoothing")  # stored there, but not applied
-    loss = LINKS[link](
-        beta * gains["chosen"], beta * gains["rejected"], LinkOptions(beta=2 * beta, smoothing=smoothing)
-    )
+        ratios = {key: value / case["in.n_tokens"].double() for key, value in ratios.items()}
+    smoothed = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
+    args = {"smoothing": number(case, "label_smoothing")} if smoothed else {}
+    loss = build_link(Choice(link, args))(beta * ratios["chosen"], beta * ratios["rejected"], 2 * beta)
     gradients = torch.autograd.grad(loss.mean(), list(logs.values()))
     return [
         Case(f"{name} out.per_pair", relative(loss.detach(), case["out.per_pair"]), SINGLE),
@@ -213,7 +226,7 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
 def check_scale(name: str, case: Tensors) -> list[Case]:
     """SDPO's lambda; the original's is one for the batch, so the batch is taken as a single pair."""
     winner, loser = (case["in.pred"] - case["in.target"]).double().flatten().chunk(2)
-    scale = loser_scale(winner, loser, number(case, "mu"))
+    scale = Safeguard(number(case, "mu")).scale(winner, loser)
     return [Case(f"{name} out.lam", relative(scale, case["out.lam"]), SINGLE)]
 
 
@@ -233,17 +246,18 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
         squares = (case[key].float() - case["in.target"].float()).flatten(1) ** 2
         return ((squares * mask).sum(1) / counts[reduction]).unflatten(0, (2, -1)).T
 
-    objective = DPO(target_factor=0.2, fixed_steps=0, margin_decay=0.99, beta_range=(1e-9, 1e9))
+    auto_beta = AutoBeta(target_factor=0.2, fixed_steps=0, decay=0.99, range=(1e-9, 1e9))
+    objective = DPO(auto_beta=auto_beta)
     policy, reference = error("in.pred"), error("in.ref_pred")
     size = objective(Outputs(policy=policy, reference=reference, running={"margin_size": 1.0}))
-    first = objective.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
-    second = objective.update(first, {"margin_size": 2 * first["margin_size"]})
+    first = auto_beta.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
+    second = auto_beta.update(first, {"margin_size": 2 * first["margin_size"]})
     loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
-    betas = torch.tensor([objective.beta_at(running) for running in (first, second)])
-    theirs = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
+    betas = torch.tensor([auto_beta(objective.beta, running) for running in (first, second)])
+    original = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
     return [
         Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),
-        Case(f"{name} auto beta", relative(betas, theirs), SINGLE),
+        Case(f"{name} auto beta", relative(betas, original), SINGLE),
     ]
 
 
@@ -252,11 +266,11 @@ def flat(tensor: Tensor) -> flow.Latents:
     return tensor.flatten(1)[..., None] if tensor.ndim != 3 or tensor.shape[-1] != 1 else tensor
 
 
-def members(stacked: flow.Latents, count: int) -> Tensor:
-    """Pairs are stacked winners first; groups member by member."""
+def members(songs: flow.Latents, count: int) -> Tensor:
+    """Examples by members: pairs are stacked winners first; groups member by member."""
     if count == 2:
-        return rearrange(stacked, "(member example) f c -> example member f c", member=2)
-    return rearrange(stacked, "(example member) f c -> example member f c", member=count)
+        return rearrange(songs, "(member example) f c -> example member f c", member=2)
+    return rearrange(songs, "(example member) f c -> example member f c", member=count)
 
 
 def relative(ours: Tensor, golden: Tensor) -> float:

@@ -25,7 +25,7 @@ from diffdpo.lyrics.front_end import (
     LyricsFrontEnd,
     TimedWords,
     parse_lrc,
-    place,
+    place_tokens,
     read_vocabulary,
 )
 from diffdpo.lyrics.phonemes import MARKS, phonemes
@@ -81,7 +81,7 @@ def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.
     """When the first token of each line stands, in seconds: behind the full stop of the line before or silence."""
     front_end = LyricsFrontEnd(vocabulary)
     lines = front_end.encode(text, "en", duration_s).lines
-    axis = place(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
+    axis = place_tokens(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
     stop = vocabulary["."] + 1
     before = np.concatenate([[stop], axis[:-1]])
     ended = before == stop

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def main() -> None:
     parser.add_argument("what", choices=("features", "captions", "train"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
-    {"features": features, "captions": teach, "train": train}[args.what](*args.paths)
+    stages: dict[str, Callable[..., None]] = {"features": features, "captions": teach, "train": train}
+    stages[args.what](*args.paths)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 
 from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.data import tables
-from diffdpo.data.latents import read_tensor
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.song_embeddings import SongEmbeddings
+from diffdpo.data.songs import SONGS
 from diffdpo.encoders.beats import FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
@@ -74,12 +74,16 @@ def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
 def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Styles of all windows, and of each log2 of the beats a minute (NaN without a pulse)."""
     styles, octaves = [], []
-    for row in tables.read(data / TABLE, KEY):
-        if row["split"] != split or row["error"]:
+    for row in tables.read_rows(data, SONGS):
+        if row.split != split or row.error:
             continue
-        beats = np.array([at for at, _ in json.loads(row["lyric_lines"])])
-        per_window = read_tensor(data / "latents" / f"{row['id']}.safetensors", "styles").float()
-        edges = np.linspace(0, row["duration_s"], per_window.shape[1] + 1)
+        embeddings = SongEmbeddings(data / "embeddings" / f"{row.id}.safetensors")
+        rows = [
+            [embeddings.read(v, w) for w in range(embeddings.windows)] for v in range(embeddings.variants)
+        ]
+        beats = rows[0][0]["line_s"].numpy()
+        per_window = torch.stack([torch.stack([e["style"] for e in variant]) for variant in rows])
+        edges = np.linspace(0, row.duration_s, per_window.shape[1] + 1)
         for window, (start, stop) in enumerate(itertools.pairwise(edges)):
             gaps = np.diff(beats[(beats >= start) & (beats < stop)])
             value = math.log2(60 / np.median(gaps)) if len(gaps) >= LEAST_GAPS else math.nan

@@ -1,8 +1,8 @@
 """Does the tiny model do what it is asked? `python tools/tiny/eval_conditioning.py`, JSON out.
 
 For tempo, brightness and density, and every genre of a list, songs are made from opposite prompts ("slow rock",
-"fast rock") and the same noise, and measured as style words are (diffdpo/encoders/words.py). The effect is the mean
-difference of a measure between the two, with a bootstrap interval over genres and noises together.
+"fast rock") and the same noise, and measured as style words are (diffdpo/encoders/descriptors.py). The effect is
+the mean difference of a measure between the two, with a bootstrap interval over genres and noises together.
 """
 
 import argparse
@@ -18,8 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo.encoders.descriptors import MEASURED, measure
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar
-from diffdpo.sampling.sampler import Request, SamplingConfig, batches_of, embed_all, sample
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.request import Request, prompt_request
+from diffdpo.sampling.sampler import batches_of, sample
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Prompt
 from tools.tiny.eval_style import GENRES, HELD_OUT
@@ -27,24 +30,23 @@ from tools.tiny.eval_style import GENRES, HELD_OUT
 WORDS = {"known": MEASURED, "held_out": HELD_OUT}
 
 
-def requests(model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float) -> list[list[Request]]:
+def pole_requests(
+    model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float
+) -> list[list[Request]]:
     """Songs of the low and of the high pole; the n-th of both begin with the same noise."""
-    prompts = [
-        Prompt(id=f"{genre}.{pole}", text=f"{pole} {genre}", duration_s=seconds)
-        for pole in poles
-        for genre in GENRES
-    ]
-    embedded = embed_all(model, prompts)
-    return [
-        [Request(f"{genre}.{k}", embedded[f"{genre}.{pole}"]) for genre in GENRES for k in range(per_genre)]
-        for pole in poles
-    ]
+    embed, frames = EmbeddingStore(model).embed, model.spec.frames(seconds)
+
+    def request(pole: str, genre: str, number: int) -> Request:
+        prompt = Prompt(id=f"{genre}.{pole}", text=f"{pole} {genre}", duration_s=seconds)
+        return prompt_request(prompt, f"{genre}.{number}", frames, embed)
+
+    return [[request(pole, genre, k) for genre in GENRES for k in range(per_genre)] for pole in poles]
 
 
 def measured(
-    model: SongModel, wanted: list[Request], cfg: SamplingConfig, seed: int
+    model: SongModel, requests: list[Request], cfg: SamplingConfig, seed: int
 ) -> list[dict[str, float]]:
-    batches = batches_of(wanted, cfg.batch)  # equal lengths: the order stays
+    batches = batches_of(requests, cfg.batch)  # equal lengths: the order stays
     return [
         measure(model.decode(latents))
         for batch in batches
@@ -65,12 +67,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
-    cfg = SamplingConfig(steps=args.steps, guidance=args.guidance, batch=8)
+    cfg = SamplingConfig(steps=args.steps, guidance_scale=args.guidance, batch=8)
     found = {}
     with bar("measure", len(args.measures), "measure") as progress:
         for name in args.measures:
-            low, high = requests(model, WORDS[args.words][name], args.per_genre, args.seconds)
-            before, after = (measured(model, wanted, cfg, args.seed) for wanted in (low, high))
+            low, high = pole_requests(model, WORDS[args.words][name], args.per_genre, args.seconds)
+            before, after = (measured(model, side, cfg, args.seed) for side in (low, high))
             effect = paired_effect(
                 np.array([values[name] for values in before]),
                 np.array([values[name] for values in after]),

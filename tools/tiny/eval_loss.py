@@ -34,7 +34,7 @@ def loss(model: SongModel, songs: Songs, count: int) -> list[float]:
         noise = torch.randn(song.shape, generator=generator)
         t = torch.sigmoid(torch.randn(1, generator=generator))
         frames = torch.tensor([song.shape[1]])
-        condition = model.condition([crop.prompt], song.shape[1])
+        condition = model.condition([crop.row], song.shape[1])
         v = model.velocity(model.network, interpolate(song, noise, t), t, condition, frames)
         losses.append(float((v - (noise - song)).square().mean()))
     return losses
@@ -56,10 +56,7 @@ def main() -> None:
         found[network or "shipped"] = by_length = {}
         with bar("loss", len(args.frames), "lengths") as progress:
             for frames, count in zip(args.frames, args.crops, strict=True):
-                songs = Songs(
-                    args.data, split=args.split, crop=CropConfig(frames, frames),
-                    frames_per_second=model.latents.frames_per_second, seed=5,
-                )  # fmt: skip
+                songs = Songs(args.data, split=args.split, crop=CropConfig(frames, frames), seed=5)
                 losses = loss(model, songs, count)
                 by_length[str(frames)] = rounded({"loss": sum(losses) / count, "crops": count})
                 progress.advance()

@@ -79,7 +79,7 @@ def heard(model: Any, name: str, latents: np.ndarray, cfg: EvalRun, listener: mu
     """musicnn embeddings of a training song as the codec gives it back, excerpt by excerpt as loud as a sample."""
 
     def listen() -> dict[str, np.ndarray]:
-        length, found = model.latents.frames(SECONDS + HOP_S), []
+        length, found = model.spec.frames(SECONDS + HOP_S), []
         for part in torch.from_numpy(latents).split(length):
             clip = model.decode(part)
             if clip.seconds < SEGMENT_S + HOP_S:
@@ -122,7 +122,7 @@ def segments(latents: Latents, frames: int, whiten: Whitening) -> tuple[np.ndarr
 
 def by_latents(model: Any, cfg: EvalRun) -> dict[str, Any]:
     """Of each set the distances, clusters and nearest songs."""
-    frames = model.latents.frames(SEGMENT_S)
+    frames = model.spec.frames(SEGMENT_S)
     songs = dict(library(model, cfg))
     whiten = Whitening.of(np.concatenate(list(songs.values())), COMPONENTS)
     white = {name: whiten(latents) for name, latents in songs.items()}
@@ -167,7 +167,7 @@ def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
 def judged(found: dict[str, Any], resamples: int) -> dict[str, Any]:
     """Each set against the held-out songs, and the samples that lie nearest."""
     held, held_clusters, _ = found["held out"]
-    table = {}
+    table: dict[str, Any] = {}
     for name, (distances, clusters, _) in found.items():
         result = asdict(nearness(distances, clusters, held, held_clusters, resamples=resamples))
         table[name] = {k: rounded(v) if isinstance(v, dict) else v for k, v in result.items()}

@@ -85,34 +85,35 @@ def retrieval(
     # an encoder that knows none of the words gives zeros: ties are broken blindly
     ties = torch.rand(near.shape, generator=torch.Generator().manual_seed(0)) * 1e-6
     order = (near + ties).argsort(1, descending=True).numpy()
-    songs, found = (
-        len(heard.names),
-        {"texts": len(texts), "true_songs_mean": round(float(true.sum(1).mean()), 2)},
-    )
+    songs = len(heard.names)
+    result: dict[str, Any] = {"texts": len(texts), "true_songs_mean": round(float(true.sum(1).mean()), 2)}
     drawn = np.random.default_rng(0).integers(0, len(texts), (RESAMPLES, len(texts)))
     for k in (1, 3, 5):
-        hit = np.take_along_axis(true, order[:, :k], 1).any(1)
+        hit = np.asarray(np.take_along_axis(true, order[:, :k], 1).any(1))
         chance = [1 - comb(songs - int(count), k) / comb(songs, k) for count in true.sum(1)]
-        found[f"top{k}"] = {
+        result[f"top{k}"] = {
             "hit": round(float(hit.mean()), 3),
             "interval": np.quantile(hit[drawn].mean(1), [0.025, 0.975]).round(3).tolist(),
             "chance": round(float(np.mean(chance)), 3),
         }
-    return found
+    return result
 
 
 def paraphrases(heard: Heard) -> tuple[list[str], np.ndarray]:
     rows = [json.loads(line) for line in (HERE / "style" / "paraphrases.jsonl").read_text().splitlines()]
     true = np.stack([heard.described(row["sides"], row["words"]) for row in rows])
-    if not true.any(1).all():
-        missing = [row["text"] for row, any_song in zip(rows, true.any(1), strict=True) if not any_song]
+    songs_per_text = true.sum(1)
+    if not songs_per_text.all():
+        missing = [row["text"] for row, songs in zip(rows, songs_per_text, strict=True) if not songs]
         raise SystemExit(f"paraphrases that are true of no test song: {missing}")
     return [row["text"] for row in rows], true
 
 
 def captions(heard: Heard, count: int) -> tuple[list[str], np.ndarray]:
     """Captions as in training, of the test songs."""
-    captioner, draw, texts, true = Captioner(), random.Random(0), [], []
+    captioner, draw = Captioner(), random.Random(0)
+    texts: list[str] = []
+    true = []
     while len(texts) < count:
         song = len(texts) % len(heard.names)
         caption = captioner.caption(heard.song_scores[song], heard.labels[song], draw)

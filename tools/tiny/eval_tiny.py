@@ -27,17 +27,21 @@ from omegaconf import MISSING
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import OFFLINE, Choice, load
+from diffdpo.config import load
 from diffdpo.data.prompts import read_prompts
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
 from diffdpo.models.base import SongModel
-from diffdpo.plugins import build_model
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_model
 from diffdpo.progress import bar
+from diffdpo.registry import Choice
 from diffdpo.run_dir import claim
 from diffdpo.runs import atomic_write
-from diffdpo.sampling.sampler import Request, SamplingConfig, batches_of, embed_all, sample
-from diffdpo.scorers import SCORERS
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.request import prompt_request
+from diffdpo.sampling.sampler import batches_of, sample
+from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Interval
@@ -47,7 +51,7 @@ from tools.bench.measure import rounded
 SECONDS, LOUDNESS, RATE = 10.0, -16.0, 44100
 PLACES = (0.15, 0.3, 0.5, 0.65, 0.8)
 REFERENCE, FLOOR, CODEC, SAMPLES = "real, other songs (valid)", "real (test)", "codec of real", "samples"
-HEARD = [name for name in OFFLINE if not isinstance(SCORERS[name](), PromptScorer)]
+HEARD = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
 """Scorers of a sound alone: most of the sets have no prompts."""
 Clips = list[tuple[str, Clip]]
 """Each with its cluster: the song or the prompt it comes from."""
@@ -87,10 +91,15 @@ def excerpt(path: Path, start_s: float) -> Clip:
 
 def samples(model: SongModel, cfg: EvalRun) -> Latents:
     """Latents of a few songs for each prompt."""
-    embedded = embed_all(model, read_prompts(cfg.prompts))
-    requests = [Request(f"{name}.{k}", p) for name, p in embedded.items() for k in range(cfg.per_prompt)]
+    embed, prompt_of = EmbeddingStore(model).embed, {}
+    requests = []
+    for prompt in read_prompts(cfg.prompts):
+        for k in range(cfg.per_prompt):
+            frames = model.spec.frames(prompt.duration_s)
+            requests.append(prompt_request(prompt, f"{prompt.id}.{k}", frames, embed))
+            prompt_of[requests[-1].sample_id] = prompt.id
     return [
-        (request.prompt.id, song)
+        (prompt_of[request.sample_id], song)
         for batch in batches_of(requests, cfg.sampling.batch)
         for request, song in zip(batch, sample(model, batch, cfg.sampling, seed=cfg.seed), strict=True)
     ]
@@ -213,11 +222,15 @@ def embed(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
 def described(model: SongModel, cfg: EvalRun, only: Sequence[str] = ()) -> dict[str, dict[str, np.ndarray]]:
     """Every set, or only some, from `out` where it is there."""
     listener, found = musicnn.load(), {}
+
+    def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
+        return lambda: describe(make(), listener)
+
     wanted = {name: make for name, make in sets(model, cfg).items() if not only or name in only}
     with bar("describe", len(wanted), "set") as progress:
         for name, make in wanted.items():
             path = Path(cfg.out) / "sets" / f"{name.replace(',', '').replace(' ', '-')}.npz"
-            found[name] = kept(path, lambda make=make: describe(make(), listener))
+            found[name] = kept(path, description(make))
             progress.advance()
     return found
 
@@ -279,12 +292,11 @@ def identity(model: Any, cfg: EvalRun) -> str:
     """A hash of the songs' list, the embedded prompts and all weights."""
     digest = hashlib.sha256(Path(cfg.manifest).read_bytes())
     states = [model.network.state_dict(), model.codec.state_dict()]
-    embedded = embed_all(model, read_prompts(cfg.prompts))
-    digest.update(repr([(name, prompt.lyric_lines) for name, prompt in embedded.items()]).encode())
-    styles = {name: prompt.style for name, prompt in embedded.items()}
-    for state in [*states, styles]:
+    embeddings = {prompt.id: model.embed(prompt) for prompt in read_prompts(cfg.prompts)}
+    states += [{f"{name}.{key}": e[key] for name, e in embeddings.items() for key in e}]
+    for state in states:
         for name, tensor in sorted(state.items()):
-            digest.update(name.encode() + tensor.detach().float().numpy().tobytes())
+            digest.update(name.encode() + tensor.detach().double().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

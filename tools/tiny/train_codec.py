@@ -88,8 +88,9 @@ def importance(codec: SpectralCodec) -> torch.Tensor:
 
 def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
     """Set the linear path to the principal components of the features as they count, whitened."""
-    total, square, count = 0.0, 0.0, 0
-    scale = importance(codec)
+    scale, count = importance(codec), 0
+    total = torch.zeros(codec.features, dtype=torch.float64)
+    square = torch.zeros(codec.features, codec.features, dtype=torch.float64)
     for song in songs:
         x = scale * torch.from_numpy(song[::9].astype(np.float32))
         total, square, count = total + x.sum(0).double(), square + (x.T @ x).double(), count + len(x)

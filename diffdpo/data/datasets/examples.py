@@ -1,19 +1,18 @@
 """Which examples a run trains on: from the data's configuration and the kind of batch the objective is about."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffdpo.data.datasets.axes import AxisPairs
+from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.rated import RatedSongs, best, decided
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
-from diffdpo.data.pairs import TABLE as PAIRS
+from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import read_ratings
 from diffdpo.errors import ConfigError
-from diffdpo.types import BatchKind, Prompt
+from diffdpo.types import BatchKind
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class DataConfig:
     axis_dropout: float = 0.1
     """Share of examples trained without naming their axis."""
     ratings: str = ""
-    """A folder with ratings: one that `mine` wrote, or tools/import_ratings.py."""
+    """A folder with ratings: one that `mine` wrote, or `diffdpo import-ratings`."""
     rating_source: str = ""
     """Whose ratings: `mined`, `people`, or one of them (`people/ann`). Needed only where there are several."""
     rated_margin: float = 0.0
@@ -58,16 +57,6 @@ class DataConfig:
             raise ValueError(f"data.top_per_prompt must not be negative, got {self.top_per_prompt}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What datasets need to know of the model, the run, and the person at the terminal."""
-
-    embed: Callable[[Prompt], Prompt]
-    frames_per_second: float
-    seed: int
-    tell: Callable[[str], None]
-
-
 def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
     """The data an objective's kind of batch is about; ConfigError if it is not configured."""
     if kind == "song" and bool(cfg.songs) == bool(cfg.ratings):
@@ -79,7 +68,7 @@ def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Sou
     if kind in ("rated", "group") and not cfg.ratings:
         raise ConfigError(
             f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
-            "tools/import_ratings.py wrote"
+            "`diffdpo import-ratings` wrote"
         )
     return {"song": _songs, "pair": _pairs, "rated": _rated, "group": _groups}[kind](cfg, source)
 
@@ -91,35 +80,36 @@ def _songs(cfg: DataConfig, source: Source) -> Examples:
         Path(cfg.songs),
         split=cfg.split,
         crop=cfg.crop,
-        frames_per_second=source.frames_per_second,
         seed=source.seed,
     )
 
 
 def _pairs(cfg: DataConfig, source: Source) -> Examples:
-    pairs = Pairs(Path(cfg.pairs) / PAIRS, source.embed, source.frames_per_second)
-    if cfg.axis_condition:
-        return AxisPairs(pairs, dropout=cfg.axis_dropout, seed=source.seed)
-    return pairs
+    return Pairs(
+        Path(cfg.pairs) / PAIRS.folder,
+        source,
+        axis_condition=cfg.axis_condition,
+        axis_dropout=cfg.axis_dropout,
+    )
 
 
 def _rated(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = decided(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
-    liked = sum(row["rating"] > 0 for row in rows)
-    source.tell(f"{liked} liked and {len(rows) - liked} disliked songs")
-    return RatedSongs(folder, rows, source.embed, balance=cfg.balance, seed=source.seed)
+    liked = sum(row.rating > 0 for row in rows)
+    source.report(f"{liked} liked and {len(rows) - liked} disliked songs")
+    return RatedSongs(folder, rows, source, balance=cfg.balance)
 
 
 def _best(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = read_ratings(folder, cfg.rating_source)
     kept = best(rows, cfg.top_share, cfg.top_per_prompt)
-    source.tell(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1]['rating']:.3g}")
-    return RatedSongs(folder, kept, source.embed, balance=False, seed=source.seed)
+    source.report(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1].rating:.3g}")
+    return RatedSongs(folder, kept, source, balance=False)
 
 
 def _groups(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = read_ratings(folder, cfg.rating_source)
-    return Groups(folder, rows, source.embed, size=cfg.group_size, seed=source.seed, tell=source.tell)
+    return Groups(folder, rows, source, size=cfg.group_size)

@@ -1,7 +1,6 @@
-"""Preference pairs as training examples: the latents of winner and loser, and the prompt they share."""
+"""Preference pairs as training examples: the latents of winner and loser, and the condition of each."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,75 +9,137 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.latents import read_latents
-from diffdpo.data.pairs import KEY
-from diffdpo.data.samples import open_named
+from diffdpo.data.datasets.generated import GeneratedSongs, Source
+from diffdpo.data.pairs import PAIRS
 from diffdpo.errors import DataError
-from diffdpo.types import Batch, Prompt
+from diffdpo.randomness import draw_uniform
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairExample:
+    """A pair as it is trained on."""
+
     winner: Float[Tensor, "winner_frame channel"]
     loser: Float[Tensor, "loser_frame channel"]
+    rows: tuple[Row, ...]
+    """Of winner and loser."""
+    reference_rows: tuple[Row, ...]
+    """The same without an axis, which the reference does not know."""
     id: str
-    prompt: Prompt
     soft_label: float
     axis: str
     spans: tuple[tuple[float, float], ...]
 
 
 class Pairs:
-    """A pairs table with the latents it points to. Prompts are embedded once, here."""
+    """A pairs table with the latents it points to.
 
-    def __init__(self, path: Path, embed: Callable[[Prompt], Prompt], frames_per_second: float) -> None:
-        self.rows = sorted(
-            tables.read(path, KEY), key=lambda row: (row["prompt_id"], row["winner"], row["loser"])
-        )
+    With `axis_condition` the policy is told the axis that a pair was chosen on, but for a share
+    `axis_dropout` of the examples: one model then learns every axis apart, to be asked for in a prompt, and
+    their union, for prompts that ask for none.
+    """
+
+    def __init__(
+        self, path: Path, source: Source, *, axis_condition: bool = False, axis_dropout: float = 0.0
+    ) -> None:
+        rows = tables.read_rows(path.parent, PAIRS)
+        self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
-        self.path, self.rate = path, frames_per_second
-        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.get("axis", ""))}))
-        self.samples, self.prompts = open_named(path, self.rows, embed)
+        self.path, self.source, self.axis_dropout = path, source, axis_dropout
+        self.axes = tuple(sorted({axis for row in self.rows if (axis := row.axis)}))
+        if axis_condition and not self.axes:
+            raise DataError(
+                f"{path}: no pair names an axis; mine with a rule that chooses on single axes, or leave "
+                "data.axis_condition out"
+            )
+        self.axis_condition = axis_condition
+        songs = [(row.samples, song) for row in self.rows for song in (row.winner, row.loser)]
+        self.songs = GeneratedSongs(path, songs, source, self.axes if axis_condition else ())
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether any pair names stretches of its songs."""
+        return any(row.spans for row in self.rows)
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether any pair is less than certain."""
+        return any(row.soft_label != 1.0 for row in self.rows)
+
     def example(self, index: int, position: int) -> PairExample:
-        row = self.rows[index]
-        samples = self.samples[row["samples"]]
+        """One pair; the draw of `axis_dropout` belongs to the position in the training stream."""
+        row, songs = self.rows[index], self.songs
+        members = (row.winner, row.loser)
+        axis = row.axis if self._names_axis(position) else ""
         return PairExample(
-            winner=read_latents(samples.latents(row["winner"])),
-            loser=read_latents(samples.latents(row["loser"])),
-            id="|".join(row[name] for name in KEY),
-            prompt=self.prompts[row["samples"], row["prompt_id"]],
-            soft_label=row["soft_label"],
-            axis=row.get("axis", ""),
-            spans=tuple((start, stop) for start, stop in json.loads(row.get("spans", "[]"))),
+            winner=songs.latents(row.samples, row.winner),
+            loser=songs.latents(row.samples, row.loser),
+            rows=tuple(songs.row(row.samples, song, axis) for song in members),
+            reference_rows=tuple(songs.row(row.samples, song) for song in members),
+            id=f"{row.samples}|{row.winner}|{row.loser}",
+            soft_label=row.soft_label,
+            axis=row.axis,
+            spans=row.spans,
         )
+
+    def _names_axis(self, position: int) -> bool:
+        """Whether the example at a position tells its axis to the policy."""
+        if not self.axis_condition:
+            return False
+        return float(draw_uniform(self.source.seed, [position], "drop-axis")) >= self.axis_dropout
 
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
-        members = [side for example in examples for side in (example.winner, example.loser)]
-        padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
-        return Batch(
-            latents=padded.unflatten(0, (len(examples), 2)),
-            frames=torch.tensor([len(member) for member in members]).view(-1, 2),
-            prompts=tuple(example.prompt for example in examples),
-            positions=tuple(positions),
-            ids=tuple(example.id for example in examples),
-            visits=tuple(position // len(self) for position in positions),
-            axes=tuple(example.axis for example in examples),
-            span=torch.stack([self._span(example, padded.shape[1]) for example in examples]),
-            weight=torch.ones(len(examples)),
-            soft_label=torch.tensor([example.soft_label for example in examples]),
+        """See `collate_pairs`."""
+        return collate_pairs(
+            examples,
+            positions,
+            epoch=len(self),
+            frames_per_second=self.source.frames_per_second,
+            with_reference_rows=self.axis_condition,
         )
 
-    def _span(self, example: PairExample, length: int) -> Bool[Tensor, " {length}"]:
-        """The frames a pair is about: those that overlap one of its stretches; all if it names none."""
-        if not example.spans:
-            return torch.ones(length, dtype=torch.bool)
-        index = torch.arange(length)
-        inside = torch.zeros(length, dtype=torch.bool)
-        for start, stop in example.spans:
-            inside |= (index + 1 > start * self.rate) & (index < stop * self.rate)
-        return inside
+
+def collate_pairs(
+    examples: Sequence[PairExample],
+    positions: Sequence[int],
+    *,
+    epoch: int,
+    frames_per_second: float,
+    with_reference_rows: bool = False,
+) -> Batch:
+    """A batch of pairs, padded to its longest song; `epoch` is the number of pairs that an epoch has."""
+    members = [song for example in examples for song in (example.winner, example.loser)]
+    padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+    length = padded.shape[1]
+    reference_rows = tuple(example.reference_rows for example in examples)
+    return Batch(
+        latents=padded.unflatten(0, (len(examples), 2)),
+        frames=torch.tensor([len(member) for member in members]).view(-1, 2),
+        rows=tuple(example.rows for example in examples),
+        reference_rows=reference_rows if with_reference_rows else None,
+        positions=tuple(positions),
+        ids=tuple(example.id for example in examples),
+        visits=tuple(position // epoch for position in positions),
+        axes=tuple(example.axis for example in examples),
+        span=torch.stack([span_mask(example.spans, length, frames_per_second) for example in examples]),
+        weight=torch.ones(len(examples)),
+        soft_label=torch.tensor([example.soft_label for example in examples]),
+    )
+
+
+def span_mask(
+    spans: Sequence[tuple[float, float]], length: int, frames_per_second: float
+) -> Bool[Tensor, " {length}"]:
+    """The frames a pair is about: those that overlap one of its spans in seconds; all if it has none."""
+    if not spans:
+        return torch.ones(length, dtype=torch.bool)
+    index = torch.arange(length)
+    inside = torch.zeros(length, dtype=torch.bool)
+    for start, stop in spans:
+        inside |= (index + 1 > start * frames_per_second) & (index < stop * frames_per_second)
+    return inside

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.data import tables
+from diffdpo.data.datasets.generated import GeneratedSongs, Source
 from diffdpo.data.datasets.stream import index_at
-from diffdpo.data.latents import read_latents
-from diffdpo.data.ratings import TABLE, per_song
-from diffdpo.data.samples import open_named
+from diffdpo.data.ratings import RATINGS, RatingRow, per_song
 from diffdpo.errors import DataError
-from diffdpo.types import Batch, Prompt
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +22,16 @@ class RatedSong:
     """One example."""
 
     latents: Float[Tensor, "frame channel"]
-    prompt: Prompt
+    row: Row
     rating: float
     weight: float
     name: str
     visit: int
+    """In how many earlier epochs the song occurred."""
 
 
 class RatedSongs:
-    """Rows of a ratings table with the latents they point to. Prompts are embedded once, here.
+    """Rows of a ratings table with the latents they point to.
 
     With `balance` even positions of the stream show liked songs and odd ones disliked songs, each in an order of
     its own, so that both make up half of every step however rare one of them is.
@@ -41,21 +40,22 @@ class RatedSongs:
     def __init__(
         self,
         folder: Path,
-        rows: Sequence[tables.Row],
-        embed: Callable[[Prompt], Prompt],
+        rows: Sequence[RatingRow],
+        source: Source,
         *,
         balance: bool,
-        seed: int,
     ) -> None:
-        self.rows, self.seed = list(rows), seed
-        self.samples, self.prompts = open_named(folder / TABLE, self.rows, embed)
+        self.rows, self.seed = list(rows), source.seed
+        songs = [(row.samples, row.sample_id) for row in self.rows]
+        self.songs = GeneratedSongs(folder / RATINGS.folder, songs, source)
         self.sides: tuple[list[int], ...] = (list(range(len(self.rows))),)
         if balance:
-            signs = [row["rating"] > 0 for row in self.rows]
+            signs = [row.rating > 0 for row in self.rows]
             self.sides = tuple([i for i, sign in enumerate(signs) if sign is side] for side in (True, False))
             if not all(self.sides):
+                kind = "liked" if self.sides[0] else "disliked"
                 raise DataError(
-                    f"{folder / TABLE}: all {len(self.rows)} songs are {'liked' if self.sides[0] else 'disliked'}; "
+                    f"{folder / RATINGS.folder}: all {len(self.rows)} songs are {kind}; "
                     "data.balance needs both kinds"
                 )
 
@@ -69,11 +69,11 @@ class RatedSongs:
             index = rows[index_at(turn, len(rows), self.seed)]
         row = self.rows[index]
         return RatedSong(
-            latents=read_latents(self.samples[row["samples"]].latents(row["sample_id"])),
-            prompt=self.prompts[row["samples"], row["prompt_id"]],
-            rating=row["rating"],
-            weight=row["weight"],
-            name=f"{row['samples']}/{row['sample_id']}/{row['source']}",
+            latents=self.songs.latents(row.samples, row.sample_id),
+            row=self.songs.row(row.samples, row.sample_id),
+            rating=row.rating,
+            weight=row.weight,
+            name=f"{row.samples}/{row.sample_id}/{row.source}",
             visit=turn // len(rows),
         )
 
@@ -83,7 +83,7 @@ class RatedSongs:
         return Batch(
             latents=padded[:, None],
             frames=torch.tensor([len(e.latents) for e in examples])[:, None],
-            prompts=tuple(e.prompt for e in examples),
+            rows=tuple((e.row,) for e in examples),
             positions=tuple(positions),
             weight=torch.tensor([e.weight for e in examples]),
             ids=tuple(e.name for e in examples),
@@ -92,27 +92,27 @@ class RatedSongs:
         )
 
 
-def decided(rows: Sequence[tables.Row], margin: float) -> list[tables.Row]:
+def decided(rows: Sequence[RatingRow], margin: float) -> list[RatingRow]:
     """Rows that say something: neither zero nor below the margin in size."""
-    kept = [row for row in rows if row["rating"] and abs(row["rating"]) >= margin]
+    kept = [row for row in rows if row.rating and abs(row.rating) >= margin]
     if not kept:
         raise DataError(f"no rating is {margin:g} or more away from zero; lower data.rated_margin")
     return kept
 
 
-def best(rows: Sequence[tables.Row], share: float, per_prompt: int = 0) -> list[tables.Row]:
+def best(rows: Sequence[RatingRow], share: float, per_prompt: int = 0) -> list[RatingRow]:
     """The songs in the best share of a table, at least one: what expert iteration trains on.
 
     Only songs better than usual are taken, and of each prompt at most `per_prompt` (0: any number): without such a
     cap, prompts that are easy by nature may fill the share.
     """
-    songs = sorted(per_song(rows), key=lambda row: (-row["rating"], row["samples"], row["sample_id"]))
+    songs = sorted(per_song(rows), key=lambda row: (-row.rating, row.samples, row.sample_id))
     wanted = max(1, math.floor(share * len(songs) + 1e-9))
     taken: Counter[tuple[str, str]] = Counter()
-    kept: list[tables.Row] = []
+    kept: list[RatingRow] = []
     for row in songs:
-        prompt = row["samples"], row["prompt_id"]
-        if len(kept) == wanted or row["rating"] <= 0:
+        prompt = row.samples, row.prompt_id
+        if len(kept) == wanted or row.rating <= 0:
             break
         if per_prompt and taken[prompt] == per_prompt:
             continue

@@ -1,6 +1,5 @@
-"""Prepared songs as training examples: crops of latents with their style, lyrics and place in the song."""
+"""Prepared songs as training examples: crops of latents with an embedding and their place in the song."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.latents import read_latents, read_tensor
-from diffdpo.data.prompts import lines_within
-from diffdpo.data.songs import KEY, TABLE
+from diffdpo.data.latents import read_latents
+from diffdpo.data.song_embeddings import SongEmbeddings
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
-from diffdpo.types import Batch, Prompt
+from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True)
@@ -40,49 +39,46 @@ class Crop:
     """One example."""
 
     latents: Float[Tensor, "frame channel"]
-    prompt: Prompt
+    row: Row
 
 
 class Songs:
-    """A prepared dataset. Crops, styles and lengths are drawn per position of the stream."""
+    """A prepared dataset. Crops, embeddings and lengths are drawn per position of the stream."""
 
-    def __init__(
-        self, folder: Path, *, split: str, crop: CropConfig, frames_per_second: float, seed: int
-    ) -> None:
-        rows = [row for row in tables.read(folder / TABLE, KEY) if row["split"] == split and not row["error"]]
+    def __init__(self, folder: Path, *, split: str, crop: CropConfig, seed: int) -> None:
+        rows = [row for row in tables.read_rows(folder, SONGS) if row.split == split and not row.error]
         if not rows:
             raise DataError(
                 f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
             )
-        self.folder, self.crop, self.seed, self.rate = folder, crop, seed, frames_per_second
+        self.folder, self.crop, self.seed = folder, crop, seed
         # Long songs hold more crops: a song stands in an epoch once for every crop length it has.
-        self.rows = [row for row in sorted(rows, key=lambda row: row["id"]) for _ in range(self._visits(row))]
+        self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
+        self.embeddings = {
+            row.id: SongEmbeddings(folder / "embeddings" / f"{row.id}.safetensors") for row in rows
+        }
 
-    def _visits(self, row: tables.Row) -> int:
-        return max(1, round(row["frames"] / self.crop.max_frames))
+    def _visits(self, row: SongRow) -> int:
+        return max(1, round(row.frames / self.crop.max_frames))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def example(self, index: int, position: int) -> Crop:
-        row, path = self.rows[index], self.folder / "latents" / f"{self.rows[index]['id']}.safetensors"
+        """A crop of a song, with the embedding of the window around its middle in a variant drawn at random."""
+        row, embeddings = self.rows[index], self.embeddings[self.rows[index].id]
         draws = {p: float(draw_uniform(self.seed, [position], p)) for p in ("crop-start", "style")}
-        length = min(row["frames"], self._length(position))
-        start = int(draws["crop-start"] * (row["frames"] - length + 1))
-        styles = read_tensor(path, "styles")
-        variants, windows, _ = styles.shape
-        window = min(windows - 1, int((start + length / 2) / row["frames"] * windows))
-        prompt = Prompt(
-            id=row["id"],
-            style=styles[int(draws["style"] * variants), window],
-            lyric_lines=lines_within(
-                json.loads(row["lyric_lines"]), start / self.rate, (start + length) / self.rate
-            ),
-            duration_s=length / self.rate,
-            start=start / row["frames"],
-            group=row["group"],
+        length = min(row.frames, self._length(position))
+        start = int(draws["crop-start"] * (row.frames - length + 1))
+        window = int((start + length / 2) / row.frames * embeddings.windows)
+        embedding = embeddings.read(
+            int(draws["style"] * embeddings.variants), min(embeddings.windows - 1, window)
         )
-        return Crop(latents=read_latents(path, start, start + length), prompt=prompt)
+        path = self.folder / "latents" / f"{row.id}.safetensors"
+        return Crop(
+            latents=read_latents(path, start, start + length),
+            row=Row(embedding=embedding, frames=length, first_frame=start, song_frames=row.frames),
+        )
 
     def _length(self, position: int) -> int:
         """The crop length of a position, the same over its bucket."""
@@ -96,7 +92,7 @@ class Songs:
         return Batch(
             latents=latents[:, None],
             frames=torch.tensor(lengths)[:, None],
-            prompts=tuple(e.prompt for e in examples),
+            rows=tuple((e.row,) for e in examples),
             positions=tuple(positions),
             weight=torch.ones(len(examples)),
         )

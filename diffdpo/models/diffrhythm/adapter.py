@@ -1,21 +1,23 @@
 """DiffRhythm and its kin as a SongModel: the network's orientation, conditions and window in one place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffdpo import audio
 from diffdpo.encoders.descriptors import directions
 from diffdpo.errors import DataError
-from diffdpo.lyrics.front_end import Line, place
-from diffdpo.models.base import Condition, LatentSpec
+from diffdpo.flow import mask_from_frames
+from diffdpo.lyrics.front_end import Line
+from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
+from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, Encoded, padding_behind
-from diffdpo.types import Clip, Prompt
+from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
 """Length of the direction that stands for an axis, added to styles, which have length 1."""
@@ -25,7 +27,9 @@ AXIS_SCALE = 1.0
 class Codec(Protocol):
     """Stereo audio at the model's rate <-> latents."""
 
-    def encode(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame channel"]: ...
+    def encode(
+        self, audio: Float[Tensor, "batch 2 sample"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch frame channel"]: ...
 
     def decode(
         self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
@@ -34,7 +38,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class StyleEncoder(Protocol):
-    """Text, audio or both to one vector; zeros for nothing known."""
+    """Text, audio or both to one vector; zeros where neither says anything."""
 
     def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " style"]: ...
 
@@ -50,146 +54,247 @@ class LyricsEncoder(Protocol):
 class BeatEncoder(Protocol):
     """Beats as timed lines of one token, for networks that have these in the place of lyrics."""
 
-    def heard(self, clip: Clip) -> tuple[Line, ...]: ...
+    def transcribe(self, clip: Clip) -> tuple[Line, ...]: ...
 
-    def asked(
-        self, text: str | None, style: Float[Tensor, " style"] | None, duration_s: float
+    def beats(
+        self,
+        text: str | None,
+        style: Float[Tensor, " style"] | None,
+        duration_s: float,
+        bpm: float | None = None,
     ) -> tuple[Line, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffRhythm:
-    """A song model built from a DiffRhythm network and the encoders around it.
+class Encoders:
+    """What turns prompts into embeddings. A network without one of them refuses prompts that need it."""
 
-    The network keeps its published orientation, time 0 noise and time 1 song; here t=0 is the song, so both
-    time and velocity are turned round.
-    """
-
-    network: DiffRhythmTransformer
-    latents: LatentSpec
-    codec: Codec | None = None
     style: StyleEncoder | None = None
     lyrics: LyricsEncoder | None = None
     beats: BeatEncoder | None = None
 
-    def embed(self, prompt: Prompt) -> Prompt:
-        """Fill in `style` and `lyric_lines` from text, audio and lyrics. What is already embedded stays.
 
-        A network with beats in the place of lyrics gets those of the tempo that the text names or the style has.
+@dataclass(kw_only=True, eq=False)
+class DiffRhythm:
+    """A song model built from a DiffRhythm network and the encoders around it.
+
+    The network keeps its published orientation, time 0 noise and time 1 song; here t=0 is the song, so both
+    time and velocity are reversed. Embeddings hold the style, the lines of tokens of the whole song with their
+    starts in seconds, and where the prompt's excerpt begins in its song.
+    """
+
+    network: DiffRhythmTransformer
+    spec: LatentSpec
+    codec: Codec | None = None
+    encoders: Encoders | None = field(default_factory=Encoders)
+    identify: Callable[[], str] = lambda: "no encoders"
+    """The fingerprint of the encoders, computed when it is first needed."""
+    sung: dict[tuple[str, str | None, float], tuple[Line, ...]] = field(default_factory=dict, repr=False)
+    """Token lines of lyrics that were encoded before."""
+    parts: tuple[str, ...] = ("style", "lyrics")
+    unconditional: tuple[str, ...] = ("style", "lyrics")
+    timed_lyrics: bool = True
+    embeds_audio: bool = True
+    lora_targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+
+    @property
+    def fingerprint(self) -> str:
+        """See SongModel."""
+        return self.identify()
+
+    def embed(self, prompt: Prompt) -> Embedding:
+        """Style, token lines and the place of the excerpt.
+
+        A network with beats in the place of lyrics gets those of the tempo that the prompt or its style has.
         """
-        style, lines = prompt.style, prompt.lyric_lines
-        if style is None and (prompt.text or prompt.style_audio):
-            if self.style is None:
-                raise DataError(f"prompt {prompt.id!r}: this model was loaded without a style encoder")
-            heard = prompt.style_audio
-            clip = audio.read(heard) if isinstance(heard, str) else heard
-            style = self.style.embed(prompt.text, clip)
-        if lines is None and prompt.lyrics:
-            if self.lyrics is None:
-                raise DataError(
-                    f"prompt {prompt.id!r}: this model was loaded without a vocabulary and cannot sing; set "
-                    "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
-                )
-            lines = self.lyrics.lines(prompt.lyrics, prompt.language, prompt.duration_s)
-        if lines is None and self.beats is not None:
-            lines = self.beats.asked(prompt.text, style, prompt.duration_s)
-        return replace(prompt, style=style, lyric_lines=lines)
+        check_controls(
+            prompt, ("axis", "bpm", "start") if self._encoders(prompt).beats else ("axis", "start")
+        )
+        style, lines = self._style(prompt), self._lines(prompt)
+        if lines is None:
+            beats, bpm = self._encoders(prompt).beats, prompt.control("bpm")
+            tempo = bpm if isinstance(bpm, int | float) else None
+            lines = beats.beats(prompt.text, style, prompt.duration_s, tempo) if beats else ()
+        vector = torch.zeros(self.network.config.style_dim) if style is None else style.float()
+        if axis := prompt.control("axis"):
+            vector = vector + axis_direction(str(axis), len(vector))
+        place = torch.tensor(prompt.control("start") or 0.0, dtype=torch.float64)
+        return {"style": vector, "start": place, **line_tensors(lines)}
 
-    def condition(self, prompts: Sequence[Prompt], frames: int) -> Condition:
-        """style, text, audio, start_time and, if the network knows it, duration; in fp32 on the CPU."""
-        config = self.network.config
-        rate = self.latents.frames_per_second
+    def _encoders(self, prompt: Prompt) -> Encoders:
+        if self.encoders is None:
+            raise DataError(
+                f"prompt {prompt.id!r}: the encoders were freed, and this prompt is not among the embeddings kept"
+            )
+        return self.encoders
+
+    def _style(self, prompt: Prompt) -> Float[Tensor, " style"] | None:
+        """The style of text and recording, None where the prompt has neither."""
+        if not (prompt.text or prompt.style_audio):
+            return None
+        encoder, recording = self._encoders(prompt).style, prompt.style_audio
+        if encoder is None:
+            raise DataError(f"prompt {prompt.id!r}: this model was loaded without a style encoder")
+        clip = audio.read(recording) if isinstance(recording, str) else recording
+        return encoder.embed(prompt.text, clip)
+
+    def _lines(self, prompt: Prompt) -> tuple[Line, ...] | None:
+        """The token lines of the lyrics, None where the prompt says nothing about lyrics."""
+        if not prompt.lyrics:
+            return None if prompt.lyrics is None else ()
+        encoder = self._encoders(prompt).lyrics
+        if encoder is None:
+            raise DataError(
+                f"prompt {prompt.id!r}: this model was loaded without a vocabulary and cannot sing; set "
+                "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
+            )
+        key = prompt.lyrics, prompt.language, prompt.duration_s
+        if key not in self.sung:  # the windows of a song share its lyrics, and one set of warnings is enough
+            self.sung[key] = encoder.lines(*key)
+        return self.sung[key]
+
+    def condition(self, rows: Sequence[Row], length: int) -> Condition:
+        """style, lyrics on the frame axis, audio context, start_time and, if the network knows it, duration."""
         condition = {
-            "style": torch.stack([_style(p, config.style_dim) for p in prompts]),
-            "lyrics": torch.stack([place(p.lyric_lines or (), frames, rate) for p in prompts]),
-            "audio": torch.zeros(len(prompts), frames, config.latent_channels),
-            "start_time": torch.tensor([p.start for p in prompts]),
+            "style": torch.stack([row.embedding["style"] for row in rows]),
+            "lyrics": torch.stack([place_lines(row, length, self.spec.frames_per_second) for row in rows]),
+            "audio": torch.zeros(len(rows), length, self.network.config.latent_channels),
+            "start_time": torch.tensor([_start_fraction(row) for row in rows]),
         }
-        if config.duration_embedding:
-            lengths = [self.latents.frames(p.duration_s) / self.latents.max_frames for p in prompts]
+        if self.network.config.duration_embedding:
+            lengths = [row.frames / self.spec.max_frames for row in rows]
             condition["duration"] = torch.tensor(lengths).clamp(max=1.0)
         return condition
+
+    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
+        """Zeros in the place of a part, as published."""
+        check_part(part, self.parts)
+        tensor = condition[part]
+        rows = where.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+        return {**condition, part: tensor.masked_fill(rows, 0)}
+
+    def with_context(
+        self,
+        condition: Condition,
+        latents: Float[Tensor, "row frame channel"],
+        keep_mask: Bool[Tensor, "row frame"],
+    ) -> Condition:
+        """The latents in the channels of in-painting, zero where the song is to be generated."""
+        context = latents.to(condition["audio"]).where(keep_mask[..., None].to(condition["audio"].device), 0)
+        return {**condition, "audio": context}
 
     def velocity(
         self,
         network: Any,
-        x: Float[Tensor, "batch frame channel"],
-        t: Float[Tensor, " batch"],
+        x: Float[Tensor, "row frame channel"],
+        t: Float[Tensor, " row"],
         condition: Condition,
-        frames: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "batch frame channel"]:
+        frames: Int[Tensor, " row"],
+    ) -> Float[Tensor, "row frame channel"]:
         """noise - song at (x, t); see SongModel. `condition` may be a prepared one."""
         length = x.shape[1]
-        x = F.pad(x, (0, 0, 0, self._missing(length)))
-        time = (1 - t).to(x.device, torch.promote_types(x.dtype, torch.float32))
-        ends = None if self.latents.window == "fixed" else frames
+        time = 1 - t.to(torch.promote_types(t.dtype, torch.float32))
+        time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        behind = ~mask_from_frames(frames.to(x.device), length)[..., None] if self._is_fixed else None
+        if behind is not None:
+            x = F.pad(x.masked_fill(behind, 0), (0, 0, 0, self._padding(length)))
+        ends = None if self._is_fixed else frames
         if "place" in condition:
-            predicted = network.denoise(x, time, _encoded(condition, ends))
+            predicted = network(x, time, encoded=_encoded(condition, ends))
         else:
-            predicted = network(x, time, **self._arguments(condition, x.dtype), frames=ends)
-        return -predicted[:, :length]
+            predicted = network(x, time, **self._arguments(condition, x.dtype, frames), frames=ends)
+        v = -predicted[:, :length]
+        return v if behind is None else v.masked_fill(behind, 0)
 
-    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " batch"]) -> Condition:
-        """Lyrics, place, and all of the input projection that x and t leave alone; see Prepares."""
-        ends = None if self.latents.window == "fixed" else frames
-        encoded = network.project(network.encode(**self._arguments(condition, torch.float32), frames=ends))
+    def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
+        """Lyrics, place, and all of the input projection that depends on neither x nor t; see Prepares."""
+        ends = None if self._is_fixed else frames
+        arguments = self._arguments(condition, torch.float32, frames)
+        encoded = network.project(network.encode(**arguments, frames=ends))
         residuals = {f"residual.{layer}": residual for layer, residual in enumerate(encoded.residuals)}
         inputs = "projected" if encoded.projected else "inputs"
         return {inputs: encoded.inputs, "place": encoded.place, **residuals}
 
-    def _arguments(self, condition: Condition, dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """A condition as the network takes it, padded to its window."""
-        missing = self._missing(condition["lyrics"].shape[1])
+    def _arguments(
+        self, condition: Condition, dtype: torch.dtype, frames: Int[Tensor, " row"]
+    ) -> dict[str, Tensor | None]:
+        """A condition as the network takes it; that of a fixed window padded with nothing behind each end."""
+        lyrics, context = condition["lyrics"], condition["audio"].to(dtype)
+        if self._is_fixed:
+            behind = ~mask_from_frames(frames.to(lyrics.device), lyrics.shape[1])
+            padding = self._padding(lyrics.shape[1])
+            lyrics = F.pad(lyrics.masked_fill(behind, 0), (0, padding))
+            context = F.pad(context.masked_fill(behind[..., None], 0), (0, 0, 0, padding))
         return {
-            "text": F.pad(condition["lyrics"], (0, missing)),
+            "text": lyrics,
             "style": condition["style"].to(dtype),
-            "audio": F.pad(condition["audio"].to(dtype), (0, 0, 0, missing)),
+            "audio": context,
             "start_time": condition["start_time"].to(dtype),
             "duration": condition["duration"].to(dtype) if "duration" in condition else None,
         }
 
-    def _missing(self, length: int) -> int:
+    @property
+    def _is_fixed(self) -> bool:
+        return self.spec.window == "fixed"
+
+    def _padding(self, length: int) -> int:
         """Frames between a batch's length and the only one that a network of fixed window knows."""
-        if self.latents.window == "exact":
-            return 0
-        if length > self.latents.max_frames:
-            raise DataError(f"{length} frames: this network knows songs of {self.latents.max_frames} only")
-        return self.latents.max_frames - length
+        if length > self.spec.max_frames:
+            raise DataError(f"{length} frames: this network knows songs of {self.spec.max_frames} only")
+        return self.spec.max_frames - length
 
-    def encode(self, clip: Clip) -> Float[Tensor, "frame channel"]:
+    def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel. Audio is taken at its level: `prepare` brings songs to a common loudness first."""
-        clip = audio.stereo(audio.resample(clip, self.latents.sample_rate))
-        return self._codec().encode(torch.from_numpy(clip.samples)[None])[0]
+        clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
+        return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
 
-    def transcribe(self, clip: Clip) -> tuple[Line, ...]:
+    def transcribe(self, clip: Clip) -> Embedding:
         """The beats of a recording, for a network that has them in the place of lyrics; see Transcribes."""
-        return () if self.beats is None else self.beats.heard(clip)
+        if self.encoders is None or self.encoders.beats is None:
+            return {}
+        return line_tensors(self.encoders.beats.transcribe(clip))
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
         samples = self._codec().decode(latents[None].float(), first_frame=first_frame)[0]
-        return Clip(samples=samples.cpu().numpy(), sample_rate=self.latents.sample_rate)
+        return Clip(samples=samples.cpu().numpy(), sample_rate=self.spec.sample_rate)
+
+    def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
+        """See SongModel."""
+        if device is None:
+            setattr(self, part, None)
+            return
+        module = self.codec if part == "codec" else self.encoders and self.encoders.style
+        if isinstance(module, torch.nn.Module):
+            torch.nn.Module.to(module, device)
 
     def _codec(self) -> Codec:
         if self.codec is None:
-            raise DataError("this model was loaded without a codec; it can be trained on latents, not heard")
+            raise DataError("this model has no codec in memory; it can be trained on latents, not heard")
         return self.codec
 
 
-def _encoded(condition: Condition, frames: Int[Tensor, " batch"] | None) -> Encoded:
+def axis_direction(axis: str, dim: int) -> Float[Tensor, " {dim}"]:
+    """A direction of its own for the axis that a song is to be good on, to be added to its style.
+
+    A random direction is nearly orthogonal to every style and every other axis, so a network that was never trained
+    with axes hears the same style; training on pairs that name theirs gives the direction its meaning.
+    """
+    return AXIS_SCALE * directions([f"axis {axis}"], dim)
+
+
+def _start_fraction(row: Row) -> float:
+    """Where a row begins in its song, as a fraction. An excerpt that does not begin its song is taken to end it."""
+    excerpt = float(row.embedding["start"])
+    return excerpt + (1 - excerpt) * (row.first_frame / row.total_frames)
+
+
+def _encoded(condition: Condition, frames: Int[Tensor, " row"] | None) -> Encoded:
     """A prepared condition as the network takes it."""
     projected = "projected" in condition
     inputs = condition["projected" if projected else "inputs"]
     residuals = [condition[name] for name in condition if name.startswith("residual.")]
     padding = None if frames is None else padding_behind(frames, inputs.shape[1], inputs.device)
     return Encoded(inputs, tuple(residuals), condition["place"], padding, projected)
-
-
-def _style(prompt: Prompt, dim: int) -> Float[Tensor, " {dim}"]:
-    """The style, with a direction of its own added for the axis the song is to be good on.
-
-    A random direction is nearly orthogonal to every style and every other axis, so a network that was never told of
-    axes hears the same style; training on pairs that name theirs gives the direction its meaning.
-    """
-    style = torch.zeros(dim) if prompt.style is None else prompt.style.float()
-    return style + AXIS_SCALE * directions([f"axis {prompt.axis}"], dim) if prompt.axis else style

@@ -111,26 +111,33 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for parameter in self.text_fusion_linears.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
+    def forward(  # noqa: PLR0913 - the network's published inputs
         self,
         x: Latents,
         time: Times | Float[Tensor, ""],
         *,
-        text: Int[Tensor, "batch frame"],
-        style: Float[Tensor, "batch style"],
-        audio: Latents,
-        start_time: Times,
+        text: Int[Tensor, "batch frame"] | None = None,
+        style: Float[Tensor, "batch style"] | None = None,
+        audio: Latents | None = None,
+        start_time: Times | None = None,
         duration: Times | None = None,
         frames: Int[Tensor, " batch"] | None = None,
+        encoded: Encoded | None = None,
     ) -> Latents:
         """The velocity at (x, time), zero behind the end of each song.
+
+        The conditions come as text, style, audio and start_time, or `encoded` by `encode` once for all steps.
 
         `audio` is the context of in-painting (`cond` in the original), zero where the song is to be made.
         `start_time` is where an excerpt begins, as a fraction of its song; `duration` is the song's length in
         units of max_frames. Without `frames` padding is visible to all layers, as published. With `frames` no
         layer sees it and each song comes out as it would alone.
         """
-        return self.denoise(x, time, self.encode(text, style, audio, start_time, duration, frames))
+        if encoded is None:
+            if text is None or style is None or audio is None or start_time is None:
+                raise ValueError("text, style, audio and start_time are required where nothing is encoded")
+            encoded = self.encode(text, style, audio, start_time, duration, frames)
+        return self.denoise(x, time, encoded)
 
     def encode(
         self,

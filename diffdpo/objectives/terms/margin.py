@@ -1,117 +1,91 @@
-"""What all objectives on pairs share: the implicit rewards, how they are scaled, and what to watch."""
+"""Margins: the implicit rewards of a pair's songs, the beta that scales them, the label they are compared by."""
 
-from collections.abc import Mapping
-from typing import Literal, TypeVar
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.types import Outputs
+from diffdpo.errors import ensure
+from diffdpo.types import LossMetrics, Outputs, PerExample, PerSong, Running, require
 
 Reduction = Literal["mean", "per_frame", "sum"]
-T = TypeVar("T")
-TimestepWeight = Literal["constant", "clipped_elbo", "theory"]
 
 
-def present(value: T | None) -> T:
-    """A field of Outputs or Velocities that the objective's `needs` and batch kind promise."""
-    assert value is not None, "the objective did not declare that it needs this"
-    return value
+def implicit_rewards(outputs: Outputs) -> PerSong:
+    """Implicit reward of every song in units of beta/2: the reference's error less the policy's."""
+    return require(outputs.reference) - outputs.policy
 
 
-def gains(outputs: Outputs) -> Float[Tensor, "example member"]:
-    """How far the policy's error lies below the reference's: positive is better than the reference."""
-    return present(outputs.reference) - outputs.policy
-
-
-def elements(outputs: Outputs, reduction: Reduction) -> Float[Tensor, "example member"] | float:
-    """By what a mean squared error is multiplied to be summed over frames, or over all latent elements.
-
-    With sums a long song pulls harder than a short one and beta depends on the length; with means, the
-    default, it does not (SimpleTuner and Voxtral sum, everybody else takes means).
-    """
+def elements(reduction: Reduction, outputs: Outputs) -> PerSong | float:
+    """The factor that turns a mean error into a sum over frames, or over latent elements (SimpleTuner, Voxtral)."""
     if reduction == "mean":
         return 1.0
-    frames = present(outputs.mask).sum(-1).to(outputs.policy.dtype)
-    if reduction == "per_frame":
-        return frames
-    return frames * present(outputs.velocities).target.shape[-1]
+    frames = require(outputs.mask).sum(-1).to(outputs.policy.dtype)
+    return frames if reduction == "per_frame" else frames * require(outputs.velocities).target.shape[-1]
 
 
-def frame_weights(outputs: Outputs, segment: float) -> Float[Tensor, "example member frame"]:
-    """How much each frame counts in a song's error; they sum to one over the frames that exist.
+@dataclass(frozen=True)
+class SoftLabel:
+    """What a soft label p does to a loss: p is the probability that a pair's winner really is the better song."""
 
-    1 - `segment` is spread over the whole song and `segment` over the stretch the preference is about, so a defect
-    of three seconds in 285 is not diluted a hundred times (Local-DPO, 2026, and masked Flow-DPO on images are the
-    precedents). A member without a frame in the stretch counts as a whole.
+    kind: Literal["mixture", "certainty_margin", "ignore"] = "mixture"
+    """mixture: p times the loss plus (1 - p) times that of the reversed pair. certainty_margin: rewards are
+    multiplied by 10 (2p - 1) (SmPO-Diffusion, 2025). ignore: every winner counts as the better song."""
+
+    def certainty(self, outputs: Outputs) -> Float[Tensor, "example 1"] | float:
+        """The factor of the rewards, 1 unless `kind` is certainty_margin."""
+        p = outputs.soft_label
+        return 10 * (2 * p - 1)[:, None] if p is not None and self.kind == "certainty_margin" else 1.0
+
+    def __call__(self, loss: Callable[[int, int], PerExample], outputs: Outputs) -> PerExample:
+        """Expectation of `loss(better, worse)`, a function of the members' numbers; the winner's is 0."""
+        if (p := outputs.soft_label) is None or self.kind != "mixture":
+            return loss(0, 1)
+        return p * loss(0, 1) + (1 - p) * loss(1, 0)
+
+
+@dataclass(frozen=True)
+class AutoBeta:
+    """beta by which a margin of average size has the gradient factor sigmoid(-z) = `target_factor` (SimpleTuner's).
+
+    So no pull saturates, whatever the size of the errors is: beta = -2 logit(target_factor) / size, in `range`.
     """
-    mask = present(outputs.mask)
-    dtype = outputs.policy.dtype
-    whole = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
-    if outputs.span is None:
-        return whole
-    inside = mask & outputs.span[:, None]
-    count = inside.sum(-1, keepdim=True)
-    stretch = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), whole)
-    return (1 - segment) * whole + segment * stretch
 
+    target_factor: float = 0.0
+    """In [0, 0.5); 0 is a fixed beta."""
+    fixed_steps: int = 50
+    """Steps with the fixed beta first: where the policy equals its reference, any beta would do."""
+    decay: float = 0.99
+    """Of the running mean of the margin's size."""
+    range: tuple[float, float] = (10.0, 20000.0)
 
-def weighted(
-    errors: Float[Tensor, "example member frame"], weights: Float[Tensor, "example member frame"]
-) -> Float[Tensor, "example member"]:
-    """The mean of frames' errors under weights. What stands in the padding cannot matter, not even a NaN."""
-    return (errors.where(weights > 0, 0) * weights.to(errors.dtype)).sum(-1)
+    def __post_init__(self) -> None:
+        factor, (low, high) = self.target_factor, self.range
+        ensure(0 <= factor < 0.5, f"auto_beta.target_factor must be in [0, 0.5), got {factor}")
+        ensure(0 <= self.decay < 1, f"auto_beta.decay must be in [0, 1), got {self.decay}")
+        ensure(0 < low <= high, f"auto_beta.range must be two positive numbers in order, got {self.range}")
 
+    def __call__(self, beta: float, running: Running) -> float:
+        """The beta of a step, from the fixed beta and the running state."""
+        size = running.get("margin_size", 0.0)
+        if not self.target_factor or not size or running.get("steps", 0) < self.fixed_steps:
+            return beta
+        logit = math.log(self.target_factor / (1 - self.target_factor))
+        return min(self.range[1], max(self.range[0], -2 * logit / size))
 
-def timestep_weight(
-    kind: TimestepWeight, clip: float, t: Float[Tensor, " example"] | None
-) -> Float[Tensor, "example 1"] | float:
-    """How much a margin at time t counts.
+    def update(self, running: Running, means: Running) -> Running:
+        """The running state after a step with these means of its metrics."""
+        if not self.target_factor:
+            return {}
+        before = running.get("margin_size", means["margin_size"])
+        size = self.decay * before + (1 - self.decay) * means["margin_size"]
+        return {"steps": running.get("steps", 0) + 1, "margin_size": size}
 
-    constant       1, which VideoAlign found to work best in flow models (Liu et al. 2025, sec. 4).
-    clipped_elbo   (1 - t)/t up to `clip`: what the likelihood bound of a rectified flow gives (Kingma & Gao
-                   2023), kept finite at the song's end.
-    theory         (1 - t)², which follows from Diffusion-DPO's derivation and invites reward hacking at high
-                   noise, where it hardly restrains the policy.
-    """
-    if kind == "constant":
-        return 1.0
-    t = present(t)
-    weight = (1 - t) ** 2 if kind == "theory" else ((1 - t) / t).clamp(max=clip)
-    return weight[:, None]
-
-
-def pair_metrics(outputs: Outputs, margin: Float[Tensor, " pair"]) -> Mapping[str, Float[Tensor, " pair"]]:
-    """What to watch: accuracy alone hides that both errors can rise, the loser's only faster."""
-    winner, loser = gains(outputs).detach().unbind(1)
-    margin = margin.detach()
-    factor = (-margin).sigmoid()
-    return {
-        "margin": margin,
-        "accuracy": (margin > 0).to(margin.dtype),
-        "winner_gain": winner,
-        "loser_gain": loser,
-        "winner_error": outputs.policy[:, 0].detach(),
-        "loser_error": outputs.policy[:, 1].detach(),
-        "gradient_factor": factor,
-        "saturated": (factor < 0.05).to(margin.dtype),
-    }
-
-
-def masked_square(
-    difference: Float[Tensor, "example member frame channel"], outputs: Outputs
-) -> Float[Tensor, "example member"]:
-    """Mean square over the frames that count and all channels, in at least fp32."""
-    wide = difference.to(torch.promote_types(difference.dtype, torch.float32))
-    return masked_mean(wide**2, outputs)
-
-
-def masked_mean(
-    values: Float[Tensor, "example member frame channel"], outputs: Outputs
-) -> Float[Tensor, "example member"]:
-    """Mean over the frames that count and all channels."""
-    per_frame = values.mean(-1)
-    if outputs.mask is None:
-        return per_frame.mean(-1)
-    return per_frame.where(outputs.mask, 0).sum(-1) / outputs.mask.sum(-1).clamp(min=1)
+    def metrics(self, change: PerExample, beta: float) -> LossMetrics:
+        """What `update` reads, the size of `change`, the margins in units of beta/2; and beta, to log."""
+        size = change.detach().abs()
+        return {"margin_size": size, "beta": torch.full_like(size, beta)} if self.target_factor else {}

@@ -232,7 +232,7 @@ def test_sizes_that_give_no_whole_frames_or_no_scales_are_refused(tmp_path):
 
 def test_a_checkpoint_with_a_vae_can_be_heard(bundle, folder, tmp_path):
     model = MODELS["diffrhythm"](network=str(bundle / "network"), vae=str(folder)).load()
-    assert model.latents.frames_per_second == pytest.approx(44100 / HOP)
+    assert model.spec.frames_per_second == pytest.approx(44100 / HOP)
     sound = np.random.default_rng(0).normal(0, 0.1, (1, 8000)).astype(np.float32)
     latents = model.encode(Clip(samples=sound, sample_rate=22050))  # 16,000 stereo samples at 44.1 kHz
     assert latents.shape == (500, 8)

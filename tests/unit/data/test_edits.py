@@ -1,4 +1,4 @@
-"""Edits: what is kept, what is made, and every mistake in one line."""
+"""Edits: what is kept, what is generated, and every mistake in one line."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffdpo import audio
-from diffdpo.data.edits import Edit, placed, song_frames, to_be_made
+from diffdpo.data.edits import Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import write_latents
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.errors import DataError
@@ -26,24 +26,24 @@ def song(tmp_path):
     return tmp_path
 
 
-def made(edit, frames=100, rate=10.0):
-    return to_be_made(edit, "a", frames=frames, frames_per_second=rate)
+def mask_of(edit, frames=100, rate=10.0):
+    return to_generate(edit, "a", frames=frames, frames_per_second=rate)
 
 
 def test_spans_are_counted_in_frames_of_the_song():
     edit = Edit(song="x", spans=((2.0, 3.05), (9.0, -1.0)))
-    assert made(edit).nonzero().flatten().tolist() == [*range(20, 30), *range(90, 100)]
-    assert made(Edit(song="x", spans=((-1.0, 0.3),))).nonzero().flatten().tolist() == [0, 1, 2]
-    assert made(Edit(song="x", strength=0.5)).all()
+    assert mask_of(edit).nonzero().flatten().tolist() == [*range(20, 30), *range(90, 100)]
+    assert mask_of(Edit(song="x", spans=((-1.0, 0.3),))).nonzero().flatten().tolist() == [0, 1, 2]
+    assert mask_of(Edit(song="x", strength=0.5)).all()
 
 
 def test_what_is_added_stands_at_the_ends_and_the_song_between():
     edit = Edit(song="x", extend_start_s=1.0, extend_end_s=0.5, spans=((0.0, 0.2),))
-    new = made(edit)
+    new = mask_of(edit)
     assert len(new) == 115
     assert new.nonzero().flatten().tolist() == [*range(12), *range(110, 115)]
     latents = torch.randn(100, 2)
-    whole = placed(latents, edit, length=115, frames_per_second=10.0)
+    whole = place_song(latents, edit, length=115, frames_per_second=10.0)
     assert torch.equal(whole[10:110], latents)
     assert not whole[:10].any()
     assert not whole[110:].any()
@@ -100,12 +100,12 @@ def test_the_length_of_an_edit_is_that_of_its_song(song):
 @pytest.mark.parametrize("span", [(11.0, 12.0), (9.0, 10.2), (11.0, -1.0)])
 def test_a_span_outside_the_song_is_refused_with_its_length(span):
     with pytest.raises(DataError, match=r"prompt 'a': .* outside the song of 10.00 s; use -1"):
-        made(Edit(song="x", spans=(span,)))
+        mask_of(Edit(song="x", spans=(span,)))
 
 
 def test_a_span_of_no_frame_is_refused():
     with pytest.raises(DataError, match="shorter than a frame"):
-        made(Edit(song="x", spans=((1.01, 1.02),)))
+        mask_of(Edit(song="x", spans=((1.01, 1.02),)))
 
 
 def test_latents_of_another_width_or_of_none_are_refused(song):

@@ -1,19 +1,15 @@
 """Thumbs and stars become ratings, and every mistake in them is named with its line."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from support.launch import verb
 from support.songs import write_ratings, write_samples
 
 from diffdpo.data import tables
 from diffdpo.data.feedback import import_ratings
-from diffdpo.data.ratings import KEY, TABLE, read_ratings
+from diffdpo.data.ratings import RATINGS, read_ratings
 from diffdpo.errors import DataError
-
-TOOL = Path(__file__).parents[3] / "tools" / "import_ratings.py"
 
 
 @pytest.fixture
@@ -24,7 +20,7 @@ def songs(tmp_path):
 def take(tmp_path, songs, text, name="opinions.csv", **options):
     (tmp_path / name).write_text(text)
     done = import_ratings(tmp_path / name, [str(songs)], tmp_path / "out", **options)
-    return done, {row["sample_id"]: row["rating"] for row in read_ratings(tmp_path / "out")}
+    return done, {row.sample_id: row.rating for row in read_ratings(tmp_path / "out")}
 
 
 def test_every_word_for_a_thumb_is_understood(tmp_path, songs):
@@ -58,9 +54,9 @@ def test_raters_are_averaged_by_weight_and_the_last_word_of_each_counts(tmp_path
     assert ratings == {"p00.000": 0.5, "p00.001": -1.0}
     assert (done.opinions, done.raters, done.neutral) == (5, 2, 1)
     (first, _) = read_ratings(tmp_path / "out")
-    assert (first["weight"], first["raters"], first["source"]) == (2.0, 2, "people")
+    assert (first.weight, first.raters, first.source) == (2.0, 2, "people")
     take(tmp_path, songs, text, "opinions.jsonl", keep_raters=True)
-    kept = {(row["sample_id"], row["source"]): row["rating"] for row in read_ratings(tmp_path / "out")}
+    kept = {(row.sample_id, row.source): row.rating for row in read_ratings(tmp_path / "out")}
     assert kept == {
         ("p00.000", "people/ann"): 1.0, ("p00.000", "people/bob"): -1.0, ("p00.001", "people/ann"): -1.0,
     }  # fmt: skip
@@ -71,10 +67,10 @@ def test_importing_again_replaces_people_and_leaves_what_was_mined(tmp_path, son
     for text in ("p00.000,up\np00.001,down", "p00.002,down\np01.001,up"):
         (tmp_path / "o.csv").write_text(f"sample_id,thumb\n{text}")
         import_ratings(tmp_path / "o.csv", [str(songs)], tmp_path / "out")
-    people = {row["sample_id"]: row["rating"] for row in read_ratings(tmp_path / "out", "people")}
+    people = {row.sample_id: row.rating for row in read_ratings(tmp_path / "out", "people")}
     assert people == {"p00.002": -1.0, "p01.001": 1.0}
-    assert [row["rating"] for row in read_ratings(tmp_path / "out", "mined")] == [1.5]
-    assert len(tables.read(tmp_path / "out" / TABLE, KEY)) == 3
+    assert [row.rating for row in read_ratings(tmp_path / "out", "mined")] == [1.5]
+    assert len(tables.read_rows(tmp_path / "out", RATINGS)) == 3
 
 
 @pytest.mark.parametrize(
@@ -120,23 +116,19 @@ def test_a_song_two_folders_have_is_told_apart_by_folder_or_path(tmp_path, songs
         import_ratings(path, folders, out)
     path.write_text("sample_id,file,samples,stars\np00.000,,b,5\n,a/audio/p00.000.flac,,2\np00.001,,,1\n")
     import_ratings(path, folders, out)
-    found = {(row["samples"], row["sample_id"]): row["rating"] for row in read_ratings(out)}
+    found = {(row.samples, row.sample_id): row.rating for row in read_ratings(out)}
     assert found == {("../a", "p00.000"): -0.5, ("../a", "p00.001"): -1.0, ("../b", "p00.000"): 1.0}
 
 
-def test_the_tool_says_what_it_did_warns_of_imbalance_and_exits_with_2_on_a_mistake(tmp_path, songs):
-    def tool(text):
+def test_the_command_counts_opinions_warns_of_imbalance_and_exits_with_2_on_a_mistake(tmp_path, songs):
+    def command(text, code=0):
         (tmp_path / "o.csv").write_text(text)
-        command = [sys.executable, TOOL, tmp_path / "o.csv", "--samples", songs, "--out", tmp_path / "out"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return verb(
+            "import-ratings", tmp_path / "o.csv", "--samples", songs, "--out", tmp_path / "out", code=code
+        )
 
     likes = "".join(f"p0{i}.00{k},up\n" for i in (0, 1) for k in (0, 1))
-    done = tool(f"\ufeffsample_id,thumb\n{likes}p00.002,down\n")
-    assert done.returncode == 0, done.stderr
-    first, warning = done.stdout.splitlines()
+    first, warning = command(f"\ufeffsample_id,thumb\n{likes}p00.002,down\n").splitlines()
     assert first == "4 liked, 1 disliked from 5 opinions of unnamed rater(s); 0 neutral left out"
     assert warning.startswith("warning: only 1 disliked")
-    done = tool("sample_id,thumb\np00.000,maybe\n")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert "thumb must be" in command("sample_id,thumb\np00.000,maybe\n", code=2)

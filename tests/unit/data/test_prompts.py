@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from diffdpo.data.prompts import check_disjoint, in_share, negative, read_prompts
+from diffdpo.data.prompts import check_disjoint, in_share, negative_prompt, prompt_row, read_prompts
 from diffdpo.errors import DataError
-from diffdpo.types import Prompt
+from diffdpo.types import CONTROLS, Prompt
 
 
 def write(tmp_path, *lines):
@@ -18,7 +18,7 @@ def write(tmp_path, *lines):
 def test_a_prompt_is_read_with_its_defaults(tmp_path):
     path = write(tmp_path, {"id": "a", "text": "slow metal", "duration_s": 12}, "")
     (prompt,) = read_prompts(path)
-    assert (prompt.text, prompt.duration_s, prompt.start) == ("slow metal", 12, 0.0)
+    assert (prompt.text, prompt.duration_s, prompt.controls) == ("slow metal", 12, ())
     assert prompt.group == Prompt(id="b", text="slow metal").group != Prompt(id="a", text="fast metal").group
 
 
@@ -39,7 +39,17 @@ def test_a_prompt_is_read_with_its_defaults(tmp_path):
         ({"id": "x", "text": 3}, "text must be a string"),
         ({"id": "x", "style_audio": "no.wav"}, "no such file"),
         ({"id": "x", "lyrics": "no.lrc"}, "no such file"),
-        ({"id": "x", "start": 1.0}, "start is a fraction"),
+        ({"id": "x", "start": 1.0}, r"start must be a fraction of the song in \[0, 1\), got 1\.0"),
+        ({"id": "x", "start": "0"}, r"start must be a fraction"),
+        ({"id": "x", "bpm": 12}, "bpm must be a number of beats a minute, 20 to 400, got 12"),
+        ({"id": "x", "bpm": True}, "bpm must be a number of beats"),
+        ({"id": "x", "key": ""}, "key must be text such as 'A minor', got ''"),
+        ({"id": "x", "metre": 3}, "metre must be text such as '3/4', got 3"),
+        ({"id": "x", "sections": [[-1, "verse"]]}, "sections must be pairs of a start in seconds and a name"),
+        ({"id": "x", "sections": "verse"}, "sections must be pairs"),
+        ({"id": "x", "axis": 1}, "axis must be the name of an axis"),
+        ({"id": "x", "controls": [1]}, "controls must be an object of names and values"),
+        ({"id": "x", "bmp": 120}, r"unknown key 'bmp'. Did you mean 'bpm'\?"),
     ],
 )
 def test_every_mistake_names_its_line(tmp_path, line, says):
@@ -74,9 +84,83 @@ def test_a_group_on_both_sides_is_refused():
     check_disjoint([Prompt(id="a", text="x")], [Prompt(id="b", text="y")])
 
 
-def test_the_negative_branch_has_the_negative_style_and_no_lyrics():
-    prompt = Prompt(
-        id="a", text="x", negative_text="noise", lyrics="[00:01.00]la", lyric_lines=((1.0, (3,)),)
+def test_controls_are_sorted_pairs_and_those_of_one_model_stand_under_a_key_of_their_own(tmp_path):
+    """A prompt is hashable; its line, written and read again, is itself."""
+    line = {
+        "id": "a", "text": "slow", "start": 0.5, "bpm": 92, "key": "A minor",
+        "sections": [[0, "verse"], [8.5, "chorus"]], "controls": {"swing": 0.2, "bars": [[4, "half"]]},
+    }  # fmt: skip
+    (prompt,) = read_prompts(write(tmp_path, line))
+    assert prompt.controls == (
+        ("bars", ((4, "half"),)),
+        ("bpm", 92),
+        ("key", "A minor"),
+        ("sections", ((0, "verse"), (8.5, "chorus"))),
+        ("start", 0.5),
+        ("swing", 0.2),
     )
-    against = negative(prompt)
-    assert (against.text, against.lyrics, against.lyric_lines, against.style) == ("noise", None, (), None)
+    assert hash(prompt) == hash(read_prompts(write(tmp_path, line))[0])
+    (again,) = read_prompts(write(tmp_path, prompt_row(prompt)))
+    assert again == prompt
+    assert again.control("bpm") == 92
+    assert again.control("metre") is None
+    faster = again.with_control("bpm", 120).with_control("axis", "rhythm.pulse")
+    assert [name for name, _ in faster.controls] == sorted(name for name, _ in faster.controls)
+    assert (faster.control("bpm"), faster.control("axis"), again.control("bpm")) == (120, "rhythm.pulse", 92)
+
+
+def test_values_of_another_type_are_no_values_of_a_control():
+    """Whatever JSON holds; the types of a prompt's own fields are checked where a line is read."""
+    for name, control in CONTROLS.items():
+        for value in (
+            None,
+            True,
+            [],
+            {},
+            (1,),
+            (("verse", 0),),
+            ((0, "verse", 1),),
+            ((0, " "),),
+            float("nan"),
+        ):
+            assert not control.accepts(value), (name, value)
+    for name, value in (
+        ("bpm", 20),
+        ("start", 0.0),
+        ("key", "A"),
+        ("sections", ()),
+        ("sections", ((0, "verse"),)),
+    ):
+        assert CONTROLS[name].accepts(value)
+    assert not CONTROLS["bpm"].accepts(400)
+    assert not CONTROLS["start"].accepts(1)
+
+
+def test_controls_that_are_not_sorted_or_stand_twice_are_refused():
+    for controls in ((("key", "A"), ("bpm", 90)), (("bpm", 90), ("bpm", 91))):
+        with pytest.raises(ValueError, match="controls must be sorted by name and differ"):
+            Prompt(id="a", controls=controls)
+
+
+def test_lyrics_that_are_not_there_and_lyrics_that_say_nothing_is_sung_differ(tmp_path):
+    path = write(tmp_path, {"id": "a"}, {"id": "b", "lyrics": ""})
+    assert [prompt.lyrics for prompt in read_prompts(path)] == [None, ""]
+    assert "lyrics" not in prompt_row(read_prompts(path)[0])
+    assert prompt_row(read_prompts(path)[1])["lyrics"] == ""
+
+
+def test_the_negative_branch_has_the_negative_style_nothing_sung_and_its_place_in_the_song():
+    prompt = Prompt(
+        id="a",
+        text="x",
+        style_audio="x.flac",
+        negative_text="noise",
+        lyrics="[00:01.00]la",
+        controls=(("axis", "harmony.key"), ("bpm", 90), ("start", 0.25)),
+        duration_s=7,
+    )
+    negative = negative_prompt(prompt)
+    assert (negative.text, negative.negative_text, negative.style_audio) == ("noise", None, None)
+    assert (negative.lyrics, negative.controls, negative.duration_s) == ("", (("start", 0.25),), 7)
+    assert negative_prompt(Prompt(id="a", text="x", controls=(("bpm", 90),))) is None
+    assert negative_prompt(Prompt(id="a", negative_text="")).controls == ()

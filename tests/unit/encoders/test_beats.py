@@ -7,17 +7,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.bundle import write_bundle
+from support.rows import song_row
 
 from diffdpo import audio
-from diffdpo.config import PrepareRun
 from diffdpo.data import tables
-from diffdpo.data.prompts import negative
-from diffdpo.data.songs import KEY, TABLE
-from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, heard, load, named_tempo
+from diffdpo.data.prompts import negative_prompt
+from diffdpo.data.song_embeddings import SongEmbeddings
+from diffdpo.data.songs import SONGS
+from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, load, named_tempo, track_beats
+from diffdpo.errors import DataError
 from diffdpo.models import MODELS
-from diffdpo.models.base import Transcribes
-from diffdpo.plugins import Choice
+from diffdpo.models.base import Transcribes, supports
+from diffdpo.models.diffrhythm.lines import token_lines
 from diffdpo.recipes import prepare
+from diffdpo.recipes.prepare import PrepareRun
+from diffdpo.registry import Choice
 from diffdpo.types import Clip, Prompt
 
 RATE = 44100
@@ -40,7 +44,7 @@ def noise(seconds: float = 12.0) -> Clip:
 
 @pytest.mark.parametrize("gap_s", [0.4, 0.5, 0.6])
 def test_clicks_are_heard_where_they_are(gap_s):
-    beats = np.array(heard(clicks(gap_s, first_s=0.13)))
+    beats = np.array(track_beats(clicks(gap_s, first_s=0.13)))
     assert np.median(np.diff(beats)) == pytest.approx(gap_s, abs=0.012)
     off = np.abs((beats - 0.13 + gap_s / 2) % gap_s - gap_s / 2)
     assert np.median(off) < 0.03
@@ -48,14 +52,14 @@ def test_clicks_are_heard_where_they_are(gap_s):
 
 
 def test_noise_and_silence_have_no_beats():
-    assert heard(noise()) == ()
-    assert heard(Clip(samples=np.zeros((2, 8 * RATE), np.float32), sample_rate=RATE)) == ()
-    assert heard(clicks(0.5, seconds=0.2)) == ()
+    assert track_beats(noise()) == ()
+    assert track_beats(Clip(samples=np.zeros((2, 8 * RATE), np.float32), sample_rate=RATE)) == ()
+    assert track_beats(clicks(0.5, seconds=0.2)) == ()
 
 
 def test_a_pulse_that_begins_later_has_beats_from_there_on():
     samples = np.concatenate([noise(32).samples, clicks(0.5, 32).samples], axis=1)
-    beats = np.array(heard(Clip(samples=samples, sample_rate=RATE)))
+    beats = np.array(track_beats(Clip(samples=samples, sample_rate=RATE)))
     assert len(beats) > 50
     assert beats.min() > 31
 
@@ -95,12 +99,18 @@ def style(place: int) -> torch.Tensor:
     return torch.eye(512)[place]
 
 
-def test_the_text_s_tempo_wins_over_that_of_the_style():
+def test_the_prompts_tempo_wins_over_that_of_the_text_and_this_over_that_of_the_style():
     beats = maps(6.0, 0.9)
     assert beats.tempo(style(0)) == pytest.approx(64)
     assert beats.tempo(style(1)) == pytest.approx(128)
-    for text, gap in (("rock", 60 / 64), (None, 60 / 64), ("rock, 100 bpm", 0.6)):
-        lines = beats.asked(text, style(0), 9.0)
+    cases = (
+        ("rock", None, 60 / 64),
+        (None, None, 60 / 64),
+        ("rock, 100 bpm", None, 0.6),
+        ("rock, 100 bpm", 120, 0.5),
+    )
+    for text, bpm, gap in cases:
+        lines = beats.beats(text, style(0), 9.0, bpm)
         times = np.array([at for at, _ in lines])
         assert times[0] == 0
         assert times[-1] < 9.0
@@ -109,9 +119,9 @@ def test_the_text_s_tempo_wins_over_that_of_the_style():
 
 
 def test_styles_without_a_pulse_and_no_style_get_no_beats():
-    assert maps(7.0, 0.4).asked("ambient", style(0), 9.0) == ()
-    assert maps(7.0, 0.9).asked(None, None, 9.0) == ()
-    assert maps(7.0, 0.9).asked(None, torch.zeros(512), 9.0) == ()
+    assert maps(7.0, 0.4).beats("ambient", style(0), 9.0) == ()
+    assert maps(7.0, 0.9).beats(None, None, 9.0) == ()
+    assert maps(7.0, 0.9).beats(None, torch.zeros(512), 9.0) == ()
     assert maps(12.0, 0.9).tempo(style(0)) == 240
     assert maps(1.0, 0.9).tempo(style(0)) == 40
 
@@ -125,33 +135,48 @@ def with_beats(tmp_path):
     return folder
 
 
+def beat_frames(model, prompt):
+    """Frames with a token, and the tokens."""
+    tokens = model.condition([song_row(model, prompt)], model.spec.frames(prompt.duration_s))["lyrics"][0]
+    return tokens.nonzero().flatten().tolist(), set(tokens[tokens > 0].tolist())
+
+
 def test_beats_are_tokens_on_their_frames_and_the_negative_has_none(with_beats):
     model = MODELS["tiny"](bundle=str(with_beats)).load()
-    prompt = model.embed(Prompt(id="a", text="rock, 60 bpm", duration_s=4.0))
-    frames = model.latents.frames(4.0)
-    tokens = model.condition([prompt], frames)["lyrics"][0]
-    expected = [int(second * model.latents.frames_per_second) for second in range(4)]
-    assert tokens.nonzero().flatten().tolist() == expected
-    assert model.embed(prompt).lyric_lines == prompt.lyric_lines
-    against = model.embed(negative(Prompt(id="a", text="rock", negative_text="noise, 80 bpm")))
-    assert not model.condition([against], frames)["lyrics"].any()
+    prompt = Prompt(id="a", text="rock, 60 bpm", duration_s=4.0)
+    expected = [int(second * model.spec.frames_per_second) for second in range(4)]
+    assert beat_frames(model, prompt) == (expected, {BEAT})
+    assert beat_frames(model, Prompt(id="a", text="rock", duration_s=4.0, controls=(("bpm", 60),))) == (
+        expected,
+        {BEAT},
+    )
+    negative = negative_prompt(Prompt(id="a", text="rock", negative_text="noise, 80 bpm", duration_s=4.0))
+    assert beat_frames(model, negative) == ([], set())
 
 
 def test_prepare_writes_down_the_beats_of_a_recording(with_beats, tmp_path):
+    """In every variant and window: they are those of the whole song."""
     audio.write(tmp_path / "click.flac", clicks(0.5))
     cfg = PrepareRun(
         songs=str(tmp_path / "songs.jsonl"), out=str(tmp_path / "data"),
-        model=Choice("tiny", {"bundle": str(with_beats)}),
+        model=Choice("tiny", {"bundle": str(with_beats)}), style_window_s=6.0,
     )  # fmt: skip
     (tmp_path / "songs.jsonl").write_text(json.dumps({"id": "click", "audio": "click.flac"}))
-    (row,) = tables.read(prepare.run(cfg) / TABLE, KEY)
-    lines = json.loads(row["lyric_lines"])
-    assert np.median(np.diff([at for at, _ in lines])) == pytest.approx(0.5, abs=0.012)
-    assert all(tokens == [BEAT] for _, tokens in lines)
+    (row,) = tables.read_rows(prepare.run(cfg), SONGS)
+    embeddings = SongEmbeddings(tmp_path / "data" / "embeddings" / f"{row.id}.safetensors")
+    assert embeddings.windows == 2
+    for variant in range(embeddings.variants):
+        for window in range(2):
+            lines = token_lines(embeddings.read(variant, window))
+            assert np.median(np.diff([at for at, _ in lines])) == pytest.approx(0.5, abs=0.012)
+            assert lines[-1][0] > 10
+            assert all(tokens == (BEAT,) for _, tokens in lines)
 
 
-def test_a_model_without_beats_transcribes_nothing(bundle):
+def test_a_model_without_beats_transcribes_nothing_and_knows_no_tempo(bundle):
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    assert isinstance(model, Transcribes)
-    assert model.transcribe(clicks(0.5)) == ()
-    assert model.embed(Prompt(id="a", text="rock, 60 bpm")).lyric_lines is None
+    assert supports(model, Transcribes)
+    assert model.transcribe(clicks(0.5)) == {}
+    assert beat_frames(model, Prompt(id="a", text="rock, 60 bpm")) == ([], set())
+    with pytest.raises(DataError, match=r"knows no control 'bpm'\. Known: axis, start"):
+        model.embed(Prompt(id="a", text="rock", controls=(("bpm", 60),)))

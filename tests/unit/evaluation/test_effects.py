@@ -2,12 +2,13 @@
 
 import pytest
 
+from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import Matched, effects, match, standardised_change, verdict
 
 
 def row(name, **others):
-    return {"sample_id": name, "prompt_id": name[0], "seed": 0, "frames": 10, "sampling": "{}", **others}
+    return SampleRow(sample_id=name, prompt_id=name[0], **{"frames": 10, **others})
 
 
 def matched(name, before, after):
@@ -24,8 +25,11 @@ PAIRS = [
 
 
 def test_rows_are_matched_by_sample():
-    pairs = match([row("a1"), row("b1"), row("c1")], [row("b1", x=1), row("a1", x=1)])
-    assert [(one["sample_id"], two["x"]) for one, two in pairs] == [("a1", 1), ("b1", 1)]
+    pairs = match([row("a1"), row("b1"), row("c1")], [row("b1", model="m"), row("a1", model="m")])
+    assert [(one.sample_id, two.sample_id, two.model) for one, two in pairs] == [
+        ("a1", "a1", "m"),
+        ("b1", "b1", "m"),
+    ]
 
 
 @pytest.mark.parametrize("difference", [{"seed": 1}, {"sampling": "{other}"}, {"frames": 9}])

@@ -1,4 +1,4 @@
-"""Damages to a real song: the axis that claims to hear one falls, and gain changes nothing."""
+"""Perturbations to a real song: the axis that claims to hear one falls, and gain changes nothing."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffdpo import audio
-from diffdpo.evaluation.perturbations import DAMAGES, degraded_latents, noise_latents, shuffled_latents
+from diffdpo.evaluation.perturbations import PERTURBATIONS, degraded_latents, noise_latents, shuffled_latents
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.canonical import canonical
 from diffdpo.types import Clip
@@ -32,31 +32,31 @@ def original(song) -> dict[str, float]:
     return scores(song)
 
 
-@pytest.mark.parametrize("name", [name for name, damage in DAMAGES.items() if damage.falls])
+@pytest.mark.parametrize("name", [name for name, damage in PERTURBATIONS.items() if damage.falls])
 def test_the_axes_that_claim_a_damage_fall(name, song, original):
-    found = scores(DAMAGES[name](song, np.random.default_rng(0)))
-    claimed = [axis for axis in original if DAMAGES[name].claimed_by(axis)]
+    found = scores(PERTURBATIONS[name](song, np.random.default_rng(0)))
+    claimed = [axis for axis in original if PERTURBATIONS[name].claimed_by(axis)]
     rose = [axis for axis in claimed if not found[axis] < original[axis]]
     assert not rose, [(axis, original[axis], found[axis]) for axis in rose]
 
 
 def test_six_decibels_less_change_no_axis(song, original):
-    found = scores(DAMAGES["gain -6 dB"](song, np.random.default_rng(0)))
+    found = scores(PERTURBATIONS["gain -6 dB"](song, np.random.default_rng(0)))
     assert found == pytest.approx(original, rel=1e-3)
 
 
 def test_damages_keep_length_and_channels(song):
-    for name, damage in DAMAGES.items():
+    for name, damage in PERTURBATIONS.items():
         found = damage(song, np.random.default_rng(0))
         assert found.samples.shape == song.samples.shape, name
         assert found.sample_rate == song.sample_rate
 
 
 def test_a_claim_names_an_axis_or_a_family():
-    assert DAMAGES["shuffled seconds"].claimed_by("structure.form")
-    assert not DAMAGES["shuffled seconds"].claimed_by("rhythm.pulse")
-    assert DAMAGES["low-pass 4 kHz"].claimed_by("musicnn.typicality")
-    assert not DAMAGES["low-pass 4 kHz"].claimed_by("musicnn.tags")
+    assert PERTURBATIONS["shuffled seconds"].claimed_by("structure.form")
+    assert not PERTURBATIONS["shuffled seconds"].claimed_by("rhythm.pulse")
+    assert PERTURBATIONS["low-pass 4 kHz"].claimed_by("musicnn.typicality")
+    assert not PERTURBATIONS["low-pass 4 kHz"].claimed_by("musicnn.tags")
 
 
 def test_latents_keep_what_their_damage_leaves():

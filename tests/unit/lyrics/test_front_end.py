@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import song_row
 
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import (
@@ -15,12 +16,12 @@ from diffdpo.lyrics.front_end import (
     LyricsFrontEnd,
     front_end,
     parse_lrc,
-    place,
+    place_tokens,
     read_vocabulary,
 )
 from diffdpo.lyrics.phonemes import phonemes
 from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.types import Prompt
 
@@ -92,19 +93,19 @@ def test_lines_closer_than_they_can_be_sung_are_named():
 
 
 def test_tokens_stand_from_the_start_of_their_line_one_a_frame():
-    tokens = place([(0.5, (7, 8, 9)), (2.0, (5,))], 30, 10.0)
+    tokens = place_tokens([(0.5, (7, 8, 9)), (2.0, (5,))], 30, 10.0)
     assert tokens.nonzero().flatten().tolist() == [5, 6, 7, 20]
     assert tokens[5:8].tolist() == [7, 8, 9]
 
 
 def test_a_line_never_overwrites_the_one_before():
-    tokens = place([(0.0, (1, 2, 3, 4)), (0.2, (9,))], 10, 10.0)
+    tokens = place_tokens([(0.0, (1, 2, 3, 4)), (0.2, (9,))], 10, 10.0)
     assert tokens.tolist() == [1, 2, 3, 4, 9, 0, 0, 0, 0, 0]
 
 
 def test_a_line_at_the_end_of_an_excerpt_is_cut_where_the_excerpt_is():
-    assert place([(0.8, (1, 2, 3))], 10, 10.0).tolist()[-2:] == [1, 2]
-    assert torch.equal(place([], 4, 10.0), torch.zeros(4, dtype=torch.int64))
+    assert place_tokens([(0.8, (1, 2, 3))], 10, 10.0).tolist()[-2:] == [1, 2]
+    assert torch.equal(place_tokens([], 4, 10.0), torch.zeros(4, dtype=torch.int64))
 
 
 def numbers(text):
@@ -144,7 +145,7 @@ def test_the_last_line_is_whole_cut_or_dropped():
     assert cut.lines[1][0] == 9.9
     assert len(LyricsFrontEnd(VOCABULARY, end="drop").encode(LATE, "en", 10.0).lines) == 1
     whole = LyricsFrontEnd(VOCABULARY).encode(LATE, "en", 10.0)
-    placed = place(whole.lines, frames, RATE)
+    placed = place_tokens(whole.lines, frames, RATE)
     assert placed[-len(last) - 1 :].tolist() == [VOCABULARY[phone] + 1 for phone in last] + [2]
     assert whole.lines[0] == (5.0, (*(VOCABULARY[phone] + 1 for phone in first), 2))
     assert any("the line at 9.90 s is placed at 9." in warning for warning in whole.warnings)
@@ -159,7 +160,7 @@ def test_no_token_is_lost_while_there_are_frames_enough(hundredths, duration):
     encoded = reader.encode("\n".join(times), "en", duration)
     wanted = [token for _, line in encoded.lines for token in line]
     frames = int(duration * RATE)
-    placed = place(encoded.lines, frames, RATE)
+    placed = place_tokens(encoded.lines, frames, RATE)
     kept = placed[placed > 0].tolist()
     assert len(encoded.lines) == len(lrc.lines)
     assert kept == wanted if len(wanted) <= frames else kept == wanted[: len(kept)]
@@ -227,12 +228,12 @@ def test_another_file_is_no_vocabulary(tmp_path, content):
 def test_the_lyrics_of_a_prompt_reach_the_network_as_tokens_on_its_frames():
     network = DiffRhythmTransformer(dim=32, depth=2, num_attention_heads=4, latent_channels=3, text_dim=16)
     spec = LatentSpec(channels=3, frames_per_second=RATE, sample_rate=44100, max_frames=2048)
-    model = DiffRhythm(network=network, latents=spec, lyrics=LyricsFrontEnd(VOCABULARY))
+    model = DiffRhythm(network=network, spec=spec, encoders=Encoders(lyrics=LyricsFrontEnd(VOCABULARY)))
     prompts = [
         Prompt(id="a", lyrics="[00:01.00]oh\n[00:02.00]light", duration_s=4.0),
         Prompt(id="b", duration_s=4.0),
     ]
-    tokens = model.condition([model.embed(prompt) for prompt in prompts], spec.frames(4.0))["lyrics"]
+    tokens = model.condition([song_row(model, prompt) for prompt in prompts], spec.frames(4.0))["lyrics"]
     assert tokens.shape == (2, 86)
     assert tokens[0].nonzero().flatten().tolist() == [21, 22, 43, 44, 45, 46]
     assert tuple(tokens[0, 43:47].tolist()) == numbers("l aɪ t .")

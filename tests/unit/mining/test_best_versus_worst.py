@@ -5,13 +5,13 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.candidates import AXES, candidate, prompt, score, songs
+from support.candidates import AXES, apply, candidate, prompt, prompts_of, score, songs
 
 from diffdpo.mining import BestVersusWorst, advantages
 
 
 def test_the_best_meets_the_worst():
-    (pair,) = BestVersusWorst()(prompt(good=(3, 3), middle=(2, 2), bad=(1, 1)), AXES).pairs
+    (pair,) = apply(BestVersusWorst(), prompt(good=(3, 3), middle=(2, 2), bad=(1, 1))).pairs
     assert (pair.winner, pair.loser) == ("good", "bad")
     spread = 2 / math.sqrt(2 / 3)  # three equidistant values: their range in standard deviations
     assert pair.margins == {"melody": pytest.approx(spread), "sound": pytest.approx(spread)}
@@ -19,25 +19,25 @@ def test_the_best_meets_the_worst():
 
 def test_one_axis_cannot_pay_for_another():
     group = prompt(tuneful=(9, 1), clean=(1, 2))
-    mined = BestVersusWorst()(group, AXES)
+    mined = apply(BestVersusWorst(), group)
     assert mined.pairs == ()
-    assert "without a loss" in mined.skipped["p"]
-    assert len(BestVersusWorst(min_axis_margin=-5.0, weights={"sound": 0.0})(group, AXES).pairs) == 1
+    assert "without a loss" in mined.reasons["p"]
+    assert len(apply(BestVersusWorst(min_axis_margin=-5.0, weights={"sound": 0.0}), group).pairs) == 1
 
 
 def test_ties_teach_nothing():
     group = [candidate("p", name, 1.0, 2.0) for name in "abc"]
-    assert BestVersusWorst()(group, AXES).skipped == {"p": "all candidates are tied on every axis"}
+    assert apply(BestVersusWorst(), group).reasons == {"p": "all candidates are tied on every axis"}
 
 
 def test_songs_without_a_number_are_counted_in_the_reason():
     group = prompt(a=(math.nan, 9), b=(2, 2), c=(1, 1))
-    assert "1 candidate(s)" in BestVersusWorst()(group[:2], AXES).skipped["p"]
+    assert "1 candidate(s)" in apply(BestVersusWorst(), group[:2]).reasons["p"]
 
 
 def test_no_song_is_both_winner_and_loser():
     group = [candidate("p", f"s{i}", i, i) for i in range(6)]
-    pairs = BestVersusWorst(pairs_per_prompt=9)(group, AXES).pairs
+    pairs = apply(BestVersusWorst(pairs_per_prompt=9), group).pairs
     assert len(pairs) > 1
     assert not {p.winner for p in pairs} & {p.loser for p in pairs}
 
@@ -50,7 +50,7 @@ def test_the_scale_of_an_axis_does_not_matter(group, scale, shift):
         plain.append(candidate(c.prompt_id, c.sample_id, melody, sound))
         moved.append(candidate(c.prompt_id, c.sample_id, melody * scale + shift, sound))
     chosen = [
-        [(p.prompt_id, round(sum(p.margins.values()), 6)) for p in BestVersusWorst()(g, AXES).pairs]
+        [(p.prompt_id, round(sum(p.margins.values()), 6)) for p in apply(BestVersusWorst(), g).pairs]
         for g in (plain, moved)
     ]
     assert chosen[0] == chosen[1]
@@ -60,8 +60,8 @@ def test_the_scale_of_an_axis_does_not_matter(group, scale, shift):
 def test_without_dominance_it_takes_the_widest_gap_of_gdpo_advantages(group, weight):
     weights = {"melody": weight}
     rule = BestVersusWorst(weights=weights, min_axis_margin=-math.inf, min_margin=1e-6)
-    a = advantages(group, AXES, weights, rescale=False)
-    for pair in rule(group, AXES).pairs:
+    a = advantages(prompts_of(group), AXES, weights, rescale=False)
+    for pair in apply(rule, group).pairs:
         assert a[pair.winner] - a[pair.loser] == pytest.approx(max(a.values()) - min(a.values()))
         mean = (weight * pair.margins["melody"] + pair.margins["sound"]) / (weight + 1)
         assert (a[pair.winner] - a[pair.loser]) / (weight + 1) == pytest.approx(mean)

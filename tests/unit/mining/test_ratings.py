@@ -5,11 +5,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.candidates import AXES, candidate, prompt, score, songs
+from support.candidates import AXES, candidate, prompt, prompts_of, score, songs
 
 from diffdpo.errors import ConfigError
-from diffdpo.mining import advantages, soften, strongest
-from diffdpo.types import Pair
+from diffdpo.mining import Pair, advantages, soften, strongest
 
 
 def pair(melody, sound, axis="", winner="w", name="p"):
@@ -22,8 +21,8 @@ def pair(melody, sound, axis="", winner="w", name="p"):
 def test_an_advantage_is_the_weighted_sum_of_z_scores():
     # melody 1, 2, 3 and sound 6, 0, 0: z = ∓√1.5, 0 and √2, -√½, -√½
     group = prompt(a=(1.0, 6.0), b=(2.0, 0.0), c=(3.0, 0.0))
-    found = advantages(group, AXES, {"sound": 0.5}, rescale=False)
-    assert found == {
+    ratings = advantages(prompts_of(group), AXES, {"sound": 0.5}, rescale=False)
+    assert ratings == {
         "a": pytest.approx(-math.sqrt(1.5) + math.sqrt(2) / 2),
         "b": pytest.approx(-math.sqrt(0.5) / 2),
         "c": pytest.approx(math.sqrt(1.5) - math.sqrt(0.5) / 2),
@@ -32,45 +31,45 @@ def test_an_advantage_is_the_weighted_sum_of_z_scores():
 
 def test_different_merits_stay_different_where_grpo_makes_them_one():
     """GDPO's own example: of two rewards of 0 or 1, (0, 1) against (0, 2) points."""
-    one = advantages(prompt(a=(0.0, 0.0), b=(1.0, 0.0)), AXES, {}, rescale=False)
-    two = advantages(prompt(a=(0.0, 0.0), b=(1.0, 1.0)), AXES, {}, rescale=False)
+    one = advantages(prompts_of(prompt(a=(0.0, 0.0), b=(1.0, 0.0))), AXES, {}, rescale=False)
+    two = advantages(prompts_of(prompt(a=(0.0, 0.0), b=(1.0, 1.0))), AXES, {}, rescale=False)
     assert (one["b"], two["b"]) == (1.0, 2.0)  # normalising the sum of rewards gives 1 for both
 
 
 @given(group=songs(score), weight=st.floats(0.1, 10))
 def test_advantages_have_mean_zero_in_each_prompt_and_spread_one_over_all(group, weight):
-    found = advantages(group, AXES, {"melody": weight})
+    ratings = advantages(prompts_of(group), AXES, {"melody": weight})
     for name in "ab":
-        mine = [found[c.sample_id] for c in group if c.prompt_id == name and c.sample_id in found]
+        mine = [ratings[c.sample_id] for c in group if c.prompt_id == name and c.sample_id in ratings]
         assert sum(mine) == pytest.approx(0, abs=1e-6)
-    if max(map(abs, found.values()), default=0) > 1e-6:
-        assert sum(a**2 for a in found.values()) / len(found) == pytest.approx(1)
+    if max(map(abs, ratings.values()), default=0) > 1e-6:
+        assert sum(a**2 for a in ratings.values()) / len(ratings) == pytest.approx(1)
 
 
 @given(group=songs(score), factor=st.floats(0.1, 10))
 def test_the_common_size_of_weights_does_not_matter(group, factor):
-    plain = advantages(group, AXES, {})
-    scaled = advantages(group, AXES, dict.fromkeys(AXES, factor))
+    plain = advantages(prompts_of(group), AXES, {})
+    scaled = advantages(prompts_of(group), AXES, dict.fromkeys(AXES, factor))
     assert scaled == pytest.approx(plain, abs=1e-9)
 
 
 def test_songs_without_numbers_and_lone_songs_have_no_advantage():
     group = [*prompt(a=(1.0, 1.0), b=(2.0, 2.0), c=(math.nan, 3.0)), candidate("q", "lone", 1.0, 1.0)]
-    assert advantages(group, AXES, {}) == {"a": pytest.approx(-1), "b": pytest.approx(1)}
+    assert advantages(prompts_of(group), AXES, {}) == {"a": pytest.approx(-1), "b": pytest.approx(1)}
 
 
 def test_tied_songs_have_advantage_zero():
-    assert advantages(prompt(a=(1.0, 1.0), b=(1.0, 1.0)), AXES, {}) == {"a": 0.0, "b": 0.0}
+    assert advantages(prompts_of(prompt(a=(1.0, 1.0), b=(1.0, 1.0))), AXES, {}) == {"a": 0.0, "b": 0.0}
 
 
 def test_axes_that_cancel_each_other_leave_nothing_to_rescale():
     group = prompt(a=(0.1, 0.9), b=(0.3, 0.7), c=(0.7, 0.3))
-    assert advantages(group, AXES, {}) == pytest.approx({"a": 0, "b": 0, "c": 0}, abs=1e-12)
+    assert advantages(prompts_of(group), AXES, {}) == pytest.approx({"a": 0, "b": 0, "c": 0}, abs=1e-12)
 
 
 def test_a_weight_for_an_axis_that_is_not_mined_is_named():
     with pytest.raises(ConfigError, match="Did you mean 'melody'"):
-        advantages(prompt(a=(1.0, 1.0)), AXES, {"melodi": 2.0})
+        advantages(prompts_of(prompt(a=(1.0, 1.0))), AXES, {"melodi": 2.0})
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffdpo.data.scores import Grid
-from diffdpo.mining.spans import SpanConfig, find_spans, merge, moments, window_spread
-from diffdpo.types import Pair
+from diffdpo.mining import Pair
+from diffdpo.mining.spans import SpanConfig, find_spans, join_spans, moment_leads, window_spread
 
 CONFIG = SpanConfig(min_margin=1.0, max_gap_s=0.0, min_s=0.0)
 
@@ -32,7 +32,7 @@ def windows(melody, sound=None, length=2.0, hop=1.0):
 
 def test_a_moment_is_the_mean_of_the_windows_that_hold_it():
     leads = {(0.0, 2.0): 1.0, (1.0, 3.0): 3.0, (4.0, 5.0): 7.0}
-    assert moments(leads) == [((0.0, 1.0), 1.0), ((1.0, 2.0), 2.0), ((2.0, 3.0), 3.0), ((4.0, 5.0), 7.0)]
+    assert moment_leads(leads) == [((0.0, 1.0), 1.0), ((1.0, 2.0), 2.0), ((2.0, 3.0), 3.0), ((4.0, 5.0), 7.0)]
 
 
 def test_the_winner_leads_where_its_windows_do():
@@ -70,7 +70,7 @@ def test_songs_of_different_lengths_are_compared_where_both_are():
 
 
 def test_near_spans_are_joined_and_short_ones_dropped():
-    assert merge([(5.0, 6.0), (0.0, 1.0), (1.0, 2.0), (2.5, 3.0)], 0.5) == [(0.0, 3.0), (5.0, 6.0)]
+    assert join_spans([(5.0, 6.0), (0.0, 1.0), (1.0, 2.0), (2.5, 3.0)], 0.5) == [(0.0, 3.0), (5.0, 6.0)]
     winner, loser = windows([1.0] * 5, length=1.0), windows([0.0, 1.0, 0.0, 1.0, 1.0], length=1.0)
     bridged = SpanConfig(max_gap_s=1.0, min_s=3.0)
     assert find_spans(pair("melody"), winner, loser, {}, bridged) == ((0.0, 3.0),)

@@ -8,6 +8,7 @@ from diffdpo.errors import CheckpointError
 from diffdpo.models import MODELS
 from diffdpo.models.adapters import ADAPTER, parse_adapters, read_adapter, save_adapter
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.checkpoints import load_network
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
@@ -16,7 +17,7 @@ from diffdpo.training.setup import add_lora
 def write_adapter(bundle, folder, seed, *, rank=3, alpha=5.0):
     """A LoRA with random ups and downs."""
     network = load_network(bundle / "network")
-    add_lora(network, LoraConfig(rank=rank, alpha=alpha), seed=seed)
+    add_lora(network, LoraConfig(rank=rank, alpha=alpha), DiffRhythm.lora_targets, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if "lora_B" in name:

@@ -1,25 +1,23 @@
 """One network in every layout it is found in: loaded strictly, once, and written back bit for bit."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.launch import verb
 
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models import MODELS
 from diffdpo.models.adapters import ADAPTER, read_adapter, save_adapter
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.checkpoints import load_network, read_network, save_published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.models.diffrhythm.published import wrap
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 from diffdpo.weight_files import WEIGHTS, assign
-
-TOOL = Path(__file__).parents[3] / "tools" / "convert_checkpoint.py"
 
 
 def make(*, full=False, heads=32, seed=0):
@@ -232,17 +230,14 @@ def test_half_precision_is_widened(network, tmp_path):
     assert equal(state_of(loaded), {name: tensor.float() for name, tensor in halves.items()})
 
 
-def convert(*arguments):
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool.main([str(argument) for argument in arguments])
+def convert(*arguments, code=0):
+    return verb("convert", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")
 def adapter(network, tmp_path_factory):
     adapted, folder = make(), tmp_path_factory.mktemp("adapter")
-    add_lora(adapted, LoraConfig(rank=2, alpha=3), seed=0)
+    add_lora(adapted, LoraConfig(rank=2, alpha=3), DiffRhythm.lora_targets, seed=0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -254,13 +249,13 @@ def test_there_and_back_no_bit_changes(network, tmp_path):
     halves = {name: tensor.half() for name, tensor in state_of(network).items()}
     first = tmp_path / "cfm_model.pt"
     save_published(halves, first)
-    assert convert(first, tmp_path / "ours", "--release", "v1.2-base") == 0
+    convert(first, tmp_path / "ours", "--release", "v1.2-base")
     assert (
         json.loads((tmp_path / "ours" / "config.json").read_text())["_class_name"] == "DiffRhythmTransformer"
     )
     assert equal(load_file(tmp_path / "ours" / WEIGHTS), halves)
-    assert convert(tmp_path / "ours", tmp_path / "back" / "cfm_model.pt") == 0
-    assert convert(tmp_path / "ours", tmp_path / "back" / "cfm.safetensors") == 0
+    convert(tmp_path / "ours", tmp_path / "back" / "cfm_model.pt")
+    convert(tmp_path / "ours", tmp_path / "back" / "cfm.safetensors")
     back = torch.load(tmp_path / "back" / "cfm_model.pt", weights_only=True)
     assert list(back) == ["model_state_dict"]
     assert list(back["model_state_dict"]) == list(wrap(halves))
@@ -273,7 +268,7 @@ def test_there_and_back_no_bit_changes(network, tmp_path):
 def test_a_merged_adapter_plays_without_it(network, adapter, tmp_path):
     folder, expected = adapter
     ours = write_folder(network, tmp_path / "ours")
-    assert convert(ours, tmp_path / "cfm_model.pt", "--adapter", folder) == 0
+    convert(ours, tmp_path / "cfm_model.pt", "--adapter", folder)
     aligned = load_network(tmp_path / "cfm_model.pt", release="v1.2-base")
     assert equal(state_of(aligned), state_of(load_network(ours, str(folder))))
     assert torch.allclose(predict(aligned), expected, atol=1e-5)
@@ -284,12 +279,12 @@ def test_a_kept_adapter_goes_there_and_back_beside_an_untouched_network(network,
     folder, expected = adapter
     ours = write_folder(network, tmp_path / "ours")
     there, back = tmp_path / "there" / "cfm_model.pt", tmp_path / "back"
-    assert convert(ours, there, "--adapter", folder, "--keep-adapter") == 0
+    convert(ours, there, "--adapter", folder, "--keep-adapter")
     named = load_file(there.parent / ADAPTER)
     assert named
     assert all(name.startswith("transformer.transformer_blocks.") for name in named)
     options = ("--release", "v1.2-base", "--adapter", there.parent, "--keep-adapter")
-    assert convert(there, back, *options) == 0
+    convert(there, back, *options)
     assert equal(load_file(back / WEIGHTS), load_file(ours / WEIGHTS))
     (state, config), (first, settings) = read_adapter(back), read_adapter(folder)
     assert equal(state, first)
@@ -300,22 +295,23 @@ def test_a_kept_adapter_goes_there_and_back_beside_an_untouched_network(network,
         assert torch.allclose(predict(merged), expected, atol=1e-5)
 
 
-def test_a_conversion_overwrites_nothing_and_says_why_it_cannot_be_done(network, adapter, tmp_path, capsys):
+def test_a_conversion_overwrites_nothing_and_says_why_it_cannot_be_done(network, adapter, tmp_path):
     ours = write_folder(network, tmp_path / "ours")
-    assert convert(ours, ours) == 2
-    assert "ours: exists" in capsys.readouterr().err
+    assert "ours: exists" in convert(ours, ours, code=2)
     two = write_folder(make(heads=2), tmp_path / "two")
-    assert convert(two, tmp_path / "cfm_model.pt") == 2
-    assert "has 2 attention heads; the published code always builds 32" in capsys.readouterr().err
-    assert convert(ours, tmp_path / "x.pt", "--keep-adapter") == 2
-    assert convert(ours, tmp_path / "x.pt", "--keep-adapter", "--adapter", f"{adapter[0]},{adapter[0]}") == 2
-    assert "--keep-adapter keeps one adapter, got 2" in capsys.readouterr().err
+    published = convert(two, tmp_path / "cfm_model.pt", code=2)
+    assert "has 2 attention heads; the published code always builds 32" in published
+    assert "--keep-adapter keeps one adapter, got 0" in convert(
+        ours, tmp_path / "x.pt", "--keep-adapter", code=2
+    )
+    twice = ("--keep-adapter", "--adapter", f"{adapter[0]},{adapter[0]}")
+    assert "--keep-adapter keeps one adapter, got 2" in convert(ours, tmp_path / "x.pt", *twice, code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "two"]
 
 
 def test_the_precision_changes_only_when_asked(network, tmp_path):
     ours = write_folder(network, tmp_path / "ours")
-    assert convert(ours, tmp_path / "half.pt", "--dtype", "float16") == 0
+    convert(ours, tmp_path / "half.pt", "--dtype", "float16")
     saved = torch.load(tmp_path / "half.pt", weights_only=True)["model_state_dict"]
     expected = wrap({name: tensor.half() for name, tensor in state_of(network).items()})
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
@@ -324,9 +320,9 @@ def test_the_precision_changes_only_when_asked(network, tmp_path):
 def test_a_model_is_configured_by_its_checkpoint(network, tmp_path):
     path = write_cfm(network, tmp_path / "cfm_model.pt")
     model = MODELS["diffrhythm"](checkpoint=str(path), release="v1.2-base").load()
-    assert (model.latents.window, model.latents.max_frames) == ("fixed", 2048)
+    assert (model.spec.window, model.spec.max_frames) == ("fixed", 2048)
     other = write_folder(make(full=True, seed=1), tmp_path / "export")  # a training run's goes before it
     model = MODELS["diffrhythm"](checkpoint=str(path), network=str(other)).load()
-    assert (model.latents.window, model.latents.max_frames) == ("exact", 6144)
+    assert (model.spec.window, model.spec.max_frames) == ("exact", 6144)
     with pytest.raises(ValueError, match="needs a checkpoint"):
         MODELS["diffrhythm"]()

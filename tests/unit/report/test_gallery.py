@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffdpo import audio
-from diffdpo.data.samples import Samples
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.gallery import SHOWN, narrowed, picture, write_gallery
 from diffdpo.types import Clip
 
@@ -17,10 +17,11 @@ def tone(seconds, hertz):
 
 
 def row(name, **more):
-    return {
-        "sample_id": name, "prompt_id": name.split(".")[0], "seed": 3, "duration_s": 1.0, "edit": "", "error": "",
-        "model": '{"name": "tiny"}', "sampling": '{"steps": 8, "guidance": 3.0}', "sha256": "x", **more,
+    fields = {
+        "seed": 3, "duration_s": 1.0, "model": '{"name": "tiny"}', "sampling": '{"steps": 8, "guidance": 3.0}',
+        "sha256": "x", **more,
     }  # fmt: skip
+    return SampleRow(sample_id=name, prompt_id=name.split(".")[0], **fields)
 
 
 @pytest.fixture

@@ -1,49 +1,53 @@
-"""Songs written in pieces are the songs, and what can be heard early does not change later."""
+"""Songs written in chunks are the songs, and what can be heard early does not change later."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from support.local_model import CHANNELS, SPEC, LocalModel
+from support.local_model import PER_FRAME as LOCAL_PER_FRAME
 
 from diffdpo import audio
 from diffdpo.models import MODELS
 from diffdpo.sampling import render
-from diffdpo.sampling.render import Preview, Sound, gain, write_song
+from diffdpo.sampling.render import Preview, SongAudio, gain, write_song
 
 FRAMES, PER_FRAME = 130, 2048
 
 
 @pytest.fixture
 def sound(bundle, monkeypatch):
-    """Six seconds, in pieces of one and a half."""
-    monkeypatch.setattr(render, "PIECE_S", 1.5)
+    """Six seconds, in chunks of one and a half."""
+    monkeypatch.setattr(render, "CHUNK_S", 1.5)
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    return Sound(model, torch.randn(FRAMES, 8, generator=torch.Generator().manual_seed(0)))
+    return SongAudio(model, torch.randn(FRAMES, 8, generator=torch.Generator().manual_seed(0)))
 
 
-def joined(pieces):
-    return np.concatenate(list(pieces), axis=1)
+def concatenated(chunks):
+    return np.concatenate(list(chunks), axis=1)
 
 
-def test_pieces_in_a_row_are_the_whole(sound):
+def test_chunks_in_a_row_are_the_whole(sound):
     whole = sound.model.decode(sound.latents).samples
-    pieces = list(sound.pieces(0, FRAMES))
-    assert len(pieces) == 5
-    assert np.allclose(joined(pieces), whole, atol=1e-4 * np.abs(whole).max())
-    part = joined(sound.pieces(40, 90))
+    chunks = list(sound.chunks(0, FRAMES))
+    assert len(chunks) == 5
+    assert np.allclose(concatenated(chunks), whole, atol=1e-4 * np.abs(whole).max())
+    part = concatenated(sound.chunks(40, 90))
     assert np.allclose(part, whole[:, 40 * PER_FRAME : 90 * PER_FRAME], atol=1e-4 * np.abs(whole).max())
 
 
 def test_a_song_after_something_new_sounds_as_it_did(sound):
-    whole = joined(sound.pieces(0, FRAMES))
-    before, reach = 11, sound.model.latents.reach
-    longer = Sound(sound.model, torch.cat([torch.randn(before, 8), sound.latents]), -before)
-    heard = joined(longer.pieces(before + reach, before + FRAMES))
+    whole = concatenated(sound.chunks(0, FRAMES))
+    before, reach = 11, sound.model.spec.receptive_frames
+    longer = SongAudio(sound.model, torch.cat([torch.randn(before, 8), sound.latents]), -before)
+    heard = concatenated(longer.chunks(before + reach, before + FRAMES))
     assert np.allclose(heard, whole[:, reach * PER_FRAME :], atol=1e-4 * np.abs(whole).max())
 
 
 def test_long_and_short_songs_are_written_alike(sound, tmp_path, monkeypatch):
     one = write_song(sound, tmp_path / "short.flac")
-    monkeypatch.setattr(render, "WHOLE_S", 1.0)
+    monkeypatch.setattr(render, "IN_MEMORY_S", 1.0)
     other = write_song(sound, tmp_path / "long.flac")
     short, long = (audio.read(tmp_path / f"{name}.flac") for name in ("short", "long"))
     assert np.abs(short.samples - long.samples).max() < 1e-5
@@ -55,7 +59,7 @@ def test_long_and_short_songs_are_written_alike(sound, tmp_path, monkeypatch):
 
 
 def test_a_given_gain_is_kept_unless_it_would_clip(sound, tmp_path):
-    raw = joined(sound.pieces(0, FRAMES))
+    raw = concatenated(sound.chunks(0, FRAMES))
     for asked in (0.5 * gain(sound), 100 / np.abs(raw).max()):
         write_song(sound, tmp_path / "song.flac", at_gain=float(asked))
         kept = min(asked, 0.98 / np.abs(raw).max())
@@ -67,15 +71,15 @@ def test_a_preview_grows_and_what_it_holds_is_the_song(sound, tmp_path):
     unfinished = sound.latents.clone()
     unfinished[60:] = 0
     for latents, finished in ((unfinished, 60), (sound.latents, 100), (sound.latents, FRAMES)):
-        preview.grow(Sound(sound.model, latents), finished)
+        preview.grow(SongAudio(sound.model, latents), finished)
         heard.append(preview.frames)
-    reach = sound.model.latents.reach
+    reach = sound.model.spec.receptive_frames
     assert heard == [60 - reach, 100 - reach, FRAMES]
     preview.file.flush()
     copy = tmp_path / "copy.flac"
     preview.file.close()
     copy.write_bytes(preview.path.read_bytes())
-    raw = joined(sound.pieces(0, FRAMES)) * preview.gain
+    raw = concatenated(sound.chunks(0, FRAMES)) * preview.gain
     assert np.abs(audio.read(copy).samples - np.clip(raw, -1, 1)).max() < 1e-4
     preview.remove()
     assert not preview.path.exists()
@@ -83,6 +87,56 @@ def test_a_preview_grows_and_what_it_holds_is_the_song(sound, tmp_path):
 
 def test_nothing_is_heard_before_it_is_final(sound, tmp_path):
     preview = Preview(tmp_path / "song.preview.flac")
-    preview.grow(sound, sound.model.latents.reach)
+    preview.grow(sound, sound.model.spec.receptive_frames)
     assert not preview.path.exists()
     preview.remove()
+
+
+def headroom_sound(seconds, headroom_s):
+    """A song of a model that generates more than was asked for; a ramp, so that every sample is known."""
+    model = LocalModel(spec=replace(SPEC, headroom_s=headroom_s, rounding="up"))
+    latents = torch.arange(model.spec.frames(seconds), dtype=torch.float32)[:, None].repeat(1, CHANNELS)
+    return SongAudio(model, latents, seconds=seconds)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 2.04, 0.3])
+def test_headroom_is_cut_off_behind_decoding(monkeypatch, seconds):
+    """To the sample, in whatever chunks; chunks that lie in the headroom are empty."""
+    monkeypatch.setattr(render, "CHUNK_S", 0.1)
+    sound = headroom_sound(seconds, headroom_s=0.5)
+    length, count = len(sound.latents), round(seconds * 1000)
+    assert length == -(-(count + 500) // LOCAL_PER_FRAME)
+    chunks = list(sound.chunks(0, length))
+    assert len(chunks) > 1
+    expected = np.arange(count) // LOCAL_PER_FRAME
+    assert np.array_equal(concatenated(chunks), np.stack([expected, expected]).astype(np.float32))
+    part = concatenated(sound.chunks(2, length))
+    assert np.array_equal(part, np.stack([expected, expected])[:, 2 * LOCAL_PER_FRAME :])
+    whole = replace(sound, seconds=None)
+    assert concatenated(whole.chunks(0, length)).shape == (2, length * LOCAL_PER_FRAME)
+
+
+def test_without_headroom_no_sample_is_cut():
+    """A model that rounds down answers with a little less than was asked for, never with less than its latents."""
+    sound = headroom_sound(2.04, headroom_s=0.0)
+    assert concatenated(sound.chunks(0, len(sound.latents))).shape == (
+        2,
+        len(sound.latents) * LOCAL_PER_FRAME,
+    )
+
+
+def test_a_song_with_headroom_is_written_as_long_as_it_was_asked_for(monkeypatch, tmp_path):
+    """In memory and in chunks; its level is that of what remains."""
+    sound = headroom_sound(4.0, headroom_s=1.0)
+    noise = torch.randn(len(sound.latents), CHANNELS, generator=torch.Generator().manual_seed(0))
+    noise[40:] *= 100  # loud, and cut off
+    sound = replace(sound, latents=0.1 * noise)
+    one = write_song(sound, tmp_path / "short.flac")
+    monkeypatch.setattr(render, "IN_MEMORY_S", 0.5)
+    monkeypatch.setattr(render, "CHUNK_S", 0.2)
+    two = write_song(sound, tmp_path / "long.flac")
+    short, long = (audio.read(tmp_path / f"{name}.flac") for name in ("short", "long"))
+    assert short.samples.shape == long.samples.shape == (2, 4000)
+    assert np.abs(short.samples - long.samples).max() < 1e-5
+    assert np.abs(short.samples).max() > 0.1
+    assert {one, two} == {audio.pcm_sha256(clip.samples, 1000) for clip in (short, long)}

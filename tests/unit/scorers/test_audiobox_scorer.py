@@ -12,11 +12,13 @@ from contract.scorer_fixtures import AUDIOBOX as CONFIG
 from contract.scorer_fixtures import write_audiobox
 from safetensors.torch import load_file, save_file
 
+from diffdpo.config import build_part
 from diffdpo.encoders import audiobox
 from diffdpo.encoders.audiobox import AXES, WINDOW, AudioboxNetwork, HeadConfig, cut_windows
 from diffdpo.encoders.wavlm import Frames, WavLMConfig
 from diffdpo.errors import CheckpointError, ConfigError, DataError
-from diffdpo.plugins import Choice, plug_in
+from diffdpo.registry import Choice
+from diffdpo.scorers import SCORERS
 from diffdpo.scorers.audiobox import SILENCE, Audiobox, published_files
 from diffdpo.scorers.base import Scorer, fingerprint
 from diffdpo.types import Clip
@@ -51,16 +53,14 @@ def score(folder: Path, clip: Clip, **fields) -> np.ndarray:
 
 
 def test_it_is_a_scorer_that_takes_its_arguments_from_a_configuration(folder):
-    built = plug_in(
-        "scorer", {"audiobox": Audiobox}, Choice("audiobox", {"weights": str(folder), "batch": 2})
-    )
+    built = build_part(SCORERS, Choice("audiobox", {"weights": str(folder), "batch": 2}))
     assert built == Audiobox(weights=str(folder), batch=2)
     assert isinstance(built, Scorer)
     assert built.axes == ("audiobox.ce", "audiobox.cu", "audiobox.pc", "audiobox.pq")
     assert built.licenses == ("CC-BY-4.0",)
     for bad in ({"batch": 0}, {"min_tail_s": -1.0}, {"windows": 3}):
         with pytest.raises(ConfigError):
-            plug_in("scorer", {"audiobox": Audiobox}, Choice("audiobox", bad))
+            build_part(SCORERS, Choice("audiobox", bad))
 
 
 # --- windows and their mean

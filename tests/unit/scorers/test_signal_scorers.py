@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from diffdpo import audio
-from diffdpo.config import OFFLINE
 from diffdpo.encoders.descriptors import MAJOR
 from diffdpo.errors import DataError
-from diffdpo.scorers import SCORERS
+from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.scorers.canonical import TARGET_LUFS, canonical
 from diffdpo.scorers.harmony import CONSONANCE, LEAST, PLACES, key_clarity
 from diffdpo.scorers.rhythm import Rhythm
@@ -203,7 +202,7 @@ def test_opposite_phase_is_worse_than_mono_and_mono_worse_than_stereo(song):
 # --- all of them
 
 
-SIGNAL = tuple(name for name in OFFLINE if not SCORERS[name].judge_only)
+SIGNAL = tuple(name for name in DEFAULT_SCORERS if not SCORERS[name].judge_only)
 
 
 @settings(max_examples=12, deadline=None)

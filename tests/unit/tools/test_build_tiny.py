@@ -1,6 +1,5 @@
 """The tempo that goes with a style, fitted to songs whose styles say their tempo."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import pytest
 import torch
 
 from diffdpo.data import tables
-from diffdpo.data.latents import write_latents
-from diffdpo.data.songs import TABLE
+from diffdpo.data.song_embeddings import write_song_embeddings
+from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.encoders import beats
+from diffdpo.models.diffrhythm.lines import line_tensors
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "tiny"))
 
@@ -29,14 +29,20 @@ def write_songs(folder: Path, count: int) -> None:
         styles = 0.1 * torch.randn(2, WINDOWS, DIM, generator=torch.Generator().manual_seed(song))
         styles[..., 0] = octaves - 7
         styles[..., 1] = float(pulse)
-        row = {
-            "id": f"song-{song}", "split": "valid" if song % 5 == 0 else "train", "error": "",
-            "duration_s": WINDOWS * WINDOW_S, "lyric_lines": json.dumps([(float(at), [1]) for at in times]),
-        }  # fmt: skip
-        tables.append(folder / TABLE, [row])
-        write_latents(
-            folder / "latents" / f"song-{song}.safetensors", torch.zeros(4, 2), styles=styles.half()
+        tables.append(
+            folder,
+            SONGS,
+            [
+                SongRow(
+                    id=f"song-{song}",
+                    split="valid" if song % 5 == 0 else "train",
+                    duration_s=WINDOWS * WINDOW_S,
+                )
+            ],
         )
+        beats_of_song = line_tensors([(float(time), (1,)) for time in times])
+        embeddings = [[{"style": style, **beats_of_song} for style in variant] for variant in styles]
+        write_song_embeddings(folder / "embeddings" / f"song-{song}.safetensors", embeddings)
 
 
 def test_fitted_maps_tell_tempo_and_pulse_of_styles_they_have_not_seen(tmp_path, capsys):

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.training import batch, itself
+from support.training import batch, itself, some
 
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.training.config import LoraConfig, TrainConfig
 from diffdpo.training.references import AdapterOff, Following
 from diffdpo.training.setup import add_lora
-from diffdpo.training.step import draw, outputs
+from diffdpo.training.step import outputs, sample_noise
 
 LENGTHS = ((30, 24, 17), (18, 18, 18), (30, 30, 22), (12, 20, 16))
 KINDS = {name: objective.batch_kind for name, objective in OBJECTIVES.items()}
@@ -23,7 +23,7 @@ SCORED = sorted(name for name, kind in KINDS.items() if kind in ("group", "rated
 def model(bundle):
     """A policy that has left its reference."""
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    add_lora(model.network, LoraConfig(rank=4), seed=0)
+    add_lora(model.network, LoraConfig(rank=4), model.lora_targets, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.network.named_parameters():
         if "lora_B" in name:
@@ -34,10 +34,10 @@ def model(bundle):
 @pytest.fixture(scope="module")
 def old(model):
     """Half way between the two."""
-    beside = Following.start(model.network, torch.device("cpu"), itself)
-    for weight in beside.weights.values():
+    policy = Following.start(model.network, torch.device("cpu"), itself)
+    for weight in policy.weights.values():
         weight.mul_(0.7)
-    return beside
+    return policy
 
 
 def scored(members):
@@ -48,23 +48,10 @@ def scored(members):
 
 def losses(model, old, name, data):
     objective = OBJECTIVES[name]()
-    random = draw(data, TrainConfig(dropout={"style": 0.5}), seed=3)
+    random = sample_noise(data, TrainConfig(dropout={"style": 0.5}), seed=3)
     with torch.no_grad():
         seen = outputs(model, model.network, AdapterOff(itself), data, objective, random, old=old)
     return objective(seen)
-
-
-def take(data, rows, columns):
-    longest = int(data.frames[rows][:, columns].max())
-    return replace(
-        data,
-        latents=data.latents[rows][:, columns, :longest],
-        frames=data.frames[rows][:, columns],
-        prompts=tuple(data.prompts[i] for i in rows),
-        positions=tuple(data.positions[i] for i in rows),
-        weight=data.weight[rows],
-        score=data.score[rows][:, columns],
-    )
 
 
 def test_there_are_objectives_of_both_kinds():
@@ -76,8 +63,8 @@ def test_there_are_objectives_of_both_kinds():
 def test_an_example_has_the_loss_it_has_alone(model, old, name):
     columns = [0, 1, 2] if name in GROUPS else [0]
     data = scored(3)
-    together = losses(model, old, name, take(data, [0, 1, 2, 3], columns)).loss
-    apart = [losses(model, old, name, take(data, rows, columns)).loss for rows in ([0], [1, 2], [3])]
+    together = losses(model, old, name, some(data, [0, 1, 2, 3], columns)).loss
+    apart = [losses(model, old, name, some(data, rows, columns)).loss for rows in ([0], [1, 2], [3])]
     assert together.shape == (4,)
     assert torch.allclose(together, torch.cat(apart), rtol=1e-4, atol=1e-6)
 
@@ -85,7 +72,7 @@ def test_an_example_has_the_loss_it_has_alone(model, old, name):
 @pytest.mark.parametrize("name", GROUPS)
 def test_the_order_of_a_groups_members_does_not_matter(model, old, name):
     data = scored(3)
-    first, turned = (losses(model, old, name, take(data, [0, 1, 2, 3], c)) for c in ([0, 1, 2], [2, 0, 1]))
+    first, turned = (losses(model, old, name, some(data, [0, 1, 2, 3], c)) for c in ([0, 1, 2], [2, 0, 1]))
     assert torch.allclose(first.loss, turned.loss, rtol=1e-4, atol=1e-6)
     for key, value in first.metrics.items():
         assert torch.allclose(value, turned.metrics[key], rtol=1e-4, atol=1e-6), key
@@ -93,7 +80,7 @@ def test_the_order_of_a_groups_members_does_not_matter(model, old, name):
 
 @pytest.mark.parametrize("name", SCORED)
 def test_what_lies_behind_a_songs_end_does_not_matter(model, old, name):
-    data = take(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    data = some(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
     dirty = data.latents.clone()
     for example, row in enumerate(data.frames.tolist()):
         for member, end in enumerate(row):
@@ -116,15 +103,15 @@ LEARNERS: dict[str, dict[str, float]] = {
 def test_training_makes_good_songs_likelier_than_bad_ones(bundle, name):
     """A few steps on a handful of songs: the better a song, the more its error fell below the reference's."""
     learner = MODELS["tiny"](bundle=str(bundle)).load()
-    add_lora(learner.network, LoraConfig(rank=8), seed=0)
+    add_lora(learner.network, LoraConfig(rank=8), learner.lora_targets, seed=0)
     objective = OBJECTIVES[name](**LEARNERS[name])
-    data = take(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    data = some(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
     optimizer = torch.optim.Adam([p for p in learner.network.parameters() if p.requires_grad], lr=3e-3)
     reference = AdapterOff(itself)
 
     def see(step, about):
         here = replace(data, positions=tuple(position + 10 * step for position in data.positions))
-        random = draw(here, TrainConfig(), seed=3)
+        random = sample_noise(here, TrainConfig(), seed=3)
         return outputs(learner, learner.network, reference, here, about, random, old=reference)
 
     for step in range(20):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.metrics import Seen, step_means
-from diffdpo.training.setup import build_accelerator
+from diffdpo.training.metrics import StepRecord, step_means
+from diffdpo.training.strategy import build_accelerator
 from diffdpo.types import LossOutput
 
 
@@ -14,13 +14,13 @@ def accelerator(tmp_path):
     return build_accelerator(TrainConfig(trackers=[]), str(tmp_path))
 
 
-def seen(loss, t, axes=()):
+def record(loss, t, axes=()):
     loss = torch.tensor(loss)
     metrics = {"accuracy": (loss > 1).float(), "margin": 10 * loss, "weight": loss}
-    return Seen(result=LossOutput(loss=loss, metrics=metrics), t=torch.tensor(t), axes=axes)
+    return StepRecord(result=LossOutput(loss=loss, metrics=metrics), t=torch.tensor(t), axes=axes)
 
 
-PARTS = [seen([1.0, 2.0], [0.0, 0.24], ("a", "b")), seen([3.0, 6.0], [0.25, 1.0], ("a", ""))]
+PARTS = [record([1.0, 2.0], [0.0, 0.24], ("a", "b")), record([3.0, 6.0], [0.25, 1.0], ("a", ""))]
 
 
 def test_means_are_over_examples_and_bins_hold_their_own(accelerator):
@@ -42,6 +42,6 @@ def test_each_axis_has_the_accuracy_of_its_own_pairs(accelerator):
 
 
 def test_a_bin_is_the_mean_of_its_examples_however_they_are_split(accelerator):
-    whole = [seen([1.0, 2.0, 3.0, 6.0], [0.0, 0.24, 0.25, 1.0], ("a", "b", "a", ""))]
+    whole = [record([1.0, 2.0, 3.0, 6.0], [0.0, 0.24, 0.25, 1.0], ("a", "b", "a", ""))]
     one, two = (step_means(accelerator, parts, bins=3, axes=("a",)) for parts in (PARTS, whole))
     assert one == two

@@ -125,7 +125,7 @@ def main() -> None:
         print(f"missing or changed: {path}")
     usable = [s for s in wanted if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
     entries = [entry(song, args.dest) for song in usable]
-    titles = Counter()
+    titles: Counter[str] = Counter()
     for row in entries:  # songs of a package can bear the same title
         titles[row["id"]] += 1
         if titles[row["id"]] > 1:

@@ -47,11 +47,11 @@ class MiniLM:
 
     def _layer(self, x: Tensor, mask: Tensor, name: str) -> Tensor:
         count, length, _ = x.shape
-        heads = [
+        query, key, value = (
             self._linear(x, f"{name}.attention.self.{part}").view(count, length, HEADS, -1).transpose(1, 2)
             for part in ("query", "key", "value")
-        ]
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None].bool())
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None].bool())
         mixed = mixed.transpose(1, 2).reshape(count, length, WIDTH)
         x = self._norm(
             x + self._linear(mixed, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm"

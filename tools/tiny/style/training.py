@@ -223,7 +223,8 @@ def train_audio(train: Bank, valid: Bank, model: TwoTowerStyle, teacher: Teacher
     model.audio.shift.copy_(train.segments.profiles[0].mean(0))
     model.audio.spread.copy_(train.segments.profiles[0].std(0).clamp(min=0.02))
     adam, plan = optimiser([*model.audio.parameters(), *teacher.parameters()], 1e-3, 0.1, steps)
-    draw, noise, best, kept = random.Random(0), torch.Generator().manual_seed(0), math.inf, ({}, {})
+    draw, noise, best = random.Random(0), torch.Generator().manual_seed(0), math.inf
+    weights: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for step in range(steps):
         model.train()
         teacher.train()
@@ -238,9 +239,9 @@ def train_audio(train: Bank, valid: Bank, model: TwoTowerStyle, teacher: Teacher
             found = valid_loss(valid, sounds_of(valid.segments, model), styles, teacher.scale.detach())
             report(step + 1, train=loss.item(), valid=found, scale=teacher.scale.item())
             if found < best:
-                best, kept = found, (_copy(model), _copy(teacher))
-    model.load_state_dict(kept[0])
-    teacher.load_state_dict(kept[1])
+                best, weights = found, (_copy(model), _copy(teacher))
+    model.load_state_dict(weights[0])
+    teacher.load_state_dict(weights[1])
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

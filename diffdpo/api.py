@@ -1,0 +1,218 @@
+"""The loop from Python, on values in memory: load a model, sample songs, score them, mine pairs, train."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.config import as_choice
+from diffdpo.errors import ConfigError
+from diffdpo.mining.values import Pair
+from diffdpo.models.base import SongModel
+from diffdpo.registry import Choice
+from diffdpo.types import Clip, Prompt, Row
+
+__all__ = ["Song", "load_model", "mine", "sample", "score", "train"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Song:
+    """A generated song, with what it was generated from."""
+
+    id: str
+    prompt: Prompt
+    latents: Float[Tensor, "frame channel"]
+    clip: Clip | None
+    """Its sound at -16 LUFS; None for a model without a codec."""
+    row: Row
+    """The condition it was generated under, for training."""
+
+
+def load_model(name: str = "tiny", **args: Any) -> SongModel:
+    """A song model by name: `load_model("tiny")`, `load_model("diffrhythm", checkpoint="v1.2-base")`.
+
+    ConfigError for a name or an argument that is not known.
+    """
+    from diffdpo.parts import build_model
+
+    return build_model(Choice(name, args))
+
+
+def sample(
+    model: SongModel,
+    prompts: Prompt | str | Iterable[Prompt | str],
+    *,
+    per_prompt: int = 1,
+    seconds: float = 10.0,
+    seed: int = 0,
+    **settings: Any,
+) -> list[Song]:
+    """Songs for prompts, `per_prompt` for each, ordered by prompt.
+
+    A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
+    Songs do not depend on what else is sampled beside them.
+    """
+    import torch
+
+    from diffdpo.models.embeddings import EmbeddingStore
+    from diffdpo.sampling.request import prompt_request
+    from diffdpo.sampling.sampler import batches_of
+    from diffdpo.sampling.sampler import sample as sample_latents
+
+    cfg, store = sampling_config(settings), EmbeddingStore(model)
+    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    named = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(named) < len(entries):
+        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
+    requests = {
+        f"{p.id}.{k:03d}": (
+            p,
+            prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
+        )
+        for p in named.values()
+        for k in range(per_prompt)
+    }
+    latents: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for batch in batches_of([request for _, request in requests.values()], cfg.batch):
+            songs = sample_latents(model, batch, cfg, seed=seed)
+            latents |= {request.sample_id: song for request, song in zip(batch, songs, strict=True)}
+    return [
+        Song(
+            id=name,
+            prompt=prompt,
+            latents=latents[name],
+            clip=_sound(model, latents[name]),
+            row=request.row,
+        )
+        for name, (prompt, request) in requests.items()
+    ]
+
+
+def sampling_config(settings: Mapping[str, Any]) -> Any:
+    """A SamplingConfig; solver and guidance may be given by their bare names."""
+    from diffdpo.sampling.config import SamplingConfig
+
+    parts = {key: as_choice(settings[key], key) for key in ("solver", "guidance") if key in settings}
+    try:
+        return SamplingConfig(**{**settings, **parts})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _as_prompt(entry: Prompt | str, number: int, seconds: float) -> Prompt:
+    return entry if isinstance(entry, Prompt) else Prompt(id=f"song-{number}", text=entry, duration_s=seconds)
+
+
+def _sound(model: SongModel, latents: Float[Tensor, "frame channel"]) -> Clip | None:
+    from diffdpo import audio
+    from diffdpo.errors import DataError
+    from diffdpo.sampling.render import LOUDNESS_LUFS
+
+    try:
+        clip = model.decode(latents)
+    except DataError:
+        return None
+    return audio.limit(audio.normalise(clip, LOUDNESS_LUFS))
+
+
+def score(
+    songs: Sequence[Song | Clip],
+    scorers: Sequence[Any] | None = None,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+) -> list[dict[str, float]]:
+    """The value of each song on every axis; bigger is better.
+
+    `scorers` are names, or {"name": …, "args": {…}}; by default those that need no download. Songs bring their
+    prompts with them, clips take those of `prompts`.
+    """
+    from diffdpo.parts import build_scorers
+    from diffdpo.scorers import DEFAULT_SCORERS
+    from diffdpo.scorers.engine import score_clips
+
+    built = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
+    if prompts is None and all(isinstance(song, Song) for song in songs):
+        prompts = [song.prompt for song in songs if isinstance(song, Song)]
+    if prompts is not None and len(prompts) != len(songs):
+        raise ConfigError(f"score: {len(songs)} songs need as many prompts, got {len(prompts)}")
+    clips = [_clip(song) if isinstance(song, Song) else song for song in songs]
+    return [dict(scores.values) for scores in score_clips(clips, built, prompts=prompts)]
+
+
+def mine(
+    songs: Sequence[Song],
+    scores: Sequence[Mapping[str, float]],
+    rule: str = "best_versus_worst",
+    *,
+    axes: Sequence[str] = (),
+    **args: Any,
+) -> list[Pair]:
+    """Preference pairs among songs of the same prompt; `args` are fields of the rule.
+
+    `axes` are by default all that have scores, but for those of judges. Songs that are silent, clipped or not
+    finite are in no pair.
+    """
+    from diffdpo.mining import Candidate, mine_candidates, to_candidates
+    from diffdpo.parts import build_rule
+    from diffdpo.scorers.axes import mined_axes
+    from diffdpo.scorers.gates import gates, passes
+
+    if len(scores) != len(songs):
+        raise ConfigError(f"mine: {len(songs)} songs need as many rows of scores, got {len(scores)}")
+    candidates = [
+        Candidate(prompt_id=song.prompt.id, group=song.prompt.group, sample_id=song.id, scores=row)
+        for song, row in zip(songs, scores, strict=True)
+        if song.clip is None or passes(gates(song.clip))
+    ]
+    selection = mined_axes(axes, {axis for row in scores for axis in row})
+    return list(mine_candidates(to_candidates(candidates, selection), build_rule(Choice(rule, args))).pairs)
+
+
+def _clip(song: Song) -> Clip:
+    if song.clip is None:
+        raise ConfigError(f"score: {song.id} has no sound; load a model with a codec")
+    return song.clip
+
+
+def train(
+    model: SongModel,
+    songs: Sequence[Song],
+    pairs: Sequence[Pair],
+    *,
+    out: str | Path,
+    objective: str = "dpo",
+    objective_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Path:
+    """Train a model on pairs; the folder of the exported adapter or network, for `load_model(adapter=…)`.
+
+    `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
+    """
+    from diffdpo.data.datasets.memory import PairsInMemory
+    from diffdpo.parts import build_objective
+    from diffdpo.training.config import LoraConfig, TrainConfig, export_folder
+    from diffdpo.training.session import train as train_on_examples
+
+    lora = settings.get("lora")
+    if isinstance(lora, Mapping):
+        settings["lora"] = LoraConfig(**lora)
+    try:
+        cfg = TrainConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    built = build_objective(Choice(objective, dict(objective_args or {})))
+    if built.batch_kind != "pair":
+        raise ConfigError(f"objective {objective!r} trains on {built.batch_kind}s, not on pairs")
+    examples = PairsInMemory(
+        pairs,
+        {song.id: song.latents for song in songs},
+        {song.id: song.row for song in songs},
+        model.spec.frames_per_second,
+    )
+    train_on_examples(model, examples, built, cfg, out=Path(out), seed=seed, objective_name=objective)
+    return export_folder(Path(out), cfg.steps)

@@ -1,0 +1,197 @@
+"""Commands that need no configuration file: presets, one song, lyrics, conversion, ratings, audits, a GPU check."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Errors = Callable[[], AbstractContextManager[None]]
+
+
+def register(app: typer.Typer, errors: Errors) -> None:
+    """Add the commands to an app; `errors` turns the user's mistakes into one line."""
+    _register_presets(app, errors)
+    _register_song(app, errors)
+    _register_convert(app, errors)
+    _register_ratings(app, errors)
+    _register_audit(app, errors)
+    _register_gpu_check(app, errors)
+    _register_lyrics(app, errors)
+
+
+def _register_presets(app: typer.Typer, errors: Errors) -> None:
+    @app.command("presets", help="List the presets, or print where one is.")
+    def presets_command(
+        name: Annotated[str, typer.Argument(help="A preset: print its path")] = "",
+        export: Annotated[
+            str, typer.Option(help="Copy all presets into this folder, to be changed there")
+        ] = "",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.presets import copy_presets, list_presets, preset_path
+
+            if export:
+                copy_presets(Path(export))
+            elif name:
+                typer.echo(preset_path(name))
+            else:
+                typer.echo("\n".join(list_presets()))
+
+
+def _register_song(app: typer.Typer, errors: Errors) -> None:
+    @app.command("song", help="One song of any length from a text.")
+    def song_command(  # noqa: PLR0913 - each is an option
+        text: Annotated[str, typer.Argument(help="The style, in words")],
+        out: Annotated[Path, typer.Argument(help="A .flac or .wav file")],
+        seconds: Annotated[float, typer.Option(help="Length")] = 30.0,
+        seed: int = 0,
+        steps: int = 12,
+        guidance: Annotated[float, typer.Option(help="Guidance scale")] = 5.0,
+        window: Annotated[float, typer.Option(help="Seconds; 0: the longest the model takes")] = 0.0,
+        overlap: Annotated[float, typer.Option(help="Seconds that windows share")] = 6.0,
+        method: Annotated[
+            Literal["continue", "joint"], typer.Option(help="How windows are joined")
+        ] = "continue",
+        model: str = "tiny",
+        arg: Annotated[
+            list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the model; may be repeated")
+        ] = None,
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.song import SongSettings, write_one_song
+
+            settings = SongSettings(
+                seconds=seconds, seed=seed, steps=steps, guidance_scale=guidance, window_s=window,
+                overlap_s=overlap, method=method, model=model, model_args=tuple(arg or ()),
+            )  # fmt: skip
+            typer.echo(write_one_song(text, out, settings))
+
+
+def _register_convert(app: typer.Typer, errors: Errors) -> None:
+    @app.command(
+        "convert", help="DiffRhythm checkpoints between published layouts and our folders, bit for bit."
+    )
+    def convert_command(
+        source: Annotated[str, typer.Argument(help="Anything a model's `checkpoint` may be")],
+        target: Annotated[
+            Path, typer.Argument(help="cfm_model.pt, a .safetensors file, or a folder to be made")
+        ],
+        release: Annotated[str, typer.Option(help="Which model SOURCE is, where it does not tell")] = "",
+        ema: Annotated[
+            bool, typer.Option("--ema", help="The moving average of a training checkpoint")
+        ] = False,
+        adapter: Annotated[str, typer.Option(help="LoRA adapters to merge: A,B or A@0.5,B@0.5")] = "",
+        keep_adapter: Annotated[
+            bool, typer.Option("--keep-adapter", help="Write the adapter beside the network")
+        ] = False,
+        dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.convert import Conversion, convert
+
+            convert(
+                Conversion(
+                    source=source, target=target, release=release, ema=ema, adapter=adapter,
+                    keep_adapter=keep_adapter, dtype=dtype,
+                )
+            )  # fmt: skip
+            typer.echo(target)
+
+
+def _register_ratings(app: typer.Typer, errors: Errors) -> None:
+    @app.command("import-ratings", help="Thumbs and stars of people to ratings that can be trained on.")
+    def import_ratings_command(
+        opinions: Annotated[
+            Path, typer.Argument(help="CSV with a header, or .jsonl: docs/howto/feedback.md")
+        ],
+        samples: Annotated[
+            list[str], typer.Option(help="Folder that `diffdpo sample` wrote; may be repeated")
+        ],
+        out: Annotated[Path, typer.Option(help="Folder of the ratings; train with data.ratings=")],
+        source: Annotated[
+            str, typer.Option(help="Whose ratings these are; the same name replaces them")
+        ] = "people",
+        keep_raters: Annotated[
+            bool, typer.Option("--keep-raters", help="A row for each rater instead of their mean")
+        ] = False,
+        centre: Annotated[float, typer.Option(help="Stars above it are liked, below it disliked")] = 3.0,
+    ) -> None:
+        with errors():
+            from diffdpo.data.feedback import import_ratings
+
+            done = import_ratings(
+                opinions, samples, out, source=source, keep_raters=keep_raters, centre=centre
+            )
+            typer.echo("\n".join(done.lines()))
+
+
+def _register_audit(app: typer.Typer, errors: Errors) -> None:
+    @app.command("audit", help="Perturb real songs in known ways and print by how much every axis moves.")
+    def audit_command(
+        songs: Annotated[Path, typer.Argument(help="A manifest with splits, or a folder of songs")],
+        split: str = "test",
+        perturbed: Annotated[int, typer.Option(help="Songs that are perturbed; at least two")] = 20,
+        decoded: Annotated[int, typer.Option(help="Songs set against the codec's; 0 for none")] = 20,
+        seconds: Annotated[float, typer.Option(help="Length of the excerpt of each")] = 10.0,
+        scorers: Annotated[str, typer.Option(help="Names, comma-separated")] = "",
+        model: Annotated[str, typer.Option(help="Whose codec is used")] = "tiny",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.audit import AuditSettings, audit
+
+            settings = AuditSettings(
+                split=split, perturbed=perturbed, decoded=decoded, seconds=seconds, model=model,
+                scorers=tuple(name for name in scorers.split(",") if name),
+            )  # fmt: skip
+            for table in audit(songs, settings):
+                typer.echo(f"{table}\n")
+
+
+def _register_gpu_check(app: typer.Typer, errors: Errors) -> None:
+    @app.command("gpu-check", help="On a machine with a GPU: same numbers as a CPU, speed, memory. JSON out.")
+    def gpu_check_command(dim: int = 2048, depth: int = 16, frames: int = 2048) -> None:
+        with errors():
+            from diffdpo.recipes.gpu_check import gpu_check
+
+            typer.echo(gpu_check(dim, depth, frames))
+
+
+def _register_lyrics(app: typer.Typer, errors: Errors) -> None:
+    lyrics_app = typer.Typer(
+        help="Check lyrics before singing them, or give them times.", no_args_is_help=True
+    )
+    app.add_typer(lyrics_app, name="lyrics")
+
+    @lyrics_app.command("check", help="Show the lines that would be sung, and what is wrong with the others.")
+    def check_command(
+        path: Annotated[str, typer.Argument(help="An LRC file")],
+        duration: Annotated[float | None, typer.Option(help="Length of the song in seconds")] = None,
+        vocab: Annotated[
+            str,
+            typer.Option(
+                help="The checkpoint's vocab.json: show phonemes", envvar="DIFFDPO_DIFFRHYTHM_VOCAB"
+            ),
+        ] = "",
+        language: Annotated[str | None, typer.Option(help="en or zh, for lines of digits")] = None,
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.lyrics import check
+
+            check(path, duration, vocab, language)
+
+    @lyrics_app.command("plan", help="Give every line of untimed lyrics a time: an LRC to edit and to sing.")
+    def plan_command(
+        path: Annotated[
+            str, typer.Argument(help="Lyrics, one line each; [verse] and [chorus] tags if you like")
+        ],
+        duration: Annotated[float, typer.Option(help="Length of the song in seconds")],
+        tempo: Annotated[float, typer.Option(help="Beats a minute")] = 100.0,
+        out: Annotated[str, typer.Option(help="The LRC file to write; without, it is printed")] = "",
+        force: Annotated[bool, typer.Option("--force", help="Write over an LRC that exists")] = False,
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.lyrics import make_plan
+
+            make_plan(path, duration, tempo, out, force)

@@ -1,0 +1,81 @@
+"""Songs of samples folders as training data: their latents, and the rows of a condition they were generated
+from."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.data.latents import read_latents
+from diffdpo.data.plans import read_plan
+from diffdpo.data.samples import SampleRow, Samples, open_samples
+from diffdpo.errors import DataError
+from diffdpo.types import Embedding, Plan, Prompt, Row
+
+Song = tuple[str, str]
+"""Samples folder, as a table names it relative to itself, and sample id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What datasets need of the model and the run."""
+
+    embed: Callable[[Prompt], Embedding]
+    embed_plan: Callable[[Plan], Embedding]
+    frames_per_second: float
+    seed: int
+    report: Callable[[str], None]
+    """Takes lines for the person at the terminal."""
+
+
+class GeneratedSongs:
+    """The songs that the rows of a table name. Prompts are embedded once each, when this is built, so that encoders
+    can be freed; `axes` are embedded beside the plain prompts."""
+
+    def __init__(self, table: Path, songs: Iterable[Song], source: Source, axes: Sequence[str] = ()) -> None:
+        names = sorted(set(songs))
+        self.folders = {name: open_samples(table.parent / name) for name in sorted({n for n, _ in names})}
+        self.embeddings: dict[tuple[str, str, str], Embedding] = {}
+        self.frames: dict[Song, int] = {}
+        for name, samples in self.folders.items():
+            rows = {row.sample_id: row for row in samples.rows()}
+            prompts = {prompt.id: prompt for prompt in samples.prompts()}
+            for sample in (sample for folder, sample in names if folder == name):
+                row = _sample_row(rows, sample, table, name)
+                prompt = _prompt_of(row, prompts, table, name)
+                plan = _plan_embedding(samples, sample, source)
+                self.frames[name, sample] = row.frames
+                for axis in ("", *axes):
+                    spoken = prompt.with_control("axis", axis) if axis else prompt
+                    self.embeddings[name, sample, axis] = source.embed(spoken) | plan
+
+    def row(self, samples: str, sample_id: str, axis: str = "") -> Row:
+        """What a song was asked to be, good on an axis if one is named."""
+        return Row(
+            embedding=self.embeddings[samples, sample_id, axis], frames=self.frames[samples, sample_id]
+        )
+
+    def latents(self, samples: str, sample_id: str) -> Float[Tensor, "frame channel"]:
+        """The song itself, in float32."""
+        return read_latents(self.folders[samples].latents(sample_id))
+
+
+def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+    if sample not in rows:
+        raise DataError(f"{table}: names the song {sample!r}, which {folder} does not have")
+    return rows[sample]
+
+
+def _prompt_of(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
+    """The prompt of a song, as long as the song was asked to be: edits have the length of what they edit."""
+    if row.prompt_id not in prompts:
+        raise DataError(f"{table}: has songs of the prompt {row.prompt_id!r}, which {folder} does not know")
+    return replace(prompts[row.prompt_id], duration_s=row.duration_s)
+
+
+def _plan_embedding(samples: Samples, sample: str, source: Source) -> Embedding:
+    """The embedding of a candidate's own plan; {} for models that do not plan."""
+    path = samples.plan(sample)
+    return source.embed_plan(read_plan(path)) if path.is_file() else {}

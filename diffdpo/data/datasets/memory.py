@@ -1,0 +1,53 @@
+"""Preference pairs of songs in memory as training examples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.data.datasets.pairs import PairExample, collate_pairs
+from diffdpo.mining.values import Pair
+from diffdpo.types import Batch, Row
+
+
+@dataclass(frozen=True, eq=False)
+class PairsInMemory:
+    """Pairs by song id, with the latents and the condition of each song."""
+
+    pairs: Sequence[Pair]
+    latents: Mapping[str, Float[Tensor, "_ channel"]]
+    rows: Mapping[str, Row]
+    frames_per_second: float
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether any pair names stretches of its songs."""
+        return any(pair.spans for pair in self.pairs)
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether any pair is less than certain."""
+        return any(pair.soft_label != 1.0 for pair in self.pairs)
+
+    def example(self, index: int, position: int) -> PairExample:
+        """One pair."""
+        pair = self.pairs[index]
+        rows = (self.rows[pair.winner], self.rows[pair.loser])
+        return PairExample(
+            winner=self.latents[pair.winner],
+            loser=self.latents[pair.loser],
+            rows=rows,
+            reference_rows=rows,
+            id=f"{pair.winner}|{pair.loser}",
+            soft_label=pair.soft_label,
+            axis=pair.axis,
+            spans=pair.spans,
+        )
+
+    def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
+        """See `collate_pairs`."""
+        return collate_pairs(examples, positions, epoch=len(self), frames_per_second=self.frames_per_second)

@@ -1,0 +1,70 @@
+"""Candidates by prompt, and their scores in standard deviations within it."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+from diffdpo.mining.values import Candidates, PromptCandidates
+
+
+def by_prompt(candidates: Candidates) -> list[PromptCandidates]:
+    """The prompts by id, each with its candidates by id, so that no result depends on the order they came in.
+
+    Candidates without a finite score on every axis are counted and left out.
+    """
+    ids, prompt_ids = candidates.sample_ids, candidates.prompt_ids
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    order.sort(key=prompt_ids.__getitem__)
+    complete = np.isfinite(candidates.scores).all(1).tolist()
+    usable = [place for place in order if complete[place]]
+    scores = candidates.scores[usable]
+    groups, ends, end = [], [0], 0
+    for prompt_id, members in groupby(order, key=prompt_ids.__getitem__):
+        places = list(members)
+        end += sum(complete[place] for place in places)
+        groups.append((prompt_id, places))
+        ends.append(end)
+    z = z_scores(scores, ends)
+    return [
+        PromptCandidates(
+            prompt_id=prompt_id,
+            group=candidates.groups[places[0]],
+            sample_ids=tuple([ids[place] for place in usable[start:stop]]),
+            scores=scores[start:stop],
+            z=z[start:stop],
+            count=len(places),
+        )
+        for (prompt_id, places), (start, stop) in zip(groups, pairwise(ends), strict=True)
+    ]
+
+
+def z_scores(
+    scores: Float[np.ndarray, "candidate axis"], ends: Sequence[int]
+) -> Float[np.ndarray, "candidate axis"]:
+    """Scores in standard deviations from their mean within the prompt, on each axis; 0 on an axis of ties.
+
+    The candidates of a prompt stand between two neighbouring `ends`.
+    """
+    z = np.empty(scores.shape)
+    for axis, column in enumerate(scores.T):
+        values = column.tolist()
+        z[:, axis] = [
+            value for start, stop in pairwise(ends) for value in standard_scores(values[start:stop])
+        ]
+    return z
+
+
+def standard_scores(values: Sequence[float]) -> list[float]:
+    """Standard deviations from the mean; zeros for values that are all the same.
+
+    Sums are exact (`math.fsum`), so that the order of the values changes no bit.
+    """
+    if not values:
+        return []
+    mean = math.fsum(values) / len(values)
+    std = math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / len(values))
+    is_tie = std <= 1e-9 * max(1.0, abs(mean))
+    return [0.0 if is_tie else (value - mean) / std for value in values]

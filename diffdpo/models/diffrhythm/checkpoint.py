@@ -1,0 +1,98 @@
+"""DiffRhythm checkpoints as SongModels: what a configuration says about one."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from diffdpo.errors import CheckpointError
+from diffdpo.hub import fingerprint_of
+
+if TYPE_CHECKING:
+    from diffdpo.models.diffrhythm.adapter import DiffRhythm
+
+SAMPLE_RATE, SAMPLES_PER_FRAME = 44100, 2048
+"""Of DiffRhythm's VAE, which is Stable Audio's."""
+EMBEDDING_FORMAT = "diffrhythm-1"
+"""Part of the fingerprint of embeddings: raise it whenever they change."""
+
+
+@dataclass(frozen=True)
+class DiffRhythmCheckpoint:
+    """A DiffRhythm network, published or of ours, and its VAE.
+
+    Without a VAE and a style encoder it trains on datasets and pairs that hold latents; it cannot be heard.
+    """
+
+    checkpoint: str = ""
+    """The network: a release (v1.0-base, v1.0-full, v1.2-base, v1.2-full), a hub id, `cfm_model.pt` or safetensors
+    in a published layout, or a folder with config.json and safetensors."""
+    release: str = ""
+    """Which release a published file is, where neither its folder nor its weights tell."""
+    ema: bool = False
+    """Take the moving average from a training checkpoint that holds both."""
+    network: str = ""
+    """Folder with other network weights, such as the `export` of a training run; it goes before `checkpoint`."""
+    adapter: str = ""
+    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
+    weight if you like: `a/export@0.5,b/export@0.5`."""
+    vae: str = ""
+    """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
+    nothing can be heard or encoded."""
+    vae_join: Literal["cross_fade", "published"] = "cross_fade"
+    """How the pieces of a long song are joined; `published` cuts where the original implementation cuts."""
+    vocabulary: str = ""
+    """The checkpoint's g2p/g2p/vocab.json, to sing lyrics; else the environment's DIFFDPO_DIFFRHYTHM_VOCAB."""
+    style: str = ""
+    """The encoder of styles: `pytorch_model.bin` of MuQ-MuLan-large, its folder, or a hub id
+    (OpenMuQ/MuQ-MuLan-large); without one, styles come as embeddings."""
+    tokenizer: str = ""
+    """Of the style encoder: `tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the hub's."""
+    accept_noncommercial: bool = False
+    """MuQ-MuLan is CC-BY-NC: say that you accept it."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint and not self.network:
+            raise ValueError("the model needs a checkpoint, such as checkpoint=ASLP-lab/DiffRhythm-1_2")
+
+    def load(self) -> "DiffRhythm":
+        from diffdpo.codecs.oobleck import load_vae
+        from diffdpo.encoders.mulan_style import MuLanStyle
+        from diffdpo.lyrics.front_end import front_end
+        from diffdpo.models.base import LatentSpec
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.checkpoints import load_network
+
+        if self.network:
+            network = load_network(self.network, self.adapter)
+        else:
+            network = load_network(self.checkpoint, self.adapter, release=self.release, ema=self.ema)
+        config = network.config
+        vae = load_vae(self.vae, join=self.vae_join) if self.vae else None
+        if vae is not None and vae.channels != config.latent_channels:
+            raise CheckpointError(
+                f"{self.vae}: a VAE of {vae.channels} channels, the network has {config.latent_channels}"
+            )
+        rate = vae.frames_per_second if vae else SAMPLE_RATE / SAMPLES_PER_FRAME
+        style = partial(
+            MuLanStyle,
+            weights=self.style,
+            tokenizer=self.tokenizer,
+            accept_noncommercial=self.accept_noncommercial,
+        )
+        lyrics = front_end(self.vocabulary, embeddings=config.text_num_embeds, frames_per_second=rate)
+        symbols = sorted(lyrics.vocabulary) if lyrics else None
+        text_format = f"{EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{symbols}"
+        return DiffRhythm(
+            network=network,
+            spec=LatentSpec(
+                channels=config.latent_channels,
+                frames_per_second=rate,
+                sample_rate=vae.sample_rate if vae else SAMPLE_RATE,
+                max_frames=config.max_frames,
+                window="exact" if config.duration_embedding else "fixed",
+                receptive_frames=vae.chunks.context if vae else 0,
+            ),
+            codec=vae,
+            encoders=Encoders(style=style() if self.style else None, lyrics=lyrics),
+            identify=lambda: fingerprint_of(text_format, style().files() if self.style else []),
+        )

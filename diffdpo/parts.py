@@ -1,0 +1,58 @@
+"""Parts by name: from a choice in a configuration to a model, an objective, a rule or scorers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffdpo.config import as_choice, build_part
+from diffdpo.errors import ConfigError
+from diffdpo.registry import Choice
+
+if TYPE_CHECKING:
+    from diffdpo.mining import Rule
+    from diffdpo.models.base import SongModel
+    from diffdpo.scorers.base import Scorer
+    from diffdpo.types import Objective
+
+
+def build_model(choice: Choice) -> "SongModel":
+    """The song model, loaded."""
+    return check_model(choice).load()
+
+
+def check_model(choice: Choice) -> Any:
+    """What a configuration says about a model, its name and arguments checked, without loading it."""
+    from diffdpo.models import MODELS
+
+    return build_part(MODELS, choice)
+
+
+def build_objective(choice: Choice) -> "Objective":
+    """The objective, its arguments checked."""
+    from diffdpo.objectives import OBJECTIVES
+
+    return build_part(OBJECTIVES, choice)
+
+
+def build_rule(choice: Choice) -> "Rule":
+    """The mining rule, its arguments checked; of a union, those of all its rules."""
+    from diffdpo.mining import RULES, Union
+
+    rule = build_part(RULES, choice)
+    if not isinstance(rule, Union):
+        return rule
+    if not rule.rules:
+        raise ConfigError("rule 'union': no rules; name some, rules=[strong_domination, best_versus_worst]")
+    return Union([build_rule(as_choice(entry, "rule 'union'")) for entry in rule.rules])
+
+
+def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
+    """The scorers of a list of names and {name: …, args: {…}}, by name, their arguments checked."""
+    from diffdpo.scorers import SCORERS
+
+    scorers: dict[str, Scorer] = {}
+    for entry in entries:
+        choice = as_choice(entry, "scorers")
+        if choice.name in scorers:
+            raise ConfigError(f"scorers: {choice.name!r} is named twice")
+        scorers[choice.name] = build_part(SCORERS, choice)
+    return scorers

@@ -1,0 +1,116 @@
+"""Presets: the YAML files that ship with the package, found by name.
+
+In an installed package they are `diffdpo/presets`, in a checkout `configs`. The file FOLDER/VERB_NAME.yaml is
+the preset FOLDER/NAME of its verb; FOLDER/VERB.yaml is FOLDER/VERB. Files of the folders accelerate and
+deepspeed configure these launchers, no verb.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffdpo.errors import ConfigError
+from diffdpo.registry import closest
+
+LAUNCHERS = ("accelerate", "deepspeed")
+DEFAULTS = {"demo": "tiny/demo"}
+"""The preset of a verb that is called without one; other verbs then have the defaults of their dataclass."""
+KINDRED = {"round": ("demo",)}
+"""Verbs that take the presets of others: they have one dataclass."""
+SUFFIX = ".yaml"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of presets."""
+
+    name: str
+    """As it is called on the command line: tiny/dpo."""
+    verb: str
+    """What it configures: a verb, or accelerate or deepspeed."""
+    path: Path
+
+    @property
+    def headline(self) -> str:
+        """The first line of the file, a comment that says what it is for."""
+        first = self.path.read_text(encoding="utf-8").splitlines()[0]
+        return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def folder() -> Path:
+    """Where the presets are."""
+    package = Path(__file__).parent
+    installed = package / "presets"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def listing() -> Iterator[Preset]:
+    """All presets, by folder and name."""
+    for path in sorted(folder().glob("*/*")):
+        if path.suffix not in (SUFFIX, ".json"):
+            continue
+        group = path.parent.name
+        if group in LAUNCHERS:
+            yield Preset(f"{group}/{path.stem}", group, path)
+            continue
+        verb, _, rest = path.stem.partition("_")
+        yield Preset(f"{group}/{rest or verb}", verb, path)
+
+
+def find(verb: str, name: str) -> Path:
+    """The file that `diffdpo VERB NAME` means: the path as given, else the preset of that name.
+
+    ConfigError if there is neither, or if the preset is for another verb.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    presets = list(listing())
+    for preset in presets:
+        if _matches(preset, name) and preset.verb in (verb, *KINDRED.get(verb, ())):
+            return preset.path
+    own = [preset.name for preset in presets if preset.verb in (verb, *KINDRED.get(verb, ()))]
+    for preset in presets:
+        if _matches(preset, name):
+            hint = closest(name, own) or (f" Presets of {verb}: {', '.join(own)}." if own else "")
+            raise ConfigError(f"{name} is a preset of `diffdpo {preset.verb}`, not of {verb}.{hint}")
+    raise ConfigError(
+        f"{name}: no such configuration, and no preset of this name.{closest(name, own)} "
+        "`diffdpo presets` lists them"
+    )
+
+
+def _matches(preset: Preset, name: str) -> bool:
+    """Whether a name means a preset: FOLDER/NAME, or its file FOLDER/VERB_NAME with or without suffix."""
+    file = f"{preset.path.parent.name}/{preset.path.stem}"
+    return name in (preset.name, file, f"{file}{SUFFIX}")
+
+
+def default(verb: str) -> Path | None:
+    """The preset of a verb that is called without one, if it has one."""
+    return find(verb, DEFAULTS[verb]) if verb in DEFAULTS else None
+
+
+def title(path: Path) -> str:
+    """A file in errors: presets by their place among the presets, others by their path."""
+    return path.relative_to(folder()).as_posix() if path.is_relative_to(folder()) else str(path)
+
+
+def command_that_makes(output: str) -> str:
+    """The command whose preset writes an output folder, such as `diffdpo mine tiny/mine`; empty for none."""
+    for preset in listing():
+        if preset.verb in LAUNCHERS or preset.path.suffix != SUFFIX:
+            continue
+        lines = preset.path.read_text(encoding="utf-8").splitlines()
+        if any(line.split("#")[0].strip() == f"out: {output}" for line in lines):
+            return f"diffdpo {preset.verb} {preset.name}"
+    return ""
+
+
+def deepspeed_file(name: str) -> str:
+    """The DeepSpeed file that a launcher's preset names, from wherever the command was started.
+
+    The presets of accelerate name it relative to a checkout, `configs/deepspeed/zero2.json`. A file that is
+    there is left as it is.
+    """
+    own = folder() / "deepspeed" / Path(name).name
+    return str(own) if name and not Path(name).is_file() and own.is_file() else name

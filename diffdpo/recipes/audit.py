@@ -1,0 +1,232 @@
+"""Audit of scorers: real songs perturbed in known ways, and by how much every axis moves.
+
+Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
+the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
+sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
+counterpart, and the mean difference with a 95 % interval over songs, each with three excerpts. Judges are
+audited too.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from diffdpo import audio
+from diffdpo.evaluation.perturbations import (
+    EVERYTHING,
+    PERTURBATIONS,
+    WRONG_PROMPT,
+    WRONG_PROMPT_FALLS,
+    Perturbation,
+    degraded_latents,
+    noise_latents,
+    shuffled_latents,
+)
+from diffdpo.models.base import SongModel
+from diffdpo.parts import build_model, build_scorers
+from diffdpo.progress import bar
+from diffdpo.recipes.prepare import read_songs
+from diffdpo.registry import Choice
+from diffdpo.scorers import DEFAULT_SCORERS
+from diffdpo.scorers.base import PromptScorer, Scorer
+from diffdpo.scorers.canonical import canonical
+from diffdpo.statistics import Effect, paired_effect
+from diffdpo.types import Clip, Prompt
+
+ScoreMatrix = Float[np.ndarray, "song axis"]
+FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
+COUNTERPARTS = {
+    "noise in the latent space": (*EVERYTHING, "adherence"),
+    "latent frames shuffled": (*FITTING, "musicnn.typicality"),
+    "latent seconds shuffled": ("rhythm", "structure"),
+    "latents with as much noise as signal": FITTING,
+    "the codec's reconstruction": (),
+}
+"""What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
+
+
+PLACES = (0.3, 0.5, 0.7)
+"""Where excerpts are taken that are set against the codec's, as shares of the song's length."""
+
+
+@dataclass(frozen=True)
+class AuditSong:
+    """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
+
+    clip: Clip
+    prompt: Prompt
+
+
+def excerpts(
+    path: Path, split: str, count: int, seconds: float, places: Sequence[float]
+) -> Iterator[AuditSong]:
+    """From these places of each song, as shares of its length, and from its first quarter for the prompt."""
+    songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
+    for song in songs[:: max(1, len(songs) // count)][:count]:
+        length = audio.seconds_of(song.audio)
+        sound, *clips = (
+            audio.stereo(
+                audio.read(song.audio, start_s=max(0.0, share * length - seconds / 2), seconds=seconds)
+            )
+            for share in (0.25, *places)
+        )
+        for clip in clips:
+            yield AuditSong(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
+
+
+def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
+    """All axes of all scorers side by side."""
+    prepared = [canonical(clip) for clip in clips]
+    return np.concatenate(
+        [
+            scorer(prepared, prompts) if isinstance(scorer, PromptScorer) else scorer(prepared)
+            for scorer in scorers.values()
+        ],
+        axis=1,
+    )
+
+
+def perturbed_scores(
+    songs: Sequence[AuditSong], score: Callable[[Sequence[Clip], Sequence[Prompt]], ScoreMatrix]
+) -> dict[str, ScoreMatrix]:
+    """The scores after each perturbation."""
+    clips, prompts = [song.clip for song in songs], [song.prompt for song in songs]
+    values: dict[str, ScoreMatrix] = {}
+    with bar("perturb", len(PERTURBATIONS) + 1, "perturbation") as progress:
+        for name, perturbation in PERTURBATIONS.items():
+            rng = np.random.default_rng(0)
+            values[name] = score([perturbation(clip, rng) for clip in clips], prompts)
+            progress.advance(note=name)
+        values[WRONG_PROMPT] = score(clips, [*prompts[1:], prompts[0]])
+    return values
+
+
+def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
+    """What the codec makes of the songs' latents, and of what is left of them."""
+    latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
+    everything, rng = torch.cat(latents), np.random.default_rng(0)
+    second = round(model.spec.frames_per_second)
+    latent_groups = {
+        "noise in the latent space": [noise_latents(everything, len(z), rng) for z in latents],
+        "latent frames shuffled": [shuffled_latents(z, rng) for z in latents],
+        "latent seconds shuffled": [shuffled_latents(z, rng, run=second) for z in latents],
+        "latents with as much noise as signal": [degraded_latents(z, rng) for z in latents],
+        "the codec's reconstruction": latents,
+    }
+    found: dict[str, list[Clip]] = {name: [] for name in latent_groups}
+    with bar("decode", len(latent_groups) * len(songs), "song") as progress:
+        for name, group in latent_groups.items():
+            for z in group:
+                found[name].append(model.decode(z))
+                progress.advance(note=name)
+    return found
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the head."""
+    ruled = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def perturbation_table(axes: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]) -> str:
+    """One row a perturbation, one column an axis; then how many claims hold and how many axes stay."""
+    spread = np.maximum(original.std(0, ddof=1), 1e-9)
+    rows = [["perturbation", *axes]]
+    rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
+    rows.append(["*unperturbed: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
+    held, quiet, claims, rest = [], 0, 0, 0
+    for name, values in found.items():
+        change = (values - original).mean(0) / spread
+        perturbation = PERTURBATIONS.get(name) or Perturbation(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
+        cells = []
+        for axis, value in zip(axes, change.tolist(), strict=True):
+            claimed = perturbation.claimed_by(axis)
+            claims, rest = claims + claimed, rest + (not claimed)
+            held += [f"{axis} under {name}"] * (claimed and value >= 0)
+            quiet += not claimed and abs(value) < 0.5
+            cells.append(f"**{value:+.2f}**" if claimed else f"{value:+.2f}")
+        rows.append([name, *cells])
+    failed = f"; not so: {', '.join(held)}" if held else ""
+    return (
+        f"{markdown(rows)}\n\n{claims - len(held)} of {claims} claimed axes fall{failed}. Of the other {rest} "
+        f"cells {quiet} move by less than half a standard deviation."
+    )
+
+
+def counterpart_table(
+    axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]
+) -> str:
+    """One row an axis and counterpart: who wins, and by how much. `songs` says which song an excerpt is of."""
+    spread = np.maximum(original.std(0, ddof=1), 1e-9)
+    rows = [["axis", *[f"above {name}" for name in found]]]
+    claims, certain = 0, 0
+    for i, axis in enumerate(axes):
+        cells = []
+        for name, values in found.items():
+            effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
+            claimed = Perturbation(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
+            claims, certain = claims + claimed, certain + (claimed and effect.direction == "better")
+            cells.append(_cell(effect, claimed))
+        rows.append([axis, *cells])
+    return (
+        f"{markdown(rows)}\n\n{certain} of {claims} claimed differences are above zero beyond their interval."
+    )
+
+
+def _cell(effect: Effect, claimed: bool) -> str:
+    share = f"{100 * effect.win_rate:.0f} %"
+    return (
+        f"{f'**{share}**' if claimed else share}, {effect.mean:+.1f} ({effect.low:+.1f} … {effect.high:+.1f})"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Which songs are audited, and by what."""
+
+    split: str = "test"
+    perturbed: int = 20
+    """Songs that are perturbed; 0 for none."""
+    decoded: int = 20
+    """Songs set against what the codec makes of their latents; 0 for none."""
+    seconds: float = 10.0
+    """Length of the excerpt of each."""
+    scorers: tuple[str, ...] = ()
+    """Names; empty: those that need no download."""
+    model: str = "tiny"
+
+
+def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
+    """The tables, one after another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    scorers = build_scorers(settings.scorers or (*DEFAULT_SCORERS, "adherence"))
+    axes = [axis for scorer in scorers.values() for axis in scorer.axes]
+
+    def score(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
+        return scores(scorers, clips, prompts)
+
+    def read(count: int, places: Sequence[float]) -> list[AuditSong]:
+        return list(excerpts(path, settings.split, count, settings.seconds, places))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
+            if settings.perturbed:
+                songs = read(settings.perturbed, [0.5])
+                original = score([s.clip for s in songs], [s.prompt for s in songs])
+                yield perturbation_table(axes, original, perturbed_scores(songs, score))
+            if settings.decoded:
+                songs = read(settings.decoded, PLACES)
+                prompts = [s.prompt for s in songs]
+                original = score([s.clip for s in songs], prompts)
+                groups = counterparts(songs, build_model(Choice(settings.model)))
+                values = {name: score(clips, prompts) for name, clips in groups.items()}
+                yield counterpart_table(axes, [p.id for p in prompts], original, values)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,97 @@
+"""On a machine with a GPU: does it compute what the CPU computes, how fast, in how much memory?
+
+Nothing in the documentation claims GPU numbers; this is how an owner of one gets them.
+"""
+
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+from diffdpo.errors import DataError
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+
+LARGEST_DIFFERENCE = 1e-3
+"""Between a GPU's and a CPU's fp32 results, relative to outputs of size one."""
+
+
+def inputs(batch: int, frames: int, device: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "x": torch.randn(batch, frames, 64, generator=generator),
+        "time": torch.rand(batch, generator=generator),
+        "text": torch.randint(0, 364, (batch, frames), generator=generator),
+        "style": torch.randn(batch, 512, generator=generator),
+        "audio": torch.zeros(batch, frames, 64),
+        "start_time": torch.zeros(batch),
+    }
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """The median time of a call, after a warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times[1:])[repeats // 2]
+
+
+def agreement() -> dict[str, float]:
+    """The largest difference from the CPU of a small network, in fp32 and under bf16 autocast."""
+    torch.manual_seed(0)
+    network = DiffRhythmTransformer(dim=256, depth=4, num_attention_heads=4).eval()
+    with torch.no_grad():
+        expected = network(**inputs(2, 256, "cpu"))
+        network.cuda()
+        exact = network(**inputs(2, 256, "cuda")).cpu()
+        with torch.autocast("cuda", torch.bfloat16):
+            rounded = network(**inputs(2, 256, "cuda")).float().cpu()
+    return {
+        "fp32_max_difference": float((exact - expected).abs().max()),
+        "bf16_max_difference": float((rounded - expected).abs().max()),
+    }
+
+
+def speed(dim: int, depth: int, frames: int, checkpointing: bool) -> dict[str, float]:
+    """One pair, forward and backward, and one forward, under bf16 autocast."""
+    network = DiffRhythmTransformer(dim=dim, depth=depth).cuda().train()
+    if checkpointing:
+        network.enable_gradient_checkpointing()
+    batch = inputs(2, frames, "cuda")
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return network(**batch)
+
+    def step() -> None:
+        forward().float().square().mean().backward()
+        network.zero_grad()
+
+    torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        once = seconds(forward)
+    return {
+        "forward_s": once,
+        "forward_backward_s": seconds(step),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }
+
+
+def gpu_check(dim: int, depth: int, frames: int) -> str:
+    """The measurements as JSON. DataError without a GPU, or where its results are not those of the CPU."""
+    if not torch.cuda.is_available():
+        raise DataError("torch sees no CUDA GPU here; there is nothing to check")
+    result: dict[str, object] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    differences = agreement()
+    result |= differences
+    for checkpointing in (False, True):
+        result[f"checkpointing_{checkpointing}"] = speed(dim, depth, frames, checkpointing)
+    text = json.dumps(result, indent=1)
+    if differences["fp32_max_difference"] > LARGEST_DIFFERENCE:
+        raise DataError(f"the GPU computes other numbers than the CPU: {text}")
+    return text

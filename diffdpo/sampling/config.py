@@ -1,0 +1,96 @@
+"""How songs are sampled."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.errors import ConfigError
+from diffdpo.models.base import LatentSpec
+from diffdpo.registry import Choice
+from diffdpo.sampling.guidance import Guidance, build_guider
+from diffdpo.sampling.solver import Solver, build_solver
+from diffdpo.sampling.trajectory import schedule
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Solver, schedule, guidance, and what of it is saved or approximated."""
+
+    steps: int = 12
+    """Solver steps from noise to song."""
+    solver: Choice = field(default_factory=lambda: Choice("adams_bashforth"))
+    """adams_bashforth, dpmpp_2m (second order, one evaluation a step), midpoint (second order, two), euler (first
+    order, as published with 31 steps); stochastic: sde, flow_grpo_sde, glass (exact), cps, overshoot, ping_pong."""
+    shift: float = 1.0
+    """Above 1 more of the steps are spent near the noise: t -> s t / (s t + 1 - t), as in SD3."""
+    sway: float = 0.0
+    """In [-1, 1]; below 0 likewise, as in F5-TTS."""
+    guidance_scale: float = 5.0
+    """Scale s of v = v_uncond + s (v_cond - v_uncond); 1 is no guidance and needs one pass an evaluation, not two.
+    DiffRhythm's is 5."""
+    guidance: Choice = field(default_factory=lambda: Choice("cfg"))
+    """The guider: cfg, rescaled, zero_star or apg."""
+    guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    """Guide only at t between these two; elsewhere one pass is enough."""
+    guidance_every: int = 1
+    """Compute the unconditional velocity at every so many evaluations; between them the last guidance offset
+    serves."""
+    cache_threshold: float = 0.0
+    """Extrapolate a song's velocity in place of computing it where it is expected to have changed by less than this
+    share since it was last computed; 0 always computes it."""
+    precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    """Compile the network's repeated blocks: a minute at the beginning."""
+    batch: int = 8
+    """Songs in one forward pass; changes nothing but memory and speed."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "guidance_every", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"sampling.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("guidance_scale", "cache_threshold"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"sampling.{name} must be a number of at least 0, got {getattr(self, name)}")
+        if not 0 < self.shift < float("inf"):
+            raise ValueError(f"sampling.shift must be a positive number, got {self.shift}")
+        if not -1 <= self.sway <= 1:
+            raise ValueError(f"sampling.sway must be in [-1, 1], got {self.sway}")
+        interval = self.guidance_interval
+        if not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
+            raise ValueError(
+                f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"
+            )
+        build_solver(self.solver)
+        if self.build_guidance().guider.zero_init_steps >= self.steps:
+            raise ValueError(
+                f"sampling.guidance.args.zero_init_steps must be below sampling.steps={self.steps}"
+            )
+
+    def build_guidance(self) -> Guidance:
+        """The guider, its scale and its interval."""
+        low, high = self.guidance_interval
+        return Guidance(self.guidance_scale, build_guider(self.guidance), low, high, self.guidance_every)
+
+    def build_solver(self) -> Solver:
+        """The solver with its arguments."""
+        return build_solver(self.solver)
+
+    @property
+    def zero_init_steps(self) -> int:
+        """Steps at the beginning over which the velocity is zero."""
+        guidance = self.build_guidance()
+        return guidance.guider.zero_init_steps if guidance.active else 0
+
+    def times(self, spec: LatentSpec | None = None) -> Float[Tensor, " point"]:
+        """From 1, noise, to 0, the song, in fp64; those that a few-step network knows, if the model has such."""
+        if spec is None or spec.times is None:
+            return schedule(self.steps, self.shift, self.sway)
+        if self.steps != len(spec.times) - 1:
+            raise ConfigError(
+                f"this model knows {len(spec.times) - 1} steps only, sampling.steps is {self.steps}; "
+                f"set sampling.steps={len(spec.times) - 1}"
+            )
+        return torch.tensor(spec.times, dtype=torch.float64)

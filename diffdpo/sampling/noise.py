@@ -1,0 +1,44 @@
+"""The noise of samples: a function of seed, sample, slot and step, never of the batch."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdpo.flow import Latents
+from diffdpo.randomness import draw_noise
+from diffdpo.sampling.request import Request
+from diffdpo.sampling.trajectory import Noise, State
+
+
+def start_noise(requests: Sequence[Request], seed: int, length: int, channels: int) -> Latents:
+    """The noise each sample begins with. Windows of one song share the noise of the frames they share."""
+    return torch.cat([_draw(r, r.sample_id, seed, length, channels, "noise") for r in requests])
+
+
+def step_noise(requests: Sequence[Request], seed: int, step: int, like: Latents) -> Noise:
+    """Noise of a stochastic step, shaped as `like`. The rows of one sample are its slots, in their order: copies of
+    one particle get noise of their own."""
+
+    _, frames, channels = like.shape
+
+    def noise(purpose: str, state: State) -> Latents:
+        slots: Counter[int] = Counter()
+        rows = []
+        for sample in state["row"].tolist():
+            key = f"{requests[sample].sample_id}#{slots[sample]}"
+            slots[sample] += 1
+            rows.append(_draw(requests[sample], key, seed, frames, channels, f"noise-{purpose}-{step}"))
+        return torch.cat(rows).to(like)
+
+    return noise
+
+
+def _draw(
+    request: Request, key: str, seed: int, length: int, channels: int, purpose: str
+) -> Float[Tensor, "1 frame channel"]:
+    """Frames from the request's first on, of the noise of its song."""
+    first = request.row.first_frame
+    return draw_noise(seed, [key], first + length, channels, purpose)[:, first:]

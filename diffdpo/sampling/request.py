@@ -1,0 +1,80 @@
+"""What is asked of the sampler: one request a song, with what is given of the song beforehand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffdpo.data.prompts import negative_prompt
+from diffdpo.types import Embedding, Prompt, Row
+
+
+@dataclass(frozen=True, eq=False)
+class InpaintContext:
+    """A song of which some frames are given: these stay, the others are generated to fit them."""
+
+    latents: Float[Tensor, "frame channel"]
+    keep_mask: Bool[Tensor, " frame"]
+    """True where the song is given."""
+
+    def __post_init__(self) -> None:
+        if len(self.latents) != len(self.keep_mask):
+            raise ValueError(
+                f"a context of {len(self.latents)} frames cannot have a mask of {len(self.keep_mask)}"
+            )
+
+    def paste(self, song: Float[Tensor, "frame channel"]) -> Float[Tensor, "frame channel"]:
+        """A generated song with the given frames put back."""
+        return torch.where(self.keep_mask[:, None], self.latents.to(song), song)
+
+
+@dataclass(frozen=True, eq=False)
+class InitLatents:
+    """A song to vary (SDEdit, Meng et al. 2022): sampling begins at t = strength, from the song with noise."""
+
+    latents: Float[Tensor, "frame channel"]
+    strength: float
+    """In (0, 1]: near 0 the song hardly changes, at 1 nothing of it remains."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], got {self.strength}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """One song, or one window of a song, to be generated."""
+
+    sample_id: str
+    """The key of its noise."""
+    row: Row
+    negative: Row | None = None
+    """The condition of the negative prompt; None drops the model's unconditional parts instead."""
+    context: InpaintContext | None = field(default=None)
+    init: InitLatents | None = field(default=None)
+    clamp_context: bool = False
+    """Given frames move straight from their noise to what they are, and both branches of guidance see them, so that
+    guidance is of the prompt alone. False, as published: given frames go where the network takes them and are put
+    back at the end, and guidance is of the context too."""
+
+
+def prompt_rows(
+    prompt: Prompt, frames: int, embed: Callable[[Prompt], Embedding], plan: Embedding | None = None
+) -> tuple[Row, Row | None]:
+    """The row of a prompt with the embedding of a candidate's plan, if it has one, and the row of its negative
+    prompt, None where it has none. `embed` is a model's, or an EmbeddingStore's."""
+    negative = negative_prompt(prompt)
+    return (
+        Row(embedding=embed(prompt) | (plan or {}), frames=frames),
+        Row(embedding=embed(negative), frames=frames) if negative else None,
+    )
+
+
+def prompt_request(
+    prompt: Prompt, sample_id: str, frames: int, embed: Callable[[Prompt], Embedding]
+) -> Request:
+    """A whole song of a prompt; `frames` are `LatentSpec.frames` of its duration."""
+    row, negative = prompt_rows(prompt, frames, embed)
+    return Request(sample_id=sample_id, row=row, negative=negative)

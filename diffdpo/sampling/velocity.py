@@ -1,0 +1,222 @@
+"""The velocity a solver follows: the network, guided, and extrapolated where it hardly changes.
+
+Each function here makes a `Velocity` of another one or of the network. None of them remembers anything: what
+has to be remembered of a row is in the state that travels with it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffdpo.flow import Latents, broadcast
+from diffdpo.models.base import Condition, SongModel, take
+from diffdpo.sampling.conditions import ConditionBatch
+from diffdpo.sampling.guidance import Branches, Guidance, dot
+from diffdpo.sampling.trajectory import RowTimes, State, Velocity
+
+Index = Int[Tensor, " row"]
+SampleMask = Bool[Tensor, "sample frame"]
+"""A row for each sample, whatever rows a state has."""
+CPU_FRAMES = 2048
+"""Frames in one forward pass on a CPU: with more, activations leave its cache and it gets slower. A GPU takes
+all."""
+
+
+Evaluate = Callable[[Latents, RowTimes, Index], Latents]
+"""Velocities at (x, t) under the given rows of a ConditionBatch."""
+
+
+def network_velocity(model: SongModel, network: Any, conditions: ConditionBatch) -> Evaluate:
+    """The network's velocity, in passes of at most CPU_FRAMES frames on a CPU."""
+    last: list[tuple[Index, Condition]] = [(torch.arange(len(conditions.frames)), conditions.condition)]
+
+    def gather(rows: Index) -> Condition:
+        """The condition of some rows; that of the last call again if they are the same."""
+        if not torch.equal(rows, last[-1][0]):
+            last[1:] = [(rows, take(conditions.condition, rows))]
+        return last[-1][1]
+
+    def evaluate(x: Latents, t: RowTimes, rows: Index) -> Latents:
+        condition, count = gather(rows), len(rows)
+        size = count if x.device.type != "cpu" else max(1, CPU_FRAMES // x.shape[1])
+        parts = [slice(start, start + size) for start in range(0, count, size)]
+        velocities = [
+            model.velocity(
+                network,
+                x[part],
+                t[part],
+                {name: tensor[part] for name, tensor in condition.items()},
+                conditions.frames[rows[part]],
+            )
+            for part in parts
+        ]
+        return torch.cat(velocities)
+
+    return evaluate
+
+
+def initial_state(samples: Index, like: Latents, guidance: Guidance, cached: bool) -> State:
+    """The state of rows at noise. Memory that no part of the velocity uses is not allocated."""
+    count = len(samples)
+    state: State = {"row": samples, "nfe": torch.zeros(count, dtype=torch.long)}
+    if guidance.active and guidance.guider.stateful:
+        state["guidance.memory"] = torch.zeros_like(like)
+    if guidance.active and guidance.every > 1:
+        state["guidance.calls"] = torch.zeros(count, dtype=torch.long)
+        state["guidance.ready"] = torch.zeros(count, dtype=torch.bool)
+        state["guidance.offset"] = torch.zeros_like(like)
+    if cached:
+        state["cache.points"] = torch.zeros(count, dtype=torch.long)
+        state["cache.t"] = torch.zeros(count, 2, dtype=torch.float64)
+        state["cache.v"] = torch.zeros(count, 2, *like.shape[1:]).to(like)
+    return state
+
+
+def put_rows(base: Tensor, index: Index, values: Tensor) -> Tensor:
+    """A copy of `base` with other rows at `index`."""
+    if len(index) == len(base):
+        return values
+    copy = base.clone()
+    copy[index.to(base.device)] = values
+    return copy
+
+
+def guided_velocity(
+    evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: SampleMask
+) -> Velocity:
+    """Guided velocities. `mask` has a row for each sample; decisions are made on the CPU, so that none waits for a
+    GPU."""
+
+    def velocity(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+        samples = state["row"]
+        due = _due(t, state, guidance)
+        index = due.nonzero().squeeze(1)
+        rows = torch.cat([conditions.cond[samples], conditions.uncond[samples[index]]])
+        both = torch.cat([torch.arange(len(samples)), index])
+        v = evaluate(x[both.to(x.device)], t[both], rows)
+        cond, uncond = v[: len(samples)], v[len(samples) :]
+        state = state | {"nfe": state["nfe"] + 1 + due.long()}
+        v = cond
+        if len(index):
+            v, state = _combine(cond, uncond, x, t, index, state, guidance, mask)
+        if "guidance.offset" in state:
+            state = state | {"guidance.calls": state["guidance.calls"] + 1}
+            reuse = broadcast(_inside(t, guidance) & ~due).to(x.device)
+            v = torch.where(reuse, v + state["guidance.offset"], v)
+        return v, state
+
+    return velocity
+
+
+def _inside(t: RowTimes, guidance: Guidance) -> Bool[Tensor, " row"]:
+    """Whether a row is guided at its time."""
+    return (t >= guidance.low) & (t <= guidance.high) & guidance.active
+
+
+def _due(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
+    """Whether a row's unconditional velocity has to be computed now."""
+    inside = _inside(t, guidance)
+    if "guidance.offset" not in state:
+        return inside
+    turn = state["guidance.calls"] % guidance.every == 0
+    return inside & (turn | ~state["guidance.ready"])
+
+
+def _combine(
+    cond: Latents,
+    uncond: Float[Tensor, "guided frame channel"],
+    x: Latents,
+    t: RowTimes,
+    index: Int[Tensor, " guided"],
+    state: State,
+    guidance: Guidance,
+    mask: SampleMask,
+) -> tuple[Latents, State]:
+    """The guided velocity in the rows at `index`, and what the state remembers of it."""
+    rows = index.to(x.device)
+    memory = state.get("guidance.memory")
+    at = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
+    v, memory_rows = guidance.guider(at, guidance.scale, cond[:0] if memory is None else memory[rows])
+    state = dict(state)
+    if memory is not None:
+        state["guidance.memory"] = put_rows(memory, index, memory_rows)
+    if "guidance.offset" in state:
+        state["guidance.offset"] = put_rows(state["guidance.offset"], index, v - at.cond)
+        ready = torch.ones(len(index), dtype=torch.bool)
+        state["guidance.ready"] = put_rows(state["guidance.ready"], index, ready)
+    return put_rows(cond, index, v), state
+
+
+def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> Velocity:
+    """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
+
+    Each row decides for itself, by how fast its velocity changed between the last two times it was computed: the
+    first term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
+    """
+    if not threshold:
+        return velocity
+
+    def extrapolate_or_compute(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+        stale = _expected_change(t, state, mask) >= threshold
+        index = stale.nonzero().squeeze(1)
+        v = _extrapolated(t, state)
+        if len(index):
+            part = take(state, index)
+            fresh, part = velocity(x[index.to(x.device)], t[index], part)
+            v = put_rows(v, index, fresh)
+            times = torch.stack([part["cache.t"][:, 1], t[index]], 1)
+            velocities = torch.stack([part["cache.v"][:, 1], fresh], 1)
+            points = part["cache.points"] + 1
+            part = part | {"cache.t": times, "cache.v": velocities, "cache.points": points}
+            state = {name: put_rows(state[name], index, part[name]) for name in state}
+        return v, state
+
+    return extrapolate_or_compute
+
+
+def _expected_change(t: RowTimes, state: State, mask: SampleMask) -> Float[Tensor, " row"]:
+    """The share by which each row's velocity is expected to have changed; infinite with fewer than two points."""
+    (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
+    rows = mask[state["row"].to(mask.device)]
+    change, size = (dot(v, v, rows).sqrt() for v in (v1 - v0, v1))
+    share = (change / size.clamp(min=1e-8)).cpu().double() * (t - t1) / (t1 - t0)
+    return share.where(state["cache.points"] >= 2, torch.inf)
+
+
+def _extrapolated(t: RowTimes, state: State) -> Latents:
+    """Along the line through the last two velocities."""
+    (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
+    slope = ((t - t1) / (t1 - t0)).nan_to_num(0.0, 0.0, 0.0)
+    return v1 + broadcast(slope).to(v1) * (v1 - v0)
+
+
+def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask) -> Velocity:
+    """A velocity that takes given frames straight to what they are: (x - song) / t, noise - song on a
+    straight path.
+
+    `latents` and `keep_mask` have a row for each sample.
+    """
+    if not keep_mask.any():
+        return velocity
+
+    def clamp(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+        v, state = velocity(x, t, state)
+        samples = state["row"]
+        song, keep = latents[samples].to(x), keep_mask[samples].to(x.device)
+        straight = (x - song) / broadcast(t.clamp(min=1e-9)).to(x)
+        return torch.where(keep[..., None], straight, v), state
+
+    return clamp
+
+
+def with_song_estimate(velocity: Velocity) -> Velocity:
+    """A velocity that leaves its estimate of the song, x - t v, in the state, so that hooks can score it."""
+
+    def estimate(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+        v, state = velocity(x, t, state)
+        return v, state | {"song": x - broadcast(t).to(x) * v}
+
+    return estimate

@@ -1,0 +1,30 @@
+"""Axes to mine: those of scorers that are neither judges nor a matter of taste."""
+
+from collections.abc import Collection, Sequence
+
+from diffdpo.errors import ConfigError, DataError
+from diffdpo.registry import closest
+from diffdpo.scorers import SCORERS
+
+NOT_QUALITY = {"audiobox.pc"}
+"""Axes that are mined only when they are asked for: more complex is not better."""
+
+
+def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:
+    """The axes to mine, by default all that have scores and belong to no judge.
+
+    ConfigError for an axis of a judge and for one without scores, DataError when there is none at all.
+    """
+    judges = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
+    available = [axis for scorer in SCORERS.values() for axis in scorer.axes if axis in with_scores]
+    for axis in axes:
+        if axis in judges:
+            raise ConfigError(f"the axis {axis!r} belongs to a judge, which is held out of mining")
+        if axis not in available:
+            raise ConfigError(
+                f"no scores on the axis {axis!r}.{closest(axis, available)} Known: {', '.join(available)}."
+            )
+    selection = list(axes) or [axis for axis in available if axis not in judges | NOT_QUALITY]
+    if not selection:
+        raise DataError("there are no scores to mine; run `diffdpo score` first")
+    return selection

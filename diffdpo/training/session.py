@@ -1,0 +1,160 @@
+"""A training on values in memory: a model, examples and an objective in, a folder with checkpoints out."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from diffdpo.data.datasets.memory import PairsInMemory
+from diffdpo.data.datasets.pairs import Pairs
+from diffdpo.data.datasets.stream import Examples
+from diffdpo.errors import ConfigError
+from diffdpo.models.adapters import save_adapter
+from diffdpo.models.base import Inpaints, SongModel, require
+from diffdpo.models.checkpoints import save_network
+from diffdpo.objectives.composition import check_takes
+from diffdpo.registry import closest
+from diffdpo.runs import finish
+from diffdpo.training.audit import audit
+from diffdpo.training.config import EXPORT, TrainConfig, export_folder
+from diffdpo.training.loop import Training, fit
+from diffdpo.training.setup import (
+    add_lora,
+    build_auxiliaries,
+    build_cache,
+    build_ema,
+    build_optimizer,
+    compile_blocks,
+    trainable,
+)
+from diffdpo.training.step import CONTEXT
+from diffdpo.training.strategy import build_accelerator, zero_stage
+from diffdpo.types import Objective
+
+
+def train(
+    model: SongModel,
+    examples: Examples,
+    objective: Objective,
+    cfg: TrainConfig,
+    *,
+    out: Path,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    objective_name: str = "",
+) -> Path:
+    """Train from the newest checkpoint in `out`, or from the start, to `cfg.steps`; the folder of exported weights.
+
+    The model's encoders and codec are freed: examples hold embeddings and latents.
+    """
+    accelerator = accelerator or build_accelerator(cfg, str(out))
+    check_model(cfg, model)
+    check_data(examples, objective, objective_name)
+    for part in ("encoders", "codec"):
+        model.place(part, None)
+    training, parameters = prepare_training(
+        model, examples, objective, cfg, out=out, seed=seed, accelerator=accelerator, name=objective_name
+    )
+    fit(training, lambda staging: export(training, staging / EXPORT, lora=cfg.lora is not None))
+    if accelerator.is_main_process:
+        finish(
+            out,
+            steps=cfg.steps,
+            world=accelerator.num_processes,
+            distributed=str(accelerator.distributed_type.value),
+            zero_stage=zero_stage(accelerator),
+            precision=cfg.precision,
+            trained_parameters=parameters,
+        )
+    for tracker in accelerator.trackers:  # not end_training: the processes go on, in a round
+        tracker.finish()
+    return export_folder(out, cfg.steps)
+
+
+def prepare_training(
+    model: SongModel,
+    examples: Examples,
+    objective: Objective,
+    cfg: TrainConfig,
+    *,
+    out: Path,
+    seed: int,
+    accelerator: Accelerator,
+    name: str,
+) -> tuple[Training, int]:
+    """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
+    network = model.network
+    if cfg.lora is not None:
+        add_lora(network, cfg.lora, model.lora_targets, seed)
+    else:
+        network.requires_grad_(True)
+    if cfg.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    reference, old = build_auxiliaries(cfg, objective, network, accelerator)
+    cache = build_cache(cfg.reference, objective, accelerator)
+    if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
+        compile_blocks(network)
+    network.train()
+    optimizer = build_optimizer(network, cfg, accelerator.device)
+    parameters = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None)
+    policy, optimizer = accelerator.prepare(network, optimizer)
+    ema = build_ema(cfg, network, accelerator)
+    accelerator.init_trackers("diffdpo")
+    training = Training(
+        accelerator=accelerator,
+        model=model,
+        policy=policy,
+        reference=reference,
+        old=old,
+        cache=cache,
+        objective=objective,
+        optimizer=optimizer,
+        ema=ema,
+        examples=examples,
+        cfg=cfg,
+        seed=seed,
+        folder=out,
+        fingerprint={"seed": seed, "objective": name, "parameters": count_parameters(network)},
+    )
+    return training, parameters
+
+
+def export(training: Training, folder: Path, *, lora: bool) -> None:
+    """Write the trained weights (their moving average if there is one), gathered from all processes."""
+    accelerator = training.accelerator
+    bare = accelerator.unwrap_model(training.policy)
+    parameters = trainable(bare)
+    if training.ema is not None:
+        training.ema.store(parameters)
+        training.ema.copy_to(parameters)
+    state = accelerator.get_state_dict(training.policy)
+    if accelerator.is_main_process:
+        (save_adapter if lora else save_network)(bare, state, folder)
+    if training.ema is not None:
+        training.ema.restore(parameters)
+
+
+def check_model(cfg: TrainConfig, model: SongModel) -> None:
+    """ConfigError or DataError for what the configuration asks of the model and the model does not have."""
+    if cfg.inpaint is not None:
+        require(model, Inpaints)
+    parts = (*model.parts, CONTEXT)
+    for part in cfg.dropout:
+        if part not in parts:
+            raise ConfigError(
+                f"train.dropout: this model has no part {part!r}.{closest(part, parts)} Known: {', '.join(parts)}."
+            )
+
+
+def check_data(examples: Examples, objective: Objective, name: str) -> None:
+    """ConfigError for soft labels or spans in the data that the objective would ignore."""
+    if isinstance(examples, Pairs | PairsInMemory):
+        where = str(examples.path) if isinstance(examples, Pairs) else "pairs"
+        check_takes(
+            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=where
+        )
+
+
+def count_parameters(network: Any) -> int:
+    """Of the whole network, trained or not."""
+    return sum(parameter.numel() for parameter in network.parameters())

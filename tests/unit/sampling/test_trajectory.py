@@ -1,0 +1,47 @@
+"""The times of a path, and the loop of steps along it."""
+
+import pytest
+import torch
+
+from diffdpo.sampling.solver import SOLVERS
+from diffdpo.sampling.trajectory import schedule, solve
+
+
+def test_schedules_go_from_noise_to_song_and_bend_as_published():
+    even = schedule(10)
+    assert torch.allclose(even, torch.linspace(1, 0, 11, dtype=torch.float64))
+    assert torch.allclose(schedule(10, shift=3.0), 3 * even / (1 + 2 * even))
+    swayed = 1 - schedule(10, sway=-1.0)
+    assert torch.allclose(swayed, 1 - torch.cos(torch.pi / 2 * (1 - even)))
+    for settings in ({"shift": 3.0}, {"shift": 0.2, "sway": 1.0}, {"sway": -1.0}):
+        times = schedule(50, **settings)
+        assert times[0] == 1
+        assert times[-1].abs() < 1e-15
+        assert (times.diff() < 0).all()
+
+
+def test_a_hook_stands_behind_every_step_and_may_replace_x_and_state():
+    """Rows with a time grid of their own: behind each step the hook gets the times its rows have reached."""
+    times = schedule(3)[:, None] * torch.tensor([1.0, 0.5], dtype=torch.float64)
+    reached = []
+
+    def hook(step, x, t, state):
+        reached.append((step, t.tolist()))
+        if step == 0:  # the second sample twice, the first no more
+            return x[[1, 1]] + 7, {"row": state["row"][[1, 1]]}
+        return x, state
+
+    x, state = solve(
+        lambda x, t, state: (torch.ones_like(x), state),
+        torch.zeros(2, 1, 1, dtype=torch.float64),
+        times,
+        SOLVERS["euler"],
+        {"row": torch.arange(2)},
+        lambda step: lambda purpose, state: x,
+        hook,
+    )
+    assert [step for step, _ in reached] == [0, 1, 2]
+    times_reached = [time for _, row_times in reached for time in row_times]
+    assert times_reached == pytest.approx([2 / 3, 1 / 3, 1 / 6, 1 / 6, 0, 0])
+    assert state["row"].tolist() == [1, 1]
+    assert torch.allclose(x.flatten(), torch.full((2,), 7 - 0.5, dtype=torch.float64))
