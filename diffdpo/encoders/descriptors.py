@@ -4,7 +4,6 @@ Captions of songs are made of these words, the style encoder hears the measures,
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -99,10 +98,15 @@ def tuning(power: Float[np.ndarray, "bin frame"]) -> float:
 
     The lower half of the spectrum holds them, and looks as if it were the whole of a sound at half the rate.
     """
+    import librosa
+
     half = power[: len(power) // 2 + 1]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Trying to estimate tuning")
-        return float(librosa.estimate_tuning(S=half, sr=RATE / 2, bins_per_octave=12, ref=0.1 * power.max(0)))
+    hertz, loudness = librosa.piptrack(S=half, sr=RATE / 2, ref=0.1 * power.max(0))
+    tones = hertz > 0
+    if not tones.any():
+        return 0.0
+    loud = loudness >= np.median(loudness[tones])
+    return float(librosa.pitch_tuning(hertz[tones & loud], bins_per_octave=12))
 
 
 def key_fit(chroma: Float[np.ndarray, "12"], profile: Float[np.ndarray, "12"]) -> float:

@@ -194,9 +194,10 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 
     def embed_clip(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
         """The style of a sound: of its windows, on average. The last sound is remembered."""
-        if self._heard is None or self._heard[0] is not clip:
-            self._heard = clip, self._listen(clip)
-        return self._heard[1]
+        latest = self._heard
+        if latest is None or latest[0] is not clip:
+            latest = self._heard = clip, self._listen(clip)
+        return latest[1]
 
     def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
         styles = [self.embed_window(window) for window in windows(clip)]

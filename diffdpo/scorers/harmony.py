@@ -138,7 +138,7 @@ def consonance(peaks: Peaks) -> float:
     total = weight = 0.0
     for begin, end in itertools.pairwise(bounds):
         semitone, magnitude = peaks.semitone[begin:end], peaks.magnitude[begin:end]
-        lower, upper = _pairs(end - begin)
+        lower, upper = _pairs(int(end - begin))
         interval = np.abs(semitone[lower] - semitone[upper])
         product = magnitude[lower] * magnitude[upper] * (interval > 0.5)
         if product.any():
