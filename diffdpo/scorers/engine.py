@@ -6,6 +6,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from diffdpo.scorers.base import FeatureScorer, PromptScorer, Scorer, fingerprin
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures
 from diffdpo.scorers.gates import failures, gates
-from diffdpo.threads import single_thread
+from diffdpo.threads import parallel_map
 from diffdpo.types import Clip, Prompt
 
 GATES_VERSION = "1"
@@ -134,35 +135,49 @@ def compute_scores(
 ) -> list[dict[ScoreKey, AxisValues]]:
     """The values of each clip for its keys, `prompts` by theirs. What is not finite is kept as it is.
 
-    Scorers that share features take the clips one by one, on one thread; the others take all of them at once.
+    Clips are shared out among the cores, each of which lends one clip to all scorers that share features. The other
+    scorers take all clips at once, with as many threads as they like.
     """
-    with single_thread():
-        measured = [gates(clip) for clip in clips]
-        canonicals = [
-            None if failures(faults, FINITE) else canonical(clip)
-            for clip, faults in zip(clips, measured, strict=True)
-        ]
-        values = [
-            _score_features(clip, clip_keys, scorers, prompts, grid) if clip else {}
-            for clip, clip_keys in zip(canonicals, keys, strict=True)
-        ]
-    rows = [(place, key) for place, clip_keys in enumerate(keys) for key in clip_keys]
-    for place, key in rows:
-        if key.scorer == GATES:
-            values[place][key] = {name: (value,) for name, value in measured[place].items()}
-        elif canonicals[place] is None:
-            count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clips[place].seconds))
-            values[place][key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
+    score = partial(_score_clip, scorers=scorers, prompts=prompts, grid=grid)
+    values, canonicals = [], []
+    for by_key, clip in parallel_map(score, clips, keys):
+        values.append(by_key)
+        canonicals.append(clip)
     for name, scorer in scorers.items():
-        if not isinstance(scorer, FeatureScorer):
-            batch = [
-                (place, key, clip)
-                for place, key in rows
-                if key.scorer == name and (clip := canonicals[place])
-            ]
-            for place, key, columns in _score_batch(scorer, batch, prompts, grid):
-                values[place][key] = columns
+        batch = [
+            (place, key, clip)
+            for place, clip in enumerate(canonicals)
+            for key in keys[place]
+            if clip is not None and key.scorer == name and key not in values[place]
+        ]
+        for place, key, columns in _score_batch(scorer, batch, prompts, grid):
+            values[place][key] = columns
     return values
+
+
+def _score_clip(
+    clip: Clip,
+    keys: Sequence[ScoreKey],
+    scorers: Mapping[str, Scorer],
+    prompts: Mapping[str, Prompt],
+    grid: Grid | None,
+) -> tuple[dict[ScoreKey, AxisValues], Clip | None]:
+    """The gates of a clip, its values by scorers that share features, and its canonical form.
+
+    A clip that holds numbers that are not finite has none; its values by all scorers are NaN.
+    """
+    faults = gates(clip)
+    values: dict[ScoreKey, AxisValues] = {
+        key: {name: (value,) for name, value in faults.items()} for key in keys if key.scorer == GATES
+    }
+    if failures(faults, FINITE):
+        for key in keys:
+            if key.scorer != GATES:
+                count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clip.seconds))
+                values[key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
+        return values, None
+    clip = canonical(clip)
+    return values | _score_features(clip, keys, scorers, prompts, grid), clip
 
 
 def _score_batch(
@@ -172,17 +187,17 @@ def _score_batch(
     grid: Grid | None,
 ) -> Iterator[tuple[int, ScoreKey, AxisValues]]:
     """The values of clips by one scorer, all whole clips at once and then the windows of each."""
-    whole = [row for row in batch if row[1].window == WHOLE]
-    clips = [clip for _, _, clip in whole]
-    if isinstance(scorer, PromptScorer):
-        table = scorer(clips, [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in whole])
-    else:
-        table = scorer(clips)
-    for (place, key, _), row in zip(whole, table.tolist(), strict=True):
-        yield place, key, _by_axis(scorer, [row])
+    songs = [row for row in batch if row[1].window == WHOLE]
+    if songs:
+        clips = [clip for _, _, clip in songs]
+        own = [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in songs]
+        table = scorer(clips, own) if isinstance(scorer, PromptScorer) else scorer(clips)
+        for (place, key, _), row in zip(songs, table.tolist(), strict=True):
+            yield place, key, _by_axis(scorer, [row])
     for place, key, clip in batch:
         if grid and key.window == grid.name:
-            yield place, key, _by_axis(scorer, scorer(_windows(clip, grid)).tolist())
+            windows = _windows(clip, grid)
+            yield place, key, _by_axis(scorer, scorer(windows).tolist() if windows else [])
 
 
 def _score_features(
