@@ -118,13 +118,12 @@ def stereo(clip: Clip) -> Clip:
 
 def loudness(clip: Clip) -> float:
     """Integrated loudness in LUFS (ITU-R BS.1770-4); -inf for silence. Short clips are repeated to one second."""
-    import pyloudnorm
-
     samples = clip.samples
     if samples.shape[1] < clip.sample_rate:
         samples = np.tile(samples, -(-clip.sample_rate // max(1, samples.shape[1])))
-    with np.errstate(divide="ignore"):
-        return float(pyloudnorm.Meter(clip.sample_rate).integrated_loudness(samples.T.astype(np.float64)))
+    meter = Meter(clip.sample_rate, samples.shape[0])
+    meter.add(samples)
+    return meter.loudness()
 
 
 class Meter:
@@ -134,20 +133,18 @@ class Meter:
         import pyloudnorm
 
         self.rate, self.samples, self.peak = sample_rate, 0, 0.0
-        self.filters = list(pyloudnorm.Meter(sample_rate)._filters.values())
-        self.states = [np.zeros((channels, len(stage.a) - 1)) for stage in self.filters]
+        stages = pyloudnorm.Meter(sample_rate)._filters.values()
+        self.filters = np.array([[*(stage.passband_gain * stage.b), *stage.a] for stage in stages])
+        self.state = np.zeros((len(self.filters), channels, 2))
         self.energies: list[float] = []
         """Of each quarter of a gating block of 400 ms that is over, all channels together."""
         self.open = 0.0
 
     def add(self, samples: Float[np.ndarray, "channel sample"]) -> None:
-        from scipy.signal import lfilter
+        from scipy.signal import sosfilt
 
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
-        weighted = samples.astype(np.float64)
-        for place, stage in enumerate(self.filters):
-            weighted, self.states[place] = lfilter(stage.b, stage.a, weighted, zi=self.states[place])
-            weighted *= stage.passband_gain
+        weighted, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
         energy = (weighted**2).sum(0)
         while energy.size:
             left = self._end_of_quarter(len(self.energies)) - self.samples

@@ -33,7 +33,7 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, window_groups
 from diffdpo.sampling.request import prompt_rows
-from diffdpo.scorers.features import mono
+from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Clip, Prompt
@@ -102,7 +102,7 @@ class Ears:
 
     def hear(self, clip: Clip, seams: list[float]) -> dict[str, Any]:
         """Means over seams and over the moments half-way between them."""
-        samples = mono(clip, musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(clip), musicnn.SAMPLE_RATE)
         between = [(one + other) / 2 for one, other in pairwise([0.0, *seams, clip.seconds])]
         found: dict[str, Any] = {
             "typicality": float(MusicnnTypicality()([clip])[0, 0]),

@@ -4,7 +4,6 @@ Captions of songs are made of these words, the style encoder hears the measures,
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -62,23 +61,24 @@ def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
     return total / total.norm().clamp(min=1e-9)
 
 
-def measure(clip: Clip) -> dict[str, float]:
-    """What the words are about, of an excerpt of some seconds. Level does not matter."""
+def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dict[str, float]:
+    """What the words are about, of an excerpt of some seconds. Level does not matter.
+
+    `mono` is the mean of the channels at RATE, if it is there already.
+    """
     import librosa
 
     stereo = clip.samples if clip.samples.shape[0] > 1 else np.repeat(clip.samples, 2, axis=0)
-    mono = resample(Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE).samples[
-        0
-    ]
+    if mono is None:
+        mean = Clip(samples=stereo.mean(0, keepdims=True), sample_rate=clip.sample_rate)
+        mono = resample(mean, RATE).samples[0]
     mono = mono / max(1e-9, float(np.abs(mono).max(initial=0.0)))
     spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=512))
     centroid = librosa.feature.spectral_centroid(S=spectrum, sr=RATE)
     onsets = librosa.onset.onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE)
     times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Trying to estimate tuning")  # without a tone it is 0
-        chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE).mean(1)
+    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE, tuning=tuning(spectrum**2)).mean(1)
     middle, side = (float(((stereo[0] + sign * stereo[1]) ** 2).mean()) for sign in (1, -1))
     power = (spectrum**2).sum(0)
     levels = 10 * np.log10(power + 1e-6 * power.max() + 1e-20)
@@ -91,6 +91,22 @@ def measure(clip: Clip) -> dict[str, float]:
         "width_db": 10 * math.log10((side + 1e-6 * middle + 1e-20) / (middle + 1e-6 * side + 1e-20)),
         "dynamics_db": float(np.quantile(levels, 0.95) - np.quantile(levels, 0.1)),
     }
+
+
+def tuning(power: Float[np.ndarray, "bin frame"]) -> float:
+    """Deviation from A440 in semitones, as librosa estimates it from tones of 150 to 4,000 Hz; 0 without any.
+
+    The lower half of the spectrum holds them, and looks as if it were the whole of a sound at half the rate.
+    """
+    import librosa
+
+    half = power[: len(power) // 2 + 1]
+    hertz, loudness = librosa.piptrack(S=half, sr=RATE / 2, ref=0.1 * power.max(0))
+    tones = hertz > 0
+    if not tones.any():
+        return 0.0
+    loud = loudness >= np.median(loudness[tones])
+    return float(librosa.pitch_tuning(hertz[tones & loud], bins_per_octave=12))
 
 
 def key_fit(chroma: Float[np.ndarray, "12"], profile: Float[np.ndarray, "12"]) -> float:

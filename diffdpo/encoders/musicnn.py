@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
 from diffdpo.encoders.tensorflow_bundle import read_bundle
@@ -52,6 +53,28 @@ class Impression:
     """The last layer before the tags ("penultimate")."""
 
 
+class FilterBank(nn.Module):
+    """Filters of `frames` x `bands` on a spectrogram, and of each its maximum over bands. Time keeps its length."""
+
+    def __init__(self, num: int, frames: int, bands: int) -> None:
+        super().__init__()
+        self.padding = (0, 0, (frames - 1) // 2, frames // 2)
+        self.conv = nn.Conv2d(1, num, (frames, bands))
+        self.norm = nn.BatchNorm1d(num, eps=1e-3)
+
+    def forward(self, x: Float[Tensor, "patch 1 frame band"]) -> Float[Tensor, "patch filter frame"]:
+        """The maximum of norm(relu(conv(x))): normalised after the rectifier, as trained.
+
+        It is taken before them, so that they see one band instead of up to 96. They rise with what the convolution
+        gives, or fall, if the norm's weight is negative: such filters are turned over first.
+        """
+        assert self.conv.bias is not None
+        sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
+        weight = self.conv.weight * sign[:, None, None, None]
+        maps = F.conv2d(F.pad(x, self.padding), weight, self.conv.bias * sign)
+        return self.norm(F.relu(maps.amax(3) * sign[:, None]))
+
+
 class Musicnn(nn.Module):
     """Wide filters for timbre, long ones for rhythm, three dense layers in time, pooling.
 
@@ -70,8 +93,8 @@ class Musicnn(nn.Module):
             pad_mode="constant",
         )
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
-        self.timbre = nn.ModuleList([_filters(204, 7, bands) for bands in (38, 67)])
-        self.rhythm = nn.ModuleList([_filters(51, frames, 1) for frames in (128, 64, 32)])
+        self.timbre = nn.ModuleList([FilterBank(204, 7, bands) for bands in (38, 67)])
+        self.rhythm = nn.ModuleList([FilterBank(51, frames, 1) for frames in (128, 64, 32)])
         self.middle = nn.ModuleList([_layer(channels) for channels in (561, 64, 64)])
         self.pool_norm = nn.BatchNorm1d(1506, eps=1e-3)
         self.dense = nn.Linear(1506, 200)
@@ -92,7 +115,7 @@ class Musicnn(nn.Module):
 
     def forward(self, patches: Float[Tensor, "patch frame band"]) -> Impression:
         x = self.input_norm(patches[:, None])
-        front = torch.cat([bank(x).amax(3) for bank in [*self.timbre, *self.rhythm]], dim=1)
+        front = torch.cat([bank(x) for bank in [*self.timbre, *self.rhythm]], dim=1)
         layers = [front, self.middle[0](front)]
         for layer in self.middle[1:]:
             layers.append(layers[-1] + layer(layers[-1]))
@@ -117,16 +140,6 @@ class Musicnn(nn.Module):
             tags=torch.cat([part.tags for part in parts]),
             embedding=torch.cat([part.embedding for part in parts]),
         )
-
-
-def _filters(num: int, frames: int, bands: int) -> nn.Sequential:
-    """Filters of `frames` x `bands`; time keeps its length. Normalised after the rectifier, as trained."""
-    return nn.Sequential(
-        nn.ZeroPad2d((0, 0, (frames - 1) // 2, frames // 2)),
-        nn.Conv2d(1, num, (frames, bands)),
-        nn.ReLU(),
-        nn.BatchNorm2d(num, eps=1e-3),
-    )
 
 
 def _layer(channels: int) -> nn.Sequential:
@@ -172,7 +185,13 @@ def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """
     banks = ["timbre.0", "timbre.1", "rhythm.0", "rhythm.1", "rhythm.2"]
     middle = ["middle.0", "middle.1", "middle.2"]
-    norms = ["input_norm", *(f"{b}.3" for b in banks), *(f"{m}.2" for m in middle), "pool_norm", "dense_norm"]
+    norms = [
+        "input_norm",
+        *(f"{b}.norm" for b in banks),
+        *(f"{m}.2" for m in middle),
+        "pool_norm",
+        "dense_norm",
+    ]
     state = {}
     for i, ours in enumerate(norms):
         for key, name in zip(
@@ -181,7 +200,7 @@ def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
             strict=True,
         ):
             state[f"{ours}.{key}"] = tensors[f"{_numbered('batch_normalization', i)}/{name}"]
-    for i, ours in enumerate([*(f"{b}.1" for b in banks), *(f"{m}.0" for m in middle)]):
+    for i, ours in enumerate([*(f"{b}.conv" for b in banks), *(f"{m}.0" for m in middle)]):
         kernel = tensors[f"{_numbered('conv2d', i)}/kernel"].transpose(3, 2, 0, 1)
         state[f"{ours}.weight"] = kernel if i < len(banks) else kernel[:, 0].swapaxes(1, 2)
         state[f"{ours}.bias"] = tensors[f"{_numbered('conv2d', i)}/bias"]

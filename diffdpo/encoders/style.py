@@ -194,19 +194,24 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 
     def embed_clip(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
         """The style of a sound: of its windows, on average. The last sound is remembered."""
-        if self._heard is None or self._heard[0] is not clip:
-            self._heard = clip, self._listen(clip)
-        return self._heard[1]
+        latest = self._heard
+        if latest is None or latest[0] is not clip:
+            latest = self._heard = clip, self._listen(clip)
+        return latest[1]
 
     def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
-        styles = []
-        for heard in windows(clip):
-            values = measure(heard)
-            scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
-            device = self.audio_centre.device
-            profile = spectral_profile(self.mel_power(heard))[None].to(device)
-            styles.append(self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device)))
-        return F.normalize(torch.cat(styles).mean(0), dim=0)
+        styles = [self.embed_window(window) for window in windows(clip)]
+        return F.normalize(torch.stack(styles).mean(0), dim=0)
+
+    @torch.no_grad()
+    def embed_window(
+        self, window: Clip, mono: Float[np.ndarray, " sample"] | None = None
+    ) -> Float[Tensor, " {self.config.dim}"]:
+        """The style of a window, a unit vector. `mono` is the mean of its channels at RATE, if there already."""
+        values, device = measure(window, mono), self.audio_centre.device
+        scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
+        profile = spectral_profile(self.mel_power(window))[None].to(device)
+        return self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device))[0]
 
     @torch.no_grad()
     def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " {self.config.dim}"]:

@@ -1,6 +1,6 @@
 """Songs to scores. A recording that was scored before, by the same version of a scorer, is not scored again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from diffdpo.scorers.engine import (
     score_keys,
     window_scorers,
 )
-from diffdpo.types import Prompt
+from diffdpo.threads import worker_count
+from diffdpo.types import Clip, Prompt
 
 
 @dataclass
@@ -97,15 +98,14 @@ def run(cfg: ScoreRun) -> Path:
     ]
     part = group.share(work)
     with bar("score", len(part), "song", enabled=group.main) as progress:
-        for recording, keys in part:
-            clip = audio.read(recording.path)
-            (values,) = compute_scores([clip], [keys], scorers, prompts=recording.prompts, grid=grid)
-            _report_undefined(recording, values)
-            if grid:
-                windows = _window_rows(recording, values, grid, grid.starts(clip.seconds))
-                tables.append(out, WINDOWS, windows, rank=group.rank)
-            tables.append(out, SCORES, _score_rows(recording, values), rank=group.rank)
-            progress.advance()
+        for begin in range(0, len(part), worker_count()):
+            for recording, clip, values in _score_recordings(part[begin:][: worker_count()], scorers, grid):
+                _report_undefined(recording, values)
+                if grid:
+                    windows = _window_rows(recording, values, grid, grid.starts(clip.seconds))
+                    tables.append(out, WINDOWS, windows, rank=group.rank)
+                tables.append(out, SCORES, _score_rows(recording, values), rank=group.rank)
+                progress.advance()
     group.barrier()
     if group.main:
         tables.compact(out, SCORES)
@@ -121,6 +121,17 @@ def run(cfg: ScoreRun) -> Path:
         )
     group.barrier()
     return out
+
+
+def _score_recordings(
+    batch: Sequence[tuple[Recording, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
+) -> Iterator[tuple[Recording, Clip, dict[ScoreKey, AxisValues]]]:
+    """The sound of each recording and its values for its keys."""
+    recordings, keys = zip(*batch, strict=True)
+    clips = [audio.read(recording.path) for recording in recordings]
+    prompts = {key: prompt for recording in recordings for key, prompt in recording.prompts.items()}
+    values = compute_scores(clips, keys, scorers, prompts=prompts, grid=grid)
+    return zip(recordings, clips, values, strict=True)
 
 
 def _recordings(folders: list[str]) -> list[Recording]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffdpo import audio
 from diffdpo.hub import BUNDLE, sha256_of
-from diffdpo.scorers.features import score_each_with_prompt
+from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, mono, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
 LOWEST = -1.0
@@ -54,21 +54,25 @@ class Adherence:
     def __call__(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
     ) -> Float[np.ndarray, "clip axis"]:
-        return score_each_with_prompt(clips, prompts, self._score)
+        return score_each_with_prompt(clips, prompts, self.score_features)
 
-    def _score(self, clip: Clip, prompt: Prompt) -> float:
+    def score_features(self, features: ClipFeatures, prompt: Prompt = EMPTY_PROMPT) -> tuple[float]:
         import torch
 
+        from diffdpo.encoders.descriptors import RATE
         from diffdpo.encoders.style import pretrained, windows
 
+        clip = features.clip
         if not clip.samples.any():
-            return LOWEST
+            return (LOWEST,)
         target = self.embed_prompt(prompt)
         if not target.any():
-            return 0.0
+            return (0.0,)
         encoder = pretrained(self._folder())
-        styles = torch.stack([encoder.embed(None, window) for window in windows(clip)])
-        return float((styles @ target).mean().clamp(-1, 1))
+        parts = windows(clip)
+        shared = [mono(features, RATE, at_least_s=0.0)] if len(parts) == 1 else [None] * len(parts)
+        styles = [encoder.embed_window(*pair).cpu() for pair in zip(parts, shared, strict=True)]
+        return (float((torch.stack(styles) @ target).mean().clamp(-1, 1)),)
 
     def embed_prompt(self, prompt: Prompt) -> Float[Tensor, " style"]:
         """The style that a prompt names by text or recording, a unit vector; zeros if it names none."""

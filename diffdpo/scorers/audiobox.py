@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.hub import Published, find, sha256_of
-from diffdpo.scorers.features import mono, score_each
+from diffdpo.scorers.features import ClipFeatures, mono, score_each
 from diffdpo.types import Clip
 
 PUBLISHED = Published(name="Audiobox-Aesthetics", repo="facebook/audiobox-aesthetics", license="CC-BY-4.0")
@@ -70,13 +70,13 @@ class Audiobox:
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self._score, len(self.axes))
 
-    def _score(self, clip: Clip) -> list[float]:
+    def _score(self, features: ClipFeatures) -> list[float]:
         import torch
 
         from diffdpo.encoders import audiobox as encoder
 
-        if clip.samples.any():
-            samples = mono(clip, encoder.SAMPLE_RATE, at_least_s=0.0)
+        if features.clip.samples.any():
+            samples = mono(features, encoder.SAMPLE_RATE, at_least_s=0.0)
             if samples.any():
                 min_tail = round(self.min_tail_s * encoder.SAMPLE_RATE)
                 windows = encoder.cut_windows(torch.from_numpy(samples), min_tail)

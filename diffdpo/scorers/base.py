@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from diffdpo.scorers.features import ClipFeatures
 from diffdpo.types import Clip, Prompt
 
 
@@ -51,6 +52,19 @@ class PromptScorer(Protocol):
     def __call__(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
     ) -> Float[np.ndarray, "clip axis"]: ...
+
+
+@runtime_checkable
+class FeatureScorer(Protocol):
+    """A Scorer that shares resampled sound, spectra and embeddings of a clip with other scorers.
+
+    The engine calls it clip by clip, on one thread, with the clip's features. Its call is the same thing for clips
+    of which nothing has been computed. A large network is better off without: it wants batches, and threads.
+    """
+
+    def score_features(self, features: ClipFeatures) -> Sequence[float]:
+        """One value an axis; that of a PromptScorer takes the prompt as its second argument."""
+        ...
 
 
 def fingerprint(scorer: Scorer) -> str:

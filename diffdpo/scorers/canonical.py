@@ -23,8 +23,11 @@ def canonical(clip: Clip) -> Clip:
     if clip.samples.shape[0] > 2:
         clip = audio.stereo(clip)
     if clip.samples.shape[1]:
-        centred = clip.samples - clip.samples.mean(1, keepdims=True, dtype=np.float64)
-        clip = Clip(samples=centred.astype(np.float32), sample_rate=clip.sample_rate)
-    if not clip.samples.any() or not audio.loudness(clip) > audio.SILENCE_LUFS:
+        offset = clip.samples.mean(1, keepdims=True, dtype=np.float64)
+        centred = np.subtract(clip.samples, offset, out=np.empty_like(clip.samples), casting="same_kind")
+        clip = Clip(samples=centred, sample_rate=clip.sample_rate)
+    level = audio.loudness(clip) if clip.samples.any() else -np.inf
+    if not level > audio.SILENCE_LUFS:
         return Clip(samples=np.zeros_like(clip.samples), sample_rate=clip.sample_rate)
-    return audio.normalise(clip, TARGET_LUFS)
+    gain = np.float32(10 ** ((TARGET_LUFS - level) / 20))
+    return Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate)

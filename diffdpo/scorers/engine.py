@@ -4,18 +4,20 @@
 `score_keys`, leaves out those it has, and passes the others to `compute_scores`; so does `diffdpo score`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffdpo.data.scores import ANY, GATES, WHOLE, Grid
 from diffdpo.errors import ConfigError
-from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
+from diffdpo.scorers.base import FeatureScorer, PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical
-from diffdpo.scorers.features import EMPTY_PROMPT
+from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures
 from diffdpo.scorers.gates import failures, gates
+from diffdpo.threads import parallel_map
 from diffdpo.types import Clip, Prompt
 
 GATES_VERSION = "1"
@@ -131,49 +133,105 @@ def compute_scores(
     prompts: Mapping[str, Prompt],
     grid: Grid | None = None,
 ) -> list[dict[ScoreKey, AxisValues]]:
-    """The values of each clip for its keys, `prompts` by theirs. What is not finite is kept as it is."""
-    measured = [gates(clip) for clip in clips]
-    canonicals = [
-        None if failures(faults, FINITE) else canonical(clip)
-        for clip, faults in zip(clips, measured, strict=True)
-    ]
-    values: list[dict[ScoreKey, AxisValues]] = [{} for _ in clips]
-    rows = [(place, key) for place, clip_keys in enumerate(keys) for key in clip_keys]
-    for place, key in rows:
-        if key.scorer == GATES:
-            values[place][key] = {name: (value,) for name, value in measured[place].items()}
-        elif canonicals[place] is None:
-            count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clips[place].seconds))
-            values[place][key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
+    """The values of each clip for its keys, `prompts` by theirs. What is not finite is kept as it is.
+
+    Clips are shared out among the cores, each of which lends one clip to all scorers that share features. The other
+    scorers take all clips at once, with as many threads as they like.
+    """
+    score = partial(_score_clip, scorers=scorers, prompts=prompts, grid=grid)
+    values, canonicals = [], []
+    for by_key, clip in parallel_map(score, clips, keys):
+        values.append(by_key)
+        canonicals.append(clip)
     for name, scorer in scorers.items():
-        finite = [
-            (place, key, clip) for place, key in rows if key.scorer == name and (clip := canonicals[place])
+        batch = [
+            (place, key, clip)
+            for place, clip in enumerate(canonicals)
+            for key in keys[place]
+            if clip is not None and key.scorer == name and key not in values[place]
         ]
-        whole = [row for row in finite if row[1].window == WHOLE]
-        scores = _score_whole(
-            scorer, [(clip, prompts.get(key.prompt, EMPTY_PROMPT)) for _, key, clip in whole]
-        )
-        for (place, key, _), row in zip(whole, scores, strict=True):
-            values[place][key] = {axis: (value,) for axis, value in zip(scorer.axes, row, strict=True)}
-        for place, key, clip in finite:
-            if grid and key.window == grid.name:
-                values[place][key] = _score_windows(scorer, clip, grid)
+        for place, key, columns in _score_batch(scorer, batch, prompts, grid):
+            values[place][key] = columns
     return values
 
 
-def _score_whole(scorer: Scorer, pairs: Sequence[tuple[Clip, Prompt]]) -> list[list[float]]:
-    """A row of values for each clip, compared with its prompt by scorers that do so."""
-    if not pairs:
-        return []
-    clips, prompts = [clip for clip, _ in pairs], [prompt for _, prompt in pairs]
-    return (scorer(clips, prompts) if isinstance(scorer, PromptScorer) else scorer(clips)).tolist()
+def _score_clip(
+    clip: Clip,
+    keys: Sequence[ScoreKey],
+    scorers: Mapping[str, Scorer],
+    prompts: Mapping[str, Prompt],
+    grid: Grid | None,
+) -> tuple[dict[ScoreKey, AxisValues], Clip | None]:
+    """The gates of a clip, its values by scorers that share features, and its canonical form.
+
+    A clip that holds numbers that are not finite has none; its values by all scorers are NaN.
+    """
+    faults = gates(clip)
+    values: dict[ScoreKey, AxisValues] = {
+        key: {name: (value,) for name, value in faults.items()} for key in keys if key.scorer == GATES
+    }
+    if failures(faults, FINITE):
+        for key in keys:
+            if key.scorer != GATES:
+                count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clip.seconds))
+                values[key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
+        return values, None
+    clip = canonical(clip)
+    return values | _score_features(clip, keys, scorers, prompts, grid), clip
 
 
-def _score_windows(scorer: Scorer, clip: Clip, grid: Grid) -> AxisValues:
-    """The values of the windows of a clip, which keep the level they have in it."""
-    windows = [_cut(clip, start, grid.window_s) for start in grid.starts(clip.seconds)]
-    columns = scorer(windows).T.tolist() if windows else [[] for _ in scorer.axes]
-    return {axis: tuple(column) for axis, column in zip(scorer.axes, columns, strict=True)}
+def _score_batch(
+    scorer: Scorer,
+    batch: Sequence[tuple[int, ScoreKey, Clip]],
+    prompts: Mapping[str, Prompt],
+    grid: Grid | None,
+) -> Iterator[tuple[int, ScoreKey, AxisValues]]:
+    """The values of clips by one scorer, all whole clips at once and then the windows of each."""
+    songs = [row for row in batch if row[1].window == WHOLE]
+    if songs:
+        clips = [clip for _, _, clip in songs]
+        own = [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in songs]
+        table = scorer(clips, own) if isinstance(scorer, PromptScorer) else scorer(clips)
+        for (place, key, _), row in zip(songs, table.tolist(), strict=True):
+            yield place, key, _by_axis(scorer, [row])
+    for place, key, clip in batch:
+        if grid and key.window == grid.name:
+            windows = _windows(clip, grid)
+            yield place, key, _by_axis(scorer, scorer(windows).tolist() if windows else [])
+
+
+def _score_features(
+    clip: Clip,
+    keys: Sequence[ScoreKey],
+    scorers: Mapping[str, Any],
+    prompts: Mapping[str, Prompt],
+    grid: Grid | None,
+) -> dict[ScoreKey, AxisValues]:
+    """The values of a clip by scorers that share features, with those of one clip or window in memory at a time."""
+    keys = [key for key in keys if isinstance(scorers.get(key.scorer), FeatureScorer)]
+    values: dict[ScoreKey, AxisValues] = {}
+    features = ClipFeatures(clip)
+    for key in keys:
+        scorer = scorers[key.scorer]
+        if key.window == WHOLE:
+            prompt = [prompts.get(key.prompt, EMPTY_PROMPT)] if isinstance(scorer, PromptScorer) else []
+            values[key] = _by_axis(scorer, [scorer.score_features(features, *prompt)])
+    rows: dict[ScoreKey, list[Sequence[float]]] = {key: [] for key in keys if key.window != WHOLE}
+    for window in _windows(clip, grid) if rows and grid else []:
+        features = ClipFeatures(window)
+        for key in rows:
+            rows[key].append(scorers[key.scorer].score_features(features))
+    return values | {key: _by_axis(scorers[key.scorer], windows) for key, windows in rows.items()}
+
+
+def _by_axis(scorer: Scorer, rows: Sequence[Sequence[float]]) -> AxisValues:
+    """Rows of values on each axis as a column for each."""
+    return {axis: tuple(float(row[place]) for row in rows) for place, axis in enumerate(scorer.axes)}
+
+
+def _windows(clip: Clip, grid: Grid) -> list[Clip]:
+    """The windows of a clip, which keep the level they have in it."""
+    return [_cut(clip, start, grid.window_s) for start in grid.starts(clip.seconds)]
 
 
 def _cut(clip: Clip, start_s: float, seconds: float) -> Clip:

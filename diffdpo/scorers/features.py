@@ -1,12 +1,16 @@
-"""Small helpers that several scorers share."""
+"""What several scorers compute from a clip, each value once, and small helpers that they share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Complex, Float
 
 from diffdpo import audio
 from diffdpo.types import Clip, Prompt
+
+T = TypeVar("T")
 
 SAMPLE_RATE = 22_050
 """Enough for pitch, rhythm and form, and librosa's default."""
@@ -14,29 +18,98 @@ EMPTY_PROMPT = Prompt(id="empty")
 """Of a clip that is scored without a prompt."""
 
 
-def mono(clip: Clip, sample_rate: int = SAMPLE_RATE, at_least_s: float = 1.0) -> Float[np.ndarray, " sample"]:
+class ClipFeatures:
+    """A canonical clip, and what scorers compute from it: each value once, whichever scorer needs it first.
+
+    The engine makes one of each clip or window, gives it to all scorers that can share, and drops it.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, compute: Callable[..., T], *args: Hashable) -> T:
+        """`compute(features, *args)`, kept from the first call on. Nobody may write into it."""
+        key = (compute, *args)
+        if key not in self._values:
+            self._values[key] = compute(self, *args)
+        return self._values[key]
+
+
+def mono(
+    features: ClipFeatures, sample_rate: int = SAMPLE_RATE, at_least_s: float = 1.0
+) -> Float[np.ndarray, " sample"]:
     """The mean of the channels at `sample_rate`; shorter clips are filled up with silence."""
-    mean = clip.samples.mean(0, keepdims=True).astype(np.float32)
-    samples = audio.resample(Clip(samples=mean, sample_rate=clip.sample_rate), sample_rate).samples[0]
+    samples = features.get(_mono, sample_rate)
     return np.pad(samples, (0, max(0, int(at_least_s * sample_rate) - len(samples))))
 
 
+def _mono(features: ClipFeatures, sample_rate: int) -> Float[np.ndarray, " sample"]:
+    clip = features.clip
+    mean = clip.samples.mean(0, keepdims=True).astype(np.float32)
+    return audio.resample(Clip(samples=mean, sample_rate=clip.sample_rate), sample_rate).samples[0]
+
+
+def magnitudes(
+    features: ClipFeatures, n_fft: int, hop: int, at_least_s: float = 1.0
+) -> Float[np.ndarray, "bin frame"]:
+    """Of the `stft` of `mono` at SAMPLE_RATE."""
+    length = max(len(features.get(_mono, SAMPLE_RATE)), int(at_least_s * SAMPLE_RATE))
+    return features.get(_magnitudes, n_fft, hop, length)
+
+
+def _magnitudes(features: ClipFeatures, n_fft: int, hop: int, length: int) -> Float[np.ndarray, "bin frame"]:
+    samples = features.get(_mono, SAMPLE_RATE)
+    return np.abs(stft(np.pad(samples, (0, length - len(samples))), n_fft, hop))
+
+
+def stft(
+    samples: Float[np.ndarray, "*channel sample"], n_fft: int, hop: int, window: str = "hann"
+) -> Complex[np.ndarray, "*channel bin frame"]:
+    """The short-time Fourier transform as `librosa.stft` defines it, at a third of its cost.
+
+    Frames are centred on every `hop`-th sample, with zeros outside of the clip; `window` is "hann" or "ones".
+    """
+    import torch
+
+    weights = torch.hann_window(n_fft, dtype=torch.float64) if window == "hann" else torch.ones(n_fft)
+    frames = torch.stft(
+        torch.from_numpy(samples),
+        n_fft,
+        hop,
+        window=weights.float(),
+        pad_mode="constant",
+        return_complex=True,
+    )
+    return frames.numpy()
+
+
+@cache
+def mel_filters(n_fft: int, num: int) -> Float[np.ndarray, "band bin"]:
+    """Slaney's mel bands at SAMPLE_RATE, as librosa makes them."""
+    import librosa
+
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=num)
+
+
 def score_each(
-    clips: Sequence[Clip], score: Callable[[Clip], Sequence[float]], num_axes: int
+    clips: Sequence[Clip], score: Callable[[ClipFeatures], Sequence[float]], num_axes: int
 ) -> Float[np.ndarray, "clip axis"]:
     """One row a clip, each computed alone: the rest of the batch changes nothing."""
-    return np.array([score(clip) for clip in clips], dtype=np.float64).reshape(len(clips), num_axes)
+    rows = [score(ClipFeatures(clip)) for clip in clips]
+    return np.array(rows, dtype=np.float64).reshape(len(clips), num_axes)
 
 
 def score_each_with_prompt(
     clips: Sequence[Clip],
     prompts: Sequence[Prompt] | None,
-    score: Callable[[Clip, Prompt], float],
-) -> Float[np.ndarray, "clip 1"]:
+    score: Callable[[ClipFeatures, Prompt], Sequence[float]],
+    num_axes: int = 1,
+) -> Float[np.ndarray, "clip axis"]:
     """One row a clip, each scored for its own prompt; without prompts, for an empty one."""
     per_clip = [EMPTY_PROMPT] * len(clips) if prompts is None else prompts
-    values = [score(clip, prompt) for clip, prompt in zip(clips, per_clip, strict=True)]
-    return np.array(values, dtype=np.float64).reshape(len(clips), 1)
+    rows = [score(ClipFeatures(clip), prompt) for clip, prompt in zip(clips, per_clip, strict=True)]
+    return np.array(rows, dtype=np.float64).reshape(len(clips), num_axes)
 
 
 def range_score(value: float, low: float, high: float, soft_low: float, soft_high: float) -> float:
@@ -53,18 +126,13 @@ def clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int =
 
     A wave that is cut off stays at its highest value for a while; a healthy one only passes by.
     """
-    peak = np.abs(samples).max(1, keepdims=True)
-    at_ceiling = np.concatenate([_in_runs(x, shortest) for x in (samples >= 0.999 * peak) & (peak > 0)])
-    at_floor = np.concatenate([_in_runs(x, shortest) for x in (samples <= -0.999 * peak) & (peak > 0)])
-    return float((at_ceiling | at_floor).mean())
+    return sum(_in_runs(channel, shortest) for channel in samples) / samples.size
 
 
-def _in_runs(extreme: Bool[np.ndarray, " sample"], shortest: int) -> Bool[np.ndarray, " sample"]:
-    """Marks the members of runs of at least `shortest`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], extreme.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    change = np.zeros(len(extreme) + 1, np.int64)
-    long = ends - starts >= shortest
-    np.add.at(change, starts[long], 1)
-    np.add.at(change, ends[long], -1)
-    return np.cumsum(change[:-1]) > 0
+def _in_runs(samples: Float[np.ndarray, " sample"], shortest: int) -> int:
+    """How many samples of a channel are members of such runs, all of one sign."""
+    size = np.abs(samples)
+    places = np.flatnonzero((size >= 0.999 * size.max()) & (size > 0))
+    ends = (np.diff(places) > 1) | (np.diff(np.signbit(samples[places])))
+    lengths = np.diff([0, *np.flatnonzero(ends) + 1, len(places)])
+    return int(lengths[lengths >= shortest].sum())

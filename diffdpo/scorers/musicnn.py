@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.errors import DataError
-from diffdpo.scorers.features import mono, score_each
+from diffdpo.scorers.features import ClipFeatures, mono, score_each
 from diffdpo.types import Clip
 
 REFERENCE = "assets/tiny/musicnn_reference.safetensors"
@@ -50,10 +50,10 @@ class MusicnnTypicality:
         return hashlib.sha256(_asset() + SHA256.encode()).hexdigest()
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return score_each(clips, self._score, len(self.axes))
+        return score_each(clips, self.score_features, len(self.axes))
 
-    def _score(self, clip: Clip) -> tuple[float]:
-        windows = embeddings(clip)
+    def score_features(self, features: ClipFeatures) -> tuple[float]:
+        windows = features.get(embeddings)
         if not len(windows):
             return (-FARTHEST,)
         return (-min(FARTHEST, float(real_songs().distance(windows).mean())),)
@@ -84,13 +84,13 @@ class EmbeddingGaussian:
         return directions @ self.mean, (along**2 * self.variances).sum(1) + beyond * self.rest
 
 
-def embeddings(clip: Clip) -> Float[np.ndarray, "window dim"]:
+def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
     """The embedding of every window of a clip; silence has no windows."""
     import torch
 
     from diffdpo.encoders import musicnn
 
-    samples = mono(clip, musicnn.SAMPLE_RATE)
+    samples = mono(features, musicnn.SAMPLE_RATE)
     if not samples.any():
         return np.zeros((0, musicnn.EMBEDDING))
     patches = musicnn.pretrained().listen(torch.from_numpy(samples)).embedding

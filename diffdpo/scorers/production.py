@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.scorers.features import clip_run_ratio, range_score, score_each
+from diffdpo.scorers.features import ClipFeatures, clip_run_ratio, range_score, score_each, stft
 from diffdpo.types import Clip
 
 STFT = 2048
@@ -45,9 +45,10 @@ class Production:
     weights_hash: ClassVar[str] = ""
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return score_each(clips, self._score, len(self.axes))
+        return score_each(clips, self.score_features, len(self.axes))
 
-    def _score(self, clip: Clip) -> tuple[float]:
+    def score_features(self, features: ClipFeatures) -> tuple[float]:
+        clip = features.clip
         if not clip.samples.any():
             return (0.0,)
         mean, floor = spectra(clip)
@@ -93,12 +94,11 @@ def spectra(clip: Clip) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " 
     is not a peak among its neighbours. For white noise the 10th percentile of the power is 0.105 of its
     mean.
     """
-    import librosa
     from scipy.ndimage import median_filter
 
     samples = clip.samples.astype(np.float32)
     samples = np.pad(samples, ((0, 0), (0, max(0, STFT - samples.shape[1]))))
-    power = (np.abs(librosa.stft(samples, n_fft=STFT, hop_length=STFT // 2)) ** 2).mean(0)
+    power = (np.abs(stft(samples, STFT, STFT // 2)) ** 2).mean(0)
     mean = power.mean(1, dtype=np.float64)
     tenth = power.shape[1] // 10
     quiet = np.partition(power, tenth, axis=1)[:, tenth] / -math.log(0.9)

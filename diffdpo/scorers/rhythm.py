@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.scorers.features import SAMPLE_RATE, mono, score_each
+from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, mel_filters, mono, score_each
 from diffdpo.types import Clip
 
-HOP = 512
+STFT, HOP, BANDS = 2048, 512, 128
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP
 SHORTEST_S, LONGEST_S = 0.25, 2.0
 """Periods that can be felt as a pulse or a bar: 240 to 30 a minute."""
@@ -49,10 +49,10 @@ class Rhythm:
             raise ValueError(f"clearest must be in (0, 1] and tolerance positive, got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return score_each(clips, self._score, len(self.axes))
+        return score_each(clips, self.score_features, len(self.axes))
 
-    def _score(self, clip: Clip) -> tuple[float, float]:
-        onsets = onset_strength(clip)
+    def score_features(self, features: ClipFeatures) -> tuple[float, float]:
+        onsets = onset_strength(features)
         correlation = autocorrelation(onsets)
         shortest = round(SHORTEST_S * FRAMES_PER_SECOND)
         longest = round(min(LONGEST_S * FRAMES_PER_SECOND, len(onsets) / 4))
@@ -63,17 +63,21 @@ class Rhythm:
         return pulse, self.tolerance / (self.tolerance + tempo_deviation(onsets, period))
 
 
-def onset_strength(clip: Clip) -> Float[np.ndarray, " frame"]:
+def onset_strength(features: ClipFeatures) -> Float[np.ndarray, " frame"]:
     """Log-compressed spectral flux, without the false onset at the edge of the clip; 0 throughout in
     silence.
     """
-    samples = mono(clip)
+    samples = mono(features)
     if not samples.any():
         return np.zeros(len(samples) // HOP)
     import librosa
 
-    flux = librosa.onset.onset_strength(y=samples, sr=SAMPLE_RATE, hop_length=HOP)
-    return np.log1p(flux[2048 // HOP :].astype(np.float64))
+    # by librosa: the tempo of a clip without a clear pulse hangs on the last digits
+    mel = mel_filters(STFT, BANDS) @ np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP)) ** 2
+    flux = librosa.onset.onset_strength(
+        S=librosa.power_to_db(mel), sr=SAMPLE_RATE, n_fft=STFT, hop_length=HOP
+    )
+    return np.log1p(flux[STFT // HOP :].astype(np.float64))
 
 
 def autocorrelation(onsets: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " lag"]:

@@ -3,16 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.scorers.features import SAMPLE_RATE, mono, range_score, score_each
+from diffdpo.scorers.features import (
+    SAMPLE_RATE,
+    ClipFeatures,
+    magnitudes,
+    mel_filters,
+    mono,
+    range_score,
+    score_each,
+)
 from diffdpo.types import Clip
 
-STFT = 4096
-HOP = 2048
+STFT, HOP, BANDS = 4096, 2048, 40
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP
 SHORTEST_S = 5.0
 NEAREST_RETURN_S, FARTHEST_RETURN_S = 1.5, 60.0
@@ -54,29 +62,38 @@ class Structure:
                 raise ValueError(f"a range needs 0 <= low < high, got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
-        return score_each(clips, self._score, len(self.axes))
+        return score_each(clips, self.score_features, len(self.axes))
 
-    def _score(self, clip: Clip) -> tuple[float]:
-        samples = mono(clip)
-        if clip.seconds < SHORTEST_S or not samples.any():
+    def score_features(self, features: ClipFeatures) -> tuple[float]:
+        if features.clip.seconds < SHORTEST_S or not mono(features).any():
             return (0.0,)
-        frames = moments(samples)
+        frames = moments(
+            magnitudes(features, STFT, HOP // 2)[:, ::2]
+        )  # harmony takes the frames in between, too
         change = range_score(variety(frames), *self.variety, soft_low=0.05, soft_high=0.3)
         repetition = range_score(recurrence(frames), *self.recurrence, soft_low=0.08, soft_high=0.3)
         return (math.sqrt(change * repetition),)
 
 
-def moments(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame feature"]:
+def moments(magnitude: Float[np.ndarray, "bin frame"]) -> Float[np.ndarray, "frame feature"]:
     """Chroma and timbre of every frame (93 ms), each on a scale where real music varies by about one."""
     import librosa
 
-    power = np.abs(librosa.stft(samples, n_fft=STFT, hop_length=HOP)) ** 2
-    chroma = librosa.feature.chroma_stft(S=power, sr=SAMPLE_RATE, n_fft=STFT, tuning=0, norm=None)
+    power = magnitude**2
+    chroma = chroma_filters() @ power
     chroma = np.sqrt(chroma / np.maximum(chroma.sum(0), 1e-6 * chroma.sum(0).max()))
-    mel = librosa.feature.melspectrogram(S=power, sr=SAMPLE_RATE, n_mels=40)
+    mel = mel_filters(STFT, BANDS) @ power
     mfcc = librosa.feature.mfcc(S=librosa.power_to_db(mel, ref=np.max, top_db=80.0), n_mfcc=13)
     mfcc[0] /= 3  # the level, which would rule alone
     return np.concatenate([chroma / 0.13, mfcc / 20]).T
+
+
+@cache
+def chroma_filters() -> Float[np.ndarray, "pitch_class bin"]:
+    """The pitch classes at A440, as librosa makes them."""
+    import librosa
+
+    return librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=STFT, tuning=0)
 
 
 def moving_means(

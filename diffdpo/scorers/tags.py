@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.scorers import musicnn
-from diffdpo.scorers.features import score_each_with_prompt
+from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
 MOST = 3.0
@@ -57,20 +57,20 @@ class Tags:
     def __call__(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
     ) -> Float[np.ndarray, "clip axis"]:
-        return score_each_with_prompt(clips, prompts, self._score)
+        return score_each_with_prompt(clips, prompts, self.score_features)
 
-    def _score(self, clip: Clip, prompt: Prompt) -> float:
+    def score_features(self, features: ClipFeatures, prompt: Prompt = EMPTY_PROMPT) -> tuple[float]:
         from diffdpo.encoders.musicnn import TAGS
 
-        embeddings, words = musicnn.embeddings(clip), named_tags(prompt.text or "")
+        embeddings, words = features.get(musicnn.embeddings), named_tags(prompt.text or "")
         if not len(embeddings):
-            return -MOST
+            return (-MOST,)
         if not words:
-            return 0.0
+            return (0.0,)
         weight, mean, deviation = _outputs()
         scores = dict(zip(TAGS, ((embeddings @ weight.T - mean) / deviation).mean(0), strict=True))
         value = np.mean([np.mean([scores[tag] for tag in tags]) for tags in words])
-        return float(np.clip(value, -MOST, MOST))
+        return (float(np.clip(value, -MOST, MOST)),)
 
 
 def named_tags(text: str) -> list[tuple[str, ...]]:

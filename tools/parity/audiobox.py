@@ -15,7 +15,7 @@ from torch import Tensor
 from diffdpo.encoders import audiobox as encoder
 from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames
 from diffdpo.errors import DataError
-from diffdpo.scorers.features import mono
+from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.types import Clip
 from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
 
@@ -62,7 +62,10 @@ def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, 
 @torch.no_grad()
 def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
     """The published way: all windows of all sounds, the shortest tails too, in one batch."""
-    heard = {name: torch.from_numpy(mono(clip, SAMPLE_RATE, at_least_s=0.0)) for name, clip in clips.items()}
+    heard = {
+        name: torch.from_numpy(mono(ClipFeatures(clip), SAMPLE_RATE, at_least_s=0.0))
+        for name, clip in clips.items()
+    }
     cuts = [encoder.cut_windows(samples) for samples in heard.values()]
     frames = network.wavlm_model(
         torch.cat([cut.samples for cut in cuts]), torch.cat([cut.lengths for cut in cuts])

@@ -1,10 +1,11 @@
 """Style words: measured where the answer is known."""
 
+import librosa
 import numpy as np
 import pytest
 import torch
 
-from diffdpo.encoders.descriptors import MEASURED, directions, measure
+from diffdpo.encoders.descriptors import MEASURED, directions, measure, tuning
 from diffdpo.types import Clip
 
 RATE = 22050
@@ -41,6 +42,15 @@ def test_level_does_not_matter():
     quiet = Clip(samples=loud.samples * 0.05, sample_rate=RATE)
     for name, value in measure(loud).items():
         assert measure(quiet)[name] == pytest.approx(value, rel=1e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize("cents", [-40, -7, 0, 18, 45])
+def test_tuning_is_librosas_estimate_from_the_whole_spectrum(cents):
+    samples = tone(*(hertz * 2 ** (cents / 1200) for hertz in (220.0, 329.63, 440.0))).samples[0]
+    power = np.abs(librosa.stft(samples, n_fft=2048, hop_length=512)) ** 2
+    assert tuning(power) == librosa.estimate_tuning(S=power, sr=RATE)
+    assert tuning(power) == pytest.approx(cents / 100, abs=0.05)
+    assert tuning(np.zeros_like(power)) == 0
 
 
 def test_words_are_unit_directions_that_hardly_overlap():

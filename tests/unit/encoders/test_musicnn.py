@@ -57,6 +57,24 @@ def test_impressions_are_finite_and_tags_are_probabilities(network, song):
     assert ((found.tags >= 0) & (found.tags <= 1)).all()
 
 
+def test_a_filter_bank_is_the_maximum_over_bands_of_its_normalised_maps():
+    """Some weights of the norm are negative: of these filters the smallest map counts."""
+    torch.manual_seed(0)
+    bank = musicnn.FilterBank(6, 5, 9).eval()
+    bank.norm.running_mean.uniform_(-1, 1)
+    bank.norm.running_var.uniform_(0.5, 2)
+    torch.nn.init.uniform_(bank.norm.weight, -1, 1)
+    torch.nn.init.uniform_(bank.norm.bias, -1, 1)
+    assert (bank.norm.weight < 0).any()
+    x = torch.randn(2, 1, 20, 30)
+    with torch.no_grad():
+        maps = bank.conv(torch.nn.functional.pad(x, bank.padding)).relu()
+        scale = bank.norm.weight / (bank.norm.running_var + bank.norm.eps).sqrt()
+        column = (slice(None), None, None)
+        maps = (maps - bank.norm.running_mean[column]) * scale[column] + bank.norm.bias[column]
+        assert bank(x) == pytest.approx(maps.amax(3), abs=1e-5)
+
+
 def test_every_patch_has_its_own_embedding(network, song):
     """The original repeats the first."""
     first, second, third = network.listen(song).embedding

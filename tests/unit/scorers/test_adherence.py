@@ -14,6 +14,7 @@ from diffdpo.scorers import SCORERS, musicnn
 from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
+from diffdpo.scorers.features import ClipFeatures
 from diffdpo.scorers.tags import MOST, SYNONYMS, Tags, named_tags
 from diffdpo.types import Clip, Prompt
 
@@ -78,7 +79,7 @@ def test_tags_are_standard_scores_of_the_logits_over_real_songs(song):
     draws -= draws @ gaussian.axes.T @ gaussian.axes
     draws += gaussian.mean + (along * gaussian.variances**0.5) @ gaussian.axes
     logits = output(torch.from_numpy(draws).float()).numpy()
-    logit = output(torch.from_numpy(musicnn.embeddings(song)).float()).numpy().mean(0)
+    logit = output(torch.from_numpy(musicnn.embeddings(ClipFeatures(song))).float()).numpy().mean(0)
     for word in ("electronic", "piano"):
         tag = TAGS.index(word)
         expected = (logit[tag] - logits[:, tag].mean()) / logits[:, tag].std()

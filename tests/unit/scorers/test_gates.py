@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torchaudio.functional import resample
 
 from diffdpo.errors import ConfigError
-from diffdpo.scorers.gates import LIMITS, failures, gates, passes
+from diffdpo.scorers.gates import FILTER_GAIN, LIMITS, REACH, failures, gates, passes
 from diffdpo.types import Clip
 
 RATE = 16_000
@@ -50,6 +52,25 @@ def test_true_peak_is_found_between_samples():
     x = 2 * sine(RATE / 4, phase=np.pi / 4)
     assert np.abs(x).max() == pytest.approx(0.7071, abs=1e-3)
     assert gates(clip(x))["true_peak_db"] == pytest.approx(0.0, abs=0.3)
+
+
+@pytest.mark.parametrize("length", [1, 5, 63, 64, 65, 200, 5000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_true_peak_is_that_of_the_whole_clip_oversampled(length, channels):
+    for seed in range(5):
+        x = np.random.default_rng(seed).standard_normal((channels, length)).astype(np.float32)
+        x[:, length // 2 :] *= 0.3 + 0.2 * seed
+        oversampled = resample(torch.from_numpy(x), RATE, 4 * RATE)
+        peak = max(float(oversampled.abs().max()), float(np.abs(x).max()))
+        assert gates(clip(x))["true_peak_db"] == pytest.approx(20 * math.log10(peak), abs=1e-5)
+
+
+def test_no_wave_gains_more_by_oversampling_than_its_filter_allows():
+    impulse = torch.zeros(1, 65)
+    impulse[0, 32] = 1.0
+    taps = resample(impulse, 1, 4).reshape(-1, 4)
+    assert taps.abs().sum(0).max() < FILTER_GAIN
+    assert taps.abs().sum(1).nonzero().sub(32).abs().max() <= REACH
 
 
 def test_offset_and_bad_numbers():

@@ -23,7 +23,7 @@ from diffdpo.encoders import musicnn
 from diffdpo.errors import UserError
 from diffdpo.runs import atomic_write
 from diffdpo.scorers.canonical import canonical
-from diffdpo.scorers.features import mono
+from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.scorers.musicnn import REFERENCE, WINDOW_PATCHES, EmbeddingGaussian, pool_patches
 from diffdpo.types import Clip
 
@@ -52,7 +52,7 @@ def embed(network: musicnn.Musicnn, files: Sequence[Path], num: int) -> Float[np
     last = min(audio.seconds_of(file) for file in files) - EXCERPT_S - 1
     found = []
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
-        samples = mono(excerpt(files, float(start_s)), musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(excerpt(files, float(start_s))), musicnn.SAMPLE_RATE)
         if samples.any():
             patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
             found.append(pool_patches(patches.double().numpy()))
