@@ -22,9 +22,9 @@ INPUT_FILE: Mapping[str, Any] = {"input_file": True}
 """Metadata of a field that names a data file, such as prompts: a preset may ship it beside itself."""
 
 
-def load(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
+def build_config(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
     """The configuration of a verb: defaults, then a preset or a YAML file, then `key=value` words."""
-    path = presets.find(verb, str(source)) if source is not None else presets.default(verb)
+    path = presets.find_preset(verb, str(source)) if source is not None else presets.default(verb)
     layers: list[tuple[str, Any]] = []
     if path is not None:
         layers.append((presets.title(path), _beside(schema, read_yaml(path), path.parent)))

@@ -65,7 +65,7 @@ def masked_mean(
     return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def weighted_mean(
+def weighted_frame_mean(
     values: Float[Tensor, "*batch frame"], weights: Float[Tensor, "*batch frame"]
 ) -> Float[Tensor, "*batch"]:
     """Mean over frames under weights that sum to one. What stands where the weight is zero cannot matter."""
@@ -98,7 +98,7 @@ def masked_square(
 ) -> Float[Tensor, "*batch"]:
     """Mean square over all channels and the frames that exist, or over frames under weights, in at least fp32."""
     squares = (difference.to(torch.promote_types(difference.dtype, torch.float32)) ** 2).mean(-1)
-    return masked_mean(squares, mask) if weights is None else weighted_mean(squares, weights)
+    return masked_mean(squares, mask) if weights is None else weighted_frame_mean(squares, weights)
 
 
 def masked_error(

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from diffdpo.errors import DataError
-from diffdpo.progress import say
+from diffdpo.progress import log
 
 BUNDLE = Path(__file__).parent / "assets" / "tiny"
 """The tiny model that ships with the package."""
@@ -36,7 +36,7 @@ MUQ_LARGE = Published(
 """The encoder under SongEval; here, because naming its license must not load it."""
 
 
-def find(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
+def find_weights(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
     """A file of published weights. `where` is the file, its folder, a hub id, or "" for where it was published.
 
     The licence is shown before anything is fetched. DataError if it forbids commercial use and was not accepted,
@@ -66,7 +66,7 @@ def _download(published: Published, repo: str, file: str) -> Path:
     cached = try_to_load_from_cache(repo, file)
     if isinstance(cached, str):
         return Path(cached)
-    say(f"fetching {published.name} from {repo}; licence: {published.license}")
+    log(f"fetching {published.name} from {repo}; licence: {published.license}")
     try:
         return Path(hf_hub_download(repo, file))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

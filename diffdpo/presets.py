@@ -44,7 +44,7 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def listing() -> Iterator[Preset]:
+def all_presets() -> Iterator[Preset]:
     """All presets, by folder and name."""
     for path in sorted(folder().glob("*/*")):
         if path.suffix not in (SUFFIX, ".json"):
@@ -57,14 +57,14 @@ def listing() -> Iterator[Preset]:
         yield Preset(f"{group}/{rest or verb}", verb, path)
 
 
-def find(verb: str, name: str) -> Path:
+def find_preset(verb: str, name: str) -> Path:
     """The file that `diffdpo VERB NAME` means: the path as given, else the preset of that name.
 
     ConfigError if there is neither, or if the preset is for another verb.
     """
     if Path(name).is_file():
         return Path(name)
-    presets = list(listing())
+    presets = list(all_presets())
     for preset in presets:
         if _matches(preset, name) and preset.verb in (verb, *KINDRED.get(verb, ())):
             return preset.path
@@ -87,7 +87,7 @@ def _matches(preset: Preset, name: str) -> bool:
 
 def default(verb: str) -> Path | None:
     """The preset of a verb that is called without one, if it has one."""
-    return find(verb, DEFAULTS[verb]) if verb in DEFAULTS else None
+    return find_preset(verb, DEFAULTS[verb]) if verb in DEFAULTS else None
 
 
 def title(path: Path) -> str:
@@ -97,7 +97,7 @@ def title(path: Path) -> str:
 
 def command_that_makes(output: str) -> str:
     """The command whose preset writes an output folder, such as `diffdpo mine tiny/mine`; empty for none."""
-    for preset in listing():
+    for preset in all_presets():
         if preset.verb in LAUNCHERS or preset.path.suffix != SUFFIX:
             continue
         lines = preset.path.read_text(encoding="utf-8").splitlines()

@@ -139,7 +139,7 @@ def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = Tru
         yield Bar(total, label, unit, progress, enabled, done)
 
 
-def say(text: str, *, enabled: bool = True) -> None:
+def log(text: str, *, enabled: bool = True) -> None:
     """One line for the person at the terminal."""
     if enabled:
         console.print(text, markup=False, soft_wrap=True)

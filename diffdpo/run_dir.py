@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from diffdpo import presets
 from diffdpo.config import to_yaml
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.runs import CONFIG, settle
+from diffdpo.runs import CONFIG, write_if_changed
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Workers:
+class DistEnv:
     """The processes that share a verb's work: one, or those `accelerate launch` started."""
 
     rank: int
@@ -29,22 +29,22 @@ class Workers:
     def main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T]) -> list[T]:
         """This process' part of the items."""
         return list(items[self.rank :: self.count])
 
 
-def workers() -> Workers:
+def dist_env() -> DistEnv:
     """One process by default; a group when launched as one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Workers(0, 1, lambda: None)
+        return DistEnv(0, 1, lambda: None)
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
+    return DistEnv(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes at the end of a command, if there are any."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -57,7 +57,7 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def claim(cfg: Any, *, free: Sequence[str] = (), group: Workers | None = None) -> Path:
+def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None) -> Path:
     """Make `cfg.out` a run directory of this configuration, or recognise it as one.
 
     Re-running the same command continues. With another configuration it is refused, naming the first key that
@@ -65,12 +65,12 @@ def claim(cfg: Any, *, free: Sequence[str] = (), group: Workers | None = None) -
     """
     out, resolved = Path(cfg.out), to_yaml(cfg)
     path = out / CONFIG
-    if group is None or group.main:
+    if dist is None or dist.main:
         if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
             _check_same(OmegaConf.load(path), OmegaConf.create(resolved), out, free)
-        settle(path, resolved)
-    if group is not None:
-        group.barrier()
+        write_if_changed(path, resolved)
+    if dist is not None:
+        dist.barrier()
     return out
 
 

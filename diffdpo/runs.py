@@ -39,7 +39,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def settle(path: Path, content: str) -> None:
+def write_if_changed(path: Path, content: str) -> None:
     """Make a file hold this text; a file that does is left alone."""
     if not path.is_file() or path.read_text() != content:
         atomic_write(path, content)
@@ -94,7 +94,7 @@ def finish(folder: Path, **facts: Any) -> None:
     write_json(folder / MANIFEST, {**facts, "versions": versions()})
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 BatchKind = Literal["song", "pair", "rated", "group"]
 Need = Literal["reference", "old", "velocities", "frame_errors"]
 Take = Literal["soft_label", "span"]
-Running = Mapping[str, float]
+ObjectiveState = Mapping[str, float]
 """State of an objective over steps, or the means of its metrics over one step; the same on all processes."""
 PerExample = Float[Tensor, " example"]
 PerSong = Float[Tensor, "example member"]
@@ -236,11 +236,11 @@ class Outputs:
     frame_errors: FrameErrors | None = None
     frame_weights: Float[Tensor, "example member frame"] | None = None
     """How much each frame counts in the errors, where an objective weighs them; otherwise all valid ones alike."""
-    running: Running = field(default_factory=dict)
+    running: ObjectiveState = field(default_factory=dict)
     """What the objective's `update` made of earlier steps."""
 
 
-def require(value: _T | None) -> _T:
+def require_value(value: _T | None) -> _T:
     """A field of Outputs that the objective's `needs` or kind of batch promises."""
     assert value is not None, "the objective did not declare that it needs this"
     return value

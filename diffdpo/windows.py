@@ -81,7 +81,7 @@ CUTS = {
 """`published`: the hard cut of the original implementation, window by window."""
 
 
-def reaching(frames: int) -> Chunks:
+def chunks_for_context(frames: int) -> Chunks:
     """Cross-faded chunks in which everything that is used has seen `frames` frames on either side."""
     default = CUTS["cross_fade"]
     overlap = max(default.overlap, 2 * frames + default.fade)

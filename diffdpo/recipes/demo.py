@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.recipes import round as round_
 from diffdpo.recipes.round import RoundRun, check
 
@@ -14,5 +14,5 @@ def run(cfg: RoundRun) -> Path:
     """One round, and how long it took."""
     began = time.monotonic()
     out = round_.run(cfg)
-    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")
+    log(f"done in {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")
     return out

@@ -16,9 +16,9 @@ from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
-from diffdpo.run_dir import check_inputs, workers
+from diffdpo.run_dir import check_inputs, dist_env
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -69,10 +69,10 @@ def check(cfg: EvaluateRun) -> None:
 def run(cfg: EvaluateRun) -> Path:
     """Compare two folders of samples and write the report."""
     check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
-    group, out = workers(), Path(cfg.out)
-    if group.main:
+    dist, out = dist_env(), Path(cfg.out)
+    if dist.main:
         _evaluate(cfg, out)
-    group.barrier()
+    dist.barrier()
     return out
 
 
@@ -97,8 +97,8 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     atomic_write(out / CONFIG, to_yaml(cfg))
     write_report(out / "report.html", _report(cfg, before, after, pairs, found, mining))
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
-    say(sentence)
-    say(f"report: {out / 'report.html'}")
+    log(sentence)
+    log(f"report: {out / 'report.html'}")
 
 
 def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:

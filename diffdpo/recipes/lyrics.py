@@ -6,7 +6,7 @@ from diffdpo import runs
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import front_end, parse_lrc
 from diffdpo.lyrics.timing import Plan, plan, to_lrc
-from diffdpo.progress import say
+from diffdpo.progress import log
 
 END_S = 24 * 3600.0
 """Behind every song."""
@@ -23,7 +23,7 @@ def check(path: str, duration_s: float | None, vocabulary: str = "", language: s
         spoken = zip(encoded.lines, encoded.phonemes, strict=True)
         lines, warnings = [(start, " ".join(phones)) for (start, _), phones in spoken], encoded.warnings
     for warning in warnings:
-        say(f"warning: {path}: {warning}")
+        log(f"warning: {path}: {warning}")
     if not lines:
         raise DataError(f"{path}: no line of the form [mm:ss.xx]words")
     for start, words in lines:
@@ -37,14 +37,14 @@ def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool 
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     for warning in song.warnings:
-        say(f"warning: {path}: {warning}")
+        log(f"warning: {path}: {warning}")
     if not out:
         print(to_lrc(song), end="")
         return song
     if Path(out).exists() and not force:
         raise DataError(f"{out}: exists; it may have been edited, so --force is needed to write it again")
     runs.atomic_write(Path(out), to_lrc(song))
-    say(f"{out}: {len(song.lines)} lines in {duration_s:g} s at {tempo:g} beats a minute")
+    log(f"{out}: {len(song.lines)} lines in {duration_s:g} s at {tempo:g} beats a minute")
     return song
 
 

@@ -20,10 +20,10 @@ from diffdpo.errors import DataError
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.registry import Choice
-from diffdpo.run_dir import check_inputs, claim, workers
-from diffdpo.runs import finish, finished
+from diffdpo.run_dir import check_inputs, dist_env, open_run
+from diffdpo.runs import finish, is_finished
 from diffdpo.scorers.axes import mined_axes
 from diffdpo.scorers.gates import LIMITS
 
@@ -75,12 +75,12 @@ def check(cfg: MineRun) -> None:
 def run(cfg: MineRun) -> Path:
     """Mine pairs and ratings."""
     check_inputs(samples=cfg.samples, scores=cfg.scores)
-    group = workers()
+    dist = dist_env()
     rule = build_rule(cfg.rule)
-    out = claim(cfg, group=group)
-    if group.main and not finished(out):
+    out = open_run(cfg, dist=dist)
+    if dist.main and not is_finished(out):
         _mine(cfg, rule, out)
-    group.barrier()
+    dist.barrier()
     return out
 
 
@@ -117,7 +117,7 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
         axes=axes,
         skipped=reasons,
     )
-    say(
+    log(
         f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
 
@@ -126,7 +126,7 @@ def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: 
     """Log which prompts gave nothing; DataError when all did."""
     kind = "pair" if cfg.pairs else "rating"
     for prompt, reason in sorted(reasons.items())[:5]:
-        say(f"no {kind} for prompt {prompt!r}: {reason}")
+        log(f"no {kind} for prompt {prompt!r}: {reason}")
     if not results:
         reason = next(iter(reasons.values()), "no prompt has two candidates with a score on every axis")
         raise DataError(

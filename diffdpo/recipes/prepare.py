@@ -19,10 +19,10 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
 from diffdpo.registry import Choice, closest
-from diffdpo.run_dir import claim, workers
+from diffdpo.run_dir import dist_env, open_run
 from diffdpo.runs import finish, read_jsonl
 from diffdpo.types import Clip, Embedding, Prompt
 
@@ -80,20 +80,20 @@ def run(cfg: PrepareRun) -> Path:
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
         )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
-    group = workers()
-    out = claim(cfg, group=group)
+    dist = dist_env()
+    out = open_run(cfg, dist=dist)
     done = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
-    todo = group.share([song for song in songs if song.id not in done])
+    todo = dist.shard([song for song in songs if song.id not in done])
     if todo:
         model = build_model(cfg.model)
-        with bar("prepare", len(todo), "song", enabled=group.main) as progress:
+        with bar("prepare", len(todo), "song", enabled=dist.main) as progress:
             for song in todo:
-                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=group.rank)
+                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=dist.rank)
                 progress.advance(note=song.id)
-    group.barrier()
-    if group.main:
-        _report(out, songs, cfg, group.count)
-    group.barrier()
+    dist.barrier()
+    if dist.main:
+        _report(out, songs, cfg, dist.count)
+    dist.barrier()
     return out
 
 
@@ -102,9 +102,9 @@ def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
     rows = tables.read_rows(out, SONGS)
     failed = [row for row in rows if row.error]
     for row in failed[:5]:
-        say(f"skipped: {row.error}")
+        log(f"skipped: {row.error}")
     if len(failed) > 5:
-        say(f"… and {len(failed) - 5} more; see the column `error` of {out / SONGS.folder}")
+        log(f"… and {len(failed) - 5} more; see the column `error` of {out / SONGS.folder}")
     if len(failed) == len(rows):
         raise DataError(
             f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0].error}"

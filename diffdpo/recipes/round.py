@@ -15,7 +15,7 @@ from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
 from diffdpo.parts import build_objective
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.recipes import evaluate, mine, sample, score, train
 from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
@@ -23,8 +23,8 @@ from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
-from diffdpo.run_dir import Workers, claim, workers
-from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, settle
+from diffdpo.run_dir import DistEnv, dist_env, open_run
+from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, write_if_changed
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
 GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
@@ -106,28 +106,28 @@ def run(cfg: RoundRun) -> Path:
     """Run the rounds that are not done yet, and write the report."""
     _check_prompts(cfg)
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
-        say("full fine-tuning: each round starts from the network of the round before")
-    group = workers()
+        log("full fine-tuning: each round starts from the network of the round before")
+    dist = dist_env()
     free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE)]
-    out = claim(cfg, free=free, group=group)
+    out = open_run(cfg, free=free, dist=dist)
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
-        say(f"round {number} of {cfg.rounds}", enabled=group.main)
+        log(f"round {number} of {cfg.rounds}", enabled=dist.main)
         folder = out / f"round-{number}"
         models.append(_round(cfg, models[-1], folder, number))
         results.append(_result(cfg, models[-1], out, folder))
         decision = decide(results, cfg.stop)
         if decision.stop:
-            say(f"stopped; {decision.reason}", enabled=group.main)
+            log(f"stopped; {decision.reason}", enabled=dist.main)
             break
     if decision.best == 0:
-        say(
+        log(
             "no round kept the rule: the model stays what it was; the report shows the last round",
-            enabled=group.main,
+            enabled=dist.main,
         )
     shown = decision.best or len(results)
-    _report(cfg, models[shown], out, out / f"round-{shown}", group)
-    if group.main:
+    _report(cfg, models[shown], out, out / f"round-{shown}", dist)
+    if dist.main:
         best = models[decision.best]
         finish(
             out,
@@ -165,14 +165,14 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
     return round_result(evaluate.compare(before, after, out / "scores", mined), metrics)
 
 
-def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Workers) -> None:
+def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:
     """The comparison with where it all began, on prompts nothing was chosen by."""
     before, after = (
         _sample(cfg, which, where, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
         for which, where in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
     _score(cfg, [before, after], out / "scores", windows=False)
-    song = _long_song(cfg, model, out, group)
+    song = _long_song(cfg, model, out, dist)
     evaluate.run(
         replace(
             cfg.evaluate,
@@ -234,7 +234,7 @@ def _score(cfg: RoundRun, samples: Sequence[Path], out: Path, *, windows: bool) 
     score.run(stage if windows else replace(stage, window_s=0.0, hop_s=0.0))
 
 
-def _long_song(cfg: RoundRun, model: Choice, out: Path, group: Workers) -> Path | None:
+def _long_song(cfg: RoundRun, model: Choice, out: Path, dist: DistEnv) -> Path | None:
     """One song longer than the clips, from the aligned model."""
     if not cfg.long_song_s:
         return None
@@ -242,8 +242,8 @@ def _long_song(cfg: RoundRun, model: Choice, out: Path, group: Workers) -> Path 
         raise ConfigError("long_song_s is set, but long_song_prompt is empty; say what the song should be")
     prompts, folder = out / "long-song.jsonl", out / "long-song"
     row = {"id": "song", "text": cfg.long_song_prompt, "duration_s": cfg.long_song_s}
-    if group.main:
-        settle(prompts, json.dumps(row) + "\n")
-    group.barrier()
+    if dist.main:
+        write_if_changed(prompts, json.dumps(row) + "\n")
+    dist.barrier()
     _sample(cfg, model, folder, str(prompts), 1, seed=cfg.seed)
     return Samples(folder).audio(sample_id("song", 0))

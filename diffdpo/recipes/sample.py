@@ -23,11 +23,11 @@ from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, check_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
-from diffdpo.run_dir import Workers, claim, device, workers
-from diffdpo.runs import finish, settle
+from diffdpo.run_dir import DistEnv, device, dist_env, open_run
+from diffdpo.runs import finish, write_if_changed
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
@@ -79,10 +79,10 @@ def run(cfg: SampleRun) -> Path:
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
-    group = workers()
-    out = claim(cfg, free=("sampling.batch", "shard", "shards"), group=group)
+    dist = dist_env()
+    out = open_run(cfg, free=("sampling.batch", "shard", "shards"), dist=dist)
     samples = Samples(out)
-    if group.main:
+    if dist.main:
         _write_prompts(out / PROMPTS, prompts, edits)
     finished = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
     wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
@@ -93,15 +93,15 @@ def run(cfg: SampleRun) -> Path:
         torch.nn.Module.to(model.network, device())
         jobs = sample_jobs(model.spec, todo, edits)
         check_jobs(model, jobs, cfg.longform)
-        _sample_all(cfg, model, group.share(jobs), samples, group)
-    group.barrier()
-    if group.main:
-        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], group)
-    group.barrier()
+        _sample_all(cfg, model, dist.shard(jobs), samples, dist)
+    dist.barrier()
+    if dist.main:
+        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], dist)
+    dist.barrier()
     return out
 
 
-def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Workers) -> None:
+def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], dist: DistEnv) -> None:
     """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
     if cfg.shards == 1:  # nobody else writes here
         tables.compact(samples.folder, SAMPLES)
@@ -109,22 +109,22 @@ def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Wo
     there = [rows[name] for name in wanted if name in rows]
     failed = [row for row in there if row.error]
     for row in failed[:5]:
-        say(f"failed: {row.sample_id}: {row.error}")
+        log(f"failed: {row.sample_id}: {row.error}")
     write_gallery(samples, there, missing=len(wanted) - len(there))
     if failed and len(failed) == len(there):
         raise DataError(f"{samples.folder}: no song could be made; first: {failed[0].error}")
     if failed:
-        say(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
+        log(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
     if len(there) < len(wanted):
-        say(f"{len(there)} of {len(wanted)} songs are there; the rest is for the other shards")
+        log(f"{len(there)} of {len(wanted)} songs are there; the rest is for the other shards")
     else:
-        finish(samples.folder, samples=len(there) - len(failed), failed=len(failed), world=group.count)
+        finish(samples.folder, samples=len(there) - len(failed), failed=len(failed), world=dist.count)
 
 
 def _sample_all(
-    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, group: Workers
+    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, dist: DistEnv
 ) -> None:
-    rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
+    rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
     append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     embedded, failures = embed_jobs(store, jobs, cfg.seed)
@@ -136,7 +136,7 @@ def _sample_all(
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
         for batch in batches
     )
-    with bar("sample", total, "step", enabled=group.main) as progress:
+    with bar("sample", total, "step", enabled=dist.main) as progress:
         for batch in batches:
             append(_sample_batch(cfg, model, batch, samples, progress.advance))
 
@@ -186,7 +186,7 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> I
         try:
             preview.grow(SongAudio(model, latents, -before[name]), finished)
         except FAILURES as error:
-            say(f"{name}: no preview: {_reason(error)}")
+            log(f"{name}: no preview: {_reason(error)}")
             files.pop(name).remove()
 
     try:
@@ -257,4 +257,4 @@ def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Ed
             del row[DURATION]
             row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
         lines.append(json.dumps(row, ensure_ascii=False))
-    settle(path, "".join(f"{line}\n" for line in lines))
+    write_if_changed(path, "".join(f"{line}\n" for line in lines))

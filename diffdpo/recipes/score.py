@@ -26,8 +26,8 @@ from diffdpo.data.scores import (
 )
 from diffdpo.errors import DataError
 from diffdpo.parts import build_scorers
-from diffdpo.progress import bar, say
-from diffdpo.run_dir import check_inputs, workers
+from diffdpo.progress import bar, log
+from diffdpo.run_dir import check_inputs, dist_env
 from diffdpo.runs import finish
 from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import Scorer
@@ -83,11 +83,11 @@ def run(cfg: ScoreRun) -> Path:
     """Compute the scores that are not there yet."""
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
-    group, out = workers(), Path(cfg.out)
+    dist, out = dist_env(), Path(cfg.out)
     recordings = _recordings(cfg.samples)
     versions = fingerprints(scorers)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
-    if grid and group.main:
+    if grid and dist.main:
         _report_windowless(scorers, grid)
     cached = _cached(out, grid)
     work = [
@@ -95,19 +95,19 @@ def run(cfg: ScoreRun) -> Path:
         for recording in recordings
         if (keys := _uncached(score_keys(scorers, versions, recording.prompts, grid), recording, cached))
     ]
-    part = group.share(work)
-    with bar("score", len(part), "song", enabled=group.main) as progress:
+    part = dist.shard(work)
+    with bar("score", len(part), "song", enabled=dist.main) as progress:
         for recording, keys in part:
             clip = audio.read(recording.path)
             (values,) = compute_scores([clip], [keys], scorers, prompts=recording.prompts, grid=grid)
             _report_undefined(recording, values)
             if grid:
                 windows = _window_rows(recording, values, grid, grid.starts(clip.seconds))
-                tables.append(out, WINDOWS, windows, rank=group.rank)
-            tables.append(out, SCORES, _score_rows(recording, values), rank=group.rank)
+                tables.append(out, WINDOWS, windows, rank=dist.rank)
+            tables.append(out, SCORES, _score_rows(recording, values), rank=dist.rank)
             progress.advance()
-    group.barrier()
-    if group.main:
+    dist.barrier()
+    if dist.main:
         tables.compact(out, SCORES)
         tables.compact(out, WINDOWS)
         grid = grid or newest_grid(out)
@@ -117,9 +117,9 @@ def run(cfg: ScoreRun) -> Path:
             scorers=newest_versions(out) | versions,
             grid=asdict(grid) if grid else None,
             licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
-            world=group.count,
+            world=dist.count,
         )
-    group.barrier()
+    dist.barrier()
     return out
 
 
@@ -157,7 +157,7 @@ def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
     """Say which scorers need longer windows; ConfigError if none is left."""
     for name, scorer in scorers.items():
         if scorer.shortest_s > grid.window_s:
-            say(f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {grid.window_s:g}")
+            log(f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {grid.window_s:g}")
     window_scorers(scorers, grid.window_s)
 
 
@@ -165,7 +165,7 @@ def _report_undefined(recording: Recording, values: Mapping[ScoreKey, AxisValues
     for key, by_axis in values.items():
         undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
         if undefined and key.window == WHOLE:
-            say(
+            log(
                 f"warning: {recording.path}: {key.scorer} gave no number for {undefined[0]}; "
                 "the song will not be mined on it"
             )

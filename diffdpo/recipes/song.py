@@ -9,7 +9,7 @@ import torch
 
 from diffdpo.errors import ConfigError
 from diffdpo.parts import build_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
@@ -57,7 +57,7 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
         if preview.frames or finished < len(latents):
             preview.grow(SongAudio(model, latents), finished)
         if first and preview.frames:
-            say(f"{preview.path}: first sound after {time.monotonic() - began:.0f} s")
+            log(f"{preview.path}: first sound after {time.monotonic() - began:.0f} s")
 
     total = count_steps(model.spec, [torch.ones(row.frames, dtype=torch.bool)], cfg, longform)
     try:

@@ -13,9 +13,9 @@ from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, check_model
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.registry import Choice
-from diffdpo.run_dir import check_inputs, claim, workers
+from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import read_json
 from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
 
@@ -55,9 +55,9 @@ def run(cfg: TrainRun) -> Path:
     if name := os.environ.get(DEEPSPEED_FILE):
         os.environ[DEEPSPEED_FILE] = presets.deepspeed_file(name)
     accelerator = build_accelerator(cfg.train, cfg.out)
-    out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
+    out = open_run(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], dist=dist_env())
     if _is_done(out, cfg):
-        say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
+        log(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
         return out
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
@@ -66,7 +66,7 @@ def run(cfg: TrainRun) -> Path:
         embed_plan=store.embed_plan,
         frames_per_second=model.spec.frames_per_second,
         seed=cfg.seed,
-        report=partial(say, enabled=accelerator.is_main_process),
+        report=partial(log, enabled=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
     train(

@@ -14,7 +14,7 @@ from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.report.page import clock
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
-from diffdpo.runs import atomic_write, settle
+from diffdpo.runs import atomic_write, write_if_changed
 from diffdpo.types import Prompt
 
 PAGE, PICTURES = "index.html", "pictures"
@@ -64,7 +64,7 @@ def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, missing: int =
             settings=shared_settings(rows),
         )
     )
-    settle(samples.folder / PAGE, page)
+    write_if_changed(samples.folder / PAGE, page)
     return samples.folder / PAGE
 
 
