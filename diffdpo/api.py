@@ -64,15 +64,15 @@ def sample(
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
     entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
-    named = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
-    if len(named) < len(entries):
+    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(by_id) < len(entries):
         raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
     requests = {
         f"{p.id}.{k:03d}": (
             p,
             prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
         )
-        for p in named.values()
+        for p in by_id.values()
         for k in range(per_prompt)
     }
     latents: dict[str, Tensor] = {}
@@ -134,13 +134,13 @@ def score(
     from diffdpo.scorers import DEFAULT_SCORERS
     from diffdpo.scorers.engine import score_clips
 
-    built = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
+    scorers_by_name = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
     if prompts is None and all(isinstance(song, Song) for song in songs):
         prompts = [song.prompt for song in songs if isinstance(song, Song)]
     if prompts is not None and len(prompts) != len(songs):
         raise ConfigError(f"score: {len(songs)} songs need as many prompts, got {len(prompts)}")
     clips = [_clip(song) if isinstance(song, Song) else song for song in songs]
-    return [dict(scores.values) for scores in score_clips(clips, built, prompts=prompts)]
+    return [dict(scores.values) for scores in score_clips(clips, scorers_by_name, prompts=prompts)]
 
 
 def mine(
@@ -205,14 +205,14 @@ def train(
         cfg = TrainConfig(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
-    built = build_objective(Choice(objective, dict(objective_args or {})))
-    if built.batch_kind != "pair":
-        raise ConfigError(f"objective {objective!r} trains on {built.batch_kind}s, not on pairs")
+    loss = build_objective(Choice(objective, dict(objective_args or {})))
+    if loss.batch_kind != "pair":
+        raise ConfigError(f"objective {objective!r} trains on {loss.batch_kind}s, not on pairs")
     examples = PairsInMemory(
         pairs,
         {song.id: song.latents for song in songs},
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
     )
-    train_on_examples(model, examples, built, cfg, out=Path(out), seed=seed, objective_name=objective)
+    train_on_examples(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
     return export_folder(Path(out), cfg.steps)

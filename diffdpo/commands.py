@@ -121,10 +121,10 @@ def _register_ratings(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.data.feedback import import_ratings
 
-            done = import_ratings(
+            summary = import_ratings(
                 opinions, samples, out, source=source, keep_raters=keep_raters, centre=centre
             )
-            typer.echo("\n".join(done.lines()))
+            typer.echo("\n".join(summary.lines()))
 
 
 def _register_audit(app: typer.Typer, errors: Errors) -> None:

@@ -27,17 +27,17 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     path = presets.find_preset(verb, str(source)) if source is not None else presets.default(verb)
     layers: list[tuple[str, Any]] = []
     if path is not None:
-        layers.append((presets.title(path), _beside(schema, read_yaml(path), path.parent)))
+        layers.append((presets.title(path), _resolve_files(schema, read_yaml(path), path.parent)))
     for word in words:
         if "=" not in word:
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
-    merged: Any = OmegaConf.structured(schema)
-    named: set[str] = set()
-    for where, layer in layers:
-        spelled = _spell_out(schema, layer)
-        merged = merge(schema, _without_foreign_args(schema, merged, spelled, named), spelled, where)
-    return to_object(schema, merged, presets.title(path) if path else "command line")
+    cfg: Any = OmegaConf.structured(schema)
+    named_keys: set[str] = set()
+    for location, layer in layers:
+        full_layer = _spell_out(schema, layer)
+        cfg = merge(schema, _without_foreign_args(schema, cfg, full_layer, named_keys), full_layer, location)
+    return to_object(schema, cfg, presets.title(path) if path else "command line")
 
 
 def read_yaml(path: Path) -> Any:
@@ -51,29 +51,29 @@ def read_yaml(path: Path) -> Any:
     return content
 
 
-def merge(schema: type, merged: Any, layer: Any, where: str) -> Any:
+def merge(schema: type, base: Any, layer: Any, location: str) -> Any:
     """A layer over others, all its keys known; `where` it stands is said when one is not."""
     try:
-        return OmegaConf.merge(merged, layer)
+        return OmegaConf.merge(base, layer)
     except ConfigKeyError as error:
         key = error.full_key or str(error.key)
         hint = closest(key.rsplit(".", 1)[-1], keys(schema))
-        raise ConfigError(f"{where}: unknown key {key!r}.{hint}") from None
+        raise ConfigError(f"{location}: unknown key {key!r}.{hint}") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_message(error)}") from None
+        raise ConfigError(f"{location}: {_message(error)}") from None
 
 
-def to_object(schema: type[T], merged: Any, where: str) -> T:
+def to_object(schema: type[T], cfg: Any, location: str) -> T:
     """The dataclass, every value given and accepted."""
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"{where}: no value for {', '.join(missing)}; add {missing[0]}=…")
+    missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    if missing_keys:
+        raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
     try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_message(error)}") from None
+        raise ConfigError(f"{location}: {_message(error)}") from None
     except (ValueError, TypeError) as error:  # a dataclass refused its own arguments
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{location}: {error}") from None
 
 
 def _message(error: OmegaConfBaseException) -> str:
@@ -95,7 +95,7 @@ def to_yaml(cfg: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
-def _beside(schema: type, layer: Any, folder: Path) -> Any:
+def _resolve_files(schema: type, layer: Any, folder: Path) -> Any:
     """A layer whose data files are found beside it where they exist there, else from the working directory."""
     for field in fields(schema):
         value = layer.get(field.name)
@@ -123,7 +123,7 @@ def _spell_out(schema: type, layer: Any) -> Any:
     return layer
 
 
-def _without_foreign_args(schema: type, merged: Any, layer: Any, named: set[str]) -> Any:
+def _without_foreign_args(schema: type, base: Any, layer: Any, named_keys: set[str]) -> Any:
     """Arguments belong to the part they were given for: a layer that names another one starts afresh.
 
     So does the first that names one at all: the defaults' arguments are not its own. `named` remembers.
@@ -131,27 +131,27 @@ def _without_foreign_args(schema: type, merged: Any, layer: Any, named: set[str]
     for key in _choice_keys(schema):
         name = OmegaConf.select(layer, f"{key}.name", throw_on_missing=False)
         if name is not None:
-            before = OmegaConf.select(merged, f"{key}.name")
-            if before is not None and (name != before or key not in named):
-                parent = OmegaConf.select(merged, key.rpartition(".")[0]) if "." in key else merged
+            current = OmegaConf.select(base, f"{key}.name")
+            if current is not None and (name != current or key not in named_keys):
+                parent = OmegaConf.select(base, key.rpartition(".")[0]) if "." in key else base
                 with read_write(parent):  # the nodes of frozen dataclasses are read-only
                     parent[key.rpartition(".")[2]] = Choice(name)
-            named.add(key)
-    return merged
+            named_keys.add(key)
+    return base
 
 
 def build_part(table: Table[Any], choice: Choice) -> Any:
     """The part of a table that is chosen: an instance of its dataclass, the arguments checked."""
     schema = pick(table.kind, table, choice.name)
-    where = f"{table.kind} {choice.name!r}"
+    location = f"{table.kind} {choice.name!r}"
     args = _spell_out(schema, OmegaConf.create(dict(choice.args)))
-    return to_object(schema, merge(schema, OmegaConf.structured(schema), args, where), where)
+    return to_object(schema, merge(schema, OmegaConf.structured(schema), args, location), location)
 
 
-def as_choice(entry: Any, where: str) -> Choice:
+def as_choice(entry: Any, location: str) -> Choice:
     """An entry of a list of parts: a name, or {name: …, args: {…}}."""
     if isinstance(entry, Choice):
         return entry
     values = {"name": entry} if isinstance(entry, str) else entry
-    merged = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(values), where)
-    return to_object(Choice, merged, where)
+    cfg = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(values), location)
+    return to_object(Choice, cfg, location)

@@ -52,8 +52,10 @@ def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch f
 
     Reducing in bf16 costs about half a logit at beta 2000; fp64 stays fp64.
     """
-    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    return reduce((prediction.to(wide) - target.to(wide)) ** 2, "batch frame channel -> batch frame", "mean")
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    return reduce(
+        (prediction.to(dtype) - target.to(dtype)) ** 2, "batch frame channel -> batch frame", "mean"
+    )
 
 
 def masked_mean(
@@ -82,13 +84,13 @@ def span_weights(
 
     The weights of a song sum to one. A song without a span, or without a frame in it, counts as a whole.
     """
-    whole = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    uniform = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
     if span is None:
-        return whole
+        return uniform
     inside = mask & span
     count = inside.sum(-1, keepdim=True)
-    local = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), whole)
-    return (1 - share) * whole + share * local
+    local = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), uniform)
+    return (1 - share) * uniform + share * local
 
 
 def masked_square(

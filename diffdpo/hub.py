@@ -36,7 +36,7 @@ MUQ_LARGE = Published(
 """The encoder under SongEval; here, because naming its license must not load it."""
 
 
-def find_weights(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
+def find_weights(published: Published, source: str, file: str, *, accept_noncommercial: bool) -> Path:
     """A file of published weights. `where` is the file, its folder, a hub id, or "" for where it was published.
 
     The licence is shown before anything is fetched. DataError if it forbids commercial use and was not accepted,
@@ -47,16 +47,16 @@ def find_weights(published: Published, where: str, file: str, *, accept_noncomme
             f"{published.name} is under {published.license}, for non-commercial use only; "
             "if that is what you do, set accept_noncommercial=true in its args"
         )
-    local = Path(where) if where else None
+    local = Path(source) if source else None
     if local is not None and local.is_file():
         return local
     if local is not None and local.is_dir():
         if not (local / file).is_file():
             raise DataError(f"{local / file}: no such file; expected {published.name} here")
         return local / file
-    if where and (where.count("/") != 1 or where.startswith((".", "/", "~"))):
-        raise DataError(f"{where}: no such file or folder, and not a hub id; expected {published.name}")
-    return _download(published, where or published.repo, file)
+    if source and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        raise DataError(f"{source}: no such file or folder, and not a hub id; expected {published.name}")
+    return _download(published, source or published.repo, file)
 
 
 def _download(published: Published, repo: str, file: str) -> Path:

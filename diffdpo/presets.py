@@ -15,7 +15,7 @@ from diffdpo.registry import closest
 LAUNCHERS = ("accelerate", "deepspeed")
 DEFAULTS = {"demo": "tiny/demo"}
 """The preset of a verb that is called without one; other verbs then have the defaults of their dataclass."""
-KINDRED = {"round": ("demo",)}
+RELATED_VERBS = {"round": ("demo",)}
 """Verbs that take the presets of others: they have one dataclass."""
 SUFFIX = ".yaml"
 
@@ -40,8 +40,8 @@ class Preset:
 def folder() -> Path:
     """Where the presets are."""
     package = Path(__file__).parent
-    installed = package / "presets"
-    return installed if installed.is_dir() else package.parent / "configs"
+    wheel_folder = package / "presets"
+    return wheel_folder if wheel_folder.is_dir() else package.parent / "configs"
 
 
 def all_presets() -> Iterator[Preset]:
@@ -66,15 +66,15 @@ def find_preset(verb: str, name: str) -> Path:
         return Path(name)
     presets = list(all_presets())
     for preset in presets:
-        if _matches(preset, name) and preset.verb in (verb, *KINDRED.get(verb, ())):
+        if _matches(preset, name) and preset.verb in (verb, *RELATED_VERBS.get(verb, ())):
             return preset.path
-    own = [preset.name for preset in presets if preset.verb in (verb, *KINDRED.get(verb, ()))]
+    names = [preset.name for preset in presets if preset.verb in (verb, *RELATED_VERBS.get(verb, ()))]
     for preset in presets:
         if _matches(preset, name):
-            hint = closest(name, own) or (f" Presets of {verb}: {', '.join(own)}." if own else "")
+            hint = closest(name, names) or (f" Presets of {verb}: {', '.join(names)}." if names else "")
             raise ConfigError(f"{name} is a preset of `diffdpo {preset.verb}`, not of {verb}.{hint}")
     raise ConfigError(
-        f"{name}: no such configuration, and no preset of this name.{closest(name, own)} "
+        f"{name}: no such configuration, and no preset of this name.{closest(name, names)} "
         "`diffdpo presets` lists them"
     )
 
@@ -112,5 +112,5 @@ def deepspeed_file(name: str) -> str:
     The presets of accelerate name it relative to a checkout, `configs/deepspeed/zero2.json`. A file that is
     there is left as it is.
     """
-    own = folder() / "deepspeed" / Path(name).name
-    return str(own) if name and not Path(name).is_file() and own.is_file() else name
+    preset_file = folder() / "deepspeed" / Path(name).name
+    return str(preset_file) if name and not Path(name).is_file() and preset_file.is_file() else name

@@ -57,7 +57,7 @@ class Pace:
             return None
         return (self.items - self.first[0]) / max(1e-9, self.clock() - self.first[1])
 
-    def remaining(self, items: int) -> float | None:
+    def eta_s(self, items: int) -> float | None:
         """Seconds for so many more items; None until that can be told."""
         speed = self.speed
         return None if speed is None else items / speed
@@ -71,8 +71,8 @@ class Bar:
     label: str
     unit: str
     progress: Progress | None
-    enabled: bool
-    done: int = 0
+    visible: bool
+    n_done: int = 0
     """Items finished, those of an earlier run included: they do not count for the speed."""
     note: str = ""
     pace: Pace = field(default_factory=Pace)
@@ -84,47 +84,47 @@ class Bar:
     def __post_init__(self) -> None:
         if self.progress is not None:
             self.task = self.progress.add_task(
-                self.label, total=self.total, completed=self.done, note="", speed=""
+                self.label, total=self.total, completed=self.n_done, note="", speed=""
             )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count items done; `note` is a short text behind the bar, such as the current loss."""
-        self.done += count
+        self.n_done += count
         self.pace.advance(count)
         self.note = self.note if note is None else note
         if self.progress is not None:
             self.progress.update(self.task, advance=count, note=self.note, speed=self.speed_text())
-        elif self.enabled and time.monotonic() - self.last_line > LOG_EVERY_S:
+        elif self.visible and time.monotonic() - self.last_line > LOG_EVERY_S:
             self.log()
 
     def speed_text(self) -> str:
         """Speed and remaining time, as far as they are known; at the end the time that the work took."""
-        if self.done >= self.total:
+        if self.n_done >= self.total:
             return f"{rate(self.pace.speed, self.unit)}, {duration(time.monotonic() - self.begin)}"
-        remaining = self.pace.remaining(self.total - self.done)
-        if remaining is None:
+        eta_s = self.pace.eta_s(self.total - self.n_done)
+        if eta_s is None:
             return ""
-        return f"{rate(self.pace.speed, self.unit)}, {duration(remaining)} left"
+        return f"{rate(self.pace.speed, self.unit)}, {duration(eta_s)} left"
 
     def log(self) -> None:
         """The line that stands in for the bar where there is no terminal."""
         self.last_line = time.monotonic()
-        self.complete = self.done >= self.total
-        parts = [f"{self.label}: {self.done}/{self.total}", self.speed_text()]
+        self.complete = self.n_done >= self.total
+        parts = [f"{self.label}: {self.n_done}/{self.total}", self.speed_text()]
         line = f"{', '.join(part for part in parts if part)} {self.note}"
         console.print(line.rstrip(), markup=False)
 
 
 @contextmanager
-def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
+def bar(label: str, total: int, unit: str, *, n_done: int = 0, visible: bool = True) -> Iterator[Bar]:
     """A progress bar on a terminal, a line every half minute elsewhere, nothing when not enabled.
 
     `done` of the `total` items were finished by an earlier run.
     """
-    if not (enabled and console.is_terminal):
-        plain = Bar(total, label, unit, None, enabled, done)
+    if not (visible and console.is_terminal):
+        plain = Bar(total, label, unit, None, visible, n_done)
         yield plain
-        if enabled and total and not plain.complete:
+        if visible and total and not plain.complete:
             plain.log()
         return
     columns = (
@@ -136,11 +136,11 @@ def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = Tru
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        yield Bar(total, label, unit, progress, enabled, done)
+        yield Bar(total, label, unit, progress, visible, n_done)
 
 
-def log(text: str, *, enabled: bool = True) -> None:
+def log(text: str, *, visible: bool = True) -> None:
     """One line for the person at the terminal."""
-    if enabled:
+    if visible:
         console.print(text, markup=False, soft_wrap=True)
         sys.stderr.flush()

@@ -37,7 +37,7 @@ class Table(Mapping[str, T]):
         """Of entry points."""
         return f"diffdpo.{self.kind}s"
 
-    def announced(self) -> dict[str, metadata.EntryPoint]:
+    def entry_points(self) -> dict[str, metadata.EntryPoint]:
         """Entry points of other packages, by name. The package's own names cannot be replaced."""
         points = metadata.entry_points(group=self.group)
         return {point.name: point for point in points if point.name not in self.entries}
@@ -45,7 +45,7 @@ class Table(Mapping[str, T]):
     def __getitem__(self, name: str) -> T:
         if name in self.entries:
             return self.entries[name]
-        point = self.announced()[name]
+        point = self.entry_points()[name]
         try:
             return point.load()
         except Exception as error:  # whatever a stranger's module raises while it is imported
@@ -55,19 +55,19 @@ class Table(Mapping[str, T]):
             ) from error
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries or name in self.announced()
+        return name in self.entries or name in self.entry_points()
 
     def __iter__(self) -> Iterator[str]:
         yield from self.entries
-        yield from self.announced()
+        yield from self.entry_points()
 
     def __len__(self) -> int:
-        return len(self.entries) + len(self.announced())
+        return len(self.entries) + len(self.entry_points())
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def closest(name: str, names: Iterable[str]) -> str:
     """ " Did you mean 'dpo'?", or nothing when no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
@@ -85,12 +85,12 @@ def bind(kind: str, function: Callable[..., T], choice: Choice) -> Callable[...,
     should be a number and is not.
     """
     parameters = inspect.signature(function).parameters
-    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
+    names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
     for name, value in choice.args.items():
-        if name not in known:
+        if name not in names:
             raise ConfigError(
-                f"{kind} {choice.name!r} has no {name!r}.{closest(name, known)} "
-                f"Known: {', '.join(known) or 'none'}."
+                f"{kind} {choice.name!r} has no {name!r}.{closest(name, names)} "
+                f"Known: {', '.join(names) or 'none'}."
             )
         if parameters[name].annotation in (int, float) and not _is_number(value):
             raise ValueError(f"{name} of {kind} {choice.name!r} must be a number, got {value!r}")

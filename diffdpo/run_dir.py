@@ -63,38 +63,38 @@ def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None)
     Re-running the same command continues. With another configuration it is refused, naming the first key that
     differs, except for the keys in `free`, which may change, and as long as nothing was made yet.
     """
-    out, resolved = Path(cfg.out), to_yaml(cfg)
+    out, text = Path(cfg.out), to_yaml(cfg)
     path = out / CONFIG
     if dist is None or dist.main:
         if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
-            _check_same(OmegaConf.load(path), OmegaConf.create(resolved), out, free)
-        write_if_changed(path, resolved)
+            _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+        write_if_changed(path, text)
     if dist is not None:
         dist.barrier()
     return out
 
 
 def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:
-    before, after = _flat(old), _flat(new)
-    for key in sorted(before.keys() | after.keys()):
+    old_values, new_values = _flat(old), _flat(new)
+    for key in sorted(old_values.keys() | new_values.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in ("out", *free)):
             continue
-        if before.get(key) != after.get(key):
+        if old_values.get(key) != new_values.get(key):
             raise ConfigError(
-                f"{out}: was made with {key}={before.get(key)!r}, this command says {after.get(key)!r}; "
+                f"{out}: was made with {key}={old_values.get(key)!r}, this command says {new_values.get(key)!r}; "
                 "choose another out=…, or delete the folder to start over"
             )
 
 
 def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in cfg.items():
         name = f"{prefix}{key}"
         if isinstance(value, DictConfig):
-            found |= _flat(value, f"{name}.")
+            values |= _flat(value, f"{name}.")
         else:
-            found[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return found
+            values[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return values
 
 
 VERB_OF = {"samples": "sample", "scores": "score", "pairs": "mine", "ratings": "mine", "songs": "prepare"}

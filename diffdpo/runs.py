@@ -71,27 +71,27 @@ def publish(
 
     Needs a file system that all processes share. An existing directory of that name is replaced.
     """
-    staging = final.with_name(f".{final.name}.partial")
+    partial_folder = final.with_name(f".{final.name}.partial")
     if is_main:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
     barrier()
-    write(staging)
+    write(partial_folder)
     barrier()
     if is_main:
-        (staging / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
-        for path in [*staging.rglob("*"), staging]:
+        (partial_folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
+        for path in [*partial_folder.rglob("*"), partial_folder]:
             sync(path)
         shutil.rmtree(final, ignore_errors=True)
-        staging.rename(final)
+        partial_folder.rename(final)
         sync(final.parent)
     barrier()
     return final
 
 
-def finish(folder: Path, **facts: Any) -> None:
+def finish(folder: Path, **entries: Any) -> None:
     """Write the manifest of a stage, the last thing it does: what stands beside it is then complete."""
-    write_json(folder / MANIFEST, {**facts, "versions": versions()})
+    write_json(folder / MANIFEST, {**entries, "versions": versions()})
 
 
 def is_finished(folder: Path) -> bool:
@@ -111,13 +111,13 @@ def versions() -> dict[str, str]:
         "numpy",
         "librosa",
     )
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -143,7 +143,7 @@ class Metrics:
 
     def __init__(self, folder: Path, *, keep_until: int) -> None:
         self.path = folder / METRICS
-        kept = []
+        lines = []
         if self.path.is_file():
             for line in self.path.read_text().splitlines():
                 try:
@@ -151,8 +151,8 @@ class Metrics:
                 except json.JSONDecodeError:
                     continue  # the line a kill cut short
                 if row.get("step", 0) <= keep_until:
-                    kept.append(line)
-        atomic_write(self.path, "".join(f"{line}\n" for line in kept))
+                    lines.append(line)
+        atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
         with self.path.open("a") as file:

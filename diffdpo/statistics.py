@@ -17,7 +17,7 @@ class Effect:
     high: float
     win_rate: float
     """Share of pairs in which the second is better, ties counted half."""
-    standardised: float
+    effect_size: float
     """The mean in standard deviations of the baseline."""
     count: int
     clusters: int
@@ -32,7 +32,7 @@ class Effect:
 
 def paired_effect(
     baseline: Float[np.ndarray, " sample"],
-    treated: Float[np.ndarray, " sample"],
+    treatment: Float[np.ndarray, " sample"],
     clusters: Sequence[str],
     *,
     level: float = 0.95,
@@ -44,13 +44,13 @@ def paired_effect(
     Whole clusters are drawn with replacement (Davison & Hinkley 1997, 3.8): samples of one prompt are alike, and
     an interval over samples would be too narrow.
     """
-    difference = treated - baseline
+    difference = treatment - baseline
     names = sorted(set(clusters))
     member = np.array([names.index(cluster) for cluster in clusters])
     sums = np.bincount(member, weights=difference, minlength=len(names))
     counts = np.bincount(member, minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    draws = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     spread = float(baseline.std(ddof=1)) if len(baseline) > 1 else 0.0
     return Effect(
@@ -58,7 +58,7 @@ def paired_effect(
         low=float(low),
         high=float(high),
         win_rate=float((difference > 0).mean() + 0.5 * (difference == 0).mean()),
-        standardised=float(difference.mean() / spread) if spread > 0 else 0.0,
+        effect_size=float(difference.mean() / spread) if spread > 0 else 0.0,
         count=len(difference),
         clusters=len(names),
     )
@@ -90,8 +90,8 @@ def cluster_weights(
     """
     names = sorted(set(clusters))
     rng = np.random.default_rng([seed, zlib.crc32("\n".join(names).encode())])
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return np.concatenate([np.ones((1, len(names))), drawn])
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    return np.concatenate([np.ones((1, len(names))), counts])
 
 
 def members(clusters: Sequence[str]) -> Int[np.ndarray, " item"]:
@@ -104,6 +104,6 @@ def weighted_quantiles(
 ) -> Float[np.ndarray, " draw"]:
     """The smallest value that at least `share` of the weight does not exceed, for each row of weights."""
     order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], axis=1)
-    first = (reached >= share * reached[:, -1:] * (1 - 1e-12)).argmax(1)
+    totals = np.cumsum(weights[:, order], axis=1)
+    first = (totals >= share * totals[:, -1:] * (1 - 1e-12)).argmax(1)
     return values[order][first]

@@ -72,7 +72,7 @@ class Prompt:
         for name, value in self.controls:
             if name in CONTROLS and not CONTROLS[name].accepts(value):
                 raise ValueError(
-                    f"prompt {self.id!r}: {name} must be {CONTROLS[name].meaning}, got {value!r}"
+                    f"prompt {self.id!r}: {name} must be {CONTROLS[name].description}, got {value!r}"
                 )
         if not self.group:
             content = f"{self.text}|{self.style_audio}|{self.lyrics}"
@@ -91,7 +91,7 @@ class Prompt:
 class ControlType:
     """Which values a control takes."""
 
-    meaning: str
+    description: str
     """For errors: "a number between 20 and 400"."""
     accepts: Callable[[Any], bool]
 
@@ -151,7 +151,7 @@ class Row:
         return self.frames if self.song_frames is None else self.song_frames
 
     @property
-    def is_whole(self) -> bool:
+    def is_full_song(self) -> bool:
         """Whether the row is the whole song, not an excerpt or a window."""
         return self.first_frame == 0 and self.total_frames == self.frames
 
@@ -236,7 +236,7 @@ class Outputs:
     frame_errors: FrameErrors | None = None
     frame_weights: Float[Tensor, "example member frame"] | None = None
     """How much each frame counts in the errors, where an objective weighs them; otherwise all valid ones alike."""
-    running: ObjectiveState = field(default_factory=dict)
+    state: ObjectiveState = field(default_factory=dict)
     """What the objective's `update` made of earlier steps."""
 
 

@@ -39,15 +39,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_pickle(path: Path) -> dict[str, Any]:
     """What `torch.save` wrote, mapped."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise CheckpointError(
             f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({reason}); copy or save it again"
         ) from None
-    if not isinstance(saved, dict):
-        raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
-    return saved
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -56,34 +56,38 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def check_state(
-    network: torch.nn.Module, state: Mapping[str, Tensor], where: str, identify: Identify | None = None
+    network: torch.nn.Module, state: Mapping[str, Tensor], location: str, identify: Identify | None = None
 ) -> None:
     """Compare a state dict with a network's: every key present, none too many, every shape right.
 
     CheckpointError names the first keys of each kind that are not, and what `identify` makes of the weights.
     """
-    expected, actual = shapes(network.state_dict()), shapes(state)
-    missing = [f"{name} {expected[name]}" for name in expected if name not in actual]
-    extra = [f"{name} {actual[name]}" for name in actual if name not in expected]
-    misshapen = [
-        f"{name} {actual[name]} instead of {expected[name]}"
-        for name in expected
-        if name in actual and actual[name] != expected[name]
+    network_shapes, file_shapes = shapes(network.state_dict()), shapes(state)
+    missing_keys = [f"{name} {network_shapes[name]}" for name in network_shapes if name not in file_shapes]
+    extra_keys = [f"{name} {file_shapes[name]}" for name in file_shapes if name not in network_shapes]
+    misshapen_keys = [
+        f"{name} {file_shapes[name]} instead of {network_shapes[name]}"
+        for name in network_shapes
+        if name in file_shapes and file_shapes[name] != network_shapes[name]
     ]
     complaints = [
         f"{len(names)} {kind}, first {', '.join(names[:MAX_KEYS])}"
-        for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", misshapen))
+        for kind, names in (
+            ("missing", missing_keys),
+            ("unexpected", extra_keys),
+            ("misshapen", misshapen_keys),
+        )
         if names
     ]
     if complaints:
-        hint = f"; {identify(actual)}" if identify else ""
-        raise CheckpointError(f"{where}: the weights are of another model: {'; '.join(complaints)}{hint}")
+        hint = f"; {identify(file_shapes)}" if identify else ""
+        raise CheckpointError(f"{location}: the weights are of another model: {'; '.join(complaints)}{hint}")
 
 
 def assign(
     module: torch.nn.Module,
     state: dict[str, Tensor],
-    where: str,
+    location: str,
     dtype: torch.dtype | None,
     identify: Identify | None = None,
 ) -> None:
@@ -91,7 +95,7 @@ def assign(
 
     `state` is emptied on the way, so that no tensor is held twice. CheckpointError as in `check_state`.
     """
-    check_state(module, state, where, identify)
+    check_state(module, state, location, identify)
     for name in list(state):
         tensor = state.pop(name)
         if dtype is not None and tensor.is_floating_point():

@@ -56,7 +56,7 @@ class Chunks:
         if length <= self.size:
             return [Window(0, length, 0, length)]
         starts = [*range(0, length - self.size, self.size - self.overlap), length - self.size]
-        joins = [self._join(one, other) for one, other in pairwise(starts)]
+        joins = [self._join(start, next_start) for start, next_start in pairwise(starts)]
         half = self.fade // 2
         firsts = [0, *(join - half for join in joins)]
         lasts = [*(join + half for join in joins), length]
@@ -65,13 +65,13 @@ class Chunks:
             for start, first, last in zip(starts, firsts, lasts, strict=True)
         ]
 
-    def _join(self, start: int, following: int) -> int:
+    def _join(self, start: int, next_start: int) -> int:
         """Where the window at `start` gives way to the one at `following`.
 
         They differ for the last window only, which may begin right behind its neighbour: then a fade must stay
         clear of the fade before it, while the published cut takes the new window as soon as it can.
         """
-        return start + self.size - self.overlap // 2 if self.fade else following + self.overlap // 2
+        return start + self.size - self.overlap // 2 if self.fade else next_start + self.overlap // 2
 
 
 CUTS = {
@@ -99,31 +99,31 @@ def stream(
 
     `run` answers with `per_frame` places a frame on its last axis: samples in decoding, one in encoding.
     """
-    rising = (torch.arange(chunks.fade * per_frame) + 0.5) / (chunks.fade * per_frame or 1)
-    faded: Tensor | None = None
+    ramp = (torch.arange(chunks.fade * per_frame) + 0.5) / (chunks.fade * per_frame or 1)
+    tail: Tensor | None = None
     for start, stop, first, last in chunks.windows(length):
-        made = run(start, stop)
-        if made.shape[-1] != (stop - start) * per_frame:
-            raise ValueError(f"{stop - start} frames gave {made.shape[-1]} places, not {per_frame} a frame")
-        used = made[..., (first - start) * per_frame : (last - start) * per_frame]
-        if faded is not None:
-            ahead, used = used.tensor_split([faded.shape[-1]], dim=-1)
-            yield torch.lerp(faded, ahead, rising.to(ahead))
+        output = run(start, stop)
+        if output.shape[-1] != (stop - start) * per_frame:
+            raise ValueError(f"{stop - start} frames gave {output.shape[-1]} places, not {per_frame} a frame")
+        body = output[..., (first - start) * per_frame : (last - start) * per_frame]
+        if tail is not None:
+            head, body = body.tensor_split([tail.shape[-1]], dim=-1)
+            yield torch.lerp(tail, head, ramp.to(head))
         if last < length and chunks.fade:
-            used, behind = used.tensor_split([-chunks.fade * per_frame], dim=-1)
-            faded = behind.clone()  # a view would keep the whole window
-        yield used
+            body, fade_out = body.tensor_split([-chunks.fade * per_frame], dim=-1)
+            tail = fade_out.clone()  # a view would keep the whole window
+        yield body
 
 
 def assemble(pieces: Iterator[Float[Tensor, "*batch _"]], total: int) -> Float[Tensor, "*batch {total}"]:
     """Pieces in a row, on the CPU and in fp32, without a second copy of them all."""
-    whole: Tensor | None = None
+    result: Tensor | None = None
     place = 0
     for piece in pieces:
-        if whole is None:
-            whole = torch.empty(*piece.shape[:-1], total)
-        whole[..., place : place + piece.shape[-1]] = piece
+        if result is None:
+            result = torch.empty(*piece.shape[:-1], total)
+        result[..., place : place + piece.shape[-1]] = piece
         place += piece.shape[-1]
-    if whole is None or place != total:
+    if result is None or place != total:
         raise ValueError(f"the pieces have {place} places together, not {total}")
-    return whole
+    return result

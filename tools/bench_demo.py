@@ -157,7 +157,7 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
 
 def _numbers(effect: Effect) -> dict[str, Any]:
     numbers = {
-        "mean": effect.mean, "low": effect.low, "high": effect.high, "standardised": effect.standardised,
+        "mean": effect.mean, "low": effect.low, "high": effect.high, "standardised": effect.effect_size,
         "direction": effect.direction,
     }  # fmt: skip
     return rounded(numbers)

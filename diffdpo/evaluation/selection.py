@@ -82,7 +82,7 @@ def _broken(result: RoundResult, rule: StopRule) -> str:
 
 def round_result(found: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
     """From the effects on validation prompts (none if there are no such prompts) and the rows of training."""
-    mined = [a.effect.standardised for a in found if a.role == "mined"]
+    mined = [a.effect.effect_size for a in found if a.role == "mined"]
     return RoundResult(
         score=sum(mined) / len(mined) if mined else None,
         fallen=tuple(a.axis for a in found if a.role == "judge" and a.effect.direction == "worse"),

@@ -33,7 +33,7 @@ class DGPO:
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         score, weight = require_value(outputs.score), self.timestep(outputs)
-        beta = self.auto_beta(self.beta, outputs.running)
+        beta = self.auto_beta(self.beta, outputs.state)
         change = (-score * (weight * implicit_rewards(outputs)).detach()).mean(1)
         logit = beta * change
         factor = logit.sigmoid()

@@ -43,7 +43,7 @@ class DPO:
         object.__setattr__(self, "link", link_choice(self.link))
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        beta, link = self.auto_beta(self.beta, outputs.running), build_link(self.link)
+        beta, link = self.auto_beta(self.beta, outputs.state), build_link(self.link)
         local, scale = pair_errors(outputs, self.span, self.safeguard)
         changes = self.timestep(outputs) * elements(self.reduction, outputs) * implicit_rewards(local)
         rewards = beta / 2 * changes

@@ -58,7 +58,7 @@ class KTO:
     def __call__(self, outputs: Outputs) -> LossOutput:
         liked = require_value(outputs.score)[:, 0] > 0
         gain = (self.timestep(outputs) * implicit_rewards(outputs))[:, 0]
-        point = outputs.running.get(REFERENCE_POINT, 0.0)
+        point = outputs.state.get(REFERENCE_POINT, 0.0)
         reward = self.beta * (gain - point)
         utility = UTILITIES[self.utility](torch.where(liked, reward, -reward))
         weight = torch.where(liked, self.liked_weight, self.disliked_weight).to(utility.dtype)

@@ -86,7 +86,7 @@ def run(cfg: PrepareRun) -> Path:
     todo = dist.shard([song for song in songs if song.id not in done])
     if todo:
         model = build_model(cfg.model)
-        with bar("prepare", len(todo), "song", enabled=dist.main) as progress:
+        with bar("prepare", len(todo), "song", visible=dist.main) as progress:
             for song in todo:
                 tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=dist.rank)
                 progress.advance(note=song.id)

@@ -112,18 +112,18 @@ def run(cfg: RoundRun) -> Path:
     out = open_run(cfg, free=free, dist=dist)
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
-        log(f"round {number} of {cfg.rounds}", enabled=dist.main)
+        log(f"round {number} of {cfg.rounds}", visible=dist.main)
         folder = out / f"round-{number}"
         models.append(_round(cfg, models[-1], folder, number))
         results.append(_result(cfg, models[-1], out, folder))
         decision = decide(results, cfg.stop)
         if decision.stop:
-            log(f"stopped; {decision.reason}", enabled=dist.main)
+            log(f"stopped; {decision.reason}", visible=dist.main)
             break
     if decision.best == 0:
         log(
             "no round kept the rule: the model stays what it was; the report shows the last round",
-            enabled=dist.main,
+            visible=dist.main,
         )
     shown = decision.best or len(results)
     _report(cfg, models[shown], out, out / f"round-{shown}", dist)

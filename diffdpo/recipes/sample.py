@@ -136,7 +136,7 @@ def _sample_all(
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
         for batch in batches
     )
-    with bar("sample", total, "step", enabled=dist.main) as progress:
+    with bar("sample", total, "step", visible=dist.main) as progress:
         for batch in batches:
             append(_sample_batch(cfg, model, batch, samples, progress.advance))
 

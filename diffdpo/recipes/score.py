@@ -96,7 +96,7 @@ def run(cfg: ScoreRun) -> Path:
         if (keys := _uncached(score_keys(scorers, versions, recording.prompts, grid), recording, cached))
     ]
     part = dist.shard(work)
-    with bar("score", len(part), "song", enabled=dist.main) as progress:
+    with bar("score", len(part), "song", visible=dist.main) as progress:
         for recording, keys in part:
             clip = audio.read(recording.path)
             (values,) = compute_scores([clip], [keys], scorers, prompts=recording.prompts, grid=grid)

@@ -57,7 +57,7 @@ def run(cfg: TrainRun) -> Path:
     accelerator = build_accelerator(cfg.train, cfg.out)
     out = open_run(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], dist=dist_env())
     if _is_done(out, cfg):
-        log(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
+        log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
         return out
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
@@ -66,7 +66,7 @@ def run(cfg: TrainRun) -> Path:
         embed_plan=store.embed_plan,
         frames_per_second=model.spec.frames_per_second,
         seed=cfg.seed,
-        report=partial(log, enabled=accelerator.is_main_process),
+        report=partial(log, visible=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
     train(

@@ -135,11 +135,11 @@ class Row:
     family: str
     marks: tuple[float, float, float] | None
     """Low, mean, high."""
-    standardised: tuple[float, float, float]
+    effect_sizes: tuple[float, float, float]
 
     @property
     def spoken(self) -> str:
-        low, mean, high = (signed(value) for value in self.standardised)
+        low, mean, high = (signed(value) for value in self.effect_sizes)
         direction = self.effect.effect.direction
         return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {direction}"
 

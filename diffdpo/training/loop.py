@@ -71,7 +71,7 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
         workers=cfg.workers,
         pin=accelerator.device.type == "cuda",
     )
-    with bar("train", cfg.steps, "step", done=first, enabled=accelerator.is_main_process) as progress:
+    with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             began = time.monotonic()
             means = _step(training, step, stream, running)
@@ -131,7 +131,7 @@ def _step(
             noise = _sample_noise(training, batch)
             with accelerator.autocast():
                 values = _outputs(training, batch, noise)
-            result = training.objective(replace(values, running=running))
+            result = training.objective(replace(values, state=running))
             accelerator.backward(
                 (result.loss * batch.weight).mean()
             )  # under DeepSpeed this is also the update
