@@ -196,7 +196,7 @@ def train(
     from diffdpo.data.datasets.memory import PairsInMemory
     from diffdpo.parts import build_objective
     from diffdpo.training.config import LoraConfig, TrainConfig, export_folder
-    from diffdpo.training.session import train as train_on_examples
+    from diffdpo.training.session import optimize
 
     lora = settings.get("lora")
     if isinstance(lora, Mapping):
@@ -214,5 +214,5 @@ def train(
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
     )
-    train_on_examples(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
+    optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
     return export_folder(Path(out), cfg.steps)

@@ -1,4 +1,4 @@
-"""Train a song model: from folders and a configuration to `training.session.train`."""
+"""Train a song model: from folders and a configuration to `training.session.optimize`."""
 
 import os
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ def check(cfg: TrainRun) -> None:
 
 def run(cfg: TrainRun) -> Path:
     """Train to the last step, from the newest checkpoint if there is one."""
-    from diffdpo.training.session import train
+    from diffdpo.training.session import optimize
     from diffdpo.training.strategy import build_accelerator
 
     objective = build_objective(cfg.objective)
@@ -69,7 +69,7 @@ def run(cfg: TrainRun) -> Path:
         report=partial(log, visible=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
-    train(
+    optimize(
         model,
         examples,
         objective,
