@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.config import build_config
-from diffdpo.evaluation.effects import Matched, effects, standardised_change
+from diffdpo.evaluation.effects import PairedSample, effects, standardised_change
 from diffdpo.progress import log
 from diffdpo.recipes.round import RoundRun
 from diffdpo.run_dir import open_run
@@ -113,7 +113,7 @@ def one(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any
         "winner_rise": manifest["results"][shown - 1]["winner_rise"],
         "axes": {
             axis["axis"]: {"role": axis["role"], "direction": axis["direction"]}
-            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "standardised")})
+            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "effect_size")})
             for axis in report["axes"]
         },
     }
@@ -125,7 +125,7 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
     found = [axis for report in reports.values() for axis in report["axes"]]
     mined = {axis["axis"] for axis in found if axis["role"] == "mined"}
     pairs = [
-        Matched(
+        PairedSample(
             sample_id=f"{pair['sample_id']}/{seed}",
             prompt_id=pair["prompt_id"],
             group=pair["group"],
@@ -157,7 +157,7 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
 
 def _numbers(effect: Effect) -> dict[str, Any]:
     numbers = {
-        "mean": effect.mean, "low": effect.low, "high": effect.high, "standardised": effect.effect_size,
+        "mean": effect.mean, "low": effect.low, "high": effect.high, "effect_size": effect.effect_size,
         "direction": effect.direction,
     }  # fmt: skip
     return rounded(numbers)

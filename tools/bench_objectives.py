@@ -32,7 +32,7 @@ from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.encoders import musicnn
-from diffdpo.evaluation.effects import Matched, effects, match, standardised_change
+from diffdpo.evaluation.effects import PairedSample, effects, pair_rows, standardised_change
 from diffdpo.evaluation.selection import winner_rise
 from diffdpo.progress import log
 from diffdpo.recipes import mine, sample, score, train
@@ -172,13 +172,13 @@ def diversity(samples: Samples) -> float:
     )
 
 
-def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
+def matched(base: Path, folder: Path, before: Any, seed: int) -> list[PairedSample]:
     """Pairs of songs of the base and of one run."""
     songs = open_samples(folder / "songs")
     after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
-    rows = match(open_samples(base).rows(), songs.rows())
+    rows = pair_rows(open_samples(base).rows(), songs.rows())
     return [
-        Matched(
+        PairedSample(
             sample_id=f"{base_row.sample_id}/{seed}",
             prompt_id=base_row.prompt_id,
             group=base_row.group,

@@ -14,7 +14,7 @@ from diffdpo.types import Clip
 
 Samples = Float[np.ndarray, "channel sample"]
 Latents = Float[Tensor, "frame channel"]
-EVERYTHING = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
+ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Perturbation:
         samples = self.do(clip.samples, clip.sample_rate, rng).astype(np.float32)
         return Clip(samples=samples, sample_rate=clip.sample_rate)
 
-    def claimed_by(self, axis: str) -> bool:
+    def lowers(self, axis: str) -> bool:
         """Whether an axis should fall."""
         return axis in self.falls or axis.split(".")[0] in self.falls
 
@@ -37,9 +37,9 @@ def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
     """Like a worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
     t = np.arange(x.shape[1])
     cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
-    where = np.cumsum(2 ** (cents / 1200))
-    where *= (x.shape[1] - 1) / where[-1]
-    return np.stack([ndimage.map_coordinates(channel, [where], order=3) for channel in x])
+    positions = np.cumsum(2 ** (cents / 1200))
+    positions *= (x.shape[1] - 1) / positions[-1]
+    return np.stack([ndimage.map_coordinates(channel, [positions], order=3) for channel in x])
 
 
 def _double(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
@@ -71,8 +71,8 @@ def _low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
 
 def _clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
     """12 dB too hot."""
-    ceiling = np.abs(x).max() / 4
-    return np.clip(x, -ceiling, ceiling)
+    limit = np.abs(x).max() / 4
+    return np.clip(x, -limit, limit)
 
 
 def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
@@ -101,9 +101,9 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "loop of 1 s": Perturbation(_loop(1), ("structure",)),
     "loop of 2 s": Perturbation(_loop(2), ("structure",)),
     "tape at 2/3 of its speed": Perturbation(_slow, ("adherence",)),
-    "silence": Perturbation(lambda x, rate, rng: np.zeros_like(x), (*EVERYTHING, "adherence")),
+    "silence": Perturbation(lambda x, rate, rng: np.zeros_like(x), (*ALL_FAMILIES, "adherence")),
     "white noise": Perturbation(
-        lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*EVERYTHING, "adherence")
+        lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*ALL_FAMILIES, "adherence")
     ),
     "gain -6 dB": Perturbation(lambda x, rate, rng: x / 2),
 }

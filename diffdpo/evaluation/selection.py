@@ -37,7 +37,7 @@ class RoundResult:
 
     score: float | None = None
     """Mean change of the mined axes since the beginning, in standard deviations, on validation prompts."""
-    fallen: tuple[str, ...] = ()
+    fallen_judges: tuple[str, ...] = ()
     """Judges that fell beyond their interval."""
     winner_rise: float | None = None
     """Of the winners' error over the reference's, as a share, at the end of training."""
@@ -55,37 +55,41 @@ class Decision:
 
 def decide(results: Sequence[RoundResult], rule: StopRule) -> Decision:
     """What to do after these rounds, the newest last. A round that breaks the rule is never the best."""
-    best, best_score, since = 0, -math.inf, 0
+    best, best_score, stale_rounds = 0, -math.inf, 0
     for number, result in enumerate(results, start=1):
-        if broken := _broken(result, rule):
-            return Decision(best=best, stop=True, reason=f"round {number}: {broken}")
+        if violation := _violation(result, rule):
+            return Decision(best=best, stop=True, reason=f"round {number}: {violation}")
         if result.score is None:
-            best, since = number, 0  # nothing to choose by: the newest
+            best, stale_rounds = number, 0  # nothing to choose by: the newest
         elif result.score > max(best_score, 0.0):
-            best, best_score, since = number, result.score, 0
+            best, best_score, stale_rounds = number, result.score, 0
         else:
-            since += 1
-        if since >= rule.patience:
+            stale_rounds += 1
+        if stale_rounds >= rule.patience:
             return Decision(
-                best=best, stop=True, reason=f"round {number}: no gain over round {best} in {since} round(s)"
+                best=best,
+                stop=True,
+                reason=f"round {number}: no gain over round {best} in {stale_rounds} round(s)",
             )
     return Decision(best=best, stop=False, reason="")
 
 
-def _broken(result: RoundResult, rule: StopRule) -> str:
-    if rule.judges and result.fallen:
-        return f"the judge {', '.join(result.fallen)} fell beyond its interval"
+def _violation(result: RoundResult, rule: StopRule) -> str:
+    if rule.judges and result.fallen_judges:
+        return f"the judge {', '.join(result.fallen_judges)} fell beyond its interval"
     if result.winner_rise is not None and result.winner_rise > rule.max_winner_rise:
         return f"the winners' error rose {result.winner_rise:.1%} above the reference's"
     return ""
 
 
-def round_result(found: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
+def round_result(axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
     """From the effects on validation prompts (none if there are no such prompts) and the rows of training."""
-    mined = [a.effect.effect_size for a in found if a.role == "mined"]
+    effect_sizes = [a.effect.effect_size for a in axis_effects if a.role == "mined"]
     return RoundResult(
-        score=sum(mined) / len(mined) if mined else None,
-        fallen=tuple(a.axis for a in found if a.role == "judge" and a.effect.direction == "worse"),
+        score=sum(effect_sizes) / len(effect_sizes) if effect_sizes else None,
+        fallen_judges=tuple(
+            a.axis for a in axis_effects if a.role == "judge" and a.effect.direction == "worse"
+        ),
         winner_rise=winner_rise(metrics),
     )
 

@@ -50,26 +50,26 @@ def convert(settings: Conversion) -> None:
             f"{settings.source}: has {network.config.num_attention_heads} attention heads; the published code "
             f"always builds {HEADS}, so no published file can hold it"
         )
-    state = checkpoint.state if settings.keep_adapter else merged(checkpoint, adapters)
+    state = checkpoint.state if settings.keep_adapter else merge_state(checkpoint, adapters)
     state = {name: state[name] for name in network.state_dict()}  # in the published order
     if settings.dtype != "keep":
         for name in list(state):  # one by one: the old tensor goes when the new one is there
             state[name] = state[name].to(DTYPES[settings.dtype])
-    staging = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
-    clear(staging)
+    partial_path = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
+    clear(partial_path)
     try:
         if published:
             settings.target.parent.mkdir(parents=True, exist_ok=True)
-            save_published(state, staging)
+            save_published(state, partial_path)
         else:
-            save_network(network, state, staging)
+            save_network(network, state, partial_path)
         if settings.keep_adapter:
             tensors, config = read_adapter(adapters[0][0])
-            prefix, folder = (PREFIX, settings.target.parent) if published else ("", staging)
+            prefix, folder = (PREFIX, settings.target.parent) if published else ("", partial_path)
             write_adapter({prefix + name: tensor for name, tensor in tensors.items()}, config, folder)
-        staging.rename(settings.target)
+        partial_path.rename(settings.target)
     finally:
-        clear(staging)
+        clear(partial_path)
 
 
 def check_target(settings: Conversion, adapters: Sequence[tuple[Path, float]], folder: Path) -> None:
@@ -91,7 +91,7 @@ def clear(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def merged(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
+def merge_state(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
     """The weights with adapters added in fp32 and rounded back; without any, the file's own tensors."""
     if not adapters:
         return checkpoint.state

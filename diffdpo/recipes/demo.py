@@ -12,7 +12,7 @@ __all__ = ["RoundRun", "check", "run"]
 
 def run(cfg: RoundRun) -> Path:
     """One round, and how long it took."""
-    began = time.monotonic()
+    start_s = time.monotonic()
     out = round_.run(cfg)
-    log(f"done in {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")
+    log(f"done in {(time.monotonic() - start_s) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")
     return out

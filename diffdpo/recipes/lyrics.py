@@ -12,16 +12,21 @@ END_S = 24 * 3600.0
 """Behind every song."""
 
 
-def check(path: str, duration_s: float | None, vocabulary: str = "", language: str | None = None) -> None:
+def check_lyrics(
+    path: str, duration_s: float | None, vocabulary: str = "", language: str | None = None
+) -> None:
     """Print the timed lines of an LRC file, with a vocabulary their phonemes too; DataError if there is none."""
-    text = read(path)
+    text = read_text(path)
     lrc = parse_lrc(text, duration_s=duration_s)
     lines, warnings = [(line.start_s, line.words) for line in lrc.lines], lrc.warnings
     reader = front_end(vocabulary)
     if reader is not None and lines:
-        encoded = reader.encode(text, language, END_S if duration_s is None else duration_s)
-        spoken = zip(encoded.lines, encoded.phonemes, strict=True)
-        lines, warnings = [(start, " ".join(phones)) for (start, _), phones in spoken], encoded.warnings
+        encoding = reader.encode(text, language, END_S if duration_s is None else duration_s)
+        phoneme_lines = zip(encoding.lines, encoding.phonemes, strict=True)
+        lines, warnings = (
+            [(start, " ".join(phones)) for (start, _), phones in phoneme_lines],
+            encoding.warnings,
+        )
     for warning in warnings:
         log(f"warning: {path}: {warning}")
     if not lines:
@@ -33,7 +38,7 @@ def check(path: str, duration_s: float | None, vocabulary: str = "", language: s
 def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool = False) -> Plan:
     """Write lyrics without times as an LRC; to the terminal without a file name. An edited file is not lost."""
     try:
-        song = plan(read(path), duration_s, tempo=tempo)
+        song = plan(read_text(path), duration_s, tempo=tempo)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     for warning in song.warnings:
@@ -48,7 +53,7 @@ def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool 
     return song
 
 
-def read(path: str) -> str:
+def read_text(path: str) -> str:
     """A text file, or a one-line error."""
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -27,9 +27,9 @@ from diffdpo.run_dir import DistEnv, dist_env, open_run
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, write_if_changed
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
-GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
+OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
-FILLED_IN: dict[str, tuple[str, ...]] = {
+ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "sample": ("out", "prompts", "model", "per_prompt", "seed"),
     "score": ("out", "samples"),
     "mine": ("out", "samples", "scores", "pairs"),
@@ -43,7 +43,7 @@ STAGES: dict[str, Callable[[], Any]] = {
     "sample": lambda: SampleRun(out="", prompts=""),
     "score": lambda: ScoreRun(samples=[], out=""),
     "mine": lambda: MineRun(samples=[], scores="", out=""),
-    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(GUARDED))),
+    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(OBJECTIVE_ARGS))),
     "evaluate": lambda: EvaluateRun(baseline="", aligned="", scores="", out=""),
 }
 """The default configuration of each stage."""
@@ -87,7 +87,7 @@ class RoundRun:
     long_song_prompt: str = ""
 
     def __post_init__(self) -> None:
-        for stage, names in FILLED_IN.items():
+        for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
             for name in names:
                 if getattr(cfg, name) != getattr(default, name):
@@ -125,8 +125,8 @@ def run(cfg: RoundRun) -> Path:
             "no round kept the rule: the model stays what it was; the report shows the last round",
             visible=dist.main,
         )
-    shown = decision.best or len(results)
-    _report(cfg, models[shown], out, out / f"round-{shown}", dist)
+    report_round = decision.best or len(results)
+    _report(cfg, models[report_round], out, out / f"round-{report_round}", dist)
     if dist.main:
         best = models[decision.best]
         finish(
@@ -156,28 +156,28 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
     if not cfg.validation_prompts:
         return round_result([], metrics)
     seed, count = cfg.seed + 1, cfg.evaluation_samples
-    before, after = (
-        _sample(cfg, which, where, cfg.validation_prompts, count, seed=seed)
-        for which, where in ((cfg.model, out / "validation"), (model, folder / "validation"))
+    baseline, aligned = (
+        _sample(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
+        for choice, target in ((cfg.model, out / "validation"), (model, folder / "validation"))
     )
-    _score(cfg, [before, after], out / "scores", windows=False)
-    mined = read_json(folder / "pairs" / MANIFEST)["axes"]
-    return round_result(evaluate.compare(before, after, out / "scores", mined), metrics)
+    _score(cfg, [baseline, aligned], out / "scores", windows=False)
+    mined_axes = read_json(folder / "pairs" / MANIFEST)["axes"]
+    return round_result(evaluate.compare(baseline, aligned, out / "scores", mined_axes), metrics)
 
 
 def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:
     """The comparison with where it all began, on prompts nothing was chosen by."""
-    before, after = (
-        _sample(cfg, which, where, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
-        for which, where in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
+    baseline, aligned = (
+        _sample(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
+        for choice, target in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
-    _score(cfg, [before, after], out / "scores", windows=False)
+    _score(cfg, [baseline, aligned], out / "scores", windows=False)
     song = _long_song(cfg, model, out, dist)
     evaluate.run(
         replace(
             cfg.evaluate,
-            baseline=str(before),
-            aligned=str(after),
+            baseline=str(baseline),
+            aligned=str(aligned),
             scores=str(out / "scores"),
             out=str(out / "report"),
             pairs=str(folder / "pairs"),
@@ -216,8 +216,8 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
     """The model after a training run. Adapters of earlier rounds are listed before the new one."""
     if not lora:
-        kept = {key: value for key, value in model.args.items() if key != "adapter"}
-        return Choice(model.name, {**kept, "network": str(export)})
+        args = {key: value for key, value in model.args.items() if key != "adapter"}
+        return Choice(model.name, {**args, "network": str(export)})
     earlier = model.args.get("adapter", "")
     adapters = f"{earlier},{export}" if earlier else str(export)
     return Choice(model.name, {**model.args, "adapter": adapters})

@@ -84,10 +84,10 @@ def run(cfg: SampleRun) -> Path:
     samples = Samples(out)
     if dist.main:
         _write_prompts(out / PROMPTS, prompts, edits)
-    finished = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
-    wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
-    mine = wanted[cfg.shard :: cfg.shards]
-    todo = [(prompt, k) for prompt, k in mine if sample_id(prompt.id, k) not in finished]
+    complete_ids = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
+    songs = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
+    shard_songs = songs[cfg.shard :: cfg.shards]
+    todo = [(prompt, k) for prompt, k in shard_songs if sample_id(prompt.id, k) not in complete_ids]
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
@@ -96,29 +96,29 @@ def run(cfg: SampleRun) -> Path:
         _sample_all(cfg, model, dist.shard(jobs), samples, dist)
     dist.barrier()
     if dist.main:
-        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], dist)
+        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in songs], dist)
     dist.barrier()
     return out
 
 
-def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], dist: DistEnv) -> None:
+def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist: DistEnv) -> None:
     """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
     if cfg.shards == 1:  # nobody else writes here
         tables.compact(samples.folder, SAMPLES)
     rows = {row.sample_id: row for row in samples.all_rows()}
-    there = [rows[name] for name in wanted if name in rows]
-    failed = [row for row in there if row.error]
-    for row in failed[:5]:
+    results = [rows[name] for name in sample_ids if name in rows]
+    failures = [row for row in results if row.error]
+    for row in failures[:5]:
         log(f"failed: {row.sample_id}: {row.error}")
-    write_gallery(samples, there, missing=len(wanted) - len(there))
-    if failed and len(failed) == len(there):
-        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0].error}")
-    if failed:
-        log(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
-    if len(there) < len(wanted):
-        log(f"{len(there)} of {len(wanted)} songs are there; the rest is for the other shards")
+    write_gallery(samples, results, n_missing=len(sample_ids) - len(results))
+    if failures and len(failures) == len(results):
+        raise DataError(f"{samples.folder}: no song could be made; first: {failures[0].error}")
+    if failures:
+        log(f"{len(failures)} of {len(results)} songs failed; the same command tries them again")
+    if len(results) < len(sample_ids):
+        log(f"{len(results)} of {len(sample_ids)} songs are there; the rest is for the other shards")
     else:
-        finish(samples.folder, samples=len(there) - len(failed), failed=len(failed), world=dist.count)
+        finish(samples.folder, samples=len(results) - len(failures), failed=len(failures), world=dist.count)
 
 
 def _sample_all(
@@ -127,11 +127,11 @@ def _sample_all(
     rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
     append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
-    embedded, failures = embed_jobs(store, jobs, cfg.seed)
+    embedded_jobs, failures = embed_jobs(store, jobs, cfg.seed)
     model.place("encoders", None)
     append([_row(cfg, job, error=failures[job.sample_id]) for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
-    batches = [embedded[start : start + size] for start in range(0, len(embedded), size)]
+    batches = [embedded_jobs[start : start + size] for start in range(0, len(embedded_jobs), size)]
     total = sum(
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
         for batch in batches
@@ -150,12 +150,12 @@ def _sample_batch(
 ) -> list[SampleRow]:
     """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
     rows, requests = [], {}
-    for embedded in batch:
+    for embedded_job in batch:
         try:
-            requests[embedded.job.sample_id] = song_request(model, embedded)
+            requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
         except FAILURES as error:
-            rows.append(_row(cfg, embedded.job, error=_reason(error)))
-    ready = [embedded for embedded in batch if embedded.job.sample_id in requests]
+            rows.append(_row(cfg, embedded_job.job, error=_reason(error)))
+    ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
             model,
@@ -167,8 +167,8 @@ def _sample_batch(
             on_finished=grow,
         )
         rows += [
-            _write(cfg, model, embedded, latents, samples)
-            for embedded, latents in zip(ready, songs, strict=True)
+            _write(cfg, model, embedded_job, latents, samples)
+            for embedded_job, latents in zip(ready, songs, strict=True)
         ]
     return rows
 
@@ -177,14 +177,14 @@ def _sample_batch(
 def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
     """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
-    before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
+    frames_before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
 
-    def grow(name: str, latents: Float[Tensor, "frame channel"], finished: int) -> None:
+    def grow(name: str, latents: Float[Tensor, "frame channel"], complete_frames: int) -> None:
         preview = files.get(name)
-        if preview is None or (finished == len(latents) and not preview.frames):
+        if preview is None or (complete_frames == len(latents) and not preview.frames):
             return
         try:
-            preview.grow(SongAudio(model, latents, -before[name]), finished)
+            preview.grow(SongAudio(model, latents, -frames_before[name]), complete_frames)
         except FAILURES as error:
             log(f"{name}: no preview: {_reason(error)}")
             files.pop(name).remove()
@@ -199,12 +199,12 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> I
 def _write(
     cfg: SampleRun,
     model: SongModel,
-    embedded: EmbeddedJob,
+    embedded_job: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
 ) -> SampleRow:
     """Write one song; a row with the reason if that is impossible."""
-    job = embedded.job
+    job = embedded_job.job
     sha256 = ""
     try:
         if not torch.isfinite(latents).all():
@@ -212,8 +212,8 @@ def _write(
         if cfg.audio:
             sound, gain = song_audio(model, job, latents)
             sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
-        if embedded.plan is not None:
-            write_plan(samples.plan(job.sample_id), embedded.plan)
+        if embedded_job.plan is not None:
+            write_plan(samples.plan(job.sample_id), embedded_job.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
         return _row(cfg, job, sha256=sha256, error=_reason(error))

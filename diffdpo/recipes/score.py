@@ -66,7 +66,7 @@ class ScoreRun:
 
 
 @dataclass(frozen=True)
-class Recording:
+class AudioFile:
     """A file of generated audio, and the prompts it was made for by their keys: several prompts may share one."""
 
     sha256: str
@@ -84,27 +84,29 @@ def run(cfg: ScoreRun) -> Path:
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
     dist, out = dist_env(), Path(cfg.out)
-    recordings = _recordings(cfg.samples)
+    audio_files = _audio_files(cfg.samples)
     versions = fingerprints(scorers)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     if grid and dist.main:
         _report_windowless(scorers, grid)
     cached = _cached(out, grid)
     work = [
-        (recording, keys)
-        for recording in recordings
-        if (keys := _uncached(score_keys(scorers, versions, recording.prompts, grid), recording, cached))
+        (audio_file, keys)
+        for audio_file in audio_files
+        if (
+            keys := _missing_keys(score_keys(scorers, versions, audio_file.prompts, grid), audio_file, cached)
+        )
     ]
     part = dist.shard(work)
     with bar("score", len(part), "song", visible=dist.main) as progress:
-        for recording, keys in part:
-            clip = audio.read(recording.path)
-            (values,) = compute_scores([clip], [keys], scorers, prompts=recording.prompts, grid=grid)
-            _report_undefined(recording, values)
+        for audio_file, keys in part:
+            clip = audio.read(audio_file.path)
+            (values,) = compute_scores([clip], [keys], scorers, prompts=audio_file.prompts, grid=grid)
+            _report_undefined(audio_file, values)
             if grid:
-                windows = _window_rows(recording, values, grid, grid.starts(clip.seconds))
+                windows = _window_rows(audio_file, values, grid, grid.starts(clip.seconds))
                 tables.append(out, WINDOWS, windows, rank=dist.rank)
-            tables.append(out, SCORES, _score_rows(recording, values), rank=dist.rank)
+            tables.append(out, SCORES, _score_rows(audio_file, values), rank=dist.rank)
             progress.advance()
     dist.barrier()
     if dist.main:
@@ -113,7 +115,7 @@ def run(cfg: ScoreRun) -> Path:
         grid = grid or newest_grid(out)
         finish(
             out,
-            sounds=len(recordings),
+            sounds=len(audio_files),
             scorers=newest_versions(out) | versions,
             grid=asdict(grid) if grid else None,
             licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
@@ -123,9 +125,9 @@ def run(cfg: ScoreRun) -> Path:
     return out
 
 
-def _recordings(folders: list[str]) -> list[Recording]:
+def _audio_files(folders: list[str]) -> list[AudioFile]:
     """The audio files of some samples folders, each sound once."""
-    recordings: dict[str, Recording] = {}
+    audio_files: dict[str, AudioFile] = {}
     for folder in folders:
         samples = open_samples(folder)
         rows = samples.rows()
@@ -136,10 +138,10 @@ def _recordings(folders: list[str]) -> list[Recording]:
         for row in rows:
             sha256, path = row.sha256, samples.audio(row.sample_id)
             key, prompt = prompts[row.prompt_id]
-            recordings.setdefault(sha256, Recording(sha256, path)).prompts[key] = prompt
-    if not recordings:
+            audio_files.setdefault(sha256, AudioFile(sha256, path)).prompts[key] = prompt
+    if not audio_files:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
-    return list(recordings.values())
+    return list(audio_files.values())
 
 
 def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:
@@ -149,8 +151,10 @@ def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:
     return keys | tables.read_distinct(out, WINDOWS, columns) if grid else keys
 
 
-def _uncached(keys: Sequence[ScoreKey], recording: Recording, cached: set[tuple[str, ...]]) -> list[ScoreKey]:
-    return [key for key in keys if (recording.sha256, VERSION, *key) not in cached]
+def _missing_keys(
+    keys: Sequence[ScoreKey], audio_file: AudioFile, cached: set[tuple[str, ...]]
+) -> list[ScoreKey]:
+    return [key for key in keys if (audio_file.sha256, VERSION, *key) not in cached]
 
 
 def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
@@ -161,35 +165,35 @@ def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
     window_scorers(scorers, grid.window_s)
 
 
-def _report_undefined(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> None:
+def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> None:
     for key, by_axis in values.items():
-        undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
-        if undefined and key.window == WHOLE:
+        axes = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
+        if axes and key.window == WHOLE:
             log(
-                f"warning: {recording.path}: {key.scorer} gave no number for {undefined[0]}; "
+                f"warning: {audio_file.path}: {key.scorer} gave no number for {axes[0]}; "
                 "the song will not be mined on it"
             )
 
 
-def _score_rows(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
+def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
     """Rows of the values of a whole song."""
     rows: list[ScoreRow] = []
     for key, by_axis in values.items():
         if key.window == WHOLE:
             column = [(axis, value) for axis, (value,) in by_axis.items()]
-            rows += score_rows(recording.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
+            rows += score_rows(audio_file.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
     return rows
 
 
 def _window_rows(
-    recording: Recording, values: Mapping[ScoreKey, AxisValues], grid: Grid, starts: Sequence[float]
+    audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues], grid: Grid, starts: Sequence[float]
 ) -> list[WindowRow]:
     """Rows of the values of a song's windows, which begin at `starts`, in seconds."""
     rows: list[WindowRow] = []
     for key, by_axis in values.items():
         if key.window != WHOLE:
             identity = {
-                "sha256": recording.sha256,
+                "sha256": audio_file.sha256,
                 "preprocessing": VERSION,
                 "scorer": key.scorer,
                 "fingerprint": key.fingerprint,

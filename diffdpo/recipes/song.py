@@ -50,14 +50,14 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
     args = dict(word.split("=", 1) for word in settings.model_args if "=" in word)
     model = build_model(Choice(settings.model, args))
     row = Row(embedding=model.embed(prompt), frames=model.spec.frames(settings.seconds))
-    began, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))
+    start_s, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))
 
-    def grow(_: str, latents: torch.Tensor, finished: int) -> None:
+    def grow(_: str, latents: torch.Tensor, complete_frames: int) -> None:
         first = not preview.frames
-        if preview.frames or finished < len(latents):
-            preview.grow(SongAudio(model, latents), finished)
+        if preview.frames or complete_frames < len(latents):
+            preview.grow(SongAudio(model, latents), complete_frames)
         if first and preview.frames:
-            log(f"{preview.path}: first sound after {time.monotonic() - began:.0f} s")
+            log(f"{preview.path}: first sound after {time.monotonic() - start_s:.0f} s")
 
     total = count_steps(model.spec, [torch.ones(row.frames, dtype=torch.bool)], cfg, longform)
     try:

@@ -56,7 +56,7 @@ class Report:
     """Rows of metrics.jsonl."""
     mining: Mapping[str, str] = field(default_factory=dict)
     """Facts about mining: label to value."""
-    unpaired: Mapping[str, str] = field(default_factory=dict)
+    unpaired_prompts: Mapping[str, str] = field(default_factory=dict)
     """Prompts without a pair, and why."""
     config_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -74,15 +74,15 @@ def render(report: Report) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent, "clock": clock}
+    environment.filters |= {"number": number, "signed": format_signed, "percent": percent, "clock": clock}
     comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[
         : report.listen
     ]
-    risen, fallen = headline(report.effects)
+    rises, falls = headline(report.effects)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
-        risen=risen,
-        fallen=fallen,
+        rises=rises,
+        falls=falls,
         tally=tally(report.effects),
         forest=forest(report.effects),
         cards=[card(comparison, report.effects) for comparison in comparisons],
@@ -100,34 +100,34 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
         return "Nothing was compared.", ""
     roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
     better = [
-        f"{sum(e.effect.direction == 'better' for e in group)} of {_counted(len(group), role)}"
+        f"{sum(e.effect.direction == 'better' for e in group)} of {_count_text(len(group), role)}"
         for role, group in roles.items()
         if group
     ]
-    fallen = []
+    falls = []
     for role in ("judge", "mined"):  # what is held out weighs more
         if names := [name(e.axis) for e in roles[role] if e.effect.direction == "worse"]:
-            how = " beyond the interval" if role == "judge" else ""
-            fallen.append(f"{_counted(len(names), role)} fell{how}: {', '.join(names)}")
-    return f"Aligned is better on {' and on '.join(better)}", "; ".join(fallen)
+            suffix = " beyond the interval" if role == "judge" else ""
+            falls.append(f"{_count_text(len(names), role)} fell{suffix}: {', '.join(names)}")
+    return f"Aligned is better on {' and on '.join(better)}", "; ".join(falls)
 
 
 def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
     """By direction, the axes and by how many standard deviations of the baseline they moved, the most first."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_standardised(e)[1]))):
+    by_direction: dict[str, list[tuple[str, str]]] = {}
+    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_interval_in_sd(e)[1]))):
         label = f"{name(e.axis)} (judge)" if e.role == "judge" else name(e.axis)
-        found.setdefault(e.effect.direction, []).append((label, signed(_standardised(e)[1])))
-    return found
+        by_direction.setdefault(e.effect.direction, []).append((label, format_signed(_interval_in_sd(e)[1])))
+    return by_direction
 
 
-def _counted(count: int, role: str) -> str:
-    one, many = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
-    return f"{count} {one if count == 1 else many}"
+def _count_text(count: int, role: str) -> str:
+    singular, plural = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
+    return f"{count} {singular if count == 1 else plural}"
 
 
 @dataclass(frozen=True)
-class Row:
+class EffectRow:
     """One axis of the effect plot. Marks are in percent of the width; none without a spread to scale by."""
 
     effect: AxisEffect
@@ -138,16 +138,16 @@ class Row:
     effect_sizes: tuple[float, float, float]
 
     @property
-    def spoken(self) -> str:
-        low, mean, high = (signed(value) for value in self.effect_sizes)
+    def aria_label(self) -> str:
+        low, mean, high = (format_signed(value) for value in self.effect_sizes)
         direction = self.effect.effect.direction
         return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {direction}"
 
 
 @dataclass(frozen=True)
 class Forest:
-    mined: tuple[Row, ...]
-    judges: tuple[Row, ...]
+    mined_axes: tuple[EffectRow, ...]
+    judges: tuple[EffectRow, ...]
     zero: float
     ticks: tuple[tuple[float, str], ...]
     cut: bool
@@ -156,8 +156,8 @@ class Forest:
 
 def forest(effects: Sequence[AxisEffect]) -> Forest:
     """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
-    scaled = [_standardised(e) for e in effects]
-    finite = [value for values in scaled for value in values if math.isfinite(value)]
+    intervals = [_interval_in_sd(e) for e in effects]
+    finite = [value for values in intervals for value in values if math.isfinite(value)]
     inside = [max(-FARTHEST, min(FARTHEST, value)) for value in finite]
     low, high = min([-0.2, *inside]), max([0.2, *inside])
     margin = 0.06 * (high - low)
@@ -167,21 +167,21 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
         return round(100 * max(0.0, min(1.0, (value - low) / (high - low))), 2)
 
     rows = [
-        Row(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
+        EffectRow(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
         if all(map(math.isfinite, values))
-        else Row(e, name(e.axis), family(e.axis), None, values)
-        for e, values in zip(effects, scaled, strict=True)
+        else EffectRow(e, name(e.axis), family(e.axis), None, values)
+        for e, values in zip(effects, intervals, strict=True)
     ]
     return Forest(
-        mined=tuple(row for row in rows if row.effect.role == "mined"),
+        mined_axes=tuple(row for row in rows if row.effect.role == "mined"),
         judges=tuple(row for row in rows if row.effect.role == "judge"),
         zero=at(0.0),
-        ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 5)),
+        ticks=tuple((at(value), format_signed(value, "g")) for value in pictures.ticks(low, high, 5)),
         cut=inside != finite,
     )
 
 
-def _standardised(axis: AxisEffect) -> tuple[float, float, float]:
+def _interval_in_sd(axis: AxisEffect) -> tuple[float, float, float]:
     """Low, mean and high in standard deviations of the baseline; not numbers if it has none."""
     spread = axis.baseline_std if axis.baseline_std > 0 else math.nan
     return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
@@ -221,16 +221,16 @@ class Card:
 
 
 def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
-    both = {"Base": comparison.baseline, "Aligned": comparison.aligned}
-    return Card(comparison, tuple(voices(both, CLIP_BYTES)), tuple(_scores(comparison, effects)))
+    clips = {"Base": comparison.baseline, "Aligned": comparison.aligned}
+    return Card(comparison, tuple(voices(clips, CLIP_BYTES)), tuple(_scores(comparison, effects)))
 
 
 def voices(clips: Mapping[str, Clip], budget_bytes: int) -> list[Voice]:
     """Recordings by their label, on one scale for ear and eye."""
-    levelled = pictures.matched(list(clips.values()))
+    loud_clips = pictures.match_loudness(list(clips.values()))
     return [
         Voice(label, pictures.embed(clip, budget_bytes), picture, clip.seconds)
-        for label, clip, picture in zip(clips, levelled, pictures.draw(levelled), strict=True)
+        for label, clip, picture in zip(clips, loud_clips, pictures.draw_pictures(loud_clips), strict=True)
     ]
 
 
@@ -238,14 +238,16 @@ def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score
     """Scores of both songs, on the axes that were compared and in their order."""
     scores = []
     for e in effects:
-        before = comparison.baseline_scores.get(e.axis, math.nan)
-        after = comparison.aligned_scores.get(e.axis, math.nan)
+        baseline = comparison.baseline_scores.get(e.axis, math.nan)
+        aligned = comparison.aligned_scores.get(e.axis, math.nan)
         spread = e.baseline_std if e.baseline_std > 0 else 0.0
-        change = (after - before) / spread if spread else 0.0
+        change = (aligned - baseline) / spread if spread else 0.0
         bar = 50 * max(-1.0, min(1.0, change / CHANGE_RANGE)) if math.isfinite(change) else 0.0
         decimals = min(6, max(0, 2 - round(math.log10(spread)))) if spread else 3
         left = 50 + min(0.0, bar)
-        scores.append(Score(e.axis, name(e.axis), e.role, before, after, change, left, abs(bar), decimals))
+        scores.append(
+            Score(e.axis, name(e.axis), e.role, baseline, aligned, change, left, abs(bar), decimals)
+        )
     return scores
 
 
@@ -265,14 +267,14 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
     steps = _column(rows, "step")
     rows = [row for row, step in zip(rows, steps, strict=True) if math.isfinite(step)]
     steps = steps[np.isfinite(steps)]
-    drawn = []
+    plots = []
     for title, keys, baseline in panels:
         series = {
             label: values for key, label in keys.items() if np.isfinite(values := _column(rows, key)).any()
         }
         if series:
-            drawn.append(pictures.chart(title, steps, series, baseline=baseline))
-    return drawn
+            plots.append(pictures.chart(title, steps, series, baseline=baseline))
+    return plots
 
 
 def drift(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -308,7 +310,7 @@ def number(value: float, style: str = "#.3g") -> str:
     return f"{value:{style}}".rstrip(".").replace("-", pictures.MINUS)
 
 
-def signed(value: float, style: str = ".2f") -> str:
+def format_signed(value: float, style: str = ".2f") -> str:
     return number(0.0 if abs(value) < 1e-12 else value, "g" if value == 0 else f"+{style}")
 
 

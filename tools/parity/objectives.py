@@ -104,7 +104,7 @@ FAMILIES: dict[str, OriginalFamily] = {
         members=1,
         fields=lambda case: {
             "score": case["in.labels"][:, None].double() - 0.5,
-            "running": {REFERENCE_POINT: float(case["out.kl"])},
+            "state": {REFERENCE_POINT: float(case["out.kl"])},
         },
     ),
     r"diffusion_nft_.*": OriginalFamily(
