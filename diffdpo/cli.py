@@ -86,7 +86,7 @@ def load_config(verb: str, source: str | None, words: list[str] | None) -> Any:
     from diffdpo import config
 
     cfg = config.build_config(getattr(recipe, VERBS[verb][0]), source, words, verb)
-    recipe.check(cfg)
+    cfg.check_parts()
     return cfg
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from diffdpo.progress import log
 from diffdpo.recipes import round as round_
-from diffdpo.recipes.round import RoundRun, check
+from diffdpo.recipes.round import RoundRun
 
-__all__ = ["RoundRun", "check", "run"]
+__all__ = ["RoundRun", "run"]
 
 
 def run(cfg: RoundRun) -> Path:

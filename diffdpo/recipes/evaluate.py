@@ -68,9 +68,8 @@ class EvaluateRun:
     license: str = ""
     """Of the weights, and so of the songs."""
 
-
-def check(cfg: EvaluateRun) -> None:
-    """Nothing here is chosen by name."""
+    def check_parts(self) -> None:
+        """Nothing to check: an evaluation has no parts that are chosen by name."""
 
 
 def run(cfg: EvaluateRun) -> Path:

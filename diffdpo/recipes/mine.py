@@ -66,10 +66,9 @@ class MineRun:
                 f"weights must not be negative, got {self.weights}: bigger is better on every axis"
             )
 
-
-def check(cfg: MineRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_rule(cfg.rule)
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_rule(self.rule)
 
 
 def run(cfg: MineRun) -> Path:

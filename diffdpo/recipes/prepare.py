@@ -48,6 +48,10 @@ class PrepareRun:
     valid_share: float = 0.05
     """Share of songs held out of training when the manifest has no splits."""
 
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        check_model(self.model)
+
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
@@ -66,11 +70,6 @@ class SongEntry:
     attribution: str = ""
     split: str = ""
     group: str = ""
-
-
-def check(cfg: PrepareRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    check_model(cfg.model)
 
 
 def run(cfg: PrepareRun) -> Path:

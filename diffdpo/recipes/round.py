@@ -93,13 +93,12 @@ class RoundRun:
                 if getattr(cfg, name) != getattr(default, name):
                     raise ValueError(f"{stage}.{name} is set by the round itself; leave it out")
 
-
-def check(cfg: RoundRun) -> None:
-    """The parts that every stage chooses by name, before anything is loaded."""
-    sample.check(replace(cfg.sample, model=cfg.model))
-    score.check(cfg.score)
-    mine.check(cfg.mine)
-    train.check(replace(cfg.train, model=cfg.model))
+    def check_parts(self) -> None:
+        """ConfigError for a part of a stage, or an argument, that does not exist, before anything is loaded."""
+        replace(self.sample, model=self.model).check_parts()
+        self.score.check_parts()
+        self.mine.check_parts()
+        replace(self.train, model=self.model).check_parts()
 
 
 def run(cfg: RoundRun) -> Path:

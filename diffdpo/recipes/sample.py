@@ -64,14 +64,13 @@ class SampleRun:
     embedding_cache: str = ""
     """Folder that keeps embeddings of prompts between runs, by content."""
 
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        check_model(self.model)
+
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 """What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
-
-
-def check(cfg: SampleRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    check_model(cfg.model)
 
 
 def run(cfg: SampleRun) -> Path:

@@ -64,6 +64,10 @@ class ScoreRun:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
 
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_scorers(self.scorers)
+
 
 @dataclass(frozen=True)
 class AudioFile:
@@ -72,11 +76,6 @@ class AudioFile:
     sha256: str
     path: Path
     prompts: dict[str, Prompt] = field(default_factory=dict)
-
-
-def check(cfg: ScoreRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_scorers(cfg.scorers)
 
 
 def run(cfg: ScoreRun) -> Path:

@@ -37,11 +37,10 @@ class TrainRun:
     """Folder that keeps embeddings of prompts between runs, by content."""
     seed: int = 0
 
-
-def check(cfg: TrainRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_objective(cfg.objective)
-    check_model(cfg.model)
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_objective(self.objective)
+        check_model(self.model)
 
 
 def run(cfg: TrainRun) -> Path:
