@@ -240,7 +240,7 @@ class Outputs:
     """What the objective's `update` made of earlier steps."""
 
 
-def require_value(value: _T | None) -> _T:
+def expect(value: _T | None) -> _T:
     """A field of Outputs that the objective's `needs` or kind of batch promises."""
     assert value is not None, "the objective did not declare that it needs this"
     return value

@@ -11,7 +11,7 @@ from diffdpo.errors import ensure
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.margin import implicit_rewards
 from diffdpo.objectives.terms.weights import TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, ObjectiveState, Outputs, PerExample, require_value
+from diffdpo.types import BatchKind, LossOutput, ObjectiveState, Outputs, PerExample, expect
 
 UTILITIES: dict[str, Callable[[PerExample], PerExample]] = {
     "sigmoid": torch.sigmoid,
@@ -56,7 +56,7 @@ class KTO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        liked = require_value(outputs.score)[:, 0] > 0
+        liked = expect(outputs.score)[:, 0] > 0
         gain = (self.timestep(outputs) * implicit_rewards(outputs))[:, 0]
         point = outputs.state.get(REFERENCE_POINT, 0.0)
         reward = self.beta * (gain - point)

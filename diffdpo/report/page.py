@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from diffdpo.evaluation.effects import AxisEffect
 from diffdpo.report import plots as pictures
+from diffdpo.report.text import clock, family, format_signed, name, number, percent
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
@@ -290,33 +291,3 @@ def drift(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.array([float(row.get(key, math.nan)) for row in rows], dtype=np.float64)
-
-
-def name(axis: str) -> str:
-    """Of 'family.some_quality', 'some quality'."""
-    return axis.split(".", 1)[-1].replace("_", " ")
-
-
-def family(axis: str) -> str:
-    return axis.split(".", 1)[0].replace("_", " ") if "." in axis else ""
-
-
-def number(value: float, style: str = "#.3g") -> str:
-    """Three significant digits, with a real minus."""
-    if not math.isfinite(value):
-        return "\N{EN DASH}"
-    if style == "#.3g" and (abs(value) >= 1000 or value == 0):
-        style = ",.0f"
-    return f"{value:{style}}".rstrip(".").replace("-", pictures.MINUS)
-
-
-def format_signed(value: float, style: str = ".2f") -> str:
-    return number(0.0 if abs(value) < 1e-12 else value, "g" if value == 0 else f"+{style}")
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -10,22 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.errors import ensure
-from diffdpo.types import LossMetrics, ObjectiveState, Outputs, PerExample, PerSong, require_value
+from diffdpo.types import LossMetrics, ObjectiveState, Outputs, PerExample, PerSong, expect
 
 Reduction = Literal["mean", "per_frame", "sum"]
 
 
 def implicit_rewards(outputs: Outputs) -> PerSong:
     """Implicit reward of every song in units of beta/2: the reference's error less the policy's."""
-    return require_value(outputs.reference) - outputs.policy
+    return expect(outputs.reference) - outputs.policy
 
 
 def elements(reduction: Reduction, outputs: Outputs) -> PerSong | float:
     """The factor that turns a mean error into a sum over frames, or over latent elements (SimpleTuner, Voxtral)."""
     if reduction == "mean":
         return 1.0
-    frames = require_value(outputs.mask).sum(-1).to(outputs.policy.dtype)
-    return frames if reduction == "per_frame" else frames * require_value(outputs.velocities).target.shape[-1]
+    frames = expect(outputs.mask).sum(-1).to(outputs.policy.dtype)
+    return frames if reduction == "per_frame" else frames * expect(outputs.velocities).target.shape[-1]
 
 
 @dataclass(frozen=True)
