@@ -1,4 +1,4 @@
-"""How far apart two sets of songs are, as sets of embeddings."""
+"""Distances between two sets of songs, each given by the embeddings of its items."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def median_bandwidth(reference: Embeddings) -> float:
 
 
 def kernel_distance(reference: Embeddings, evaluation: Embeddings, bandwidth: float) -> float:
-    """KAD (Chung et al. 2025): 100 times the unbiased squared MMD under a Gaussian kernel.
+    """KAD (Chung et al. 2025): 100 times the unbiased squared MMD of two sets under a Gaussian kernel.
 
     About 0 for two samples of one distribution (it can fall a little below), and comparable between sets only
     with the same reference and bandwidth.
@@ -45,8 +45,8 @@ def kernel_distances(
 
     A cluster is a song with all its items, or a prompt with all its songs. Row k belongs to row k of
     `cluster_weights` of both sets: distances of several sets to one reference share its draws, so their differences
-    are paired. Kernels are computed once and summed over blocks of clusters. A cluster and its double in a draw are
-    no pair, or each item would meet its perfect copy. A draw without any pair is not a number.
+    are paired. Kernels are computed once and summed over blocks of clusters. A cluster and its double in a draw
+    form no pair, since each item would meet its own copy. The distance of a draw without any pair is NaN.
     """
     reference_members, evaluation_members = members(reference_clusters), members(evaluation_clusters)
     reference_weights, evaluation_weights = (
@@ -92,7 +92,7 @@ def _self_similarity(
     counts: Int[np.ndarray, " cluster"],
     weights: Float[np.ndarray, "draw cluster"],
 ) -> Float[np.ndarray, " draw"]:
-    """Mean kernel over all pairs of two items, the two of one cluster or of two."""
+    """Mean kernel over all pairs of distinct items, within clusters and between them."""
     diagonal = np.diag(blocks)
     total = np.einsum("di,ij,dj->d", weights, blocks - np.diag(diagonal), weights, optimize=True)
     total += weights @ (diagonal - counts)

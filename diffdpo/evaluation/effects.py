@@ -16,23 +16,23 @@ Role = Literal["mined", "judge"]
 
 @dataclass(frozen=True)
 class AxisEffect:
-    """What alignment did to one axis."""
+    """The change of one axis between the baseline and the aligned model."""
 
     axis: str
     role: Role
-    """`mined` axes were optimised; a `judge` was held out and is the proof."""
+    """`mined` for an axis that was optimised, `judge` for one that was held out as evidence."""
     baseline_mean: float
     baseline_std: float
     aligned_mean: float
     effect: Effect
-    """In the axis' own unit."""
+    """The paired difference, in the unit of the axis."""
     left_out: int = 0
     """Pairs without a finite score on both sides."""
 
 
 @dataclass(frozen=True)
 class PairedSample:
-    """Two songs for the same prompt and seed."""
+    """The scores of two songs of one prompt and seed, one of each model, by axis."""
 
     sample_id: str
     prompt_id: str
@@ -44,7 +44,7 @@ class PairedSample:
 def pair_rows(
     baseline: Sequence[SampleRow], aligned: Sequence[SampleRow]
 ) -> list[tuple[SampleRow, SampleRow]]:
-    """Rows of two samples tables, side by side. DataError if seeds or sampler differ, or nothing is shared."""
+    """Rows of two samples tables in pairs by sample id. DataError if none is shared, or seeds or sampler differ."""
     baseline_rows, aligned_rows = ({row.sample_id: row for row in rows} for rows in (baseline, aligned))
     sample_ids = sorted(baseline_rows.keys() & aligned_rows.keys())
     if not sample_ids:
@@ -63,7 +63,7 @@ def pair_rows(
 def effects(
     pairs: Sequence[PairedSample], mined_axes: Collection[str], axes: Sequence[str], resamples: int
 ) -> list[AxisEffect]:
-    """One effect an axis, mined ones first. Intervals are over prompts."""
+    """The effect of each axis, mined axes first, with intervals over prompts. DataError without a scored axis."""
     results = []
     for axis in sorted(axes, key=lambda axis: (axis not in mined_axes, axes.index(axis))):
         usable = [p for p in pairs if _finite(p.baseline.get(axis)) and _finite(p.aligned.get(axis))]
@@ -101,7 +101,7 @@ def standardised_change(pair: PairedSample, axis_effects: Sequence[AxisEffect]) 
 
 
 def verdict(axis_effects: Sequence[AxisEffect]) -> str:
-    """One plain sentence: what rose, what fell, and on whose word."""
+    """One sentence: which mined axes rose or fell, and what the judges did."""
     mined_effects = [a for a in axis_effects if a.role == "mined"]
     judges = [a for a in axis_effects if a.role == "judge"]
     better = sum(a.effect.direction == "better" for a in mined_effects)

@@ -19,7 +19,7 @@ ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typical
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What is done to a song, and what has to fall then: axes, or families for all of their axes."""
+    """A change of a song's sound, and the axes that have to fall with it (a family stands for all of its axes)."""
 
     do: Callable[[Samples, int, np.random.Generator], Samples]
     falls: tuple[str, ...] = ()
@@ -29,12 +29,12 @@ class Perturbation:
         return Clip(samples=samples, sample_rate=clip.sample_rate)
 
     def lowers(self, axis: str) -> bool:
-        """Whether an axis should fall."""
+        """Whether the perturbation has to lower this axis."""
         return axis in self.falls or axis.split(".")[0] in self.falls
 
 
 def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Like a worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
+    """A worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
     t = np.arange(x.shape[1])
     cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
     positions = np.cumsum(2 ** (cents / 1200))
@@ -70,7 +70,7 @@ def _low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
 
 
 def _clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """12 dB too hot."""
+    """Hard clipping at a quarter of the peak (12 dB)."""
     limit = np.abs(x).max() / 4
     return np.clip(x, -limit, limit)
 
@@ -81,7 +81,7 @@ def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
 
 
 def _loop(seconds: float) -> Callable[[Samples, int, np.random.Generator], Samples]:
-    """The beginning again and again."""
+    """The first seconds of a song, repeated to its length."""
     return lambda x, rate, rng: np.resize(x[:, : int(seconds * rate)].T, x.T.shape).T.copy()
 
 
@@ -107,11 +107,11 @@ PERTURBATIONS: dict[str, Perturbation] = {
     ),
     "gain -6 dB": Perturbation(lambda x, rate, rng: x / 2),
 }
-"""The last must change nothing."""
+"""Perturbations by name. The gain at the end has to change no axis."""
 
 WRONG_PROMPT = "another song's prompt"
 WRONG_PROMPT_FALLS = ("adherence.style", "musicnn.tags")
-"""What has to fall when a song is scored for what another was asked to be."""
+"""The axes that have to fall when a song is scored with the prompt of another song."""
 
 
 def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Latents:
@@ -121,12 +121,12 @@ def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Late
 
 
 def shuffled_latents(latents: Latents, rng: np.random.Generator, run: int = 1) -> Latents:
-    """Runs of so many frames in random order."""
+    """Latents with runs of `run` frames in random order."""
     runs = latents.split(run)
     return torch.cat([runs[i] for i in rng.permutation(len(runs))])
 
 
 def degraded_latents(latents: Latents, rng: np.random.Generator) -> Latents:
-    """With as much noise as there is signal, channel by channel."""
+    """Latents with as much noise as signal, channel by channel."""
     noisy = latents + noise_latents(latents, len(latents), rng) - latents.mean(0)
     return latents.mean(0) + (noisy - latents.mean(0)) / 2**0.5

@@ -1,4 +1,4 @@
-"""Audit of scorers: real songs perturbed in known ways, and by how much every axis moves.
+"""The command `audit`: real songs perturbed in known ways, and by how much every axis moves.
 
 Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
 the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
@@ -47,16 +47,17 @@ COUNTERPARTS = {
     "latents with as much noise as signal": COHERENCE_AXES,
     "the codec's reconstruction": (),
 }
-"""What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
+"""The counterparts of real songs, with the axes that claim to be higher for real songs. The last one measures the
+loss in the codec."""
 
 
 PLACES = (0.3, 0.5, 0.7)
-"""Where excerpts are taken that are set against the codec's, as shares of the song's length."""
+"""Centres of the excerpts that are compared with counterparts, as shares of the song's length."""
 
 
 @dataclass(frozen=True)
 class AuditSong:
-    """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
+    """An excerpt, and a prompt for it: the song's text and another excerpt of the song."""
 
     clip: Clip
     prompt: Prompt
@@ -65,7 +66,7 @@ class AuditSong:
 def excerpts(
     path: Path, split: str, count: int, seconds: float, places: Sequence[float]
 ) -> Iterator[AuditSong]:
-    """From these places of each song, as shares of its length, and from its first quarter for the prompt."""
+    """Excerpts around `places` of each song, as shares of its length; the prompt's is from the first quarter."""
     songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
     for song in songs[:: max(1, len(songs) // count)][:count]:
         length = audio.seconds_of(song.audio)
@@ -80,7 +81,7 @@ def excerpts(
 
 
 def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
-    """All axes of all scorers side by side."""
+    """The values of all axes of all scorers, [song, axis]."""
     inputs = [canonical(clip) for clip in clips]
     return np.concatenate(
         [
@@ -107,7 +108,7 @@ def perturbed_scores(
 
 
 def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
-    """What the codec makes of the songs' latents, and of what is left of them."""
+    """The codec's sound of the songs' latents, of the same latents degraded, and of noise; clips by counterpart."""
     latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
     all_latents, rng = torch.cat(latents), np.random.default_rng(0)
     second = round(model.spec.frames_per_second)
@@ -128,7 +129,7 @@ def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the head."""
+    """Rows as a Markdown table; the first row is the head."""
     lines = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
@@ -136,7 +137,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def perturbation_table(
     axes: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
 ) -> str:
-    """One row a perturbation, one column an axis; then how many claims hold and how many axes stay."""
+    """A table of perturbations by axes; then how many claims hold and how many axes do not move."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
     rows = [["perturbation", *axes]]
     rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
@@ -163,7 +164,7 @@ def perturbation_table(
 def counterpart_table(
     axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
 ) -> str:
-    """One row an axis and counterpart: who wins, and by how much. `songs` says which song an excerpt is of."""
+    """A table of axes by counterparts: share of wins, mean difference. `songs` names the song of each excerpt."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
     rows = [["axis", *[f"above {name}" for name in matrices]]]
     claims, certain = 0, 0
@@ -193,7 +194,7 @@ class AuditSettings:
     n_perturbed: int = 20
     """Songs that are perturbed; 0 for none."""
     n_decoded: int = 20
-    """Songs set against what the codec makes of their latents; 0 for none."""
+    """Songs that are compared with their counterparts from the codec; 0 for none."""
     seconds: float = 10.0
     """Length of the excerpt of each."""
     scorers: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""DiffRhythm checkpoints between their published layouts and our folders, bit for bit.
+"""The command `convert`: DiffRhythm checkpoints between published layouts and our folders, bit for bit.
 
 Adapters are merged, or written beside the untouched network. Only another precision and merging change a bit.
 """
@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is converted to what."""
+    """The source, the target and the changes of a conversion."""
 
     source: str
     """Anything a model's `checkpoint` may be."""
@@ -73,7 +73,7 @@ def convert(settings: Conversion) -> None:
 
 
 def check_target(settings: Conversion, adapters: Sequence[tuple[Path, float]], folder: Path) -> None:
-    """Nothing is overwritten."""
+    """ConfigError if a file would be overwritten, or if the adapters cannot be kept as they are."""
     if settings.target.exists():
         raise ConfigError(f"{settings.target}: exists; remove it or choose another target")
     if settings.keep_adapter and len(adapters) != 1:
@@ -85,14 +85,14 @@ def check_target(settings: Conversion, adapters: Sequence[tuple[Path, float]], f
 
 
 def clear(path: Path) -> None:
-    """What a killed conversion left behind."""
+    """Delete what an interrupted conversion left behind."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
 
 
 def merge_state(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
-    """The weights with adapters added in fp32 and rounded back; without any, the file's own tensors."""
+    """The weights with adapters merged in fp32 and rounded back; without an adapter, the file's own tensors."""
     if not adapters:
         return checkpoint.state
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.state.items()}

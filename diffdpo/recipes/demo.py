@@ -1,4 +1,4 @@
-"""The whole loop on the shipped model: one round, a longer song, and the report."""
+"""The verb `demo`: one round on the model that ships with the package, a longer song, and the report."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["RoundRun", "run"]
 
 
 def run(cfg: RoundRun) -> Path:
-    """One round, and how long it took."""
+    """Run a round and log how long it took."""
     start_s = time.monotonic()
     out = round_.run(cfg)
     log(f"done in {(time.monotonic() - start_s) / 60:.1f} minutes; open {out / 'report' / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
+"""The verb `evaluate`: two samples folders to a report of paired effects, with songs to listen to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,19 +52,19 @@ class EvaluateRun:
     scores: str = MISSING
     out: str = MISSING
     mined_axes: list[str] = field(default_factory=list)
-    """Axes that were optimised; all others in the scores are judges. Empty: as recorded by `pairs`."""
+    """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
     pairs: str = ""
-    """The mined pairs: refuses evaluation prompts that were mined, and tells the mined axes."""
+    """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
     training: str = ""
     """Run directory whose curves the report shows."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = ""
-    """One more song to hear."""
+    """Audio file of one more song for the report."""
     long_song_caption: str = ""
     resamples: int = 4000
     command: str = ""
-    """What to print as the command that makes the whole comparison again."""
+    """The command that the report names for making the comparison again; empty: `diffdpo evaluate` on `out`."""
     license: str = ""
     """Of the weights, and so of the songs."""
 
@@ -108,7 +108,7 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
 
 
 def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
-    """Evaluation prompts and mining prompts are disjoint groups, or the comparison proves nothing."""
+    """DataError if a prompt group of the samples was mined: the comparison would prove nothing."""
     if not cfg.pairs:
         return
     folder = Path(cfg.pairs)
@@ -125,7 +125,7 @@ def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
 def compare(
     baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[str], resamples: int = 4000
 ) -> list[AxisEffect]:
-    """The effects alone, without a report."""
+    """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     return effects(pairs, mined_axes, axes, resamples)
@@ -159,7 +159,7 @@ def _report(
     axis_effects: Sequence[AxisEffect],
     mining: Mapping[str, Any],
 ) -> Report:
-    """The songs to hear, worst change first, and the facts around them."""
+    """The content of the report: effects, songs with the worst change first, and key numbers."""
     prompts = {prompt.id: prompt for prompt in baseline.prompts()}
     worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
     training = [row for _, row in read_jsonl(Path(cfg.training) / METRICS)] if cfg.training else []
@@ -210,6 +210,6 @@ def _comparison(
 
 
 def _config_yaml(cfg: EvaluateRun) -> str:
-    """What was trained, if that is known; else what was compared."""
+    """The configuration of the training if its folder is given; else that of the comparison."""
     path = Path(cfg.training) / CONFIG
     return path.read_text() if cfg.training and path.is_file() else to_yaml(cfg)

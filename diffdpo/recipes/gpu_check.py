@@ -1,6 +1,6 @@
-"""On a machine with a GPU: does it compute what the CPU computes, how fast, in how much memory?
+"""The command `gpu-check`: whether a GPU computes what the CPU computes, how fast and in how much memory.
 
-Nothing in the documentation claims GPU numbers; this is how an owner of one gets them.
+The documentation claims no numbers of GPUs; their owners measure them with this command.
 """
 
 import json
@@ -13,10 +13,11 @@ from diffdpo.errors import DataError
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
 LARGEST_DIFFERENCE = 1e-3
-"""Between a GPU's and a CPU's fp32 results, relative to outputs of size one."""
+"""Largest difference between a GPU's and a CPU's fp32 results that is accepted, for outputs of size one."""
 
 
 def inputs(batch: int, frames: int, device: str) -> dict[str, torch.Tensor]:
+    """Random arguments of DiffRhythm's network, the same on every device."""
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "x": torch.randn(batch, frames, 64, generator=generator),

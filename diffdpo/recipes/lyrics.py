@@ -1,4 +1,4 @@
-"""Look at lyrics before a model does, and give times to lyrics that have none."""
+"""The command `lyrics`: show the lines and phonemes that a model would sing, and give times to plain lyrics."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from diffdpo.lyrics.timing import Plan, plan, to_lrc
 from diffdpo.progress import log
 
 END_S = 24 * 3600.0
-"""Behind every song."""
+"""A time after the end of every song, for lyrics without a duration."""
 
 
 def check_lyrics(
     path: str, duration_s: float | None, vocabulary: str = "", language: str | None = None
 ) -> None:
-    """Print the timed lines of an LRC file, with a vocabulary their phonemes too; DataError if there is none."""
+    """Print the timed lines of an LRC file, or with a vocabulary their phonemes; DataError without a line."""
     text = read_text(path)
     lrc = parse_lrc(text, duration_s=duration_s)
     lines, warnings = [(line.start_s, line.words) for line in lrc.lines], lrc.warnings
@@ -36,7 +36,7 @@ def check_lyrics(
 
 
 def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool = False) -> Plan:
-    """Write lyrics without times as an LRC; to the terminal without a file name. An edited file is not lost."""
+    """Write lyrics without times as an LRC file, or print them. DataError for a file that exists, unless forced."""
     try:
         song = plan(read_text(path), duration_s, tempo=tempo)
     except DataError as error:

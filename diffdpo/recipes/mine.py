@@ -1,4 +1,4 @@
-"""Scores to preference pairs and ratings: the tables and the report around `diffdpo.mining`."""
+"""The verb `mine`: scores to tables of preference pairs and ratings, by the rules of `diffdpo.mining`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,13 +46,13 @@ class MineRun:
     """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
     soft_label_temperature: float = 0.0
-    """A pair's probability is sigmoid(margin / this), the margin in standard deviations; 0: all pairs are sure."""
+    """Soft labels: a pair's probability is sigmoid(margin / temperature), the margin in SD; 0: no soft labels."""
     max_pairs: int = 0
-    """Keep so many pairs, those with the widest margins, the axes taking turns; 0: all."""
+    """Number of pairs to keep, those with the widest margins, the axes in turn; 0: all."""
     spans: SpanConfig | None = None
-    """Find the stretches in which the winner is better, from scores of windows; {} with the defaults below."""
+    """Spans in which the winner is better, from scores of windows; {}: with the defaults below."""
     gates: bool = True
-    """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
+    """Whether songs that fail a gate (silence, clipping, NaN) are left out of the pairs and ratings."""
 
     def __post_init__(self) -> None:
         if not self.soft_label_temperature >= 0:
@@ -122,7 +122,7 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
 
 
 def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:
-    """Log which prompts gave nothing; DataError when all did."""
+    """Log which prompts gave no result; DataError if none did."""
     kind = "pair" if cfg.pairs else "rating"
     for prompt, reason in sorted(reasons.items())[:5]:
         log(f"no {kind} for prompt {prompt!r}: {reason}")
@@ -149,7 +149,7 @@ def _write_pairs(pairs: Sequence[FolderPair], out: Path) -> None:
 
 
 def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -> list[FolderPair]:
-    """The pairs, each with the stretches in which its winner leads."""
+    """The pairs, each with the spans in which its winner leads."""
     songs = {(folder, name) for folder, pair in pairs for name in (pair.winner, pair.loser)}
     hashes = {folder: _hashes(folder) for folder, _ in pairs}
     by_hash = read_windows(Path(cfg.scores), {hashes[folder][name] for folder, name in songs})
@@ -180,7 +180,7 @@ def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Cand
 
 
 def passes_gates(songs: SongScores) -> Bool[np.ndarray, " song"]:
-    """Which songs lie within the limits of every gate that was measured."""
+    """True for the songs within the limits of every gate that has a score."""
     passes = np.ones(len(songs.sample_ids), bool)
     for name, (low, high) in LIMITS.items():
         if name in songs.axes:

@@ -1,4 +1,4 @@
-"""Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
+"""The verb `prepare`: songs to latents and embeddings, a file each. Files that fail are recorded and skipped."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -39,12 +39,12 @@ class PrepareRun:
     loudness_lufs: float = -16.0
     """Songs are brought to this loudness before encoding."""
     style_window_s: float = 10.0
-    """A style is computed for every such stretch of a song."""
+    """Length of the windows of a song; a style is computed for each."""
     captions: int = 0
-    """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
-    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: the song's text only."""
+    """Styles of each window that come from captions: random parts of the song's text and of what is measured in the
+    window (tempo, brightness, …). For models that are prompted with text. 0: the song's text only."""
     dtype: str = "fp16"
-    """Of the latents on disk: fp32, fp16 or bf16."""
+    """Precision of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05
     """Share of songs held out of training when the manifest has no splits."""
 
@@ -59,7 +59,7 @@ KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "
 
 @dataclass(frozen=True, kw_only=True)
 class SongEntry:
-    """One line of a manifest."""
+    """A song to be encoded: one line of a manifest, or a file of a folder."""
 
     id: str
     audio: Path
@@ -73,7 +73,7 @@ class SongEntry:
 
 
 def run(cfg: PrepareRun) -> Path:
-    """Encode the songs that are not there yet."""
+    """Encode the songs that the dataset does not hold yet."""
     if cfg.dtype not in DTYPES:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
@@ -156,7 +156,7 @@ def _entry(row: dict[str, Any], location: str, folder: Path) -> SongEntry:
 
 
 def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
-    """Encode one song and write its files; a row with the reason when that is impossible."""
+    """Encode one song and write its files; its row, with the error if that failed."""
     row = SongRow(
         id=song.id,
         audio=str(song.audio),
@@ -193,8 +193,8 @@ def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun
     """Embeddings of a song, [variant][window]: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the window stand in for the text alone. A model that embeds no recordings gets the texts only.
-    What a model reads off the recording, such as beats, goes into all of them, unless the song has lyrics.
+    many captions of the window replace the variant of the text alone. A model that embeds no sound gets only the
+    variants of texts. A transcript of the recording, such as its beats, is in all variants of a song without lyrics.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
@@ -224,7 +224,7 @@ def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun
 
 
 def _captions(song: SongEntry, window: Clip, key: str, count: int) -> list[str]:
-    """Texts that each say a random part of a song's labels and of what is measured in a stretch of it."""
+    """Captions of a window, each of a random part of the song's labels and of the window's descriptors."""
     if not count:
         return []
     from diffdpo.encoders.descriptors import THIRDS, measure, measured_words

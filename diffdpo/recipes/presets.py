@@ -1,4 +1,4 @@
-"""The presets that ship with the package: listed, found, copied."""
+"""The command `presets`: list the presets that ship with the package, print the path of one, or copy all."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rounds of sample, score, mine and train; then the comparison with where it all began."""
+"""The verb `round`: rounds of sample, score, mine and train; then the comparison with the first model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, write
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
-"""The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
+"""Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
 ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "sample": ("out", "prompts", "model", "per_prompt", "seed"),
     "score": ("out", "samples"),
@@ -36,7 +36,7 @@ ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "train": ("out", "model", "seed"),
     "evaluate": ("out", "baseline", "aligned", "scores", "pairs", "training", "command", "license"),
 }
-"""The keys of each stage that a round sets itself."""
+"""The keys of each stage's configuration that the round sets itself."""
 
 
 STAGES: dict[str, Callable[[], Any]] = {
@@ -59,8 +59,8 @@ class RoundRun:
     mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     validation_prompts: str = field(default="", metadata=INPUT_FILE)
-    """Prompts to choose the best round by, neither mined nor evaluated on. Without them the newest round that
-    kept the rule about winners' errors is the best."""
+    """Prompts that decide which round is best, neither mined nor evaluated on. Without them the newest round within
+    the rule about winners' errors is the best."""
     candidates: int = 6
     """Songs sampled for each mining prompt."""
     evaluation_samples: int = 2
@@ -102,7 +102,7 @@ class RoundRun:
 
 
 def run(cfg: RoundRun) -> Path:
-    """Run the rounds that are not done yet, and write the report."""
+    """Run the rounds that are not complete yet, and write the report."""
     _check_prompts(cfg)
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
@@ -140,7 +140,7 @@ def run(cfg: RoundRun) -> Path:
 
 
 def _check_prompts(cfg: RoundRun) -> None:
-    """Prompts to mine, to choose by and to evaluate on are disjoint groups."""
+    """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
     mining, evaluation = read_prompts(cfg.mining_prompts), read_prompts(cfg.evaluation_prompts)
     check_disjoint(mining, evaluation)
     if cfg.validation_prompts:
@@ -150,7 +150,7 @@ def _check_prompts(cfg: RoundRun) -> None:
 
 
 def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResult:
-    """What a round came to: on validation prompts if there are some, and by the winners' error in training."""
+    """The outcome of a round: on validation prompts if there are some, and by the winners' error in training."""
     metrics = [row for _, row in read_jsonl(folder / "train" / METRICS)]
     if not cfg.validation_prompts:
         return round_result([], metrics)
@@ -165,7 +165,7 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
 
 
 def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:
-    """The comparison with where it all began, on prompts nothing was chosen by."""
+    """Compare a round's model with the first model, on prompts that decided nothing."""
     baseline, aligned = (
         _sample(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
         for choice, target in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
@@ -190,7 +190,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
 
 
 def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
-    """One round from a model to the next."""
+    """One round: from a model to the model after training on its own songs."""
     scores, pairs = folder.parent / "scores", folder / "pairs"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
     songs = _sample(cfg, model, folder / "candidates", cfg.mining_prompts, cfg.candidates, seed=seed)

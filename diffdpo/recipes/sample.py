@@ -58,7 +58,7 @@ class SampleRun:
     seed: int = 0
     shard: int = 0
     shards: int = 1
-    """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
+    """Sample only every `shards`-th song, beginning with number `shard`: to split work over machines."""
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
     embedding_cache: str = ""
@@ -70,11 +70,11 @@ class SampleRun:
 
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
-"""What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
+"""Errors that concern one song: recorded in its row, and the song is tried again by the same command."""
 
 
 def run(cfg: SampleRun) -> Path:
-    """Generate the songs that are not there yet."""
+    """Generate the songs that the folder does not hold yet."""
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
@@ -101,7 +101,7 @@ def run(cfg: SampleRun) -> Path:
 
 
 def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist: DistEnv) -> None:
-    """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
+    """Write the page, and the manifest once no song is missing: other shards may still be at work."""
     if cfg.shards == 1:  # nobody else writes here
         tables.compact(samples.folder, SAMPLES)
     rows = {row.sample_id: row for row in samples.all_rows()}
@@ -147,7 +147,7 @@ def _sample_batch(
     samples: Samples,
     on_step: Callable[[], None],
 ) -> list[SampleRow]:
-    """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
+    """Generate and write the songs of a batch; a row each, with the error of a song that failed."""
     rows, requests = [], {}
     for embedded_job in batch:
         try:
@@ -202,7 +202,7 @@ def _write(
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
 ) -> SampleRow:
-    """Write one song; a row with the reason if that is impossible."""
+    """Write one song; its row, with the error if that failed."""
     job = embedded_job.job
     sha256 = ""
     try:
@@ -237,7 +237,7 @@ def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """An error as one line of text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -246,7 +246,7 @@ def _complete(samples: Samples, name: str, with_audio: bool) -> bool:
 
 
 def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Edit]) -> None:
-    """A copy of the prompts beside the songs; paths in it are absolute, since it lies elsewhere."""
+    """A copy of the prompts beside the songs, with absolute paths."""
     lines = []
     for prompt in prompts:
         row = prompt_row(prompt)

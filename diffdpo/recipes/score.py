@@ -1,4 +1,4 @@
-"""Songs to scores. A recording that was scored before, by the same version of a scorer, is not scored again."""
+"""The verb `score`: songs to scores. Values of the same audio and version of a scorer are not computed again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,14 +50,14 @@ class ScoreRun:
     samples: list[str] = MISSING
     """Folders that `sample` wrote."""
     out: str = MISSING
-    """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
+    """Folder of the scores table, which many runs may share: scores are stored by the hash of the audio."""
     scorers: list[Any] = field(default_factory=lambda: list(DEFAULT_SCORERS))
     """Names, or {name: …, args: {…}} for those with arguments."""
     window_s: float = 0.0
-    """Score windows of this length too, to find where one song is better than another; 0: whole songs only.
-    Judges score no windows, nor do scorers of adherence and those that need longer ones."""
+    """Length of windows that are scored besides the song, to find where one song is better than another; 0: none.
+    Judges, scorers of adherence and scorers that need longer windows score no windows."""
     hop_s: float = 0.0
-    """A window begins every so many seconds; 0: half a window."""
+    """Seconds between the starts of two windows; 0: half a window."""
 
     def __post_init__(self) -> None:
         for name in ("window_s", "hop_s"):
@@ -71,7 +71,7 @@ class ScoreRun:
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file of generated audio, and the prompts it was made for by their keys: several prompts may share one."""
+    """A file of generated audio, with the prompts that it was generated for, by their keys."""
 
     sha256: str
     path: Path
@@ -79,7 +79,7 @@ class AudioFile:
 
 
 def run(cfg: ScoreRun) -> Path:
-    """Compute the scores that are not there yet."""
+    """Compute the scores that the tables do not hold yet."""
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
     dist, out = dist_env(), Path(cfg.out)
@@ -125,7 +125,7 @@ def run(cfg: ScoreRun) -> Path:
 
 
 def _audio_files(folders: list[str]) -> list[AudioFile]:
-    """The audio files of some samples folders, each sound once."""
+    """The audio files of some samples folders; files of the same content count as one."""
     audio_files: dict[str, AudioFile] = {}
     for folder in folders:
         samples = open_samples(folder)
@@ -144,7 +144,7 @@ def _audio_files(folders: list[str]) -> list[AudioFile]:
 
 
 def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:
-    """The keys of all values in the tables; those of windows only if windows are to be scored."""
+    """The keys of all values in the tables; of the windows' table only if windows are to be scored."""
     columns = ("sha256", "preprocessing", *ScoreKey._fields)
     keys = tables.read_distinct(out, SCORES, columns)
     return keys | tables.read_distinct(out, WINDOWS, columns) if grid else keys
@@ -157,7 +157,7 @@ def _missing_keys(
 
 
 def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
-    """Say which scorers need longer windows; ConfigError if none is left."""
+    """Log which scorers need longer windows; ConfigError if no scorer is left."""
     for name, scorer in scorers.items():
         if scorer.shortest_s > grid.window_s:
             log(f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {grid.window_s:g}")
@@ -175,7 +175,7 @@ def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValue
 
 
 def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
-    """Rows of the values of a whole song."""
+    """Rows of the scores table, from the values of one song."""
     rows: list[ScoreRow] = []
     for key, by_axis in values.items():
         if key.window == WHOLE:
@@ -187,7 +187,7 @@ def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) ->
 def _window_rows(
     audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues], grid: Grid, starts: Sequence[float]
 ) -> list[WindowRow]:
-    """Rows of the values of a song's windows, which begin at `starts`, in seconds."""
+    """Rows of the windows' table, from the values of one song; `starts` of the windows are in seconds."""
     rows: list[WindowRow] = []
     for key, by_axis in values.items():
         if key.window != WHOLE:

@@ -1,4 +1,4 @@
-"""One song of any length from a text, to be heard while it is generated."""
+"""The command `song`: one song of any length from a text, with a preview while it is generated."""
 
 import time
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ class SongSettings:
     method: Literal["continue", "joint"] = "continue"
     model: str = "tiny"
     model_args: tuple[str, ...] = ()
-    """key=value each."""
+    """Arguments of the model, each as key=value."""
 
 
 def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
-    """Sample and write a song. A song of several windows can be heard meanwhile in OUT.preview.flac."""
+    """Sample and write a song. OUT.preview.flac holds the first windows of a long song while it is generated."""
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: the file must end in {' or '.join(SUFFIXES)}")
     try:

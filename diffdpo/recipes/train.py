@@ -1,4 +1,4 @@
-"""Train a song model: from folders and a configuration to `training.session.optimize`."""
+"""The verb `train`: from folders and a configuration to `training.session.optimize`."""
 
 import os
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from diffdpo.runs import read_json
 from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
 
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
-"""Where `accelerate launch` leaves the name of DeepSpeed's configuration for its processes."""
+"""The environment variable in which `accelerate launch` names DeepSpeed's configuration."""
 
 
 @dataclass

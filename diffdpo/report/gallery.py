@@ -1,4 +1,4 @@
-"""The page of a samples folder: every song with its prompt, its picture and a player, beside the files it plays."""
+"""The page of a samples folder: every song with its prompt, its spectrogram and a player."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,13 +41,13 @@ class GallerySection:
     prompt_id: str
     title: str
     notes: tuple[str, ...]
-    """What else was asked for, in a few words each."""
+    """The other properties of the prompt, in a few words each."""
     entries: tuple[GalleryEntry, ...]
 
 
 def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, n_missing: int = 0) -> Path:
-    """Write index.html for rows of a samples table, in their order; the first 200 are shown. `missing` are still to
-    be made. Pictures and page are written only if they are new, so a second call costs nothing.
+    """Write index.html for rows of a samples table, in their order; the first 200 are shown, and `n_missing` songs
+    named as still to be made. Pictures and page are written only if they are new: a second call costs nothing.
     """
     songs = [row for row in rows if not row.error]
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
@@ -114,14 +114,14 @@ def _entry(samples: Samples, row: SampleRow) -> GalleryEntry:
 
 
 def picture(path: Path) -> bytes:
-    """The spectrogram of a file as a PNG, black with the level as opacity, in the memory of a block of sound."""
+    """The spectrogram of an audio file as a PNG, black with the level as opacity; computed block by block."""
     spectra = [mel_db(clip) for clip in audio.blocks(path)]
     spectrum = reduce_columns(np.concatenate(spectra, axis=1), SPECTRUM_COLUMNS)
     return mask_png(spectrum, float(spectrum.max()))
 
 
 def reduce_columns(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[np.ndarray, "band _"]:
-    """At most so many columns, each the mean power of those it stands for."""
+    """A spectrum in dB with at most `columns` columns, each the mean power of those that were joined into it."""
     width = spectrum.shape[1]
     if width <= columns:
         return spectrum
@@ -139,7 +139,7 @@ SETTINGS = (
 
 
 def shared_settings(rows: Sequence[SampleRow]) -> dict[str, str]:
-    """What all songs of a folder have in common, label to value."""
+    """The settings that all songs of a folder share, label to value."""
     songs = [row for row in rows if not row.error]
     settings = {"songs": str(len(songs)), "music": clock(sum(row.duration_s for row in songs))}
     for label, column, key in SETTINGS:

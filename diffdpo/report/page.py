@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that carries its own sound and works offline."""
+"""The report of an evaluation: one HTML file that contains its audio and works offline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from diffdpo.types import Clip
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CLIP_BYTES = 180_000
-"""Of one song in a comparison, before base64 makes it a third larger."""
+"""Size of one song of a comparison, before base64 makes it a third larger."""
 LONG_SONG_BYTES = 2_400_000
 FARTHEST = 4.0
-"""Standard deviations at which the effect plot ends. What runs on is cut off there; its number is not."""
+"""Standard deviations at which the effect plot ends. Longer bars are cut off there; their numbers are not."""
 CHANGE_RANGE = 2.0
 """Standard deviations at which the bar of one song's change is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two songs for one prompt and seed, to be heard against each other."""
+    """Two songs of one prompt and seed, one of each model, to be compared by ear."""
 
     prompt_id: str
     prompt_text: str
@@ -42,14 +42,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the page shows, as plain data. What is empty is left out of the page."""
+    """The content of the page as plain data. The page has no section for an empty field."""
 
     title: str
     facts: Mapping[str, str]
     """Key numbers: label to value."""
     effects: Sequence[AxisEffect]
     comparisons: Sequence[Comparison] = ()
-    """Those with the worst change of all. They are sorted here, worst first, and cut to `listen`."""
+    """Pairs of songs; the page shows the `listen` worst by their change, worst first."""
     listen: int = 6
     long_song: Clip | None = None
     long_song_caption: str = ""
@@ -58,7 +58,7 @@ class Report:
     mining: Mapping[str, str] = field(default_factory=dict)
     """Facts about mining: label to value."""
     unpaired_prompts: Mapping[str, str] = field(default_factory=dict)
-    """Prompts without a pair, and why."""
+    """Prompts without a pair: id to reason."""
     config_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -71,7 +71,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def render(report: Report) -> str:
-    """The whole page. Encoding the songs is what takes the time, about a second for each ten of sound."""
+    """The HTML of the report. Most of the time goes into encoding the songs: a second for ten seconds of sound."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -96,7 +96,7 @@ def render(report: Report) -> str:
 
 
 def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
-    """What got better beyond its interval, and what got worse ("" if nothing did), in plain words."""
+    """Two sentences: which axes rose beyond their interval, and which fell ("" if none did)."""
     if not effects:
         return "Nothing was compared.", ""
     roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
@@ -114,7 +114,7 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
 
 
 def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
-    """By direction, the axes and by how many standard deviations of the baseline they moved, the most first."""
+    """The axes by direction, each with its change in standard deviations of the baseline, the largest first."""
     by_direction: dict[str, list[tuple[str, str]]] = {}
     for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_interval_in_sd(e)[1]))):
         label = f"{name(e.axis)} (judge)" if e.role == "judge" else name(e.axis)
@@ -152,7 +152,7 @@ class Forest:
     zero: float
     ticks: tuple[tuple[float, str], ...]
     cut: bool
-    """Whether something runs off the plot."""
+    """Whether an interval is longer than the plot."""
 
 
 def forest(effects: Sequence[AxisEffect]) -> Forest:
@@ -183,14 +183,14 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
 
 
 def _interval_in_sd(axis: AxisEffect) -> tuple[float, float, float]:
-    """Low, mean and high in standard deviations of the baseline; not numbers if it has none."""
+    """Low, mean and high of an effect in standard deviations of the baseline; NaN where the deviation is 0."""
     spread = axis.baseline_std if axis.baseline_std > 0 else math.nan
     return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One recording: what it is called, its sound, its picture."""
+    """One recording of a card: label, sound and picture."""
 
     label: str
     source: str
@@ -206,12 +206,12 @@ class Score:
     baseline: float
     aligned: float
     change: float
-    """In standard deviations of the baseline, 0 where there is none."""
+    """Change in standard deviations of the baseline, 0 where the deviation is 0."""
     left: float
     width: float
     """The bar of the change, in percent."""
     decimals: int
-    """As many as show a hundredth of a standard deviation."""
+    """Decimals that show a hundredth of a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
 
 
 def voices(clips: Mapping[str, Clip], budget_bytes: int) -> list[Voice]:
-    """Recordings by their label, on one scale for ear and eye."""
+    """Recordings by their label, at one loudness and with pictures on one scale."""
     loud_clips = pictures.match_loudness(list(clips.values()))
     return [
         Voice(label, pictures.embed(clip, budget_bytes), picture, clip.seconds)
@@ -236,7 +236,7 @@ def voices(clips: Mapping[str, Clip], budget_bytes: int) -> list[Voice]:
 
 
 def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score]:
-    """Scores of both songs, on the axes that were compared and in their order."""
+    """The scores of both songs of a comparison, in the order of the effects."""
     scores = []
     for e in effects:
         baseline = comparison.baseline_scores.get(e.axis, math.nan)
@@ -253,7 +253,7 @@ def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score
 
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
-    """The training curves of which there is at least one number."""
+    """The charts of training that have at least one number."""
     panels: list[tuple[str, dict[str, str], float | None]] = [
         ("Loss", {"loss": "loss"}, None),
         ("Margin of the winner, in logits", {"margin": "margin"}, 0.0),
@@ -279,7 +279,7 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
 
 
 def drift(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning if the winner's error ended above the reference's, which accuracy hides; else ""."""
+    """A warning if the winner's error ended above the reference's, which the accuracy hides; else ""."""
     gains = _column(rows, "winner_gain")
     gains = gains[np.isfinite(gains)]
     if not len(gains) or (last := float(gains[-pictures.smoothing_width(len(gains)) :].mean())) >= 0:

@@ -1,4 +1,4 @@
-"""Sound as data URIs and as pictures, numbers as curves: what a report needs to be one file."""
+"""Sound as data URIs and pictures, numbers as charts: the parts of a report in one file."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from diffdpo.types import Clip
 MINUS = "\N{MINUS SIGN}"
 LISTENING_LUFS = -18.0
 PEAK_LIMIT = 0.95
-"""Peak of what is encoded: lossy codecs overshoot."""
+"""Peak of the samples that are encoded: lossy codecs overshoot."""
 KBPS_PER_CHANNEL = 64
 MP3_RATES = {
     **dict.fromkeys((8000, 11025, 12000), (8, 64)),
@@ -37,9 +37,9 @@ CHART_POINTS = 400
 
 
 def match_loudness(clips: Sequence[Clip], target_lufs: float = LISTENING_LUFS) -> list[Clip]:
-    """Clips as they are compared by ear: equally loud, equally long, none clipped, at rates MP3 knows.
+    """Clips for comparison by ear: equally loud, equally long, none clipped, at sample rates of MP3.
 
-    If one would clip at the target, all are turned down alike.
+    If one clip would exceed full scale at the target loudness, the gain of all is lowered alike.
     """
     seconds = max(clip.seconds for clip in clips)
     normal_clips = [audio.normalise(_playable(clip, seconds), target_lufs) for clip in clips]
@@ -57,7 +57,7 @@ def _playable(clip: Clip, seconds: float) -> Clip:
 
 
 def embed(clip: Clip, budget_bytes: int) -> str:
-    """A clip of `matched` as an MP3 data URI, which every browser plays, within a budget."""
+    """A clip of `match_loudness` as an MP3 data URI, which every browser plays, of at most `budget_bytes`."""
     kbps = min(KBPS_PER_CHANNEL * clip.samples.shape[0], budget_bytes * 8 / 1000 / clip.seconds)
     lowest, highest = MP3_RATES[clip.sample_rate]
     level = (highest - kbps) / (highest - lowest)
@@ -80,18 +80,18 @@ def data_uri(media_type: str, content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sound to look at, in one ink whose colour the page decides."""
+    """A sound as waveform and spectrogram, in one colour that the page sets."""
 
     peaks: str
     """SVG path in a box of WAVE_COLUMNS x WAVE_HEIGHT: the extremes of the waveform."""
     body: str
-    """The same for its root mean square."""
+    """SVG path in the same box: the root mean square of the waveform."""
     spectrogram: str
     """Data URI of a PNG that is black with the level as its opacity: a mask."""
 
 
 def draw_pictures(clips: Sequence[Clip]) -> list[Picture]:
-    """Pictures on common scales, so that the eye compares what the ear does."""
+    """Pictures of clips on common scales of amplitude and level."""
     peak = max(1e-6, *(float(np.abs(clip.samples).max(initial=0.0)) for clip in clips))
     spectra = [mel_db(clip) for clip in clips]
     top = max(float(spectrum.max()) for spectrum in spectra)
@@ -116,7 +116,7 @@ def _waveform(clip: Clip, peak: float) -> tuple[str, str]:
 def _band(
     x: Float[np.ndarray, " column"], high: Float[np.ndarray, " column"], low: Float[np.ndarray, " column"]
 ) -> str:
-    """The area between two curves of range ±1, never thinner than a hair."""
+    """SVG path of the area between two curves of range ±1, at least one unit thick."""
     half = WAVE_HEIGHT / 2
     upper = np.minimum(half - half * high, half - 0.5)
     lower = np.maximum(half - half * low, half + 0.5)
@@ -181,7 +181,7 @@ class Curve:
     """SVG path of dots, at most CHART_POINTS of them."""
     smooth: str
     last: float
-    """Where the smooth line ends."""
+    """Last value of the smooth line."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Chart:
     """(position, label)."""
     y_ticks: tuple[tuple[float, str], ...]
     baseline: float | None
-    """Position of the value that means nothing has changed."""
+    """Position of the value that stands for no change."""
 
 
 def chart(
