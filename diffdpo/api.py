@@ -20,7 +20,7 @@ __all__ = ["Song", "load_model", "mine", "sample", "score", "train"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Song:
-    """A generated song, with what it was generated from."""
+    """A generated song, with its prompt and the condition that it was generated under."""
 
     id: str
     prompt: Prompt
@@ -28,13 +28,13 @@ class Song:
     clip: Clip | None
     """Its sound at -16 LUFS; None for a model without a codec."""
     row: Row
-    """The condition it was generated under, for training."""
+    """The condition that the song was generated under, for training."""
 
 
 def load_model(name: str = "tiny", **args: Any) -> SongModel:
     """A song model by name: `load_model("tiny")`, `load_model("diffrhythm", checkpoint="v1.2-base")`.
 
-    ConfigError for a name or an argument that is not known.
+    ConfigError for a name or an argument that does not exist.
     """
     from diffdpo.parts import build_model
 
@@ -53,7 +53,7 @@ def sample(
     """Songs for prompts, `per_prompt` for each, ordered by prompt.
 
     A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
-    Songs do not depend on what else is sampled beside them.
+    A song does not depend on the other songs of its batch.
     """
     import torch
 

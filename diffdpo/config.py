@@ -1,7 +1,7 @@
 """Configurations: one dataclass a verb, filled from a preset or a YAML file and `key=value` words; strict.
 
-An unknown key, a value of the wrong type or a missing one is a ConfigError that says where it stands and what was
-probably meant. The arguments of a part that is chosen by name are the fields of its dataclass, checked likewise.
+An unknown key, or a missing value or one of the wrong type, is a ConfigError with its place and a suggestion. The
+arguments of a part that is chosen by name are the fields of its dataclass, checked in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from diffdpo.registry import Choice, Table, closest, pick
 
 T = TypeVar("T")
 INPUT_FILE: Mapping[str, Any] = {"input_file": True}
-"""Metadata of a field that names a data file, such as prompts: a preset may ship it beside itself."""
+"""Metadata of a field that names a data file, such as prompts: the file may lie beside the preset."""
 
 
 def build_config(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
@@ -41,7 +41,7 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError if it is not YAML, or no mapping."""
+    """The mapping in a YAML file; ConfigError for a file without valid YAML, or without a mapping."""
     try:
         content = OmegaConf.load(path)
     except YAMLError as error:
@@ -52,7 +52,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def merge(schema: type, base: Any, layer: Any, location: str) -> Any:
-    """A layer over others, all its keys known; `where` it stands is said when one is not."""
+    """A layer merged over others. ConfigError with the location for a key that the schema does not have."""
     try:
         return OmegaConf.merge(base, layer)
     except ConfigKeyError as error:
@@ -64,7 +64,7 @@ def merge(schema: type, base: Any, layer: Any, location: str) -> Any:
 
 
 def to_object(schema: type[T], cfg: Any, location: str) -> T:
-    """The dataclass, every value given and accepted."""
+    """The configuration as its dataclass. ConfigError for a value that is missing or refused."""
     missing_keys = sorted(OmegaConf.missing_keys(cfg))
     if missing_keys:
         raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
@@ -77,12 +77,12 @@ def to_object(schema: type[T], cfg: Any, location: str) -> T:
 
 
 def _message(error: OmegaConfBaseException) -> str:
-    """The first line of a library's error, behind the key it is about."""
+    """The first line of an error of OmegaConf, after the key that caused it."""
     return f"{error.full_key}: {(error.msg or str(error)).splitlines()[0]}"
 
 
 def keys(schema: type) -> Iterator[str]:
-    """All keys a schema knows, at any depth."""
+    """All keys of a schema, at any depth."""
     for name, hint in get_type_hints(schema).items():
         yield name
         for inner in (hint, *get_args(hint)):
@@ -91,12 +91,12 @@ def keys(schema: type) -> Iterator[str]:
 
 
 def to_yaml(cfg: Any) -> str:
-    """A configuration with every value resolved."""
+    """A configuration as YAML, with every value resolved."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
 def _resolve_files(schema: type, layer: Any, folder: Path) -> Any:
-    """A layer whose data files are found beside it where they exist there, else from the working directory."""
+    """A layer with the paths of data files beside it; other files are relative to the working directory."""
     for field in fields(schema):
         value = layer.get(field.name)
         if field.metadata.get("input_file") and isinstance(value, str) and (folder / value).is_file():
@@ -124,9 +124,10 @@ def _spell_out(schema: type, layer: Any) -> Any:
 
 
 def _without_foreign_args(schema: type, base: Any, layer: Any, named_keys: set[str]) -> Any:
-    """Arguments belong to the part they were given for: a layer that names another one starts afresh.
+    """The layers below a layer, without the arguments of parts that the layer replaces by other parts.
 
-    So does the first that names one at all: the defaults' arguments are not its own. `named` remembers.
+    The first layer that names a part replaces the default part with its arguments. `named_keys` collects the keys
+    that a layer has named so far.
     """
     for key in _choice_keys(schema):
         name = OmegaConf.select(layer, f"{key}.name", throw_on_missing=False)

@@ -18,7 +18,7 @@ Times = Float[Tensor, " batch"] | Float[Tensor, "batch frame"]
 
 
 def broadcast(values: Shaped[Tensor, "batch *frame"]) -> Shaped[Tensor, "batch _ _"]:
-    """A number a song, or a number a frame, as [batch, frame or 1, 1]: it multiplies latents."""
+    """A number a song, or a number a frame, as [batch, frame or 1, 1], to be multiplied with latents."""
     return values.reshape(*values.shape, *[1] * (3 - values.ndim))
 
 
@@ -61,7 +61,7 @@ def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch f
 def masked_mean(
     values: Float[Tensor, "*batch frame"], mask: Bool[Tensor, "*batch frame"] | None
 ) -> Float[Tensor, "*batch"]:
-    """Mean over the frames that exist; without a mask all do. The padding cannot matter, not even a NaN in it."""
+    """Mean over the frames in the mask, or over all without one. Padding has no effect, not even a NaN in it."""
     if mask is None:
         return values.mean(-1)
     return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
@@ -70,7 +70,7 @@ def masked_mean(
 def weighted_frame_mean(
     values: Float[Tensor, "*batch frame"], weights: Float[Tensor, "*batch frame"]
 ) -> Float[Tensor, "*batch"]:
-    """Mean over frames under weights that sum to one. What stands where the weight is zero cannot matter."""
+    """Mean over frames under weights that sum to one. A value under weight zero has no effect, not even a NaN."""
     return (values.where(weights > 0, 0) * weights.to(values.dtype)).sum(-1)
 
 
@@ -80,7 +80,7 @@ def span_weights(
     share: float,
     dtype: torch.dtype,
 ) -> Float[Tensor, "*batch frame"]:
-    """How much each frame counts: `share` is spread evenly over the span, the rest over all frames that exist.
+    """The weight of each frame: `share` is spread evenly over the span, the rest over all frames that exist.
 
     The weights of a song sum to one. A song without a span, or without a frame in it, counts as a whole.
     """

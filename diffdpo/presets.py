@@ -16,7 +16,7 @@ LAUNCHERS = ("accelerate", "deepspeed")
 DEFAULTS = {"demo": "tiny/demo"}
 """The preset of a verb that is called without one; other verbs then have the defaults of their dataclass."""
 RELATED_VERBS = {"round": ("demo",)}
-"""Verbs that take the presets of others: they have one dataclass."""
+"""Verbs that take the presets of other verbs as well, since they share a dataclass."""
 SUFFIX = ".yaml"
 
 
@@ -25,20 +25,20 @@ class Preset:
     """One file of presets."""
 
     name: str
-    """As it is called on the command line: tiny/dpo."""
+    """The name on the command line: tiny/dpo."""
     verb: str
-    """What it configures: a verb, or accelerate or deepspeed."""
+    """The verb that the preset configures; or accelerate or deepspeed."""
     path: Path
 
     @property
     def headline(self) -> str:
-        """The first line of the file, a comment that says what it is for."""
+        """The comment in the first line of the file, which says what the preset is for."""
         first = self.path.read_text(encoding="utf-8").splitlines()[0]
         return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def folder() -> Path:
-    """Where the presets are."""
+    """The folder of the presets."""
     package = Path(__file__).parent
     wheel_folder = package / "presets"
     return wheel_folder if wheel_folder.is_dir() else package.parent / "configs"
@@ -91,7 +91,7 @@ def default(verb: str) -> Path | None:
 
 
 def title(path: Path) -> str:
-    """A file in errors: presets by their place among the presets, others by their path."""
+    """The name of a file in errors: a preset's path below the folder of presets, another file's full path."""
     return path.relative_to(folder()).as_posix() if path.is_relative_to(folder()) else str(path)
 
 
@@ -107,10 +107,10 @@ def command_that_makes(output: str) -> str:
 
 
 def deepspeed_file(name: str) -> str:
-    """The DeepSpeed file that a launcher's preset names, from wherever the command was started.
+    """The path of the DeepSpeed file that a launcher's preset names, in any working directory.
 
-    The presets of accelerate name it relative to a checkout, `configs/deepspeed/zero2.json`. A file that is
-    there is left as it is.
+    The presets of accelerate name the file relative to a checkout, `configs/deepspeed/zero2.json`. A name of an
+    existing file is returned as it is.
     """
     preset_file = folder() / "deepspeed" / Path(name).name
     return str(preset_file) if name and not Path(name).is_file() and preset_file.is_file() else name

@@ -1,4 +1,4 @@
-"""Progress of long work: how far, how fast, how long still. Silent on all processes but the first."""
+"""Progress of long work: bar, speed and remaining time. Silent on all processes but the first."""
 
 import sys
 import time
@@ -18,18 +18,18 @@ from rich.progress import (
 console = Console(stderr=True, highlight=False)
 LOG_EVERY_S = 30.0
 MIN_ITEMS = 3
-"""Items behind the first one from which a speed, and so a remaining time, is known."""
+"""Items after the first one that a speed, and so a remaining time, is estimated from."""
 
 
 def rate(speed: float | None, unit: str) -> str:
-    """Items a second, or seconds an item when that is the friendlier number."""
+    """A speed as text: items a second, or seconds an item below one item a second."""
     if not speed:
         return f"- {unit}/s"
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
 
 
 def duration(seconds: float) -> str:
-    """Such as "40 s", "12 min" or "3.5 h"."""
+    """A duration as text, such as "40 s", "12 min" or "3.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Pace:
-    """The speed of work, measured behind its first item, which pays for what is loaded and compiled only once."""
+    """The speed of work, measured after its first item, in which models are loaded and compiled."""
 
     clock: Callable[[], float] = time.monotonic
     items: int = 0
@@ -52,20 +52,20 @@ class Pace:
 
     @property
     def speed(self) -> float | None:
-        """Items a second; None until enough of them are finished to tell."""
+        """Items a second; None before `MIN_ITEMS` items after the first are finished."""
         if self.first is None or self.items - self.first[0] < MIN_ITEMS:
             return None
         return (self.items - self.first[0]) / max(1e-9, self.clock() - self.first[1])
 
     def eta_s(self, items: int) -> float | None:
-        """Seconds for so many more items; None until that can be told."""
+        """Estimated seconds for so many more items; None while the speed is unknown."""
         speed = self.speed
         return None if speed is None else items / speed
 
 
 @dataclass
 class Bar:
-    """What the worker of a long loop calls."""
+    """The progress of one loop."""
 
     total: int
     label: str
@@ -73,7 +73,7 @@ class Bar:
     progress: Progress | None
     visible: bool
     n_done: int = 0
-    """Items finished, those of an earlier run included: they do not count for the speed."""
+    """Finished items, with those of an earlier run, which do not count for the speed."""
     note: str = ""
     pace: Pace = field(default_factory=Pace)
     begin: float = field(default_factory=time.monotonic)
@@ -88,7 +88,7 @@ class Bar:
             )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Count items done; `note` is a short text behind the bar, such as the current loss."""
+        """Count finished items; `note` is a short text behind the bar, such as the current loss."""
         self.n_done += count
         self.pace.advance(count)
         self.note = self.note if note is None else note
@@ -107,7 +107,7 @@ class Bar:
         return f"{rate(self.pace.speed, self.unit)}, {duration(eta_s)} left"
 
     def log(self) -> None:
-        """The line that stands in for the bar where there is no terminal."""
+        """Print the progress as a line, in place of the bar where there is no terminal."""
         self.last_line = time.monotonic()
         self.complete = self.n_done >= self.total
         parts = [f"{self.label}: {self.n_done}/{self.total}", self.speed_text()]
@@ -117,9 +117,9 @@ class Bar:
 
 @contextmanager
 def bar(label: str, total: int, unit: str, *, n_done: int = 0, visible: bool = True) -> Iterator[Bar]:
-    """A progress bar on a terminal, a line every half minute elsewhere, nothing when not enabled.
+    """A progress bar on a terminal, a line every half minute elsewhere, nothing unless `visible`.
 
-    `done` of the `total` items were finished by an earlier run.
+    `n_done` of the `total` items were finished by an earlier run.
     """
     if not (visible and console.is_terminal):
         plain = Bar(total, label, unit, None, visible, n_done)
@@ -140,7 +140,7 @@ def bar(label: str, total: int, unit: str, *, n_done: int = 0, visible: bool = T
 
 
 def log(text: str, *, visible: bool = True) -> None:
-    """One line for the person at the terminal."""
+    """Print a line to the terminal (stderr), if `visible`."""
     if visible:
         console.print(text, markup=False, soft_wrap=True)
         sys.stderr.flush()

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass
 class Choice:
-    """One part by its name, with its own arguments. A configuration may give the bare name instead."""
+    """A part by its name, with its arguments. A configuration may give the bare name instead."""
 
     name: str = "???"
     args: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Table(Mapping[str, T]):
 
     @property
     def group(self) -> str:
-        """Of entry points."""
+        """The group of entry points of this kind, such as `diffdpo.models`."""
         return f"diffdpo.{self.kind}s"
 
     def entry_points(self) -> dict[str, metadata.EntryPoint]:
@@ -66,13 +66,13 @@ class Table(Mapping[str, T]):
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """ " Did you mean 'dpo'?", or nothing when no known name is near."""
+    """ " Did you mean 'dpo'?", or "" when no name of `names` is near."""
     match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
 def pick(kind: str, table: Mapping[str, T], name: str) -> T:
-    """The entry of `table` called `name`; a ConfigError that lists the known names otherwise."""
+    """The entry of `table` called `name`; ConfigError with the names of the table if there is none."""
     if name in table:
         return table[name]
     raise ConfigError(f"unknown {kind} {name!r}.{closest(name, table)} Known: {', '.join(sorted(table))}.")
@@ -81,8 +81,8 @@ def pick(kind: str, table: Mapping[str, T], name: str) -> T:
 def bind(kind: str, function: Callable[..., T], choice: Choice) -> Callable[..., T]:
     """A function, or a dataclass, with the arguments of a choice as its keyword parameters.
 
-    ConfigError for an argument that it does not have, with the one that was probably meant; ValueError for one that
-    should be a number and is not.
+    ConfigError for an argument that the function does not have, with a suggestion; ValueError for a value that is
+    no number where a number is needed.
     """
     parameters = inspect.signature(function).parameters
     names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]

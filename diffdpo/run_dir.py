@@ -1,4 +1,4 @@
-"""What all verbs share: opening a run directory, checking its inputs, and splitting work over processes."""
+"""Run directories and processes of a verb: open a directory, check its inputs, split work over processes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ class DistEnv:
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[T]:
-        """This process' part of the items."""
+        """The items of this process: every `count`-th, beginning with number `rank`."""
         return list(items[self.rank :: self.count])
 
 
 def dist_env() -> DistEnv:
-    """One process by default; a group when launched as one."""
+    """The processes of this run: one, or those that `accelerate launch` started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return DistEnv(0, 1, lambda: None)
     from accelerate import PartialState
@@ -45,23 +45,23 @@ def dist_env() -> DistEnv:
 
 
 def shutdown() -> None:
-    """Part from the other processes at the end of a command, if there are any."""
+    """Leave the group of processes at the end of a command, if there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def device() -> torch.device:
-    """The GPU of this process if there is one."""
+    """The GPU of this process, or the CPU without a GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None) -> Path:
-    """Make `cfg.out` a run directory of this configuration, or recognise it as one.
+    """The run directory `cfg.out`, made for this configuration or opened again to continue a run.
 
-    Re-running the same command continues. With another configuration it is refused, naming the first key that
-    differs, except for the keys in `free`, which may change, and as long as nothing was made yet.
+    ConfigError with the first key that differs if the directory holds results of another configuration; the keys in
+    `free` may differ.
     """
     out, text = Path(cfg.out), to_yaml(cfg)
     path = out / CONFIG
@@ -98,11 +98,11 @@ def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 VERB_OF = {"samples": "sample", "scores": "score", "pairs": "mine", "ratings": "mine", "songs": "prepare"}
-"""The verb that makes each kind of input folder."""
+"""The verb that writes each kind of input folder."""
 
 
 def check_inputs(**folders: str | Sequence[str]) -> None:
-    """DataError for the first input folder that is not there, with the command that makes it. "" is no input."""
+    """DataError for the first input folder that does not exist, with the command that makes it. "" is no input."""
     for kind, names in folders.items():
         for name in [names] if isinstance(names, str) else names:
             if name and not Path(name).exists():

@@ -40,12 +40,13 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 def write_if_changed(path: Path, content: str) -> None:
-    """Make a file hold this text; a file that does is left alone."""
+    """Write a text file, unless the file already holds this text."""
     if not path.is_file() or path.read_text() != content:
         atomic_write(path, content)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys."""
     atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -90,16 +91,17 @@ def publish(
 
 
 def finish(folder: Path, **entries: Any) -> None:
-    """Write the manifest of a stage, the last thing it does: what stands beside it is then complete."""
+    """Write the manifest of a stage, as its last file: a folder with a manifest is complete."""
     write_json(folder / MANIFEST, {**entries, "versions": versions()})
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether a folder holds the manifest of a complete stage."""
     return (folder / MANIFEST).is_file()
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of Python and of the packages that results depend on."""
     names = (
         "diffdpo",
         "torch",
@@ -139,7 +141,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class Metrics:
-    """metrics.jsonl of a run: one object a step, cut back to the step a resumed run starts from."""
+    """The file metrics.jsonl of a run: an object a step, cut back to the step that a resumed run starts from."""
 
     def __init__(self, folder: Path, *, keep_until: int) -> None:
         self.path = folder / METRICS
@@ -155,5 +157,6 @@ class Metrics:
         atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Append the metrics of a step."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")

@@ -1,4 +1,4 @@
-"""Paired comparisons with honest intervals: the unit of resampling is the prompt, not the sample."""
+"""Paired comparisons with bootstrap intervals: the unit of resampling is the prompt, not the sample."""
 
 import zlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Effect:
     low: float
     high: float
     win_rate: float
-    """Share of pairs in which the second is better, ties counted half."""
+    """Share of pairs in which the treatment is better; ties count half."""
     effect_size: float
     """The mean in standard deviations of the baseline."""
     count: int
@@ -39,7 +39,7 @@ def paired_effect(
     resamples: int = 4000,
     seed: int = 0,
 ) -> Effect:
-    """How much better `treated` is than `baseline`, sample by sample, with an interval over clusters (prompts).
+    """The effect of `treatment` over `baseline`, sample by sample, with an interval over clusters (prompts).
 
     Whole clusters are drawn with replacement (Davison & Hinkley 1997, 3.8): samples of one prompt are alike, and
     an interval over samples would be too narrow.
@@ -66,7 +66,7 @@ def paired_effect(
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its percentile bootstrap interval."""
+    """An estimate and its percentile bootstrap interval."""
 
     value: float
     low: float
@@ -74,7 +74,7 @@ class Interval:
 
     @staticmethod
     def of(draws: Float[np.ndarray, " draw"], level: float = 0.95) -> "Interval":
-        """From a statistic under each row of `cluster_weights`: the first is the estimate."""
+        """The interval of a statistic from its values for the rows of `cluster_weights`, the estimate first."""
         low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(draws[0]), float(low), float(high))
 
@@ -82,11 +82,11 @@ class Interval:
 def cluster_weights(
     clusters: Sequence[str], *, resamples: int, seed: int = 0
 ) -> Float[np.ndarray, "draw cluster"]:
-    """How often each cluster counts, clusters in the order of their names: once in the first row, and in the
-    `resamples` others as often as it was drawn with replacement.
+    """Bootstrap weights of clusters in the order of their names: ones in the first row, and in `resamples` further
+    rows how often each cluster was drawn with replacement.
 
     The draws depend on the names: two sets of the same clusters are resampled alike, so that a difference between
-    them is paired, and sets of other clusters independently of these.
+    the sets is paired; sets of different clusters are resampled independently.
     """
     names = sorted(set(clusters))
     rng = np.random.default_rng([seed, zlib.crc32("\n".join(names).encode())])
@@ -95,7 +95,7 @@ def cluster_weights(
 
 
 def members(clusters: Sequence[str]) -> Int[np.ndarray, " item"]:
-    """Which of the clusters, in the order of their names, each item belongs to."""
+    """The index of each item's cluster, clusters in the order of their names."""
     return np.unique(np.array(clusters), return_inverse=True)[1]
 
 

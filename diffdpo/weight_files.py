@@ -1,4 +1,4 @@
-"""Tensors of weight files: mapped, compared with a network's, and put into it.
+"""Tensors of weight files: mapped into memory, compared with a network, and assigned to it.
 
 Files are mapped, never read as a whole: a tensor is copied when its precision changes, one at a time, and otherwise
 stays in the file's pages until somebody writes to it. Pickles are opened with `weights_only`, so none can run code.
@@ -22,7 +22,7 @@ MAX_KEYS = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
 Identify = Callable[[Shapes], str]
-"""Which model has weights of these names and shapes, in words."""
+"""A description of the model that has weights of these names and shapes."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, mapped."""
+    """The dictionary in a file of `torch.save`, its tensors mapped."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
@@ -58,9 +58,10 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def check_state(
     network: torch.nn.Module, state: Mapping[str, Tensor], location: str, identify: Identify | None = None
 ) -> None:
-    """Compare a state dict with a network's: every key present, none too many, every shape right.
+    """Compare a state dict with a network's: the same keys, of the same shapes.
 
-    CheckpointError names the first keys of each kind that are not, and what `identify` makes of the weights.
+    CheckpointError with the first keys that are missing, unexpected or misshapen, and with the model that
+    `identify` recognises in the weights.
     """
     network_shapes, file_shapes = shapes(network.state_dict()), shapes(state)
     missing_keys = [f"{name} {network_shapes[name]}" for name in network_shapes if name not in file_shapes]
@@ -91,7 +92,7 @@ def assign(
     dtype: torch.dtype | None,
     identify: Identify | None = None,
 ) -> None:
-    """Put tensors into a module made on the meta device, one by one.
+    """Assign tensors to a module on the meta device, one by one.
 
     `state` is emptied on the way, so that no tensor is held twice. CheckpointError as in `check_state`.
     """

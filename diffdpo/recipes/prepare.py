@@ -194,7 +194,7 @@ def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
     many captions of the window replace the variant of the text alone. A model that embeds no sound gets only the
-    variants of texts. A transcript of the recording, such as its beats, is in all variants of a song without lyrics.
+    variants of texts. The transcript of a song without lyrics, such as its beats, is in all variants.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)

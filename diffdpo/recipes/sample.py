@@ -1,4 +1,4 @@
-"""Prompts and seeds to songs: latents, FLAC and one row a song; resumable by sample id, shardable."""
+"""The verb `sample`: prompts to songs as latents, FLAC and a row each; resumable by sample id, shardable."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
