@@ -20,7 +20,7 @@ __all__ = ["Song", "load_model", "mine", "sample", "score", "train"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Song:
-    """A generated song, with what it was generated from."""
+    """A generated song, with its prompt and the condition that it was generated under."""
 
     id: str
     prompt: Prompt
@@ -28,13 +28,13 @@ class Song:
     clip: Clip | None
     """Its sound at -16 LUFS; None for a model without a codec."""
     row: Row
-    """The condition it was generated under, for training."""
+    """The condition that the song was generated under, for training."""
 
 
 def load_model(name: str = "tiny", **args: Any) -> SongModel:
     """A song model by name: `load_model("tiny")`, `load_model("diffrhythm", checkpoint="v1.2-base")`.
 
-    ConfigError for a name or an argument that is not known.
+    ConfigError for a name or an argument that does not exist.
     """
     from diffdpo.parts import build_model
 
@@ -53,7 +53,7 @@ def sample(
     """Songs for prompts, `per_prompt` for each, ordered by prompt.
 
     A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
-    Songs do not depend on what else is sampled beside them.
+    A song does not depend on the other songs of its batch.
     """
     import torch
 
@@ -64,15 +64,15 @@ def sample(
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
     entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
-    named = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
-    if len(named) < len(entries):
+    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(by_id) < len(entries):
         raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
     requests = {
         f"{p.id}.{k:03d}": (
             p,
             prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
         )
-        for p in named.values()
+        for p in by_id.values()
         for k in range(per_prompt)
     }
     latents: dict[str, Tensor] = {}
@@ -134,13 +134,13 @@ def score(
     from diffdpo.scorers import DEFAULT_SCORERS
     from diffdpo.scorers.engine import score_clips
 
-    built = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
+    scorers_by_name = build_scorers(list(DEFAULT_SCORERS) if scorers is None else scorers)
     if prompts is None and all(isinstance(song, Song) for song in songs):
         prompts = [song.prompt for song in songs if isinstance(song, Song)]
     if prompts is not None and len(prompts) != len(songs):
         raise ConfigError(f"score: {len(songs)} songs need as many prompts, got {len(prompts)}")
     clips = [_clip(song) if isinstance(song, Song) else song for song in songs]
-    return [dict(scores.values) for scores in score_clips(clips, built, prompts=prompts)]
+    return [dict(scores.values) for scores in score_clips(clips, scorers_by_name, prompts=prompts)]
 
 
 def mine(
@@ -196,7 +196,7 @@ def train(
     from diffdpo.data.datasets.memory import PairsInMemory
     from diffdpo.parts import build_objective
     from diffdpo.training.config import LoraConfig, TrainConfig, export_folder
-    from diffdpo.training.session import train as train_on_examples
+    from diffdpo.training.session import optimize
 
     lora = settings.get("lora")
     if isinstance(lora, Mapping):
@@ -205,14 +205,14 @@ def train(
         cfg = TrainConfig(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
-    built = build_objective(Choice(objective, dict(objective_args or {})))
-    if built.batch_kind != "pair":
-        raise ConfigError(f"objective {objective!r} trains on {built.batch_kind}s, not on pairs")
+    loss = build_objective(Choice(objective, dict(objective_args or {})))
+    if loss.batch_kind != "pair":
+        raise ConfigError(f"objective {objective!r} trains on {loss.batch_kind}s, not on pairs")
     examples = PairsInMemory(
         pairs,
         {song.id: song.latents for song in songs},
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
     )
-    train_on_examples(model, examples, built, cfg, out=Path(out), seed=seed, objective_name=objective)
+    optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
     return export_folder(Path(out), cfg.steps)

@@ -86,8 +86,8 @@ def load_config(verb: str, source: str | None, words: list[str] | None) -> Any:
     recipe = import_module(f"diffdpo.recipes.{verb}")
     from diffdpo import config
 
-    cfg = config.load(getattr(recipe, VERBS[verb][0]), source, words, verb)
-    recipe.check(cfg)
+    cfg = config.build_config(getattr(recipe, VERBS[verb][0]), source, words, verb)
+    cfg.check_parts()
     return cfg
 
 
@@ -103,7 +103,7 @@ def _verb(verb: str) -> Callable[..., None]:
                 typer.echo(config.to_yaml(cfg).rstrip())
                 return
             import_module(f"diffdpo.recipes.{verb}").run(cfg)
-            import_module("diffdpo.run_dir").leave()
+            import_module("diffdpo.run_dir").shutdown()
 
     return command
 

@@ -121,10 +121,10 @@ def _register_ratings(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.data.feedback import import_ratings
 
-            done = import_ratings(
+            summary = import_ratings(
                 opinions, samples, out, source=source, keep_raters=keep_raters, centre=centre
             )
-            typer.echo("\n".join(done.lines()))
+            typer.echo("\n".join(summary.lines()))
 
 
 def _register_audit(app: typer.Typer, errors: Errors) -> None:
@@ -132,8 +132,12 @@ def _register_audit(app: typer.Typer, errors: Errors) -> None:
     def audit_command(
         songs: Annotated[Path, typer.Argument(help="A manifest with splits, or a folder of songs")],
         split: str = "test",
-        perturbed: Annotated[int, typer.Option(help="Songs that are perturbed; at least two")] = 20,
-        decoded: Annotated[int, typer.Option(help="Songs set against the codec's; 0 for none")] = 20,
+        n_perturbed: Annotated[
+            int, typer.Option("--perturbed", help="Songs that are perturbed; at least two")
+        ] = 20,
+        n_decoded: Annotated[
+            int, typer.Option("--decoded", help="Songs set against the codec's; 0 for none")
+        ] = 20,
         seconds: Annotated[float, typer.Option(help="Length of the excerpt of each")] = 10.0,
         scorers: Annotated[str, typer.Option(help="Names, comma-separated")] = "",
         model: Annotated[str, typer.Option(help="Whose codec is used")] = "tiny",
@@ -142,7 +146,7 @@ def _register_audit(app: typer.Typer, errors: Errors) -> None:
             from diffdpo.recipes.audit import AuditSettings, audit
 
             settings = AuditSettings(
-                split=split, perturbed=perturbed, decoded=decoded, seconds=seconds, model=model,
+                split=split, n_perturbed=n_perturbed, n_decoded=n_decoded, seconds=seconds, model=model,
                 scorers=tuple(name for name in scorers.split(",") if name),
             )  # fmt: skip
             for table in audit(songs, settings):
@@ -177,9 +181,9 @@ def _register_lyrics(app: typer.Typer, errors: Errors) -> None:
         language: Annotated[str | None, typer.Option(help="en or zh, for lines of digits")] = None,
     ) -> None:
         with errors():
-            from diffdpo.recipes.lyrics import check
+            from diffdpo.recipes.lyrics import check_lyrics
 
-            check(path, duration, vocab, language)
+            check_lyrics(path, duration, vocab, language)
 
     @lyrics_app.command("plan", help="Give every line of untimed lyrics a time: an LRC to edit and to sing.")
     def plan_command(

@@ -1,7 +1,7 @@
 """Configurations: one dataclass a verb, filled from a preset or a YAML file and `key=value` words; strict.
 
-An unknown key, a value of the wrong type or a missing one is a ConfigError that says where it stands and what was
-probably meant. The arguments of a part that is chosen by name are the fields of its dataclass, checked likewise.
+An unknown key, or a missing value or one of the wrong type, is a ConfigError with its place and a suggestion. The
+arguments of a part that is chosen by name are the fields of its dataclass, checked in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,29 +19,29 @@ from diffdpo.registry import Choice, Table, closest, pick
 
 T = TypeVar("T")
 INPUT_FILE: Mapping[str, Any] = {"input_file": True}
-"""Metadata of a field that names a data file, such as prompts: a preset may ship it beside itself."""
+"""Metadata of a field that names a data file, such as prompts: the file may lie beside the preset."""
 
 
-def load(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
+def build_config(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
     """The configuration of a verb: defaults, then a preset or a YAML file, then `key=value` words."""
-    path = presets.find(verb, str(source)) if source is not None else presets.default(verb)
+    path = presets.find_preset(verb, str(source)) if source is not None else presets.default(verb)
     layers: list[tuple[str, Any]] = []
     if path is not None:
-        layers.append((presets.title(path), _beside(schema, read_yaml(path), path.parent)))
+        layers.append((presets.title(path), _resolve_files(schema, read_yaml(path), path.parent)))
     for word in words:
         if "=" not in word:
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
-    merged: Any = OmegaConf.structured(schema)
-    named: set[str] = set()
-    for where, layer in layers:
-        spelled = _spell_out(schema, layer)
-        merged = merge(schema, _without_foreign_args(schema, merged, spelled, named), spelled, where)
-    return to_object(schema, merged, presets.title(path) if path else "command line")
+    cfg: Any = OmegaConf.structured(schema)
+    named_keys: set[str] = set()
+    for location, layer in layers:
+        full_layer = _spell_out(schema, layer)
+        cfg = merge(schema, _without_foreign_args(schema, cfg, full_layer, named_keys), full_layer, location)
+    return to_object(schema, cfg, presets.title(path) if path else "command line")
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; ConfigError if it is not YAML, or no mapping."""
+    """The mapping in a YAML file; ConfigError for a file without valid YAML, or without a mapping."""
     try:
         content = OmegaConf.load(path)
     except YAMLError as error:
@@ -51,38 +51,38 @@ def read_yaml(path: Path) -> Any:
     return content
 
 
-def merge(schema: type, merged: Any, layer: Any, where: str) -> Any:
-    """A layer over others, all its keys known; `where` it stands is said when one is not."""
+def merge(schema: type, base: Any, layer: Any, location: str) -> Any:
+    """A layer merged over others. ConfigError with the location for a key that the schema does not have."""
     try:
-        return OmegaConf.merge(merged, layer)
+        return OmegaConf.merge(base, layer)
     except ConfigKeyError as error:
         key = error.full_key or str(error.key)
         hint = closest(key.rsplit(".", 1)[-1], keys(schema))
-        raise ConfigError(f"{where}: unknown key {key!r}.{hint}") from None
+        raise ConfigError(f"{location}: unknown key {key!r}.{hint}") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_message(error)}") from None
+        raise ConfigError(f"{location}: {_message(error)}") from None
 
 
-def to_object(schema: type[T], merged: Any, where: str) -> T:
-    """The dataclass, every value given and accepted."""
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"{where}: no value for {', '.join(missing)}; add {missing[0]}=…")
+def to_object(schema: type[T], cfg: Any, location: str) -> T:
+    """The configuration as its dataclass. ConfigError for a value that is missing or refused."""
+    missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    if missing_keys:
+        raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
     try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_message(error)}") from None
+        raise ConfigError(f"{location}: {_message(error)}") from None
     except (ValueError, TypeError) as error:  # a dataclass refused its own arguments
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{location}: {error}") from None
 
 
 def _message(error: OmegaConfBaseException) -> str:
-    """The first line of a library's error, behind the key it is about."""
+    """The first line of an error of OmegaConf, after the key that caused it."""
     return f"{error.full_key}: {(error.msg or str(error)).splitlines()[0]}"
 
 
 def keys(schema: type) -> Iterator[str]:
-    """All keys a schema knows, at any depth."""
+    """All keys of a schema, at any depth."""
     for name, hint in get_type_hints(schema).items():
         yield name
         for inner in (hint, *get_args(hint)):
@@ -91,12 +91,12 @@ def keys(schema: type) -> Iterator[str]:
 
 
 def to_yaml(cfg: Any) -> str:
-    """A configuration with every value resolved."""
+    """A configuration as YAML, with every value resolved."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
-def _beside(schema: type, layer: Any, folder: Path) -> Any:
-    """A layer whose data files are found beside it where they exist there, else from the working directory."""
+def _resolve_files(schema: type, layer: Any, folder: Path) -> Any:
+    """A layer with the paths of data files beside it; other files are relative to the working directory."""
     for field in fields(schema):
         value = layer.get(field.name)
         if field.metadata.get("input_file") and isinstance(value, str) and (folder / value).is_file():
@@ -127,35 +127,36 @@ def _spell_out(schema: type, layer: Any) -> Any:
     return layer
 
 
-def _without_foreign_args(schema: type, merged: Any, layer: Any, named: set[str]) -> Any:
-    """Arguments belong to the part they were given for: a layer that names another one starts afresh.
+def _without_foreign_args(schema: type, base: Any, layer: Any, named_keys: set[str]) -> Any:
+    """The layers below a layer, without the arguments of parts that the layer replaces by other parts.
 
-    So does the first that names one at all: the defaults' arguments are not its own. `named` remembers.
+    The first layer that names a part replaces the default part with its arguments. `named_keys` collects the keys
+    that a layer has named so far.
     """
     for key in _choice_keys(schema):
         name = OmegaConf.select(layer, f"{key}.name", throw_on_missing=False)
         if name is not None:
-            before = OmegaConf.select(merged, f"{key}.name")
-            if before is not None and (name != before or key not in named):
-                parent = OmegaConf.select(merged, key.rpartition(".")[0]) if "." in key else merged
+            current = OmegaConf.select(base, f"{key}.name")
+            if current is not None and (name != current or key not in named_keys):
+                parent = OmegaConf.select(base, key.rpartition(".")[0]) if "." in key else base
                 with read_write(parent):  # the nodes of frozen dataclasses are read-only
                     parent[key.rpartition(".")[2]] = Choice(name)
-            named.add(key)
-    return merged
+            named_keys.add(key)
+    return base
 
 
 def build_part(table: Table[Any], choice: Choice) -> Any:
     """The part of a table that is chosen: an instance of its dataclass, the arguments checked."""
     schema = pick(table.kind, table, choice.name)
-    where = f"{table.kind} {choice.name!r}"
+    location = f"{table.kind} {choice.name!r}"
     args = _spell_out(schema, OmegaConf.create(dict(choice.args)))
-    return to_object(schema, merge(schema, OmegaConf.structured(schema), args, where), where)
+    return to_object(schema, merge(schema, OmegaConf.structured(schema), args, location), location)
 
 
-def as_choice(entry: Any, where: str) -> Choice:
+def as_choice(entry: Any, location: str) -> Choice:
     """An entry of a list of parts: a name, or {name: …, args: {…}}."""
     if isinstance(entry, Choice):
         return entry
     values = {"name": entry} if isinstance(entry, str) else entry
-    merged = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(values), where)
-    return to_object(Choice, merged, where)
+    cfg = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(values), location)
+    return to_object(Choice, cfg, location)

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What is wrong, where, and how to mend it, in one line."""
+    """An error of the user: what is wrong, where, and how to mend it, in one line."""
 
 
 class ConfigError(UserError):
@@ -18,6 +18,6 @@ class CheckpointError(UserError):
 
 
 def ensure(condition: bool, complaint: str) -> None:
-    """ValueError unless the condition holds, for values of a configuration: its builder adds where they stand."""
+    """ValueError unless the condition holds, for values of a configuration: its builder adds the location."""
     if not condition:
         raise ValueError(complaint)

@@ -18,7 +18,7 @@ Times = Float[Tensor, " batch"] | Float[Tensor, "batch frame"]
 
 
 def broadcast(values: Shaped[Tensor, "batch *frame"]) -> Shaped[Tensor, "batch _ _"]:
-    """A number a song, or a number a frame, as [batch, frame or 1, 1]: it multiplies latents."""
+    """A number a song, or a number a frame, as [batch, frame or 1, 1], to be multiplied with latents."""
     return values.reshape(*values.shape, *[1] * (3 - values.ndim))
 
 
@@ -52,23 +52,25 @@ def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch f
 
     Reducing in bf16 costs about half a logit at beta 2000; fp64 stays fp64.
     """
-    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    return reduce((prediction.to(wide) - target.to(wide)) ** 2, "batch frame channel -> batch frame", "mean")
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    return reduce(
+        (prediction.to(dtype) - target.to(dtype)) ** 2, "batch frame channel -> batch frame", "mean"
+    )
 
 
 def masked_mean(
     values: Float[Tensor, "*batch frame"], mask: Bool[Tensor, "*batch frame"] | None
 ) -> Float[Tensor, "*batch"]:
-    """Mean over the frames that exist; without a mask all do. The padding cannot matter, not even a NaN in it."""
+    """Mean over the frames in the mask, or over all without one. Padding has no effect, not even a NaN in it."""
     if mask is None:
         return values.mean(-1)
     return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def weighted_mean(
+def weighted_frame_mean(
     values: Float[Tensor, "*batch frame"], weights: Float[Tensor, "*batch frame"]
 ) -> Float[Tensor, "*batch"]:
-    """Mean over frames under weights that sum to one. What stands where the weight is zero cannot matter."""
+    """Mean over frames under weights that sum to one. A value under weight zero has no effect, not even a NaN."""
     return (values.where(weights > 0, 0) * weights.to(values.dtype)).sum(-1)
 
 
@@ -78,17 +80,17 @@ def span_weights(
     share: float,
     dtype: torch.dtype,
 ) -> Float[Tensor, "*batch frame"]:
-    """How much each frame counts: `share` is spread evenly over the span, the rest over all frames that exist.
+    """The weight of each frame: `share` is spread evenly over the span, the rest over all frames that exist.
 
     The weights of a song sum to one. A song without a span, or without a frame in it, counts as a whole.
     """
-    whole = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    uniform = mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
     if span is None:
-        return whole
+        return uniform
     inside = mask & span
     count = inside.sum(-1, keepdim=True)
-    local = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), whole)
-    return (1 - share) * whole + share * local
+    local = torch.where(count > 0, inside.to(dtype) / count.clamp(min=1), uniform)
+    return (1 - share) * uniform + share * local
 
 
 def masked_square(
@@ -98,7 +100,7 @@ def masked_square(
 ) -> Float[Tensor, "*batch"]:
     """Mean square over all channels and the frames that exist, or over frames under weights, in at least fp32."""
     squares = (difference.to(torch.promote_types(difference.dtype, torch.float32)) ** 2).mean(-1)
-    return masked_mean(squares, mask) if weights is None else weighted_mean(squares, weights)
+    return masked_mean(squares, mask) if weights is None else weighted_frame_mean(squares, weights)
 
 
 def masked_error(

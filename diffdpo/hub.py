@@ -1,4 +1,4 @@
-"""Other people's published weights: on disk or on the hub, under a licence that is shown."""
+"""Published weights of other projects: on disk or on the hub, under a licence that is shown."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from diffdpo.errors import DataError
-from diffdpo.progress import say
+from diffdpo.progress import log
 
 BUNDLE = Path(__file__).parent / "assets" / "tiny"
 """The tiny model that ships with the package."""
@@ -15,16 +15,16 @@ BUNDLE = Path(__file__).parent / "assets" / "tiny"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Weights that somebody released: where, and under which terms."""
+    """Published weights: their name, their place on the hub, and their licence."""
 
     name: str
-    """What people call them: "MuQ-large"."""
+    """Their common name: "MuQ-large"."""
     repo: str
     """Hub id: "OpenMuQ/MuQ-large-msd-iter"."""
     license: str
     """SPDX identifier, or the licence's name."""
     noncommercial: bool = False
-    """The licence forbids commercial use: the user has to say that it is accepted."""
+    """Whether the licence forbids commercial use, which the user then has to accept."""
 
 
 MUQ_LARGE = Published(
@@ -33,30 +33,31 @@ MUQ_LARGE = Published(
     license="CC-BY-NC-4.0",
     noncommercial=True,
 )
-"""The encoder under SongEval; here, because naming its license must not load it."""
+"""The encoder of SongEval; defined here, so that its licence can be named without loading it."""
 
 
-def find(published: Published, where: str, file: str, *, accept_noncommercial: bool) -> Path:
-    """A file of published weights. `where` is the file, its folder, a hub id, or "" for where it was published.
+def find_weights(published: Published, source: str, file: str, *, accept_noncommercial: bool) -> Path:
+    """The path of a file of published weights.
 
-    The licence is shown before anything is fetched. DataError if it forbids commercial use and was not accepted,
-    if the file is not there, or if the hub cannot be reached.
+    `source` is the file, its folder, a hub id, or "" for the place where the weights were published. The licence is
+    shown before a download. DataError if it forbids commercial use and was not accepted, if there is no such file,
+    or if the hub cannot be reached.
     """
     if published.noncommercial and not accept_noncommercial:
         raise DataError(
             f"{published.name} is under {published.license}, for non-commercial use only; "
             "if that is what you do, set accept_noncommercial=true in its args"
         )
-    local = Path(where) if where else None
+    local = Path(source) if source else None
     if local is not None and local.is_file():
         return local
     if local is not None and local.is_dir():
         if not (local / file).is_file():
             raise DataError(f"{local / file}: no such file; expected {published.name} here")
         return local / file
-    if where and (where.count("/") != 1 or where.startswith((".", "/", "~"))):
-        raise DataError(f"{where}: no such file or folder, and not a hub id; expected {published.name}")
-    return _download(published, where or published.repo, file)
+    if source and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        raise DataError(f"{source}: no such file or folder, and not a hub id; expected {published.name}")
+    return _download(published, source or published.repo, file)
 
 
 def _download(published: Published, repo: str, file: str) -> Path:
@@ -66,7 +67,7 @@ def _download(published: Published, repo: str, file: str) -> Path:
     cached = try_to_load_from_cache(repo, file)
     if isinstance(cached, str):
         return Path(cached)
-    say(f"fetching {published.name} from {repo}; licence: {published.license}")
+    log(f"fetching {published.name} from {repo}; licence: {published.license}")
     try:
         return Path(hf_hub_download(repo, file))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -78,7 +79,7 @@ def _download(published: Published, repo: str, file: str) -> Path:
 
 @cache
 def sha256_of(path: Path) -> str:
-    """Hash of a weights file: part of the cache key of whatever it computes."""
+    """Hash of a weights file: part of the cache key of values computed with it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -87,7 +88,7 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint_of(text: str, *groups: Iterable[Path]) -> str:
-    """Identity of a text and the content of some files; a file that is not there counts as empty."""
+    """Identity of a text and the content of some files; a file that does not exist counts as empty."""
     digest = hashlib.sha256(text.encode())
     for path in (path for group in groups for path in group):
         digest.update(f"|{sha256_of(path) if path.is_file() else ''}".encode())

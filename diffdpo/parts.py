@@ -20,7 +20,7 @@ def build_model(choice: Choice) -> "SongModel":
 
 
 def check_model(choice: Choice) -> Any:
-    """What a configuration says about a model, its name and arguments checked, without loading it."""
+    """The configuration of a model, its name and arguments checked, without loading the model."""
     from diffdpo.models import MODELS
 
     return build_part(MODELS, choice)

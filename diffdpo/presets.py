@@ -15,8 +15,8 @@ from diffdpo.registry import closest
 LAUNCHERS = ("accelerate", "deepspeed")
 DEFAULTS = {"demo": "tiny/demo"}
 """The preset of a verb that is called without one; other verbs then have the defaults of their dataclass."""
-KINDRED = {"round": ("demo",)}
-"""Verbs that take the presets of others: they have one dataclass."""
+RELATED_VERBS = {"round": ("demo",)}
+"""Verbs that take the presets of other verbs as well, since they share a dataclass."""
 SUFFIX = ".yaml"
 
 
@@ -25,26 +25,26 @@ class Preset:
     """One file of presets."""
 
     name: str
-    """As it is called on the command line: tiny/dpo."""
+    """The name on the command line: tiny/dpo."""
     verb: str
-    """What it configures: a verb, or accelerate or deepspeed."""
+    """The verb that the preset configures; or accelerate or deepspeed."""
     path: Path
 
     @property
     def headline(self) -> str:
-        """The first line of the file, a comment that says what it is for."""
+        """The comment in the first line of the file, which says what the preset is for."""
         first = self.path.read_text(encoding="utf-8").splitlines()[0]
         return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def folder() -> Path:
-    """Where the presets are."""
+    """The folder of the presets."""
     package = Path(__file__).parent
-    installed = package / "presets"
-    return installed if installed.is_dir() else package.parent / "configs"
+    wheel_folder = package / "presets"
+    return wheel_folder if wheel_folder.is_dir() else package.parent / "configs"
 
 
-def listing() -> Iterator[Preset]:
+def all_presets() -> Iterator[Preset]:
     """All presets, by folder and name."""
     for path in sorted(folder().glob("*/*")):
         if path.suffix not in (SUFFIX, ".json"):
@@ -57,24 +57,24 @@ def listing() -> Iterator[Preset]:
         yield Preset(f"{group}/{rest or verb}", verb, path)
 
 
-def find(verb: str, name: str) -> Path:
+def find_preset(verb: str, name: str) -> Path:
     """The file that `diffdpo VERB NAME` means: the path as given, else the preset of that name.
 
     ConfigError if there is neither, or if the preset is for another verb.
     """
     if Path(name).is_file():
         return Path(name)
-    presets = list(listing())
+    presets = list(all_presets())
     for preset in presets:
-        if _matches(preset, name) and preset.verb in (verb, *KINDRED.get(verb, ())):
+        if _matches(preset, name) and preset.verb in (verb, *RELATED_VERBS.get(verb, ())):
             return preset.path
-    own = [preset.name for preset in presets if preset.verb in (verb, *KINDRED.get(verb, ()))]
+    names = [preset.name for preset in presets if preset.verb in (verb, *RELATED_VERBS.get(verb, ()))]
     for preset in presets:
         if _matches(preset, name):
-            hint = closest(name, own) or (f" Presets of {verb}: {', '.join(own)}." if own else "")
+            hint = closest(name, names) or (f" Presets of {verb}: {', '.join(names)}." if names else "")
             raise ConfigError(f"{name} is a preset of `diffdpo {preset.verb}`, not of {verb}.{hint}")
     raise ConfigError(
-        f"{name}: no such configuration, and no preset of this name.{closest(name, own)} "
+        f"{name}: no such configuration, and no preset of this name.{closest(name, names)} "
         "`diffdpo presets` lists them"
     )
 
@@ -87,17 +87,17 @@ def _matches(preset: Preset, name: str) -> bool:
 
 def default(verb: str) -> Path | None:
     """The preset of a verb that is called without one, if it has one."""
-    return find(verb, DEFAULTS[verb]) if verb in DEFAULTS else None
+    return find_preset(verb, DEFAULTS[verb]) if verb in DEFAULTS else None
 
 
 def title(path: Path) -> str:
-    """A file in errors: presets by their place among the presets, others by their path."""
+    """The name of a file in errors: a preset's path below the folder of presets, another file's full path."""
     return path.relative_to(folder()).as_posix() if path.is_relative_to(folder()) else str(path)
 
 
 def command_that_makes(output: str) -> str:
     """The command whose preset writes an output folder, such as `diffdpo mine tiny/mine`; empty for none."""
-    for preset in listing():
+    for preset in all_presets():
         if preset.verb in LAUNCHERS or preset.path.suffix != SUFFIX:
             continue
         lines = preset.path.read_text(encoding="utf-8").splitlines()
@@ -107,10 +107,10 @@ def command_that_makes(output: str) -> str:
 
 
 def deepspeed_file(name: str) -> str:
-    """The DeepSpeed file that a launcher's preset names, from wherever the command was started.
+    """The path of the DeepSpeed file that a launcher's preset names, in any working directory.
 
-    The presets of accelerate name it relative to a checkout, `configs/deepspeed/zero2.json`. A file that is
-    there is left as it is.
+    The presets of accelerate name the file relative to a checkout, `configs/deepspeed/zero2.json`. A name of an
+    existing file is returned as it is.
     """
-    own = folder() / "deepspeed" / Path(name).name
-    return str(own) if name and not Path(name).is_file() and own.is_file() else name
+    preset_file = folder() / "deepspeed" / Path(name).name
+    return str(preset_file) if name and not Path(name).is_file() and preset_file.is_file() else name

@@ -1,4 +1,4 @@
-"""Progress of long work: how far, how fast, how long still. Silent on all processes but the first."""
+"""Progress of long work: bar, speed and remaining time. Silent on all processes but the first."""
 
 import sys
 import time
@@ -18,18 +18,18 @@ from rich.progress import (
 console = Console(stderr=True, highlight=False)
 LOG_EVERY_S = 30.0
 MIN_ITEMS = 3
-"""Items behind the first one from which a speed, and so a remaining time, is known."""
+"""Items after the first one that a speed, and so a remaining time, is estimated from."""
 
 
 def rate(speed: float | None, unit: str) -> str:
-    """Items a second, or seconds an item when that is the friendlier number."""
+    """A speed as text: items a second, or seconds an item below one item a second."""
     if not speed:
         return f"- {unit}/s"
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
 
 
 def duration(seconds: float) -> str:
-    """Such as "40 s", "12 min" or "3.5 h"."""
+    """A duration as text, such as "40 s", "12 min" or "3.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Pace:
-    """The speed of work, measured behind its first item, which pays for what is loaded and compiled only once."""
+    """The speed of work, measured after its first item, in which models are loaded and compiled."""
 
     clock: Callable[[], float] = time.monotonic
     items: int = 0
@@ -52,28 +52,28 @@ class Pace:
 
     @property
     def speed(self) -> float | None:
-        """Items a second; None until enough of them are finished to tell."""
+        """Items a second; None before `MIN_ITEMS` items after the first are finished."""
         if self.first is None or self.items - self.first[0] < MIN_ITEMS:
             return None
         return (self.items - self.first[0]) / max(1e-9, self.clock() - self.first[1])
 
-    def remaining(self, items: int) -> float | None:
-        """Seconds for so many more items; None until that can be told."""
+    def eta_s(self, items: int) -> float | None:
+        """Estimated seconds for so many more items; None while the speed is unknown."""
         speed = self.speed
         return None if speed is None else items / speed
 
 
 @dataclass
 class Bar:
-    """What the worker of a long loop calls."""
+    """The progress of one loop."""
 
     total: int
     label: str
     unit: str
     progress: Progress | None
-    enabled: bool
-    done: int = 0
-    """Items finished, those of an earlier run included: they do not count for the speed."""
+    visible: bool
+    n_done: int = 0
+    """Finished items, with those of an earlier run, which do not count for the speed."""
     note: str = ""
     pace: Pace = field(default_factory=Pace)
     begin: float = field(default_factory=time.monotonic)
@@ -84,47 +84,47 @@ class Bar:
     def __post_init__(self) -> None:
         if self.progress is not None:
             self.task = self.progress.add_task(
-                self.label, total=self.total, completed=self.done, note="", speed=""
+                self.label, total=self.total, completed=self.n_done, note="", speed=""
             )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Count items done; `note` is a short text behind the bar, such as the current loss."""
-        self.done += count
+        """Count finished items; `note` is a short text behind the bar, such as the current loss."""
+        self.n_done += count
         self.pace.advance(count)
         self.note = self.note if note is None else note
         if self.progress is not None:
             self.progress.update(self.task, advance=count, note=self.note, speed=self.speed_text())
-        elif self.enabled and time.monotonic() - self.last_line > LOG_EVERY_S:
+        elif self.visible and time.monotonic() - self.last_line > LOG_EVERY_S:
             self.log()
 
     def speed_text(self) -> str:
         """Speed and remaining time, as far as they are known; at the end the time that the work took."""
-        if self.done >= self.total:
+        if self.n_done >= self.total:
             return f"{rate(self.pace.speed, self.unit)}, {duration(time.monotonic() - self.begin)}"
-        remaining = self.pace.remaining(self.total - self.done)
-        if remaining is None:
+        eta_s = self.pace.eta_s(self.total - self.n_done)
+        if eta_s is None:
             return ""
-        return f"{rate(self.pace.speed, self.unit)}, {duration(remaining)} left"
+        return f"{rate(self.pace.speed, self.unit)}, {duration(eta_s)} left"
 
     def log(self) -> None:
-        """The line that stands in for the bar where there is no terminal."""
+        """Print the progress as a line, in place of the bar where there is no terminal."""
         self.last_line = time.monotonic()
-        self.complete = self.done >= self.total
-        parts = [f"{self.label}: {self.done}/{self.total}", self.speed_text()]
+        self.complete = self.n_done >= self.total
+        parts = [f"{self.label}: {self.n_done}/{self.total}", self.speed_text()]
         line = f"{', '.join(part for part in parts if part)} {self.note}"
         console.print(line.rstrip(), markup=False)
 
 
 @contextmanager
-def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
-    """A progress bar on a terminal, a line every half minute elsewhere, nothing when not enabled.
+def bar(label: str, total: int, unit: str, *, n_done: int = 0, visible: bool = True) -> Iterator[Bar]:
+    """A progress bar on a terminal, a line every half minute elsewhere, nothing unless `visible`.
 
-    `done` of the `total` items were finished by an earlier run.
+    `n_done` of the `total` items were finished by an earlier run.
     """
-    if not (enabled and console.is_terminal):
-        plain = Bar(total, label, unit, None, enabled, done)
+    if not (visible and console.is_terminal):
+        plain = Bar(total, label, unit, None, visible, n_done)
         yield plain
-        if enabled and total and not plain.complete:
+        if visible and total and not plain.complete:
             plain.log()
         return
     columns = (
@@ -136,11 +136,11 @@ def bar(label: str, total: int, unit: str, *, done: int = 0, enabled: bool = Tru
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        yield Bar(total, label, unit, progress, enabled, done)
+        yield Bar(total, label, unit, progress, visible, n_done)
 
 
-def say(text: str, *, enabled: bool = True) -> None:
-    """One line for the person at the terminal."""
-    if enabled:
+def log(text: str, *, visible: bool = True) -> None:
+    """Print a line to the terminal (stderr), if `visible`."""
+    if visible:
         console.print(text, markup=False, soft_wrap=True)
         sys.stderr.flush()

@@ -34,8 +34,8 @@ def draw_noise(
     a multiple, hence the rounding.
     """
     count = frames * channels
-    rounded = -(-count // 16) * 16
-    draws = [torch.randn(rounded, generator=generator(run_seed, key, purpose))[:count] for key in keys]
+    padded_count = -(-count // 16) * 16
+    draws = [torch.randn(padded_count, generator=generator(run_seed, key, purpose))[:count] for key in keys]
     return torch.stack(draws).view(-1, frames, channels)
 
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass
 class Choice:
-    """One part by its name, with its own arguments. A configuration may give the bare name instead."""
+    """A part by its name, with its arguments. A configuration may give the bare name instead."""
 
     name: str = "???"
     args: dict[str, Any] = field(default_factory=dict)
@@ -34,10 +34,10 @@ class Table(Mapping[str, T]):
 
     @property
     def group(self) -> str:
-        """Of entry points."""
+        """The group of entry points of this kind, such as `diffdpo.models`."""
         return f"diffdpo.{self.kind}s"
 
-    def announced(self) -> dict[str, metadata.EntryPoint]:
+    def entry_points(self) -> dict[str, metadata.EntryPoint]:
         """Entry points of other packages, by name. The package's own names cannot be replaced."""
         points = metadata.entry_points(group=self.group)
         return {point.name: point for point in points if point.name not in self.entries}
@@ -45,7 +45,7 @@ class Table(Mapping[str, T]):
     def __getitem__(self, name: str) -> T:
         if name in self.entries:
             return self.entries[name]
-        point = self.announced()[name]
+        point = self.entry_points()[name]
         try:
             return point.load()
         except Exception as error:  # whatever a stranger's module raises while it is imported
@@ -55,24 +55,24 @@ class Table(Mapping[str, T]):
             ) from error
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries or name in self.announced()
+        return name in self.entries or name in self.entry_points()
 
     def __iter__(self) -> Iterator[str]:
         yield from self.entries
-        yield from self.announced()
+        yield from self.entry_points()
 
     def __len__(self) -> int:
-        return len(self.entries) + len(self.announced())
+        return len(self.entries) + len(self.entry_points())
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'dpo'?", or nothing when no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def closest(name: str, names: Iterable[str]) -> str:
+    """ " Did you mean 'dpo'?", or "" when no name of `names` is near."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
 def pick(kind: str, table: Mapping[str, T], name: str) -> T:
-    """The entry of `table` called `name`; a ConfigError that lists the known names otherwise."""
+    """The entry of `table` called `name`; ConfigError with the names of the table if there is none."""
     if name in table:
         return table[name]
     raise ConfigError(f"unknown {kind} {name!r}.{closest(name, table)} Known: {', '.join(sorted(table))}.")
@@ -81,16 +81,16 @@ def pick(kind: str, table: Mapping[str, T], name: str) -> T:
 def bind(kind: str, function: Callable[..., T], choice: Choice) -> Callable[..., T]:
     """A function, or a dataclass, with the arguments of a choice as its keyword parameters.
 
-    ConfigError for an argument that it does not have, with the one that was probably meant; ValueError for one that
-    should be a number and is not.
+    ConfigError for an argument that the function does not have, with a suggestion; ValueError for a value that is
+    no number where a number is needed.
     """
     parameters = inspect.signature(function).parameters
-    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
+    names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
     for name, value in choice.args.items():
-        if name not in known:
+        if name not in names:
             raise ConfigError(
-                f"{kind} {choice.name!r} has no {name!r}.{closest(name, known)} "
-                f"Known: {', '.join(known) or 'none'}."
+                f"{kind} {choice.name!r} has no {name!r}.{closest(name, names)} "
+                f"Known: {', '.join(names) or 'none'}."
             )
         if parameters[name].annotation in (int, float) and not _is_number(value):
             raise ValueError(f"{name} of {kind} {choice.name!r} must be a number, got {value!r}")

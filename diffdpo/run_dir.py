@@ -1,4 +1,4 @@
-"""What all verbs share: opening a run directory, checking its inputs, and splitting work over processes."""
+"""Run directories and processes of a verb: open a directory, check its inputs, split work over processes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from diffdpo import presets
 from diffdpo.config import to_yaml
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.runs import CONFIG, settle
+from diffdpo.runs import CONFIG, write_if_changed
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Workers:
+class DistEnv:
     """The processes that share a verb's work: one, or those `accelerate launch` started."""
 
     rank: int
@@ -29,80 +29,80 @@ class Workers:
     def main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This process' part of the items."""
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """The items of this process: every `count`-th, beginning with number `rank`."""
         return list(items[self.rank :: self.count])
 
 
-def workers() -> Workers:
-    """One process by default; a group when launched as one."""
+def dist_env() -> DistEnv:
+    """The processes of this run: one, or those that `accelerate launch` started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Workers(0, 1, lambda: None)
+        return DistEnv(0, 1, lambda: None)
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
+    return DistEnv(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
-def leave() -> None:
-    """Part from the other processes at the end of a command, if there are any."""
+def shutdown() -> None:
+    """Leave the group of processes at the end of a command, if there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def device() -> torch.device:
-    """The GPU of this process if there is one."""
+    """The GPU of this process, or the CPU without a GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
-def claim(cfg: Any, *, free: Sequence[str] = (), group: Workers | None = None) -> Path:
-    """Make `cfg.out` a run directory of this configuration, or recognise it as one.
+def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None) -> Path:
+    """The run directory `cfg.out`, made for this configuration or opened again to continue a run.
 
-    Re-running the same command continues. With another configuration it is refused, naming the first key that
-    differs, except for the keys in `free`, which may change, and as long as nothing was made yet.
+    ConfigError with the first key that differs if the directory holds results of another configuration; the keys in
+    `free` may differ.
     """
-    out, resolved = Path(cfg.out), to_yaml(cfg)
+    out, text = Path(cfg.out), to_yaml(cfg)
     path = out / CONFIG
-    if group is None or group.main:
+    if dist is None or dist.main:
         if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
-            _check_same(OmegaConf.load(path), OmegaConf.create(resolved), out, free)
-        settle(path, resolved)
-    if group is not None:
-        group.barrier()
+            _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+        write_if_changed(path, text)
+    if dist is not None:
+        dist.barrier()
     return out
 
 
 def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:
-    before, after = _flat(old), _flat(new)
-    for key in sorted(before.keys() | after.keys()):
+    old_values, new_values = _flat(old), _flat(new)
+    for key in sorted(old_values.keys() | new_values.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in ("out", *free)):
             continue
-        if before.get(key) != after.get(key):
+        if old_values.get(key) != new_values.get(key):
             raise ConfigError(
-                f"{out}: was made with {key}={before.get(key)!r}, this command says {after.get(key)!r}; "
+                f"{out}: was made with {key}={old_values.get(key)!r}, this command says {new_values.get(key)!r}; "
                 "choose another out=…, or delete the folder to start over"
             )
 
 
 def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in cfg.items():
         name = f"{prefix}{key}"
         if isinstance(value, DictConfig):
-            found |= _flat(value, f"{name}.")
+            values |= _flat(value, f"{name}.")
         else:
-            found[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return found
+            values[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return values
 
 
 VERB_OF = {"samples": "sample", "scores": "score", "pairs": "mine", "ratings": "mine", "songs": "prepare"}
-"""The verb that makes each kind of input folder."""
+"""The verb that writes each kind of input folder."""
 
 
 def check_inputs(**folders: str | Sequence[str]) -> None:
-    """DataError for the first input folder that is not there, with the command that makes it. "" is no input."""
+    """DataError for the first input folder that does not exist, with the command that makes it. "" is no input."""
     for kind, names in folders.items():
         for name in [names] if isinstance(names, str) else names:
             if name and not Path(name).exists():

@@ -39,13 +39,14 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def settle(path: Path, content: str) -> None:
-    """Make a file hold this text; a file that does is left alone."""
+def write_if_changed(path: Path, content: str) -> None:
+    """Write a text file, unless the file already holds this text."""
     if not path.is_file() or path.read_text() != content:
         atomic_write(path, content)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys."""
     atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -71,35 +72,36 @@ def publish(
 
     Needs a file system that all processes share. An existing directory of that name is replaced.
     """
-    staging = final.with_name(f".{final.name}.partial")
+    partial_folder = final.with_name(f".{final.name}.partial")
     if is_main:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
     barrier()
-    write(staging)
+    write(partial_folder)
     barrier()
     if is_main:
-        (staging / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
-        for path in [*staging.rglob("*"), staging]:
+        (partial_folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
+        for path in [*partial_folder.rglob("*"), partial_folder]:
             sync(path)
         shutil.rmtree(final, ignore_errors=True)
-        staging.rename(final)
+        partial_folder.rename(final)
         sync(final.parent)
     barrier()
     return final
 
 
-def finish(folder: Path, **facts: Any) -> None:
-    """Write the manifest of a stage, the last thing it does: what stands beside it is then complete."""
-    write_json(folder / MANIFEST, {**facts, "versions": versions()})
+def finish(folder: Path, **entries: Any) -> None:
+    """Write the manifest of a stage, as its last file: a folder with a manifest is complete."""
+    write_json(folder / MANIFEST, {**entries, "versions": versions()})
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds the manifest of a complete stage."""
     return (folder / MANIFEST).is_file()
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of Python and of the packages that results depend on."""
     names = (
         "diffdpo",
         "torch",
@@ -111,13 +113,13 @@ def versions() -> dict[str, str]:
         "numpy",
         "librosa",
     )
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -139,11 +141,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class Metrics:
-    """metrics.jsonl of a run: one object a step, cut back to the step a resumed run starts from."""
+    """The file metrics.jsonl of a run: an object a step, cut back to the step that a resumed run starts from."""
 
     def __init__(self, folder: Path, *, keep_until: int) -> None:
         self.path = folder / METRICS
-        kept = []
+        lines = []
         if self.path.is_file():
             for line in self.path.read_text().splitlines():
                 try:
@@ -151,9 +153,10 @@ class Metrics:
                 except json.JSONDecodeError:
                     continue  # the line a kill cut short
                 if row.get("step", 0) <= keep_until:
-                    kept.append(line)
-        atomic_write(self.path, "".join(f"{line}\n" for line in kept))
+                    lines.append(line)
+        atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Append the metrics of a step."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")

@@ -1,4 +1,4 @@
-"""Paired comparisons with honest intervals: the unit of resampling is the prompt, not the sample."""
+"""Paired comparisons with bootstrap intervals: the unit of resampling is the prompt, not the sample."""
 
 import zlib
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ class Effect:
     low: float
     high: float
     win_rate: float
-    """Share of pairs in which the second is better, ties counted half."""
-    standardised: float
+    """Share of pairs in which the treatment is better; ties count half."""
+    effect_size: float
     """The mean in standard deviations of the baseline."""
     count: int
     clusters: int
@@ -32,25 +32,25 @@ class Effect:
 
 def paired_effect(
     baseline: Float[np.ndarray, " sample"],
-    treated: Float[np.ndarray, " sample"],
+    treatment: Float[np.ndarray, " sample"],
     clusters: Sequence[str],
     *,
     level: float = 0.95,
     resamples: int = 4000,
     seed: int = 0,
 ) -> Effect:
-    """How much better `treated` is than `baseline`, sample by sample, with an interval over clusters (prompts).
+    """The effect of `treatment` over `baseline`, sample by sample, with an interval over clusters (prompts).
 
     Whole clusters are drawn with replacement (Davison & Hinkley 1997, 3.8): samples of one prompt are alike, and
     an interval over samples would be too narrow.
     """
-    difference = treated - baseline
+    difference = treatment - baseline
     names = sorted(set(clusters))
     member = np.array([names.index(cluster) for cluster in clusters])
     sums = np.bincount(member, weights=difference, minlength=len(names))
     counts = np.bincount(member, minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    draws = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     spread = float(baseline.std(ddof=1)) if len(baseline) > 1 else 0.0
     return Effect(
@@ -58,7 +58,7 @@ def paired_effect(
         low=float(low),
         high=float(high),
         win_rate=float((difference > 0).mean() + 0.5 * (difference == 0).mean()),
-        standardised=float(difference.mean() / spread) if spread > 0 else 0.0,
+        effect_size=float(difference.mean() / spread) if spread > 0 else 0.0,
         count=len(difference),
         clusters=len(names),
     )
@@ -66,7 +66,7 @@ def paired_effect(
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its percentile bootstrap interval."""
+    """An estimate and its percentile bootstrap interval."""
 
     value: float
     low: float
@@ -74,7 +74,7 @@ class Interval:
 
     @staticmethod
     def of(draws: Float[np.ndarray, " draw"], level: float = 0.95) -> "Interval":
-        """From a statistic under each row of `cluster_weights`: the first is the estimate."""
+        """The interval of a statistic from its values for the rows of `cluster_weights`, the estimate first."""
         low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(draws[0]), float(low), float(high))
 
@@ -82,20 +82,20 @@ class Interval:
 def cluster_weights(
     clusters: Sequence[str], *, resamples: int, seed: int = 0
 ) -> Float[np.ndarray, "draw cluster"]:
-    """How often each cluster counts, clusters in the order of their names: once in the first row, and in the
-    `resamples` others as often as it was drawn with replacement.
+    """Bootstrap weights of clusters in the order of their names: ones in the first row, and in `resamples` further
+    rows how often each cluster was drawn with replacement.
 
     The draws depend on the names: two sets of the same clusters are resampled alike, so that a difference between
-    them is paired, and sets of other clusters independently of these.
+    the sets is paired; sets of different clusters are resampled independently.
     """
     names = sorted(set(clusters))
     rng = np.random.default_rng([seed, zlib.crc32("\n".join(names).encode())])
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return np.concatenate([np.ones((1, len(names))), drawn])
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    return np.concatenate([np.ones((1, len(names))), counts])
 
 
 def members(clusters: Sequence[str]) -> Int[np.ndarray, " item"]:
-    """Which of the clusters, in the order of their names, each item belongs to."""
+    """The index of each item's cluster, clusters in the order of their names."""
     return np.unique(np.array(clusters), return_inverse=True)[1]
 
 
@@ -104,6 +104,6 @@ def weighted_quantiles(
 ) -> Float[np.ndarray, " draw"]:
     """The smallest value that at least `share` of the weight does not exceed, for each row of weights."""
     order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], axis=1)
-    first = (reached >= share * reached[:, -1:] * (1 - 1e-12)).argmax(1)
+    totals = np.cumsum(weights[:, order], axis=1)
+    first = (totals >= share * totals[:, -1:] * (1 - 1e-12)).argmax(1)
     return values[order][first]

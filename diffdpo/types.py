@@ -1,4 +1,4 @@
-"""The values that cross the borders between data, model, objective and mining. Frozen, with shapes."""
+"""The values that data, models, objectives and mining exchange: frozen dataclasses of arrays with named shapes."""
 
 import hashlib
 import math
@@ -13,18 +13,18 @@ from torch import Tensor
 BatchKind = Literal["song", "pair", "rated", "group"]
 Need = Literal["reference", "old", "velocities", "frame_errors"]
 Take = Literal["soft_label", "span"]
-Running = Mapping[str, float]
+ObjectiveState = Mapping[str, float]
 """State of an objective over steps, or the means of its metrics over one step; the same on all processes."""
 PerExample = Float[Tensor, " example"]
 PerSong = Float[Tensor, "example member"]
 LossMetrics = Mapping[str, PerExample]
-"""What an objective logs, without gradient."""
+"""Metrics that an objective logs, a number an example, without gradient."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A piece of audio with its sample rate beside it."""
+    """Audio samples with their sample rate."""
 
     samples: Float[np.ndarray, "channel sample"]
     sample_rate: int
@@ -40,7 +40,7 @@ Control = str | int | float | tuple[tuple[float, str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What people say about a song that is to be generated. Hashable; a model's `embed` turns it into tensors.
+    """The description of a song to be generated. Hashable; a model's `embed` turns a prompt into tensors.
 
     Style comes as text, as audio, or as both. Prompts of one `group` never fall on both sides of a split.
     """
@@ -54,7 +54,7 @@ class Prompt:
     lyrics: str | None = None
     """LRC with times, plain lines, or lines under structure tags; "" says that nothing is sung."""
     language: str | None = None
-    """Of the lyrics: a code such as en or zh."""
+    """Language of the lyrics: a code such as en or zh."""
     duration_s: float = 10.0
     controls: tuple[tuple[str, Control], ...] = ()
     """Further properties as sorted (name, value) pairs, see `CONTROLS`; a model refuses those it does not know."""
@@ -72,7 +72,7 @@ class Prompt:
         for name, value in self.controls:
             if name in CONTROLS and not CONTROLS[name].accepts(value):
                 raise ValueError(
-                    f"prompt {self.id!r}: {name} must be {CONTROLS[name].meaning}, got {value!r}"
+                    f"prompt {self.id!r}: {name} must be {CONTROLS[name].description}, got {value!r}"
                 )
         if not self.group:
             content = f"{self.text}|{self.style_audio}|{self.lyrics}"
@@ -89,10 +89,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ControlType:
-    """Which values a control takes."""
+    """The values that a control takes."""
 
-    meaning: str
-    """For errors: "a number between 20 and 400"."""
+    description: str
+    """The values in words, for errors: "a number between 20 and 400"."""
     accepts: Callable[[Any], bool]
 
 
@@ -127,7 +127,7 @@ CONTROLS: Mapping[str, ControlType] = {
 `axis` which axis the song is to be good on, for a model aligned on a union of axes."""
 
 Embedding = dict[str, Tensor]
-"""What a model made of one prompt: named tensors of any shape and number, without a batch axis."""
+"""A model's embedding of one prompt: named tensors of any shape and number, without a batch axis."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,7 +139,7 @@ class Row:
 
     embedding: Embedding
     frames: int
-    """Frames that the prompt asked for. How many of them are valid is told to `velocity`."""
+    """Frames that the prompt asks for. The number of valid frames is an argument of `velocity`."""
     first_frame: int = 0
     """Place of the row's first frame in its song."""
     song_frames: int | None = None
@@ -151,14 +151,14 @@ class Row:
         return self.frames if self.song_frames is None else self.song_frames
 
     @property
-    def is_whole(self) -> bool:
+    def is_full_song(self) -> bool:
         """Whether the row is the whole song, not an excerpt or a window."""
         return self.first_frame == 0 and self.total_frames == self.frames
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
-    """What a planner decided for one candidate, such as audio codes: small enough to be stored with the
+    """The decisions of a planner for one candidate, such as audio codes, small enough to be stored with the
     candidate."""
 
     planner: str
@@ -175,7 +175,7 @@ class Batch:
 
     latents: Float[Tensor, "example member frame channel"]
     frames: Int[Tensor, "example member"]
-    """Valid frames of each member; what lies behind is padding."""
+    """Valid frames of each member; later frames are padding."""
     rows: tuple[tuple[Row, ...], ...]
     """The condition of each member of each example."""
     reference_rows: tuple[tuple[Row, ...], ...] | None = None
@@ -218,7 +218,7 @@ class FrameErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """All that an objective may look at: masked mean squared velocity errors and what the data says.
+    """The arguments of an objective: masked mean squared velocity errors and the values of the data.
 
     `reference`, `old`, `velocities` and `frame_errors` are there only for objectives that declare the need.
     Members of a pair are in the order winner, loser.
@@ -235,12 +235,12 @@ class Outputs:
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
     frame_weights: Float[Tensor, "example member frame"] | None = None
-    """How much each frame counts in the errors, where an objective weighs them; otherwise all valid ones alike."""
-    running: Running = field(default_factory=dict)
-    """What the objective's `update` made of earlier steps."""
+    """The weight of each frame in the errors; None: all valid frames count alike."""
+    state: ObjectiveState = field(default_factory=dict)
+    """The objective's state after earlier steps, from its `update`."""
 
 
-def require(value: _T | None) -> _T:
+def expect(value: _T | None) -> _T:
     """A field of Outputs that the objective's `needs` or kind of batch promises."""
     assert value is not None, "the objective did not declare that it needs this"
     return value
@@ -260,8 +260,8 @@ class Objective(Protocol):
 
     `needs` are the forward passes and tensors that the trainer has to supply. `takes` is the data of pairs that its
     configuration decides about: uses, or ignores because the user says so. What an objective does not take, its
-    data must not hold. An objective that depends on earlier steps has `update(running, means)` too: from its state
-    and the means of its metrics over a step and all processes, to the state in `Outputs.running` of the next step.
+    data must not hold. An objective that depends on earlier steps has `update(state, means)` too: from its state
+    and the means of its metrics over a step and all processes, to the state in `Outputs.state` of the next step.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Tensors of weight files: mapped, compared with a network's, and put into it.
+"""Tensors of weight files: mapped into memory, compared with a network, and assigned to it.
 
 Files are mapped, never read as a whole: a tensor is copied when its precision changes, one at a time, and otherwise
 stays in the file's pages until somebody writes to it. Pickles are opened with `weights_only`, so none can run code.
@@ -22,7 +22,7 @@ MAX_KEYS = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
 Identify = Callable[[Shapes], str]
-"""Which model has weights of these names and shapes, in words."""
+"""A description of the model that has weights of these names and shapes."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -37,17 +37,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, mapped."""
+    """The dictionary in a file of `torch.save`, its tensors mapped."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise CheckpointError(
             f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({reason}); copy or save it again"
         ) from None
-    if not isinstance(saved, dict):
-        raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
-    return saved
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -56,42 +56,47 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def check_state(
-    network: torch.nn.Module, state: Mapping[str, Tensor], where: str, identify: Identify | None = None
+    network: torch.nn.Module, state: Mapping[str, Tensor], location: str, identify: Identify | None = None
 ) -> None:
-    """Compare a state dict with a network's: every key present, none too many, every shape right.
+    """Compare a state dict with a network's: the same keys, of the same shapes.
 
-    CheckpointError names the first keys of each kind that are not, and what `identify` makes of the weights.
+    CheckpointError with the first keys that are missing, unexpected or misshapen, and with the model that
+    `identify` recognises in the weights.
     """
-    expected, actual = shapes(network.state_dict()), shapes(state)
-    missing = [f"{name} {expected[name]}" for name in expected if name not in actual]
-    extra = [f"{name} {actual[name]}" for name in actual if name not in expected]
-    misshapen = [
-        f"{name} {actual[name]} instead of {expected[name]}"
-        for name in expected
-        if name in actual and actual[name] != expected[name]
+    network_shapes, file_shapes = shapes(network.state_dict()), shapes(state)
+    missing_keys = [f"{name} {network_shapes[name]}" for name in network_shapes if name not in file_shapes]
+    extra_keys = [f"{name} {file_shapes[name]}" for name in file_shapes if name not in network_shapes]
+    misshapen_keys = [
+        f"{name} {file_shapes[name]} instead of {network_shapes[name]}"
+        for name in network_shapes
+        if name in file_shapes and file_shapes[name] != network_shapes[name]
     ]
     complaints = [
         f"{len(names)} {kind}, first {', '.join(names[:MAX_KEYS])}"
-        for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", misshapen))
+        for kind, names in (
+            ("missing", missing_keys),
+            ("unexpected", extra_keys),
+            ("misshapen", misshapen_keys),
+        )
         if names
     ]
     if complaints:
-        hint = f"; {identify(actual)}" if identify else ""
-        raise CheckpointError(f"{where}: the weights are of another model: {'; '.join(complaints)}{hint}")
+        hint = f"; {identify(file_shapes)}" if identify else ""
+        raise CheckpointError(f"{location}: the weights are of another model: {'; '.join(complaints)}{hint}")
 
 
 def assign(
     module: torch.nn.Module,
     state: dict[str, Tensor],
-    where: str,
+    location: str,
     dtype: torch.dtype | None,
     identify: Identify | None = None,
 ) -> None:
-    """Put tensors into a module made on the meta device, one by one.
+    """Assign tensors to a module on the meta device, one by one.
 
     `state` is emptied on the way, so that no tensor is held twice. CheckpointError as in `check_state`.
     """
-    check_state(module, state, where, identify)
+    check_state(module, state, location, identify)
     for name in list(state):
         tensor = state.pop(name)
         if dtype is not None and tensor.is_floating_point():

@@ -1,8 +1,8 @@
-"""Long songs in pieces: windows that overlap and are joined where both have seen enough.
+"""Long songs in overlapping windows: each frame is taken from a window that holds its receptive frames.
 
-Everything a convolutional autoencoder computes for a frame depends on a few frames on either side, its reach. What
-stands at least that far inside a window comes out as it would from the whole song; the rest is thrown away. So a
-song of any length needs the memory of one window, and where the joins lie cannot be heard.
+The output of a convolutional autoencoder at a frame depends on a few frames on either side, its receptive frames. A
+frame at least so far inside a window has the same output as in the whole song; the outputs nearer to an edge are
+discarded. A song of any length needs the memory of one window, and the joins cannot be heard.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
-    """How a song is cut, in latent frames. The defaults are those published with DiffRhythm, but for the fade."""
+    """How a song is cut into windows, in latent frames. The defaults are DiffRhythm's, except for the fade."""
 
     size: int = 128
     """Frames of a window."""
@@ -48,7 +48,7 @@ class Chunks:
 
     @property
     def context(self) -> int:
-        """Frames that a window computes beyond what is used of it, on either side."""
+        """Frames on either side of a window that are computed and not used."""
         return (self.overlap - self.fade) // 2
 
     def windows(self, length: int) -> list[Window]:
@@ -56,7 +56,7 @@ class Chunks:
         if length <= self.size:
             return [Window(0, length, 0, length)]
         starts = [*range(0, length - self.size, self.size - self.overlap), length - self.size]
-        joins = [self._join(one, other) for one, other in pairwise(starts)]
+        joins = [self._join(start, next_start) for start, next_start in pairwise(starts)]
         half = self.fade // 2
         firsts = [0, *(join - half for join in joins)]
         lasts = [*(join + half for join in joins), length]
@@ -65,13 +65,13 @@ class Chunks:
             for start, first, last in zip(starts, firsts, lasts, strict=True)
         ]
 
-    def _join(self, start: int, following: int) -> int:
-        """Where the window at `start` gives way to the one at `following`.
+    def _join(self, start: int, next_start: int) -> int:
+        """The frame at which the window at `start` gives way to the window at `next_start`.
 
-        They differ for the last window only, which may begin right behind its neighbour: then a fade must stay
-        clear of the fade before it, while the published cut takes the new window as soon as it can.
+        The last window may begin right behind its neighbour. Then a fade lies in the old window's half, clear of
+        the fade before it, while the published cut takes the new window as early as possible.
         """
-        return start + self.size - self.overlap // 2 if self.fade else following + self.overlap // 2
+        return start + self.size - self.overlap // 2 if self.fade else next_start + self.overlap // 2
 
 
 CUTS = {
@@ -81,8 +81,8 @@ CUTS = {
 """`published`: the hard cut of the original implementation, window by window."""
 
 
-def reaching(frames: int) -> Chunks:
-    """Cross-faded chunks in which everything that is used has seen `frames` frames on either side."""
+def chunks_for_context(frames: int) -> Chunks:
+    """Cross-faded chunks whose used frames have at least `frames` frames of context on either side."""
     default = CUTS["cross_fade"]
     overlap = max(default.overlap, 2 * frames + default.fade)
     return Chunks(size=max(default.size, 2 * overlap), overlap=overlap, fade=default.fade)
@@ -95,35 +95,36 @@ def stream(
     *,
     per_frame: int = 1,
 ) -> Iterator[Float[Tensor, "*batch _"]]:
-    """Consecutive pieces of what `run(0, length)` would give, from `run(start, stop)` on windows of frames.
+    """Consecutive pieces of the result of `run(0, length)`, computed by `run(start, stop)` on windows of frames.
 
-    `run` answers with `per_frame` places a frame on its last axis: samples in decoding, one in encoding.
+    The last axis of `run`'s result has `per_frame` places a frame: samples in decoding, one in encoding. ValueError
+    for a result of another length.
     """
-    rising = (torch.arange(chunks.fade * per_frame) + 0.5) / (chunks.fade * per_frame or 1)
-    faded: Tensor | None = None
+    ramp = (torch.arange(chunks.fade * per_frame) + 0.5) / (chunks.fade * per_frame or 1)
+    tail: Tensor | None = None
     for start, stop, first, last in chunks.windows(length):
-        made = run(start, stop)
-        if made.shape[-1] != (stop - start) * per_frame:
-            raise ValueError(f"{stop - start} frames gave {made.shape[-1]} places, not {per_frame} a frame")
-        used = made[..., (first - start) * per_frame : (last - start) * per_frame]
-        if faded is not None:
-            ahead, used = used.tensor_split([faded.shape[-1]], dim=-1)
-            yield torch.lerp(faded, ahead, rising.to(ahead))
+        output = run(start, stop)
+        if output.shape[-1] != (stop - start) * per_frame:
+            raise ValueError(f"{stop - start} frames gave {output.shape[-1]} places, not {per_frame} a frame")
+        body = output[..., (first - start) * per_frame : (last - start) * per_frame]
+        if tail is not None:
+            head, body = body.tensor_split([tail.shape[-1]], dim=-1)
+            yield torch.lerp(tail, head, ramp.to(head))
         if last < length and chunks.fade:
-            used, behind = used.tensor_split([-chunks.fade * per_frame], dim=-1)
-            faded = behind.clone()  # a view would keep the whole window
-        yield used
+            body, fade_out = body.tensor_split([-chunks.fade * per_frame], dim=-1)
+            tail = fade_out.clone()  # a view would keep the whole window
+        yield body
 
 
 def assemble(pieces: Iterator[Float[Tensor, "*batch _"]], total: int) -> Float[Tensor, "*batch {total}"]:
-    """Pieces in a row, on the CPU and in fp32, without a second copy of them all."""
-    whole: Tensor | None = None
+    """Pieces joined along the last axis, on the CPU in fp32, without a second copy of the pieces."""
+    result: Tensor | None = None
     place = 0
     for piece in pieces:
-        if whole is None:
-            whole = torch.empty(*piece.shape[:-1], total)
-        whole[..., place : place + piece.shape[-1]] = piece
+        if result is None:
+            result = torch.empty(*piece.shape[:-1], total)
+        result[..., place : place + piece.shape[-1]] = piece
         place += piece.shape[-1]
-    if whole is None or place != total:
+    if result is None or place != total:
         raise ValueError(f"the pieces have {place} places together, not {total}")
-    return whole
+    return result

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from diffdpo import config, parts
 from diffdpo.cli import VERBS, app
 from diffdpo.objectives import OBJECTIVES
-from diffdpo.recipes.mine import MineRun, check
+from diffdpo.recipes.mine import MineRun
 from diffdpo.registry import Choice
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_mining_examples_load(text, tmp_path):
     named = OmegaConf.load(tmp_path / "mine.yaml")
     missing = [f"{key}=x" for key in ("scores", "out") if key not in named]
     missing += [] if "samples" in named else ["samples=[x]"]
-    check(config.load(MineRun, tmp_path / "mine.yaml", missing))
+    config.build_config(MineRun, tmp_path / "mine.yaml", missing).check_parts()
 
 
 def test_the_readme_is_short():

@@ -24,12 +24,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.config import load
-from diffdpo.evaluation.effects import Matched, effects, standardised_change
-from diffdpo.progress import say
+from diffdpo.config import build_config
+from diffdpo.evaluation.effects import PairedSample, effects, standardised_change
+from diffdpo.progress import log
 from diffdpo.recipes.round import RoundRun
-from diffdpo.run_dir import claim
-from diffdpo.runs import finished, read_json, write_json
+from diffdpo.run_dir import open_run
+from diffdpo.runs import is_finished, read_json, write_json
 from diffdpo.statistics import Effect, paired_effect
 from tools.bench.measure import rounded
 
@@ -40,10 +40,10 @@ RESAMPLES = 4000
 def run(seed: int, folder: Path, overrides: Sequence[str]) -> None:
     """One seed, unless it is complete; what it took is written beside its folder."""
     words = [*overrides, f"seed={seed}", f"out={folder.resolve()}"]
-    claim(load(RoundRun, DEMO, words))  # refuses a folder of other settings, complete or not
-    if finished(folder):
+    open_run(build_config(RoundRun, DEMO, words))  # refuses a folder of other settings, complete or not
+    if is_finished(folder):
         return
-    say(f"seed {seed}")
+    log(f"seed {seed}")
     attempts = costs(folder)
     record = cost_file(folder)
     write_json(record, [*attempts, {}])  # stays so if this process is stopped, too: the cost is then unknown
@@ -113,7 +113,7 @@ def one(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any
         "winner_rise": manifest["results"][shown - 1]["winner_rise"],
         "axes": {
             axis["axis"]: {"role": axis["role"], "direction": axis["direction"]}
-            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "standardised")})
+            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "effect_size")})
             for axis in report["axes"]
         },
     }
@@ -125,7 +125,7 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
     found = [axis for report in reports.values() for axis in report["axes"]]
     mined = {axis["axis"] for axis in found if axis["role"] == "mined"}
     pairs = [
-        Matched(
+        PairedSample(
             sample_id=f"{pair['sample_id']}/{seed}",
             prompt_id=pair["prompt_id"],
             group=pair["group"],
@@ -157,7 +157,7 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
 
 def _numbers(effect: Effect) -> dict[str, Any]:
     numbers = {
-        "mean": effect.mean, "low": effect.low, "high": effect.high, "standardised": effect.standardised,
+        "mean": effect.mean, "low": effect.low, "high": effect.high, "effect_size": effect.effect_size,
         "direction": effect.direction,
     }  # fmt: skip
     return rounded(numbers)

@@ -27,14 +27,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import load
+from diffdpo.config import build_config
 from diffdpo.data.datasets.examples import DataConfig
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.encoders import musicnn
-from diffdpo.evaluation.effects import Matched, effects, match, standardised_change
+from diffdpo.evaluation.effects import PairedSample, effects, pair_rows, standardised_change
 from diffdpo.evaluation.selection import winner_rise
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.recipes import mine, sample, score, train
 from diffdpo.recipes.mine import MineRun
 from diffdpo.recipes.round import RoundRun, next_model
@@ -172,13 +172,13 @@ def diversity(samples: Samples) -> float:
     )
 
 
-def matched(base: Path, folder: Path, before: Any, seed: int) -> list[Matched]:
+def matched(base: Path, folder: Path, before: Any, seed: int) -> list[PairedSample]:
     """Pairs of songs of the base and of one run."""
     songs = open_samples(folder / "songs")
     after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
-    rows = match(open_samples(base).rows(), songs.rows())
+    rows = pair_rows(open_samples(base).rows(), songs.rows())
     return [
-        Matched(
+        PairedSample(
             sample_id=f"{base_row.sample_id}/{seed}",
             prompt_id=base_row.prompt_id,
             group=base_row.group,
@@ -248,7 +248,7 @@ def main() -> None:
         "--set", nargs="*", default=[], dest="overrides", help="key=value for configs/tiny/demo.yaml"
     )
     args = parser.parse_args()
-    cfg = load(RoundRun, DEMO, args.overrides)
+    cfg = build_config(RoundRun, DEMO, args.overrides)
     out: Path = args.out
     mined, base = (out / "mined", out / "base") if args.table else prepare(cfg, out)
     if not (out / "base-facts.json").is_file():
@@ -257,7 +257,7 @@ def main() -> None:
         for name in args.only:
             folder = out / f"{name}-{seed}"
             if not (folder / "facts.json").is_file():
-                say(f"{name}, seed {seed}")
+                log(f"{name}, seed {seed}")
                 run_one(name, seed, cfg, mined, folder)
     rows = []
     for name in ENTRIES:

@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdpo.errors import CheckpointError
-from diffdpo.hub import Published, find
+from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, read_tensors
-from diffdpo.windows import CUTS, Chunks, assemble, reaching, stream
+from diffdpo.windows import CUTS, Chunks, assemble, chunks_for_context, stream
 
 SAMPLE_RATE = 44100
 """A TorchScript archive does not say it."""
@@ -112,10 +112,10 @@ def load_vae(where: str, *, join: Join = "cross_fade") -> Vae:
         if (inner / "config.json").is_file() and (inner / WEIGHTS).is_file():
             return oobleck(inner, join)
     if where == OOBLECK.repo:
-        find(OOBLECK, where, f"{SUBFOLDER}/{WEIGHTS}", accept_noncommercial=False)
-        config = find(OOBLECK, where, f"{SUBFOLDER}/config.json", accept_noncommercial=False)
+        find_weights(OOBLECK, where, f"{SUBFOLDER}/{WEIGHTS}", accept_noncommercial=False)
+        config = find_weights(OOBLECK, where, f"{SUBFOLDER}/config.json", accept_noncommercial=False)
         return oobleck(config.parent, join)
-    return torchscript(find(TORCHSCRIPT, where, ARCHIVE, accept_noncommercial=False), join)
+    return torchscript(find_weights(TORCHSCRIPT, where, ARCHIVE, accept_noncommercial=False), join)
 
 
 def oobleck(folder: Path, join: Join = "cross_fade") -> Vae:
@@ -141,7 +141,7 @@ def of_oobleck(vae: AutoencoderOobleck, join: Join = "cross_fade") -> Vae:
         )
     chunks = CUTS[join]
     if join == "cross_fade":
-        chunks = reaching(max(encoder_reach(strides), decoder_reach(strides)))
+        chunks = chunks_for_context(max(encoder_reach(strides), decoder_reach(strides)))
     return Vae(
         analyse=vae.encoder,
         synthesise=vae.decoder,

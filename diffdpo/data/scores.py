@@ -19,7 +19,7 @@ from diffdpo.data import tables
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
 from diffdpo.mining.spans import WindowScores
-from diffdpo.runs import MANIFEST, finished, read_json
+from diffdpo.runs import MANIFEST, is_finished, read_json
 from diffdpo.types import Prompt
 
 GATES = "gates"
@@ -110,12 +110,12 @@ class Grid:
 
 def newest_versions(folder: Path) -> dict[str, str]:
     """The scorers that a finished `score` used here, each with its newest fingerprint."""
-    return dict(read_json(folder / MANIFEST)["scorers"]) if finished(folder) else {}
+    return dict(read_json(folder / MANIFEST)["scorers"]) if is_finished(folder) else {}
 
 
 def newest_grid(folder: Path) -> Grid | None:
     """The windows that the last `score` with windows used here."""
-    fields = read_json(folder / MANIFEST).get("grid") if finished(folder) else None
+    fields = read_json(folder / MANIFEST).get("grid") if is_finished(folder) else None
     return Grid(**fields) if fields else None
 
 

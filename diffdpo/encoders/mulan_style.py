@@ -16,7 +16,7 @@ from torch import Tensor
 from diffdpo.encoders import mulan
 from diffdpo.encoders.mulan import Style
 from diffdpo.errors import DataError
-from diffdpo.hub import Published, find
+from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
 from diffdpo.types import Clip
 from diffdpo.weight_files import read_pickle, read_tensors
@@ -90,16 +90,16 @@ class MuLanStyle:
 
     def _files(self) -> tuple[Path, Path]:
         """Weights and, beside them, the configuration, which local copies may lack."""
-        path = find(PUBLISHED, self.weights, FILE, accept_noncommercial=self.accept_noncommercial)
+        path = find_weights(PUBLISHED, self.weights, FILE, accept_noncommercial=self.accept_noncommercial)
         config = path.parent / "config.json"
         if not config.is_file() and not (self.weights and Path(self.weights).exists()):
-            config = find(
+            config = find_weights(
                 PUBLISHED, self.weights, "config.json", accept_noncommercial=self.accept_noncommercial
             )
         return path, config
 
     def _tokenizer(self) -> Path:
-        return find(TOKENIZER, self.tokenizer, TOKENIZER_FILE, accept_noncommercial=False)
+        return find_weights(TOKENIZER, self.tokenizer, TOKENIZER_FILE, accept_noncommercial=False)
 
     def _towers(self) -> "Towers":
         if not self.networks:

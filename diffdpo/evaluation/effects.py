@@ -16,23 +16,23 @@ Role = Literal["mined", "judge"]
 
 @dataclass(frozen=True)
 class AxisEffect:
-    """What alignment did to one axis."""
+    """The change of one axis between the baseline and the aligned model."""
 
     axis: str
     role: Role
-    """`mined` axes were optimised; a `judge` was held out and is the proof."""
+    """`mined` for an axis that was optimised, `judge` for one that was held out as evidence."""
     baseline_mean: float
     baseline_std: float
     aligned_mean: float
     effect: Effect
-    """In the axis' own unit."""
+    """The paired difference, in the unit of the axis."""
     left_out: int = 0
     """Pairs without a finite score on both sides."""
 
 
 @dataclass(frozen=True)
-class Matched:
-    """Two songs for the same prompt and seed."""
+class PairedSample:
+    """The scores of two songs of one prompt and seed, one of each model, by axis."""
 
     sample_id: str
     prompt_id: str
@@ -41,55 +41,57 @@ class Matched:
     aligned: Mapping[str, float]
 
 
-def match(baseline: Sequence[SampleRow], aligned: Sequence[SampleRow]) -> list[tuple[SampleRow, SampleRow]]:
-    """Rows of two samples tables, side by side. DataError if seeds or sampler differ, or nothing is shared."""
-    before, after = ({row.sample_id: row for row in rows} for rows in (baseline, aligned))
-    shared = sorted(before.keys() & after.keys())
-    if not shared:
+def pair_rows(
+    baseline: Sequence[SampleRow], aligned: Sequence[SampleRow]
+) -> list[tuple[SampleRow, SampleRow]]:
+    """Rows of two samples tables in pairs by sample id. DataError if none is shared, or seeds or sampler differ."""
+    baseline_rows, aligned_rows = ({row.sample_id: row for row in rows} for rows in (baseline, aligned))
+    sample_ids = sorted(baseline_rows.keys() & aligned_rows.keys())
+    if not sample_ids:
         raise DataError("baseline and aligned share no sample: sample both from the same prompts file")
-    for name in shared:
+    for name in sample_ids:
         for key in ("prompt_id", "seed", "frames", "sampling"):
-            values = getattr(before[name], key), getattr(after[name], key)
+            values = getattr(baseline_rows[name], key), getattr(aligned_rows[name], key)
             if values[0] != values[1]:
                 raise DataError(
                     f"sample {name!r} was made with {key}={values[0]!r} and {values[1]!r}; "
                     "sample both models with the same prompts, seeds and sampler"
                 )
-    return [(before[name], after[name]) for name in shared]
+    return [(baseline_rows[name], aligned_rows[name]) for name in sample_ids]
 
 
 def effects(
-    pairs: Sequence[Matched], mined: Collection[str], axes: Sequence[str], resamples: int
+    pairs: Sequence[PairedSample], mined_axes: Collection[str], axes: Sequence[str], resamples: int
 ) -> list[AxisEffect]:
-    """One effect an axis, mined ones first. Intervals are over prompts."""
-    found = []
-    for axis in sorted(axes, key=lambda axis: (axis not in mined, axes.index(axis))):
+    """The effect of each axis, mined axes first, with intervals over prompts. DataError without a scored axis."""
+    results = []
+    for axis in sorted(axes, key=lambda axis: (axis not in mined_axes, axes.index(axis))):
         usable = [p for p in pairs if _finite(p.baseline.get(axis)) and _finite(p.aligned.get(axis))]
         if len(usable) < 2:
             continue
-        before = np.array([p.baseline[axis] for p in usable], dtype=np.float64)
-        after = np.array([p.aligned[axis] for p in usable], dtype=np.float64)
-        found.append(
+        baseline = np.array([p.baseline[axis] for p in usable], dtype=np.float64)
+        aligned = np.array([p.aligned[axis] for p in usable], dtype=np.float64)
+        results.append(
             AxisEffect(
                 axis=axis,
-                role="mined" if axis in mined else "judge",
-                baseline_mean=float(before.mean()),
-                baseline_std=float(before.std(ddof=1)),
-                aligned_mean=float(after.mean()),
-                effect=paired_effect(before, after, [p.group for p in usable], resamples=resamples),
+                role="mined" if axis in mined_axes else "judge",
+                baseline_mean=float(baseline.mean()),
+                baseline_std=float(baseline.std(ddof=1)),
+                aligned_mean=float(aligned.mean()),
+                effect=paired_effect(baseline, aligned, [p.group for p in usable], resamples=resamples),
                 left_out=len(pairs) - len(usable),
             )
         )
-    if not found:
+    if not results:
         raise DataError("no axis has scores on both sides; run `diffdpo score` on both samples folders")
-    return found
+    return results
 
 
-def standardised_change(pair: Matched, axes: Sequence[AxisEffect]) -> float:
+def standardised_change(pair: PairedSample, axis_effects: Sequence[AxisEffect]) -> float:
     """Mean change of one song over the mined axes, in standard deviations of the baseline."""
     changes = [
         (pair.aligned[a.axis] - pair.baseline[a.axis]) / a.baseline_std
-        for a in axes
+        for a in axis_effects
         if a.role == "mined"
         and a.baseline_std > 0
         and _finite(pair.baseline.get(a.axis))
@@ -98,18 +100,19 @@ def standardised_change(pair: Matched, axes: Sequence[AxisEffect]) -> float:
     return float(np.mean(changes)) if changes else 0.0
 
 
-def verdict(found: Sequence[AxisEffect]) -> str:
-    """One plain sentence: what rose, what fell, and on whose word."""
-    mined = [a for a in found if a.role == "mined"]
-    judges = [a for a in found if a.role == "judge"]
-    better = sum(a.effect.direction == "better" for a in mined)
-    fell = [a.axis for a in mined if a.effect.direction == "worse"]
+def verdict(axis_effects: Sequence[AxisEffect]) -> str:
+    """One sentence: which mined axes rose or fell, and what the judges did."""
+    mined_effects = [a for a in axis_effects if a.role == "mined"]
+    judges = [a for a in axis_effects if a.role == "judge"]
+    better = sum(a.effect.direction == "better" for a in mined_effects)
+    worse = [a.axis for a in mined_effects if a.effect.direction == "worse"]
     parts = [
-        f"Better on {better} of {len(mined)} mined axes" + (f", worse on {', '.join(fell)}" if fell else "")
+        f"Better on {better} of {len(mined_effects)} mined axes"
+        + (f", worse on {', '.join(worse)}" if worse else "")
     ]
     for a in judges:
-        says = {"better": "rose", "worse": "fell", "unclear": "did not change beyond its interval"}
-        parts.append(f"the held-out judge {a.axis} {says[a.effect.direction]}")
+        phrases = {"better": "rose", "worse": "fell", "unclear": "did not change beyond its interval"}
+        parts.append(f"the held-out judge {a.axis} {phrases[a.effect.direction]}")
     return "; ".join(parts) + "."
 
 

@@ -14,12 +14,12 @@ from diffdpo.types import Clip
 
 Samples = Float[np.ndarray, "channel sample"]
 Latents = Float[Tensor, "frame channel"]
-EVERYTHING = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
+ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What is done to a song, and what has to fall then: axes, or families for all of their axes."""
+    """A change of a song's sound, and the axes that have to fall with it (a family stands for all of its axes)."""
 
     do: Callable[[Samples, int, np.random.Generator], Samples]
     falls: tuple[str, ...] = ()
@@ -28,18 +28,18 @@ class Perturbation:
         samples = self.do(clip.samples, clip.sample_rate, rng).astype(np.float32)
         return Clip(samples=samples, sample_rate=clip.sample_rate)
 
-    def claimed_by(self, axis: str) -> bool:
-        """Whether an axis should fall."""
+    def lowers(self, axis: str) -> bool:
+        """Whether the perturbation has to lower this axis."""
         return axis in self.falls or axis.split(".")[0] in self.falls
 
 
 def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Like a worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
+    """A worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
     t = np.arange(x.shape[1])
     cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
-    where = np.cumsum(2 ** (cents / 1200))
-    where *= (x.shape[1] - 1) / where[-1]
-    return np.stack([ndimage.map_coordinates(channel, [where], order=3) for channel in x])
+    positions = np.cumsum(2 ** (cents / 1200))
+    positions *= (x.shape[1] - 1) / positions[-1]
+    return np.stack([ndimage.map_coordinates(channel, [positions], order=3) for channel in x])
 
 
 def _double(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
@@ -70,9 +70,9 @@ def _low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
 
 
 def _clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """12 dB too hot."""
-    ceiling = np.abs(x).max() / 4
-    return np.clip(x, -ceiling, ceiling)
+    """Hard clipping at a quarter of the peak (12 dB)."""
+    limit = np.abs(x).max() / 4
+    return np.clip(x, -limit, limit)
 
 
 def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
@@ -81,7 +81,7 @@ def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
 
 
 def _loop(seconds: float) -> Callable[[Samples, int, np.random.Generator], Samples]:
-    """The beginning again and again."""
+    """The first seconds of a song, repeated to its length."""
     return lambda x, rate, rng: np.resize(x[:, : int(seconds * rate)].T, x.T.shape).T.copy()
 
 
@@ -101,17 +101,17 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "loop of 1 s": Perturbation(_loop(1), ("structure",)),
     "loop of 2 s": Perturbation(_loop(2), ("structure",)),
     "tape at 2/3 of its speed": Perturbation(_slow, ("adherence",)),
-    "silence": Perturbation(lambda x, rate, rng: np.zeros_like(x), (*EVERYTHING, "adherence")),
+    "silence": Perturbation(lambda x, rate, rng: np.zeros_like(x), (*ALL_FAMILIES, "adherence")),
     "white noise": Perturbation(
-        lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*EVERYTHING, "adherence")
+        lambda x, rate, rng: 0.1 * rng.standard_normal(x.shape), (*ALL_FAMILIES, "adherence")
     ),
     "gain -6 dB": Perturbation(lambda x, rate, rng: x / 2),
 }
-"""The last must change nothing."""
+"""Perturbations by name. The gain at the end has to change no axis."""
 
 WRONG_PROMPT = "another song's prompt"
 WRONG_PROMPT_FALLS = ("adherence.style", "musicnn.tags")
-"""What has to fall when a song is scored for what another was asked to be."""
+"""The axes that have to fall when a song is scored with the prompt of another song."""
 
 
 def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Latents:
@@ -121,12 +121,12 @@ def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Late
 
 
 def shuffled_latents(latents: Latents, rng: np.random.Generator, run: int = 1) -> Latents:
-    """Runs of so many frames in random order."""
+    """Latents with runs of `run` frames in random order."""
     runs = latents.split(run)
     return torch.cat([runs[i] for i in rng.permutation(len(runs))])
 
 
 def degraded_latents(latents: Latents, rng: np.random.Generator) -> Latents:
-    """With as much noise as there is signal, channel by channel."""
+    """Latents with as much noise as signal, channel by channel."""
     noisy = latents + noise_latents(latents, len(latents), rng) - latents.mean(0)
     return latents.mean(0) + (noisy - latents.mean(0)) / 2**0.5

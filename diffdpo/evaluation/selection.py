@@ -1,7 +1,7 @@
 """When to stop rounds of alignment, and which round's model to keep: the best, not the last.
 
-Mined axes rise for as long as one trains; that they do proves nothing. What ends it is a judge that falls, or a
-winner's error that rises: the policy then moves away from the very songs it is told to prefer.
+Mined axes rise for as long as training goes on, which proves nothing. Rounds end when a judge falls, or when the
+winners' error rises: then the policy moves away from the songs that it should prefer.
 """
 
 import math
@@ -14,12 +14,12 @@ from diffdpo.evaluation.effects import AxisEffect
 
 @dataclass(frozen=True)
 class StopRule:
-    """What ends rounds before their number is reached."""
+    """The conditions under which rounds end before their number is reached."""
 
     judges: bool = True
     """Stop when the interval of a judge's change since the beginning lies below zero. Needs validation prompts."""
     max_winner_rise: float = 0.05
-    """Stop when a round ends with the winners' error this share above the reference's; inf never does. Some rise is
+    """Stop when a round ends with the winners' error this share above the reference's; inf: never. A small rise is
     no failure: a policy that moves further than its winners did leaves them behind (docs/theory/objectives.md)."""
     patience: int = 1
     """Stop after so many rounds in a row without a new best. Needs validation prompts."""
@@ -33,19 +33,19 @@ class StopRule:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """What one round came to."""
+    """The outcome of one round, as far as the stop rule needs it."""
 
     score: float | None = None
     """Mean change of the mined axes since the beginning, in standard deviations, on validation prompts."""
-    fallen: tuple[str, ...] = ()
+    fallen_judges: tuple[str, ...] = ()
     """Judges that fell beyond their interval."""
     winner_rise: float | None = None
-    """Of the winners' error over the reference's, as a share, at the end of training."""
+    """Rise of the winners' error over the reference's at the end of training, as a share of the reference's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """After a round."""
+    """Which round is best so far, and whether to stop."""
 
     best: int
     """Number of the round whose model is kept; 0 is the model that it began with."""
@@ -54,38 +54,42 @@ class Decision:
 
 
 def decide(results: Sequence[RoundResult], rule: StopRule) -> Decision:
-    """What to do after these rounds, the newest last. A round that breaks the rule is never the best."""
-    best, best_score, since = 0, -math.inf, 0
+    """The decision after these rounds, the newest last. A round that breaks the rule is never the best."""
+    best, best_score, stale_rounds = 0, -math.inf, 0
     for number, result in enumerate(results, start=1):
-        if broken := _broken(result, rule):
-            return Decision(best=best, stop=True, reason=f"round {number}: {broken}")
+        if violation := _violation(result, rule):
+            return Decision(best=best, stop=True, reason=f"round {number}: {violation}")
         if result.score is None:
-            best, since = number, 0  # nothing to choose by: the newest
+            best, stale_rounds = number, 0  # nothing to choose by: the newest
         elif result.score > max(best_score, 0.0):
-            best, best_score, since = number, result.score, 0
+            best, best_score, stale_rounds = number, result.score, 0
         else:
-            since += 1
-        if since >= rule.patience:
+            stale_rounds += 1
+        if stale_rounds >= rule.patience:
             return Decision(
-                best=best, stop=True, reason=f"round {number}: no gain over round {best} in {since} round(s)"
+                best=best,
+                stop=True,
+                reason=f"round {number}: no gain over round {best} in {stale_rounds} round(s)",
             )
     return Decision(best=best, stop=False, reason="")
 
 
-def _broken(result: RoundResult, rule: StopRule) -> str:
-    if rule.judges and result.fallen:
-        return f"the judge {', '.join(result.fallen)} fell beyond its interval"
+def _violation(result: RoundResult, rule: StopRule) -> str:
+    if rule.judges and result.fallen_judges:
+        return f"the judge {', '.join(result.fallen_judges)} fell beyond its interval"
     if result.winner_rise is not None and result.winner_rise > rule.max_winner_rise:
         return f"the winners' error rose {result.winner_rise:.1%} above the reference's"
     return ""
 
 
-def round_result(found: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
-    """From the effects on validation prompts (none if there are no such prompts) and the rows of training."""
-    mined = [a.effect.standardised for a in found if a.role == "mined"]
+def round_result(axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
+    """The outcome of a round, from the effects on validation prompts (empty without) and the rows of training."""
+    effect_sizes = [a.effect.effect_size for a in axis_effects if a.role == "mined"]
     return RoundResult(
-        score=sum(mined) / len(mined) if mined else None,
-        fallen=tuple(a.axis for a in found if a.role == "judge" and a.effect.direction == "worse"),
+        score=sum(effect_sizes) / len(effect_sizes) if effect_sizes else None,
+        fallen_judges=tuple(
+            a.axis for a in axis_effects if a.role == "judge" and a.effect.direction == "worse"
+        ),
         winner_rise=winner_rise(metrics),
     )
 

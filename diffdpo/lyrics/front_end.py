@@ -14,7 +14,7 @@ from torch import Tensor
 from diffdpo.errors import DataError
 from diffdpo.lyrics.phonemes import BOUNDARY, Language, foreign, mostly, phonemes, runs
 from diffdpo.lyrics.timing import ABOUT, FASTEST, HAS_TIME, plan, read_sections, syllables
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.runs import read_json
 
 STAMP = r"\[(\d+):(\d{1,2}(?:[.,:]\d+)?)\]"
@@ -182,7 +182,7 @@ class LyricsFrontEnd:
         """What the adapter asks for. Warnings go to the terminal."""
         encoded = self.encode(lyrics, language, duration_s)
         for warning in encoded.warnings:
-            say(f"warning: lyrics: {warning}")
+            log(f"warning: lyrics: {warning}")
         return encoded.lines
 
     def encode(self, lyrics: str, language: str | None, duration_s: float) -> Encoded:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.errors import ensure
-from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerSong, Take, require
+from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerSong, Take, expect
 
 TINY = 1e-10
 LIKELIHOODS: dict[str, Callable[[PerSong, Float[Tensor, "example 1"]], PerSong]] = {
@@ -47,13 +47,13 @@ class AWM:
         ensure(self.clip > 0 and self.velocity_kl >= 0, "clip must be positive and velocity_kl not negative")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        velocities, advantage = require(outputs.velocities), require(outputs.score)
-        t = require(outputs.t)[:, None]
+        velocities, advantage = expect(outputs.velocities), expect(outputs.score)
+        t = expect(outputs.t)[:, None]
         likelihood = LIKELIHOODS[self.likelihood]
-        change = likelihood(outputs.policy, t) - likelihood(require(outputs.old), t).detach()
+        change = likelihood(outputs.policy, t) - likelihood(expect(outputs.old), t).detach()
         ratio = change.exp()
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        kl = flow.masked_square(velocities.policy - require(velocities.reference), outputs.mask)
+        kl = flow.masked_square(velocities.policy - expect(velocities.reference), outputs.mask)
         metrics = {
             "error": outputs.policy.detach().mean(1),
             "ratio": ratio.detach().mean(1),

@@ -7,7 +7,7 @@ from diffdpo.errors import ensure
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.margin import AutoBeta, implicit_rewards
 from diffdpo.objectives.terms.weights import TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, Outputs, require
+from diffdpo.types import BatchKind, LossOutput, Outputs, expect
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class DGPO:
         ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        score, weight = require(outputs.score), self.timestep(outputs)
-        beta = self.auto_beta(self.beta, outputs.running)
+        score, weight = expect(outputs.score), self.timestep(outputs)
+        beta = self.auto_beta(self.beta, outputs.state)
         change = (-score * (weight * implicit_rewards(outputs)).detach()).mean(1)
         logit = beta * change
         factor = logit.sigmoid()

@@ -11,7 +11,7 @@ from diffdpo.objectives.metrics import pair_metrics
 from diffdpo.objectives.terms.margin import AutoBeta, Reduction, SoftLabel, elements, implicit_rewards
 from diffdpo.objectives.terms.restraints import Anchor, Safeguard
 from diffdpo.objectives.terms.weights import Span, TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, Outputs, PerExample, Running
+from diffdpo.types import BatchKind, LossOutput, ObjectiveState, Outputs, PerExample
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DPO:
         object.__setattr__(self, "link", link_choice(self.link))
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        beta, link = self.auto_beta(self.beta, outputs.running), build_link(self.link)
+        beta, link = self.auto_beta(self.beta, outputs.state), build_link(self.link)
         local, scale = pair_errors(outputs, self.span, self.safeguard)
         changes = self.timestep(outputs) * elements(self.reduction, outputs) * implicit_rewards(local)
         rewards = beta / 2 * changes
@@ -53,7 +53,7 @@ class DPO:
         metrics = {**pair_metrics(outputs, margin), **self.auto_beta.metrics(change, beta), **scale}
         return self.anchor(LossOutput(loss=loss, metrics=metrics), outputs, rewards[:, 0])
 
-    def kl_coefficient(self, running: Running, frames: PerExample, channels: int) -> PerExample:
+    def kl_coefficient(self, running: ObjectiveState, frames: PerExample, channels: int) -> PerExample:
         """Coefficient of the KL divergence, per nat, that beta stands for with songs of this size (theory/beta)."""
         sizes = {"mean": frames * channels, "per_frame": frames * 0 + channels, "sum": frames * 0 + 1}
         return self.auto_beta(self.beta, running) / (2 * sizes[self.reduction])

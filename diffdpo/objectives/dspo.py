@@ -9,7 +9,7 @@ from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
 from diffdpo.objectives.metrics import pair_metrics
 from diffdpo.objectives.terms.margin import SoftLabel, implicit_rewards
 from diffdpo.objectives.terms.weights import Span, TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, Outputs, PerExample, PerSong, require
+from diffdpo.types import BatchKind, LossOutput, Outputs, PerExample, PerSong, expect
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class DSPO:
 
     def _tilted_errors(self, outputs: Outputs, margin: PerExample) -> PerSong:
         """Mean squared error of the velocities against the target that this margin tilts."""
-        velocities = require(outputs.velocities)
+        velocities = expect(outputs.velocities)
         pull = self.beta * (1 - margin.sigmoid())[:, None, None, None]
-        drift = velocities.policy - require(velocities.reference)
+        drift = velocities.policy - expect(velocities.reference)
         error = (velocities.policy - velocities.target) - pull * drift
         return flow.masked_square(error, outputs.mask, outputs.frame_weights)

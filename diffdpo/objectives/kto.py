@@ -11,7 +11,7 @@ from diffdpo.errors import ensure
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.margin import implicit_rewards
 from diffdpo.objectives.terms.weights import TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, Outputs, PerExample, Running, require
+from diffdpo.types import BatchKind, LossOutput, ObjectiveState, Outputs, PerExample, expect
 
 UTILITIES: dict[str, Callable[[PerExample], PerExample]] = {
     "sigmoid": torch.sigmoid,
@@ -56,9 +56,9 @@ class KTO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        liked = require(outputs.score)[:, 0] > 0
+        liked = expect(outputs.score)[:, 0] > 0
         gain = (self.timestep(outputs) * implicit_rewards(outputs))[:, 0]
-        point = outputs.running.get(REFERENCE_POINT, 0.0)
+        point = outputs.state.get(REFERENCE_POINT, 0.0)
         reward = self.beta * (gain - point)
         utility = UTILITIES[self.utility](torch.where(liked, reward, -reward))
         weight = torch.where(liked, self.liked_weight, self.disliked_weight).to(utility.dtype)
@@ -69,6 +69,6 @@ class KTO:
         }
         return LossOutput(loss=weight * (1 - utility), metrics=metrics)
 
-    def update(self, running: Running, means: Running) -> Running:
+    def update(self, running: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
         """The reference point of the next step, from the means over this one."""
         return {REFERENCE_POINT: max(0.0, means["gain"])}

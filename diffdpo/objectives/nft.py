@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.errors import ensure
-from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerExample, PerSong, Take, require
+from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerExample, PerSong, Take, expect
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class NFT:
         ensure(self.kl >= 0, f"kl must not be negative, got {self.kl}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        velocities, t, score = require(outputs.velocities), require(outputs.t), require(outputs.score)
-        old = require(velocities.old).detach()
+        velocities, t, score = expect(outputs.velocities), expect(outputs.t), expect(outputs.score)
+        old = expect(velocities.old).detach()
         positive = self.beta * velocities.policy + (1 - self.beta) * old
         negative = (1 + self.beta) * old - self.beta * velocities.policy
         costs = [self._distance(v - velocities.target, t, outputs) / self.beta for v in (positive, negative)]
         optimality = (score / self.advantage_clip).clamp(-1, 1) / 2 + 0.5
         policy = self.advantage_clip * (optimality * costs[0] + (1 - optimality) * costs[1])
-        kl = flow.masked_square(velocities.policy - require(velocities.reference), outputs.mask)
+        kl = flow.masked_square(velocities.policy - expect(velocities.reference), outputs.mask)
         metrics = {
             "error": outputs.policy.detach().mean(1),
             "positive": costs[0].detach().mean(1),

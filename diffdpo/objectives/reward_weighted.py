@@ -8,7 +8,7 @@ import torch
 from diffdpo.errors import ensure
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.weights import TimestepWeight
-from diffdpo.types import BatchKind, LossOutput, Outputs, require
+from diffdpo.types import BatchKind, LossOutput, Outputs, expect
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,6 @@ class RewardWeighted:
             ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        weight = torch.exp(require(outputs.score) / self.temperature).clamp(max=self.max_weight)
+        weight = torch.exp(expect(outputs.score) / self.temperature).clamp(max=self.max_weight)
         metrics = {"error": outputs.policy.detach().mean(1), "weight": weight.mean(1)}
         return LossOutput(loss=(weight * (self.timestep(outputs) * outputs.policy)).mean(1), metrics=metrics)

@@ -1,4 +1,4 @@
-"""Audit of scorers: real songs perturbed in known ways, and by how much every axis moves.
+"""The command `audit`: real songs perturbed in known ways, and by how much every axis moves.
 
 Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
 the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from diffdpo import audio
 from diffdpo.evaluation.perturbations import (
-    EVERYTHING,
+    ALL_FAMILIES,
     PERTURBATIONS,
     WRONG_PROMPT,
     WRONG_PROMPT_FALLS,
@@ -39,24 +39,25 @@ from diffdpo.statistics import Effect, paired_effect
 from diffdpo.types import Clip, Prompt
 
 ScoreMatrix = Float[np.ndarray, "song axis"]
-FITTING = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
+COHERENCE_AXES = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
 COUNTERPARTS = {
-    "noise in the latent space": (*EVERYTHING, "adherence"),
-    "latent frames shuffled": (*FITTING, "musicnn.typicality"),
+    "noise in the latent space": (*ALL_FAMILIES, "adherence"),
+    "latent frames shuffled": (*COHERENCE_AXES, "musicnn.typicality"),
     "latent seconds shuffled": ("rhythm", "structure"),
-    "latents with as much noise as signal": FITTING,
+    "latents with as much noise as signal": COHERENCE_AXES,
     "the codec's reconstruction": (),
 }
-"""What real songs are set against, and which axes claim that they are better. The last is what the codec costs."""
+"""The counterparts of real songs, with the axes that claim to be higher for real songs. The last one measures the
+loss in the codec."""
 
 
 PLACES = (0.3, 0.5, 0.7)
-"""Where excerpts are taken that are set against the codec's, as shares of the song's length."""
+"""Centres of the excerpts that are compared with counterparts, as shares of the song's length."""
 
 
 @dataclass(frozen=True)
 class AuditSong:
-    """An excerpt, and a prompt it answers: the song's text and another excerpt of it."""
+    """An excerpt, and a prompt for it: the song's text and another excerpt of the song."""
 
     clip: Clip
     prompt: Prompt
@@ -65,7 +66,7 @@ class AuditSong:
 def excerpts(
     path: Path, split: str, count: int, seconds: float, places: Sequence[float]
 ) -> Iterator[AuditSong]:
-    """From these places of each song, as shares of its length, and from its first quarter for the prompt."""
+    """Excerpts around `places` of each song, as shares of its length; the prompt's is from the first quarter."""
     songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
     for song in songs[:: max(1, len(songs) // count)][:count]:
         length = audio.seconds_of(song.audio)
@@ -80,11 +81,11 @@ def excerpts(
 
 
 def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
-    """All axes of all scorers side by side."""
-    prepared = [canonical(clip) for clip in clips]
+    """The values of all axes of all scorers, [song, axis]."""
+    inputs = [canonical(clip) for clip in clips]
     return np.concatenate(
         [
-            scorer(prepared, prompts) if isinstance(scorer, PromptScorer) else scorer(prepared)
+            scorer(inputs, prompts) if isinstance(scorer, PromptScorer) else scorer(inputs)
             for scorer in scorers.values()
         ],
         axis=1,
@@ -107,82 +108,82 @@ def perturbed_scores(
 
 
 def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
-    """What the codec makes of the songs' latents, and of what is left of them."""
+    """The codec's sound of the songs' latents, of the same latents degraded, and of noise; clips by counterpart."""
     latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
-    everything, rng = torch.cat(latents), np.random.default_rng(0)
+    all_latents, rng = torch.cat(latents), np.random.default_rng(0)
     second = round(model.spec.frames_per_second)
     latent_groups = {
-        "noise in the latent space": [noise_latents(everything, len(z), rng) for z in latents],
+        "noise in the latent space": [noise_latents(all_latents, len(z), rng) for z in latents],
         "latent frames shuffled": [shuffled_latents(z, rng) for z in latents],
         "latent seconds shuffled": [shuffled_latents(z, rng, run=second) for z in latents],
         "latents with as much noise as signal": [degraded_latents(z, rng) for z in latents],
         "the codec's reconstruction": latents,
     }
-    found: dict[str, list[Clip]] = {name: [] for name in latent_groups}
+    clips: dict[str, list[Clip]] = {name: [] for name in latent_groups}
     with bar("decode", len(latent_groups) * len(songs), "song") as progress:
         for name, group in latent_groups.items():
             for z in group:
-                found[name].append(model.decode(z))
+                clips[name].append(model.decode(z))
                 progress.advance(note=name)
-    return found
+    return clips
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the head."""
-    ruled = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+    """Rows as a Markdown table; the first row is the head."""
+    lines = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-def perturbation_table(axes: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]) -> str:
-    """One row a perturbation, one column an axis; then how many claims hold and how many axes stay."""
+def perturbation_table(
+    axes: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
+) -> str:
+    """A table of perturbations by axes; then how many claims hold and how many axes do not move."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
     rows = [["perturbation", *axes]]
     rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
     rows.append(["*unperturbed: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
-    held, quiet, claims, rest = [], 0, 0, 0
-    for name, values in found.items():
+    exceptions, quiet, claims, rest = [], 0, 0, 0
+    for name, values in matrices.items():
         change = (values - original).mean(0) / spread
         perturbation = PERTURBATIONS.get(name) or Perturbation(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
         cells = []
         for axis, value in zip(axes, change.tolist(), strict=True):
-            claimed = perturbation.claimed_by(axis)
-            claims, rest = claims + claimed, rest + (not claimed)
-            held += [f"{axis} under {name}"] * (claimed and value >= 0)
-            quiet += not claimed and abs(value) < 0.5
-            cells.append(f"**{value:+.2f}**" if claimed else f"{value:+.2f}")
+            is_claim = perturbation.lowers(axis)
+            claims, rest = claims + is_claim, rest + (not is_claim)
+            exceptions += [f"{axis} under {name}"] * (is_claim and value >= 0)
+            quiet += not is_claim and abs(value) < 0.5
+            cells.append(f"**{value:+.2f}**" if is_claim else f"{value:+.2f}")
         rows.append([name, *cells])
-    failed = f"; not so: {', '.join(held)}" if held else ""
+    note = f"; not so: {', '.join(exceptions)}" if exceptions else ""
     return (
-        f"{markdown(rows)}\n\n{claims - len(held)} of {claims} claimed axes fall{failed}. Of the other {rest} "
+        f"{markdown(rows)}\n\n{claims - len(exceptions)} of {claims} claimed axes fall{note}. Of the other {rest} "
         f"cells {quiet} move by less than half a standard deviation."
     )
 
 
 def counterpart_table(
-    axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, found: Mapping[str, ScoreMatrix]
+    axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
 ) -> str:
-    """One row an axis and counterpart: who wins, and by how much. `songs` says which song an excerpt is of."""
+    """A table of axes by counterparts: share of wins, mean difference. `songs` names the song of each excerpt."""
     spread = np.maximum(original.std(0, ddof=1), 1e-9)
-    rows = [["axis", *[f"above {name}" for name in found]]]
+    rows = [["axis", *[f"above {name}" for name in matrices]]]
     claims, certain = 0, 0
     for i, axis in enumerate(axes):
         cells = []
-        for name, values in found.items():
+        for name, values in matrices.items():
             effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
-            claimed = Perturbation(lambda x, rate, rng: x, COUNTERPARTS[name]).claimed_by(axis)
-            claims, certain = claims + claimed, certain + (claimed and effect.direction == "better")
-            cells.append(_cell(effect, claimed))
+            is_claim = Perturbation(lambda x, rate, rng: x, COUNTERPARTS[name]).lowers(axis)
+            claims, certain = claims + is_claim, certain + (is_claim and effect.direction == "better")
+            cells.append(_cell(effect, is_claim))
         rows.append([axis, *cells])
     return (
         f"{markdown(rows)}\n\n{certain} of {claims} claimed differences are above zero beyond their interval."
     )
 
 
-def _cell(effect: Effect, claimed: bool) -> str:
+def _cell(effect: Effect, is_claim: bool) -> str:
     share = f"{100 * effect.win_rate:.0f} %"
-    return (
-        f"{f'**{share}**' if claimed else share}, {effect.mean:+.1f} ({effect.low:+.1f} … {effect.high:+.1f})"
-    )
+    return f"{f'**{share}**' if is_claim else share}, {effect.mean:+.1f} ({effect.low:+.1f} … {effect.high:+.1f})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +191,10 @@ class AuditSettings:
     """Which songs are audited, and by what."""
 
     split: str = "test"
-    perturbed: int = 20
+    n_perturbed: int = 20
     """Songs that are perturbed; 0 for none."""
-    decoded: int = 20
-    """Songs set against what the codec makes of their latents; 0 for none."""
+    n_decoded: int = 20
+    """Songs that are compared with their counterparts from the codec; 0 for none."""
     seconds: float = 10.0
     """Length of the excerpt of each."""
     scorers: tuple[str, ...] = ()
@@ -217,12 +218,12 @@ def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
-            if settings.perturbed:
-                songs = read(settings.perturbed, [0.5])
+            if settings.n_perturbed:
+                songs = read(settings.n_perturbed, [0.5])
                 original = score([s.clip for s in songs], [s.prompt for s in songs])
                 yield perturbation_table(axes, original, perturbed_scores(songs, score))
-            if settings.decoded:
-                songs = read(settings.decoded, PLACES)
+            if settings.n_decoded:
+                songs = read(settings.n_decoded, PLACES)
                 prompts = [s.prompt for s in songs]
                 original = score([s.clip for s in songs], prompts)
                 groups = counterparts(songs, build_model(Choice(settings.model)))

@@ -1,4 +1,4 @@
-"""DiffRhythm checkpoints between their published layouts and our folders, bit for bit.
+"""The command `convert`: DiffRhythm checkpoints between published layouts and our folders, bit for bit.
 
 Adapters are merged, or written beside the untouched network. Only another precision and merging change a bit.
 """
@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is converted to what."""
+    """The source, the target and the changes of a conversion."""
 
     source: str
     """Anything a model's `checkpoint` may be."""
@@ -50,30 +50,30 @@ def convert(settings: Conversion) -> None:
             f"{settings.source}: has {network.config.num_attention_heads} attention heads; the published code "
             f"always builds {HEADS}, so no published file can hold it"
         )
-    state = checkpoint.state if settings.keep_adapter else merged(checkpoint, adapters)
+    state = checkpoint.state if settings.keep_adapter else merge_state(checkpoint, adapters)
     state = {name: state[name] for name in network.state_dict()}  # in the published order
     if settings.dtype != "keep":
         for name in list(state):  # one by one: the old tensor goes when the new one is there
             state[name] = state[name].to(DTYPES[settings.dtype])
-    staging = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
-    clear(staging)
+    partial_path = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
+    clear(partial_path)
     try:
         if published:
             settings.target.parent.mkdir(parents=True, exist_ok=True)
-            save_published(state, staging)
+            save_published(state, partial_path)
         else:
-            save_network(network, state, staging)
+            save_network(network, state, partial_path)
         if settings.keep_adapter:
             tensors, config = read_adapter(adapters[0][0])
-            prefix, folder = (PREFIX, settings.target.parent) if published else ("", staging)
+            prefix, folder = (PREFIX, settings.target.parent) if published else ("", partial_path)
             write_adapter({prefix + name: tensor for name, tensor in tensors.items()}, config, folder)
-        staging.rename(settings.target)
+        partial_path.rename(settings.target)
     finally:
-        clear(staging)
+        clear(partial_path)
 
 
 def check_target(settings: Conversion, adapters: Sequence[tuple[Path, float]], folder: Path) -> None:
-    """Nothing is overwritten."""
+    """ConfigError if a file would be overwritten, or if the adapters cannot be kept as they are."""
     if settings.target.exists():
         raise ConfigError(f"{settings.target}: exists; remove it or choose another target")
     if settings.keep_adapter and len(adapters) != 1:
@@ -85,14 +85,14 @@ def check_target(settings: Conversion, adapters: Sequence[tuple[Path, float]], f
 
 
 def clear(path: Path) -> None:
-    """What a killed conversion left behind."""
+    """Delete what an interrupted conversion left behind."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
 
 
-def merged(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
-    """The weights with adapters added in fp32 and rounded back; without any, the file's own tensors."""
+def merge_state(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) -> dict[str, Tensor]:
+    """The weights with adapters merged in fp32 and rounded back; without an adapter, the file's own tensors."""
     if not adapters:
         return checkpoint.state
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.state.items()}

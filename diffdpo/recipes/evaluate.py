@@ -1,4 +1,4 @@
-"""Two samples folders to a report: paired effects, mined axes and judges apart, and the songs to hear."""
+"""The verb `evaluate`: two samples folders to a report of paired effects, with songs to listen to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,10 +15,17 @@ from diffdpo.data.ratings import RATINGS
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError
-from diffdpo.evaluation.effects import AxisEffect, Matched, effects, match, standardised_change, verdict
-from diffdpo.progress import say
+from diffdpo.evaluation.effects import (
+    AxisEffect,
+    PairedSample,
+    effects,
+    pair_rows,
+    standardised_change,
+    verdict,
+)
+from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
-from diffdpo.run_dir import check_inputs, workers
+from diffdpo.run_dir import check_inputs, dist_env
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -45,96 +52,95 @@ class EvaluateRun:
     scores: str = MISSING
     out: str = MISSING
     mined_axes: list[str] = field(default_factory=list)
-    """Axes that were optimised; all others in the scores are judges. Empty: as recorded by `pairs`."""
+    """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
     pairs: str = ""
-    """The mined pairs: refuses evaluation prompts that were mined, and tells the mined axes."""
+    """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
     training: str = ""
     """Run directory whose curves the report shows."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = ""
-    """One more song to hear."""
+    """Audio file of one more song for the report."""
     long_song_caption: str = ""
     resamples: int = 4000
     command: str = ""
-    """What to print as the command that makes the whole comparison again."""
+    """The command that the report names for making the comparison again; empty: `diffdpo evaluate` on `out`."""
     license: str = ""
     """Of the weights, and so of the songs."""
 
-
-def check(cfg: EvaluateRun) -> None:
-    """Nothing here is chosen by name."""
+    def check_parts(self) -> None:
+        """Nothing to check: an evaluation has no parts that are chosen by name."""
 
 
 def run(cfg: EvaluateRun) -> Path:
     """Compare two folders of samples and write the report."""
     check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
-    group, out = workers(), Path(cfg.out)
-    if group.main:
+    dist, out = dist_env(), Path(cfg.out)
+    if dist.main:
         _evaluate(cfg, out)
-    group.barrier()
+    dist.barrier()
     return out
 
 
 def _evaluate(cfg: EvaluateRun, out: Path) -> None:
-    before, after = open_samples(cfg.baseline), open_samples(cfg.aligned)
+    baseline, aligned = open_samples(cfg.baseline), open_samples(cfg.aligned)
     scores = read_scores(Path(cfg.scores))
     mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}
-    mined = cfg.mined_axes or mining.get("axes", [])
-    _check_not_mined(cfg, before)
-    pairs = _matched(before, after, scores)
+    mined_axes = cfg.mined_axes or mining.get("axes", [])
+    _check_not_mined(cfg, baseline)
+    pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    found = effects(pairs, mined, axes, cfg.resamples)
-    sentence = verdict(found)
+    axis_effects = effects(pairs, mined_axes, axes, cfg.resamples)
+    sentence = verdict(axis_effects)
     result = {
         "verdict": sentence,
-        "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in found],
-        "samples": [asdict(pair) | {"change": standardised_change(pair, found)} for pair in pairs],
+        "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in axis_effects],
+        "samples": [asdict(pair) | {"change": standardised_change(pair, axis_effects)} for pair in pairs],
         "mining": mining,
         "versions": versions(),
     }
     write_json(out / "report.json", result)
     atomic_write(out / CONFIG, to_yaml(cfg))
-    write_report(out / "report.html", _report(cfg, before, after, pairs, found, mining))
+    write_report(out / "report.html", _report(cfg, baseline, aligned, pairs, axis_effects, mining))
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
-    say(sentence)
-    say(f"report: {out / 'report.html'}")
+    log(sentence)
+    log(f"report: {out / 'report.html'}")
 
 
 def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
-    """Evaluation prompts and mining prompts are disjoint groups, or the comparison proves nothing."""
+    """DataError if a prompt group of the samples was mined: the comparison would prove nothing."""
     if not cfg.pairs:
         return
     folder = Path(cfg.pairs)
-    mined = {
+    mined_groups = {
         group for spec in (PAIRS, RATINGS) for (group,) in tables.read_distinct(folder, spec, ("group",))
     }
-    both = sorted(mined & {row.group for row in samples.rows()})
-    if both:
+    overlap = sorted(mined_groups & {row.group for row in samples.rows()})
+    if overlap:
         raise DataError(
-            f"{cfg.baseline}: the prompt group {both[0]!r} was mined for training; evaluate on other prompts"
+            f"{cfg.baseline}: the prompt group {overlap[0]!r} was mined for training; evaluate on other prompts"
         )
 
 
 def compare(
-    baseline: Path, aligned: Path, scores: Path, mined: Sequence[str], resamples: int = 4000
+    baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[str], resamples: int = 4000
 ) -> list[AxisEffect]:
-    """The effects alone, without a report."""
-    pairs = _matched(open_samples(baseline), open_samples(aligned), read_scores(scores))
+    """The effects of a comparison, without a report."""
+    pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined, axes, resamples)
+    return effects(pairs, mined_axes, axes, resamples)
 
 
-def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
-    rows = match(before.rows(), after.rows())
-    values = [join_scores(scores, side, side.prompts()).by_song() for side in (before, after)]
-    unscored = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
-    if unscored:
+def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:
+    rows = pair_rows(baseline.rows(), aligned.rows())
+    values = [join_scores(scores, side, side.prompts()).by_song() for side in (baseline, aligned)]
+    missing_ids = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
+    if missing_ids:
         raise DataError(
-            f"{unscored[0]} and {len(unscored) - 1} more songs have no scores; run `diffdpo score` first"
+            f"{missing_ids[0]} and {len(missing_ids) - 1} more songs have no scores; run `diffdpo score` first"
         )
     return [
-        Matched(
+        PairedSample(
             sample_id=song.sample_id,
             prompt_id=song.prompt_id,
             group=song.group,
@@ -147,15 +153,15 @@ def _matched(before: Samples, after: Samples, scores: Scores) -> list[Matched]:
 
 def _report(
     cfg: EvaluateRun,
-    before: Samples,
-    after: Samples,
-    pairs: Sequence[Matched],
-    found: Sequence[AxisEffect],
+    baseline: Samples,
+    aligned: Samples,
+    pairs: Sequence[PairedSample],
+    axis_effects: Sequence[AxisEffect],
     mining: Mapping[str, Any],
 ) -> Report:
-    """The songs to hear, worst change first, and the facts around them."""
-    prompts = {prompt.id: prompt for prompt in before.prompts()}
-    heard = sorted(pairs, key=lambda pair: standardised_change(pair, found))[: cfg.listen]
+    """The content of the report: effects, songs with the worst change first, and key numbers."""
+    prompts = {prompt.id: prompt for prompt in baseline.prompts()}
+    worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
     training = [row for _, row in read_jsonl(Path(cfg.training) / METRICS)] if cfg.training else []
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
@@ -166,14 +172,17 @@ def _report(
     return Report(
         title="Before and after alignment",
         facts={label: str(value) for label, value in facts.items()},
-        effects=found,
-        comparisons=[_comparison(pair, before, after, prompts[pair.prompt_id], found) for pair in heard],
+        effects=axis_effects,
+        comparisons=[
+            _comparison(pair, baseline, aligned, prompts[pair.prompt_id], axis_effects)
+            for pair in worst_pairs
+        ],
         listen=cfg.listen,
         long_song=audio.read(cfg.long_song) if cfg.long_song else None,
         long_song_caption=cfg.long_song_caption,
         training=training,
         mining={"Candidates": str(mining["candidates"]), "Axes": ", ".join(mining["axes"])} if mining else {},
-        unpaired=mining.get("skipped", {}),
+        unpaired_prompts=mining.get("skipped", {}),
         config_yaml=_config_yaml(cfg),
         versions=versions(),
         command=cfg.command or f"diffdpo evaluate {cfg.out}/{CONFIG}",
@@ -182,21 +191,25 @@ def _report(
 
 
 def _comparison(
-    pair: Matched, before: Samples, after: Samples, prompt: Prompt, found: Sequence[AxisEffect]
+    pair: PairedSample,
+    baseline: Samples,
+    aligned: Samples,
+    prompt: Prompt,
+    axis_effects: Sequence[AxisEffect],
 ) -> Comparison:
     return Comparison(
         prompt_id=pair.prompt_id,
         prompt_text=prompt.text or str(prompt.style_audio or prompt.id),
         sample_id=pair.sample_id,
-        baseline=audio.read(before.audio(pair.sample_id)),
-        aligned=audio.read(after.audio(pair.sample_id)),
+        baseline=audio.read(baseline.audio(pair.sample_id)),
+        aligned=audio.read(aligned.audio(pair.sample_id)),
         baseline_scores=pair.baseline,
         aligned_scores=pair.aligned,
-        standardised_change=standardised_change(pair, found),
+        standardised_change=standardised_change(pair, axis_effects),
     )
 
 
 def _config_yaml(cfg: EvaluateRun) -> str:
-    """What was trained, if that is known; else what was compared."""
-    trained = Path(cfg.training) / CONFIG
-    return trained.read_text() if cfg.training and trained.is_file() else to_yaml(cfg)
+    """The configuration of the training if its folder is given; else that of the comparison."""
+    path = Path(cfg.training) / CONFIG
+    return path.read_text() if cfg.training and path.is_file() else to_yaml(cfg)

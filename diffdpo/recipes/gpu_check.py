@@ -1,6 +1,6 @@
-"""On a machine with a GPU: does it compute what the CPU computes, how fast, in how much memory?
+"""The command `gpu-check`: whether a GPU computes what the CPU computes, how fast and in how much memory.
 
-Nothing in the documentation claims GPU numbers; this is how an owner of one gets them.
+The documentation claims no numbers of GPUs; their owners measure them with this command.
 """
 
 import json
@@ -13,10 +13,11 @@ from diffdpo.errors import DataError
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
 LARGEST_DIFFERENCE = 1e-3
-"""Between a GPU's and a CPU's fp32 results, relative to outputs of size one."""
+"""Largest difference between a GPU's and a CPU's fp32 results that is accepted, for outputs of size one."""
 
 
 def inputs(batch: int, frames: int, device: str) -> dict[str, torch.Tensor]:
+    """Random arguments of DiffRhythm's network, the same on every device."""
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "x": torch.randn(batch, frames, 64, generator=generator),
@@ -34,10 +35,10 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
     times = []
     for _ in range(repeats + 1):
         torch.cuda.synchronize()
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         work()
         torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start_s)
     return sorted(times[1:])[repeats // 2]
 
 
@@ -46,14 +47,14 @@ def agreement() -> dict[str, float]:
     torch.manual_seed(0)
     network = DiffRhythmTransformer(dim=256, depth=4, num_attention_heads=4).eval()
     with torch.no_grad():
-        expected = network(**inputs(2, 256, "cpu"))
+        cpu_output = network(**inputs(2, 256, "cpu"))
         network.cuda()
-        exact = network(**inputs(2, 256, "cuda")).cpu()
+        fp32_output = network(**inputs(2, 256, "cuda")).cpu()
         with torch.autocast("cuda", torch.bfloat16):
-            rounded = network(**inputs(2, 256, "cuda")).float().cpu()
+            bf16_output = network(**inputs(2, 256, "cuda")).float().cpu()
     return {
-        "fp32_max_difference": float((exact - expected).abs().max()),
-        "bf16_max_difference": float((rounded - expected).abs().max()),
+        "fp32_max_difference": float((fp32_output - cpu_output).abs().max()),
+        "bf16_max_difference": float((bf16_output - cpu_output).abs().max()),
     }
 
 
@@ -74,9 +75,9 @@ def speed(dim: int, depth: int, frames: int, checkpointing: bool) -> dict[str, f
 
     torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
-        once = seconds(forward)
+        forward_s = seconds(forward)
     return {
-        "forward_s": once,
+        "forward_s": forward_s,
         "forward_backward_s": seconds(step),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
     }

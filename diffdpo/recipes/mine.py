@@ -1,4 +1,4 @@
-"""Scores to preference pairs and ratings: the tables and the report around `diffdpo.mining`."""
+"""The verb `mine`: scores to tables of preference pairs and ratings, by the rules of `diffdpo.mining`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ from diffdpo.errors import DataError
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.registry import Choice
-from diffdpo.run_dir import check_inputs, claim, workers
-from diffdpo.runs import finish, finished
+from diffdpo.run_dir import check_inputs, dist_env, open_run
+from diffdpo.runs import finish, is_finished
 from diffdpo.scorers.axes import mined_axes
 from diffdpo.scorers.gates import LIMITS
 
@@ -46,13 +46,13 @@ class MineRun:
     """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
     soft_label_temperature: float = 0.0
-    """A pair's probability is sigmoid(margin / this), the margin in standard deviations; 0: all pairs are sure."""
+    """Soft labels: a pair's probability is sigmoid(margin / temperature), the margin in SD; 0: no soft labels."""
     max_pairs: int = 0
-    """Keep so many pairs, those with the widest margins, the axes taking turns; 0: all."""
+    """Number of pairs to keep, those with the widest margins, the axes in turn; 0: all."""
     spans: SpanConfig | None = None
-    """Find the stretches in which the winner is better, from scores of windows; {} with the defaults below."""
+    """Spans in which the winner is better, from scores of windows; {}: with the defaults below."""
     gates: bool = True
-    """Leave songs that fail a gate (silence, clipping, NaN) out of the winners and the losers."""
+    """Whether songs that fail a gate (silence, clipping, NaN) are left out of the pairs and ratings."""
 
     def __post_init__(self) -> None:
         if not self.soft_label_temperature >= 0:
@@ -66,21 +66,20 @@ class MineRun:
                 f"weights must not be negative, got {self.weights}: bigger is better on every axis"
             )
 
-
-def check(cfg: MineRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_rule(cfg.rule)
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_rule(self.rule)
 
 
 def run(cfg: MineRun) -> Path:
     """Mine pairs and ratings."""
     check_inputs(samples=cfg.samples, scores=cfg.scores)
-    group = workers()
+    dist = dist_env()
     rule = build_rule(cfg.rule)
-    out = claim(cfg, group=group)
-    if group.main and not finished(out):
+    out = open_run(cfg, dist=dist)
+    if dist.main and not is_finished(out):
         _mine(cfg, rule, out)
-    group.barrier()
+    dist.barrier()
     return out
 
 
@@ -117,16 +116,16 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
         axes=axes,
         skipped=reasons,
     )
-    say(
+    log(
         f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
 
 
 def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:
-    """Log which prompts gave nothing; DataError when all did."""
+    """Log which prompts gave no result; DataError if none did."""
     kind = "pair" if cfg.pairs else "rating"
     for prompt, reason in sorted(reasons.items())[:5]:
-        say(f"no {kind} for prompt {prompt!r}: {reason}")
+        log(f"no {kind} for prompt {prompt!r}: {reason}")
     if not results:
         reason = next(iter(reasons.values()), "no prompt has two candidates with a score on every axis")
         raise DataError(
@@ -150,7 +149,7 @@ def _write_pairs(pairs: Sequence[FolderPair], out: Path) -> None:
 
 
 def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -> list[FolderPair]:
-    """The pairs, each with the stretches in which its winner leads."""
+    """The pairs, each with the spans in which its winner leads."""
     songs = {(folder, name) for folder, pair in pairs for name in (pair.winner, pair.loser)}
     hashes = {folder: _hashes(folder) for folder, _ in pairs}
     by_hash = read_windows(Path(cfg.scores), {hashes[folder][name] for folder, name in songs})
@@ -181,7 +180,7 @@ def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Cand
 
 
 def passes_gates(songs: SongScores) -> Bool[np.ndarray, " song"]:
-    """Which songs lie within the limits of every gate that was measured."""
+    """True for the songs within the limits of every gate that has a score."""
     passes = np.ones(len(songs.sample_ids), bool)
     for name, (low, high) in LIMITS.items():
         if name in songs.axes:

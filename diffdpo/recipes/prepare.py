@@ -1,4 +1,4 @@
-"""Songs to a dataset: latents, styles and lyric tokens, one file a song. Bad files are recorded and skipped."""
+"""The verb `prepare`: songs to latents and embeddings, a file each. Files that fail are recorded and skipped."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
 from diffdpo.registry import Choice, closest
-from diffdpo.run_dir import claim, workers
+from diffdpo.run_dir import dist_env, open_run
 from diffdpo.runs import finish, read_jsonl
 from diffdpo.types import Clip, Embedding, Prompt
 
@@ -39,14 +39,18 @@ class PrepareRun:
     loudness_lufs: float = -16.0
     """Songs are brought to this loudness before encoding."""
     style_window_s: float = 10.0
-    """A style is computed for every such stretch of a song."""
+    """Length of the windows of a song; a style is computed for each."""
     captions: int = 0
-    """So many styles of each stretch come from captions: part of the song's text, part of what is measured there
-    (tempo, brightness, …). A model that is prompted with text should have seen text. 0: the song's text only."""
+    """Styles of each window that come from captions: random parts of the song's text and of what is measured in the
+    window (tempo, brightness, …). For models that are prompted with text. 0: the song's text only."""
     dtype: str = "fp16"
-    """Of the latents on disk: fp32, fp16 or bf16."""
+    """Precision of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05
     """Share of songs held out of training when the manifest has no splits."""
+
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        check_model(self.model)
 
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -54,8 +58,8 @@ KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Song:
-    """One line of a manifest."""
+class SongEntry:
+    """A song to be encoded: one line of a manifest, or a file of a folder."""
 
     id: str
     audio: Path
@@ -68,96 +72,91 @@ class Song:
     group: str = ""
 
 
-def check(cfg: PrepareRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    check_model(cfg.model)
-
-
 def run(cfg: PrepareRun) -> Path:
-    """Encode the songs that are not there yet."""
+    """Encode the songs that the dataset does not hold yet."""
     if cfg.dtype not in DTYPES:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
         )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
-    group = workers()
-    out = claim(cfg, group=group)
-    done = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
-    todo = group.share([song for song in songs if song.id not in done])
+    dist = dist_env()
+    out = open_run(cfg, dist=dist)
+    complete_ids = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
+    todo = dist.shard([song for song in songs if song.id not in complete_ids])
     if todo:
         model = build_model(cfg.model)
-        with bar("prepare", len(todo), "song", enabled=group.main) as progress:
+        with bar("prepare", len(todo), "song", visible=dist.main) as progress:
             for song in todo:
-                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=group.rank)
+                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=dist.rank)
                 progress.advance(note=song.id)
-    group.barrier()
-    if group.main:
-        _report(out, songs, cfg, group.count)
-    group.barrier()
+    dist.barrier()
+    if dist.main:
+        _report(out, songs, cfg, dist.count)
+    dist.barrier()
     return out
 
 
-def _report(out: Path, songs: list[Song], cfg: PrepareRun, world: int) -> None:
+def _report(out: Path, songs: list[SongEntry], cfg: PrepareRun, world: int) -> None:
     tables.compact(out, SONGS)
     rows = tables.read_rows(out, SONGS)
-    failed = [row for row in rows if row.error]
-    for row in failed[:5]:
-        say(f"skipped: {row.error}")
-    if len(failed) > 5:
-        say(f"… and {len(failed) - 5} more; see the column `error` of {out / SONGS.folder}")
-    if len(failed) == len(rows):
+    failures = [row for row in rows if row.error]
+    for row in failures[:5]:
+        log(f"skipped: {row.error}")
+    if len(failures) > 5:
+        log(f"… and {len(failures) - 5} more; see the column `error` of {out / SONGS.folder}")
+    if len(failures) == len(rows):
         raise DataError(
-            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failed[0].error}"
+            f"{cfg.songs}: none of {len(songs)} songs could be prepared; first: {failures[0].error}"
         )
-    good = [row for row in rows if not row.error]
+    successes = [row for row in rows if not row.error]
     finish(
         out,
-        songs=len(good),
-        failed=len(failed),
-        hours=sum(row.duration_s for row in good) / 3600,
-        licenses=sorted({row.license for row in good}),
+        songs=len(successes),
+        failed=len(failures),
+        hours=sum(row.duration_s for row in successes) / 3600,
+        licenses=sorted({row.license for row in successes}),
         world=world,
     )
 
 
-def read_songs(path: Path, valid_share: float) -> list[Song]:
+def read_songs(path: Path, valid_share: float) -> list[SongEntry]:
     """The songs of a manifest or of a folder, each with a split."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        songs = [Song(id=_slug(file.relative_to(path)), audio=file) for file in files]
+        songs = [SongEntry(id=_slug(file.relative_to(path)), audio=file) for file in files]
     else:
         songs = [_entry(row, f"{path}:{number}", path.parent) for number, row in read_jsonl(path)]
     if not songs:
         raise DataError(
             f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest"
         )
-    taken: dict[str, Song] = {}
+    by_id: dict[str, SongEntry] = {}
     for song in songs:
-        if song.id in taken:
+        if song.id in by_id:
             raise DataError(f"{path}: the id {song.id!r} is used twice; ids name files and must differ")
         group = song.group or song.id
         split = song.split or ("valid" if in_share(group, valid_share, "split") else "train")
-        taken[song.id] = replace(song, group=group, split=split)
-    return list(taken.values())
+        by_id[song.id] = replace(song, group=group, split=split)
+    return list(by_id.values())
 
 
 def _slug(path: Path) -> str:
     return "-".join([*path.parent.parts, path.stem])
 
 
-def _entry(row: dict[str, Any], where: str, folder: Path) -> Song:
+def _entry(row: dict[str, Any], location: str, folder: Path) -> SongEntry:
     for key in row:
         if key not in KEYS:
-            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
+            raise DataError(f"{location}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
     for key in ("id", "audio"):
         if not row.get(key):
-            raise DataError(f"{where}: a song needs {key!r}")
-    known = {key: str(value) for key, value in row.items() if value is not None and key != "audio"}
-    return Song(audio=folder / row["audio"], **known)
+            raise DataError(f"{location}: a song needs {key!r}")
+    values = {key: str(value) for key, value in row.items() if value is not None and key != "audio"}
+    return SongEntry(audio=folder / row["audio"], **values)
 
 
-def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
-    """Encode one song and write its files; a row with the reason when that is impossible."""
+def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
+    """Encode one song and write its files; its row, with the error if that failed."""
     row = SongRow(
         id=song.id,
         audio=str(song.audio),
@@ -190,12 +189,12 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRo
     )
 
 
-def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> list[list[Embedding]]:
+def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun) -> list[list[Embedding]]:
     """Embeddings of a song, by variant and window: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the window stand in for the text alone. A model that embeds no recordings gets the texts only.
-    What a model reads off the recording, such as beats, goes into all of them, unless the song has lyrics.
+    many captions of the window replace the variant of the text alone. A model that embeds no sound gets only the
+    variants of texts. The transcript of a song without lyrics, such as its beats, is in all variants.
     """
     width = int(cfg.style_window_s * clip.sample_rate)
     count = max(1, clip.samples.shape[1] // width)
@@ -203,11 +202,11 @@ def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> 
     if not song.lyrics and supports(model, Transcribes):
         transcript = model.transcribe(clip)  # type: ignore[attr-defined]
 
-    def embed(text: str | None, recording: Clip | None) -> Embedding:
+    def embed(text: str | None, style_clip: Clip | None) -> Embedding:
         prompt = Prompt(
             id=song.id,
             text=text,
-            style_audio=recording,
+            style_audio=style_clip,
             lyrics=song.lyrics or None,
             language=song.language or None,
             duration_s=clip.seconds,
@@ -224,17 +223,17 @@ def embed_windows(model: SongModel, clip: Clip, song: Song, cfg: PrepareRun) -> 
     return [list(variant) for variant in zip(*windows, strict=True)]
 
 
-def _captions(song: Song, heard: Clip, key: str, count: int) -> list[str]:
-    """Texts that each say a random part of a song's labels and of what is measured in a stretch of it."""
+def _captions(song: SongEntry, window: Clip, key: str, count: int) -> list[str]:
+    """Captions of a window, each of a random part of the song's labels and of the window's descriptors."""
     if not count:
         return []
     from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 
     parts = [part.strip() for part in song.text.split(",") if part.strip()]
-    parts += measured_words(measure(heard), THIRDS)
+    parts += measured_words(measure(window), THIRDS)
     captions = []
     for number in range(count):
         draws = torch.rand(len(parts), generator=generator(0, f"{key}:{number}", "caption")).tolist()
-        said = sorted(zip(draws, parts, strict=True))[: max(1, sum(draw < 0.5 for draw in draws))]
-        captions.append(", ".join(part for _, part in said))
+        phrases = sorted(zip(draws, parts, strict=True))[: max(1, sum(draw < 0.5 for draw in draws))]
+        captions.append(", ".join(part for _, part in phrases))
     return captions

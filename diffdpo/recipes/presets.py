@@ -1,17 +1,17 @@
-"""The presets that ship with the package: listed, found, copied."""
+"""The command `presets`: list the presets that ship with the package, print the path of one, or copy all."""
 
 import shutil
 from pathlib import Path
 
 from diffdpo.errors import ConfigError
-from diffdpo.presets import LAUNCHERS, folder, listing
+from diffdpo.presets import LAUNCHERS, all_presets, folder
 from diffdpo.registry import closest
 
 
 def list_presets() -> list[str]:
     """A line a preset: the command that runs it, and what it is for."""
     lines = []
-    for preset in listing():
+    for preset in all_presets():
         if preset.path.suffix != ".yaml":
             continue
         command = preset.name if preset.verb in LAUNCHERS else f"diffdpo {preset.verb} {preset.name}"
@@ -21,7 +21,7 @@ def list_presets() -> list[str]:
 
 def preset_path(name: str) -> Path:
     """The file of a preset; ConfigError for a name that is none."""
-    paths = {preset.name: preset.path for preset in listing()}
+    paths = {preset.name: preset.path for preset in all_presets()}
     if name not in paths:
         raise ConfigError(f"{name}: no such preset.{closest(name, paths)} `diffdpo presets` lists them")
     return paths[name]

@@ -1,4 +1,4 @@
-"""Rounds of sample, score, mine and train; then the comparison with where it all began."""
+"""The verb `round`: rounds of sample, score, mine and train; then the comparison with the first model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
 from diffdpo.parts import build_objective
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.recipes import evaluate, mine, sample, score, train
 from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
@@ -23,27 +23,27 @@ from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
-from diffdpo.run_dir import Workers, claim, workers
-from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, settle
+from diffdpo.run_dir import DistEnv, dist_env, open_run
+from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, write_if_changed
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
-GUARDED = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
-"""The pairwise objective that came nearest to the optimum where that is known (docs/theory/objectives.md)."""
-FILLED_IN: dict[str, tuple[str, ...]] = {
+OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
+"""Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
+ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "sample": ("out", "prompts", "model", "per_prompt", "seed"),
     "score": ("out", "samples"),
     "mine": ("out", "samples", "scores", "pairs"),
     "train": ("out", "model", "seed"),
     "evaluate": ("out", "baseline", "aligned", "scores", "pairs", "training", "command", "license"),
 }
-"""The keys of each stage that a round sets itself."""
+"""The keys of each stage's configuration that the round sets itself."""
 
 
 STAGES: dict[str, Callable[[], Any]] = {
     "sample": lambda: SampleRun(out="", prompts=""),
     "score": lambda: ScoreRun(samples=[], out=""),
     "mine": lambda: MineRun(samples=[], scores="", out=""),
-    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(GUARDED))),
+    "train": lambda: TrainRun(out="", objective=Choice("dpo", deepcopy(OBJECTIVE_ARGS))),
     "evaluate": lambda: EvaluateRun(baseline="", aligned="", scores="", out=""),
 }
 """The default configuration of each stage."""
@@ -59,8 +59,8 @@ class RoundRun:
     mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     validation_prompts: str = field(default="", metadata=INPUT_FILE)
-    """Prompts to choose the best round by, neither mined nor evaluated on. Without them the newest round that
-    kept the rule about winners' errors is the best."""
+    """Prompts that decide which round is best, neither mined nor evaluated on. Without them the newest round within
+    the rule about winners' errors is the best."""
     candidates: int = 6
     """Songs sampled for each mining prompt."""
     evaluation_samples: int = 2
@@ -87,47 +87,46 @@ class RoundRun:
     long_song_prompt: str = ""
 
     def __post_init__(self) -> None:
-        for stage, names in FILLED_IN.items():
+        for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
             for name in names:
                 if getattr(cfg, name) != getattr(default, name):
                     raise ValueError(f"{stage}.{name} is set by the round itself; leave it out")
 
-
-def check(cfg: RoundRun) -> None:
-    """The parts that every stage chooses by name, before anything is loaded."""
-    sample.check(replace(cfg.sample, model=cfg.model))
-    score.check(cfg.score)
-    mine.check(cfg.mine)
-    train.check(replace(cfg.train, model=cfg.model))
+    def check_parts(self) -> None:
+        """ConfigError for a part of a stage, or an argument, that does not exist, before anything is loaded."""
+        replace(self.sample, model=self.model).check_parts()
+        self.score.check_parts()
+        self.mine.check_parts()
+        replace(self.train, model=self.model).check_parts()
 
 
 def run(cfg: RoundRun) -> Path:
-    """Run the rounds that are not done yet, and write the report."""
+    """Run the rounds that are not complete yet, and write the report."""
     _check_prompts(cfg)
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
-        say("full fine-tuning: each round starts from the network of the round before")
-    group = workers()
+        log("full fine-tuning: each round starts from the network of the round before")
+    dist = dist_env()
     free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE)]
-    out = claim(cfg, free=free, group=group)
+    out = open_run(cfg, free=free, dist=dist)
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
-        say(f"round {number} of {cfg.rounds}", enabled=group.main)
+        log(f"round {number} of {cfg.rounds}", visible=dist.main)
         folder = out / f"round-{number}"
         models.append(_round(cfg, models[-1], folder, number))
         results.append(_result(cfg, models[-1], out, folder))
         decision = decide(results, cfg.stop)
         if decision.stop:
-            say(f"stopped; {decision.reason}", enabled=group.main)
+            log(f"stopped; {decision.reason}", visible=dist.main)
             break
     if decision.best == 0:
-        say(
+        log(
             "no round kept the rule: the model stays what it was; the report shows the last round",
-            enabled=group.main,
+            visible=dist.main,
         )
-    shown = decision.best or len(results)
-    _report(cfg, models[shown], out, out / f"round-{shown}", group)
-    if group.main:
+    report_round = decision.best or len(results)
+    _report(cfg, models[report_round], out, out / f"round-{report_round}", dist)
+    if dist.main:
         best = models[decision.best]
         finish(
             out,
@@ -141,7 +140,7 @@ def run(cfg: RoundRun) -> Path:
 
 
 def _check_prompts(cfg: RoundRun) -> None:
-    """Prompts to mine, to choose by and to evaluate on are disjoint groups."""
+    """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
     mining, evaluation = read_prompts(cfg.mining_prompts), read_prompts(cfg.evaluation_prompts)
     check_disjoint(mining, evaluation)
     if cfg.validation_prompts:
@@ -151,33 +150,33 @@ def _check_prompts(cfg: RoundRun) -> None:
 
 
 def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResult:
-    """What a round came to: on validation prompts if there are some, and by the winners' error in training."""
+    """The outcome of a round: on validation prompts if there are some, and by the winners' error in training."""
     metrics = [row for _, row in read_jsonl(folder / "train" / METRICS)]
     if not cfg.validation_prompts:
         return round_result([], metrics)
     seed, count = cfg.seed + 1, cfg.evaluation_samples
-    before, after = (
-        _sample(cfg, which, where, cfg.validation_prompts, count, seed=seed)
-        for which, where in ((cfg.model, out / "validation"), (model, folder / "validation"))
+    baseline, aligned = (
+        _sample(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
+        for choice, target in ((cfg.model, out / "validation"), (model, folder / "validation"))
     )
-    _score(cfg, [before, after], out / "scores", windows=False)
-    mined = read_json(folder / "pairs" / MANIFEST)["axes"]
-    return round_result(evaluate.compare(before, after, out / "scores", mined), metrics)
+    _score(cfg, [baseline, aligned], out / "scores", windows=False)
+    mined_axes = read_json(folder / "pairs" / MANIFEST)["axes"]
+    return round_result(evaluate.compare(baseline, aligned, out / "scores", mined_axes), metrics)
 
 
-def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Workers) -> None:
-    """The comparison with where it all began, on prompts nothing was chosen by."""
-    before, after = (
-        _sample(cfg, which, where, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
-        for which, where in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
+def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:
+    """Compare a round's model with the first model, on prompts that decided nothing."""
+    baseline, aligned = (
+        _sample(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
+        for choice, target in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
-    _score(cfg, [before, after], out / "scores", windows=False)
-    song = _long_song(cfg, model, out, group)
+    _score(cfg, [baseline, aligned], out / "scores", windows=False)
+    song = _long_song(cfg, model, out, dist)
     evaluate.run(
         replace(
             cfg.evaluate,
-            baseline=str(before),
-            aligned=str(after),
+            baseline=str(baseline),
+            aligned=str(aligned),
             scores=str(out / "scores"),
             out=str(out / "report"),
             pairs=str(folder / "pairs"),
@@ -191,7 +190,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, group: Worker
 
 
 def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
-    """One round from a model to the next."""
+    """One round: from a model to the model after training on its own songs."""
     scores, pairs = folder.parent / "scores", folder / "pairs"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
     songs = _sample(cfg, model, folder / "candidates", cfg.mining_prompts, cfg.candidates, seed=seed)
@@ -216,8 +215,8 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
     """The model after a training run. Adapters of earlier rounds are listed before the new one."""
     if not lora:
-        kept = {key: value for key, value in model.args.items() if key != "adapter"}
-        return Choice(model.name, {**kept, "network": str(export)})
+        args = {key: value for key, value in model.args.items() if key != "adapter"}
+        return Choice(model.name, {**args, "network": str(export)})
     earlier = model.args.get("adapter", "")
     adapters = f"{earlier},{export}" if earlier else str(export)
     return Choice(model.name, {**model.args, "adapter": adapters})
@@ -234,7 +233,7 @@ def _score(cfg: RoundRun, samples: Sequence[Path], out: Path, *, windows: bool) 
     score.run(stage if windows else replace(stage, window_s=0.0, hop_s=0.0))
 
 
-def _long_song(cfg: RoundRun, model: Choice, out: Path, group: Workers) -> Path | None:
+def _long_song(cfg: RoundRun, model: Choice, out: Path, dist: DistEnv) -> Path | None:
     """One song longer than the clips, from the aligned model."""
     if not cfg.long_song_s:
         return None
@@ -242,8 +241,8 @@ def _long_song(cfg: RoundRun, model: Choice, out: Path, group: Workers) -> Path 
         raise ConfigError("long_song_s is set, but long_song_prompt is empty; say what the song should be")
     prompts, folder = out / "long-song.jsonl", out / "long-song"
     row = {"id": "song", "text": cfg.long_song_prompt, "duration_s": cfg.long_song_s}
-    if group.main:
-        settle(prompts, json.dumps(row) + "\n")
-    group.barrier()
+    if dist.main:
+        write_if_changed(prompts, json.dumps(row) + "\n")
+    dist.barrier()
     _sample(cfg, model, folder, str(prompts), 1, seed=cfg.seed)
     return Samples(folder).audio(sample_id("song", 0))

@@ -1,4 +1,4 @@
-"""Prompts and seeds to songs: latents, FLAC and one row a song; resumable by sample id, shardable."""
+"""The verb `sample`: prompts to songs as latents, FLAC and a row each; resumable by sample id, shardable."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ from diffdpo.errors import ConfigError, DataError, UserError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, check_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
-from diffdpo.run_dir import Workers, claim, device, workers
-from diffdpo.runs import finish, settle
+from diffdpo.run_dir import DistEnv, device, dist_env, open_run
+from diffdpo.runs import finish, write_if_changed
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
@@ -58,85 +58,84 @@ class SampleRun:
     seed: int = 0
     shard: int = 0
     shards: int = 1
-    """Make only every `shards`-th song, beginning with number `shard`: to split work over machines."""
+    """Sample only every `shards`-th song, beginning with number `shard`: to split work over machines."""
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
     embedding_cache: str = ""
     """Folder that keeps embeddings of prompts between runs, by content."""
 
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        check_model(self.model)
+
 
 FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
-"""What may go wrong with one song without being wrong with all: recorded, and tried again by the same command."""
-
-
-def check(cfg: SampleRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    check_model(cfg.model)
+"""Errors that concern one song: recorded in its row, and the song is tried again by the same command."""
 
 
 def run(cfg: SampleRun) -> Path:
-    """Generate the songs that are not there yet."""
+    """Generate the songs that the folder does not hold yet."""
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
-    group = workers()
-    out = claim(cfg, free=("sampling.batch", "shard", "shards"), group=group)
+    dist = dist_env()
+    out = open_run(cfg, free=("sampling.batch", "shard", "shards"), dist=dist)
     samples = Samples(out)
-    if group.main:
+    if dist.main:
         _write_prompts(out / PROMPTS, prompts, edits)
-    finished = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
-    wanted = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
-    mine = wanted[cfg.shard :: cfg.shards]
-    todo = [(prompt, k) for prompt, k in mine if sample_id(prompt.id, k) not in finished]
+    complete_ids = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
+    songs = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
+    shard_songs = songs[cfg.shard :: cfg.shards]
+    todo = [(prompt, k) for prompt, k in shard_songs if sample_id(prompt.id, k) not in complete_ids]
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
         jobs = sample_jobs(model.spec, todo, edits)
         check_jobs(model, jobs, cfg.longform)
-        _sample_all(cfg, model, group.share(jobs), samples, group)
-    group.barrier()
-    if group.main:
-        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in wanted], group)
-    group.barrier()
+        _sample_all(cfg, model, dist.shard(jobs), samples, dist)
+    dist.barrier()
+    if dist.main:
+        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in songs], dist)
+    dist.barrier()
     return out
 
 
-def _conclude(cfg: SampleRun, samples: Samples, wanted: Sequence[str], group: Workers) -> None:
-    """The page, and the manifest once no song is missing: shards may still be at work, here or elsewhere."""
+def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist: DistEnv) -> None:
+    """Write the page, and the manifest once no song is missing: other shards may still be at work."""
     if cfg.shards == 1:  # nobody else writes here
         tables.compact(samples.folder, SAMPLES)
     rows = {row.sample_id: row for row in samples.all_rows()}
-    there = [rows[name] for name in wanted if name in rows]
-    failed = [row for row in there if row.error]
-    for row in failed[:5]:
-        say(f"failed: {row.sample_id}: {row.error}")
-    write_gallery(samples, there, missing=len(wanted) - len(there))
-    if failed and len(failed) == len(there):
-        raise DataError(f"{samples.folder}: no song could be made; first: {failed[0].error}")
-    if failed:
-        say(f"{len(failed)} of {len(there)} songs failed; the same command tries them again")
-    if len(there) < len(wanted):
-        say(f"{len(there)} of {len(wanted)} songs are there; the rest is for the other shards")
+    results = [rows[name] for name in sample_ids if name in rows]
+    failures = [row for row in results if row.error]
+    for row in failures[:5]:
+        log(f"failed: {row.sample_id}: {row.error}")
+    write_gallery(samples, results, n_missing=len(sample_ids) - len(results))
+    if failures and len(failures) == len(results):
+        raise DataError(f"{samples.folder}: no song could be made; first: {failures[0].error}")
+    if failures:
+        log(f"{len(failures)} of {len(results)} songs failed; the same command tries them again")
+    if len(results) < len(sample_ids):
+        log(f"{len(results)} of {len(sample_ids)} songs are there; the rest is for the other shards")
     else:
-        finish(samples.folder, samples=len(there) - len(failed), failed=len(failed), world=group.count)
+        finish(samples.folder, samples=len(results) - len(failures), failed=len(failures), world=dist.count)
 
 
 def _sample_all(
-    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, group: Workers
+    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, dist: DistEnv
 ) -> None:
-    rank = cfg.shard + cfg.shards * group.rank  # no two processes write the same part, whatever their number
+    rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
     append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
-    embedded, failures = embed_jobs(store, jobs, cfg.seed)
+    embedded_jobs, failures = embed_jobs(store, jobs, cfg.seed)
     model.place("encoders", None)
     append([_row(cfg, job, error=failures[job.sample_id]) for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
-    batches = [embedded[start : start + size] for start in range(0, len(embedded), size)]
+    batches = [embedded_jobs[start : start + size] for start in range(0, len(embedded_jobs), size)]
     total = sum(
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
         for batch in batches
     )
-    with bar("sample", total, "step", enabled=group.main) as progress:
+    with bar("sample", total, "step", visible=dist.main) as progress:
         for batch in batches:
             append(_sample_batch(cfg, model, batch, samples, progress.advance))
 
@@ -148,14 +147,14 @@ def _sample_batch(
     samples: Samples,
     on_step: Callable[[], None],
 ) -> list[SampleRow]:
-    """Generate and write the songs of a batch; a row each, with the reason for those that could not be."""
+    """Generate and write the songs of a batch; a row each, with the error of a song that failed."""
     rows, requests = [], {}
-    for embedded in batch:
+    for embedded_job in batch:
         try:
-            requests[embedded.job.sample_id] = song_request(model, embedded)
+            requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
         except FAILURES as error:
-            rows.append(_row(cfg, embedded.job, error=_reason(error)))
-    ready = [embedded for embedded in batch if embedded.job.sample_id in requests]
+            rows.append(_row(cfg, embedded_job.job, error=_reason(error)))
+    ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
             model,
@@ -167,8 +166,8 @@ def _sample_batch(
             on_finished=grow,
         )
         rows += [
-            _write(cfg, model, embedded, latents, samples)
-            for embedded, latents in zip(ready, songs, strict=True)
+            _write(cfg, model, embedded_job, latents, samples)
+            for embedded_job, latents in zip(ready, songs, strict=True)
         ]
     return rows
 
@@ -177,16 +176,16 @@ def _sample_batch(
 def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
     """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
-    before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
+    frames_before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
 
-    def grow(name: str, latents: Float[Tensor, "frame channel"], finished: int) -> None:
+    def grow(name: str, latents: Float[Tensor, "frame channel"], complete_frames: int) -> None:
         preview = files.get(name)
-        if preview is None or (finished == len(latents) and not preview.frames):
+        if preview is None or (complete_frames == len(latents) and not preview.frames):
             return
         try:
-            preview.grow(SongAudio(model, latents, -before[name]), finished)
+            preview.grow(SongAudio(model, latents, -frames_before[name]), complete_frames)
         except FAILURES as error:
-            say(f"{name}: no preview: {_reason(error)}")
+            log(f"{name}: no preview: {_reason(error)}")
             files.pop(name).remove()
 
     try:
@@ -199,12 +198,12 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> I
 def _write(
     cfg: SampleRun,
     model: SongModel,
-    embedded: EmbeddedJob,
+    embedded_job: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
 ) -> SampleRow:
-    """Write one song; a row with the reason if that is impossible."""
-    job = embedded.job
+    """Write one song; its row, with the error if that failed."""
+    job = embedded_job.job
     sha256 = ""
     try:
         if not torch.isfinite(latents).all():
@@ -212,8 +211,8 @@ def _write(
         if cfg.audio:
             sound, gain = song_audio(model, job, latents)
             sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
-        if embedded.plan is not None:
-            write_plan(samples.plan(job.sample_id), embedded.plan)
+        if embedded_job.plan is not None:
+            write_plan(samples.plan(job.sample_id), embedded_job.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
         return _row(cfg, job, sha256=sha256, error=_reason(error))
@@ -238,7 +237,7 @@ def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """An error as one line of text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -247,7 +246,7 @@ def _complete(samples: Samples, name: str, with_audio: bool) -> bool:
 
 
 def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Edit]) -> None:
-    """A copy of the prompts beside the songs; paths in it are absolute, since it lies elsewhere."""
+    """A copy of the prompts beside the songs, with absolute paths."""
     lines = []
     for prompt in prompts:
         row = prompt_row(prompt)
@@ -257,4 +256,4 @@ def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Ed
             del row[DURATION]
             row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
         lines.append(json.dumps(row, ensure_ascii=False))
-    settle(path, "".join(f"{line}\n" for line in lines))
+    write_if_changed(path, "".join(f"{line}\n" for line in lines))

@@ -1,4 +1,4 @@
-"""Songs to scores. A recording that was scored before, by the same version of a scorer, is not scored again."""
+"""The verb `score`: songs to scores. Values of the same audio and version of a scorer are not computed again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,8 +26,8 @@ from diffdpo.data.scores import (
 )
 from diffdpo.errors import DataError
 from diffdpo.parts import build_scorers
-from diffdpo.progress import bar, say
-from diffdpo.run_dir import check_inputs, workers
+from diffdpo.progress import bar, log
+from diffdpo.run_dir import check_inputs, dist_env
 from diffdpo.runs import finish
 from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import Scorer
@@ -51,92 +51,93 @@ class ScoreRun:
     samples: list[str] = MISSING
     """Folders that `sample` wrote."""
     out: str = MISSING
-    """Folder of the scores table; may be shared by many runs, scores are found again by the sound's hash."""
+    """Folder of the scores table, which many runs may share: scores are stored by the hash of the audio."""
     scorers: list[Any] = field(default_factory=lambda: list(DEFAULT_SCORERS))
     """Names, or {name: …, args: {…}} for those with arguments."""
     window_s: float = 0.0
-    """Score windows of this length too, to find where one song is better than another; 0: whole songs only.
-    Judges score no windows, nor do scorers of adherence and those that need longer ones."""
+    """Length of windows that are scored besides the song, to find where one song is better than another; 0: none.
+    Judges, scorers of adherence and scorers that need longer windows score no windows."""
     hop_s: float = 0.0
-    """A window begins every so many seconds; 0: half a window."""
+    """Seconds between the starts of two windows; 0: half a window."""
 
     def __post_init__(self) -> None:
         for name in ("window_s", "hop_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
 
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_scorers(self.scorers)
+
 
 @dataclass(frozen=True)
-class Recording:
-    """A file of generated audio, and the prompts it was made for by their keys: several prompts may share one."""
+class AudioFile:
+    """A file of generated audio, with the prompts that it was generated for, by their keys."""
 
     sha256: str
     path: Path
     prompts: dict[str, Prompt] = field(default_factory=dict)
 
 
-def check(cfg: ScoreRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_scorers(cfg.scorers)
-
-
 def run(cfg: ScoreRun) -> Path:
-    """Compute the scores that are not there yet."""
+    """Compute the scores that the tables do not hold yet."""
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
-    group, out = workers(), Path(cfg.out)
-    recordings = _recordings(cfg.samples)
+    dist, out = dist_env(), Path(cfg.out)
+    audio_files = _audio_files(cfg.samples)
     versions = fingerprints(scorers)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
-    if grid and group.main:
+    if grid and dist.main:
         _report_windowless(scorers, grid)
     cached = _cached(out, grid)
     work = [
-        (recording, keys)
-        for recording in recordings
-        if (keys := _uncached(score_keys(scorers, versions, recording.prompts, grid), recording, cached))
+        (audio_file, keys)
+        for audio_file in audio_files
+        if (
+            keys := _missing_keys(score_keys(scorers, versions, audio_file.prompts, grid), audio_file, cached)
+        )
     ]
-    part = group.share(work)
-    with bar("score", len(part), "song", enabled=group.main) as progress:
+    part = dist.shard(work)
+    with bar("score", len(part), "song", visible=dist.main) as progress:
         for begin in range(0, len(part), worker_count()):
-            for recording, clip, values in _score_recordings(part[begin:][: worker_count()], scorers, grid):
-                _report_undefined(recording, values)
+            for audio_file, clip, values in _score_files(part[begin:][: worker_count()], scorers, grid):
+                _report_undefined(audio_file, values)
                 if grid:
-                    windows = _window_rows(recording, values, grid, grid.starts(clip.seconds))
-                    tables.append(out, WINDOWS, windows, rank=group.rank)
-                tables.append(out, SCORES, _score_rows(recording, values), rank=group.rank)
+                    windows = _window_rows(audio_file, values, grid, grid.starts(clip.seconds))
+                    tables.append(out, WINDOWS, windows, rank=dist.rank)
+                tables.append(out, SCORES, _score_rows(audio_file, values), rank=dist.rank)
                 progress.advance()
-    group.barrier()
-    if group.main:
+    dist.barrier()
+    if dist.main:
         tables.compact(out, SCORES)
         tables.compact(out, WINDOWS)
         grid = grid or newest_grid(out)
         finish(
             out,
-            sounds=len(recordings),
+            sounds=len(audio_files),
             scorers=newest_versions(out) | versions,
             grid=asdict(grid) if grid else None,
             licenses={name: list(scorer.licenses) for name, scorer in scorers.items()},
-            world=group.count,
+            world=dist.count,
         )
-    group.barrier()
+    dist.barrier()
     return out
 
 
-def _score_recordings(
-    batch: Sequence[tuple[Recording, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
-) -> Iterator[tuple[Recording, Clip, dict[ScoreKey, AxisValues]]]:
-    """The sound of each recording and its values for its keys."""
-    recordings, keys = zip(*batch, strict=True)
-    clips = [audio.read(recording.path) for recording in recordings]
-    prompts = {key: prompt for recording in recordings for key, prompt in recording.prompts.items()}
+def _score_files(
+    batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
+) -> Iterator[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
+    """The sound of each audio file and its values for its keys."""
+    audio_files, keys = zip(*batch, strict=True)
+    clips = [audio.read(audio_file.path) for audio_file in audio_files]
+    prompts = {key: prompt for audio_file in audio_files for key, prompt in audio_file.prompts.items()}
     values = compute_scores(clips, keys, scorers, prompts=prompts, grid=grid)
-    return zip(recordings, clips, values, strict=True)
+    return zip(audio_files, clips, values, strict=True)
 
 
-def _recordings(folders: list[str]) -> list[Recording]:
-    """The audio files of some samples folders, each sound once."""
-    recordings: dict[str, Recording] = {}
+def _audio_files(folders: list[str]) -> list[AudioFile]:
+    """The audio files of some samples folders; files of the same content count as one."""
+    audio_files: dict[str, AudioFile] = {}
     for folder in folders:
         samples = open_samples(folder)
         rows = samples.rows()
@@ -147,60 +148,62 @@ def _recordings(folders: list[str]) -> list[Recording]:
         for row in rows:
             sha256, path = row.sha256, samples.audio(row.sample_id)
             key, prompt = prompts[row.prompt_id]
-            recordings.setdefault(sha256, Recording(sha256, path)).prompts[key] = prompt
-    if not recordings:
+            audio_files.setdefault(sha256, AudioFile(sha256, path)).prompts[key] = prompt
+    if not audio_files:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
-    return list(recordings.values())
+    return list(audio_files.values())
 
 
 def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:
-    """The keys of all values in the tables; those of windows only if windows are to be scored."""
+    """The keys of all values in the tables; of the windows' table only if windows are to be scored."""
     columns = ("sha256", "preprocessing", *ScoreKey._fields)
     keys = tables.read_distinct(out, SCORES, columns)
     return keys | tables.read_distinct(out, WINDOWS, columns) if grid else keys
 
 
-def _uncached(keys: Sequence[ScoreKey], recording: Recording, cached: set[tuple[str, ...]]) -> list[ScoreKey]:
-    return [key for key in keys if (recording.sha256, VERSION, *key) not in cached]
+def _missing_keys(
+    keys: Sequence[ScoreKey], audio_file: AudioFile, cached: set[tuple[str, ...]]
+) -> list[ScoreKey]:
+    return [key for key in keys if (audio_file.sha256, VERSION, *key) not in cached]
 
 
 def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
-    """Say which scorers need longer windows; ConfigError if none is left."""
+    """Log which scorers need longer windows; ConfigError if no scorer is left."""
     for name, scorer in scorers.items():
         if scorer.shortest_s > grid.window_s:
-            say(f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {grid.window_s:g}")
+            log(f"no windows for {name}: it needs {scorer.shortest_s:g} s, window_s is {grid.window_s:g}")
     window_scorers(scorers, grid.window_s)
 
 
-def _report_undefined(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> None:
+def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> None:
     for key, by_axis in values.items():
-        undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
-        if undefined and key.window == WHOLE:
-            say(
-                f"warning: {recording.path}: {key.scorer} gave no number for {undefined[0]}; "
+        axes = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
+        if axes and key.window == WHOLE:
+            log(
+                f"warning: {audio_file.path}: {key.scorer} gave no number for {axes[0]}; "
                 "the song will not be mined on it"
             )
 
 
-def _score_rows(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
-    """Rows of the values of a whole song."""
+def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
+    """Rows of the scores table, from the values of one song."""
     rows: list[ScoreRow] = []
     for key, by_axis in values.items():
         if key.window == WHOLE:
             column = [(axis, value) for axis, (value,) in by_axis.items()]
-            rows += score_rows(recording.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
+            rows += score_rows(audio_file.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
     return rows
 
 
 def _window_rows(
-    recording: Recording, values: Mapping[ScoreKey, AxisValues], grid: Grid, starts: Sequence[float]
+    audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues], grid: Grid, starts: Sequence[float]
 ) -> list[WindowRow]:
-    """Rows of the values of a song's windows, which begin at `starts`, in seconds."""
+    """Rows of the windows' table, from the values of one song; `starts` of the windows are in seconds."""
     rows: list[WindowRow] = []
     for key, by_axis in values.items():
         if key.window != WHOLE:
             identity = {
-                "sha256": recording.sha256,
+                "sha256": audio_file.sha256,
                 "preprocessing": VERSION,
                 "scorer": key.scorer,
                 "fingerprint": key.fingerprint,

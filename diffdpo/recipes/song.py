@@ -1,4 +1,4 @@
-"""One song of any length from a text, to be heard while it is generated."""
+"""The command `song`: one song of any length from a text, with a preview while it is generated."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 from diffdpo.errors import ConfigError
 from diffdpo.parts import build_model
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
@@ -32,11 +32,11 @@ class SongSettings:
     method: Literal["continue", "joint"] = "continue"
     model: str = "tiny"
     model_args: tuple[str, ...] = ()
-    """key=value each."""
+    """Arguments of the model, each as key=value."""
 
 
 def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
-    """Sample and write a song. A song of several windows can be heard meanwhile in OUT.preview.flac."""
+    """Sample and write a song. OUT.preview.flac holds the first windows of a long song while it is generated."""
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: the file must end in {' or '.join(SUFFIXES)}")
     try:
@@ -50,14 +50,14 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
     args = dict(word.split("=", 1) for word in settings.model_args if "=" in word)
     model = build_model(Choice(settings.model, args))
     row = Row(embedding=model.embed(prompt), frames=model.spec.frames(settings.seconds))
-    began, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))
+    start_s, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))
 
-    def grow(_: str, latents: torch.Tensor, finished: int) -> None:
+    def grow(_: str, latents: torch.Tensor, complete_frames: int) -> None:
         first = not preview.frames
-        if preview.frames or finished < len(latents):
-            preview.grow(SongAudio(model, latents), finished)
+        if preview.frames or complete_frames < len(latents):
+            preview.grow(SongAudio(model, latents), complete_frames)
         if first and preview.frames:
-            say(f"{preview.path}: first sound after {time.monotonic() - began:.0f} s")
+            log(f"{preview.path}: first sound after {time.monotonic() - start_s:.0f} s")
 
     total = count_steps(model.spec, [torch.ones(row.frames, dtype=torch.bool)], cfg, longform)
     try:

@@ -1,4 +1,4 @@
-"""Train a song model: from folders and a configuration to `training.session.train`."""
+"""The verb `train`: from folders and a configuration to `training.session.optimize`."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, check_model
-from diffdpo.progress import say
+from diffdpo.progress import log
 from diffdpo.registry import Choice
-from diffdpo.run_dir import check_inputs, claim, workers
+from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import read_json
 from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
 
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
-"""Where `accelerate launch` leaves the name of DeepSpeed's configuration for its processes."""
+"""The environment variable in which `accelerate launch` names DeepSpeed's configuration."""
 
 
 @dataclass
@@ -37,16 +37,15 @@ class TrainRun:
     """Folder that keeps embeddings of prompts between runs, by content."""
     seed: int = 0
 
-
-def check(cfg: TrainRun) -> None:
-    """The parts that are chosen by name, before anything is loaded."""
-    build_objective(cfg.objective)
-    check_model(cfg.model)
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        build_objective(self.objective)
+        check_model(self.model)
 
 
 def run(cfg: TrainRun) -> Path:
     """Train to the last step, from the newest checkpoint if there is one."""
-    from diffdpo.training.session import train
+    from diffdpo.training.session import optimize
     from diffdpo.training.strategy import build_accelerator
 
     objective = build_objective(cfg.objective)
@@ -55,9 +54,9 @@ def run(cfg: TrainRun) -> Path:
     if name := os.environ.get(DEEPSPEED_FILE):
         os.environ[DEEPSPEED_FILE] = presets.deepspeed_file(name)
     accelerator = build_accelerator(cfg.train, cfg.out)
-    out = claim(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], group=workers())
+    out = open_run(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], dist=dist_env())
     if _is_done(out, cfg):
-        say(f"{out}: {cfg.train.steps} steps are done", enabled=accelerator.is_main_process)
+        log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
         return out
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
@@ -66,10 +65,10 @@ def run(cfg: TrainRun) -> Path:
         embed_plan=store.embed_plan,
         frames_per_second=model.spec.frames_per_second,
         seed=cfg.seed,
-        report=partial(say, enabled=accelerator.is_main_process),
+        report=partial(log, visible=accelerator.is_main_process),
     )
     examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
-    train(
+    optimize(
         model,
         examples,
         objective,

@@ -1,4 +1,4 @@
-"""The page of a samples folder: every song with its prompt, its picture and a player, beside the files it plays."""
+"""The page of a samples folder: every song with its prompt, its spectrogram and a player."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from jinja2 import Environment, StrictUndefined
 
 from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
-from diffdpo.report.page import clock
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
-from diffdpo.runs import atomic_write, settle
+from diffdpo.report.text import clock
+from diffdpo.runs import atomic_write, write_if_changed
 from diffdpo.types import Prompt
 
 PAGE, PICTURES = "index.html", "pictures"
 TEMPLATE = Path(__file__).with_name("gallery.html.j2")
-SHOWN = 200
+MAX_SONGS = 200
 """Songs on a page."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class GalleryEntry:
     """One song of a page."""
 
     sample_id: str
@@ -35,36 +35,36 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Section:
+class GallerySection:
     """The songs of one prompt."""
 
     prompt_id: str
     title: str
     notes: tuple[str, ...]
-    """What else was asked for, in a few words each."""
-    entries: tuple[Entry, ...]
+    """The other properties of the prompt, in a few words each."""
+    entries: tuple[GalleryEntry, ...]
 
 
-def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, missing: int = 0) -> Path:
-    """Write index.html for rows of a samples table, in their order; the first 200 are shown. `missing` are still to
-    be made. Pictures and page are written only if they are new, so a second call costs nothing.
+def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, n_missing: int = 0) -> Path:
+    """Write index.html for rows of a samples table, in their order; the first 200 are shown, and `n_missing` songs
+    named as still to be made. Pictures and page are written only if they are new: a second call costs nothing.
     """
-    made = [row for row in rows if not row.error]
+    songs = [row for row in rows if not row.error]
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
     page = (
         _environment()
         .from_string(TEMPLATE.read_text(encoding="utf-8"))
         .render(
             title=samples.folder.resolve().name,
-            sections=_sections(samples, made[:SHOWN], prompts),
-            shown=min(SHOWN, len(made)),
-            made=len(made),
-            missing=missing,
+            sections=_sections(samples, songs[:MAX_SONGS], prompts),
+            shown=min(MAX_SONGS, len(songs)),
+            made=len(songs),
+            missing=n_missing,
             failed=[row for row in rows if row.error],
             settings=shared_settings(rows),
         )
     )
-    settle(samples.folder / PAGE, page)
+    write_if_changed(samples.folder / PAGE, page)
     return samples.folder / PAGE
 
 
@@ -76,7 +76,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _sections(samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]) -> list[Section]:
+def _sections(
+    samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]
+) -> list[GallerySection]:
     by_prompt: dict[str, list[SampleRow]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt_id, []).append(row)
@@ -85,7 +87,7 @@ def _sections(samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str,
         prompt = prompts.get(name)
         title = (prompt.text if prompt else None) or name
         notes = _notes(prompt, songs[0]) if prompt else ()
-        sections.append(Section(name, title, notes, tuple(_entry(samples, row) for row in songs)))
+        sections.append(GallerySection(name, title, notes, tuple(_entry(samples, row) for row in songs)))
     return sections
 
 
@@ -100,26 +102,26 @@ def _notes(prompt: Prompt, row: SampleRow) -> tuple[str, ...]:
     return tuple(note for note in notes if note)
 
 
-def _entry(samples: Samples, row: SampleRow) -> Entry:
+def _entry(samples: Samples, row: SampleRow) -> GalleryEntry:
     name = row.sample_id
     path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
     if not row.sha256 or not path.is_file():
-        return Entry(name, row.duration_s, "", "")
+        return GalleryEntry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:
         atomic_write(image, picture(path))
     links = (quote(str(file.relative_to(samples.folder))) for file in (path, image))
-    return Entry(name, row.duration_s, *links)
+    return GalleryEntry(name, row.duration_s, *links)
 
 
 def picture(path: Path) -> bytes:
-    """The spectrogram of a file as a PNG, black with the level as opacity, in the memory of a block of sound."""
+    """The spectrogram of an audio file as a PNG, black with the level as opacity; computed block by block."""
     spectra = [mel_db(clip) for clip in audio.blocks(path)]
-    spectrum = narrowed(np.concatenate(spectra, axis=1), SPECTRUM_COLUMNS)
+    spectrum = reduce_columns(np.concatenate(spectra, axis=1), SPECTRUM_COLUMNS)
     return mask_png(spectrum, float(spectrum.max()))
 
 
-def narrowed(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[np.ndarray, "band narrower"]:
-    """At most so many columns, each the mean power of those it stands for."""
+def reduce_columns(spectrum: Float[np.ndarray, "band column"], columns: int) -> Float[np.ndarray, "band _"]:
+    """A spectrum in dB with at most `columns` columns, each the mean power of those that were joined into it."""
     width = spectrum.shape[1]
     if width <= columns:
         return spectrum
@@ -137,7 +139,7 @@ SETTINGS = (
 
 
 def shared_settings(rows: Sequence[SampleRow]) -> dict[str, str]:
-    """What all songs of a folder have in common, label to value."""
+    """The settings that all songs of a folder share, label to value."""
     songs = [row for row in rows if not row.error]
     settings = {"songs": str(len(songs)), "music": clock(sum(row.duration_s for row in songs))}
     for label, column, key in SETTINGS:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that carries its own sound and works offline."""
+"""The report of an evaluation: one HTML file that contains its audio and works offline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,23 @@ from jinja2 import Environment, StrictUndefined
 
 from diffdpo.evaluation.effects import AxisEffect
 from diffdpo.report import plots as pictures
+from diffdpo.report.text import clock, family, format_signed, name, number, percent
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CLIP_BYTES = 180_000
-"""Of one song in a comparison, before base64 makes it a third larger."""
+"""Size of one song of a comparison, before base64 makes it a third larger."""
 LONG_SONG_BYTES = 2_400_000
 FARTHEST = 4.0
-"""Standard deviations at which the effect plot ends. What runs on is cut off there; its number is not."""
+"""Standard deviations at which the effect plot ends. Longer bars are cut off there; their numbers are not."""
 CHANGE_RANGE = 2.0
 """Standard deviations at which the bar of one song's change is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two songs for one prompt and seed, to be heard against each other."""
+    """Two songs of one prompt and seed, one of each model, to be compared by ear."""
 
     prompt_id: str
     prompt_text: str
@@ -41,14 +42,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the page shows, as plain data. What is empty is left out of the page."""
+    """The content of the page as plain data. The page has no section for an empty field."""
 
     title: str
     facts: Mapping[str, str]
     """Key numbers: label to value."""
     effects: Sequence[AxisEffect]
     comparisons: Sequence[Comparison] = ()
-    """Those with the worst change of all. They are sorted here, worst first, and cut to `listen`."""
+    """Pairs of songs; the page shows the `listen` worst by their change, worst first."""
     listen: int = 6
     long_song: Clip | None = None
     long_song_caption: str = ""
@@ -56,8 +57,8 @@ class Report:
     """Rows of metrics.jsonl."""
     mining: Mapping[str, str] = field(default_factory=dict)
     """Facts about mining: label to value."""
-    unpaired: Mapping[str, str] = field(default_factory=dict)
-    """Prompts without a pair, and why."""
+    unpaired_prompts: Mapping[str, str] = field(default_factory=dict)
+    """Prompts without a pair: id to reason."""
     config_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -70,19 +71,19 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def render(report: Report) -> str:
-    """The whole page. Encoding the songs is what takes the time, about a second for each ten of sound."""
+    """The HTML of the report. Most of the time goes into encoding the songs: a second for ten seconds of sound."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent, "clock": clock}
+    environment.filters |= {"number": number, "signed": format_signed, "percent": percent, "clock": clock}
     comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[
         : report.listen
     ]
-    risen, fallen = headline(report.effects)
+    rises, falls = headline(report.effects)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
-        risen=risen,
-        fallen=fallen,
+        rises=rises,
+        falls=falls,
         tally=tally(report.effects),
         forest=forest(report.effects),
         cards=[card(comparison, report.effects) for comparison in comparisons],
@@ -95,39 +96,39 @@ def render(report: Report) -> str:
 
 
 def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
-    """What got better beyond its interval, and what got worse ("" if nothing did), in plain words."""
+    """Two sentences: which axes rose beyond their interval, and which fell ("" if none did)."""
     if not effects:
         return "Nothing was compared.", ""
     roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
     better = [
-        f"{sum(e.effect.direction == 'better' for e in group)} of {_counted(len(group), role)}"
+        f"{sum(e.effect.direction == 'better' for e in group)} of {_count_text(len(group), role)}"
         for role, group in roles.items()
         if group
     ]
-    fallen = []
+    falls = []
     for role in ("judge", "mined"):  # what is held out weighs more
         if names := [name(e.axis) for e in roles[role] if e.effect.direction == "worse"]:
-            how = " beyond the interval" if role == "judge" else ""
-            fallen.append(f"{_counted(len(names), role)} fell{how}: {', '.join(names)}")
-    return f"Aligned is better on {' and on '.join(better)}", "; ".join(fallen)
+            suffix = " beyond the interval" if role == "judge" else ""
+            falls.append(f"{_count_text(len(names), role)} fell{suffix}: {', '.join(names)}")
+    return f"Aligned is better on {' and on '.join(better)}", "; ".join(falls)
 
 
 def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
-    """By direction, the axes and by how many standard deviations of the baseline they moved, the most first."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_standardised(e)[1]))):
+    """The axes by direction, each with its change in standard deviations of the baseline, the largest first."""
+    by_direction: dict[str, list[tuple[str, str]]] = {}
+    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_interval_in_sd(e)[1]))):
         label = f"{name(e.axis)} (judge)" if e.role == "judge" else name(e.axis)
-        found.setdefault(e.effect.direction, []).append((label, signed(_standardised(e)[1])))
-    return found
+        by_direction.setdefault(e.effect.direction, []).append((label, format_signed(_interval_in_sd(e)[1])))
+    return by_direction
 
 
-def _counted(count: int, role: str) -> str:
-    one, many = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
-    return f"{count} {one if count == 1 else many}"
+def _count_text(count: int, role: str) -> str:
+    singular, plural = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
+    return f"{count} {singular if count == 1 else plural}"
 
 
 @dataclass(frozen=True)
-class Row:
+class EffectRow:
     """One axis of the effect plot. Marks are in percent of the width; none without a spread to scale by."""
 
     effect: AxisEffect
@@ -135,29 +136,29 @@ class Row:
     family: str
     marks: tuple[float, float, float] | None
     """Low, mean, high."""
-    standardised: tuple[float, float, float]
+    effect_sizes: tuple[float, float, float]
 
     @property
-    def spoken(self) -> str:
-        low, mean, high = (signed(value) for value in self.standardised)
+    def aria_label(self) -> str:
+        low, mean, high = (format_signed(value) for value in self.effect_sizes)
         direction = self.effect.effect.direction
         return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {direction}"
 
 
 @dataclass(frozen=True)
 class Forest:
-    mined: tuple[Row, ...]
-    judges: tuple[Row, ...]
+    mined_axes: tuple[EffectRow, ...]
+    judges: tuple[EffectRow, ...]
     zero: float
     ticks: tuple[tuple[float, str], ...]
     cut: bool
-    """Whether something runs off the plot."""
+    """Whether an interval is longer than the plot."""
 
 
 def forest(effects: Sequence[AxisEffect]) -> Forest:
     """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
-    scaled = [_standardised(e) for e in effects]
-    finite = [value for values in scaled for value in values if math.isfinite(value)]
+    intervals = [_interval_in_sd(e) for e in effects]
+    finite = [value for values in intervals for value in values if math.isfinite(value)]
     inside = [max(-FARTHEST, min(FARTHEST, value)) for value in finite]
     low, high = min([-0.2, *inside]), max([0.2, *inside])
     margin = 0.06 * (high - low)
@@ -167,29 +168,29 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
         return round(100 * max(0.0, min(1.0, (value - low) / (high - low))), 2)
 
     rows = [
-        Row(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
+        EffectRow(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
         if all(map(math.isfinite, values))
-        else Row(e, name(e.axis), family(e.axis), None, values)
-        for e, values in zip(effects, scaled, strict=True)
+        else EffectRow(e, name(e.axis), family(e.axis), None, values)
+        for e, values in zip(effects, intervals, strict=True)
     ]
     return Forest(
-        mined=tuple(row for row in rows if row.effect.role == "mined"),
+        mined_axes=tuple(row for row in rows if row.effect.role == "mined"),
         judges=tuple(row for row in rows if row.effect.role == "judge"),
         zero=at(0.0),
-        ticks=tuple((at(value), signed(value, "g")) for value in pictures.ticks(low, high, 5)),
+        ticks=tuple((at(value), format_signed(value, "g")) for value in pictures.ticks(low, high, 5)),
         cut=inside != finite,
     )
 
 
-def _standardised(axis: AxisEffect) -> tuple[float, float, float]:
-    """Low, mean and high in standard deviations of the baseline; not numbers if it has none."""
+def _interval_in_sd(axis: AxisEffect) -> tuple[float, float, float]:
+    """Low, mean and high of an effect in standard deviations of the baseline; NaN where the deviation is 0."""
     spread = axis.baseline_std if axis.baseline_std > 0 else math.nan
     return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One recording: what it is called, its sound, its picture."""
+    """One recording of a card: label, sound and picture."""
 
     label: str
     source: str
@@ -205,12 +206,12 @@ class Score:
     baseline: float
     aligned: float
     change: float
-    """In standard deviations of the baseline, 0 where there is none."""
+    """Change in standard deviations of the baseline, 0 where the deviation is 0."""
     left: float
     width: float
     """The bar of the change, in percent."""
     decimals: int
-    """As many as show a hundredth of a standard deviation."""
+    """Decimals that show a hundredth of a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -221,36 +222,38 @@ class Card:
 
 
 def card(comparison: Comparison, effects: Sequence[AxisEffect]) -> Card:
-    both = {"Base": comparison.baseline, "Aligned": comparison.aligned}
-    return Card(comparison, tuple(voices(both, CLIP_BYTES)), tuple(_scores(comparison, effects)))
+    clips = {"Base": comparison.baseline, "Aligned": comparison.aligned}
+    return Card(comparison, tuple(voices(clips, CLIP_BYTES)), tuple(_scores(comparison, effects)))
 
 
 def voices(clips: Mapping[str, Clip], budget_bytes: int) -> list[Voice]:
-    """Recordings by their label, on one scale for ear and eye."""
-    levelled = pictures.matched(list(clips.values()))
+    """Recordings by their label, at one loudness and with pictures on one scale."""
+    loud_clips = pictures.match_loudness(list(clips.values()))
     return [
         Voice(label, pictures.embed(clip, budget_bytes), picture, clip.seconds)
-        for label, clip, picture in zip(clips, levelled, pictures.draw(levelled), strict=True)
+        for label, clip, picture in zip(clips, loud_clips, pictures.draw_pictures(loud_clips), strict=True)
     ]
 
 
 def _scores(comparison: Comparison, effects: Sequence[AxisEffect]) -> list[Score]:
-    """Scores of both songs, on the axes that were compared and in their order."""
+    """The scores of both songs of a comparison, in the order of the effects."""
     scores = []
     for e in effects:
-        before = comparison.baseline_scores.get(e.axis, math.nan)
-        after = comparison.aligned_scores.get(e.axis, math.nan)
+        baseline = comparison.baseline_scores.get(e.axis, math.nan)
+        aligned = comparison.aligned_scores.get(e.axis, math.nan)
         spread = e.baseline_std if e.baseline_std > 0 else 0.0
-        change = (after - before) / spread if spread else 0.0
+        change = (aligned - baseline) / spread if spread else 0.0
         bar = 50 * max(-1.0, min(1.0, change / CHANGE_RANGE)) if math.isfinite(change) else 0.0
         decimals = min(6, max(0, 2 - round(math.log10(spread)))) if spread else 3
         left = 50 + min(0.0, bar)
-        scores.append(Score(e.axis, name(e.axis), e.role, before, after, change, left, abs(bar), decimals))
+        scores.append(
+            Score(e.axis, name(e.axis), e.role, baseline, aligned, change, left, abs(bar), decimals)
+        )
     return scores
 
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
-    """The training curves of which there is at least one number."""
+    """The charts of training that have at least one number."""
     panels: list[tuple[str, dict[str, str], float | None]] = [
         ("Loss", {"loss": "loss"}, None),
         ("Margin of the winner, in logits", {"margin": "margin"}, 0.0),
@@ -265,18 +268,18 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[pictures.Chart]:
     steps = _column(rows, "step")
     rows = [row for row, step in zip(rows, steps, strict=True) if math.isfinite(step)]
     steps = steps[np.isfinite(steps)]
-    drawn = []
+    plots = []
     for title, keys, baseline in panels:
         series = {
             label: values for key, label in keys.items() if np.isfinite(values := _column(rows, key)).any()
         }
         if series:
-            drawn.append(pictures.chart(title, steps, series, baseline=baseline))
-    return drawn
+            plots.append(pictures.chart(title, steps, series, baseline=baseline))
+    return plots
 
 
 def drift(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning if the winner's error ended above the reference's, which accuracy hides; else ""."""
+    """A warning if the winner's error ended above the reference's, which the accuracy hides; else ""."""
     gains = _column(rows, "winner_gain")
     gains = gains[np.isfinite(gains)]
     if not len(gains) or (last := float(gains[-pictures.smoothing_width(len(gains)) :].mean())) >= 0:
@@ -288,33 +291,3 @@ def drift(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.array([float(row.get(key, math.nan)) for row in rows], dtype=np.float64)
-
-
-def name(axis: str) -> str:
-    """Of 'family.some_quality', 'some quality'."""
-    return axis.split(".", 1)[-1].replace("_", " ")
-
-
-def family(axis: str) -> str:
-    return axis.split(".", 1)[0].replace("_", " ") if "." in axis else ""
-
-
-def number(value: float, style: str = "#.3g") -> str:
-    """Three significant digits, with a real minus."""
-    if not math.isfinite(value):
-        return "\N{EN DASH}"
-    if style == "#.3g" and (abs(value) >= 1000 or value == 0):
-        style = ",.0f"
-    return f"{value:{style}}".rstrip(".").replace("-", pictures.MINUS)
-
-
-def signed(value: float, style: str = ".2f") -> str:
-    return number(0.0 if abs(value) < 1e-12 else value, "g" if value == 0 else f"+{style}")
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,4 +1,4 @@
-"""Sound as data URIs and as pictures, numbers as curves: what a report needs to be one file."""
+"""Sound as data URIs and pictures, numbers as charts: the parts of a report in one file."""
 
 import base64
 import io
@@ -19,8 +19,8 @@ from diffdpo.types import Clip
 
 MINUS = "\N{MINUS SIGN}"
 LISTENING_LUFS = -18.0
-CEILING = 0.95
-"""Peak of what is encoded: lossy codecs overshoot."""
+PEAK_LIMIT = 0.95
+"""Peak of the samples that are encoded: lossy codecs overshoot."""
 KBPS_PER_CHANNEL = 64
 MP3_RATES = {
     **dict.fromkeys((8000, 11025, 12000), (8, 64)),
@@ -36,28 +36,28 @@ CHART = (44.0, 352.0, 10.0, 122.0)
 CHART_POINTS = 400
 
 
-def matched(clips: Sequence[Clip], target_lufs: float = LISTENING_LUFS) -> list[Clip]:
-    """Clips as they are compared by ear: equally loud, equally long, none clipped, at rates MP3 knows.
+def match_loudness(clips: Sequence[Clip], target_lufs: float = LISTENING_LUFS) -> list[Clip]:
+    """Clips for comparison by ear: equally loud, equally long, none clipped, at sample rates of MP3.
 
-    If one would clip at the target, all are turned down alike.
+    If one clip would exceed full scale at the target loudness, the gain of all is lowered alike.
     """
     seconds = max(clip.seconds for clip in clips)
-    levelled = [audio.normalise(_playable(clip, seconds), target_lufs) for clip in clips]
-    peak = max(float(np.abs(clip.samples).max(initial=0.0)) for clip in levelled)
-    gain = np.float32(min(1.0, CEILING / max(peak, 1e-9)))
-    return [Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate) for clip in levelled]
+    normal_clips = [audio.normalise(_playable(clip, seconds), target_lufs) for clip in clips]
+    peak = max(float(np.abs(clip.samples).max(initial=0.0)) for clip in normal_clips)
+    gain = np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9)))
+    return [Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate) for clip in normal_clips]
 
 
 def _playable(clip: Clip, seconds: float) -> Clip:
     """One or two channels at an MP3 rate, silence appended up to `seconds`."""
     clip = clip if clip.samples.shape[0] <= 2 else audio.stereo(clip)
     clip = audio.resample(clip, min((rate for rate in MP3_RATES if rate >= clip.sample_rate), default=48000))
-    missing = max(0, round(seconds * clip.sample_rate) - clip.samples.shape[1])
-    return Clip(samples=np.pad(clip.samples, ((0, 0), (0, missing))), sample_rate=clip.sample_rate)
+    n_silent = max(0, round(seconds * clip.sample_rate) - clip.samples.shape[1])
+    return Clip(samples=np.pad(clip.samples, ((0, 0), (0, n_silent))), sample_rate=clip.sample_rate)
 
 
 def embed(clip: Clip, budget_bytes: int) -> str:
-    """A clip of `matched` as an MP3 data URI, which every browser plays, within a budget."""
+    """A clip of `match_loudness` as an MP3 data URI, which every browser plays, of at most `budget_bytes`."""
     kbps = min(KBPS_PER_CHANNEL * clip.samples.shape[0], budget_bytes * 8 / 1000 / clip.seconds)
     lowest, highest = MP3_RATES[clip.sample_rate]
     level = (highest - kbps) / (highest - lowest)
@@ -80,18 +80,18 @@ def data_uri(media_type: str, content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sound to look at, in one ink whose colour the page decides."""
+    """A sound as waveform and spectrogram, in one colour that the page sets."""
 
     peaks: str
     """SVG path in a box of WAVE_COLUMNS x WAVE_HEIGHT: the extremes of the waveform."""
     body: str
-    """The same for its root mean square."""
+    """SVG path in the same box: the root mean square of the waveform."""
     spectrogram: str
     """Data URI of a PNG that is black with the level as its opacity: a mask."""
 
 
-def draw(clips: Sequence[Clip]) -> list[Picture]:
-    """Pictures on common scales, so that the eye compares what the ear does."""
+def draw_pictures(clips: Sequence[Clip]) -> list[Picture]:
+    """Pictures of clips on common scales of amplitude and level."""
     peak = max(1e-6, *(float(np.abs(clip.samples).max(initial=0.0)) for clip in clips))
     spectra = [mel_db(clip) for clip in clips]
     top = max(float(spectrum.max()) for spectrum in spectra)
@@ -116,32 +116,32 @@ def _waveform(clip: Clip, peak: float) -> tuple[str, str]:
 def _band(
     x: Float[np.ndarray, " column"], high: Float[np.ndarray, " column"], low: Float[np.ndarray, " column"]
 ) -> str:
-    """The area between two curves of range ±1, never thinner than a hair."""
+    """SVG path of the area between two curves of range ±1, at least one unit thick."""
     half = WAVE_HEIGHT / 2
     upper = np.minimum(half - half * high, half - 0.5)
     lower = np.maximum(half - half * low, half + 0.5)
-    there = polyline(x, upper)
-    back = polyline(x[::-1], lower[::-1])
-    return f"{there}L{back[1:]}Z"
+    upper_path = polyline(x, upper)
+    lower_path = polyline(x[::-1], lower[::-1])
+    return f"{upper_path}L{lower_path[1:]}Z"
 
 
 def mel_db(clip: Clip) -> Float[np.ndarray, "band column"]:
     """Mel power in dB, averaged into columns so that long songs hide nothing between two windows."""
     from torchaudio.transforms import MelSpectrogram
 
-    length = clip.samples.shape[1]
-    per_column = max(1, length // (SPECTRUM_COLUMNS * 1024))
+    n_samples = clip.samples.shape[1]
+    per_column = max(1, n_samples // (SPECTRUM_COLUMNS * 1024))
     mel = MelSpectrogram(
         clip.sample_rate,
         n_fft=2048,
-        hop_length=max(1, length // (SPECTRUM_COLUMNS * per_column)),
+        hop_length=max(1, n_samples // (SPECTRUM_COLUMNS * per_column)),
         f_max=min(16000.0, clip.sample_rate / 2),
         n_mels=SPECTRUM_BANDS,
         mel_scale="slaney",
         pad_mode="constant",
     )(torch.from_numpy(clip.samples.mean(0, dtype=np.float32)))
-    whole = mel.shape[1] // per_column * per_column
-    power = mel[:, :whole].reshape(SPECTRUM_BANDS, -1, per_column).mean(2)
+    length = mel.shape[1] // per_column * per_column
+    power = mel[:, :length].reshape(SPECTRUM_BANDS, -1, per_column).mean(2)
     return np.asarray(10 * np.log10(power.numpy() + 1e-10))
 
 
@@ -181,7 +181,7 @@ class Curve:
     """SVG path of dots, at most CHART_POINTS of them."""
     smooth: str
     last: float
-    """Where the smooth line ends."""
+    """Last value of the smooth line."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Chart:
     """(position, label)."""
     y_ticks: tuple[tuple[float, str], ...]
     baseline: float | None
-    """Position of the value that means nothing has changed."""
+    """Position of the value that stands for no change."""
 
 
 def chart(
@@ -207,17 +207,17 @@ def chart(
     The range covers the smooth lines and all but the wildest hundredth of the dots, which sit on the frame.
     """
     left, right, top, bottom = CHART
-    shown = {
+    points = {
         label: (steps[ok], values[ok])
         for label, values in series.items()
         if (ok := np.isfinite(values)).any()
     }
     smooth = {
-        label: running_mean(values, smoothing_width(len(values))) for label, (_, values) in shown.items()
+        label: running_mean(values, smoothing_width(len(values))) for label, (_, values) in points.items()
     }
-    extremes = [*np.concatenate([np.quantile(values, (0.005, 0.995)) for _, values in shown.values()])]
+    extremes = [*np.concatenate([np.quantile(values, (0.005, 0.995)) for _, values in points.values()])]
     extremes += [*np.concatenate([*smooth.values()])] + ([] if baseline is None else [baseline])
-    low, high = _padded(min(extremes), max(extremes))
+    low, high = _pad_range(min(extremes), max(extremes))
     first, last = float(steps.min()), float(max(steps.max(), steps.min() + 1))
 
     def x(values: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
@@ -227,20 +227,20 @@ def chart(
         return bottom - (np.clip(values, low, high) - low) / (high - low) * (bottom - top)
 
     curves = []
-    for label, (at, values) in shown.items():
-        some = np.unique(np.linspace(0, len(at) - 1, CHART_POINTS).astype(int))
-        line = polyline(x(at[some]), y(smooth[label][some]))
-        curves.append(Curve(label, _dots(x(at[some]), y(values[some])), line, float(smooth[label][-1])))
+    for label, (at, values) in points.items():
+        index = np.unique(np.linspace(0, len(at) - 1, CHART_POINTS).astype(int))
+        line = polyline(x(at[index]), y(smooth[label][index]))
+        curves.append(Curve(label, _dots(x(at[index]), y(values[index])), line, float(smooth[label][-1])))
     return Chart(
         title=title,
         curves=tuple(curves),
-        x_ticks=_labelled([tick for tick in ticks(first, last, 4) if tick % 1 == 0], x),
-        y_ticks=_labelled(ticks(low, high, 3), y),
+        x_ticks=_tick_labels([tick for tick in ticks(first, last, 4) if tick % 1 == 0], x),
+        y_ticks=_tick_labels(ticks(low, high, 3), y),
         baseline=None if baseline is None else float(y(np.array([baseline]))[0]),
     )
 
 
-def _labelled(values: Sequence[float], place: Callable[..., Any]) -> tuple[tuple[float, str], ...]:
+def _tick_labels(values: Sequence[float], place: Callable[..., Any]) -> tuple[tuple[float, str], ...]:
     labels = (f"{value:g}".replace("-", MINUS) for value in values)
     return tuple(zip(map(float, place(np.array(values))), labels, strict=True))
 
@@ -252,9 +252,9 @@ def smoothing_width(rows: int) -> int:
 def running_mean(values: Float[np.ndarray, " row"], width: int) -> Float[np.ndarray, " row"]:
     """Mean around each value, weighted by a bell (Hann) `width` wide at half its height, cut at the ends."""
     bell = np.hanning(2 * width + 1)
-    padded = np.concatenate([np.zeros(width), values, np.zeros(width)])
-    there = np.concatenate([np.zeros(width), np.ones(len(values)), np.zeros(width)])
-    return np.asarray(np.convolve(padded, bell, "valid") / np.convolve(there, bell, "valid"))
+    padded_values = np.concatenate([np.zeros(width), values, np.zeros(width)])
+    presence = np.concatenate([np.zeros(width), np.ones(len(values)), np.zeros(width)])
+    return np.asarray(np.convolve(padded_values, bell, "valid") / np.convolve(presence, bell, "valid"))
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -275,6 +275,6 @@ def _dots(x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> str
     return "".join(f"M{a:.1f},{b:.1f}h0" for a, b in zip(x, y, strict=True))
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _pad_range(low: float, high: float) -> tuple[float, float]:
     margin = 0.06 * (high - low) or max(1e-6, 0.1 * abs(high))
     return low - margin, high + margin

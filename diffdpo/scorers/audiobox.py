@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.hub import Published, find, sha256_of
+from diffdpo.hub import Published, find_weights, sha256_of
 from diffdpo.scorers.features import ClipFeatures, mono, score_each
 from diffdpo.types import Clip
 
@@ -89,9 +89,9 @@ class Audiobox:
 
 def published_files(where: str) -> tuple[Path, ...]:
     """The weights, and their configuration if that is a file of its own."""
-    weights = find(PUBLISHED, where, "model.safetensors", accept_noncommercial=False)
+    weights = find_weights(PUBLISHED, where, "model.safetensors", accept_noncommercial=False)
     if weights.suffix in (".pt", ".pth"):
         return (weights,)
     if where and Path(where).is_file():
         return weights, weights.with_name("config.json")
-    return weights, find(PUBLISHED, where, "config.json", accept_noncommercial=False)
+    return weights, find_weights(PUBLISHED, where, "config.json", accept_noncommercial=False)

@@ -92,13 +92,13 @@ class SongEval:
         from diffdpo.encoders import muq
 
         consent = self.accept_noncommercial
-        encoder = hub.find(hub.MUQ_LARGE, self.muq, muq.FILE, accept_noncommercial=consent)
+        encoder = hub.find_weights(hub.MUQ_LARGE, self.muq, muq.FILE, accept_noncommercial=consent)
         if not self.head:
             raise DataError(
                 f"songeval: no head given; fetch {HEAD_FILE} from https://github.com/{HEAD.repo} "
                 f"(licence: {HEAD.license}) and set head to its path"
             )
-        return encoder, hub.find(HEAD, self.head, HEAD_FILE, accept_noncommercial=consent)
+        return encoder, hub.find_weights(HEAD, self.head, HEAD_FILE, accept_noncommercial=consent)
 
 
 def at_24_khz(clip: Clip) -> Float[np.ndarray, " sample"]:

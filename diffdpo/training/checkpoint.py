@@ -14,31 +14,31 @@ from diffdpo.runs import MANIFEST, publish
 STEP = "step-*"
 
 
-def latest(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; leftovers of a killed save are never candidates."""
     complete = [path for path in folder.glob(STEP) if (path / MANIFEST).is_file()]
     return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def save(
+def save_checkpoint(
     accelerator: Accelerator,
     folder: Path,
     step: int,
     fingerprint: dict[str, Any],
-    running: Mapping[str, float],
+    objective_state: Mapping[str, float],
     extra: Callable[[Path], None],
     keep: int,
 ) -> Path:
-    """Publish the state after `step`; then forget all but the newest `keep`."""
+    """Publish the state after `step`; then delete all checkpoints but the newest `keep`."""
 
-    def write(staging: Path) -> None:
-        accelerator.save_state(str(staging / "state"))
-        extra(staging)
+    def write(folder: Path) -> None:
+        accelerator.save_state(str(folder / "state"))
+        extra(folder)
 
     final = publish(
         folder / f"step-{step:08d}",
         write,
-        {"step": step, "running": dict(running), **fingerprint},
+        {"step": step, "running": dict(objective_state), **fingerprint},
         is_main=accelerator.is_main_process,
         barrier=accelerator.wait_for_everyone,
     )
@@ -48,12 +48,12 @@ def save(
     return final
 
 
-def load(
+def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, fingerprint: dict[str, Any]
 ) -> tuple[int, Mapping[str, float]]:
-    """Restore a state into prepared objects; its step, and what the objective keeps of earlier steps.
+    """Restore a checkpoint into objects prepared by accelerate; its step, and the objective's state then.
 
-    CheckpointError when it is another run's.
+    CheckpointError for a checkpoint of another run.
     """
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     for name, value in fingerprint.items():

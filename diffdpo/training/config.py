@@ -1,4 +1,4 @@
-"""The knobs of training, each with its meaning; checked before the first step."""
+"""The configuration of training; its values are checked before the first step."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,21 +35,21 @@ class InpaintConfig:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """A policy beside the trained one: where it comes from, and whether it follows."""
+    """An auxiliary policy: where its weights come from, and whether they follow the trained policy's."""
 
     kind: Literal["auto", "adapter_off", "frozen_copy", "ema", "synced"] = "auto"
     """auto: the policy with its adapters off when there are any, which costs no memory; else a frozen copy. ema: a
     moving average of the policy (Linear-DPO, NFT's old policy). synced: the policy as it was some steps ago."""
     dtype: Literal["same", "bf16", "fp16", "fp32"] = "same"
-    """Of a frozen copy. In another dtype than the policy's the first margins are not exactly zero."""
+    """Precision of a frozen copy. In another dtype than the policy's the first margins are not exactly zero."""
     offload: bool = False
-    """A frozen copy waits on the CPU between forward passes."""
+    """Keep a frozen copy on the CPU between forward passes."""
     decay: float = 0.995
-    """Of ema."""
+    """Decay of `ema`."""
     ramp: float = 0.0
-    """Of ema: with r > 0 the decay after step s is min(r s, decay); DiffusionNFT's is 0.001 up to 0.5."""
+    """Warm-up of `ema`: with r > 0 the decay after step s is min(r s, decay); DiffusionNFT's is 0.001 up to 0.5."""
     every: int = 40
-    """Of synced: steps between updates."""
+    """Steps between two updates of `synced`."""
     cached_draws: int = 0
     """With K > 0 each example is seen with K fixed draws of timestep, noise and dropped conditions, and the
     reference's errors are remembered. Worth it when examples come round more than K times: one forward pass in
@@ -86,7 +86,7 @@ class TrainConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     grad_clip: float = 1.0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the forward pass. Errors are reduced in fp32 and parameters updated in fp32 whatever it is."""
+    """Precision of the forward pass. Errors are reduced and parameters updated in fp32 in every case."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """The transformer's blocks with torch.compile: up to a minute of waiting, then faster steps."""
@@ -95,7 +95,7 @@ class TrainConfig:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     """The policy that preferences are measured against."""
     old: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """The policy that made the songs, for NFT and AWM: where this run began, unless it follows."""
+    """The policy that sampled the songs, for NFT and AWM: those at the start of the run, unless they follow."""
     ema: float = 0.0
     """Decay of the moving average of the trained weights that is exported; 0 keeps none."""
     timesteps: Timesteps = field(default_factory=Timesteps)
@@ -104,7 +104,7 @@ class TrainConfig:
     in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
     time_bins: int = 4
-    """Errors, margins and gradient factors are logged for so many stretches of t as well; 0 for none."""
+    """Errors, margins and gradient factors are logged for so many intervals of t as well; 0 for none."""
     save_every: int = 100
     keep_checkpoints: int = 1
     log_every: int = 1

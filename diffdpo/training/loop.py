@@ -1,4 +1,4 @@
-"""The training loop: what happens each step is written in the step."""
+"""The training loop: batches, optimiser steps, metrics and checkpoints."""
 
 import math
 import time
@@ -61,8 +61,10 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     """Train from the newest checkpoint, or the start, to `cfg.steps`; returns the steps done now."""
     cfg, accelerator = training.cfg, training.accelerator
     folder = training.folder / "checkpoints"
-    newest = checkpoint.latest(folder)
-    first, running = checkpoint.load(accelerator, newest, training.fingerprint) if newest else (0, {})
+    newest = checkpoint.latest_checkpoint(folder)
+    first, objective_state = (
+        checkpoint.load_checkpoint(accelerator, newest, training.fingerprint) if newest else (0, {})
+    )
     metrics = Metrics(training.folder, keep_until=first) if accelerator.is_main_process else None
     stream = batches(
         training.examples,
@@ -71,24 +73,24 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
         workers=cfg.workers,
         pin=accelerator.device.type == "cuda",
     )
-    with bar("train", cfg.steps, "step", done=first, enabled=accelerator.is_main_process) as progress:
+    with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
-            began = time.monotonic()
-            means = _step(training, step, stream, running)
-            running = update(training.objective, running, means)
+            start_s = time.monotonic()
+            means = _step(training, step, stream, objective_state)
+            objective_state = update(training.objective, objective_state, means)
             row = {"step": step + 1, **means}
-            row["seconds"] = time.monotonic() - began
-            _refuse_nonfinite(row, checkpoint.latest(folder))
+            row["seconds"] = time.monotonic() - start_s
+            _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
             if metrics is not None and (step + 1) % cfg.log_every == 0:
                 metrics.write(row)
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step + 1)
             if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
-                checkpoint.save(
+                checkpoint.save_checkpoint(
                     accelerator,
                     folder,
                     step + 1,
                     training.fingerprint,
-                    running,
+                    objective_state,
                     save_extra,
                     cfg.keep_checkpoints,
                 )
@@ -108,15 +110,15 @@ def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[li
 
 
 def update(
-    objective: Objective, running: Mapping[str, float], means: Mapping[str, float]
+    objective: Objective, objective_state: Mapping[str, float], means: Mapping[str, float]
 ) -> Mapping[str, float]:
-    """What the objective keeps of earlier steps; most keep nothing."""
-    keep = getattr(objective, "update", None)
-    return keep(running, means) if keep else running
+    """The objective's state after a step; unchanged for an objective without `update`."""
+    objective_update = getattr(objective, "update", None)
+    return objective_update(objective_state, means) if objective_update else objective_state
 
 
 def _step(
-    training: Training, step: int, stream: Iterator[Batch], running: Mapping[str, float]
+    training: Training, step: int, stream: Iterator[Batch], objective_state: Mapping[str, float]
 ) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = training.cfg, training.accelerator
@@ -131,7 +133,7 @@ def _step(
             noise = _sample_noise(training, batch)
             with accelerator.autocast():
                 values = _outputs(training, batch, noise)
-            result = training.objective(replace(values, running=running))
+            result = training.objective(replace(values, state=objective_state))
             accelerator.backward(
                 (result.loss * batch.weight).mean()
             )  # under DeepSpeed this is also the update
@@ -141,7 +143,9 @@ def _step(
             training.optimizer.zero_grad()
         records.append(
             StepRecord(
-                result=_with_kl(training.objective, result, batch, running), t=noise.t, axes=batch.axes
+                result=_with_kl(training.objective, result, batch, objective_state),
+                t=noise.t,
+                axes=batch.axes,
             )
         )
     if training.ema is not None:
@@ -154,18 +158,18 @@ def _step(
 
 
 def _with_kl(
-    objective: Objective, result: LossOutput, batch: Batch, running: Mapping[str, float]
+    objective: Objective, result: LossOutput, batch: Batch, objective_state: Mapping[str, float]
 ) -> LossOutput:
-    """The coefficient of the KL divergence that beta implies, beside the metrics of objectives that have one."""
+    """A result with the coefficient of the KL divergence that beta implies, for objectives that have one."""
     coefficient = getattr(objective, "kl_coefficient", None)
     if coefficient is None:
         return result
-    implied = coefficient(running, batch.frames.double().mean(1), batch.latents.shape[-1])
-    return replace(result, metrics={**result.metrics, "implied_kl": implied})
+    kl = coefficient(objective_state, batch.frames.double().mean(1), batch.latents.shape[-1])
+    return replace(result, metrics={**result.metrics, "implied_kl": kl})
 
 
 def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
-    """Errors of all policies; the reference's from the cache where they were measured before."""
+    """Errors of all policies; the reference's from the cache where it holds them."""
     model, policy, objective = training.model, training.policy, training.objective
     if training.cache is None:
         return outputs(model, policy, training.reference, batch, objective, noise, old=training.old)
@@ -180,32 +184,32 @@ def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
 
 
 def _sample_noise(training: Training, batch: Batch) -> StepNoise:
-    """Drawn on the CPU, so that the numbers do not depend on the device, then moved."""
+    """The randomness of a batch, drawn on the CPU so that its numbers do not depend on the device."""
     noise = sample_noise(batch, training.cfg, training.seed, training.model.spec.times)
     device = batch.latents.device
     return replace(
         noise,
         t=noise.t.to(device),
         noise=noise.noise.to(device),
-        dropped={part: where.to(device) for part, where in noise.dropped.items()},
+        drop_masks={part: mask.to(device) for part, mask in noise.drop_masks.items()},
         span=noise.span.to(device),
     )
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         name: value.to(device, non_blocking=True)
         for name, value in vars(batch).items()
         if isinstance(value, torch.Tensor)
     }
-    return replace(batch, **moved)
+    return replace(batch, **tensors)
 
 
-def _refuse_nonfinite(row: dict[str, float], saved: Path | None) -> None:
+def _refuse_nonfinite(row: dict[str, float], newest: Path | None) -> None:
     bad = [name for name, value in row.items() if not math.isfinite(value)]
     if bad:
-        kept = f"the last checkpoint is {saved}" if saved else "nothing was saved yet"
+        note = f"the last checkpoint is {newest}" if newest else "nothing was saved yet"
         raise UserError(
-            f"step {row['step']}: {', '.join(bad)} not finite; stopped before the weights were saved, {kept}; "
+            f"step {row['step']}: {', '.join(bad)} not finite; stopped before the weights were saved, {note}; "
             "lower train.learning_rate, or look for broken latents"
         )

@@ -1,7 +1,7 @@
-"""Policies beside the trained one: the reference it is compared with, and the one that made the songs.
+"""Auxiliary policies: the reference that the policy is compared with, and the policy that sampled the songs.
 
-All of them answer `of(policy)` with something to be called like a network, and `follow(policy, step)` after an
-optimiser step, which moves those that follow the policy and does nothing to the others.
+The context manager `of(policy)` gives a callable with the signature of the network. `follow(policy, step)` comes
+after each optimiser step: a copy that follows the policy is updated, the others stay as they are.
 """
 
 import copy
@@ -17,10 +17,10 @@ from torch.func import functional_call
 
 @dataclass(frozen=True)
 class AdapterOff:
-    """The policy with its adapters switched off; no second copy of the weights."""
+    """The policy with its adapters switched off, which needs no second copy of the weights."""
 
     unwrap: Callable[[Any], Any]
-    """accelerator.unwrap_model: from what accelerate made of the network back to the network."""
+    """`accelerator.unwrap_model`: from the module prepared by accelerate back to the network."""
 
     @contextmanager
     def of(self, network: Any) -> Iterator[Any]:
@@ -32,7 +32,7 @@ class AdapterOff:
             bare.enable_adapters()
 
     def follow(self, network: Any, step: int) -> None:
-        """It stays where it is."""
+        """Nothing changes: this policy is fixed."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class FrozenCopy:
 
     network: torch.nn.Module
     device: torch.device
-    """Where it computes."""
+    """The device of the forward pass."""
     offload: bool = False
-    """It waits on the CPU between forward passes: slower, and nothing of it stays on the GPU."""
+    """Keep the copy on the CPU between forward passes: slower, and no memory of the GPU is held."""
 
     @staticmethod
     def take(
@@ -53,8 +53,8 @@ class FrozenCopy:
         offload: bool = False,
     ) -> "FrozenCopy":
         """Copy before `accelerator.prepare`, so that ZeRO-3 does not shard the copy."""
-        frozen = copy.deepcopy(network).requires_grad_(False).eval()
-        return FrozenCopy(frozen.to("cpu" if offload else device, dtype), device, offload)
+        frozen_network = copy.deepcopy(network).requires_grad_(False).eval()
+        return FrozenCopy(frozen_network.to("cpu" if offload else device, dtype), device, offload)
 
     @contextmanager
     def of(self, network: Any) -> Iterator[Any]:
@@ -67,32 +67,38 @@ class FrozenCopy:
                 self.network.to("cpu")
 
     def _call(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Sequences are brought to the copy's dtype; times, one a song, would lose too much."""
+        """A forward pass: sequences are cast to the copy's dtype; times, one a song, keep their own precision."""
         dtype = next(self.network.parameters()).dtype
 
-        def fit(value: Any) -> Any:
+        def to_dtype(value: Any) -> Any:
             sequence = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
             return value.to(dtype) if sequence else value
 
-        made = self.network(fit(x), *map(fit, args), **{name: fit(value) for name, value in kwargs.items()})
-        return made if made.dtype == dtype == x.dtype else made.to(torch.promote_types(made.dtype, x.dtype))
+        output = self.network(
+            to_dtype(x), *map(to_dtype, args), **{name: to_dtype(value) for name, value in kwargs.items()}
+        )
+        return (
+            output
+            if output.dtype == dtype == x.dtype
+            else output.to(torch.promote_types(output.dtype, x.dtype))
+        )
 
     def follow(self, network: Any, step: int) -> None:
-        """It stays where it is."""
+        """Nothing changes: this policy is fixed."""
 
 
 @dataclass
-class Following:
-    """The policy's network with trained weights of its own, which follow the policy's.
+class MovingCopy:
+    """The policy's network with a copy of its trained weights, which follows them.
 
-    With `every` they are set to the policy's after so many steps (TR-DPO's hard update: Gorbatovski et al. 2024).
-    Else they are a moving average (Linear-DPO's reference, DiffusionNFT's old policy). Kept in at least fp32: in
-    bf16 an average with decay 0.995 would stand still.
+    With `every` the copy is set to the policy's weights after so many steps (TR-DPO's hard update: Gorbatovski et
+    al. 2024); else it is their moving average (Linear-DPO's reference, DiffusionNFT's old policy). Weights are kept
+    in at least fp32: in bf16 an average with decay 0.995 would not change.
     """
 
     unwrap: Callable[[Any], Any]
     weights: dict[str, Tensor]
-    """By name in the network; all that is trained, so only the adapter with LoRA."""
+    """Weights by their names in the network; with LoRA only the adapter's."""
     decay: float = 0.995
     ramp: float = 0.0
     """With r > 0 the decay after step s is min(r s, decay)."""
@@ -107,25 +113,25 @@ class Following:
         decay: float = 0.995,
         ramp: float = 0.0,
         every: int = 0,
-    ) -> "Following":
-        """Where the policy is now."""
-        weights = {name: _wide(p).to(device, copy=True) for name, p in _trained(network).items()}
-        return Following(unwrap, weights, decay, ramp, every)
+    ) -> "MovingCopy":
+        """A copy of the policy's weights as they are now."""
+        weights = {name: _promote(p).to(device, copy=True) for name, p in _trainable(network).items()}
+        return MovingCopy(unwrap, weights, decay, ramp, every)
 
     @contextmanager
     def of(self, network: Any) -> Iterator[Any]:
         bare = self.unwrap(network)
-        weights = {name: self.weights[name].to(p.dtype) for name, p in _trained(bare).items()}
+        weights = {name: self.weights[name].to(p.dtype) for name, p in _trainable(bare).items()}
         yield lambda *args, **kwargs: functional_call(bare, weights, args, kwargs)
 
     @torch.no_grad()
     def follow(self, network: Any, step: int) -> None:
-        """After optimiser step `step`, counted from 1."""
+        """Update the copy after optimiser step `step`, counted from 1."""
         if self.every and step % self.every:
             return
-        keep = 0.0 if self.every else min(self.ramp * step, self.decay) if self.ramp else self.decay
-        for name, parameter in _trained(self.unwrap(network)).items():
-            self.weights[name].lerp_(parameter.to(self.weights[name]), 1 - keep)
+        decay = 0.0 if self.every else min(self.ramp * step, self.decay) if self.ramp else self.decay
+        for name, parameter in _trainable(self.unwrap(network)).items():
+            self.weights[name].lerp_(parameter.to(self.weights[name]), 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.weights
@@ -135,25 +141,25 @@ class Following:
             self.weights[name].copy_(value)
 
 
-def _trained(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def _trainable(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _wide(parameter: Tensor) -> Tensor:
+def _promote(parameter: Tensor) -> Tensor:
     return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 @dataclass
 class ErrorCache:
-    """The reference's errors of (example, draw) pairs met before: while they last, its forward pass is saved.
+    """The reference's errors by example and draw: a forward pass is saved each time a draw recurs.
 
-    A draw is one of `draws` fixed combinations of timestep, noise and dropped conditions an example. Filled as
-    examples come; worth it once they come round more often than there are draws.
+    A draw is one of `draws` fixed combinations of timestep, noise and dropped conditions of an example. The cache
+    is filled during training, and saves time once examples recur more often than there are draws.
     """
 
     draws: int
     errors: dict[str, Tensor]
-    """[member], on the CPU, by `grid_key`."""
+    """Errors of shape [member], on the CPU, by `grid_key`."""
 
     def lookup(self, keys: tuple[str, ...], device: torch.device) -> Tensor | None:
         """[example, member] if the errors of all keys are stored, else None."""

@@ -1,4 +1,4 @@
-"""A training on values in memory: a model, examples and an objective in, a folder with checkpoints out."""
+"""Optimisation of a model on examples in memory: the folder gets metrics, checkpoints and exported weights."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diffdpo.models.checkpoints import save_network
 from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
 from diffdpo.runs import finish
-from diffdpo.training.audit import audit
+from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
 from diffdpo.training.loop import Training, fit
 from diffdpo.training.setup import (
@@ -24,7 +24,7 @@ from diffdpo.training.setup import (
     build_cache,
     build_ema,
     build_optimizer,
-    compile_blocks,
+    compile_repeated_blocks,
     trainable,
 )
 from diffdpo.training.step import CONTEXT
@@ -32,7 +32,7 @@ from diffdpo.training.strategy import build_accelerator, zero_stage
 from diffdpo.types import Objective
 
 
-def train(
+def optimize(
     model: SongModel,
     examples: Examples,
     objective: Objective,
@@ -43,19 +43,19 @@ def train(
     accelerator: Accelerator | None = None,
     objective_name: str = "",
 ) -> Path:
-    """Train from the newest checkpoint in `out`, or from the start, to `cfg.steps`; the folder of exported weights.
+    """Train from the newest checkpoint in `out`, or from the start, to `cfg.steps`; returns the folder of weights.
 
     The model's encoders and codec are freed: examples hold embeddings and latents.
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
-    check_model(cfg, model)
+    check_config(cfg, model)
     check_data(examples, objective, objective_name)
     for part in ("encoders", "codec"):
         model.place(part, None)
     training, parameters = prepare_training(
         model, examples, objective, cfg, out=out, seed=seed, accelerator=accelerator, name=objective_name
     )
-    fit(training, lambda staging: export(training, staging / EXPORT, lora=cfg.lora is not None))
+    fit(training, lambda folder: export(training, folder / EXPORT, lora=cfg.lora is not None))
     if accelerator.is_main_process:
         finish(
             out,
@@ -93,10 +93,12 @@ def prepare_training(
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
-        compile_blocks(network)
+        compile_repeated_blocks(network)
     network.train()
     optimizer = build_optimizer(network, cfg, accelerator.device)
-    parameters = audit(network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None)
+    parameters = audit_parameters(
+        network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
+    )
     policy, optimizer = accelerator.prepare(network, optimizer)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
@@ -134,8 +136,8 @@ def export(training: Training, folder: Path, *, lora: bool) -> None:
         training.ema.restore(parameters)
 
 
-def check_model(cfg: TrainConfig, model: SongModel) -> None:
-    """ConfigError or DataError for what the configuration asks of the model and the model does not have."""
+def check_config(cfg: TrainConfig, model: SongModel) -> None:
+    """ConfigError or DataError for a part or a capability that the configuration needs and the model lacks."""
     if cfg.inpaint is not None:
         require(model, Inpaints)
     parts = (*model.parts, CONTEXT)
@@ -149,12 +151,12 @@ def check_model(cfg: TrainConfig, model: SongModel) -> None:
 def check_data(examples: Examples, objective: Objective, name: str) -> None:
     """ConfigError for soft labels or spans in the data that the objective would ignore."""
     if isinstance(examples, Pairs | PairsInMemory):
-        where = str(examples.path) if isinstance(examples, Pairs) else "pairs"
+        location = str(examples.path) if isinstance(examples, Pairs) else "pairs"
         check_takes(
-            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=where
+            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=location
         )
 
 
 def count_parameters(network: Any) -> int:
-    """Of the whole network, trained or not."""
+    """Number of parameters of the network, trained or not."""
     return sum(parameter.numel() for parameter in network.parameters())

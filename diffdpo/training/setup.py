@@ -11,7 +11,7 @@ from peft import LoraConfig as PeftLora
 from diffdpo.errors import ConfigError
 from diffdpo.registry import closest
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
-from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
+from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, MovingCopy
 from diffdpo.training.step import AuxiliaryPolicy
 from diffdpo.training.strategy import zero_stage
 from diffdpo.types import Objective
@@ -25,9 +25,9 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
 
     Adapters start as the identity. ConfigError for a target that matches no linear layer or convolution.
     """
-    chosen = list(targets if lora.targets is None else lora.targets)
+    patterns = list(targets if lora.targets is None else lora.targets)
     layers = [name for name, m in network.named_modules() if isinstance(m, ADAPTABLE)]
-    for target in chosen:
+    for target in patterns:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             suffixes = sorted({name.rsplit(".", 1)[-1] for name in layers})
             raise ConfigError(
@@ -39,11 +39,11 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network.add_adapter(
-                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=chosen, lora_dropout=0.0)
+                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=patterns, lora_dropout=0.0)
             )
 
 
-def compile_blocks(network: Any) -> None:
+def compile_repeated_blocks(network: Any) -> None:
     """Compile the blocks that repeat, each in its place: names of parameters and checkpoints stay."""
     if not getattr(network, "_repeated_blocks", None):
         raise ConfigError(
@@ -63,9 +63,9 @@ def build_auxiliary(
     accelerator: Accelerator,
     lora: LoraConfig | None,
 ) -> AuxiliaryPolicy | None:
-    """The reference or the old policy, if the objective needs one; made before `accelerator.prepare`.
+    """The reference or the old policy, if the objective needs one; to be built before `accelerator.prepare`.
 
-    One that follows the policy is registered with the accelerator and so part of every checkpoint.
+    A copy that follows the policy is registered with the accelerator and so part of every checkpoint.
     """
     if name not in objective.needs:
         return None
@@ -84,8 +84,8 @@ def build_auxiliary(
         raise ConfigError(
             f"train.{name}.kind={kind}: ZeRO-3 shards the weights it would follow; use ZeRO-2, or adapter_off"
         )
-    follows = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
-    auxiliary = Following.start(network, accelerator.device, accelerator.unwrap_model, **follows)
+    schedule = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
+    auxiliary = MovingCopy.start(network, accelerator.device, accelerator.unwrap_model, **schedule)
     accelerator.register_for_checkpointing(auxiliary)
     return auxiliary
 
@@ -93,9 +93,9 @@ def build_auxiliary(
 def build_auxiliaries(
     cfg: TrainConfig, objective: Objective, network: Any, accelerator: Accelerator
 ) -> tuple[AuxiliaryPolicy | None, AuxiliaryPolicy | None]:
-    """The policies beside the trained one that the objective needs: the reference, and the old policy.
+    """The auxiliary policies that the objective needs: the reference, and the old policy.
 
-    Where both are configured alike they are one, which is run once.
+    Where both are configured alike, one policy serves as both and runs once a step.
     """
     reference = build_auxiliary("reference", cfg.reference, objective, network, accelerator, cfg.lora)
     if reference is not None and "old" in objective.needs and cfg.old == cfg.reference:
@@ -117,13 +117,13 @@ def build_ema(cfg: TrainConfig, network: torch.nn.Module, accelerator: Accelerat
 
 
 def build_cache(cfg: ReferenceConfig, objective: Objective, accelerator: Accelerator) -> ErrorCache | None:
-    """The reference's errors met before, if they are to be remembered."""
+    """The cache of the reference's errors, if `cached_draws` asks for one."""
     if not cfg.cached_draws or "reference" not in objective.needs:
         return None
-    more = sorted(objective.needs - {"reference"})
-    if more:
+    needs = sorted(objective.needs - {"reference"})
+    if needs:
         raise ConfigError(
-            f"train.reference.cached_draws remembers errors, but this objective needs {', '.join(more)} too; "
+            f"train.reference.cached_draws remembers errors, but this objective needs {', '.join(needs)} too; "
             "set it to 0"
         )
     if objective.batch_kind != "pair":

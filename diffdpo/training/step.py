@@ -23,7 +23,7 @@ CONTEXT = "context"
 
 @runtime_checkable
 class AuxiliaryPolicy(Protocol):
-    """Another policy than the trained one: adapters off, a frozen copy, or a policy that follows."""
+    """A policy beside the trained one: adapters off, a frozen copy, or a copy that follows the policy."""
 
     def of(self, network: Any) -> AbstractContextManager[Any]: ...
 
@@ -32,12 +32,12 @@ class AuxiliaryPolicy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepNoise:
-    """All randomness of a batch, drawn for each example: the members of a pair share it."""
+    """The randomness of a batch, drawn for each example and shared by the members of a pair."""
 
     t: Float[Tensor, " example"]
     noise: Float[Tensor, "example frame channel"]
-    dropped: Mapping[str, Bool[Tensor, " example"]]
-    """For each part of the condition the examples that are trained without it."""
+    drop_masks: Mapping[str, Bool[Tensor, " example"]]
+    """For each part of the condition, True for the examples that are trained without it."""
     span: Bool[Tensor, "example frame"]
     """The frames to be generated; all of them unless in-painting is trained."""
 
@@ -59,14 +59,14 @@ def sample_noise(
     """
     _, _, frames, channels = batch.latents.shape
     keys = noise_keys(batch, cfg)
-    dropped = {
+    drop_masks = {
         part: draw_uniform(seed, keys, f"drop-{part}") < probability
         for part, probability in sorted(cfg.dropout.items())
     }
     return StepNoise(
         t=torch.stack([cfg.timesteps.draw(generator(seed, key, "timestep"), times) for key in keys]),
         noise=draw_noise(seed, keys, frames, channels),
-        dropped=dropped,
+        drop_masks=drop_masks,
         span=_sample_spans(batch, cfg.inpaint, keys, seed),
     )
 
@@ -162,18 +162,18 @@ def encode_batch(
     so the error counts everywhere.
     """
     device, members = batch.latents.device, batch.latents.shape[1]
-    stacked = [row for member in zip(*rows, strict=True) for row in member]
-    condition = move(model.condition(stacked, batch.latents.shape[2]), device)
+    member_rows = [row for member in zip(*rows, strict=True) for row in member]
+    condition = move(model.condition(member_rows, batch.latents.shape[2]), device)
     span = noise.span
     if not bool(span.all()):
         require(model, Inpaints)
         inpaints: Any = model
-        if CONTEXT in noise.dropped:
-            span = span | noise.dropped[CONTEXT][:, None]
+        if CONTEXT in noise.drop_masks:
+            span = span | noise.drop_masks[CONTEXT][:, None]
         keep_mask = flow.mask_from_frames(batch.frames[:, 0], span.shape[1]) & ~span
         context = batch.latents[:, 0].repeat(members, 1, 1)
         condition = inpaints.with_context(condition, context, keep_mask.repeat(members, 1))
-    for part, where in noise.dropped.items():
+    for part, drop_mask in noise.drop_masks.items():
         if part != CONTEXT:
-            condition = model.without(condition, part, where.repeat(members))
+            condition = model.without(condition, part, drop_mask.repeat(members))
     return condition, span

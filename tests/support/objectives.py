@@ -57,7 +57,7 @@ def random_outputs(objective, examples=6, seed=0, **changes):
         "mask": mask,
         "score": normal(),
         "span": (frame >= start) & (frame < start + 2),
-        "running": {"steps": 9, "margin_size": 0.05},
+        "state": {"steps": 9, "margin_size": 0.05},
     }
     if objective.batch_kind == "pair":
         others["soft_label"] = uniform()
@@ -80,9 +80,7 @@ def derived(outputs, **velocities):
     """The same outputs with other velocities, and the errors that follow."""
     predicted = {n: v for n, v in vars(outputs.velocities).items() if v is not None and n != "target"}
     target = velocities.pop("target", outputs.velocities.target)
-    others = {
-        name: getattr(outputs, name) for name in ("mask", "t", "score", "span", "soft_label", "running")
-    }
+    others = {name: getattr(outputs, name) for name in ("mask", "t", "score", "span", "soft_label", "state")}
     return from_velocities(target, predicted | velocities, **others)
 
 

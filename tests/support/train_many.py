@@ -11,7 +11,7 @@ from pathlib import Path
 from diffdpo.cli import load_config
 from diffdpo.errors import UserError
 from diffdpo.recipes import train
-from diffdpo.run_dir import leave
+from diffdpo.run_dir import shutdown
 
 if __name__ == "__main__":
     path, errors = Path(sys.argv[1]), []
@@ -23,4 +23,4 @@ if __name__ == "__main__":
             errors.append(str(error))
     if os.environ.get("RANK", "0") == "0":
         path.with_suffix(".errors.json").write_text(json.dumps(errors))
-    leave()
+    shutdown()

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from diffdpo import config, parts
 from diffdpo.errors import ConfigError
 from diffdpo.objectives.dpo import DPO
-from diffdpo.recipes.round import GUARDED, RoundRun
+from diffdpo.recipes.round import OBJECTIVE_ARGS, RoundRun
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
@@ -15,7 +15,7 @@ from diffdpo.registry import Choice
 def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text("out: runs/x\nseed: 3\ntrain: {steps: 7, learning_rate: 1e-3}\n")
-    cfg = config.load(TrainRun, path, ["train.steps=9"])
+    cfg = config.build_config(TrainRun, path, ["train.steps=9"])
     assert (cfg.out, cfg.seed, cfg.train.steps, cfg.train.learning_rate) == ("runs/x", 3, 9, 1e-3)
     assert cfg.train.global_batch == 8
 
@@ -35,15 +35,15 @@ def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
 )
 def test_mistakes_are_named_with_their_remedy(words, says):
     with pytest.raises(ConfigError, match=says):
-        config.load(TrainRun, None, words)
+        config.build_config(TrainRun, None, words)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such configuration"):
-        config.load(TrainRun, tmp_path / "nowhere.yaml")
+        config.build_config(TrainRun, tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("out: [1,\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        config.load(TrainRun, tmp_path / "bad.yaml")
+        config.build_config(TrainRun, tmp_path / "bad.yaml")
 
 
 def test_a_plug_ins_arguments_are_its_fields():
@@ -57,9 +57,9 @@ def test_a_plug_ins_arguments_are_its_fields():
 
 
 def test_the_printed_configuration_loads_again_as_itself(tmp_path):
-    cfg = config.load(TrainRun, None, ["out=x", "train.lora={rank: 4}", "train.dropout={style: 0.1}"])
+    cfg = config.build_config(TrainRun, None, ["out=x", "train.lora={rank: 4}", "train.dropout={style: 0.1}"])
     (tmp_path / "again.yaml").write_text(config.to_yaml(cfg))
-    assert config.load(TrainRun, tmp_path / "again.yaml") == cfg
+    assert config.build_config(TrainRun, tmp_path / "again.yaml") == cfg
 
 
 def test_scorers_are_names_or_names_with_arguments():
@@ -91,16 +91,16 @@ def written(tmp_path, text):
 def test_arguments_go_with_the_part_they_were_given_for(tmp_path):
     prompts = "out: x\nmining_prompts: m\nevaluation_prompts: e\n"
     path = written(tmp_path, f"{prompts}train: {{objective: {{name: dpo, args: {{beta: 5.0}}}}}}\n")
-    own = config.load(RoundRun, path, ["train.objective.args.anchor.winner=1.0"]).train.objective
+    own = config.build_config(RoundRun, path, ["train.objective.args.anchor.winner=1.0"]).train.objective
     assert (own.name, own.args) == ("dpo", {"beta": 5.0, "anchor": {"winner": 1.0}})
-    other = config.load(
+    other = config.build_config(
         RoundRun, path, ["train.objective.name=nft", "train.objective.args.kl=0.1"]
     ).train.objective
     assert (other.name, other.args) == ("nft", {"kl": 0.1})
-    default = config.load(
+    default = config.build_config(
         RoundRun, written(tmp_path, prompts), ["train.objective.args.beta=5.0"]
     ).train.objective
-    assert (default.name, default.args) == ("dpo", {**GUARDED, "beta": 5.0})
+    assert (default.name, default.args) == ("dpo", {**OBJECTIVE_ARGS, "beta": 5.0})
 
 
 @pytest.mark.parametrize("layer", ["yaml", "words"])
@@ -109,9 +109,9 @@ def test_a_part_may_be_given_by_its_bare_name(tmp_path, layer):
         path = written(
             tmp_path, "out: x\nprompts: p\nmodel: tiny\nsampling: {solver: euler, guidance: apg}\n"
         )
-        cfg = config.load(SampleRun, path)
+        cfg = config.build_config(SampleRun, path)
     else:
-        cfg = config.load(
+        cfg = config.build_config(
             SampleRun, None, ["out=x", "prompts=p", "sampling.solver=euler", "sampling.guidance=apg"]
         )
     assert (cfg.model, cfg.sampling.solver, cfg.sampling.guidance) == (
@@ -137,28 +137,30 @@ def test_a_part_may_be_given_by_its_bare_name(tmp_path, layer):
 )
 def test_solvers_and_guiders_are_checked_like_every_part(words, says):
     with pytest.raises(ConfigError, match=says):
-        config.load(SampleRun, None, ["out=x", "prompts=p", *words])
+        config.build_config(SampleRun, None, ["out=x", "prompts=p", *words])
 
 
 def test_a_round_sets_what_belongs_to_it(tmp_path):
     with pytest.raises(ConfigError, match=r"sample\.seed is set by the round itself"):
-        config.load(RoundRun, None, ["out=x", "mining_prompts=m", "evaluation_prompts=e", "sample.seed=3"])
+        config.build_config(
+            RoundRun, None, ["out=x", "mining_prompts=m", "evaluation_prompts=e", "sample.seed=3"]
+        )
 
 
 def test_data_files_stand_beside_the_yaml_that_names_them_or_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "p.jsonl").write_text("")
     path = written(tmp_path / "presets", "out: runs/x\nprompts: p.jsonl\n")
-    cfg = config.load(SampleRun, path)
+    cfg = config.build_config(SampleRun, path)
     assert (cfg.prompts, cfg.out) == (str(tmp_path / "presets" / "p.jsonl"), "runs/x")
-    assert config.load(SampleRun, path, ["prompts=p.jsonl"]).prompts == "p.jsonl"
+    assert config.build_config(SampleRun, path, ["prompts=p.jsonl"]).prompts == "p.jsonl"
 
 
 def test_a_yaml_that_is_a_list_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected keys and values, got a list"):
-        config.load(SampleRun, written(tmp_path, "- out\n"))
+        config.build_config(SampleRun, written(tmp_path, "- out\n"))
 
 
 def test_the_printed_configuration_names_every_key():
-    text = config.to_yaml(config.load(TrainRun, None, ["out=x"]))
+    text = config.to_yaml(config.build_config(TrainRun, None, ["out=x"]))
     assert set(OmegaConf.create(text)) >= {"out", "model", "data", "objective", "train", "seed"}

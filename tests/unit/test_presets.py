@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from diffdpo import cli, config, presets
 from diffdpo.errors import ConfigError
 
-ALL = list(presets.listing())
+ALL = list(presets.all_presets())
 OF_VERBS = [preset for preset in ALL if preset.verb not in presets.LAUNCHERS]
 
 
@@ -34,12 +34,16 @@ def test_names_are_unique_for_a_verb():
 
 @pytest.mark.parametrize("name", ["tiny/dpo", "tiny/train_dpo", "tiny/train_dpo.yaml"])
 def test_a_preset_is_found_by_name_and_by_file(name):
-    assert presets.find("train", name).name == "train_dpo.yaml"
+    assert presets.find_preset("train", name).name == "train_dpo.yaml"
 
 
 def test_a_verb_names_its_own_preset():
-    assert presets.find("sample", "tiny/sample").name == "sample.yaml"
-    assert presets.find("round", "tiny/demo") == presets.find("demo", "tiny/demo") == presets.default("demo")
+    assert presets.find_preset("sample", "tiny/sample").name == "sample.yaml"
+    assert (
+        presets.find_preset("round", "tiny/demo")
+        == presets.find_preset("demo", "tiny/demo")
+        == presets.default("demo")
+    )
     assert presets.default("train") is None
 
 
@@ -47,7 +51,7 @@ def test_a_path_goes_before_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny").mkdir()
     Path("tiny/dpo").write_text("out: mine\n")
-    assert presets.find("train", "tiny/dpo") == Path("tiny/dpo")
+    assert presets.find_preset("train", "tiny/dpo") == Path("tiny/dpo")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ def test_a_path_goes_before_a_preset(tmp_path, monkeypatch):
 )
 def test_other_names_are_refused_with_what_was_meant(verb, name, says):
     with pytest.raises(ConfigError, match=says):
-        presets.find(verb, name)
+        presets.find_preset(verb, name)
 
 
 def test_the_command_that_makes_a_folder_is_that_of_the_preset_that_writes_it():

@@ -17,7 +17,7 @@ class Clock:
 def bar_at(times, total=160, done=0):
     """A bar after an item at each of these seconds."""
     clock = Clock()
-    bar = progress.Bar(total, "score", "song", None, True, done=done, pace=progress.Pace(clock))
+    bar = progress.Bar(total, "score", "song", None, True, n_done=done, pace=progress.Pace(clock))
     for clock.now in times:
         bar.advance()
     return bar
@@ -33,7 +33,7 @@ def test_no_remaining_time_is_shown_before_it_can_be_known(capsys):
 def test_the_first_item_which_loads_everything_does_not_count():
     bar = bar_at([34.0, 35.0, 36.0, 37.0, 38.0])
     assert bar.pace.speed == pytest.approx(1.0)
-    assert bar.pace.remaining(155) == pytest.approx(155.0)
+    assert bar.pace.eta_s(155) == pytest.approx(155.0)
     assert bar.speed_text() == "1.0 song/s, 3 min left"
 
 
@@ -54,7 +54,7 @@ def test_the_last_line_is_written_once_and_says_how_long_it_took(capsys):
 
 
 def test_nothing_is_said_on_other_processes(capsys):
-    with progress.bar("score", 2, "song", enabled=False) as bar:
+    with progress.bar("score", 2, "song", visible=False) as bar:
         bar.advance(2)
     assert capsys.readouterr().err == ""
 

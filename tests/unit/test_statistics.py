@@ -12,7 +12,7 @@ def test_the_effect_is_the_mean_difference_and_the_win_rate_counts_ties_half():
     )
     assert effect.mean == pytest.approx(0.75)
     assert effect.win_rate == pytest.approx(2.5 / 4)
-    assert effect.standardised == pytest.approx(0.75 / np.std([1, 2, 3, 4], ddof=1))
+    assert effect.effect_size == pytest.approx(0.75 / np.std([1, 2, 3, 4], ddof=1))
     assert (effect.count, effect.clusters) == (4, 4)
     assert effect.low <= effect.mean <= effect.high
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffdpo.windows import CUTS, Chunks, Window, assemble, reaching, stream
+from diffdpo.windows import CUTS, Chunks, Window, assemble, chunks_for_context, stream
 
 SMALL = (
     Chunks(size=12, overlap=6, fade=2),
@@ -85,15 +85,15 @@ def test_a_convolution_in_windows_equals_the_convolution_if_the_context_covers_i
         return F.conv1d(song[..., start:stop], kernel, padding=20)
 
     expected = run(0, 500)
-    enough = whole(run, 500, reaching(20))
+    enough = whole(run, 500, chunks_for_context(20))
     assert (enough - expected).abs().max() < 1e-4
     assert (whole(run, 500, CUTS["published"]) - expected).abs().max() > 0.1  # 16 frames are four too few
 
 
 def test_as_much_context_as_is_asked_for_and_never_less_than_published():
-    assert all(reaching(frames).context >= frames for frames in range(100))
-    assert reaching(10) == CUTS["cross_fade"] == Chunks(size=128, overlap=32, fade=8)
-    assert reaching(13).overlap > 32
+    assert all(chunks_for_context(frames).context >= frames for frames in range(100))
+    assert chunks_for_context(10) == CUTS["cross_fade"] == Chunks(size=128, overlap=32, fade=8)
+    assert chunks_for_context(13).overlap > 32
 
 
 @pytest.mark.parametrize("sizes", [(10, 4, 6), (8, 6, 2), (12, 6, -2), (12, 5, 2), (12, 6, 3)])

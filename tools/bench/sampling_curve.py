@@ -38,7 +38,7 @@ from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar
 from diffdpo.registry import Choice
-from diffdpo.run_dir import claim
+from diffdpo.run_dir import open_run
 from diffdpo.sampling.conditions import ConditionBatch, encode_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise
@@ -229,7 +229,7 @@ def main() -> None:
     weights = [sha256_of(path) for path in sorted(BUNDLE.rglob("*.safetensors"))]
     cfg = CurveRun(out=str(args.out), prompts=str(args.prompts), per_prompt=args.per_prompt, weights=weights)
     try:
-        claim(cfg)
+        open_run(cfg)
     except UserError as error:
         parser.error(str(error))
     if args.manifest and not (args.out / "reference.npz").is_file():

@@ -121,7 +121,7 @@ def train(world: World, runs: Sequence[Run], budget: Budget) -> Policies:
         losses = []
         for i, run in enumerate(runs):
             outputs = see(world, run, {name: v[i] for name, v in seen.items()}, t[i], rewards[i])
-            result = run.objective(replace(outputs, running=kept[i]))
+            result = run.objective(replace(outputs, state=kept[i]))
             losses.append(result.loss.mean())
             if hasattr(run.objective, "update"):
                 means = {name: float(value.mean()) for name, value in result.metrics.items()}

@@ -104,7 +104,7 @@ FAMILIES: dict[str, OriginalFamily] = {
         members=1,
         fields=lambda case: {
             "score": case["in.labels"][:, None].double() - 0.5,
-            "running": {REFERENCE_POINT: float(case["out.kl"])},
+            "state": {REFERENCE_POINT: float(case["out.kl"])},
         },
     ),
     r"diffusion_nft_.*": OriginalFamily(
@@ -249,10 +249,10 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
     auto_beta = AutoBeta(target_factor=0.2, fixed_steps=0, decay=0.99, range=(1e-9, 1e9))
     objective = DPO(auto_beta=auto_beta)
     policy, reference = error("in.pred"), error("in.ref_pred")
-    size = objective(Outputs(policy=policy, reference=reference, running={"margin_size": 1.0}))
+    size = objective(Outputs(policy=policy, reference=reference, state={"margin_size": 1.0}))
     first = auto_beta.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
     second = auto_beta.update(first, {"margin_size": 2 * first["margin_size"]})
-    loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
+    loss = objective(Outputs(policy=policy, reference=reference, state=first)).loss.mean()
     betas = torch.tensor([auto_beta(objective.beta, running) for running in (first, second)])
     original = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
     return [

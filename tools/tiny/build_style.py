@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURED, measure
 from diffdpo.encoders.style import TwoTowerStyle, windows
-from diffdpo.progress import bar, say
+from diffdpo.progress import bar, log
 from tools.tiny.style.minilm import MiniLM
 from tools.tiny.style.phrases import broad, captions
 from tools.tiny.style.training import (
@@ -83,7 +83,7 @@ def teach(work: Path, minilm: Path) -> None:
         segments = read_songs(work / "features", split, thirds)
         found = captions(segments.scores, [segments.labels[song] for song in segments.song])
         texts = sorted({caption.text for each in found for caption in each})
-        say(f"{split}: {len(texts)} captions of {len(found)} windows of {len(segments.labels)} songs")
+        log(f"{split}: {len(texts)} captions of {len(found)} windows of {len(segments.labels)} songs")
         stored = {"captions": found, "texts": texts, "vectors": teacher.embed_all(texts)}
         torch.save(stored, work / f"captions-{split}.pt")
     phrases = broad(PHRASES)
@@ -111,7 +111,7 @@ def train(work: Path, minilm: Path, out: Path) -> None:
     model.save_pretrained(out)
     for path in out.glob("*.safetensors"):
         save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    say(f"{(time.monotonic() - started) / 60:.1f} minutes; {out}")
+    log(f"{(time.monotonic() - started) / 60:.1f} minutes; {out}")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.report.plots import draw, matched
+from diffdpo.report.plots import draw_pictures, match_loudness
 
 KINDS = ("original", "decoded")
 WIDTH, HEIGHT, LEFT, GAP = 640, 150, 70, 24
@@ -31,12 +31,12 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names:
-        clips = matched([audio.read(args.kept / f"{name}-{kind}.flac") for kind in KINDS])
+        clips = match_loudness([audio.read(args.kept / f"{name}-{kind}.flac") for kind in KINDS])
         for kind, clip in zip(KINDS, clips, strict=True):
             path = args.out / f"{name}-{kind}.ogg"
             soundfile.write(path, clip.samples.T, clip.sample_rate, format="OGG", subtype="VORBIS")
         rows = []
-        for i, (kind, picture) in enumerate(zip(KINDS, draw(clips), strict=True)):
+        for i, (kind, picture) in enumerate(zip(KINDS, draw_pictures(clips), strict=True)):
             top = i * (HEIGHT + GAP)
             rows.append(
                 f'<text x="8" y="{top + HEIGHT / 2}">{kind}</text>'

@@ -27,7 +27,7 @@ from omegaconf import MISSING
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.config import load
+from diffdpo.config import build_config
 from diffdpo.data.prompts import read_prompts
 from diffdpo.encoders import musicnn
 from diffdpo.evaluation.distances import kernel_distances, median_bandwidth
@@ -36,7 +36,7 @@ from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model
 from diffdpo.progress import bar
 from diffdpo.registry import Choice
-from diffdpo.run_dir import claim
+from diffdpo.run_dir import open_run
 from diffdpo.runs import atomic_write
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import prompt_request
@@ -302,10 +302,10 @@ def identity(model: Any, cfg: EvalRun) -> str:
 
 def begin(manifest: Path, words: Sequence[str]) -> tuple[Any, EvalRun]:
     """The model and a folder that is its own."""
-    cfg = load(EvalRun, None, [f"manifest={manifest}", *words])
+    cfg = build_config(EvalRun, None, [f"manifest={manifest}", *words])
     model = build_model(cfg.model)
     cfg = replace(cfg, identity=identity(model, cfg))
-    claim(cfg, free=["resamples"])
+    open_run(cfg, free=["resamples"])
     return model, cfg
 
 

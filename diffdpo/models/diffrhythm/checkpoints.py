@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffdpo.errors import CheckpointError
-from diffdpo.hub import Published, find
+from diffdpo.hub import Published, find_weights
 from diffdpo.models.adapters import merge_adapter, parse_adapters
 from diffdpo.models.diffrhythm import published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
@@ -72,7 +72,7 @@ def read_network(where: str | Path, *, release: str = "", ema: bool = False) -> 
     releases = {entry.repo: entry for entry in published.RELEASES.values()} | published.RELEASES
     if name in releases and not Path(name).exists():
         entry = releases[name]
-        path = find(entry.weights, entry.repo, published.FILE, accept_noncommercial=False)
+        path = find_weights(entry.weights, entry.repo, published.FILE, accept_noncommercial=False)
         return _published(path, entry, ema=ema)
     path = Path(name)
     if path.name == WEIGHTS and (path.parent / "config.json").is_file():
@@ -83,8 +83,8 @@ def read_network(where: str | Path, *, release: str = "", ema: bool = False) -> 
         return _published(path, release, ema=ema)
     if not path.is_dir():
         unknown = Published(name="a DiffRhythm network", repo=name, license="see its model card")
-        find(unknown, name, WEIGHTS, accept_noncommercial=False)
-        path = find(unknown, name, "config.json", accept_noncommercial=False).parent
+        find_weights(unknown, name, WEIGHTS, accept_noncommercial=False)
+        path = find_weights(unknown, name, "config.json", accept_noncommercial=False).parent
     return Checkpoint(str(path), read_json(path / "config.json"), read_tensors(path / WEIGHTS))
 
 

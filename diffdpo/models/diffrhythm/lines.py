@@ -31,7 +31,7 @@ def token_lines(embedding: Embedding) -> tuple[Line, ...]:
 def place_lines(row: Row, length: int, frames_per_second: float) -> Int[Tensor, " {length}"]:
     """The tokens of the lines that begin in a row, a token a frame, 0 elsewhere."""
     lines = token_lines(row.embedding)
-    if not row.is_whole:
+    if not row.is_full_song:
         start, stop = row.first_frame, row.first_frame + row.frames
         lines = lines_within(lines, start / frames_per_second, stop / frames_per_second)
     tokens = place_tokens(lines, min(row.frames, length), frames_per_second)

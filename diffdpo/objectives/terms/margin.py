@@ -10,22 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.errors import ensure
-from diffdpo.types import LossMetrics, Outputs, PerExample, PerSong, Running, require
+from diffdpo.types import LossMetrics, ObjectiveState, Outputs, PerExample, PerSong, expect
 
 Reduction = Literal["mean", "per_frame", "sum"]
 
 
 def implicit_rewards(outputs: Outputs) -> PerSong:
     """Implicit reward of every song in units of beta/2: the reference's error less the policy's."""
-    return require(outputs.reference) - outputs.policy
+    return expect(outputs.reference) - outputs.policy
 
 
 def elements(reduction: Reduction, outputs: Outputs) -> PerSong | float:
     """The factor that turns a mean error into a sum over frames, or over latent elements (SimpleTuner, Voxtral)."""
     if reduction == "mean":
         return 1.0
-    frames = require(outputs.mask).sum(-1).to(outputs.policy.dtype)
-    return frames if reduction == "per_frame" else frames * require(outputs.velocities).target.shape[-1]
+    frames = expect(outputs.mask).sum(-1).to(outputs.policy.dtype)
+    return frames if reduction == "per_frame" else frames * expect(outputs.velocities).target.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class AutoBeta:
         ensure(0 <= self.decay < 1, f"auto_beta.decay must be in [0, 1), got {self.decay}")
         ensure(0 < low <= high, f"auto_beta.range must be two positive numbers in order, got {self.range}")
 
-    def __call__(self, beta: float, running: Running) -> float:
+    def __call__(self, beta: float, running: ObjectiveState) -> float:
         """The beta of a step, from the fixed beta and the running state."""
         size = running.get("margin_size", 0.0)
         if not self.target_factor or not size or running.get("steps", 0) < self.fixed_steps:
@@ -77,7 +77,7 @@ class AutoBeta:
         logit = math.log(self.target_factor / (1 - self.target_factor))
         return min(self.range[1], max(self.range[0], -2 * logit / size))
 
-    def update(self, running: Running, means: Running) -> Running:
+    def update(self, running: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
         """The running state after a step with these means of its metrics."""
         if not self.target_factor:
             return {}

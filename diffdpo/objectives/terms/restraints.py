@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.errors import ensure
-from diffdpo.types import LossMetrics, LossOutput, Need, Outputs, PerExample, require
+from diffdpo.types import LossMetrics, LossOutput, Need, Outputs, PerExample, expect
 
 Gradient = Float[Tensor, "*batch element"]
 
@@ -31,7 +31,7 @@ class Safeguard:
 
     def __call__(self, outputs: Outputs) -> tuple[Outputs, LossMetrics]:
         """The same errors, the loser's with lambda times its gradient; every pair has its own lambda."""
-        velocities, mask, weights = require(outputs.velocities), outputs.mask, outputs.frame_weights
+        velocities, mask, weights = expect(outputs.velocities), outputs.mask, outputs.frame_weights
         error = (velocities.policy - velocities.target).detach()
         error = error.to(torch.promote_types(error.dtype, torch.float32))
         if weights is not None:
@@ -76,7 +76,7 @@ class Anchor:
         loss = loss + self.hinge * torch.relu(-reward)
         if not self.velocity:
             return replace(output, loss=loss)
-        velocities = require(outputs.velocities)
-        distance = flow.masked_square(velocities.policy - require(velocities.reference), outputs.mask).mean(1)
+        velocities = expect(outputs.velocities)
+        distance = flow.masked_square(velocities.policy - expect(velocities.reference), outputs.mask).mean(1)
         metrics = {**output.metrics, "velocity_distance": distance.detach()}
         return LossOutput(loss=loss + self.velocity * distance, metrics=metrics)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffdpo import flow
 from diffdpo.errors import ensure
-from diffdpo.types import Need, Outputs, require
+from diffdpo.types import Need, Outputs, expect
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TimestepWeight:
     def __call__(self, outputs: Outputs) -> Float[Tensor, "example 1"] | float:
         if self.weight == "constant":
             return 1.0
-        t = require(outputs.t)[:, None]
+        t = expect(outputs.t)[:, None]
         return (1 - t) ** 2 if self.weight == "theory" else ((1 - t) / t).clamp(max=self.clip)
 
 
@@ -60,8 +60,8 @@ class Span:
         """The same outputs with errors in which the span counts for more."""
         if not self.share:
             return outputs
-        errors, span = require(outputs.frame_errors), None if outputs.span is None else outputs.span[:, None]
-        weights = flow.span_weights(require(outputs.mask), span, self.share, outputs.policy.dtype)
-        reference = None if errors.reference is None else flow.weighted_mean(errors.reference, weights)
-        policy = flow.weighted_mean(errors.policy, weights)
+        errors, span = expect(outputs.frame_errors), None if outputs.span is None else outputs.span[:, None]
+        weights = flow.span_weights(expect(outputs.mask), span, self.share, outputs.policy.dtype)
+        reference = None if errors.reference is None else flow.weighted_frame_mean(errors.reference, weights)
+        policy = flow.weighted_frame_mean(errors.policy, weights)
         return replace(outputs, policy=policy, reference=reference, frame_weights=weights)

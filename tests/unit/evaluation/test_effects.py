@@ -4,7 +4,7 @@ import pytest
 
 from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
-from diffdpo.evaluation.effects import Matched, effects, match, standardised_change, verdict
+from diffdpo.evaluation.effects import PairedSample, effects, pair_rows, standardised_change, verdict
 
 
 def row(name, **others):
@@ -13,7 +13,7 @@ def row(name, **others):
 
 def matched(name, before, after):
     keys = ("key", "judge")
-    return Matched(
+    return PairedSample(
         sample_id=name, prompt_id=name[0], group=name[0],
         baseline=dict(zip(keys, before, strict=True)), aligned=dict(zip(keys, after, strict=True)),
     )  # fmt: skip
@@ -25,7 +25,7 @@ PAIRS = [
 
 
 def test_rows_are_matched_by_sample():
-    pairs = match([row("a1"), row("b1"), row("c1")], [row("b1", model="m"), row("a1", model="m")])
+    pairs = pair_rows([row("a1"), row("b1"), row("c1")], [row("b1", model="m"), row("a1", model="m")])
     assert [(one.sample_id, two.sample_id, two.model) for one, two in pairs] == [
         ("a1", "a1", "m"),
         ("b1", "b1", "m"),
@@ -35,9 +35,9 @@ def test_rows_are_matched_by_sample():
 @pytest.mark.parametrize("difference", [{"seed": 1}, {"sampling": "{other}"}, {"frames": 9}])
 def test_songs_made_differently_are_not_compared(difference):
     with pytest.raises(DataError, match="sample both models with the same prompts, seeds and sampler"):
-        match([row("a1")], [row("a1", **difference)])
+        pair_rows([row("a1")], [row("a1", **difference)])
     with pytest.raises(DataError, match="share no sample"):
-        match([row("a1")], [row("b1")])
+        pair_rows([row("a1")], [row("b1")])
 
 
 def test_mined_axes_come_first_and_a_known_shift_is_found():

@@ -17,8 +17,13 @@ def rounds(*scores, **last):
         (rounds(0.1, 0.3), 2, False, ""),
         (rounds(0.3, 0.1), 1, True, "no gain over round 1"),
         (rounds(-0.1), 0, True, "no gain over round 0"),
-        (rounds(0.1, 0.3, fallen=("musicnn.typicality",)), 1, True, "the judge musicnn.typicality fell"),
-        (rounds(0.3, fallen=("judge",)), 0, True, "round 1: the judge"),
+        (
+            rounds(0.1, 0.3, fallen_judges=("musicnn.typicality",)),
+            1,
+            True,
+            "the judge musicnn.typicality fell",
+        ),
+        (rounds(0.3, fallen_judges=("judge",)), 0, True, "round 1: the judge"),
         (rounds(0.1, 0.3, winner_rise=0.06), 1, True, "winners' error rose 6.0%"),
         ([RoundResult(), RoundResult()], 2, False, ""),
         ([RoundResult(), RoundResult(winner_rise=0.5)], 1, True, "rose 50.0%"),
@@ -45,12 +50,12 @@ def test_patience_waits_and_switches_can_be_turned_off():
     assert not decide(rounds(0.3, 0.1), StopRule(patience=2)).stop
     assert decide(rounds(0.3, 0.1, 0.2), StopRule(patience=2)).best == 1
     ignored = StopRule(judges=False, max_winner_rise=float("inf"))
-    kept = decide(rounds(0.1, 0.3, fallen=("judge",), winner_rise=9.0), ignored)
+    kept = decide(rounds(0.1, 0.3, fallen_judges=("judge",), winner_rise=9.0), ignored)
     assert (kept.best, kept.stop) == (2, False)
 
 
 def test_a_decision_once_made_is_not_unmade_by_later_rounds():
-    history = rounds(0.1, 0.3, fallen=("judge",))
+    history = rounds(0.1, 0.3, fallen_judges=("judge",))
     assert decide([*history, RoundResult(score=9.0)], StopRule()) == decide(history, StopRule())
 
 

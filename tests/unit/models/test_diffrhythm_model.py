@@ -199,5 +199,5 @@ def test_a_window_of_a_row_is_a_row():
     song = row(40, first_frame=5, song_frames=100)
     part = window_row(song, Window(10, 30, 12, 28))
     assert (part.frames, part.first_frame, part.song_frames) == (20, 15, 100)
-    assert not part.is_whole
-    assert replace(part, first_frame=0, song_frames=None).is_whole
+    assert not part.is_full_song
+    assert replace(part, first_frame=0, song_frames=None).is_full_song

@@ -85,7 +85,7 @@ def test_kto_knows_the_mean_gain_of_the_step_before():
     assert first.loss.tolist() == pytest.approx([logistic(-3), logistic(1)])
     running = objective.update({}, {"gain": first.metrics["gain"].mean().item()})
     assert running == {"reference_point": pytest.approx(0.2)}
-    second = objective(replace(outputs, running=running))
+    second = objective(replace(outputs, state=running))
     assert second.loss.tolist() == pytest.approx([logistic(-1), logistic(-1)])
     assert objective.update({}, {"gain": -1.0}) == {"reference_point": 0.0}
 

@@ -72,7 +72,7 @@ def test_links_scale_with_the_beta_of_the_step():
     objective = DPO(beta=500.0, link=Choice("ipo"), auto_beta=auto_beta)
     running = {"steps": 5, "margin_size": 0.3}
     beta = auto_beta(500.0, running)
-    there = replace(pair(0.5, 0.5, 0.5 + 1 / beta, 0.5), running=running)  # margin beta/2 · 1/beta = ½
+    there = replace(pair(0.5, 0.5, 0.5 + 1 / beta, 0.5), state=running)  # margin beta/2 · 1/beta = ½
     assert objective(there).metrics["margin"].item() == pytest.approx(0.5)
     assert objective(there).loss.item() == pytest.approx(0.0, abs=1e-20)
 

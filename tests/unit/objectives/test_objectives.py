@@ -74,7 +74,7 @@ def test_an_objective_gets_along_with_what_it_declares(name):
     """Without the fields that it neither needs nor takes, the loss is the same."""
     objective = VARIANTS[name]
     outputs = random_outputs(objective)
-    fields = {"policy", "t", "mask", "score", "running"} | objective.needs | objective.takes
+    fields = {"policy", "t", "mask", "score", "state"} | objective.needs | objective.takes
     bare = Outputs(**{key: value for key, value in vars(outputs).items() if key in fields})
     if bare.velocities is not None:
         names = {"policy", "target"} | (objective.needs & {"reference", "old"})
@@ -205,7 +205,7 @@ def test_a_share_of_one_sees_the_span_and_nothing_else(name):
 def test_an_automatic_beta_without_a_target_is_the_fixed_one(name):
     objective = OBJECTIVES[name](beta=7.0)
     outputs = random_outputs(objective)
-    assert torch.equal(objective(outputs).loss, objective(replace(outputs, running={})).loss)
+    assert torch.equal(objective(outputs).loss, objective(replace(outputs, state={})).loss)
     assert objective.update({"steps": 3}, {}) == {}
     early = OBJECTIVES[name](beta=7.0, auto_beta=AutoBeta(target_factor=0.2, fixed_steps=50))
     assert torch.equal(objective(outputs).loss, early(outputs).loss)

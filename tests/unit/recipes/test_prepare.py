@@ -11,10 +11,10 @@ from support.bundle import write_bundle
 
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.models import MODELS
-from diffdpo.recipes.prepare import PrepareRun, Song, embed_windows
+from diffdpo.recipes.prepare import PrepareRun, SongEntry, embed_windows
 from diffdpo.types import Clip, Prompt
 
-SONG = Song(id="one", audio=Path("one.wav"), text="rock, ambient")
+SONG = SongEntry(id="one", audio=Path("one.wav"), text="rock, ambient")
 
 
 @pytest.fixture(scope="module")

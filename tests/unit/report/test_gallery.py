@@ -7,7 +7,7 @@ import pytest
 
 from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
-from diffdpo.report.gallery import SHOWN, narrowed, picture, write_gallery
+from diffdpo.report.gallery import MAX_SONGS, picture, reduce_columns, write_gallery
 from diffdpo.types import Clip
 
 
@@ -35,7 +35,7 @@ def samples(tmp_path):
 
 def test_songs_stand_under_their_prompts_and_failures_below(samples):
     rows = [row("a.000"), row("a.001"), row("b.000"), row("b.001", error="style.flac: <cannot> decode")]
-    page = write_gallery(samples, rows, missing=2).read_text()
+    page = write_gallery(samples, rows, n_missing=2).read_text()
     assert page.count("<section aria-label") == 2
     assert (
         page.index("rock")
@@ -61,16 +61,16 @@ def test_what_was_written_is_left_alone(samples):
 
 
 def test_a_page_shows_the_first_songs_and_says_so(samples):
-    rows = [row(f"a.{k:03d}", sha256="") for k in range(SHOWN + 5)]
+    rows = [row(f"a.{k:03d}", sha256="") for k in range(MAX_SONGS + 5)]
     page = write_gallery(samples, rows).read_text()
-    assert page.count("<figure") == SHOWN
-    assert f"The first {SHOWN} of {SHOWN + 5} songs" in page
+    assert page.count("<figure") == MAX_SONGS
+    assert f"The first {MAX_SONGS} of {MAX_SONGS + 5} songs" in page
 
 
 def test_a_long_song_is_drawn_in_blocks_without_losing_a_moment(tmp_path):
     spectrum = np.full((4, 1000), -60.0)
     spectrum[2, 777] = 0.0
-    narrow = narrowed(spectrum, 10)
+    narrow = reduce_columns(spectrum, 10)
     assert narrow.shape == (4, 10)
     assert narrow[2].argmax() == 7
     assert narrow[2, 7] == pytest.approx(10 * np.log10((1 + 99e-6) / 100))

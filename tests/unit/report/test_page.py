@@ -22,10 +22,10 @@ from diffdpo.report.page import (
     charts,
     drift,
     forest,
+    format_signed,
     headline,
     number,
     render,
-    signed,
     tally,
     write_report,
 )
@@ -35,7 +35,7 @@ from diffdpo.types import Clip
 
 
 def axis(name: str, role: Any, mean: float, *, half: float = 0.1, std: float = 0.5) -> AxisEffect:
-    effect = Effect(mean, mean - half, mean + half, win_rate=0.5, standardised=0.0, count=8, clusters=4)
+    effect = Effect(mean, mean - half, mean + half, win_rate=0.5, effect_size=0.0, count=8, clusters=4)
     return AxisEffect(name, role, baseline_mean=1.0, baseline_std=std, aligned_mean=1.0 + mean, effect=effect)
 
 
@@ -100,17 +100,17 @@ def test_one_wild_axis_does_not_flatten_the_others():
     """Beyond four standard deviations a mark sits at the edge, and the page says so."""
     wild = forest([axis("a.x", "mined", 0.5, std=1), axis("a.y", "mined", 40.0, std=1)])
     assert wild.cut
-    assert wild.mined[1].marks[1] == 100.0
-    assert wild.mined[0].marks[1] - wild.zero > 8
-    assert wild.mined[1].standardised[1] == 40.0
+    assert wild.mined_axes[1].marks[1] == 100.0
+    assert wild.mined_axes[0].marks[1] - wild.zero > 8
+    assert wild.mined_axes[1].effect_sizes[1] == 40.0
     assert not forest([axis("a.x", "mined", 0.5)]).cut
 
 
 def test_the_plot_is_in_standard_deviations_of_the_baseline():
     plot = forest([axis("a.x", "mined", 0.5, std=0.5), axis("a.y", "judge", -1.0, std=2.0)])
-    assert plot.mined[0].standardised == pytest.approx((0.8, 1.0, 1.2))
-    assert plot.judges[0].standardised == pytest.approx((-0.55, -0.5, -0.45))
-    marks = [row.marks for row in (*plot.mined, *plot.judges)]
+    assert plot.mined_axes[0].effect_sizes == pytest.approx((0.8, 1.0, 1.2))
+    assert plot.judges[0].effect_sizes == pytest.approx((-0.55, -0.5, -0.45))
+    marks = [row.marks for row in (*plot.mined_axes, *plot.judges)]
     scale = (marks[0][1] - plot.zero) / 1.0  # percent a standard deviation
     assert marks[1][1] - plot.zero == pytest.approx(-0.5 * scale, abs=0.02)
     assert all(0 <= value <= 100 for row in marks for value in row)
@@ -119,7 +119,7 @@ def test_the_plot_is_in_standard_deviations_of_the_baseline():
 
 def test_an_axis_without_spread_has_no_marks_and_breaks_nothing():
     effects = [axis("a.x", "mined", 0.0, half=0.0, std=0.0)]
-    assert forest(effects).mined[0].marks is None
+    assert forest(effects).mined_axes[0].marks is None
     assert "the base does not vary on this axis" in render(Report(title="t", facts={}, effects=effects))
 
 
@@ -131,26 +131,26 @@ def test_numbers_are_short_and_have_a_real_minus():
         "12,346",
         "\N{EN DASH}",
     ]
-    assert [signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.50", f"{MINUS}0.50", "0"]
+    assert [format_signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.50", f"{MINUS}0.50", "0"]
 
 
 def test_matched_clips_are_equally_loud_equally_long_and_not_clipped():
-    clips = pictures.matched([sine(440, level=0.9), sine(880, level=0.01, seconds=1.5, channels=2)])
+    clips = pictures.match_loudness([sine(440, level=0.9), sine(880, level=0.01, seconds=1.5, channels=2)])
     assert [clip.seconds for clip in clips] == [2.0, 2.0]
     lengths = [Clip(samples=clip.samples[:, :24000], sample_rate=16000) for clip in clips]
     assert audio.loudness(lengths[0]) == pytest.approx(audio.loudness(lengths[1]), abs=0.8)
     quiet = Clip(samples=np.zeros((1, 32000), np.float32), sample_rate=16000)
     click = Clip(samples=np.zeros((1, 32000), np.float32), sample_rate=16000)
     click.samples[0, ::8000] = 1.0
-    levelled = pictures.matched([quiet, click])
-    assert np.abs(levelled[1].samples).max() <= pictures.CEILING + 1e-6
+    levelled = pictures.match_loudness([quiet, click])
+    assert np.abs(levelled[1].samples).max() <= pictures.PEAK_LIMIT + 1e-6
 
 
 @pytest.mark.parametrize(
     ("rate", "heard_rate", "channels"), [(44100, 44100, 2), (8000, 8000, 1), (96000, 48000, 3)]
 )
 def test_an_embedded_clip_sounds_as_it_did_and_keeps_to_its_budget(rate: int, heard_rate: int, channels: int):
-    (clip,) = pictures.matched([sine(440, rate=rate, channels=channels)])
+    (clip,) = pictures.match_loudness([sine(440, rate=rate, channels=channels)])
     sound = decoded(pictures.embed(clip, 40_000))
     assert sound.sample_rate == heard_rate
     assert sound.seconds == pytest.approx(2.0, abs=0.1)
@@ -170,7 +170,7 @@ def test_a_smaller_budget_makes_a_smaller_file():
 
 
 def test_the_spectrogram_is_a_png_whose_opacity_is_the_level():
-    low, high = pictures.draw([sine(300), sine(3000, level=0.003)])
+    low, high = pictures.draw_pictures([sine(300), sine(3000, level=0.003)])
     means = []
     for picture in (low, high):
         png = base64.b64decode(picture.spectrogram.split(",")[1])
@@ -186,14 +186,14 @@ def test_the_spectrogram_is_a_png_whose_opacity_is_the_level():
 
 
 def test_waveforms_share_their_scale():
-    loud, soft = pictures.draw([sine(300, level=0.8), sine(300, level=0.2)])
+    loud, soft = pictures.draw_pictures([sine(300, level=0.8), sine(300, level=0.2)])
     heights = [min(float(y) for y in re.findall(r",([\d.]+)", picture.peaks)) for picture in (loud, soft)]
     assert heights == pytest.approx([0.0, 37.5], abs=0.5)
 
 
 def test_pictures_of_silence_and_of_a_few_samples():
     clips = [Clip(samples=np.zeros((1, n), np.float32), sample_rate=16000) for n in (16000, 7)]
-    assert len(pictures.draw(clips)) == 2
+    assert len(pictures.draw_pictures(clips)) == 2
 
 
 def test_the_smooth_line_keeps_constants_and_lines():
@@ -231,7 +231,13 @@ def test_a_winner_that_is_unlearned_is_a_warning():
 def test_the_page_escapes_what_it_is_given_and_leaves_out_what_is_empty():
     hostile = "<script>alert(1)</script>"
     page = render(
-        Report(title=hostile, facts={hostile: hostile}, effects=[], unpaired={"p": hostile}, command=hostile)
+        Report(
+            title=hostile,
+            facts={hostile: hostile},
+            effects=[],
+            unpaired_prompts={"p": hostile},
+            command=hostile,
+        )
     )
     assert hostile not in page
     assert page.count("&lt;script&gt;alert(1)") == 6  # the title stands in two places

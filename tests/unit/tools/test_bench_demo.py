@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffdpo.evaluation.effects import Matched, effects
+from diffdpo.evaluation.effects import PairedSample, effects
 
 TOOLS = Path(__file__).parents[3] / "tools"
 
@@ -35,7 +35,7 @@ def report(seed, changes, prompts=12, songs=2):
             after = {
                 axis: before[axis] + float(np.broadcast_to(c, prompts)[i]) for axis, c in changes.items()
             }
-            pairs.append(Matched(f"p{i}.{k}", f"p{i}", f"g{i}", before, after))
+            pairs.append(PairedSample(f"p{i}.{k}", f"p{i}", f"g{i}", before, after))
     found = effects(pairs, [axis for axis in changes if axis != "judge"], list(changes), 500)
     return {
         "axes": [asdict(a) | {"direction": a.effect.direction} for a in found],

@@ -20,7 +20,7 @@ def test_presets_are_named_as_the_command_line_takes_them():
     for verb in VERBS:
         for name in bench_start.preset(verb, bench_start.ROOT, by_path=False):
             (path,) = bench_start.preset(verb, bench_start.ROOT, by_path=True)
-            assert str(presets.find(verb, name)) == path
+            assert str(presets.find_preset(verb, name)) == path
 
 
 def test_exit_code_and_errors_are_those_of_the_process():

@@ -9,7 +9,7 @@ from support.training import batch, itself, some
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.training.config import LoraConfig, TrainConfig
-from diffdpo.training.references import AdapterOff, Following
+from diffdpo.training.references import AdapterOff, MovingCopy
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import outputs, sample_noise
 
@@ -34,7 +34,7 @@ def model(bundle):
 @pytest.fixture(scope="module")
 def old(model):
     """Half way between the two."""
-    policy = Following.start(model.network, torch.device("cpu"), itself)
+    policy = MovingCopy.start(model.network, torch.device("cpu"), itself)
     for weight in policy.weights.values():
         weight.mul_(0.7)
     return policy

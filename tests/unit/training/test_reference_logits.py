@@ -11,9 +11,9 @@ from diffdpo.models import MODELS
 from diffdpo.models.diffrhythm.adapter import axis_direction
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.nft import NFT
-from diffdpo.training.audit import audit
+from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
-from diffdpo.training.references import AdapterOff, ErrorCache, Following, FrozenCopy
+from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, MovingCopy
 from diffdpo.training.setup import add_lora, build_optimizer, trainable
 from diffdpo.training.step import noise_keys, outputs, sample_noise
 
@@ -43,12 +43,12 @@ def errors(model, reference, objective=None, data=None, **more):
 
 def test_one_that_follows_begins_exactly_at_the_policy(model):
     move(model.network)
-    seen = errors(model, Following.start(model.network, CPU, itself))
+    seen = errors(model, MovingCopy.start(model.network, CPU, itself))
     assert torch.equal(seen.policy, seen.reference)
 
 
 def test_a_moving_average_is_the_closed_form(model):
-    auxiliary = Following.start(model.network, CPU, itself, decay=0.9)
+    auxiliary = MovingCopy.start(model.network, CPU, itself, decay=0.9)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     start = parameter.detach().clone()
     for step in (1, 2, 3):
@@ -60,7 +60,7 @@ def test_a_moving_average_is_the_closed_form(model):
 
 
 def test_a_ramp_begins_at_the_policy_and_ends_at_the_decay(model):
-    auxiliary = Following.start(model.network, CPU, itself, decay=0.5, ramp=0.1)
+    auxiliary = MovingCopy.start(model.network, CPU, itself, decay=0.5, ramp=0.1)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     for step, keep in ((1, 0.1), (2, 0.2), (40, 0.5)):
         before = auxiliary.weights[name].clone()
@@ -70,7 +70,7 @@ def test_a_ramp_begins_at_the_policy_and_ends_at_the_decay(model):
 
 
 def test_a_synced_reference_is_the_policy_of_the_last_multiple(model):
-    auxiliary = Following.start(model.network, CPU, itself, every=2)
+    auxiliary = MovingCopy.start(model.network, CPU, itself, every=2)
     start = errors(model, AdapterOff(itself)).reference
     move(model.network)
     auxiliary.follow(model.network, 1)
@@ -83,7 +83,7 @@ def test_a_synced_reference_is_the_policy_of_the_last_multiple(model):
 
 
 def test_what_follows_gets_no_gradient_and_leaves_the_policy_alone(model):
-    auxiliary = Following.start(model.network, CPU, itself)
+    auxiliary = MovingCopy.start(model.network, CPU, itself)
     move(model.network)
     seen = errors(model, auxiliary, DPO(beta=100.0))
     DPO(beta=100.0)(seen).loss.sum().backward()
@@ -93,8 +93,8 @@ def test_what_follows_gets_no_gradient_and_leaves_the_policy_alone(model):
 
 
 def test_what_follows_is_saved_and_restored(model):
-    one = Following.start(model.network, CPU, itself, decay=0.5)
-    two = Following.start(model.network, CPU, itself, decay=0.5)
+    one = MovingCopy.start(model.network, CPU, itself, decay=0.5)
+    two = MovingCopy.start(model.network, CPU, itself, decay=0.5)
     move(model.network)
     one.follow(model.network, 1)
     two.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
@@ -161,7 +161,7 @@ def test_the_reference_has_conditions_of_its_own(model):
     named = replace(plain, rows=rows, reference_rows=plain.rows)
     shared, apart = (errors(model, AdapterOff(itself), data=data) for data in (plain, named))
     assert torch.equal(shared.reference, apart.reference)
-    dropped = sample_noise(plain, CFG, 0).dropped["style"]
+    dropped = sample_noise(plain, CFG, 0).drop_masks["style"]
     assert not dropped.all()
     assert torch.equal(torch.isclose(shared.policy, apart.policy).all(1), dropped)
     everywhere = errors(model, AdapterOff(itself), data=replace(plain, rows=rows))
@@ -171,8 +171,8 @@ def test_the_reference_has_conditions_of_its_own(model):
 
 def test_the_audit_counts_what_is_trained(model):
     optimizer = build_optimizer(model.network, TrainConfig(), CPU)
-    auxiliaries = {"reference": Following.start(model.network, CPU, itself), "old": None}
-    count = audit(model.network, optimizer, auxiliaries, lora=True)
+    auxiliaries = {"reference": MovingCopy.start(model.network, CPU, itself), "old": None}
+    count = audit_parameters(model.network, optimizer, auxiliaries, lora=True)
     assert count == sum(p.numel() for p in trainable(model.network))
 
 
@@ -182,19 +182,19 @@ def test_the_audit_finds_what_must_not_train(model):
 
     shared = FrozenCopy(network, CPU)
     with pytest.raises(ConfigError, match=r"train\.reference: .* requires a gradient"):
-        audit(network, optimizer, {"reference": shared}, lora=True)
+        audit_parameters(network, optimizer, {"reference": shared}, lora=True)
 
     tied = FrozenCopy.take(network, CPU)
     name, parameter = next((n, p) for n, p in network.named_parameters() if p.requires_grad)
     dict(tied.network.named_parameters())[name].data = parameter.data
     with pytest.raises(ConfigError, match="the policy's own"):
-        audit(network, optimizer, {"reference": tied}, lora=True)
+        audit_parameters(network, optimizer, {"reference": tied}, lora=True)
 
     network.proj_out.requires_grad_(True)
     with pytest.raises(ConfigError, match="not given to the optimiser"):
-        audit(network, optimizer, {}, lora=True)
+        audit_parameters(network, optimizer, {}, lora=True)
     with pytest.raises(ConfigError, match=r"proj_out.* would be trained"):
-        audit(network, build_optimizer(network, TrainConfig(), CPU), {}, lora=True)
+        audit_parameters(network, build_optimizer(network, TrainConfig(), CPU), {}, lora=True)
 
 
 def test_the_audit_finds_the_wrong_adapter(model):
@@ -205,7 +205,7 @@ def test_the_audit_finds_the_wrong_adapter(model):
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(".default." in name)
     with pytest.raises(ConfigError, match=r"\.default.* would be trained, but the active adapter"):
-        audit(network, build_optimizer(network, TrainConfig(), CPU), {}, lora=True)
+        audit_parameters(network, build_optimizer(network, TrainConfig(), CPU), {}, lora=True)
 
 
 def test_the_reference_does_not_move_while_the_policy_trains_with_checkpointing(bundle):

@@ -70,12 +70,12 @@ def test_dropout_is_drawn_per_example_and_keyed_by_position():
     one, two = (
         sample_noise(replace(many, positions=order), CFG, 0) for order in ((1, 2, 3, 4), (4, 3, 2, 1))
     )
-    assert torch.equal(one.dropped["style"], two.dropped["style"].flip(0))
+    assert torch.equal(one.drop_masks["style"], two.drop_masks["style"].flip(0))
     assert torch.equal(one.t, two.t.flip(0))
     assert torch.equal(one.noise, two.noise.flip(0))
     share = torch.cat(
         [
-            sample_noise(replace(many, positions=tuple(range(4 * i, 4 * i + 4))), CFG, 0).dropped["style"]
+            sample_noise(replace(many, positions=tuple(range(4 * i, 4 * i + 4))), CFG, 0).drop_masks["style"]
             for i in range(200)
         ]
     )
@@ -210,7 +210,7 @@ def test_every_member_is_trained_under_its_own_condition(model):
         rows=tuple(example[::-1] for example in different.rows),
     )
     alike, apart, turned = (run(model, d, FlowMatching(), None) for d in (data, different, exchanged))
-    dropped = sample_noise(data, CFG, seed=3).dropped["style"]
+    dropped = sample_noise(data, CFG, seed=3).drop_masks["style"]
     assert torch.equal(alike.policy[:, 0], apart.policy[:, 0])
     assert torch.isclose(alike.policy[:, 1], apart.policy[:, 1]).tolist() == dropped.tolist()
     assert 0 < dropped.sum() < len(dropped)

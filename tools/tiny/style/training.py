@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffdpo.encoders.descriptors import MEASURED
 from diffdpo.encoders.style import MELS, TwoTowerStyle, spectral_profile, standard_scores
-from diffdpo.progress import say
+from diffdpo.progress import log
 from tools.tiny.style.captions import Caption, failed
 from tools.tiny.style.minilm import WIDTH, MiniLM
 
@@ -194,7 +194,7 @@ def valid_loss(bank: Bank, sounds: Tensor, styles: dict[str, Tensor], scale: Ten
 
 
 def report(step: int, **numbers: float) -> None:
-    say(json.dumps({"step": step, **{name: round(number, 4) for name, number in numbers.items()}}))
+    log(json.dumps({"step": step, **{name: round(number, 4) for name, number in numbers.items()}}))
 
 
 def optimiser(

@@ -74,7 +74,7 @@ def test_a_rated_batch_holds_each_song_with_its_rating_padded_and_counted(tmp_pa
         assert not song[frames:].any()
     for (row,), frames in zip(seen.rows, seen.frames[:, 0].tolist(), strict=True):
         assert words(row) == ["p00", "fast metal", "1.0", ""]
-        assert (row.frames, row.is_whole) == (frames, True)
+        assert (row.frames, row.is_full_song) == (frames, True)
 
 
 def test_balance_gives_both_kinds_half_of_every_step_and_all_songs_their_turn(tmp_path, songs, build):

@@ -41,7 +41,7 @@ def test_a_crop_is_a_stretch_of_its_song_and_says_where(dataset):
         assert 50 <= count <= 100
         assert torch.equal(crop.latents[:, 0], torch.arange(first, first + count))
         assert (crop.row.first_frame, crop.row.frames, crop.row.song_frames) == (first, count, 400)
-        assert not crop.row.is_whole
+        assert not crop.row.is_full_song
 
 
 def test_a_crop_has_the_embedding_of_the_window_around_its_middle_in_a_variant_of_its_own(dataset):
@@ -72,7 +72,7 @@ def test_a_song_shorter_than_the_crop_is_taken_whole(dataset):
     data = songs(dataset, min_frames=64, max_frames=64)
     crop = data.example(len(data) - 1, 3)
     assert len(crop.latents) == 20
-    assert crop.row.is_whole
+    assert crop.row.is_full_song
 
 
 def test_long_songs_are_visited_more_often(dataset):

@@ -20,7 +20,7 @@ def follow(objective, outputs, steps=4):
     """Betas of the steps, and the last step's result, when the same outputs come again and again."""
     running, betas = {}, []
     for _ in range(steps):
-        result = objective(replace(outputs, running=running))
+        result = objective(replace(outputs, state=running))
         betas.append(result.metrics["beta"].mean().item())
         running = objective.update(running, {name: v.mean().item() for name, v in result.metrics.items()})
     return betas, result

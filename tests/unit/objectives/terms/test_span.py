@@ -72,7 +72,7 @@ def test_weights_sum_to_one_and_padding_cannot_matter():
     assert torch.equal(Span(0.3)(outputs).frame_weights, weights)
     dirty = outputs.frame_errors.policy.clone()
     dirty[..., 50:] = math.nan
-    assert flow.weighted_mean(dirty, weights).isfinite().all()
+    assert flow.weighted_frame_mean(dirty, weights).isfinite().all()
 
 
 def test_the_gradient_goes_to_the_span():
