@@ -50,12 +50,12 @@ def lyrics(folder: Path, vocabulary: Path | None = None) -> list[Case]:
 
 def check_row(row: dict[str, Any], front_end: LyricsFrontEnd) -> list[Case]:
     """One line: the phonemes of the English run, and the line's tokens, without the full stop of its placement."""
-    said, wanted = english(row["lyric"]), row["phonemes"].split("|")
+    phones, golden_phones = english(row["lyric"]), row["phonemes"].split("|")
     tokens = [
         front_end.vocabulary[phone] + 1 for phone in phonemes(row["lyric"]) if phone in front_end.vocabulary
     ]
     return [
-        Case(f"{row['lyric']!r} phonemes", differences(said, wanted)),
+        Case(f"{row['lyric']!r} phonemes", differences(phones, golden_phones)),
         Case(f"{row['lyric']!r} tokens", differences(tokens, row["token_ids"])),
     ]
 
@@ -69,13 +69,13 @@ def differences(ours: list[Any], golden: list[Any]) -> float:
 def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping[str, int]) -> list[Case]:
     """The song's tokens on the frame axis of every network measured."""
     cases = []
-    for name, wanted in sorted(golden.items()):
+    for name, golden_tokens in sorted(golden.items()):
         if name not in WINDOWS:
-            cases.append(Case(name, covered=False))
+            cases.append(Case(name, is_covered=False))
             continue
         front_end = LyricsFrontEnd(vocabulary, end=WINDOWS[name])
-        frames = len(wanted)
+        frames = len(golden_tokens)
         lines = front_end.encode(song, "en", frames / FRAMES_PER_SECOND).lines
         ours = place_tokens(lines, frames, FRAMES_PER_SECOND)
-        cases.append(compare(name, ours.to(torch.float64), wanted.to(torch.float64)))
+        cases.append(compare(name, ours.to(torch.float64), golden_tokens.to(torch.float64)))
     return cases

@@ -61,7 +61,7 @@ def times_and_scores(case: Tensors) -> dict[str, Tensor]:
 
 
 AWM_NAMES = {"Uniform": "uniform"}
-FAMILIES: dict[str, OriginalFamily] = {
+ORIGINALS: dict[str, OriginalFamily] = {
     r"flow_grpo_flowdpo_.*": OriginalFamily(
         lambda case, _: DPO(beta=number(case, "beta")), single_precision=True
     ),
@@ -151,15 +151,15 @@ def check(name: str, case: Tensors) -> list[Case]:
     """All comparisons of one file."""
     if name.startswith("trl_"):
         link = TRL.get(name.removeprefix("trl_"))
-        return check_link(name, link, case) if link else [Case(name, covered=False)]
+        return check_link(name, link, case) if link else [Case(name, is_covered=False)]
     if name.startswith("sdpo_lambda_active"):
         return check_scale(name, case)
     if match := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
         return check_auto_beta(name, case, match[1])
-    for pattern, family in FAMILIES.items():
+    for pattern, family in ORIGINALS.items():
         if match := re.fullmatch(pattern, name):
             return check_objective(name, case, family, "".join(match.groups()))
-    return [Case(name, covered=False)]
+    return [Case(name, is_covered=False)]
 
 
 def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: str) -> list[Case]:
@@ -179,16 +179,16 @@ def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: s
     predictions.setdefault(
         "reference", case["in.pred"]
     )  # where the original has none, the objective's is switched off
-    stacked = {
+    stacks = {
         key: members(flat(value), family.members) for key, value in {**predictions, "target": target}.items()
     }
     errors = {
-        key: flow.frame_errors(stacked[key].flatten(0, 1), stacked["target"].flatten(0, 1))
+        key: flow.frame_errors(stacks[key].flatten(0, 1), stacks["target"].flatten(0, 1))
         .mean(1)
-        .unflatten(0, stacked[key].shape[:2])
+        .unflatten(0, stacks[key].shape[:2])
         for key in predictions
     }
-    outputs = Outputs(**errors, velocities=Velocities(**stacked), **family.fields(case))
+    outputs = Outputs(**errors, velocities=Velocities(**stacks), **family.fields(case))
     loss = family.objective(case, variant)(outputs).loss.mean()
     loss.backward()
     original = case["out.loss"] if "out.loss" in case else case["out.policy_loss"]
@@ -210,8 +210,8 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
     ratios = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
     if link == "ipo":  # of lengths: a mean a token there, a mean an element here
         ratios = {key: value / case["in.n_tokens"].double() for key, value in ratios.items()}
-    smoothed = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
-    args = {"smoothing": number(case, "label_smoothing")} if smoothed else {}
+    has_smoothing = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
+    args = {"smoothing": number(case, "label_smoothing")} if has_smoothing else {}
     loss = build_link(Choice(link, args))(beta * ratios["chosen"], beta * ratios["rejected"], 2 * beta)
     gradients = torch.autograd.grad(loss.mean(), list(logs.values()))
     return [
@@ -253,7 +253,7 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
     first = auto_beta.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
     second = auto_beta.update(first, {"margin_size": 2 * first["margin_size"]})
     loss = objective(Outputs(policy=policy, reference=reference, running=first)).loss.mean()
-    betas = torch.tensor([auto_beta(objective.beta, running) for running in (first, second)])
+    betas = torch.tensor([auto_beta(objective.beta, state) for state in (first, second)])
     original = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
     return [
         Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),

@@ -26,7 +26,7 @@ from diffdpo.encoders.descriptors import MEASURED, measure
 from diffdpo.encoders.style import TwoTowerStyle, windows
 from diffdpo.progress import bar, say
 from tools.tiny.style.minilm import MiniLM
-from tools.tiny.style.phrases import broad, captions
+from tools.tiny.style.phrases import broad_phrases, segment_captions
 from tools.tiny.style.training import (
     Bank,
     Teacher,
@@ -63,7 +63,7 @@ def _song(model: TwoTowerStyle, row: dict[str, Any], path: Path) -> dict[str, An
     values = [measure(window) for window in clips]
     return {
         "row": row,
-        "values": torch.tensor([[found[name] for name in MEASURED] for found in values]),
+        "values": torch.tensor([[measures[name] for name in MEASURED] for measures in values]),
         "mel": [model.mel_power(window) for window in clips],
     }
 
@@ -76,32 +76,32 @@ def thirds_of(work: Path) -> dict[str, list[float]]:
     return {name: [float(a), float(b)] for name, a, b in zip(MEASURED, low, high, strict=True)}
 
 
-def teach(work: Path, minilm: Path) -> None:
+def write_captions(work: Path, minilm: Path) -> None:
     """captions-SPLIT.pt and phrases.pt: texts with the teacher's vectors."""
     teacher, thirds = MiniLM(minilm), thirds_of(work)
     for split in ("train", "valid"):
         segments = read_songs(work / "features", split, thirds)
-        found = captions(segments.scores, [segments.labels[song] for song in segments.song])
-        texts = sorted({caption.text for each in found for caption in each})
-        say(f"{split}: {len(texts)} captions of {len(found)} windows of {len(segments.labels)} songs")
-        stored = {"captions": found, "texts": texts, "vectors": teacher.embed_all(texts)}
-        torch.save(stored, work / f"captions-{split}.pt")
-    phrases = broad(PHRASES)
+        caption_pairs = segment_captions(segments.scores, [segments.labels[song] for song in segments.song])
+        texts = sorted({caption.text for pair in caption_pairs for caption in pair})
+        say(f"{split}: {len(texts)} captions of {len(caption_pairs)} windows of {len(segments.labels)} songs")
+        content = {"captions": caption_pairs, "texts": texts, "vectors": teacher.embed_all(texts)}
+        torch.save(content, work / f"captions-{split}.pt")
+    phrases = broad_phrases(PHRASES)
     torch.save({"texts": phrases, "vectors": teacher.embed_all(phrases)}, work / "phrases.pt")
 
 
 def _vectors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    stored = torch.load(path, weights_only=False)
-    return stored, dict(zip(stored["texts"], stored["vectors"].float(), strict=True))
+    content = torch.load(path, weights_only=False)
+    return content, dict(zip(content["texts"], content["vectors"].float(), strict=True))
 
 
-def train(work: Path, minilm: Path, out: Path) -> None:
+def train_style(work: Path, minilm: Path, out: Path) -> None:
     torch.manual_seed(0)
-    thirds, encoder, started, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
+    thirds, encoder, t_start, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
     for split in ("train", "valid"):
-        stored, vectors = _vectors(work / f"captions-{split}.pt")
+        content, vectors = _vectors(work / f"captions-{split}.pt")
         banks[split] = Bank(
-            read_songs(work / "features", split, thirds), stored["captions"], vectors, encoder
+            read_songs(work / "features", split, thirds), content["captions"], vectors, encoder
         )
     model = TwoTowerStyle(thirds=thirds)
     teacher = Teacher(model.config.dim, model.config.audio_dim)
@@ -111,7 +111,7 @@ def train(work: Path, minilm: Path, out: Path) -> None:
     model.save_pretrained(out)
     for path in out.glob("*.safetensors"):
         save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    say(f"{(time.monotonic() - started) / 60:.1f} minutes; {out}")
+    say(f"{(time.monotonic() - t_start) / 60:.1f} minutes; {out}")
 
 
 def main() -> None:
@@ -121,7 +121,11 @@ def main() -> None:
     parser.add_argument("what", choices=("features", "captions", "train"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
-    stages: dict[str, Callable[..., None]] = {"features": features, "captions": teach, "train": train}
+    stages: dict[str, Callable[..., None]] = {
+        "features": features,
+        "captions": write_captions,
+        "train": train_style,
+    }
     stages[args.what](*args.paths)
 
 

@@ -46,7 +46,7 @@ NETWORK = {
 }
 
 
-def songs(manifest: Path, out: Path) -> None:
+def write_song_list(manifest: Path, out: Path) -> None:
     """The attribution that the songs' licences ask for."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     lines = [
@@ -101,10 +101,10 @@ def fit_beats(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file({"weight": weight, "bias": bias}, out / FILE)
     styles, octaves = tempo_of_styles(data, "valid")
-    pulse, found = ~octaves.isnan(), styles @ weight.T + bias
-    kept = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
-        (found[pulse, 0], octaves[pulse]), (found[:, 1], pulse.float()))]  # fmt: skip
-    print(f"correlation on validation songs: tempo {kept[0]:.2f}, pulse {kept[1]:.2f}")
+    pulse, predictions = ~octaves.isnan(), styles @ weight.T + bias
+    correlations = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
+        (predictions[pulse, 0], octaves[pulse]), (predictions[:, 1], pulse.float()))]  # fmt: skip
+    print(f"correlation on validation songs: tempo {correlations[0]:.2f}, pulse {correlations[1]:.2f}")
 
 
 def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,15 +130,15 @@ def main() -> None:
     args = parser.parse_args()
     out = args.paths[-1]
     if args.what == "codec":
-        trained = SpectralCodec.from_pretrained(args.paths[0])
-        codec = SpectralCodec(**{k: v for k, v in trained.config.items() if not k.startswith("_")})
-        codec.load_state_dict(trained.state_dict())  # the one read would keep the path it was read from
+        source = SpectralCodec.from_pretrained(args.paths[0])
+        codec = SpectralCodec(**{k: v for k, v in source.config.items() if not k.startswith("_")})
+        codec.load_state_dict(source.state_dict())  # the one read would keep the path it was read from
         codec.save_pretrained(out / "codec")
         halve(out / "codec")
     elif args.what == "beats":
         fit_beats(args.paths[0], out)
     elif args.what == "songs":
-        songs(args.paths[0], out)
+        write_song_list(args.paths[0], out)
     elif args.what == "seed":
         torch.manual_seed(0)
         DiffRhythmTransformer(**NETWORK).save_pretrained(out / "network")

@@ -34,9 +34,9 @@ def onset_f1(a: np.ndarray, b: np.ndarray, tolerance_s: float = 0.05) -> float:
     first, second = (librosa.onset.onset_detect(y=x, sr=RATE, hop_length=512, units="time") for x in (a, b))
     if len(first) == 0 or len(second) == 0:
         return float(len(first) == len(second))
-    near = np.abs(first[:, None] - second[None]) <= tolerance_s
-    rows, columns = linear_sum_assignment(-near.astype(float))
-    return float(2 * near[rows, columns].sum() / (len(first) + len(second)))
+    matches = np.abs(first[:, None] - second[None]) <= tolerance_s
+    rows, columns = linear_sum_assignment(-matches.astype(float))
+    return float(2 * matches[rows, columns].sum() / (len(first) + len(second)))
 
 
 def main() -> None:
@@ -62,28 +62,28 @@ def main() -> None:
             length = clip.samples.shape[1] // 2048 * 2048
             original = clip.samples[:, :length]
             z = codec.encode(torch.from_numpy(original)[None])
-            began = time.perf_counter()
+            t_start = time.perf_counter()
             if args.ceiling:
-                decoded = codec.synthesise(codec.analyse(torch.from_numpy(original)[None]))[0].numpy()
+                reconstruction = codec.synthesise(codec.analyse(torch.from_numpy(original)[None]))[0].numpy()
             else:
-                decoded = codec.decode(z)[0].numpy()
-            decode_s, decoded_s = decode_s + time.perf_counter() - began, decoded_s + length / RATE
-            a, b = original.mean(0), decoded.mean(0)
+                reconstruction = codec.decode(z)[0].numpy()
+            decode_s, decoded_s = decode_s + time.perf_counter() - t_start, decoded_s + length / RATE
+            a, b = original.mean(0), reconstruction.mean(0)
             pair = [torch.from_numpy(librosa.resample(x, orig_sr=RATE, target_sr=16000)) for x in (a, b)]
-            one, two = listener.describe(pair).embedding
+            first, second = listener.describe(pair).embedding
             results.append(
                 {
                     "song": row["id"],
                     "at": place,
                     "chroma": chroma_correlation(a, b),
                     "onset_f1": onset_f1(a, b),
-                    "musicnn_cosine": float(torch.cosine_similarity(one, two, dim=0)),
+                    "musicnn_cosine": float(torch.cosine_similarity(first, second, dim=0)),
                 }
             )
             latents.append(z[0])
             if args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)
-                for name, samples in (("original", original), ("decoded", decoded)):
+                for name, samples in (("original", original), ("decoded", reconstruction)):
                     out = audio.limit(type(clip)(samples=samples, sample_rate=RATE))
                     audio.write(args.keep / f"{row['id']}-{place}-{name}.flac", out)
     z = torch.cat(latents)

@@ -43,7 +43,7 @@ def pole_requests(
     return [[request(pole, genre, k) for genre in GENRES for k in range(per_genre)] for pole in poles]
 
 
-def measured(
+def measure_songs(
     model: SongModel, requests: list[Request], cfg: SamplingConfig, seed: int
 ) -> list[dict[str, float]]:
     batches = batches_of(requests, cfg.batch)  # equal lengths: the order stays
@@ -68,25 +68,25 @@ def main() -> None:
     args = parser.parse_args()
     model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
     cfg = SamplingConfig(steps=args.steps, guidance_scale=args.guidance, batch=8)
-    found = {}
+    results = {}
     with bar("measure", len(args.measures), "measure") as progress:
         for name in args.measures:
             low, high = pole_requests(model, WORDS[args.words][name], args.per_genre, args.seconds)
-            before, after = (measured(model, side, cfg, args.seed) for side in (low, high))
+            low_measures, high_measures = (measure_songs(model, side, cfg, args.seed) for side in (low, high))
             effect = paired_effect(
-                np.array([values[name] for values in before]),
-                np.array([values[name] for values in after]),
+                np.array([values[name] for values in low_measures]),
+                np.array([values[name] for values in high_measures]),
                 [request.sample_id for request in low],
             )
-            found[name] = {
+            results[name] = {
                 "asked": WORDS[args.words][name],
-                "mean_of_low": round(float(np.mean([values[name] for values in before])), 3),
-                "mean_of_high": round(float(np.mean([values[name] for values in after])), 3),
+                "mean_of_low": round(float(np.mean([values[name] for values in low_measures])), 3),
+                "mean_of_high": round(float(np.mean([values[name] for values in high_measures])), 3),
                 **{key: round(value, 3) for key, value in asdict(effect).items()},
                 "as_asked": effect.direction == "better",
             }
             progress.advance(note=name)
-    print(json.dumps(found, indent=1))
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

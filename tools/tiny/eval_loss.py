@@ -20,11 +20,11 @@ from diffdpo.flow import interpolate
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar
-from tools.bench.measure import rounded
+from tools.bench.measure import round_values
 
 
 @torch.no_grad()
-def loss(model: SongModel, songs: Songs, count: int) -> list[float]:
+def crop_losses(model: SongModel, songs: Songs, count: int) -> list[float]:
     """Of each crop mean((v - (noise - song))²), all with their styles."""
     generator = torch.Generator().manual_seed(0)
     losses = []
@@ -50,17 +50,17 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.frames) != len(args.crops):
         parser.error("--frames and --crops must be as many")
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    losses_by_network: dict[str, dict[str, dict[str, float]]] = {}
     for network in args.networks:
         model = MODELS["tiny"](network=network).load()
-        found[network or "shipped"] = by_length = {}
+        losses_by_network[network or "shipped"] = by_length = {}
         with bar("loss", len(args.frames), "lengths") as progress:
             for frames, count in zip(args.frames, args.crops, strict=True):
                 songs = Songs(args.data, split=args.split, crop=CropConfig(frames, frames), seed=5)
-                losses = loss(model, songs, count)
-                by_length[str(frames)] = rounded({"loss": sum(losses) / count, "crops": count})
+                losses = crop_losses(model, songs, count)
+                by_length[str(frames)] = round_values({"loss": sum(losses) / count, "crops": count})
                 progress.advance()
-    print(json.dumps(found, indent=2))
+    print(json.dumps(losses_by_network, indent=2))
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Interval
 from diffdpo.types import Clip
-from tools.bench.measure import rounded
+from tools.bench.measure import round_values
 
 SECONDS, LOUDNESS, RATE = 10.0, -16.0, 44100
 PLACES = (0.15, 0.3, 0.5, 0.65, 0.8)
 REFERENCE, FLOOR, CODEC, SAMPLES = "real, other songs (valid)", "real (test)", "codec of real", "samples"
-HEARD = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
+SOUND_SCORERS = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
 """Scorers of a sound alone: most of the sets have no prompts."""
 Clips = list[tuple[str, Clip]]
 """Each with its cluster: the song or the prompt it comes from."""
@@ -91,12 +91,12 @@ def excerpt(path: Path, start_s: float) -> Clip:
 
 def samples(model: SongModel, cfg: EvalRun) -> Latents:
     """Latents of a few songs for each prompt."""
-    embed, prompt_of = EmbeddingStore(model).embed, {}
+    embed_prompt, prompt_of = EmbeddingStore(model).embed, {}
     requests = []
     for prompt in read_prompts(cfg.prompts):
         for k in range(cfg.per_prompt):
             frames = model.spec.frames(prompt.duration_s)
-            requests.append(prompt_request(prompt, f"{prompt.id}.{k}", frames, embed))
+            requests.append(prompt_request(prompt, f"{prompt.id}.{k}", frames, embed_prompt))
             prompt_of[requests[-1].sample_id] = prompt.id
     return [
         (prompt_of[request.sample_id], song)
@@ -105,7 +105,7 @@ def samples(model: SongModel, cfg: EvalRun) -> Latents:
     ]
 
 
-def untrained(model: Any) -> Any:
+def with_fresh_network(model: Any) -> Any:
     """The model with a network of fresh weights."""
     torch.manual_seed(0)
     return replace(model, network=type(model.network).from_config(model.network.config).eval())
@@ -121,33 +121,33 @@ def pink_noise(seed: int) -> Clip:
     return audio.normalise(Clip(samples=noise.astype(np.float32), sample_rate=RATE), LOUDNESS)
 
 
-def keep(path: Path, **arrays: Any) -> None:
+def write_arrays(path: Path, **arrays: Any) -> None:
     """Arrays in a file, all or nothing."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     atomic_write(path, content.getvalue())
 
 
-def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def cached_arrays(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Arrays of a file, made if it is not there."""
     if not path.is_file():
-        keep(path, **make())
-    with np.load(path) as found:
-        return dict(found)
+        write_arrays(path, **make())
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
-def kept_latents(path: Path, make: Callable[[], Latents]) -> Latents:
-    def packed() -> dict[str, np.ndarray]:
-        made = make()
+def cached_latents(path: Path, make: Callable[[], Latents]) -> Latents:
+    def pack() -> dict[str, np.ndarray]:
+        latents = make()
         return {
-            "clusters": np.array([cluster for cluster, _ in made]),
-            "lengths": np.array([len(z) for _, z in made]),
-            "latents": torch.cat([z for _, z in made]).numpy(),
+            "clusters": np.array([cluster for cluster, _ in latents]),
+            "lengths": np.array([len(z) for _, z in latents]),
+            "latents": torch.cat([z for _, z in latents]).numpy(),
         }
 
-    found = kept(path, packed)
-    parts = torch.from_numpy(found["latents"]).split(found["lengths"].tolist())
-    return list(zip(found["clusters"].tolist(), parts, strict=True))
+    arrays = cached_arrays(path, pack)
+    parts = torch.from_numpy(arrays["latents"]).split(arrays["lengths"].tolist())
+    return list(zip(arrays["clusters"].tolist(), parts, strict=True))
 
 
 def real_latents(model: SongModel, cfg: EvalRun) -> Latents:
@@ -156,115 +156,122 @@ def real_latents(model: SongModel, cfg: EvalRun) -> Latents:
     def make() -> Latents:
         return [(song, model.encode(clip)) for song, clip in excerpts(Path(cfg.manifest), ["test"])]
 
-    return kept_latents(Path(cfg.out) / "latents" / "real.npz", make)
+    return cached_latents(Path(cfg.out) / "latents" / "real.npz", make)
 
 
 def sample_latents(model: SongModel, cfg: EvalRun) -> Latents:
-    return kept_latents(Path(cfg.out) / "latents" / "samples.npz", lambda: samples(model, cfg))
+    return cached_latents(Path(cfg.out) / "latents" / "samples.npz", lambda: samples(model, cfg))
 
 
 def sets(model: SongModel, cfg: EvalRun) -> dict[str, Callable[[], Clips]]:
     """Everything that is compared, to be made when it is needed."""
     manifest, real = Path(cfg.manifest), cache(partial(real_latents, model, cfg))
 
-    def decoded(latents: Callable[[], Latents]) -> Callable[[], Clips]:
+    def decode_all(latents: Callable[[], Latents]) -> Callable[[], Clips]:
         return lambda: [(cluster, model.decode(z)) for cluster, z in latents()]
 
     def pool() -> torch.Tensor:
         return torch.cat([z for _, z in real()])
 
-    def shuffled() -> Latents:
+    def shuffled_latents() -> Latents:
         generator, frames = torch.Generator().manual_seed(0), pool()
         order = [torch.randperm(len(frames), generator=generator)[: len(z)] for _, z in real()]
         return [(f"clip {i}", frames[places]) for i, places in enumerate(order)]
 
-    def noise() -> Latents:
+    def noise_latents() -> Latents:
         generator = torch.Generator().manual_seed(0)
         return [(f"clip {i}", torch.randn(z.shape, generator=generator)) for i, (_, z) in enumerate(real())]
 
     return {
         REFERENCE: lambda: list(excerpts(manifest, ["valid"])),
         FLOOR: lambda: list(excerpts(manifest, ["test"])),
-        CODEC: decoded(real),
-        SAMPLES: decoded(lambda: sample_latents(model, cfg)),
-        "untrained network": decoded(lambda: samples(untrained(model), cfg)),
-        "shuffled latents": decoded(shuffled),
-        "mean latent of each excerpt": decoded(
+        CODEC: decode_all(real),
+        SAMPLES: decode_all(lambda: sample_latents(model, cfg)),
+        "untrained network": decode_all(lambda: samples(with_fresh_network(model), cfg)),
+        "shuffled latents": decode_all(shuffled_latents),
+        "mean latent of each excerpt": decode_all(
             lambda: [(song, z.mean(0).expand_as(z)) for song, z in real()]
         ),
-        "mean latent": decoded(lambda: [("mean", pool().mean(0).expand_as(real()[0][1]))]),
-        "noise latents": decoded(noise),
+        "mean latent": decode_all(lambda: [("mean", pool().mean(0).expand_as(real()[0][1]))]),
+        "noise latents": decode_all(noise_latents),
         "pink noise": lambda: [(f"clip {i}", pink_noise(i)) for i in range(20)],
     }
 
 
 def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
     """All axes of each clip, and the musicnn embedding of each of its three-second patches."""
-    scorers = [SCORERS[name]() for name in HEARD]
-    heard = [canonical(clip) for _, clip in clips]
-    embeddings = [embed(clip, listener) for clip in heard]
+    scorers = [SCORERS[name]() for name in SOUND_SCORERS]
+    canonical_clips = [canonical(clip) for _, clip in clips]
+    embeddings = [patch_embeddings(clip, listener) for clip in canonical_clips]
     return {
         "clusters": np.array([cluster for cluster, _ in clips]),
         "axes": np.array([axis for scorer in scorers for axis in scorer.axes]),
         "values": np.concatenate(
-            [np.concatenate([scorer([clip]) for clip in heard]) for scorer in scorers], axis=1
+            [np.concatenate([scorer([clip]) for clip in canonical_clips]) for scorer in scorers], axis=1
         ),
         "patches": np.array([len(rows) for rows in embeddings]),
         "embeddings": np.concatenate(embeddings),
     }
 
 
-def embed(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
+def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
     wave = audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)
     return listener.listen(torch.from_numpy(wave)).embedding.double().numpy()
 
 
-def described(model: SongModel, cfg: EvalRun, only: Sequence[str] = ()) -> dict[str, dict[str, np.ndarray]]:
+def describe_sets(
+    model: SongModel, cfg: EvalRun, names: Sequence[str] = ()
+) -> dict[str, dict[str, np.ndarray]]:
     """Every set, or only some, from `out` where it is there."""
-    listener, found = musicnn.load(), {}
+    listener, descriptions = musicnn.load(), {}
 
     def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
         return lambda: describe(make(), listener)
 
-    wanted = {name: make for name, make in sets(model, cfg).items() if not only or name in only}
-    with bar("describe", len(wanted), "set") as progress:
-        for name, make in wanted.items():
+    makers = {name: make for name, make in sets(model, cfg).items() if not names or name in names}
+    with bar("describe", len(makers), "set") as progress:
+        for name, make in makers.items():
             path = Path(cfg.out) / "sets" / f"{name.replace(',', '').replace(' ', '-')}.npz"
-            found[name] = kept(path, description(make))
+            descriptions[name] = cached_arrays(path, description(make))
             progress.advance()
-    return found
+    return descriptions
 
 
-def patch_clusters(described: dict[str, np.ndarray]) -> list[str]:
-    return np.repeat(described["clusters"], described["patches"]).tolist()
+def patch_clusters(description: dict[str, np.ndarray]) -> list[str]:
+    return np.repeat(description["clusters"], description["patches"]).tolist()
 
 
-def summary(found: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str, Any]:
+def set_summary(descriptions: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str, Any]:
     """Means of the axes, distances to the reference with intervals, and by how much the samples' is smaller."""
-    reference = found[REFERENCE]["embeddings"], patch_clusters(found[REFERENCE])
+    reference = descriptions[REFERENCE]["embeddings"], patch_clusters(descriptions[REFERENCE])
     bandwidth = median_bandwidth(reference[0])
     draws = {
         name: kernel_distances(
-            *reference, each["embeddings"], patch_clusters(each), bandwidth, resamples=resamples
+            *reference, description["embeddings"], patch_clusters(description), bandwidth, resamples=resamples
         )
-        for name, each in found.items()
+        for name, description in descriptions.items()
         if name != REFERENCE
     }
     table: dict[str, Any] = {}
-    for name, each in found.items():
-        axes = dict(zip(each["axes"].tolist(), each["values"].mean(0).tolist(), strict=True))
-        counts = {"clips": len(each["clusters"]), "clusters": len(set(each["clusters"].tolist()))}
-        table[name] = counts | rounded(axes)
+    for name, description in descriptions.items():
+        axes = dict(zip(description["axes"].tolist(), description["values"].mean(0).tolist(), strict=True))
+        counts = {
+            "clips": len(description["clusters"]),
+            "clusters": len(set(description["clusters"].tolist())),
+        }
+        table[name] = counts | round_values(axes)
         if name in draws:
-            table[name]["kernel_distance"] = rounded(asdict(Interval.of(draws[name])))
-    less = {
-        name: rounded(asdict(Interval.of(draws[SAMPLES] - d))) for name, d in draws.items() if name != SAMPLES
+            table[name]["kernel_distance"] = round_values(asdict(Interval.of(draws[name])))
+    differences = {
+        name: round_values(asdict(Interval.of(draws[SAMPLES] - d)))
+        for name, d in draws.items()
+        if name != SAMPLES
     }
-    judges = [axis for scorer in HEARD for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
-    return {"sets": table, "samples_minus": less, "judges": judges}
+    judges = [axis for scorer in SOUND_SCORERS for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
+    return {"sets": table, "samples_minus": differences, "judges": judges}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def sets_table(result: dict[str, Any]) -> str:
     """A row a set: axes, distance, and the samples' distance less this set's."""
     axes = [a for a in result["sets"][SAMPLES] if "." in a]
 
@@ -300,9 +307,9 @@ def identity(model: Any, cfg: EvalRun) -> str:
     return digest.hexdigest()[:16]
 
 
-def begin(manifest: Path, words: Sequence[str]) -> tuple[Any, EvalRun]:
+def open_evaluation(manifest: Path, overrides: Sequence[str]) -> tuple[Any, EvalRun]:
     """The model and a folder that is its own."""
-    cfg = load(EvalRun, None, [f"manifest={manifest}", *words])
+    cfg = load(EvalRun, None, [f"manifest={manifest}", *overrides])
     model = build_model(cfg.model)
     cfg = replace(cfg, identity=identity(model, cfg))
     claim(cfg, free=["resamples"])
@@ -315,9 +322,9 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="key=value of EvalRun")
     parser.add_argument("--table", action="store_true", help="Markdown instead of JSON")
     args = parser.parse_intermixed_args()
-    model, cfg = begin(args.manifest, args.settings)
-    result = {"settings": asdict(cfg), **summary(described(model, cfg), cfg.resamples)}
-    print(markdown(result) if args.table else json.dumps(result, indent=1))
+    model, cfg = open_evaluation(args.manifest, args.settings)
+    result = {"settings": asdict(cfg), **set_summary(describe_sets(model, cfg), cfg.resamples)}
+    print(sets_table(result) if args.table else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

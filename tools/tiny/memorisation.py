@@ -20,19 +20,19 @@ QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Whitening:
+class WhiteningTransform:
     """Principal components of latents, the first few, each with variance one."""
 
     mean: Float[np.ndarray, " channel"]
     axes: Float[np.ndarray, "channel component"]
 
     @staticmethod
-    def of(latents: Float[np.ndarray, "frame channel"], components: int) -> "Whitening":
+    def of(latents: Float[np.ndarray, "frame channel"], components: int) -> "WhiteningTransform":
         mean = latents.mean(0)
         variances, directions = np.linalg.eigh(np.cov((latents - mean).T.astype(np.float64)))
         first = slice(None, -components - 1, -1)  # the largest are last
         axes = directions[:, first] / np.sqrt(variances[first])
-        return Whitening(mean, axes.astype(latents.dtype))
+        return WhiteningTransform(mean, axes.astype(latents.dtype))
 
     def __call__(self, latents: Float[np.ndarray, "frame channel"]) -> Float[np.ndarray, "frame component"]:
         return (latents - self.mean) @ self.axes
@@ -57,16 +57,16 @@ def best_match(
     places = len(song) - frames + 1
     if places < 1:
         return np.full(count, -1, dtype=queries.dtype)
-    centred = (queries - queries.mean(1, keepdims=True)).reshape(count, -1)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    centred_queries = (queries - queries.mean(1, keepdims=True)).reshape(count, -1)
+    centred_queries /= np.maximum(np.linalg.norm(centred_queries, axis=1, keepdims=True), 1e-12)
     windows = np.lib.stride_tricks.sliding_window_view(song, frames, axis=0)  # [place, component, frame]
     best = np.full(count, -1, dtype=queries.dtype)
     for part in _parts(places):
-        stretch = windows[part].swapaxes(1, 2)
-        size = stretch.shape[0]
-        stretch = (stretch - stretch.mean(1, keepdims=True)).reshape(size, -1)
-        stretch /= np.maximum(np.linalg.norm(stretch, axis=1, keepdims=True), 1e-12)
-        best = np.maximum(best, (centred @ stretch.T).max(1))
+        window = windows[part].swapaxes(1, 2)
+        size = window.shape[0]
+        window = (window - window.mean(1, keepdims=True)).reshape(size, -1)
+        window /= np.maximum(np.linalg.norm(window, axis=1, keepdims=True), 1e-12)
+        best = np.maximum(best, (centred_queries @ window.T).max(1))
     return best
 
 
@@ -98,13 +98,13 @@ def nearness(
     resamples: int = 2000,
 ) -> Nearness:
     """Intervals over clusters of both (prompts or songs), each drawn anew with its threshold."""
-    here, there = (
+    weights, held_out_weights = (
         cluster_weights(names, resamples=resamples)[:, members(names)]
         for names in (clusters, held_out_clusters)
     )
-    threshold = weighted_quantiles(held_out, there, share)
-    nearer = ((distances < threshold[:, None]) * here).sum(1) / here.sum(1)
-    change = weighted_quantiles(distances, here, 0.5) - weighted_quantiles(held_out, there, 0.5)
+    threshold = weighted_quantiles(held_out, held_out_weights, share)
+    nearer = ((distances < threshold[:, None]) * weights).sum(1) / weights.sum(1)
+    change = weighted_quantiles(distances, weights, 0.5) - weighted_quantiles(held_out, held_out_weights, 0.5)
     return Nearness(
         segments=len(distances),
         clusters=len(set(clusters)),

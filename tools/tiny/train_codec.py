@@ -29,7 +29,7 @@ from diffdpo.progress import bar
 LOUDNESS = -16.0
 CROP = 64
 SIDE = 0.5
-FLOOR = 1e-4
+EPSILON = 1e-4
 
 
 def cached_features(
@@ -55,21 +55,21 @@ def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
     clip = audio.stereo(audio.resample(audio.read(song), codec.config.sample_rate))
     samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
     with torch.no_grad():
-        features = analysed(codec, samples)
+        features = analyse_song(codec, samples)
     with path.with_suffix(".part").open("wb") as file:
         np.save(file, features.half().numpy())
     path.with_suffix(".part").rename(path)
 
 
-def analysed(codec: SpectralCodec, samples: torch.Tensor, piece: int = 256) -> torch.Tensor:
+def analyse_song(codec: SpectralCodec, samples: torch.Tensor, chunk: int = 256) -> torch.Tensor:
     """Features [frame, feature] of a song [2, sample], so many frames at a time with what their windows reach."""
-    per_frame, found = codec.config.samples_per_frame, []
+    per_frame, features = codec.config.samples_per_frame, []
     context = -(-codec.config.stft_size // (2 * per_frame))
-    for start in range(0, -(-samples.shape[-1] // per_frame), piece):
+    for start in range(0, -(-samples.shape[-1] // per_frame), chunk):
         first = max(0, start - context)
-        part = samples[:, first * per_frame : (start + piece + context) * per_frame]
-        found.append(codec.analyse(part[None])[0, start - first :][:piece])
-    return torch.cat(found)
+        part = samples[:, first * per_frame : (start + chunk + context) * per_frame]
+        features.append(codec.analyse(part[None])[0, start - first :][:chunk])
+    return torch.cat(features)
 
 
 def importance(codec: SpectralCodec) -> torch.Tensor:
@@ -109,8 +109,8 @@ def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
 def groups(codec: SpectralCodec) -> list[dict]:
     """The linear path starts at its optimum and has many inputs: a tenth of the others' learning rate."""
     linear = [*codec.linear_encode.parameters(), *codec.linear_decode.parameters()]
-    known = {id(p) for p in linear}
-    rest = [p for p in codec.parameters() if id(p) not in known]
+    linear_ids = {id(p) for p in linear}
+    rest = [p for p in codec.parameters() if id(p) not in linear_ids]
     return [{"params": linear, "share": 0.1}, {"params": rest, "share": 1.0}]
 
 
@@ -143,12 +143,12 @@ def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor)
     smooth = F.conv1d(
         power.transpose(1, 2).flatten(0, 1)[:, None], (window / window.sum())[None, None], stride=2
     )
-    decibels = 10 * (smooth[:, 0] + FLOOR**2).log10()
+    decibels = 10 * (smooth[:, 0] + EPSILON**2).log10()
     rises = decibels.unflatten(0, (len(features), -1)).diff(dim=-1).relu()
     return (rises * shares[:, None]).sum(1)
 
 
-def loss(
+def codec_loss(
     codec: SpectralCodec,
     features: torch.Tensor,
     weight: torch.Tensor,
@@ -158,11 +158,11 @@ def loss(
     """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
     mean, log_variance = codec.encode_features(features)
     latents = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-    decoded = codec.decode_features(latents)
-    linear = (weight * (decoded - features)).abs()
+    decoded_features = codec.decode_features(latents)
+    linear = (weight * (decoded_features - features)).abs()
     tonal, attack = linear.split([codec.tonal_features, codec.features - codec.tonal_features], -1)
     square = (tonal**2).mean() + (attack**2).mean()
-    logs = [(x.clamp(min=0) ** 2 + FLOOR).log() * weight for x in (decoded, features)]
+    logs = [(x.clamp(min=0) ** 2 + EPSILON).log() * weight for x in (decoded_features, features)]
     tonal_log, attack_log = ((logs[0] - logs[1]).abs()).split([tonal.shape[-1], attack.shape[-1]], -1)
     changes = [in_time(codec, x).diff(dim=1) for x in logs]
     change = (changes[0] - changes[1]).abs().mean()
@@ -170,12 +170,12 @@ def loss(
         x[..., : x.shape[-1] // 2].relu().mean(-1) for x in changes
     ]  # of the middle: where onsets are heard
     onset = (rises[0] - rises[1]).abs().mean()
-    strengths = [strength(codec, x, shares) for x in (decoded, features)]
-    heard = (strengths[0] - strengths[1]).abs().mean()
+    strengths = [strength(codec, x, shares) for x in (decoded_features, features)]
+    strength_error = (strengths[0] - strengths[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
     value = tonal.mean() + 0.7 * attack.mean() + 30 * square + args.kl * kl
     value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change
-    value = value + args.onset * onset + args.strength * heard
+    value = value + args.onset * onset + args.strength * strength_error
     return value, {
         "loss": value.item(),
         "tonal": tonal.mean().item(),
@@ -184,7 +184,7 @@ def loss(
         "attack_log": attack_log.mean().item(),
         "change": change.item(),
         "onset": onset.item(),
-        "strength": heard.item(),
+        "strength": strength_error.item(),
         "kl": kl.item(),
         "noise": torch.exp(log_variance / 2).mean().item(),
     }
@@ -231,15 +231,15 @@ def main() -> None:
             part.requires_grad_(False)
     weight, shares = importance(codec), mel_shares(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
-    began, budget = time.monotonic(), 60 * args.minutes
+    t_start, budget = time.monotonic(), 60 * args.minutes
     total = 60 * (args.total_minutes or args.minutes)
-    while (elapsed := time.monotonic() - began) < budget:
-        progress = min(1.0, (seconds + elapsed) / total)
+    while (elapsed_s := time.monotonic() - t_start) < budget:
+        progress = min(1.0, (seconds + elapsed_s) / total)
         rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         batch = crops(songs["train"], args.batch, np.random.default_rng(step))
-        value, metrics = loss(codec, batch, weight, shares, args)
+        value, metrics = codec_loss(codec, batch, weight, shares, args)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -247,12 +247,12 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                held_out = loss(codec, valid, weight, shares, args)[1]
-            shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
-            print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
+                valid_metrics = codec_loss(codec, valid, weight, shares, args)[1]
+            metrics_text = " ".join(f"{k} {v:.4f}/{valid_metrics[k]:.4f}" for k, v in metrics.items())
+            print(f"step {step} {elapsed_s:.0f} s lr {rate:.1e} train/valid {metrics_text}", flush=True)
         if step % 200 == 0:
-            save(args.out, codec, optimizer, seconds + elapsed, step)
-    save(args.out, codec, optimizer, seconds + elapsed, step)
+            save_state(args.out, codec, optimizer, seconds + elapsed_s, step)
+    save_state(args.out, codec, optimizer, seconds + elapsed_s, step)
     if not (args.start and args.decoder_only):  # else its latents stay as they are, and are standard already
         standardise(codec, *latent_statistics(codec, songs["train"]))
         codec.save_pretrained(args.out / "codec")
@@ -262,10 +262,10 @@ def resume(path: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer) -
     """Seconds and steps of the stages before, whose weights are loaded; zeros without any."""
     if not path.exists():
         return 0.0, 0
-    saved = torch.load(path, weights_only=True)
-    codec.load_state_dict(saved["codec"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["seconds"], saved["step"]
+    state = torch.load(path, weights_only=True)
+    codec.load_state_dict(state["codec"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["seconds"], state["step"]
 
 
 @torch.no_grad()
@@ -276,7 +276,7 @@ def latent_statistics(codec: SpectralCodec, songs: list[np.ndarray]) -> tuple[to
     return latents.mean(0), latents.std(0)
 
 
-def save(
+def save_state(
     out: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer, seconds: float, step: int
 ) -> None:
     """What the next stage continues from, and the codec as it is."""

@@ -23,7 +23,14 @@ import numpy as np
 import soundfile
 
 SONGS = Path(__file__).with_name("songs.jsonl")
-HEAVY = {"freeorion-data", "0ad-data", "ufoai-music", "naev-data", "supertuxkart-data", "redeclipse-data"}
+LARGE_PACKAGES = {
+    "freeorion-data",
+    "0ad-data",
+    "ufoai-music",
+    "naev-data",
+    "supertuxkart-data",
+    "redeclipse-data",
+}
 AUDIO = ("*.ogg", "*.opus", "*.mp3")
 ARCHIVES = {  # packages that keep their music in a zip
     "0ad-data": ("usr/share/games/0ad/mods/public/public.zip", "public", "audio/music/"),
@@ -31,7 +38,7 @@ ARCHIVES = {  # packages that keep their music in a zip
 }
 
 
-def songs() -> list[dict]:
+def read_song_list() -> list[dict]:
     return [json.loads(line) for line in SONGS.read_text().splitlines()]
 
 
@@ -45,7 +52,7 @@ def fetch(package: str, dest: Path) -> None:
         subprocess.run(["apt-get", "download", "-q", package], cwd=scratch, check=True)
         deb = next(Path(scratch).glob("*.deb"))
         archive, inner, prefix = ARCHIVES.get(package, (None, "", ""))
-        wanted = [*AUDIO, *([Path(archive).name] if archive else [])]
+        patterns = [*AUDIO, *([Path(archive).name] if archive else [])]
         unpack = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
         subprocess.run(
             [
@@ -56,7 +63,7 @@ def fetch(package: str, dest: Path) -> None:
                 "--wildcards",
                 "--no-anchored",
                 "--wildcards-match-slash",
-                *wanted,
+                *patterns,
             ],
             stdin=unpack.stdout,
             stderr=subprocess.DEVNULL,
@@ -73,7 +80,7 @@ def fetch(package: str, dest: Path) -> None:
     (folder / ".done").touch()
 
 
-def mixed(song: dict, dest: Path) -> str:
+def mix_stems(song: dict, dest: Path) -> str:
     """The path of the song below DEST; stems are summed into one file first."""
     if "stems" not in song:
         return song["path"]
@@ -93,13 +100,13 @@ def mixed(song: dict, dest: Path) -> str:
 def entry(song: dict, dest: Path) -> dict:
     """One line of the manifest."""
     slug = "".join(c.lower() if c.isalnum() else "-" for c in f"{song['package']} {song['title']}")
-    who = song.get("artist") or song.get("rights_holder") or "unknown"
+    author = song.get("artist") or song.get("rights_holder") or "unknown"
     return {
         "id": "-".join(filter(None, slug.split("-"))),
-        "audio": mixed(song, dest),
+        "audio": mix_stems(song, dest),
         "text": ", ".join(song["style_words"]),
         "license": song["license"],
-        "attribution": f"{song['title']} by {who} (Debian package {song['package']} {song['version']})",
+        "attribution": f"{song['title']} by {author} (Debian package {song['package']} {song['version']})",
         "split": song["split"],
     }
 
@@ -110,20 +117,20 @@ def main() -> None:
     parser.add_argument("--light", action="store_true")
     args = parser.parse_args()
     args.dest.mkdir(parents=True, exist_ok=True)
-    wanted = [song for song in songs() if not (args.light and song["package"] in HEAVY)]
-    for package in sorted({song["package"] for song in wanted}):
+    songs = [song for song in read_song_list() if not (args.light and song["package"] in LARGE_PACKAGES)]
+    for package in sorted({song["package"] for song in songs}):
         print(package, flush=True)
         fetch(package, args.dest)
     wrong = []
-    for song in wanted:
+    for song in songs:
         path = args.dest / song["path"]
-        expected = song.get("sha256")
-        if not path.is_file() or expected not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+        sha256 = song.get("sha256")
+        if not path.is_file() or sha256 not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
             wrong.append(song["path"])
-    print(f"{len(wanted) - len(wrong)} of {len(wanted)} songs present and as listed")
+    print(f"{len(songs) - len(wrong)} of {len(songs)} songs present and as listed")
     for path in wrong:
         print(f"missing or changed: {path}")
-    usable = [s for s in wanted if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
+    usable = [s for s in songs if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
     entries = [entry(song, args.dest) for song in usable]
     titles: Counter[str] = Counter()
     for row in entries:  # songs of a package can bear the same title

@@ -39,7 +39,7 @@ def songs_of(manifest: Path, root: Path) -> list[list[Path]]:
     return [files for files in songs if all(file.is_file() for file in files)]
 
 
-def excerpt(files: Sequence[Path], start_s: float) -> Clip:
+def song_excerpt(files: Sequence[Path], start_s: float) -> Clip:
     """A piece of a song as scorers get it."""
     stems = [audio.stereo(audio.read(file, start_s=start_s, seconds=EXCERPT_S)) for file in files]
     length = min(stem.samples.shape[1] for stem in stems)
@@ -47,16 +47,18 @@ def excerpt(files: Sequence[Path], start_s: float) -> Clip:
     return canonical(Clip(samples=mix, sample_rate=stems[0].sample_rate))
 
 
-def embed(network: musicnn.Musicnn, files: Sequence[Path], num: int) -> Float[np.ndarray, "window dim"]:
+def excerpt_embeddings(
+    network: musicnn.Musicnn, files: Sequence[Path], num: int
+) -> Float[np.ndarray, "window dim"]:
     """One embedding an excerpt; silent ones are left out."""
     last = min(audio.seconds_of(file) for file in files) - EXCERPT_S - 1
-    found = []
+    embeddings = []
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
-        samples = mono(excerpt(files, float(start_s)), musicnn.SAMPLE_RATE)
+        samples = mono(song_excerpt(files, float(start_s)), musicnn.SAMPLE_RATE)
         if samples.any():
             patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
-            found.append(pool_patches(patches.double().numpy()))
-    return np.concatenate(found) if found else np.zeros((0, 200))
+            embeddings.append(pool_patches(patches.double().numpy()))
+    return np.concatenate(embeddings) if embeddings else np.zeros((0, 200))
 
 
 def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float) -> EmbeddingGaussian:
@@ -69,12 +71,12 @@ def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float
     _, scale, axes = np.linalg.svd(np.sqrt(weight) * (points - mean), full_matrices=False)
     variances = (1 - shrinkage) * scale**2 + shrinkage * (scale**2).sum() / len(mean)
     dims_left = len(mean) - rank
-    kept = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
-    rest = kept + shrinkage * (scale**2).sum() / len(mean)
+    residual = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
+    rest = residual + shrinkage * (scale**2).sum() / len(mean)
     return EmbeddingGaussian(mean=mean, axes=axes[:rank], variances=variances[:rank], rest=float(rest))
 
 
-def save(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
+def save_reference(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
     tensors = {
         "mean": reference.mean,
         "axes": reference.axes,
@@ -102,19 +104,21 @@ def main() -> None:
         if arguments.manifest:
             songs += songs_of(arguments.manifest, arguments.root)
         network = musicnn.load()
-        embedded = []
+        embeddings = []
         for number, files in enumerate(songs, start=1):
-            embedded.append(embed(network, files, arguments.excerpts))
-            print(f"{number}/{len(songs)} {files[0].name}: {len(embedded[-1])} excerpts", flush=True)
+            embeddings.append(excerpt_embeddings(network, files, arguments.excerpts))
+            print(f"{number}/{len(songs)} {files[0].name}: {len(embeddings[-1])} excerpts", flush=True)
     except (UserError, OSError, KeyError, json.JSONDecodeError) as error:
         parser.error(str(error))
-    embedded = [song for song in embedded if len(song)]
-    num_excerpts = sum(len(song) for song in embedded)
+    embeddings = [song for song in embeddings if len(song)]
+    num_excerpts = sum(len(song) for song in embeddings)
     if num_excerpts <= arguments.rank:
         parser.error(
             f"{num_excerpts} excerpts cannot give {arguments.rank} axes; use more songs or --excerpts"
         )
-    save(fit(embedded, arguments.rank, arguments.shrinkage), arguments.out, len(embedded), num_excerpts)
+    save_reference(
+        fit(embeddings, arguments.rank, arguments.shrinkage), arguments.out, len(embeddings), num_excerpts
+    )
     print(f"wrote {arguments.out} ({arguments.out.stat().st_size} bytes)")
 
 

@@ -42,8 +42,8 @@ class MiniLM:
         x = self._norm(x + self.weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
         for layer in range(LAYERS):
             x = self._layer(x, mask, f"encoder.layer.{layer}")
-        pooled = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return F.normalize(pooled, dim=1)
+        mean_states = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return F.normalize(mean_states, dim=1)
 
     def _layer(self, x: Tensor, mask: Tensor, name: str) -> Tensor:
         count, length, _ = x.shape
@@ -51,10 +51,11 @@ class MiniLM:
             self._linear(x, f"{name}.attention.self.{part}").view(count, length, HEADS, -1).transpose(1, 2)
             for part in ("query", "key", "value")
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None].bool())
-        mixed = mixed.transpose(1, 2).reshape(count, length, WIDTH)
+        attention = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None].bool())
+        attention = attention.transpose(1, 2).reshape(count, length, WIDTH)
         x = self._norm(
-            x + self._linear(mixed, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm"
+            x + self._linear(attention, f"{name}.attention.output.dense"),
+            f"{name}.attention.output.LayerNorm",
         )
         inner = F.gelu(self._linear(x, f"{name}.intermediate.dense"))
         return self._norm(x + self._linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")

@@ -21,22 +21,22 @@ PATTERNS = (
 )  # fmt: skip
 
 
-def broad(count: int, seed: int = 0) -> list[str]:
+def broad_phrases(count: int, seed: int = 0) -> list[str]:
     """Phrases of one to four words of the vocabulary, every word also by itself."""
     groups = json.loads((Path(__file__).parent / "vocabulary.json").read_text())
     words = sorted({word.replace("-", " ") for group in groups.values() for word in group.split()})
     lists = Captioner()
-    said = [text for pair in lists.measures for side in pair for text in side]
-    said += [text for texts in lists.words.values() for text in texts]
-    draw, found = random.Random(seed), {*words, *(f"{word} music" for word in words), *said}
-    while len(found) < count:
+    phrases = [text for pair in lists.measures for side in pair for text in side]
+    phrases += [text for texts in lists.words.values() for text in texts]
+    draw, results = random.Random(seed), {*words, *(f"{word} music" for word in words), *phrases}
+    while len(results) < count:
         pattern = draw.choice(PATTERNS)
-        pool = [draw.choice(words if draw.random() < 0.75 else said) for _ in range(pattern.count("{}"))]
-        found.add(pattern.format(*pool))
-    return sorted(found)
+        pool = [draw.choice(words if draw.random() < 0.75 else phrases) for _ in range(pattern.count("{}"))]
+        results.add(pattern.format(*pool))
+    return sorted(results)
 
 
-def captions(
+def segment_captions(
     scores: Float[np.ndarray, "segment measure"], words: Sequence[list[str]], seed: int = 0
 ) -> list[tuple[Caption, Caption]]:
     """For every segment a caption that says a part, and one that says everything."""
