@@ -52,14 +52,14 @@ class LocalModel:
     timed_lyrics: bool = False
     embeds_audio: bool = False
     has_encoders: bool = True
-    embedded: list[str] = field(default_factory=list)
+    prompt_ids: list[str] = field(default_factory=list)
     """Ids of the prompts that were embedded, in order."""
 
     def embed(self, prompt):
         check_controls(prompt, ("start",))
         if not self.has_encoders:
             raise DataError(f"prompt {prompt.id!r}: the encoders were freed")
-        self.embedded.append(prompt.id)
+        self.prompt_ids.append(prompt.id)
         seed = int.from_bytes(hashlib.sha256((prompt.text or "").encode()).digest()[:4], "big")
         return {"pull": torch.randn(CHANNELS, generator=torch.Generator().manual_seed(seed))}
 
