@@ -52,7 +52,8 @@ from diffdpo.statistics import paired_effect
 from tools.bench.curve_plot import curve_svg
 from tools.bench.measure import round_values
 from tools.bench_sample import sample_published
-from tools.tiny.eval_tiny import excerpts, write_arrays
+from tools.tiny.array_cache import write_arrays
+from tools.tiny.excerpts import excerpts
 
 SCALE, SEED, BATCH, RESAMPLES = 5.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"

@@ -1,7 +1,7 @@
-"""Audiobox-Aesthetics against numbers of the original, at tiny size.
+"""Compares Audiobox-Aesthetics with numbers of the original, at tiny size.
 
 A folder holds config.json (`aes_config`, `wavlm_config`, `order_of_wavs`), the weights `tiny_model.safetensors`
-and `tiny_io.safetensors`: sounds as `wav.*`, and what the original made of them, from the resampler to the scores.
+and `tiny_io.safetensors`: sounds as `wav.*`, and the original's outputs for them, from the resampler to the scores.
 """
 
 import re
@@ -21,12 +21,12 @@ from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
 
 WEIGHTS, SOUNDS = "tiny_model.safetensors", "tiny_io.safetensors"
 RATES = {"16k": 16_000, "44k": 44_100}
-"""Sample rates as they stand in a sound's name: "c_44k_stereo_1p5s"."""
+"""The sample rate by the word in a sound's name, such as "c_44k_stereo_1p5s"."""
 LAYERS = re.compile(r"layer_results_chunk(\d+)_first(\d+)")
 
 
 def audiobox(folder: Path) -> list[Case]:
-    """Every tensor of the original's, compared or named as not covered."""
+    """The case of every tensor of the original, compared or not covered."""
     config = read_json(folder / "config.json")
     if missing_keys := {"aes_config", "wavlm_config", "order_of_wavs"} - config.keys():
         raise DataError(f"{folder / 'config.json'}: lacks {', '.join(sorted(missing_keys))}")
@@ -49,7 +49,7 @@ def audiobox(folder: Path) -> list[Case]:
 
 
 def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, Clip]:
-    """The sounds by name, in the order in which the original was given them."""
+    """The sounds by name, in the order of the original's batch."""
     clips = {}
     for name in order:
         rate = next((rate for word, rate in RATES.items() if word in str(name).split("_")), None)
@@ -61,7 +61,7 @@ def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, 
 
 @torch.no_grad()
 def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
-    """The published way: all windows of all sounds, the shortest tails too, in one batch."""
+    """All outputs by name, and WavLM's frames, of all windows of all sounds in one batch, as published."""
     waves = {name: torch.from_numpy(mono(clip, SAMPLE_RATE, at_least_s=0.0)) for name, clip in clips.items()}
     cuts = [encoder.cut_windows(samples) for samples in waves.values()]
     frames = network.wavlm_model(
@@ -82,7 +82,7 @@ def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[di
 
 
 def layer_frames(key: str, frames: Frames) -> Tensor | None:
-    """All layers of the first frames of one window, if that is what the key asks for: [layer, frame, dim]."""
+    """All layers of the first frames of one window [layer, frame, dim]; None for a key of another kind."""
     match = LAYERS.fullmatch(key)
     if match is None or int(match[1]) >= len(frames.valid):
         return None

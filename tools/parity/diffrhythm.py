@@ -1,7 +1,7 @@
-"""Compare the project with numbers measured on the original implementations.
+"""Compares DiffRhythm with numbers of the original; holds what the comparisons of all kinds share.
 
-One function a kind takes a folder and returns its cases. A case file is a safetensors of `in.*` and of what
-the original made of it, `out.*` and `act.*`; every one of these is compared, or named as not covered.
+The function of a kind takes a folder and returns its cases. A case file is a safetensors file of inputs `in.*` and
+the original's outputs `out.*` and activations `act.*`; each output is compared, or named as not covered.
 """
 
 import json
@@ -20,14 +20,14 @@ from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from tools.parity.diffrhythm_runs import CASES, Load, Tensors, run_sample
 
 PREFIX = "transformer."
-"""Of the published checkpoints' keys."""
+"""The prefix of the keys in published checkpoints."""
 TOLERANCE = 1e-5
-"""Of another fp32 implementation, relative and absolute; sums in another order cost up to 1e-6."""
+"""The tolerance, relative and absolute, for another fp32 implementation; the order of sums costs up to 1e-6."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: the worst absolute error and what is allowed there, or nothing if it is not covered."""
+    """One comparison: the worst absolute error and the tolerance of that element; neither if it is not covered."""
 
     name: str
     error: float = 0.0
@@ -40,7 +40,7 @@ class Case:
 
 
 def compare(name: str, ours: Tensor, golden: Tensor, tolerance: float = TOLERANCE) -> Case:
-    """Element by element, as torch.allclose; it tells of the element that uses up most of its tolerance."""
+    """The case of two tensors, compared as in torch.allclose: the element that uses most of its tolerance."""
     if ours.shape != golden.shape:
         return Case(f"{name}: shape {list(ours.shape)} instead of {list(golden.shape)}", float("inf"))
     errors, tolerances = (ours - golden).abs().flatten(), tolerance * (1 + golden.abs().flatten())
@@ -49,13 +49,14 @@ def compare(name: str, ours: Tensor, golden: Tensor, tolerance: float = TOLERANC
 
 
 def compare_keys(name: str, ours: Mapping[str, Any], golden: Mapping[str, Any]) -> Case:
-    """Counts the keys that one side lacks or has in another shape."""
+    """The case of two mappings; the error is the number of keys that one side lacks or has in another shape."""
     shapes = [{key: list(getattr(v, "shape", v)) for key, v in side.items()} for side in (ours, golden)]
     differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
     return Case(f"{name} keys and shapes" + (f", first {differ[0]}" if differ else ""), float(len(differ)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; DataError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -66,6 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; DataError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -73,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def diffrhythm(folder: Path) -> list[Case]:
-    """A configuration (config.json, state_dict, case files), or several of them and full-size listings."""
+    """The cases of one configuration (config.json, state_dict, case files), or of several and of listings."""
     single = (folder / "config.json").is_file()
     networks = [folder] if single else sorted(path.parent for path in folder.glob("*/config.json"))
     listings = sorted(folder.glob("*_state_dict.json"))
@@ -101,7 +103,7 @@ UNUSED_ARGUMENTS = {"heads", "dim_head", "dropout", "long_skip_connection"}
 
 
 def network_config(published: Mapping[str, Any], heads: int = 32) -> dict[str, Any] | None:
-    """Our config for the original's arguments; None if one of them belongs to another model."""
+    """The configuration of this project for the original's arguments; None if an argument is of another model."""
     if not published.keys() <= CONFIG_NAMES.keys() | UNUSED_ARGUMENTS or "dim" not in published:
         return None
     ours = {
@@ -120,7 +122,7 @@ def build_network(location: Path, config: Mapping[str, Any]) -> DiffRhythmTransf
 
 
 def check_listing(path: Path) -> list[Case]:
-    """The published network at full size: the same keys, shapes and number of parameters."""
+    """The cases of a published network at full size: keys, shapes and number of parameters."""
     content = read_json(path)
     if missing_keys := {"config", "num_params", "state_dict"} - content.keys():
         raise DataError(f"{path}: lacks {', '.join(sorted(missing_keys))}")
@@ -138,7 +140,7 @@ def check_listing(path: Path) -> list[Case]:
 
 
 def check_network(folder: Path) -> list[Case]:
-    """Every case file of one configuration."""
+    """The cases of every case file of one configuration."""
     published = read_json(folder / "config.json")
     heads = published.get("effective_num_attention_heads", 32)
     config = network_config(published.get("dit_kwargs", {}), heads)
@@ -165,10 +167,10 @@ def check_network(folder: Path) -> list[Case]:
 
 
 def check_case(name: str, golden: Tensors, run: Callable[[Load, Tensors], Tensors], load: Load) -> list[Case]:
-    """Every output that the golden file holds, whether or not we have it.
+    """The case of every output in a golden file, covered or not.
 
-    Activations may differ by the tolerance of their largest element: a small one is the rounded difference of
-    large ones, and processors round differently (2.5e-6 on AVX2, 2e-5 on AVX-512). Outputs get no such grace.
+    The tolerance of an activation is that of its largest element: a small element is the rounded difference of
+    large ones, and processors round differently (2.5e-6 on AVX2, 2e-5 on AVX-512). Outputs have no such allowance.
     """
     try:
         ours = run(load, golden)

@@ -1,6 +1,6 @@
-"""MuQ and SongEval against numbers of the originals.
+"""Compares MuQ and SongEval with numbers of the originals.
 
-Weights stand in `<name>.safetensors`, inputs and what the original made of them in `<name>_io.safetensors`.
+`<name>.safetensors` holds weights, `<name>_io.safetensors` inputs and the original's outputs.
 """
 
 import hashlib
@@ -17,22 +17,22 @@ from diffdpo.encoders import muq as encoder
 from diffdpo.encoders import songeval as rater
 from diffdpo.errors import DataError
 from tools.parity.diffrhythm import TOLERANCE, Case, compare, compare_keys, read_json, read_tensors
+from tools.parity.diffrhythm_runs import Tensors
 
-Tensors = Mapping[str, Tensor]
 IO = "_io"
 E2E_HEAD = "tiny_e2e_head.safetensors"
 ILL_CONDITIONED = ("tiny_head", {"attn": 2e-3, "pooled": 1e-4, "logits": 1e-4, "scores": 3e-5})
-"""Heads by the beginnings of their names, and what their stages are allowed: the logits of that random attention
-are in the hundreds, softmax multiplies all rounding. Against itself in float64 the original errs as much."""
+"""The beginning of the names of some heads, and the tolerances of their stages: logits of their random attention
+are in the hundreds, and softmax multiplies rounding. The original in fp32 differs as much from itself in fp64."""
 SPECTRUM_TOLERANCE = 1e-6
-"""Of amplitudes, relative to the loudest of their frame: an FFT in fp32 leaves a noise that is different on
-every kind of CPU, about -130 dB below it. In decibels it is anything."""
+"""The tolerance of amplitudes, relative to the loudest of their frame: an FFT in fp32 leaves noise at about
+-130 dB, which differs between kinds of CPU and is arbitrary in decibels."""
 AUDIBLE_DB = 90.0
-"""Clips within that range are compared from the samples on; the others from the golden spectrogram on."""
+"""Clips of a smaller dynamic range are compared from their samples; others from the golden spectrogram."""
 
 
 def muq(folder: Path) -> list[Case]:
-    """Mel front end, every hidden state, and the scores that a tiny head gives them."""
+    """The cases of the mel front end, every hidden state, and the scores of a tiny head."""
     published = read_json(folder / "config.json").get("muq_config")
     if not isinstance(published, dict):
         raise DataError(f"{folder / 'config.json'}: lacks muq_config")
@@ -55,7 +55,7 @@ def muq(folder: Path) -> list[Case]:
 
 
 def check_sizes(name: str, config: encoder.MuQConfig, published: Mapping[str, Any]) -> Case:
-    """What the loader tells from the shapes is what the config says, and the statistics are those we know."""
+    """The case of the configuration that is read from shapes and known statistics, against the published one."""
     layers, stat = published["w2v2_config"], published["stat"]
     published_config = encoder.MuQConfig(
         dim=published["encoder_dim"],
@@ -72,7 +72,7 @@ def check_sizes(name: str, config: encoder.MuQConfig, published: Mapping[str, An
 
 @torch.no_grad()
 def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) -> list[Case]:
-    """Stage by stage; all states from the golden spectrogram if there is one, else from the samples."""
+    """The case of each stage; states follow from the golden spectrogram if there is one, else from samples."""
     waves = golden["wav"]
     mel = torch.stack([encoder.log_mel(wave) for wave in waves])
     spectra = golden.get("mel_db", mel)
@@ -91,7 +91,7 @@ def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) ->
 
 
 def check_front_end(name: str, network: encoder.MuQ, mel: Tensor, golden: Tensors) -> list[Case]:
-    """The spectrogram, and the states that our own leads to where it can be told from rounding."""
+    """The cases of the spectrogram, and of the states computed from it for clips within AUDIBLE_DB."""
     spectra = golden["mel_db"]
     peaks = amplitudes(spectra).amax(1, keepdim=True)
     amplitudes_of_mel, golden_amplitudes = amplitudes(mel) / peaks, amplitudes(spectra) / peaks
@@ -109,7 +109,7 @@ def check_front_end(name: str, network: encoder.MuQ, mel: Tensor, golden: Tensor
 
 @torch.no_grad()
 def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
-    """A network of the first blocks gives their hidden state."""
+    """The cases of networks of the first blocks alone, against the hidden states after these blocks."""
     mel = golden["mel_db"] if "mel_db" in golden else torch.stack([encoder.log_mel(w) for w in golden["wav"]])
     return [
         compare(
@@ -123,18 +123,19 @@ def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
 
 
 def check_parameters(path: Path, network: nn.Module) -> Case:
-    """The original's parameters less the unused ones are ours."""
+    """The case of the keys and shapes of the original's parameters, without the unused ones."""
     shapes = {key.removeprefix(encoder.PREFIX): shape for key, shape in json.loads(path.read_text())}
     used_shapes = {key: shape for key, shape in shapes.items() if not key.startswith(encoder.UNUSED)}
     return compare_keys(path.name, network.state_dict(), used_shapes)
 
 
 def amplitudes(decibels: Tensor) -> Tensor:
+    """Amplitudes, in fp64, of levels in decibels."""
     return 10 ** (decibels.double() / 20)
 
 
 def songeval(folder: Path) -> list[Case]:
-    """Heads of any size; the weights of those that come without are made as config.json tells."""
+    """The cases of heads of any size; a head without a weight file is a `hashed_head` of a size in config.json."""
     config = read_json(folder / "config.json")
     cases, read_names = [], {"README.md", "config.json", E2E_HEAD}  # that head belongs to MuQ's numbers
     for path in sorted(folder.glob(f"*{IO}.safetensors")):
@@ -155,7 +156,7 @@ def songeval(folder: Path) -> list[Case]:
 
 @torch.no_grad()
 def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
-    """Ratings and all that lies on the way to them."""
+    """The cases of a head's ratings and of every stage before them."""
     start, tolerances = ILL_CONDITIONED
     cases = []
     for group in sorted({key.rpartition(".")[0] for key in golden}):
@@ -176,7 +177,7 @@ def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
 
 
 def stage_outputs(head: rater.Head, x: Tensor) -> dict[str, Tensor]:
-    """Every stage of a head's forward pass."""
+    """The output of every stage of a head's forward pass."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         head.ffd.register_forward_hook(lambda _module, _args, out: outputs.update(ffd=out)),
@@ -190,7 +191,7 @@ def stage_outputs(head: rater.Head, x: Tensor) -> dict[str, Tensor]:
 
 
 def hashed_head(size: Mapping[str, int]) -> rater.Head:
-    """A head whose weights follow from the names of its parameters."""
+    """A head whose weights are `hashed_tensor` of the names of its parameters."""
     layers = size["attn_layer_num"]
     head = rater.Head(size["in_features"], size["ffd_hidden_size"], layers, size["num_classes"])
 
@@ -204,12 +205,13 @@ def hashed_head(size: Mapping[str, int]) -> rater.Head:
 
 
 def hashed_tensor(name: str, shape: Sequence[int], scale: float) -> Tensor:
-    """A linear congruential sequence in [-scale, scale) that starts at the hash of a name."""
+    """A tensor of a linear congruential sequence in [-scale, scale) that starts at the hash of a name."""
     start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     states = (torch.arange(math.prod(shape)) * 1103515245 + start) % 2**31
     return ((2 * (states.double() / 2**31) - 1) * scale).float().reshape(*shape)
 
 
 def uncovered_files(folder: Path, read_names: set[str]) -> list[Case]:
+    """A case that is not covered for each file of a folder outside `read_names`."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in read_names)
     return [Case(name, is_covered=False) for name in names]

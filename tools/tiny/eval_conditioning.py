@@ -1,8 +1,11 @@
-"""Does the tiny model do what it is asked? `python tools/tiny/eval_conditioning.py`, JSON out.
+"""Measures how far songs of the tiny model follow the words of their prompts. JSON out.
 
-For tempo, brightness and density, and every genre of a list, songs are made from opposite prompts ("slow rock",
-"fast rock") and the same noise, and measured as style words are (diffdpo/encoders/descriptors.py). The effect is
-the mean difference of a measure between the two, with a bootstrap interval over genres and noises together.
+    python tools/tiny/eval_conditioning.py [--measures tempo_bpm …] [--words known] [--per-genre 8] [--seed 0]
+
+For each measure (by default tempo, brightness and density) and every genre of a list, songs are sampled from
+opposite prompts ("slow rock", "fast rock") with the same noise, and measured by diffdpo/encoders/descriptors.py.
+The effect is the mean difference of the measure between both prompts, with a bootstrap interval over genres and
+noises together.
 """
 
 import argparse
@@ -33,7 +36,7 @@ WORDS = {"known": MEASURED, "held_out": HELD_OUT}
 def pole_requests(
     model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float
 ) -> list[list[Request]]:
-    """Songs of the low and of the high pole; the n-th of both begin with the same noise."""
+    """Requests for the low and for the high pole; the n-th requests of both start from the same noise."""
     embed, frames = EmbeddingStore(model).embed, model.spec.frames(seconds)
 
     def request(pole: str, genre: str, number: int) -> Request:
@@ -46,6 +49,7 @@ def pole_requests(
 def measure_songs(
     model: SongModel, requests: list[Request], cfg: SamplingConfig, seed: int
 ) -> list[dict[str, float]]:
+    """The measures of a sampled song for each request."""
     batches = batches_of(requests, cfg.batch)  # equal lengths: the order stays
     return [
         measure(model.decode(latents))

@@ -1,9 +1,9 @@
-"""How well networks of the tiny model predict songs of several lengths: flow-matching loss by length. JSON out.
+"""Measures the flow-matching loss of networks of the tiny model on crops of several lengths. JSON out.
 
     python tools/tiny/eval_loss.py DATA [NETWORK ...] [--split valid] [--frames 320 1024 6144] [--crops 64 16 4]
 
-DATA is what `diffdpo prepare` wrote; a NETWORK is an export of training, and without any the shipped one is taken.
-All see the same crops, noises and times (logit-normal, as in training), so their losses are paired.
+DATA is a folder of `diffdpo prepare`; a NETWORK is an export of training, by default the shipped network. All
+networks get the same crops, noises and times (logit-normal, as in training), so that their losses are paired.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tools.bench.measure import round_values
 
 @torch.no_grad()
 def crop_losses(model: SongModel, songs: Songs, count: int) -> list[float]:
-    """Of each crop mean((v - (noise - song))²), all with their styles."""
+    """The loss mean((v - (noise - song))²) of each crop, conditioned on the crop's style."""
     generator = torch.Generator().manual_seed(0)
     losses = []
     for i in range(count):

@@ -1,12 +1,12 @@
-"""Does the tiny model play its training songs back? JSON out.
+"""Measures whether samples of the tiny model are nearer to its training songs than held-out songs are. JSON out.
 
     python tools/tiny/eval_memorisation.py MANIFEST [--latents-only] [key=value …]
 
-Every three seconds of its samples against all training songs, by two measures: 1 - normalised cross-correlation of
-latents (whitened, the first components, all shifts), and the distance of musicnn's embeddings of decoded sound.
-Beside them the same for held-out real songs, and for excerpts of training songs, cut anywhere and with some noise:
-these have to be found, or the measure proves nothing. Settings and folder are those of eval_tiny.py, whose
-samples are taken; a song that was heard already is kept there. For musicnn, every training song is decoded.
+Each three seconds of the samples are compared with all training songs by two measures: 1 - normalised
+cross-correlation of latents (whitened, the first components, all shifts), and the distance of musicnn embeddings of
+decoded sound. The same is measured for held-out real songs, and for the controls, excerpts of training songs at any
+frame with some noise: a measure that does not find the controls proves nothing. Settings, folder and samples are
+those of tools/tiny/eval_tiny.py; the folder keeps the latents and embeddings of every training song.
 """
 
 import argparse
@@ -30,33 +30,29 @@ from diffdpo.progress import bar
 from diffdpo.scorers.canonical import canonical
 from diffdpo.types import Clip
 from tools.bench.measure import round_values
+from tools.tiny.array_cache import Latents, cached_arrays, cached_latents
 from tools.tiny.eval_tiny import (
     CODEC,
-    LOUDNESS,
-    RATE,
     SAMPLES,
-    SECONDS,
     EvalRun,
-    Latents,
-    cached_arrays,
-    cached_latents,
     describe_sets,
-    excerpt,
     open_evaluation,
     patch_clusters,
     patch_embeddings,
     real_latents,
     sample_latents,
 )
+from tools.tiny.excerpts import RATE, SECONDS, read_clip
 from tools.tiny.memorisation import WhiteningTransform, best_match, nearest, nearness
 
 SEGMENT_S, COMPONENTS = 3.0, 16
 HOP_S = 1.5
-"""Patches of the training songs begin this often: musicnn's embedding of 3 s changes with where they begin."""
+"""Seconds between the starts of patches of the training songs; an embedding of 3 s depends on its start."""
 CONTROLS, NOISE_DB = 60, -30.0
 
 
 def training_songs(manifest: Path) -> list[tuple[str, Path]]:
+    """The id and the audio file of each training song."""
     rows = map(json.loads, manifest.read_text().splitlines())
     return [(row["id"], manifest.parent / row["audio"]) for row in rows if row["split"] == "train"]
 
@@ -65,8 +61,7 @@ def library(model: SongModel, cfg: EvalRun) -> Iterator[tuple[str, np.ndarray]]:
     """Latents of each training song."""
 
     def encode(path: Path) -> dict[str, np.ndarray]:
-        clip = audio.normalise(audio.stereo(audio.resample(audio.read(path), RATE)), LOUDNESS)
-        return {"latents": model.encode(clip).numpy().astype(np.float16)}
+        return {"latents": model.encode(read_clip(path)).numpy().astype(np.float16)}
 
     songs, folder = training_songs(Path(cfg.manifest)), Path(cfg.out) / "library"
     with bar("training songs", len(songs), "song") as progress:
@@ -81,7 +76,7 @@ def library(model: SongModel, cfg: EvalRun) -> Iterator[tuple[str, np.ndarray]]:
 def song_embeddings(
     model: Any, name: str, latents: np.ndarray, cfg: EvalRun, listener: musicnn.Musicnn
 ) -> np.ndarray:
-    """musicnn embeddings of a training song as the codec gives it back, excerpt by excerpt as loud as a sample."""
+    """musicnn embeddings of a decoded training song, of which each excerpt has the loudness of a sample."""
 
     def make() -> dict[str, np.ndarray]:
         length, embeddings = model.spec.frames(SECONDS + HOP_S), []
@@ -98,7 +93,7 @@ def song_embeddings(
 
 
 def controls(model: SongModel, cfg: EvalRun) -> Latents:
-    """Latents of excerpts of training songs, off the grid of frames and with noise."""
+    """Latents of excerpts of training songs with noise, whose starts are off the grid of frames."""
 
     def make() -> Latents:
         songs, rng = training_songs(Path(cfg.manifest)), np.random.default_rng(cfg.seed)
@@ -106,7 +101,7 @@ def controls(model: SongModel, cfg: EvalRun) -> Latents:
         for index in rng.permutation(np.arange(CONTROLS) % len(songs)):
             name, path = songs[index]
             start = rng.uniform(0, max(0.0, audio.seconds_of(path) - SECONDS))
-            clip = excerpt(path, start)
+            clip = read_clip(path, start, SECONDS)
             level = 10 ** (NOISE_DB / 20) * np.sqrt((clip.samples**2).mean())
             noise = rng.normal(0, level, clip.samples.shape).astype(np.float32)
             latents.append((name, model.encode(Clip(samples=clip.samples + noise, sample_rate=RATE))))
@@ -116,7 +111,7 @@ def controls(model: SongModel, cfg: EvalRun) -> Latents:
 
 
 def segments(latents: Latents, frames: int, whiten: WhiteningTransform) -> tuple[np.ndarray, list[str]]:
-    """Pieces of whitened latents, end to end, each with its cluster."""
+    """Whitened latents in adjacent windows of `frames` frames, and the cluster of each window."""
     segment_latents, names = [], []
     for cluster, z in latents:
         windows = z[: len(z) // frames * frames].split(frames) if len(z) >= frames else ()
@@ -126,7 +121,7 @@ def segments(latents: Latents, frames: int, whiten: WhiteningTransform) -> tuple
 
 
 def by_latents(model: Any, cfg: EvalRun) -> dict[str, Any]:
-    """Of each set the distances, clusters and nearest songs."""
+    """By set, the distances of segments to the training songs, the clusters and the nearest songs, on latents."""
     frames = model.spec.frames(SEGMENT_S)
     songs = dict(library(model, cfg))
     whiten = WhiteningTransform.of(np.concatenate(list(songs.values())), COMPONENTS)
@@ -148,7 +143,7 @@ def by_latents(model: Any, cfg: EvalRun) -> dict[str, Any]:
 
 
 def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
-    """The same by musicnn's embeddings of what the codec gives back."""
+    """By set, the distances, clusters and nearest songs, on musicnn embeddings of decoded sound."""
     listener = musicnn.load()
     songs = {name: song_embeddings(model, name, z, cfg, listener) for name, z in library(model, cfg)}
     sets = describe_sets(model, cfg, [CODEC, SAMPLES])
@@ -174,7 +169,7 @@ def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
 
 
 def judge_sets(results: dict[str, Any], resamples: int) -> dict[str, Any]:
-    """Each set against the held-out songs, and the samples that lie nearest."""
+    """The nearness of each set against the held-out songs, and the five samples nearest to a training song."""
     real_distances, real_clusters, _ = results["held out"]
     table: dict[str, Any] = {}
     for name, (distances, clusters, _) in results.items():

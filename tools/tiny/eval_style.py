@@ -1,9 +1,11 @@
-"""Judge a style encoder on held-out songs: `python tools/tiny/eval_style.py MANIFEST STYLE`, JSON out.
+"""Measures a style encoder on held-out songs: retrieval, gap between texts and sounds, and directions. JSON out.
 
-STYLE is a bundle's folder: its encoder is what the model is prompted with. Three questions. Do paraphrases with
-words that no caption of the training had find a song they describe, among the test songs? Do texts and sounds that
-match lie near each other, and the two clouds in one place? Does nearness to "fast" rather than "slow", and so on,
-order test windows as the measure does?
+    python tools/tiny/eval_style.py MANIFEST STYLE
+
+STYLE is the folder of an encoder in a bundle. Retrieval is the share of texts whose nearest test songs fit the
+text, for paraphrases without a word of the training captions, and for captions. The gap is in cosines of matching
+and mismatching texts and sounds. A direction is the rank correlation of a measure of test windows with the
+difference in similarity to two opposite words, such as "fast" and "slow".
 """
 
 import argparse
@@ -47,7 +49,7 @@ NO_QUALITY = {"a", "an", "and", "at", "in", "it", "its", "of", "the", "with", "w
 
 
 class HeldOutSongs:
-    """The windows of the test songs: styles, standard scores and songs."""
+    """The windows of the test songs with their styles, standard scores and songs."""
 
     def __init__(self, manifest: Path, style: Any, thirds: dict[str, list[float]]) -> None:
         rows = [row for row in map(json.loads, manifest.read_text().splitlines()) if row["split"] == "test"]
@@ -70,7 +72,7 @@ class HeldOutSongs:
         self.song_scores = np.stack([self.scores[self.song == i].mean(0) for i in range(len(rows))])
 
     def true_songs(self, sides: dict[str, int], words: Sequence[str]) -> np.ndarray:
-        """Which songs a description is true of: beyond the third, on average, in every measure; all style words."""
+        """Whether a description fits each song: the mean of each measure is beyond EDGE, all words are labels."""
         true = np.array([set(words) <= set(labels) for labels in self.labels])
         for name, side in sides.items():
             true &= side * self.song_scores[:, list(MEASURED).index(name)] > EDGE
@@ -80,9 +82,12 @@ class HeldOutSongs:
 def retrieval(
     held_out: HeldOutSongs, texts: list[str], true: np.ndarray, embed: Callable[[str], torch.Tensor]
 ) -> dict[str, Any]:
-    """Share of texts with a song they are true of among the nearest 1, 3 and 5; chance draws songs blindly."""
+    """The share of texts with a fitting song among the nearest 1, 3 and 5, and that of random songs.
+
+    `true` [text, song] says which songs fit each text.
+    """
     similarity = torch.stack([embed(text) for text in texts]) @ held_out.song_styles.T
-    # an encoder that knows none of the words gives zeros: ties are broken blindly
+    # without a known word the style is zero, and all songs tie: ties are broken at random
     ties = torch.rand(similarity.shape, generator=torch.Generator().manual_seed(0)) * 1e-6
     order = (similarity + ties).argsort(1, descending=True).numpy()
     songs = len(held_out.names)
@@ -100,6 +105,7 @@ def retrieval(
 
 
 def paraphrase_queries(held_out: HeldOutSongs) -> tuple[list[str], np.ndarray]:
+    """The paraphrases, and whether each song fits each of them [text, song]."""
     rows = [json.loads(line) for line in (FOLDER / "style" / "paraphrases.jsonl").read_text().splitlines()]
     true = np.stack([held_out.true_songs(row["sides"], row["words"]) for row in rows])
     songs_per_text = true.sum(1)
@@ -112,7 +118,7 @@ def paraphrase_queries(held_out: HeldOutSongs) -> tuple[list[str], np.ndarray]:
 
 
 def caption_queries(held_out: HeldOutSongs, count: int) -> tuple[list[str], np.ndarray]:
-    """Captions as in training, of the test songs."""
+    """Captions of the test songs as in training, and whether each song fits each of them [text, song]."""
     captioner, draw = Captioner(), random.Random(0)
     texts: list[str] = []
     true = []
@@ -126,7 +132,7 @@ def caption_queries(held_out: HeldOutSongs, count: int) -> tuple[list[str], np.n
 
 
 def gap(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[str, float]:
-    """Cosines of test windows with the text of everything measured there, and with such texts of other songs."""
+    """Mean cosines of test windows with full captions of the same window and of other songs."""
     captioner, draw = Captioner(), random.Random(0)
     texts = torch.stack(
         [
@@ -149,19 +155,19 @@ def gap(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[st
 
 
 def nearer(held_out: HeldOutSongs, low: str, high: str, embed: Callable[[str], torch.Tensor]) -> np.ndarray:
-    """How much nearer every test window is to one text than to another."""
+    """The cosine of each test window with the text `high` less that with the text `low`."""
     return (held_out.styles @ (embed(high) - embed(low))).numpy()
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; 0 when one of the two is constant, as between texts of which no word is known."""
+    """Spearman's rank correlation; 0 if an array is constant, as for texts without a known word."""
     return float(spearmanr(a, b).statistic) if a.std() > 0 and b.std() > 0 else 0.0
 
 
 def directions(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[str, dict[str, Any]]:
-    """Rank correlation of a measure with nearness to its high word, not its low one; intervals over songs.
+    """Rank correlation of each measure with the difference in cosine to its high and low word, with intervals.
 
-    `in_context`: the mean over genres that the words stand before, and the lowest.
+    `in_context` has the mean and the lowest correlation over genres that follow the words.
     """
     results: dict[str, dict[str, Any]] = {"known": {}, "held_out": {}, "in_context": {}}
     rng, songs = (
@@ -190,7 +196,7 @@ def directions(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> 
 
 
 def check_held_out() -> None:
-    """No paraphrase and no held-out pole may use a word of the training captions, but for what names no quality."""
+    """Exit if a paraphrase or a held-out pole uses a word of the training captions outside NO_QUALITY."""
     lists = json.loads((FOLDER / "style" / "captions.json").read_text())
     phrases = [text for pair in lists["measures"].values() for side in pair for text in side]
     phrases += [text for texts in lists["words"].values() for text in texts]

@@ -1,20 +1,19 @@
-"""Judge the tiny model by what it sounds like: against real songs, and against what takes no learning. JSON out.
+"""Measures how near samples of the tiny model sound to real songs, beside baselines without training. JSON out.
 
     python tools/tiny/eval_tiny.py MANIFEST [--table] [out=FOLDER model.args.network=FOLDER sampling.steps=12 …]
 
-All sets are excerpts of ten seconds. Of each: the mean of all scorers' axes, and the kernel distance (KAD) of
-musicnn embeddings of three-second patches to real songs that are not used otherwise, with 95 % intervals over songs
-(over prompts for samples). Differences are paired: the same songs of the reference, and the same prompts, in each
-resample. Held-out real songs show the floor, their reconstructions what the codec costs. What was described already
-is kept in `out` and not done again.
+All sets consist of excerpts of ten seconds. The measures of a set are the mean of all scorers' axes, and the kernel
+distance (KAD) of musicnn embeddings of three-second patches to a reference set of real songs, with 95 % intervals
+over songs (over prompts for samples). Differences are paired: each resample draws the same songs of the reference
+and the same prompts. Held-out real songs show the floor, and their reconstructions the loss by the codec. `out`
+keeps the description of each set, which is not computed again.
 """
 
 import argparse
 import hashlib
-import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from diffdpo.parts import build_model
 from diffdpo.progress import bar
 from diffdpo.registry import Choice
 from diffdpo.run_dir import claim
-from diffdpo.runs import atomic_write
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import prompt_request
 from diffdpo.sampling.sampler import batches_of, sample
@@ -46,21 +44,20 @@ from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Interval
 from diffdpo.types import Clip
-from tools.bench.measure import round_values
+from tools.bench.measure import markdown_table, round_values
+from tools.tiny.array_cache import Latents, cached_arrays, cached_latents
+from tools.tiny.excerpts import LOUDNESS, RATE, SECONDS, excerpts
 
-SECONDS, LOUDNESS, RATE = 10.0, -16.0, 44100
-PLACES = (0.15, 0.3, 0.5, 0.65, 0.8)
 REFERENCE, FLOOR, CODEC, SAMPLES = "real, other songs (valid)", "real (test)", "codec of real", "samples"
 SOUND_SCORERS = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
-"""Scorers of a sound alone: most of the sets have no prompts."""
+"""The default scorers that need no prompt, since most sets have no prompts."""
 Clips = list[tuple[str, Clip]]
-"""Each with its cluster: the song or the prompt it comes from."""
-Latents = list[tuple[str, torch.Tensor]]
+"""Clips, each with its cluster: the song or the prompt that the clip comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRun:
-    """What decides the numbers."""
+    """The settings of an evaluation."""
 
     manifest: str = MISSING
     out: str = "runs/eval_tiny"
@@ -71,26 +68,11 @@ class EvalRun:
     seed: int = 1
     resamples: int = 2000
     identity: str = ""
-    """Of songs, prompts and weights; filled in, so that a folder never mixes two models."""
-
-
-def excerpts(manifest: Path, splits: Sequence[str]) -> Iterator[tuple[str, Clip]]:
-    """Five places of each song of these splits, with the song's id."""
-    for row in map(json.loads, manifest.read_text().splitlines()):
-        if row["split"] in splits:
-            path = manifest.parent / row["audio"]
-            length = audio.seconds_of(path)
-            for place in PLACES:
-                yield row["id"], excerpt(path, min(place * length, max(0.0, length - SECONDS)))
-
-
-def excerpt(path: Path, start_s: float) -> Clip:
-    clip = audio.read(path, start_s=start_s, seconds=SECONDS)
-    return audio.normalise(audio.stereo(audio.resample(clip, RATE)), LOUDNESS)
+    """A hash of songs, prompts and weights, computed by the tool, so that a folder never mixes two models."""
 
 
 def samples(model: SongModel, cfg: EvalRun) -> Latents:
-    """Latents of a few songs for each prompt."""
+    """Latents of `per_prompt` songs for each prompt, each with its prompt's id."""
     embed_prompt, prompt_of = EmbeddingStore(model).embed, {}
     requests = []
     for prompt in read_prompts(cfg.prompts):
@@ -112,7 +94,7 @@ def with_fresh_network(model: Any) -> Any:
 
 
 def pink_noise(seed: int) -> Clip:
-    """Stereo, the channels independent: power falls with 1/f."""
+    """A clip of pink noise (power falls with 1/f) in stereo with independent channels."""
     length = round(SECONDS * RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=(2, length)))
     spectrum /= np.sqrt(np.maximum(1, np.arange(spectrum.shape[1])))
@@ -121,37 +103,8 @@ def pink_noise(seed: int) -> Clip:
     return audio.normalise(Clip(samples=noise.astype(np.float32), sample_rate=RATE), LOUDNESS)
 
 
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Arrays in a file, all or nothing."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    atomic_write(path, content.getvalue())
-
-
-def cached_arrays(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Arrays of a file, made if it is not there."""
-    if not path.is_file():
-        write_arrays(path, **make())
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-def cached_latents(path: Path, make: Callable[[], Latents]) -> Latents:
-    def pack() -> dict[str, np.ndarray]:
-        latents = make()
-        return {
-            "clusters": np.array([cluster for cluster, _ in latents]),
-            "lengths": np.array([len(z) for _, z in latents]),
-            "latents": torch.cat([z for _, z in latents]).numpy(),
-        }
-
-    arrays = cached_arrays(path, pack)
-    parts = torch.from_numpy(arrays["latents"]).split(arrays["lengths"].tolist())
-    return list(zip(arrays["clusters"].tolist(), parts, strict=True))
-
-
 def real_latents(model: SongModel, cfg: EvalRun) -> Latents:
-    """Of the test songs' excerpts."""
+    """Latents of the excerpts of the test songs."""
 
     def make() -> Latents:
         return [(song, model.encode(clip)) for song, clip in excerpts(Path(cfg.manifest), ["test"])]
@@ -160,11 +113,12 @@ def real_latents(model: SongModel, cfg: EvalRun) -> Latents:
 
 
 def sample_latents(model: SongModel, cfg: EvalRun) -> Latents:
+    """Latents of the samples of all prompts."""
     return cached_latents(Path(cfg.out) / "latents" / "samples.npz", lambda: samples(model, cfg))
 
 
 def sets(model: SongModel, cfg: EvalRun) -> dict[str, Callable[[], Clips]]:
-    """Everything that is compared, to be made when it is needed."""
+    """By name, a function that generates the clips of each set."""
     manifest, real = Path(cfg.manifest), cache(partial(real_latents, model, cfg))
 
     def decode_all(latents: Callable[[], Latents]) -> Callable[[], Clips]:
@@ -199,7 +153,7 @@ def sets(model: SongModel, cfg: EvalRun) -> dict[str, Callable[[], Clips]]:
 
 
 def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
-    """All axes of each clip, and the musicnn embedding of each of its three-second patches."""
+    """The values of all axes of each clip, and the musicnn embeddings of its three-second patches."""
     scorers = [SCORERS[name]() for name in SOUND_SCORERS]
     canonical_clips = [canonical(clip) for _, clip in clips]
     embeddings = [patch_embeddings(clip, listener) for clip in canonical_clips]
@@ -215,6 +169,7 @@ def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
 
 
 def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
+    """The musicnn embedding of each three-second patch of a clip: [patch, dim]."""
     wave = audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)
     return listener.listen(torch.from_numpy(wave)).embedding.double().numpy()
 
@@ -222,7 +177,7 @@ def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
 def describe_sets(
     model: SongModel, cfg: EvalRun, names: Sequence[str] = ()
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Every set, or only some, from `out` where it is there."""
+    """The descriptions of all sets, or of those in `names`; computed only where `out` does not hold them."""
     listener, descriptions = musicnn.load(), {}
 
     def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
@@ -238,11 +193,12 @@ def describe_sets(
 
 
 def patch_clusters(description: dict[str, np.ndarray]) -> list[str]:
+    """The cluster of each patch of a set."""
     return np.repeat(description["clusters"], description["patches"]).tolist()
 
 
 def set_summary(descriptions: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str, Any]:
-    """Means of the axes, distances to the reference with intervals, and by how much the samples' is smaller."""
+    """By set the means of the axes and the distance to the reference, and the samples' distance less the set's."""
     reference = descriptions[REFERENCE]["embeddings"], patch_clusters(descriptions[REFERENCE])
     bandwidth = median_bandwidth(reference[0])
     draws = {
@@ -272,7 +228,7 @@ def set_summary(descriptions: dict[str, dict[str, np.ndarray]], resamples: int) 
 
 
 def sets_table(result: dict[str, Any]) -> str:
-    """A row a set: axes, distance, and the samples' distance less this set's."""
+    """The summary in Markdown, a row a set: axes, distance, and the samples' distance less that of the set."""
     axes = [a for a in result["sets"][SAMPLES] if "." in a]
 
     def interval(value: dict[str, float] | None, form: str) -> str:
@@ -287,16 +243,16 @@ def sets_table(result: dict[str, Any]) -> str:
         "kernel distance",
         "samples' less this",
     ]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for name, row in result["sets"].items():
         distance = interval(row.get("kernel_distance"), ".1f")
         cells = [name, str(row["clips"]), *(f"{row[axis]:.2f}" for axis in axes), distance]
-        lines.append(f"| {' | '.join(cells)} | {interval(result['samples_minus'].get(name), '+.1f')} |")
-    return "\n".join(lines)
+        rows.append([*cells, interval(result["samples_minus"].get(name), "+.1f")])
+    return markdown_table(head, rows)
 
 
 def identity(model: Any, cfg: EvalRun) -> str:
-    """A hash of the songs' list, the embedded prompts and all weights."""
+    """A hash of the manifest, the prompts' embeddings and all weights."""
     digest = hashlib.sha256(Path(cfg.manifest).read_bytes())
     states = [model.network.state_dict(), model.codec.state_dict()]
     embeddings = {prompt.id: model.embed(prompt) for prompt in read_prompts(cfg.prompts)}
@@ -308,7 +264,7 @@ def identity(model: Any, cfg: EvalRun) -> str:
 
 
 def open_evaluation(manifest: Path, overrides: Sequence[str]) -> tuple[Any, EvalRun]:
-    """The model and a folder that is its own."""
+    """The model and the settings of an evaluation, whose folder is opened for this model alone."""
     cfg = load(EvalRun, None, [f"manifest={manifest}", *overrides])
     model = build_model(cfg.model)
     cfg = replace(cfg, identity=identity(model, cfg))

@@ -1,9 +1,10 @@
-"""Train the tiny codec on songs: `python tools/tiny/train_codec.py MANIFEST OUT --minutes 30`.
+"""Trains the codec of the tiny model on songs.
+
+    python tools/tiny/train_codec.py MANIFEST OUT --minutes 30 [--start CODEC] [--decoder-only]
 
 MANIFEST is a JSONL as tools/tiny/corpus/fetch.py writes it. Band features of all songs are computed once and kept
-beside the weights. The same command again continues where the last one stopped, for another --minutes;
---start begins with a finished codec, --decoder-only leaves the latents as they are, so that a network trained on
-them stays valid.
+in OUT. The same command again continues the training for another --minutes; --start begins with a finished codec,
+--decoder-only does not change the latents, so that a network trained on them stays valid.
 """
 
 import argparse
@@ -22,11 +23,10 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
-from diffdpo import audio
 from diffdpo.codecs.spectral import SpectralCodec, standardise
 from diffdpo.progress import bar
+from tools.tiny.excerpts import read_clip
 
-LOUDNESS = -16.0
 CROP = 64
 SIDE = 0.5
 EPSILON = 1e-4
@@ -35,7 +35,7 @@ EPSILON = 1e-4
 def cached_features(
     manifest: Path, cache: Path, codec: SpectralCodec, workers: int
 ) -> dict[str, list[np.ndarray]]:
-    """Features [frame, feature] of every song in half precision, by split, from disk after the first time."""
+    """By split, the features [frame, feature] of every song in half precision; computed if `cache` lacks them."""
     cache.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     paths = [cache / f"{row['id']}.npy" for row in rows]
@@ -51,9 +51,9 @@ def cached_features(
 
 
 def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
+    """Write the features of a song in half precision."""
     torch.set_num_threads(1)
-    clip = audio.stereo(audio.resample(audio.read(song), codec.config.sample_rate))
-    samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
+    samples = torch.from_numpy(read_clip(song, rate=codec.config.sample_rate).samples)
     with torch.no_grad():
         features = analyse_song(codec, samples)
     with path.with_suffix(".part").open("wb") as file:
@@ -62,7 +62,7 @@ def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
 
 
 def analyse_song(codec: SpectralCodec, samples: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Features [frame, feature] of a song [2, sample], so many frames at a time with what their windows reach."""
+    """Features [frame, feature] of a song [2, sample], computed `chunk` frames at a time with enough context."""
     per_frame, features = codec.config.samples_per_frame, []
     context = -(-codec.config.stft_size // (2 * per_frame))
     for start in range(0, -(-samples.shape[-1] // per_frame), chunk):
@@ -73,7 +73,7 @@ def analyse_song(codec: SpectralCodec, samples: torch.Tensor, chunk: int = 256) 
 
 
 def importance(codec: SpectralCodec) -> torch.Tensor:
-    """How much an error of each feature counts: the side half as much as the middle."""
+    """The weight of each feature's error [feature]; a side feature has half the weight of a middle feature."""
     weights = []
     for count, hop in (
         (codec.tonal_features, codec.config.stft_hop),
@@ -87,7 +87,7 @@ def importance(codec: SpectralCodec) -> torch.Tensor:
 
 
 def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
-    """Set the linear path to the principal components of the features as they count, whitened."""
+    """Set the linear path to the whitened principal components of the weighted features."""
     scale, count = importance(codec), 0
     total = torch.zeros(codec.features, dtype=torch.float64)
     square = torch.zeros(codec.features, codec.features, dtype=torch.float64)
@@ -107,7 +107,7 @@ def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
 
 
 def groups(codec: SpectralCodec) -> list[dict]:
-    """The linear path starts at its optimum and has many inputs: a tenth of the others' learning rate."""
+    """The parameter groups of the optimiser; the linear path, at its optimum from the start, learns at a tenth."""
     linear = [*codec.linear_encode.parameters(), *codec.linear_decode.parameters()]
     linear_ids = {id(p) for p in linear}
     rest = [p for p in codec.parameters() if id(p) not in linear_ids]
@@ -115,7 +115,7 @@ def groups(codec: SpectralCodec) -> list[dict]:
 
 
 def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -> torch.Tensor:
-    """Random crops, songs weighted by their length, at random levels."""
+    """Random crops [crop, frame, feature] at random levels; a song is drawn in proportion to its length."""
     lengths = np.array([len(song) for song in songs], dtype=np.float64)
     picks = generator.choice(len(songs), count, p=lengths / lengths.sum())
     starts = [generator.integers(0, len(songs[i]) - CROP) for i in picks]
@@ -125,7 +125,7 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
 
 
 def mel_shares(codec: SpectralCodec) -> torch.Tensor:
-    """How many of 128 mel bands lie in each attack band, as a share: onset detectors hear the mean of those."""
+    """The share of 128 mel bands in each attack band; librosa's onset detector averages over mel bands."""
     edges = torch.tensor(codec.attack_bands.edges) * codec.config.sample_rate / codec.config.attack_size
     mels = torch.from_numpy(librosa.mel_frequencies(n_mels=130, fmax=codec.config.sample_rate / 2)[1:-1])
     inside = torch.bucketize(mels, edges.double(), right=True) - 1
@@ -133,9 +133,9 @@ def mel_shares(codec: SpectralCodec) -> torch.Tensor:
 
 
 def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Onset strength of the middle [batch, moment], as librosa's of windows of 2,048 at every 512 samples.
+    """Onset strength of the middle [batch, moment], like librosa's with windows of 2,048 at every 512 samples.
 
-    From the powers of four windows and more: their decibels, the rises of those, the mean over mel bands.
+    Powers are smoothed over short windows; the strength is the mean over mel bands of their rises in decibels.
     """
     middle = in_time(codec, features)[..., : len(shares)]
     power = middle.clamp(min=0) ** 4
@@ -155,7 +155,7 @@ def codec_loss(
     shares: torch.Tensor,
     args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
+    """The loss and its terms: errors of roots (loud), of logarithms (quiet) and of changes of these (attacks)."""
     mean, log_variance = codec.encode_features(features)
     latents = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
     decoded_features = codec.decode_features(latents)
@@ -168,7 +168,7 @@ def codec_loss(
     change = (changes[0] - changes[1]).abs().mean()
     rises = [
         x[..., : x.shape[-1] // 2].relu().mean(-1) for x in changes
-    ]  # of the middle: where onsets are heard
+    ]  # of the middle, which carries the onsets
     onset = (rises[0] - rises[1]).abs().mean()
     strengths = [strength(codec, x, shares) for x in (decoded_features, features)]
     strength_error = (strengths[0] - strengths[1]).abs().mean()
@@ -191,7 +191,7 @@ def codec_loss(
 
 
 def in_time(codec: SpectralCodec, features: torch.Tensor) -> torch.Tensor:
-    """The attack features [batch, step, side and band], step after step."""
+    """The attack features along time: [batch, step, side and band]."""
     steps = codec.config.samples_per_frame // codec.config.attack_hop
     return features[..., codec.tonal_features :].unflatten(-1, (steps, -1)).flatten(1, 2)
 
@@ -259,7 +259,7 @@ def main() -> None:
 
 
 def resume(path: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
-    """Seconds and steps of the stages before, whose weights are loaded; zeros without any."""
+    """Load the state of earlier stages and return their seconds and steps; zeros if there is none."""
     if not path.exists():
         return 0.0, 0
     state = torch.load(path, weights_only=True)
@@ -279,7 +279,7 @@ def latent_statistics(codec: SpectralCodec, songs: list[np.ndarray]) -> tuple[to
 def save_state(
     out: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer, seconds: float, step: int
 ) -> None:
-    """What the next stage continues from, and the codec as it is."""
+    """Write the state from which the next stage continues, and the codec."""
     state = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds}
     torch.save(state | {"step": step}, out / "state.part")
     (out / "state.part").rename(out / "state.pt")

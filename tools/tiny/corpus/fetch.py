@@ -1,13 +1,13 @@
-"""Fetch the songs listed in songs.jsonl from Debian packages and write a manifest for `diffdpo prepare`.
+"""Fetches the songs listed in songs.jsonl from Debian packages and writes a manifest for `diffdpo prepare`.
 
     python tools/tiny/corpus/fetch.py DEST [--light]
 
-Nothing is installed. DEST/manifest.jsonl has one song a line: id, audio, text, license, attribution, split.
-Songs whose licence keeps them out of shipped weights are left out of it. Stems are mixed to one file.
+Nothing is installed. DEST/manifest.jsonl has one song a line: id, audio, text, license, attribution, split. The
+manifest leaves out songs whose licence does not permit shipped weights. Stems are mixed to one file.
 
-Needs apt-get (run `apt-get update` once before) and dpkg-deb. Files are checked against their SHA-256 where the
-list has one. With --light the packages of 100 MB and more are left out (all but one: their music is in small
-ones): 79 songs, 7.2 hours, 0.5 GB to download.
+The tool needs apt-get (run `apt-get update` once before) and dpkg-deb. Files are checked against the SHA-256 of the
+list, where the list has one. --light leaves out LARGE_PACKAGES, all but one of the packages of 100 MB and more: 79
+songs, 7.2 hours, 0.5 GB to download remain.
 """
 
 import argparse
@@ -39,11 +39,12 @@ ARCHIVES = {  # packages that keep their music in a zip
 
 
 def read_song_list() -> list[dict]:
+    """The rows of songs.jsonl."""
     return [json.loads(line) for line in SONGS.read_text().splitlines()]
 
 
 def fetch(package: str, dest: Path) -> None:
-    """Download one package and keep its music."""
+    """Download one package and unpack its music into DEST/PACKAGE."""
     folder = dest / package
     if (folder / ".done").exists():
         return
@@ -81,7 +82,7 @@ def fetch(package: str, dest: Path) -> None:
 
 
 def mix_stems(song: dict, dest: Path) -> str:
-    """The path of the song below DEST; stems are summed into one file first."""
+    """The path of the song below DEST; of a song in stems, that of their mix, which is written if missing."""
     if "stems" not in song:
         return song["path"]
     mix = dest / Path(song["path"]).with_name("mix.flac")

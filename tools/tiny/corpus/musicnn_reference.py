@@ -1,11 +1,12 @@
-"""Fit the reference of the judge `musicnn.typicality` to real songs.
+"""Fits the reference of the judge `musicnn.typicality` to real songs.
 
     python tools/tiny/corpus/musicnn_reference.py --manifest corpus/manifest.jsonl --root corpus
     python tools/tiny/corpus/musicnn_reference.py song.flac other.ogg
 
-Of a manifest (JSON lines with path, split, stems, may_enter_shipped_weights) it takes the train songs that
-are there and may be used. Excerpts of 9 s, evenly spread; every song counts the same. It writes mean,
-principal axes and variances, shrunk towards a sphere: 53 kB that no song can be recovered from.
+The songs of a manifest (JSON lines with path, split, stems, may_enter_shipped_weights) are the train songs whose
+files exist and whose licence permits shipped weights. Excerpts of 9 s are evenly spread, and every song has the
+same weight. The reference is a mean, principal axes and variances, shrunk towards a sphere: 53 kB, from which no
+song can be recovered.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from diffdpo.scorers.musicnn import REFERENCE, WINDOW_PATCHES, EmbeddingGaussian
 from diffdpo.types import Clip
 
 EXCERPT_S = 9.2
-"""Three patches and a little, since frames do not divide seconds."""
+"""The seconds of an excerpt: three patches and a margin, since frames do not divide seconds."""
 
 
 def songs_of(manifest: Path, root: Path) -> list[list[Path]]:
-    """Files of each usable train song: one, or the stems that add up to it."""
+    """The files of each usable train song: one file, or the stems of its mix."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     usable = [row for row in rows if row.get("split") == "train" and row.get("may_enter_shipped_weights")]
     songs = [[root / path for path in row.get("stems") or [row["path"]]] for row in usable]
@@ -40,7 +41,7 @@ def songs_of(manifest: Path, root: Path) -> list[list[Path]]:
 
 
 def song_excerpt(files: Sequence[Path], start_s: float) -> Clip:
-    """A piece of a song as scorers get it."""
+    """An excerpt of a song, mixed from its files, in the canonical form of scorers."""
     stems = [audio.stereo(audio.read(file, start_s=start_s, seconds=EXCERPT_S)) for file in files]
     length = min(stem.samples.shape[1] for stem in stems)
     mix = np.sum([stem.samples[:, :length] for stem in stems], axis=0)
@@ -50,7 +51,7 @@ def song_excerpt(files: Sequence[Path], start_s: float) -> Clip:
 def excerpt_embeddings(
     network: musicnn.Musicnn, files: Sequence[Path], num: int
 ) -> Float[np.ndarray, "window dim"]:
-    """One embedding an excerpt; silent ones are left out."""
+    """The embedding of each excerpt that is not silent."""
     last = min(audio.seconds_of(file) for file in files) - EXCERPT_S - 1
     embeddings = []
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
@@ -62,8 +63,9 @@ def excerpt_embeddings(
 
 
 def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float) -> EmbeddingGaussian:
-    """Principal axes of the pooled covariance. `shrinkage` of every variance is replaced by the mean
-    variance.
+    """A Gaussian on principal axes of the covariance over all songs, of equal weight each.
+
+    Every variance v becomes (1 - shrinkage) v + shrinkage · (mean variance).
     """
     points = np.concatenate(songs)
     weight = np.concatenate([np.full(len(song), 1 / len(song)) for song in songs])[:, None] / len(songs)
@@ -77,6 +79,7 @@ def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float
 
 
 def save_reference(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
+    """Write the reference as safetensors, with the counts of songs and excerpts in the metadata."""
     tensors = {
         "mean": reference.mean,
         "axes": reference.axes,

