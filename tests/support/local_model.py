@@ -69,10 +69,10 @@ class LocalModel:
             "context": torch.zeros(len(rows), length, CHANNELS),
         }
 
-    def without(self, condition, part, where):
+    def without(self, condition, part, drop_mask):
         check_part(part, self.parts)
         null = torch.full_like(condition[part], 0.25)
-        return {**condition, part: torch.where(where.to(null.device)[:, None], null, condition[part])}
+        return {**condition, part: torch.where(drop_mask.to(null.device)[:, None], null, condition[part])}
 
     def with_context(self, condition, latents, keep_mask):
         return {**condition, "context": latents.where(keep_mask[..., None], 0)}

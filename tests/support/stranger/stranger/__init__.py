@@ -139,12 +139,12 @@ class StrangerModel:
             condition[f"{name}_dropped"] = torch.zeros(len(rows), dtype=torch.bool)
         return condition
 
-    def without(self, condition: Condition, part: str, where: Tensor) -> Condition:
+    def without(self, condition: Condition, part: str, drop_mask: Tensor) -> Condition:
         check_part(part, self.parts)
-        where = where.to(condition["contour"].device)
+        drop_mask = drop_mask.to(condition["contour"].device)
         if part == "contour":
-            return {**condition, part: condition[part].masked_fill(where[:, None], 0)}
-        return {**condition, f"{part}_dropped": condition[f"{part}_dropped"] | where}
+            return {**condition, part: condition[part].masked_fill(drop_mask[:, None], 0)}
+        return {**condition, f"{part}_dropped": condition[f"{part}_dropped"] | drop_mask}
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Condition, frames: Tensor) -> Tensor:
         time = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
