@@ -1,1 +1,1 @@
-"""Launchers, benches, parity checks, and how the tiny model was made."""
+"""Launchers, benches, parity checks, and the training of the tiny model."""

@@ -1,17 +1,17 @@
-"""Audiobox-Aesthetics: windows in batches against one at a time and all at once (as published), JSON out.
+"""Measures time and memory of Audiobox-Aesthetics with windows in batches, one at a time and all at once. JSON out.
 
     python tools/bench_audiobox.py [--seconds 30 240] [--batch 4] [--repeats 3] [--tiny]
 
-Full-size random weights, the same for all. Each measurement is a process of its own, because memory that was
-freed does not always go back; time is the median of `--repeats` after a warm-up with one window. Memory is the
-peak of the GPU if there is one, else of the process (Linux), and what of it is beyond weights and libraries.
+All at once is the published way. The weights are random, of full size and the same for all. Each measurement has a
+process of its own, because freed memory does not always go back to the system. Time is the median of `--repeats`
+after a warm-up with one window. Memory is the peak of the GPU if there is one, else of the process (Linux), and the
+part of the peak beyond weights and libraries.
 """
 
 import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,17 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
-
-def peak_mib() -> float:
-    """Of this process so far: VmHWM, which starts anew with the program, unlike getrusage."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("error: /proc/self/status tells no peak; memory is measured on Linux only")
+from tools.bench.measure import own_peak_mib, run_in_process
 
 
-def measure(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, float]:
-    """One way, one length, in this process."""
+def measure_batch(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, float]:
+    """Time and memory of scoring one random song of so many seconds with so many windows a forward pass."""
     import torch
 
     from diffdpo.encoders.audiobox import (
@@ -58,50 +52,47 @@ def measure(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[str, f
         return song_score(rate_windows(network, windows, batch), windows)
 
     on_gpu = device == "cuda"
-    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else peak_mib()
+    start_mib = torch.cuda.memory_allocated() / 2**20 if on_gpu else own_peak_mib()
     rate_windows(network, cut_windows(song[:WINDOW]), 1)
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        t_start = time.perf_counter()
         scores = score()
-        times.append(time.perf_counter() - began)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mib()
+        times.append(time.perf_counter() - t_start)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else own_peak_mib()
     return {
         "seconds_median": sorted(times)[repeats // 2],
         "seconds_min": min(times),
         "peak_mib": peak,
-        "beyond_weights_mib": peak - before,
+        "beyond_weights_mib": peak - start_mib,
         "windows": len(windows.lengths),
         "sum_of_scores": float(scores.sum()),
     }
 
 
 def in_a_process(seconds: float, batch: int, args: argparse.Namespace) -> dict[str, float]:
+    """The result of `measure_batch` in a process of its own."""
     job = {"seconds": seconds, "batch": batch, "repeats": args.repeats, "tiny": args.tiny}
-    done = subprocess.run(
-        [sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"error: {job} failed:\n{done.stderr}")
-    return json.loads(done.stdout)
+    return run_in_process(__file__, "--job", json.dumps(job))
 
 
-def compare(seconds: float, args: argparse.Namespace) -> dict[str, Any]:
-    """All ways at one length; ratios are those of batches to the other, below 1 where batches win."""
+def compare_batches(seconds: float, args: argparse.Namespace) -> dict[str, Any]:
+    """All batch sizes at one length. A ratio is that of `batched` to another size, below 1 where `batched` wins."""
     sizes = {"one_at_a_time": 1, "batched": args.batch, "all_at_once": 1_000_000}
-    found = {name: in_a_process(seconds, batch, args) for name, batch in sizes.items()}
-    mine = found["batched"]
+    results = {name: in_a_process(seconds, batch, args) for name, batch in sizes.items()}
+    batch_result = results["batched"]
     ratios = {
         f"batched_to_{name}": {
-            "time": mine["seconds_median"] / other["seconds_median"],
-            "peak_memory": mine["peak_mib"] / other["peak_mib"],
-            "memory_beyond_weights": mine["beyond_weights_mib"] / max(other["beyond_weights_mib"], 1.0),
-            "score_difference": abs(mine["sum_of_scores"] - other["sum_of_scores"]),
+            "time": batch_result["seconds_median"] / result["seconds_median"],
+            "peak_memory": batch_result["peak_mib"] / result["peak_mib"],
+            "memory_beyond_weights": batch_result["beyond_weights_mib"]
+            / max(result["beyond_weights_mib"], 1.0),
+            "score_difference": abs(batch_result["sum_of_scores"] - result["sum_of_scores"]),
         }
-        for name, other in found.items()
+        for name, result in results.items()
         if name != "batched"
     }
-    return {"audio_seconds": seconds, **found, "ratios": ratios}
+    return {"audio_seconds": seconds, **results, "ratios": ratios}
 
 
 def main() -> int:
@@ -115,7 +106,7 @@ def main() -> int:
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
-        print(json.dumps(measure(**json.loads(args.job))))
+        print(json.dumps(measure_batch(**json.loads(args.job))))
         return 0
     import torch
 
@@ -128,7 +119,11 @@ def main() -> int:
         "threads": torch.get_num_threads(),
     }
     settings = {"batch": args.batch, "repeats": args.repeats, "tiny": args.tiny}
-    print(json.dumps({**machine, **settings, "results": [compare(s, args) for s in args.seconds]}, indent=1))
+    print(
+        json.dumps(
+            {**machine, **settings, "results": [compare_batches(s, args) for s in args.seconds]}, indent=1
+        )
+    )
     return 0
 
 

@@ -1,11 +1,11 @@
-"""The demo's main job, seed by seed: what alignment does to each axis, and what the whole costs. JSON out.
+"""Measures over several seeds how the demo changes each axis, and the demo's processor time and memory. JSON out.
 
     python tools/bench_demo.py [--seeds 0 1 2] [--out FOLDER] [--set train.train.steps=80 …] [--table]
 
-Every seed is a run of `diffdpo demo configs/tiny/demo.yaml` in a process of its own: other candidates, pairs,
-training and evaluation songs. A run that is complete is not done again, one that was stopped goes on. In the pooled
-summary prompts are drawn with replacement, each with its songs of all seeds: the interval is about other prompts,
-the count of seeds about other draws. CPU seconds are those of all attempts at a run, the peak that of the largest.
+Every seed is a run of `diffdpo demo configs/tiny/demo.yaml` in a process of its own, with its own candidates,
+pairs, training and evaluation songs. A complete run is not repeated, a stopped run continues. In the pooled summary
+prompts are drawn with replacement, each with its songs of all seeds: the interval is about other prompts, the count
+of seeds about other seeds. CPU seconds are the sum over all attempts at a run, `peak_mb` is the largest peak.
 """
 
 import argparse
@@ -31,58 +31,46 @@ from diffdpo.recipes.round import RoundRun
 from diffdpo.run_dir import open_run
 from diffdpo.runs import is_finished, read_json, write_json
 from diffdpo.statistics import Effect, paired_effect
-from tools.bench.measure import rounded
+from tools.bench.measure import markdown_table, peak_mib, round_values
 
 DEMO = ROOT / "configs" / "tiny" / "demo.yaml"
 RESAMPLES = 4000
 
 
 def run(seed: int, folder: Path, overrides: Sequence[str]) -> None:
-    """One seed, unless it is complete; what it took is written beside its folder."""
-    words = [*overrides, f"seed={seed}", f"out={folder.resolve()}"]
-    open_run(build_config(RoundRun, DEMO, words))  # refuses a folder of other settings, complete or not
+    """Run one seed unless its run is complete, and write the cost of the attempt beside the folder."""
+    arguments = [*overrides, f"seed={seed}", f"out={folder.resolve()}"]
+    open_run(build_config(RoundRun, DEMO, arguments))  # refuses a folder of other settings, complete or not
     if is_finished(folder):
         return
     log(f"seed {seed}")
     attempts = costs(folder)
     record = cost_file(folder)
     write_json(record, [*attempts, {}])  # stays so if this process is stopped, too: the cost is then unknown
-    code, took = measured([sys.executable, "-m", "diffdpo", "demo", str(DEMO), *words])
-    write_json(record, [*attempts, took])
+    code, cost = run_command([sys.executable, "-m", "diffdpo", "demo", str(DEMO), *arguments])
+    write_json(record, [*attempts, cost])
     if code:
         raise SystemExit(f"seed {seed}: diffdpo demo ended with exit code {code}; run this again to go on")
 
 
-def measured(command: Sequence[str]) -> tuple[int, dict[str, float]]:
-    """Exit code of a process run to its end, and what it took, its own children included."""
-    began, peak, ended = time.monotonic(), 0.0, 0
+def run_command(command: Sequence[str]) -> tuple[int, dict[str, float]]:
+    """Exit code and cost of a command that is run to its end, its child processes included."""
+    t_start, peak, ended_pid = time.monotonic(), 0.0, 0
     with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:
         try:
-            while not ended:
+            while not ended_pid:
                 time.sleep(0.2)
-                peak = max(peak, peak_mb(process.pid))
-                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                peak = max(peak, peak_mib(process.pid) or 0.0)
+                ended_pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         except BaseException:  # this process is stopped: the run must not go on by itself
             process.terminate()
             raise
         process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, {
         "cpu_s": usage.ru_utime + usage.ru_stime,
-        "wall_s": time.monotonic() - began,
+        "wall_s": time.monotonic() - t_start,
         "peak_mb": peak or usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2),
     }
-
-
-def peak_mb(pid: int) -> float:
-    """Peak resident memory of a process so far; 0 if that is not to be had.
-
-    What the kernel tells at its end (ru_maxrss) will not do on Linux: it begins with the parent's own peak.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def cost_file(folder: Path) -> Path:
@@ -90,40 +78,40 @@ def cost_file(folder: Path) -> Path:
 
 
 def costs(folder: Path) -> list[dict[str, float]]:
-    """What each attempt at a run took."""
+    """The cost of each attempt at a run."""
     return read_json(cost_file(folder)) if cost_file(folder).is_file() else []
 
 
-def total(attempts: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Of all attempts at a run; nothing is known of the whole if one of them was not measured to its end."""
-    known = bool(attempts) and all(attempts)
+def total_cost(attempts: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The cost of all attempts at a run; None for each value if one attempt was not measured to its end."""
+    complete = bool(attempts) and all(attempts)
     return {
         "attempts": len(attempts),
-        "cpu_s": sum(each["cpu_s"] for each in attempts) if known else None,
-        "wall_s": sum(each["wall_s"] for each in attempts) if known else None,
-        "peak_mb": max(each["peak_mb"] for each in attempts) if known else None,
+        "cpu_s": sum(attempt["cpu_s"] for attempt in attempts) if complete else None,
+        "wall_s": sum(attempt["wall_s"] for attempt in attempts) if complete else None,
+        "peak_mb": max(attempt["peak_mb"] for attempt in attempts) if complete else None,
     }
 
 
-def one(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A seed's effects, each with its interval, and the error of its winners."""
-    shown = manifest["best"] or manifest["rounds"]
+def seed_result(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of pairs of one seed, its effects with their intervals, and the rise of the winners' error."""
+    round_number = manifest["best"] or manifest["rounds"]
     return {
         "pairs": report["mining"].get("pairs"),
-        "winner_rise": manifest["results"][shown - 1]["winner_rise"],
+        "winner_rise": manifest["results"][round_number - 1]["winner_rise"],
         "axes": {
             axis["axis"]: {"role": axis["role"], "direction": axis["direction"]}
-            | rounded({key: axis["effect"][key] for key in ("mean", "low", "high", "effect_size")})
+            | round_values({key: axis["effect"][key] for key in ("mean", "low", "high", "effect_size")})
             for axis in report["axes"]
         },
     }
 
 
-def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """All seeds together: prompts are drawn, the seeds' songs of a prompt stay together."""
+def pool_seeds(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Effects over all seeds. The bootstrap draws prompts, each with its songs of all seeds."""
     axes = list(dict.fromkeys(axis["axis"] for report in reports.values() for axis in report["axes"]))
-    found = [axis for report in reports.values() for axis in report["axes"]]
-    mined = {axis["axis"] for axis in found if axis["role"] == "mined"}
+    seed_axes = [axis for report in reports.values() for axis in report["axes"]]
+    mined_axes = {axis["axis"] for axis in seed_axes if axis["role"] == "mined"}
     pairs = [
         PairedSample(
             sample_id=f"{pair['sample_id']}/{seed}",
@@ -135,22 +123,24 @@ def pooled(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES)
         for seed, report in reports.items()
         for pair in report["samples"]
     ]
-    together = effects(pairs, mined, axes, resamples)
-    changes = np.array([standardised_change(pair, together) for pair in pairs])
+    axis_effects = effects(pairs, mined_axes, axes, resamples)
+    changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     mean = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs], resamples=resamples)
 
     def seeds(axis: str, direction: str) -> int:
-        return sum(each["axis"] == axis and each["direction"] == direction for each in found)
+        return sum(axis_row["axis"] == axis and axis_row["direction"] == direction for axis_row in seed_axes)
 
     return {
         "prompts": mean.clusters,
         "songs": mean.count,
-        "mined axes, standard deviations": rounded({"mean": mean.mean, "low": mean.low, "high": mean.high}),
+        "mined axes, standard deviations": round_values(
+            {"mean": mean.mean, "low": mean.low, "high": mean.high}
+        ),
         "axes": {
-            a.axis: rounded({"role": a.role, "base": a.baseline_mean, "aligned": a.aligned_mean})
+            a.axis: round_values({"role": a.role, "base": a.baseline_mean, "aligned": a.aligned_mean})
             | _numbers(a.effect)
             | {"seeds_better": seeds(a.axis, "better"), "seeds_worse": seeds(a.axis, "worse")}
-            for a in together
+            for a in axis_effects
         },
     }
 
@@ -160,22 +150,22 @@ def _numbers(effect: Effect) -> dict[str, Any]:
         "mean": effect.mean, "low": effect.low, "high": effect.high, "effect_size": effect.effect_size,
         "direction": effect.direction,
     }  # fmt: skip
-    return rounded(numbers)
+    return round_values(numbers)
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The pooled axes as a table."""
+def axes_table(result: Mapping[str, Any]) -> str:
+    """The effects over all seeds in Markdown, a row an axis."""
     count = len(result["seeds"])
     head = ["axis", "", "base", "aligned", "change", "95 % interval", f"better / worse, of {count} seeds"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for axis, row in result["pooled"]["axes"].items():
         bold = "**" if row["direction"] != "unclear" else ""
         cells = [
             axis, row["role"], f"{row['base']:.3f}", f"{row['aligned']:.3f}", f"{bold}{row['mean']:+.3f}{bold}",
             f"{row['low']:+.3f} … {row['high']:+.3f}", f"{row['seeds_better']} / {row['seeds_worse']}",
         ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(head, rows)
 
 
 def main() -> None:
@@ -192,13 +182,14 @@ def main() -> None:
     reports = {seed: read_json(folder / "report" / "report.json") for seed, folder in folders.items()}
     result = {
         "overrides": args.overrides,
-        "pooled": pooled(reports),
+        "pooled": pool_seeds(reports),
         "seeds": {
-            seed: one(reports[seed], read_json(folder / "manifest.json")) | rounded(total(costs(folder)))
+            seed: seed_result(reports[seed], read_json(folder / "manifest.json"))
+            | round_values(total_cost(costs(folder)))
             for seed, folder in folders.items()
         },
     }
-    print(markdown(result) if args.table else json.dumps(result, indent=1))
+    print(axes_table(result) if args.table else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Time and memory of reading, converting and writing a full-size DiffRhythm checkpoint of random weights; JSON out.
+"""Measures time and memory of reading, converting and writing a full-size DiffRhythm checkpoint. JSON out.
 
     python tools/bench_load.py [--depth 16 --dtype bfloat16 --folder FOLDER]
 
-A published `cfm_model.pt` is made, loaded, converted into our folder, loaded again and converted back; every step
-in a process of its own, and in the end every tensor is compared bit for bit. Needs three times the file on disk.
-`weights_mb` is one copy of the weights as loaded; `above_start_mb` is what the step needed beyond importing the
-libraries, pages of mapped files included.
+A published `cfm_model.pt` of random weights is written, loaded, converted into a folder of this project, loaded
+again and converted back, each step in a process of its own. At the end every tensor is compared bit for bit. The
+disk needs room for three copies. `weights_mb` is one copy of the weights as loaded; `above_start_mb` is the peak
+memory of a step less that after importing the libraries, pages of mapped files included.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from tools.bench.measure import apart, memory_mb, rounded
+from tools.bench.measure import memory_mb, round_values, run_in_process
 
 
-def make(path: Path, depth: int, dtype: str) -> dict[str, Any]:
-    """A published file of random weights, made tensor by tensor."""
+def make_checkpoint(path: Path, depth: int, dtype: str) -> dict[str, Any]:
+    """Write a published file of random weights, generated tensor by tensor."""
     import torch
 
     from diffdpo.models.diffrhythm.checkpoints import save_published
@@ -40,8 +40,8 @@ def make(path: Path, depth: int, dtype: str) -> dict[str, Any]:
     return {"parameters": sum(tensor.numel() for tensor in state.values())}
 
 
-def load(source: Path, dtype: str) -> dict[str, Any]:
-    """Load and touch every weight, as the first forward would."""
+def load_weights(source: Path, dtype: str) -> dict[str, Any]:
+    """Load a network and read every weight, as the first forward pass does."""
     import torch
 
     from diffdpo.models.diffrhythm.checkpoints import load_network
@@ -52,44 +52,45 @@ def load(source: Path, dtype: str) -> dict[str, Any]:
     return {"weights_mb": size, "sum": total}
 
 
-def to_target(source: Path, target: Path) -> dict[str, Any]:
-    """What `diffdpo convert SOURCE TARGET --release v1.2-base` does."""
+def convert_checkpoint(source: Path, target: Path) -> dict[str, Any]:
+    """The same as `diffdpo convert SOURCE TARGET --release v1.2-base`."""
     from diffdpo.recipes.convert import Conversion, convert
 
     convert(Conversion(source=str(source), target=target, release="v1.2-base"))
     return {}
 
 
-def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Tensors of two published files that are not the same bits."""
+def compare_files(first_path: Path, second_path: Path) -> dict[str, Any]:
+    """The number of tensors of two published files, and the number of those with identical bits."""
     import torch
 
     from diffdpo.models.diffrhythm.checkpoints import read_network
 
-    first, second = (read_network(path, release="v1.2-base").state for path in (one, other))
-    same = [n for n in first if torch.equal(first[n].view(torch.uint8), second[n].view(torch.uint8))]
-    return {"tensors": len(first), "identical": len(same), "keys_equal": list(first) == list(second)}
+    first, second = (read_network(path, release="v1.2-base").state for path in (first_path, second_path))
+    equal_names = [n for n in first if torch.equal(first[n].view(torch.uint8), second[n].view(torch.uint8))]
+    return {"tensors": len(first), "identical": len(equal_names), "keys_equal": list(first) == list(second)}
 
 
 STEPS = {
-    "make": lambda a: make(a.folder / "cfm_model.pt", a.depth, a.dtype),
-    "load_published": lambda a: load(a.folder / "cfm_model.pt", a.dtype),
-    "load_published_as_fp32": lambda a: load(a.folder / "cfm_model.pt", "float32"),
-    "to_folder": lambda a: to_target(a.folder / "cfm_model.pt", a.folder / "ours"),
-    "load_folder": lambda a: load(a.folder / "ours", a.dtype),
-    "to_published": lambda a: to_target(a.folder / "ours", a.folder / "back.pt"),
-    "compare": lambda a: compare(a.folder / "cfm_model.pt", a.folder / "back.pt"),
+    "make": lambda a: make_checkpoint(a.folder / "cfm_model.pt", a.depth, a.dtype),
+    "load_published": lambda a: load_weights(a.folder / "cfm_model.pt", a.dtype),
+    "load_published_as_fp32": lambda a: load_weights(a.folder / "cfm_model.pt", "float32"),
+    "to_folder": lambda a: convert_checkpoint(a.folder / "cfm_model.pt", a.folder / "ours"),
+    "load_folder": lambda a: load_weights(a.folder / "ours", a.dtype),
+    "to_published": lambda a: convert_checkpoint(a.folder / "ours", a.folder / "back.pt"),
+    "compare": lambda a: compare_files(a.folder / "cfm_model.pt", a.folder / "back.pt"),
 }
 
 
-def step(args: argparse.Namespace) -> dict[str, Any]:
+def run_step(args: argparse.Namespace) -> dict[str, Any]:
+    """The result of one step with its seconds and memory, in this process."""
     import diffdpo.recipes.convert  # noqa: F401 - with all that the steps import: not what is measured
 
-    before = memory_mb()
-    began = time.perf_counter()
-    facts = STEPS[args.step](args)
-    facts |= {"seconds": time.perf_counter() - began, **memory_mb()}
-    return facts | {"above_start_mb": facts["peak_rss_mb"] - before["peak_rss_mb"]}
+    start_memory = memory_mb()
+    t_start = time.perf_counter()
+    result = STEPS[args.step](args)
+    result |= {"seconds": time.perf_counter() - t_start, **memory_mb()}
+    return result | {"above_start_mb": result["peak_rss_mb"] - start_memory["peak_rss_mb"]}
 
 
 def main() -> None:
@@ -100,15 +101,15 @@ def main() -> None:
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        print(json.dumps(rounded(step(args))))
+        print(json.dumps(round_values(run_step(args))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        shared = ("--depth", args.depth, "--dtype", args.dtype, "--folder", folder)
+        options = ("--depth", args.depth, "--dtype", args.dtype, "--folder", folder)
         report: dict[str, Any] = {"depth": args.depth, "dtype": args.dtype}
         for name in STEPS:
-            report[name] = apart(__file__, "--step", name, *shared)
+            report[name] = run_in_process(__file__, "--step", name, *options)
             if name == "make":
                 report["file_mb"] = round((folder / "cfm_model.pt").stat().st_size / 2**20, 1)
     print(json.dumps(report, indent=2))

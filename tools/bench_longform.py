@@ -1,12 +1,13 @@
-"""What is heard where the windows of long songs meet, against elsewhere in the same songs; JSON out.
+"""Measures how the sound of long songs changes at the seams of windows, against half-way between seams. JSON out.
 
     python tools/bench_longform.py [--songs 8 --seconds 62 --window 20 --overlap 6 --methods naive continue joint]
 
-Each method makes the same songs: `naive` puts windows of their own noise end to end, `continue` and `joint` are
-those of `longform.method`, `unpinned` is continue with `longform.clamp_context=false`, `whole` takes the song as
-one window. At every seam, and half-way between seams, the three seconds before and after are compared by the
-cosine distance of their musicnn embeddings, the second before and after by its loudness. `excess` is seams minus
-elsewhere, song by song, with a 95 % bootstrap interval over songs. `seconds` are those of the processor.
+Each method generates the same songs: `naive` puts windows of independent noise end to end, `continue` and `joint`
+are those of `longform.method`, `unpinned` is `continue` with `longform.clamp_context=false`, `whole` takes the song
+as one window. At every seam, and half-way between seams (`elsewhere`), the three seconds before and after are
+compared by the cosine distance of their musicnn embeddings, the second before and after by loudness. `excess` is
+the mean at seams less the mean elsewhere, with a 95 % bootstrap interval over songs. `seconds` are those of the
+processor.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Clip, Prompt
-from tools.bench.measure import memory_mb, rounded
+from tools.bench.measure import memory_mb, round_values
 
 METHODS: dict[str, dict[str, Any]] = {
     "naive": {},
@@ -50,7 +51,7 @@ PATCH_S = musicnn.PATCH_FRAMES * 256 / musicnn.SAMPLE_RATE
 
 
 def song_request(store: EmbeddingStore, prompt: Prompt, sample_id: str, frames: int) -> SongRequest:
-    """A song of a prompt, of so many frames."""
+    """The request for a song of a prompt with `frames` frames."""
     row, negative = prompt_rows(prompt, frames, store.embed)
     return SongRequest(sample_id=sample_id, row=row, negative=negative)
 
@@ -58,7 +59,7 @@ def song_request(store: EmbeddingStore, prompt: Prompt, sample_id: str, frames: 
 def song_parts(
     store: EmbeddingStore, prompt: Prompt, method: str, longform: LongformConfig
 ) -> tuple[list[SongRequest], list[float]]:
-    """What is generated of a song by itself, one part after another, and the seams in seconds."""
+    """The requests for the parts of a song that are generated one after another, and the seams in seconds."""
     spec = store.model.spec
     rate, length, chunks = spec.frames_per_second, spec.frames(prompt.duration_s), longform.chunks(spec)
     (windows,) = window_groups(torch.ones(length, dtype=torch.bool), chunks)
@@ -76,23 +77,25 @@ def song_parts(
     return [song_request(store, prompt, prompt.id, length)], [end / rate for end in ends]
 
 
-class Ears:
-    """Distances between what is before and behind a moment."""
+class SeamMeter:
+    """Differences between the sound before and after a moment."""
 
     def __init__(self) -> None:
         self.network = musicnn.load()
 
     def embedding(self, samples: np.ndarray, start_s: float) -> np.ndarray:
+        """The musicnn embedding of three seconds of mono samples from `start_s` on."""
         first = int(start_s * musicnn.SAMPLE_RATE)
-        heard = samples[first : first + int(PATCH_S * musicnn.SAMPLE_RATE)]
-        return self.network.listen(torch.from_numpy(np.ascontiguousarray(heard))).embedding[0].numpy()
+        window = samples[first : first + int(PATCH_S * musicnn.SAMPLE_RATE)]
+        return self.network.listen(torch.from_numpy(np.ascontiguousarray(window))).embedding[0].numpy()
 
     def change(self, samples: np.ndarray, at_s: float) -> float:
-        before, after = (self.embedding(samples, start) for start in (at_s - PATCH_S, at_s))
-        return float(1 - before @ after / (np.linalg.norm(before) * np.linalg.norm(after)))
+        """The cosine distance between the embeddings of the three seconds before and after a moment."""
+        left, right = (self.embedding(samples, start) for start in (at_s - PATCH_S, at_s))
+        return float(1 - left @ right / (np.linalg.norm(left) * np.linalg.norm(right)))
 
     def step(self, clip: Clip, at_s: float) -> float:
-        """Of loudness, in dB, from the second before to the second after."""
+        """The absolute difference in loudness, in dB, between the second before and the second after a moment."""
         at, second = int(at_s * clip.sample_rate), clip.sample_rate
         levels = [
             audio.loudness(Clip(samples=clip.samples[:, start : start + second], sample_rate=second))
@@ -100,11 +103,11 @@ class Ears:
         ]
         return abs(levels[1] - levels[0])
 
-    def hear(self, clip: Clip, seams: list[float]) -> dict[str, Any]:
-        """Means over seams and over the moments half-way between them."""
+    def measure(self, clip: Clip, seams: list[float]) -> dict[str, Any]:
+        """Typicality and drift of a song, and its mean changes at seams and half-way between seams."""
         samples = mono(ClipFeatures(clip), musicnn.SAMPLE_RATE)
-        between = [(one + other) / 2 for one, other in pairwise([0.0, *seams, clip.seconds])]
-        found: dict[str, Any] = {
+        midpoints = [(start + end) / 2 for start, end in pairwise([0.0, *seams, clip.seconds])]
+        result: dict[str, Any] = {
             "typicality": float(MusicnnTypicality()([clip])[0, 0]),
             "drift": float(
                 1
@@ -113,44 +116,44 @@ class Ears:
                 )[0, 1]
             ),
         }
-        for name, moments in (("seams", seams), ("elsewhere", between)):
+        for name, moments in (("seams", seams), ("elsewhere", midpoints)):
             moments = [at for at in moments if PATCH_S <= at <= clip.seconds - PATCH_S]
-            found[name] = {
+            result[name] = {
                 "embedding": float(np.mean([self.change(samples, at) for at in moments])),
                 "loudness_db": float(np.mean([self.step(clip, at) for at in moments])),
             }
-        return found
+        return result
 
 
-def summary(heard: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str, Any]:
-    """Per method: levels, and the excess at seams with its interval; against `continue` too, song by song."""
+def seam_summary(measurements: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str, Any]:
+    """By method, the means of all measures, the excess at seams, and the paired difference from `continue`."""
     report: dict[str, Any] = {}
     excess: dict[tuple[str, str], np.ndarray] = {}
-    for method, songs in heard.items():
-        facts: dict[str, Any] = {
+    for method, songs in measurements.items():
+        row: dict[str, Any] = {
             key: float(np.mean([song[key] for song in songs])) for key in ("typicality", "drift", "seconds")
         }
         for measure in ("embedding", "loudness_db"):
-            seams, elsewhere = (
-                np.array([song[where][measure] for song in songs]) for where in ("seams", "elsewhere")
+            seams, midpoints = (
+                np.array([song[position][measure] for song in songs]) for position in ("seams", "elsewhere")
             )
-            effect = paired_effect(elsewhere, seams, names)
-            excess[method, measure] = seams - elsewhere
-            facts[measure] = rounded(
+            effect = paired_effect(midpoints, seams, names)
+            excess[method, measure] = seams - midpoints
+            row[measure] = round_values(
                 {
                     "seams": float(seams.mean()),
-                    "elsewhere": float(elsewhere.mean()),
+                    "elsewhere": float(midpoints.mean()),
                     "excess": effect.mean,
                     "low": effect.low,
                     "high": effect.high,
                 }
             )
-        report[method] = rounded(facts)
-    if "continue" in heard:
-        for other in heard.keys() - {"continue"}:
+        report[method] = round_values(row)
+    if "continue" in measurements:
+        for method in measurements.keys() - {"continue"}:
             for measure in ("embedding", "loudness_db"):
-                effect = paired_effect(excess["continue", measure], excess[other, measure], names)
-                report[other][measure] |= {"more_than_continue": [effect.mean, effect.low, effect.high]}
+                effect = paired_effect(excess["continue", measure], excess[method, measure], names)
+                report[method][measure] |= {"more_than_continue": [effect.mean, effect.low, effect.high]}
     return report
 
 
@@ -166,30 +169,30 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=ROOT / "configs/tiny/prompts_evaluation.jsonl")
     parser.add_argument("--keep", type=Path, help="folder for the songs, as FLAC")
     args = parser.parse_args()
-    model, ears = build_model(Choice("tiny")), Ears()
+    model, meter = build_model(Choice("tiny")), SeamMeter()
     store = EmbeddingStore(model)
     cfg = SamplingConfig(steps=args.steps, guidance_scale=args.guidance)
     longform = LongformConfig(window_s=args.window, overlap_s=args.overlap)
     prompts = [
         replace(prompt, duration_s=args.seconds) for prompt in read_prompts(args.prompts)[: args.songs]
     ]
-    heard: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
+    measurements: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
     for prompt in prompts:
         for method in args.methods:
             parts, seams = song_parts(store, prompt, method, longform)
             settings = replace(longform, **METHODS[method])
-            began = time.process_time()
+            t_start = time.process_time()
             latents = torch.cat([compose(model, [part], cfg, settings, seed=0)[0] for part in parts])
-            seconds = time.process_time() - began
+            seconds = time.process_time() - t_start
             clip = audio.limit(audio.normalise(model.decode(latents), -16.0))
-            heard[method].append(ears.hear(clip, seams) | {"seconds": seconds})
+            measurements[method].append(meter.measure(clip, seams) | {"seconds": seconds})
             if args.keep:
                 audio.write(args.keep / f"{prompt.id}.{method}.flac", clip)
-            print(prompt.id, method, json.dumps(heard[method][-1]), file=sys.stderr, flush=True)
+            print(prompt.id, method, json.dumps(measurements[method][-1]), file=sys.stderr, flush=True)
     report = {
         "settings": {key: value for key, value in vars(args).items() if key not in ("prompts", "keep")},
-        **summary(heard, [prompt.id for prompt in prompts]),
-        **rounded(memory_mb()),
+        **seam_summary(measurements, [prompt.id for prompt in prompts]),
+        **round_values(memory_mb()),
     }
     print(json.dumps(report, indent=2))
 

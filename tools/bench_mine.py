@@ -1,11 +1,11 @@
-"""Time and memory of `diffdpo mine` on synthetic tables of any size, beside tables of dicts; JSON out.
+"""Measures time and memory of `diffdpo mine` on synthetic tables, and of a baseline on rows of dicts. JSON out.
 
     python tools/bench_mine.py [--songs 1000000 --baseline-songs 20000 --rule best_versus_worst --folder FOLDER]
 
-Tables as `sample` and `score` leave them are made: eight songs a prompt, eight axes and six gates a song. Then the
-verb reads, mines and writes in a process of its own. Both ways, columns and dicts (`dict_rows`, the baseline), do
-the same on the smaller size; their pairs and ratings are compared bit for bit, and `dict_rows_over_columns` is the
-ratio of their processor seconds after importing.
+The tables have the layout of `sample` and `score`, with eight songs a prompt, eight axes and six gates a song. The
+verb reads, mines and writes in a process of its own. On the smaller size both ways, columns and the baseline of
+dicts (`dict_rows`), mine the same tables; their pairs and ratings are compared bit for bit, and
+`dict_rows_over_columns` is the ratio of their processor seconds after importing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from tools.bench.measure import apart, memory_mb, rounded
+from tools.bench.measure import memory_mb, round_values, run_in_process
 
 PER_PROMPT = 8
 AXES = (
@@ -30,7 +30,7 @@ AXES = (
 )  # fmt: skip
 FINGERPRINT = "0123456789abcdef"
 RULE_ARGS = {"min_margin": 0.5, "min_axis_margin": -1.0}
-"""Of best_versus_worst; other rules are run with their defaults."""
+"""Arguments of best_versus_worst; other rules run with their defaults."""
 STAGES = (
     "read_scores",
     "join_scores",
@@ -40,19 +40,19 @@ STAGES = (
     "finish_pairs",
     "pair_columns",
 )
-"""Functions of the verb that are timed one by one, beside `write`."""
+"""Functions of the verb that are timed separately; writing tables is timed as `write`."""
 
 
 def codes(values: list[str], places: Any) -> Any:
-    """A column of text from its different values and the place of each row's among them."""
+    """A column of text, dictionary-encoded from its distinct values and the index of each row's value."""
     import numpy as np
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(values, pa.string()))
 
 
-def make(folder: Path, songs: int) -> dict[str, Any]:
-    """Samples, prompts and scores as the verbs before mining leave them."""
+def make_tables(folder: Path, songs: int) -> dict[str, Any]:
+    """Write samples, prompts and scores in the layout of the verbs before mining."""
     from diffdpo.data.samples import sample_id
 
     prompts = [f"p{i:07d}" for i in range(songs // PER_PROMPT)]
@@ -64,7 +64,7 @@ def make(folder: Path, songs: int) -> dict[str, Any]:
 
 
 def make_samples(folder: Path, prompts: list[str], names: list[str], hashes: list[str]) -> None:
-    """A finished song a name, and the prompts."""
+    """Write a row of samples for each name, and the prompts."""
     import numpy as np
     import pyarrow as pa
 
@@ -73,7 +73,7 @@ def make_samples(folder: Path, prompts: list[str], names: list[str], hashes: lis
 
     song, zero = np.arange(len(names)), np.zeros(len(names))
     sampling = json.dumps({"steps": 12, "guidance": {"name": "cfg", "args": {"scale": 3.0}}, "batch": 16})
-    columns = {name: codes([""], zero) for name in SAMPLES.columns} | {
+    sample_columns = {name: codes([""], zero) for name in SAMPLES.columns} | {
         "sample_id": names,
         "prompt_id": codes(prompts, song // PER_PROMPT),
         "group": codes([f"g{prompt}" for prompt in prompts], song // PER_PROMPT),
@@ -83,7 +83,7 @@ def make_samples(folder: Path, prompts: list[str], names: list[str], hashes: lis
         "sampling": codes([sampling], zero),
         "sha256": hashes,
     }
-    tables.replace(folder, SAMPLES, pa.table(columns))
+    tables.replace(folder, SAMPLES, pa.table(sample_columns))
     lines = (
         json.dumps({"id": name, "text": name, "duration_s": 10.0, "group": f"g{name}"}) for name in prompts
     )
@@ -91,7 +91,10 @@ def make_samples(folder: Path, prompts: list[str], names: list[str], hashes: lis
 
 
 def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
-    """A common quality of each song, and noise of its own on every axis; gates that pass. Returns the rows."""
+    """Write scores: for each song a quality common to all axes plus independent noise, and gates that pass.
+
+    Returns the number of rows.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -126,14 +129,14 @@ def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
     return len(song)
 
 
-def columns(folder: Path, rule: str) -> dict[str, Any]:
-    """The verb, with the time of each stage."""
-    began = time.process_time(), time.perf_counter()
+def mine_columns(folder: Path, rule: str) -> dict[str, Any]:
+    """Run the verb; its seconds, and those of each stage."""
+    t_start = time.process_time(), time.perf_counter()
     from diffdpo.recipes import mine
     from diffdpo.recipes.mine import MineRun
     from diffdpo.registry import Choice
 
-    stages = {"import": {"processor_s": time.process_time() - began[0]}}
+    stages = {"import": {"processor_s": time.process_time() - t_start[0]}}
 
     def timer(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -159,15 +162,15 @@ def columns(folder: Path, rule: str) -> dict[str, Any]:
     )
     start = time.process_time(), time.perf_counter()
     mine.run(cfg)
-    facts = {
+    result = {
         "mine_processor_s": time.process_time() - start[0],
         "mine_wall_s": time.perf_counter() - start[1],
     }
-    return facts | {"stages": {name: rounded(seconds) for name, seconds in stages.items()}}
+    return result | {"stages": {name: round_values(seconds) for name, seconds in stages.items()}}
 
 
-def dict_rows(folder: Path, rule: str) -> dict[str, Any]:
-    """The baseline."""
+def mine_dicts(folder: Path, rule: str) -> dict[str, Any]:
+    """Run the baseline, and its seconds."""
     from tools.bench import dict_mining
 
     start = time.process_time(), time.perf_counter()
@@ -175,8 +178,8 @@ def dict_rows(folder: Path, rule: str) -> dict[str, Any]:
     return {"mine_processor_s": time.process_time() - start[0], "mine_wall_s": time.perf_counter() - start[1]}
 
 
-def compare(folder: Path, rule: str) -> dict[str, Any]:
-    """Whether both ways wrote the same pairs, margins and ratings."""
+def compare_outputs(folder: Path, rule: str) -> dict[str, Any]:
+    """Whether the verb and the baseline wrote the same pairs, margins and ratings."""
     import pyarrow.parquet as pq
 
     from diffdpo.data import tables
@@ -197,16 +200,17 @@ def compare(folder: Path, rule: str) -> dict[str, Any]:
     }
 
 
-STEPS = {"columns": columns, "dict_rows": dict_rows, "compare": compare}
+STEPS = {"columns": mine_columns, "dict_rows": mine_dicts, "compare": compare_outputs}
 
 
-def step(args: argparse.Namespace) -> dict[str, Any]:
-    began = time.perf_counter()
+def run_step(args: argparse.Namespace) -> dict[str, Any]:
+    """The result of one step with its seconds and memory, in this process."""
+    t_start = time.perf_counter()
     if args.step == "make":
-        return make(args.folder, args.songs)
-    facts = STEPS[args.step](args.folder, args.rule)
-    total = {"processor_s": time.process_time(), "wall_s": time.perf_counter() - began}
-    return rounded({**facts, **total, "peak_rss_mb": memory_mb()["peak_rss_mb"]})
+        return make_tables(args.folder, args.songs)
+    result = STEPS[args.step](args.folder, args.rule)
+    total = {"processor_s": time.process_time(), "wall_s": time.perf_counter() - t_start}
+    return round_values({**result, **total, "peak_rss_mb": memory_mb()["peak_rss_mb"]})
 
 
 def main() -> None:
@@ -224,20 +228,20 @@ def main() -> None:
     parser.add_argument("--step", choices=("make", *STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        print(json.dumps(step(args)))
+        print(json.dumps(run_step(args)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         report: dict[str, Any] = {"axes": len(AXES), "rule": args.rule}
         for name, songs in (("large", args.songs), ("small", args.baseline_songs)):
             if songs:
-                where = ("--folder", folder / name, "--rule", args.rule)
-                report[name] = apart(__file__, "--step", "make", "--songs", songs, *where)
-                report[name]["columns"] = apart(__file__, "--step", "columns", *where)
+                options = ("--folder", folder / name, "--rule", args.rule)
+                report[name] = run_in_process(__file__, "--step", "make", "--songs", songs, *options)
+                report[name]["columns"] = run_in_process(__file__, "--step", "columns", *options)
         if args.baseline_songs and args.rule == "best_versus_worst":
             small = report["small"]
             for name in ("dict_rows", "compare"):
-                small[name] = apart(__file__, "--step", name, *where)
+                small[name] = run_in_process(__file__, "--step", name, *options)
             ratio = small["dict_rows"]["mine_processor_s"] / small["columns"]["mine_processor_s"]
             small["dict_rows_over_columns"] = float(f"{ratio:.3g}")
     print(json.dumps(report, indent=2))

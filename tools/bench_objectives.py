@@ -1,14 +1,14 @@
-"""Objectives against each other on the tiny model: same songs, same pairs, same compute, same evaluation.
+"""Compares objectives on the tiny model with the same songs, the same pairs and the same compute. JSON out.
 
     python tools/bench_objectives.py [--only dpo nft] [--seeds 0 1] [--set candidates=8] [--table]
 
 Candidates are sampled, scored and mined once. Every objective then trains the same adapters for the same number of
 forward passes of songs (a backward pass counts as two), and is evaluated on other prompts with the seeds of the
-base model. What is done already is not done again; `--table` prints what there is as Markdown. JSON out.
+base model. Finished runs are not repeated; `--table` prints their results as Markdown and runs nothing.
 
-In the table: the mean change of the mined axes in standard deviations of the base, and of the judge in its own
-unit, with 95 % intervals over prompts, seeds pooled; how far the winners' error ended above the reference's; and
-how far apart the two songs of a prompt lie (cosine distance of musicnn embeddings) over how far the base's do.
+The table has the mean change of the mined axes in standard deviations of the base, and of the judge in its own
+unit, with 95 % intervals over prompts, seeds pooled; the rise of the winners' error over the reference's; and the
+diversity, the mean cosine distance of musicnn embeddings between the songs of a prompt, over that of the base.
 """
 
 import argparse
@@ -46,13 +46,14 @@ from diffdpo.runs import METRICS, atomic_write, read_json, read_jsonl
 from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.statistics import paired_effect
 from diffdpo.training.config import ReferenceConfig, export_folder
+from tools.bench.measure import markdown_table
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "demo.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An objective, what it is trained on, and how many examples of it cost as much as eight pairs of DPO.
+    """An objective, its data, and the number of examples a step that costs as much as eight pairs of DPO.
 
     Eight pairs are 16 songs, each with a forward and a backward pass of the policy and a forward pass of the
     reference: 64 passes. A rated song without a reference costs 3, one with an old policy as well 5.
@@ -96,23 +97,27 @@ ENTRIES = {
 
 
 def prepare(cfg: RoundRun, out: Path) -> tuple[Path, Path]:
-    """Candidates to pairs and ratings, and the base model's songs for the evaluation prompts."""
-    songs = sampled(cfg, cfg.model, out / "candidates", cfg.mining_prompts, cfg.candidates, cfg.seed + 1000)
-    base = sampled(cfg, cfg.model, out / "base", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
+    """The folder of mined pairs and ratings, and that of the base model's songs of the evaluation prompts."""
+    songs = sample_songs(
+        cfg, cfg.model, out / "candidates", cfg.mining_prompts, cfg.candidates, cfg.seed + 1000
+    )
+    base = sample_songs(
+        cfg, cfg.model, out / "base", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed
+    )
     score.run(
         ScoreRun(samples=[str(songs), str(base)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS))
     )
-    mined = MineRun(
+    mine_cfg = MineRun(
         samples=[str(songs)],
         scores=str(out / "scores"),
         out=str(out / "mined"),
         axes=cfg.mine.axes,
         rule=cfg.mine.rule,
     )
-    return mine.run(mined), base
+    return mine.run(mine_cfg), base
 
 
-def sampled(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, seed: int) -> Path:
+def sample_songs(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, seed: int) -> Path:
     return sample.run(
         SampleRun(
             out=str(out),
@@ -125,10 +130,10 @@ def sampled(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, s
     )
 
 
-def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None:
-    """Train one objective with one seed, sample the evaluation prompts, score."""
+def run_objective(name: str, seed: int, cfg: RoundRun, mined_folder: Path, out: Path) -> None:
+    """Train one objective with one seed, sample the evaluation prompts and score the songs."""
     entry = ENTRIES[name]
-    began = time.monotonic()
+    t_start = time.monotonic()
     settings = replace(
         cfg.train.train,
         global_batch=entry.batch,
@@ -140,18 +145,18 @@ def run_one(name: str, seed: int, cfg: RoundRun, mined: Path, out: Path) -> None
     training = TrainRun(
         out=str(out / "train"),
         model=cfg.model,
-        data=DataConfig(**{entry.uses: str(mined), **entry.data}),
+        data=DataConfig(**{entry.uses: str(mined_folder), **entry.data}),
         objective=entry.objective,
         train=settings,
         seed=seed,
     )
     train.run(training)
-    trained_s = time.monotonic() - began
+    trained_s = time.monotonic() - t_start
     model = next_model(cfg.model, export_folder(out / "train", settings.steps), lora=True)
-    songs = sampled(cfg, model, out / "songs", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
+    songs = sample_songs(cfg, model, out / "songs", cfg.evaluation_prompts, cfg.evaluation_samples, cfg.seed)
     score.run(ScoreRun(samples=[str(songs)], out=str(out / "scores"), scorers=list(DEFAULT_SCORERS)))
-    facts = {"train_seconds": trained_s, "diversity": diversity(open_samples(songs))}
-    atomic_write(out / "facts.json", json.dumps(facts))
+    result = {"train_seconds": trained_s, "diversity": diversity(open_samples(songs))}
+    atomic_write(out / "facts.json", json.dumps(result))
 
 
 def diversity(samples: Samples) -> float:
@@ -164,69 +169,77 @@ def diversity(samples: Samples) -> float:
     return float(
         np.mean(
             [
-                1 - float(torch.cosine_similarity(one, two, dim=0))
+                1 - float(torch.cosine_similarity(first, second, dim=0))
                 for songs in by_prompt.values()
-                for one, two in combinations(songs, 2)
+                for first, second in combinations(songs, 2)
             ]
         )
     )
 
 
-def matched(base: Path, folder: Path, before: Any, seed: int) -> list[PairedSample]:
-    """Pairs of songs of the base and of one run."""
+def paired_samples(base: Path, folder: Path, base_scores: Any, seed: int) -> list[PairedSample]:
+    """The songs of one run, each with the base model's song of the same prompt and noise."""
     songs = open_samples(folder / "songs")
-    after = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
+    aligned_scores = join_scores(read_scores(folder / "scores"), songs, songs.prompts()).by_song()
     rows = pair_rows(open_samples(base).rows(), songs.rows())
     return [
         PairedSample(
             sample_id=f"{base_row.sample_id}/{seed}",
             prompt_id=base_row.prompt_id,
             group=base_row.group,
-            baseline=before[base_row.sample_id],
-            aligned=after[aligned_row.sample_id],
+            baseline=base_scores[base_row.sample_id],
+            aligned=aligned_scores[aligned_row.sample_id],
         )
         for base_row, aligned_row in rows
     ]
 
 
-def summary(name: str, folders: Mapping[int, Path], base: Path, out: Path, mined: Path) -> dict[str, Any]:
-    """All seeds of an objective together."""
+def objective_summary(
+    name: str, folders: Mapping[int, Path], base: Path, out: Path, mined_folder: Path
+) -> dict[str, Any]:
+    """The result of an objective over all its seeds."""
     songs = open_samples(base)
-    before = join_scores(read_scores(out / "scores"), songs, songs.prompts()).by_song()
+    base_scores = join_scores(read_scores(out / "scores"), songs, songs.prompts()).by_song()
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    pairs = [pair for seed, folder in folders.items() for pair in matched(base, folder, before, seed)]
-    found = effects(pairs, read_json(mined / "manifest.json")["axes"], axes, 4000)
-    changes = np.array([standardised_change(pair, found) for pair in pairs])
+    pairs = [
+        pair for seed, folder in folders.items() for pair in paired_samples(base, folder, base_scores, seed)
+    ]
+    axis_effects = effects(pairs, read_json(mined_folder / "manifest.json")["axes"], axes, 4000)
+    changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     total = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
-    facts = [read_json(folder / "facts.json") for folder in folders.values()]
+    run_results = [read_json(folder / "facts.json") for folder in folders.values()]
     metrics = [[row for _, row in read_jsonl(folder / "train" / METRICS)] for folder in folders.values()]
     rises = [rise for rows in metrics if (rise := winner_rise(rows)) is not None]
     return {
         "objective": name,
         "seeds": sorted(folders),
         "mined": [total.mean, total.low, total.high],
-        "judges": {a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in found if a.role == "judge"},
-        "axes": {a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in found if a.role == "mined"},
-        "better": sum(a.effect.direction == "better" for a in found if a.role == "mined"),
-        "worse": sum(a.effect.direction == "worse" for a in found if a.role == "mined"),
+        "judges": {
+            a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in axis_effects if a.role == "judge"
+        },
+        "axes": {
+            a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in axis_effects if a.role == "mined"
+        },
+        "better": sum(a.effect.direction == "better" for a in axis_effects if a.role == "mined"),
+        "worse": sum(a.effect.direction == "worse" for a in axis_effects if a.role == "mined"),
         "winner_rise": float(np.mean(rises)) if rises else None,
-        "diversity": float(np.mean([f["diversity"] for f in facts]))
+        "diversity": float(np.mean([f["diversity"] for f in run_results]))
         / read_json(out / "base-facts.json")["diversity"],
-        "train_seconds": float(np.mean([f["train_seconds"] for f in facts])),
+        "train_seconds": float(np.mean([f["train_seconds"] for f in run_results])),
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, best first."""
+def objectives_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The results in Markdown, the best objective first."""
 
     def interval(values: Sequence[float]) -> str:
         return f"{values[0]:+.3f} ({values[1]:+.3f} … {values[2]:+.3f})"
 
-    columns = (
+    head = (
         "objective", "seeds", "mined axes, sd", "axes better / worse", "judge", "winners' error", "diversity",
         "training, s",
     )  # fmt: skip
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = []
     for row in sorted(rows, key=lambda row: -row["mined"][0]):
         judge = ", ".join(interval(values) for values in row["judges"].values())
         rise = "" if row["winner_rise"] is None else f"{row['winner_rise']:+.2%}"
@@ -234,8 +247,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["objective"], len(row["seeds"]), interval(row["mined"]), f"{row['better']} / {row['worse']}", judge,
             rise, f"{row['diversity']:.2f}", f"{row['train_seconds']:.0f}",
         )  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(head, lines)
 
 
 def main() -> None:
@@ -250,7 +263,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = build_config(RoundRun, DEMO, args.overrides)
     out: Path = args.out
-    mined, base = (out / "mined", out / "base") if args.table else prepare(cfg, out)
+    mined_folder, base = (out / "mined", out / "base") if args.table else prepare(cfg, out)
     if not (out / "base-facts.json").is_file():
         atomic_write(out / "base-facts.json", json.dumps({"diversity": diversity(open_samples(base))}))
     for seed in () if args.table else args.seeds:
@@ -258,15 +271,15 @@ def main() -> None:
             folder = out / f"{name}-{seed}"
             if not (folder / "facts.json").is_file():
                 log(f"{name}, seed {seed}")
-                run_one(name, seed, cfg, mined, folder)
+                run_objective(name, seed, cfg, mined_folder, folder)
     rows = []
     for name in ENTRIES:
         folders = {
             int(path.parent.name.rsplit("-", 1)[1]): path.parent for path in out.glob(f"{name}-*/facts.json")
         }
         if folders:
-            rows.append(summary(name, folders, base, out, mined))
-    print(table(rows) if args.table else json.dumps(rows, indent=1))
+            rows.append(objective_summary(name, folders, base, out, mined_folder))
+    print(objectives_table(rows) if args.table else json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

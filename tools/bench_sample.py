@@ -1,15 +1,15 @@
-"""The sampler here against the plain published way, steps of both taking turns. JSON out.
+"""Measures the time of the sampler and of plain Euler steps as published, and their difference. JSON out.
 
     python tools/bench_sample.py [--cases tiny sung 2048 6144] [--repeats 5] [--extras bf16 compiled]
 
-Published: Euler steps of `network(...)` for the prompt and again for its negative, nothing kept from step to step,
-fp32 (DiffRhythm, 31 steps). Here: `diffdpo.sampling` with the same solver, schedule and guidance. `tiny` is the
-shipped network on eight songs of ten seconds, `sung` one of its size with the published text encoder, of which the
-shipped one has hardly any; the others are random networks of dim 512 and depth 8 on one song of so many frames.
-`ratio` is the published time over ours for 31 steps, what is done once a song included; `attainable` the rate of
-large matrix products on the same threads, `share` what our steps reach of it by FLOPs (attention counted). Seconds
-are those of the processor, over all threads: others who use the machine then matter little; `--clock wall` takes
-those of the clock. `--extras` adds bf16, whether the processor has it or not, and
+`published` is DiffRhythm's way: 31 Euler steps in fp32, each with a pass for the prompt and a pass for its
+negative, and no cache between steps. `ours` is `diffdpo.sampling` with the same solver, schedule and guidance. The
+case `tiny` is the shipped network on eight songs of ten seconds, `sung` a random network of that size with the text
+encoder of the published models; the other cases are random networks of dim 512 and depth 8 on one song of so many
+frames. `ratio` is the published time over ours for 31 steps, the work that is done once a song included;
+`attainable` is the rate of large matrix products on the same threads, `share` the part of that rate which our steps
+reach by FLOPs (attention counted). Seconds are those of the processor over all threads, which other programs hardly
+change; `--clock wall` takes those of the clock. `--extras` adds bf16, even on a processor without bf16, and
 compiled blocks.
 """
 
@@ -39,18 +39,18 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.sampler import Trajectories, conditioned_velocity, follow
 from diffdpo.sampling.trajectory import Velocity, schedule
 from diffdpo.sampling.velocity import initial_state
-from tools.bench.measure import rounded
+from tools.bench.measure import round_values
 
 STEPS, SCALE = 31, 5.0
-SONGS = {"tiny": 8, "sung": 8, "2048": 1, "6144": 1}
+SONG_COUNTS = {"tiny": 8, "sung": 8, "2048": 1, "6144": 1}
 EXTRAS: dict[str, dict[str, Any]] = {"bf16": {"precision": "bf16"}, "compiled": {"compile": True}}
-"""In this order: what is compiled stays compiled."""
-MEASURED = {"tiny": 6, "sung": 6, "2048": 1, "6144": 1}
-"""Steps in one measurement."""
+"""Changes of the configuration, in the order of their runs: compiled blocks stay compiled."""
+MEASURED_STEPS = {"tiny": 6, "sung": 6, "2048": 1, "6144": 1}
+"""The number of steps in one measurement, by case."""
 
 
-def build(case: str) -> tuple[DiffRhythm, int]:
-    """A model and the frames of its songs."""
+def build_case(case: str) -> tuple[DiffRhythm, int]:
+    """The model of a case and the number of frames of its songs."""
     torch.manual_seed(0)
     if case == "tiny":
         model = MODELS["tiny"]().load()
@@ -72,7 +72,7 @@ def build(case: str) -> tuple[DiffRhythm, int]:
 
 
 def random_conditions(model: DiffRhythm, songs: int, frames: int) -> ConditionBatch:
-    """Every song with lyrics, a style and a negative of its own. Rows: all songs, then all negatives."""
+    """Conditions with lyrics, a style and a negative for each song. Rows: all songs, then all negatives."""
     random, config = torch.Generator().manual_seed(1), model.network.config
     style = torch.nn.functional.normalize(torch.randn(2 * songs, config.style_dim, generator=random), dim=1)
     text = torch.randint(0, config.text_num_embeds + 1, (2 * songs, frames), generator=random)
@@ -90,11 +90,10 @@ def random_conditions(model: DiffRhythm, songs: int, frames: int) -> ConditionBa
 
 
 @torch.no_grad()
-def published(
+def sample_published(
     model: DiffRhythm, conditions: ConditionBatch, noise: Tensor, times: Tensor, scale: float = SCALE
 ) -> Tensor:
-    """Two forward passes a step, each with everything from the beginning. Rows of the conditions: all songs, then
-    all negatives."""
+    """Latents after Euler steps of two full passes each. Rows of the conditions: all songs, then all negatives."""
     config, half = model.network.config, len(noise)
 
     def branch(x: Tensor, t: Tensor, rows: slice) -> Tensor:
@@ -113,7 +112,7 @@ def published(
 
 @torch.no_grad()
 def follow_from(noise: Tensor, times: Tensor, velocity: Velocity, cfg: SamplingConfig) -> Tensor:
-    """Where the sampler ends after `times`, from noise."""
+    """Latents after the sampler's steps through `times`, from noise."""
     path = Trajectories(
         velocity=velocity,
         x=noise,
@@ -125,41 +124,43 @@ def follow_from(noise: Tensor, times: Tensor, velocity: Velocity, cfg: SamplingC
 
 
 def flops(config: Any, frames: int) -> tuple[float, float]:
-    """Of one song in one pass: everything, and what is not the same at every step. A multiply-add counts two."""
+    """FLOPs of one song in one pass, and the part that changes from step to step. A multiply-add counts two."""
     dim, inputs = (
         config.dim,
         2 * config.latent_channels + config.text_dim + config.style_dim + config.cond_dim,
     )
     block = 2 * dim * dim * (4 + 3 * config.ff_mult) + 4 * frames * dim
     convolutions = 2 * 2 * dim * (dim // config.conv_pos_groups) * config.conv_pos_kernel_size
-    moving = config.depth * block + convolutions + 2 * 2 * config.latent_channels * dim
+    step_flops = config.depth * block + convolutions + 2 * 2 * config.latent_channels * dim
     text = config.conv_layers * 2 * config.text_dim * (2 * config.text_ff_mult * config.text_dim + 7)
     fusion = config.depth // 2 * 2 * config.text_dim * dim
-    still = text + fusion + 2 * dim * (inputs - config.latent_channels)
-    return frames * (moving + still), frames * moving
+    song_flops = text + fusion + 2 * dim * (inputs - config.latent_channels)
+    return frames * (step_flops + song_flops), frames * step_flops
 
 
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 clock = CLOCKS["cpu"]
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def time_call(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and result of a call."""
     start = clock()
     result = run()
     return clock() - start, result
 
 
-def attainable(dim: int, tokens: int) -> float:
-    """FLOP/s of the products that a block is made of."""
+def product_flops(dim: int, tokens: int) -> float:
+    """FLOP/s of matrix products of the sizes in a block."""
     x, weight = torch.randn(tokens, dim), torch.randn(4 * dim, dim)
     repeats = max(1, int(2e10 / (8 * tokens * dim * dim)))
-    seconds, _ = timed(lambda: [torch.nn.functional.linear(x, weight) for _ in range(repeats)])
+    seconds, _ = time_call(lambda: [torch.nn.functional.linear(x, weight) for _ in range(repeats)])
     return repeats * 8 * tokens * dim * dim / seconds
 
 
-def bench(case: str, repeats: int, extras: list[str]) -> dict[str, Any]:
-    model, frames = build(case)
-    songs, steps = SONGS[case], MEASURED[case]
+def bench_case(case: str, repeats: int, extras: list[str]) -> dict[str, Any]:
+    """The measurements of one case; medians over `repeats` runs, the sides taking turns."""
+    model, frames = build_case(case)
+    songs, steps = SONG_COUNTS[case], MEASURED_STEPS[case]
     conditions, config = random_conditions(model, songs, frames), model.network.config
     noise = torch.randn(songs, frames, config.latent_channels, generator=torch.Generator().manual_seed(2))
     times = schedule(STEPS)[: steps + 1]
@@ -167,43 +168,43 @@ def bench(case: str, repeats: int, extras: list[str]) -> dict[str, Any]:
     settings = {name: replace(cfg, **change) for name, change in EXTRAS.items() if name in extras}
 
     @torch.no_grad()
-    def ours(settings: SamplingConfig) -> tuple[float, float, Tensor]:
-        once, velocity = timed(lambda: conditioned_velocity(model, conditions, settings))
-        seconds, x = timed(lambda: follow_from(noise, times, velocity, settings))
-        return once, seconds, x
+    def sample_project(settings: SamplingConfig) -> tuple[float, float, Tensor]:
+        setup_s, velocity = time_call(lambda: conditioned_velocity(model, conditions, settings))
+        seconds, x = time_call(lambda: follow_from(noise, times, velocity, settings))
+        return setup_s, seconds, x
 
     with torch.no_grad():
         follow_from(noise, times[:2], conditioned_velocity(model, conditions, cfg), cfg)  # warm
     runs: dict[str, list[Any]] = {"published": [], "attainable": [], "ours": []}
     for _ in range(repeats):
-        runs["published"].append(timed(lambda: published(model, conditions, noise, times)))
-        runs["attainable"].append(attainable(config.dim, songs * frames))
-        runs["ours"].append(ours(cfg))
-    theirs = [seconds / steps * STEPS for seconds, _ in runs["published"]]
-    whole = [once + seconds / steps * STEPS for once, seconds, _ in runs["ours"]]
-    everything, moving = flops(config, frames)
+        runs["published"].append(time_call(lambda: sample_published(model, conditions, noise, times)))
+        runs["attainable"].append(product_flops(config.dim, songs * frames))
+        runs["ours"].append(sample_project(cfg))
+    published_s = [seconds / steps * STEPS for seconds, _ in runs["published"]]
+    project_s = [setup_s + seconds / steps * STEPS for setup_s, seconds, _ in runs["ours"]]
+    pass_flops, step_flops = flops(config, frames)
     rate = statistics.median(runs["attainable"])
     step = statistics.median(seconds / steps for _, seconds, _ in runs["ours"])
     result = {
         "songs": songs, "frames": frames, "steps_measured": steps, "repeats": repeats,
-        "published_s": statistics.median(theirs), "ours_s": statistics.median(whole),
-        "once_a_song_s": statistics.median(once for once, _, _ in runs["ours"]),
-        "ratio": statistics.median(a / b for a, b in zip(theirs, whole, strict=True)),
-        "ratio_by_flops": 2 * STEPS * everything / (2 * STEPS * moving + 2 * (everything - moving)),
+        "published_s": statistics.median(published_s), "ours_s": statistics.median(project_s),
+        "once_a_song_s": statistics.median(setup_s for setup_s, _, _ in runs["ours"]),
+        "ratio": statistics.median(a / b for a, b in zip(published_s, project_s, strict=True)),
+        "ratio_by_flops": 2 * STEPS * pass_flops / (2 * STEPS * step_flops + 2 * (pass_flops - step_flops)),
         "difference": (runs["published"][0][1] - runs["ours"][0][2]).abs().max().item(),
-        "attainable_gflops": rate / 1e9, "share": 2 * songs * moving / step / rate,
+        "attainable_gflops": rate / 1e9, "share": 2 * songs * step_flops / step / rate,
     }  # fmt: skip
-    for name, changed in settings.items():
-        ours(changed)  # warm, and compile
-        once, seconds, x = ours(changed)
+    for name, extra_settings in settings.items():
+        sample_project(extra_settings)  # warm, and compile
+        setup_s, seconds, x = sample_project(extra_settings)
         error = (x - runs["ours"][0][2]).norm() / runs["ours"][0][2].norm()
-        result |= {f"{name}_s": once + seconds / steps * STEPS, f"{name}_error": error.item()}
-    return rounded(result)
+        result |= {f"{name}_s": setup_s + seconds / steps * STEPS, f"{name}_error": error.item()}
+    return round_values(result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=SONGS, default=list(SONGS))
+    parser.add_argument("--cases", nargs="+", choices=SONG_COUNTS, default=list(SONG_COUNTS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--extras", nargs="+", choices=EXTRAS, default=[])
     parser.add_argument("--clock", choices=CLOCKS, default="cpu")
@@ -213,7 +214,7 @@ def main() -> None:
     table: dict[str, Any] = {"clock": args.clock}
     table |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for case in args.cases:
-        table |= {case: bench(case, args.repeats, args.extras)}
+        table |= {case: bench_case(case, args.repeats, args.extras)}
     print(json.dumps(table, indent=1))
 
 

@@ -1,17 +1,17 @@
-"""SongEval here against SongEval as it is published, at full size on the same random weights. JSON out.
+"""Measures time and memory of SongEval in this project and as published, with the same weights. JSON out.
 
     python tools/bench_songeval.py [--seconds 30 240] [--repeats 3] [--no-rounded]
 
-Published: the whole song through every convolution at once, twelve blocks, all weights of attention in memory.
-Here: `diffdpo.scorers.songeval`, and again with its convolutions in bfloat16. Each measurement is a process of
-its own, the sides taking turns. `seconds` is the median over the repeats, without loading; `peak_mb` what the
-process needed at most (on a GPU: what was allocated there), networks included. The weights are random numbers.
+The weights are random and of full size. `published` sends a full song through every convolution at once, computes
+twelve blocks and keeps all weights of attention in memory. `ours` is `diffdpo.scorers.songeval`, and `ours_rounded`
+is the same with convolutions in bfloat16. Each measurement has a process of its own, and the sides take turns.
+`seconds` is the median over the repeats, without loading; `peak_mb` is the peak memory of the process (on a GPU: of
+what was allocated there), networks included.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,18 +28,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, wh
 
 from diffdpo.encoders import muq, songeval
 from diffdpo.scorers.songeval import HEAD_FILE
+from tools.bench.measure import own_peak_mib, run_in_process
 
 SIZES = {
     "full": (muq.MuQConfig(), 4096),
     "tiny": (muq.MuQConfig(dim=64, hidden=128, heads=4, conv_dim=16), 128),
 }
-"""Of the encoder, and the hidden layer of the head."""
+"""By name, the configuration of the encoder and the width of the hidden layer of the head."""
 SIDES = ("published", "ours", "ours_rounded")
-HEAD = Path(HEAD_FILE).name
+HEAD_NAME = Path(HEAD_FILE).name
 
 
 def make_weights(size: str, folder: Path) -> None:
-    """Random networks in published files. The normalisations have seen something, so that none is the identity."""
+    """Write random networks as published files, with random statistics in the normalisations."""
     torch.manual_seed(0)
     config, hidden = SIZES[size]
     encoder = muq.MuQ(config)
@@ -52,7 +53,7 @@ def make_weights(size: str, folder: Path) -> None:
         nn.init.zeros_(layer.get_parameter("in_proj_bias"))
     save_file({muq.PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}, folder / muq.FILE)
     (folder / "head").mkdir()
-    save_file(head.state_dict(), folder / "head" / HEAD)
+    save_file(head.state_dict(), folder / "head" / HEAD_NAME)
 
 
 def sound(seconds: float) -> Tensor:
@@ -65,16 +66,16 @@ def sound(seconds: float) -> Tensor:
     return 0.1 * notes + 0.01 * torch.randn(len(time_s), generator=random)
 
 
-def ours(folder: Path, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
+def project_rater(folder: Path, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
     encoder = muq.load(folder / muq.FILE, songeval.BLOCKS, dtype).to(device)
-    network = songeval.SongEvalNetwork(encoder, songeval.load_head(folder / "head" / HEAD).to(device))
+    network = songeval.SongEvalNetwork(encoder, songeval.load_head(folder / "head" / HEAD_NAME).to(device))
     return lambda wave: network.rate([wave.numpy()])[0]
 
 
-def published(folder: Path, heads: int, device: str) -> Callable[[Tensor], Tensor]:
-    """Written plainly from the published description, all hidden states kept."""
+def published_rater(folder: Path, heads: int, device: str) -> Callable[[Tensor], Tensor]:
+    """SongEval in plain steps after the published description; all hidden states are kept in memory."""
     weights = {k.removeprefix(muq.PREFIX): v.to(device) for k, v in load_file(folder / muq.FILE).items()}
-    judge = load_file(folder / "head" / HEAD, device=device)
+    judge = load_file(folder / "head" / HEAD_NAME, device=device)
     layers = []
     for i in range(len([name for name in judge if name.endswith("in_proj_bias")])):
         prefix = f"attn.{i}."
@@ -85,11 +86,11 @@ def published(folder: Path, heads: int, device: str) -> Callable[[Tensor], Tenso
     @torch.no_grad()
     def rate(wave: Tensor) -> Tensor:
         states = hidden_states(plain_mel(wave.to(device)), weights, heads)
-        before = after = linear(linear(states[songeval.BLOCKS], judge, "ffd.0").relu(), judge, "ffd.2")
+        features = context = linear(linear(states[songeval.BLOCKS], judge, "ffd.0").relu(), judge, "ffd.2")
         for layer in layers:
-            after, _ = layer(after, after, after)
-        pooled = torch.cat([after.mean(1), before.max(1).values], dim=-1)
-        return (linear(pooled, judge, "fc").tanh() * 2 + 3)[0]
+            context, _ = layer(context, context, context)
+        song_vector = torch.cat([context.mean(1), features.max(1).values], dim=-1)
+        return (linear(song_vector, judge, "fc").tanh() * 2 + 3)[0]
 
     return rate
 
@@ -138,10 +139,10 @@ def hidden_states(mel: Tensor, w: Weights, heads: int) -> list[Tensor]:
 
 
 def conformer_block(x: Tensor, w: Weights, name: str, heads: int, angles: Tensor) -> Tensor:
-    def feed_forward(x: Tensor, which: str) -> Tensor:
-        h = layer_norm(x, w, f"{name}.{which}_layer_norm")
-        h = F.silu(linear(h, w, f"{name}.{which}.intermediate_dense"))
-        return 0.5 * linear(h, w, f"{name}.{which}.output_dense")
+    def feed_forward(x: Tensor, layer: str) -> Tensor:
+        h = layer_norm(x, w, f"{name}.{layer}_layer_norm")
+        h = F.silu(linear(h, w, f"{name}.{layer}.intermediate_dense"))
+        return 0.5 * linear(h, w, f"{name}.{layer}.output_dense")
 
     def split(x: Tensor) -> Tensor:
         return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -150,8 +151,8 @@ def conformer_block(x: Tensor, w: Weights, name: str, heads: int, angles: Tensor
     h = layer_norm(x, w, f"{name}.self_attn_layer_norm")
     by_head = h.unflatten(-1, (heads, -1))
     first, second = by_head.chunk(2, dim=-1)
-    turned = (by_head * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()).flatten(2)
-    q, k = (split(linear(turned, w, f"{name}.self_attn.linear_{which}")) for which in "qk")
+    rotary_heads = (by_head * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()).flatten(2)
+    q, k = (split(linear(rotary_heads, w, f"{name}.self_attn.linear_{letter}")) for letter in "qk")
     v = split(linear(h, w, f"{name}.self_attn.linear_v"))
     weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
     x = x + linear((weights @ v).transpose(1, 2).flatten(2), w, f"{name}.self_attn.linear_out")
@@ -164,66 +165,57 @@ def conformer_block(x: Tensor, w: Weights, name: str, heads: int, angles: Tensor
     return layer_norm(x + feed_forward(x, "ffn2"), w, f"{name}.final_layer_norm")
 
 
-def measure(side: str, size: str, folder: Path, seconds: float) -> dict[str, Any]:
-    """One call after a short one to warm up."""
+def measure_side(side: str, size: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """Time, memory and scores of one side on one song, after a call with two seconds of sound to warm up."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if side == "published":
-        rate = published(folder, SIZES[size][0].heads, device)
+        rate = published_rater(folder, SIZES[size][0].heads, device)
     else:
-        rate = ours(folder, torch.float32 if side == "ours" else torch.bfloat16, device)
+        rate = project_rater(folder, torch.float32 if side == "ours" else torch.bfloat16, device)
     rate(sound(2.0))
     wave = sound(seconds)
-    began = time.perf_counter()
+    t_start = time.perf_counter()
     scores = rate(wave).tolist()  # waits for the GPU
-    took = time.perf_counter() - began
-    return {"seconds": took, "peak_mb": peak_mb(), "scores": scores}
+    elapsed_s = time.perf_counter() - t_start
+    return {"seconds": elapsed_s, "peak_mb": peak_mb(), "scores": scores}
 
 
 def peak_mb() -> float:
+    """Peak memory so far in MB: allocated on the GPU if there is one, else resident in this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status").read_text()  # not getrusage: that one starts from the parent's peak
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    return own_peak_mib() * 2**20 / 1e6
 
 
-def compare(size: str, folder: Path, seconds: float, repeats: int, sides: tuple[str, ...]) -> dict[str, Any]:
+def compare_sides(
+    size: str, folder: Path, seconds: float, repeats: int, sides: tuple[str, ...]
+) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, results in runs.items():
-            command = [
-                sys.executable,
-                __file__,
-                "--measure",
-                side,
-                "--folder",
-                str(folder),
-                "--seconds",
-                str(seconds),
-            ]
-            command += ["--tiny"] if size == "tiny" else []
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            results.append(json.loads(done.stdout))
-    found: dict[str, Any] = {"audio_seconds": seconds}
+            options = ["--folder", folder, "--seconds", seconds, *(["--tiny"] if size == "tiny" else [])]
+            results.append(run_in_process(__file__, "--measure", side, *options))
+    result: dict[str, Any] = {"audio_seconds": seconds}
     for side, results in runs.items():
-        found[side] = {
+        result[side] = {
             "seconds": round(statistics.median(r["seconds"] for r in results), 3),
             "all_seconds": [round(r["seconds"], 3) for r in results],
             "peak_mb": round(max(r["peak_mb"] for r in results)),
             "scores": results[0]["scores"],
         }
-    base = found["published"]
+    base = result["published"]
     for side in sides[1:]:
-        mine = found[side]
-        mine["time_ratio"] = round(mine["seconds"] / base["seconds"], 3)
-        mine["memory_ratio"] = round(mine["peak_mb"] / base["peak_mb"], 3)
-        mine["max_score_difference"] = max(
-            abs(a - b) for a, b in zip(mine["scores"], base["scores"], strict=True)
+        row = result[side]
+        row["time_ratio"] = round(row["seconds"] / base["seconds"], 3)
+        row["memory_ratio"] = round(row["peak_mb"] / base["peak_mb"], 3)
+        row["max_score_difference"] = max(
+            abs(a - b) for a, b in zip(row["scores"], base["scores"], strict=True)
         )
-    return found
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of SongEval, here and as published.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 240.0], help="of audio")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the tool")
@@ -238,19 +230,21 @@ def main() -> None:
     args = parser.parse_args()
     size = "tiny" if args.tiny else "full"
     if args.measure:
-        print(json.dumps(measure(args.measure, size, args.folder, args.seconds[0])))
+        print(json.dumps(measure_side(args.measure, size, args.folder, args.seconds[0])))
         return
     with tempfile.TemporaryDirectory() as name:
         make_weights(size, Path(name))
         sides = SIDES if args.rounded else SIDES[:2]
-        results = [compare(size, Path(name), seconds, args.repeats, sides) for seconds in args.seconds]
-    where = (
+        results = [compare_sides(size, Path(name), seconds, args.repeats, sides) for seconds in args.seconds]
+    device_name = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads"
     )
     print(
-        json.dumps({"size": size, "device": where, "torch": torch.__version__, "results": results}, indent=2)
+        json.dumps(
+            {"size": size, "device": device_name, "torch": torch.__version__, "results": results}, indent=2
+        )
     )
 
 

@@ -1,13 +1,13 @@
-"""What the command line costs before it does anything: processor seconds and memory, beside torch's. JSON out.
+"""Measures processor seconds and memory of starting the command line, beside those of `import torch`. JSON out.
 
     python tools/bench_start.py [--runs 5] [--only NAME …] [--typo VERB …] [--table] [--baseline FOLDER]
 
-Measured are `--help`, `--version`, `presets`, every verb's `--dry-run` with its first preset of tiny/ and the least
-words it needs, and the answer to a misspelt key, each in a process of its own, from an empty folder. `cpu_s` is the
+The commands are `--help`, `--version`, `presets`, every verb's `--dry-run` with its first preset of tiny/ and the
+fewest arguments, and the answer to a misspelt key, each in a process of its own in an empty folder. `cpu_s` is the
 user and system time of that process, `peak_mb` its peak resident memory (Linux). Both are medians over rounds, in
 each of which every command and a bare `import torch` run once; `ratio` and `peak_ratio` are over `import torch`.
 `modules` are those of HEAVY that a command has loaded when it ends. `--baseline` measures an older checkout, whose
-presets are configs/*.yaml; a command that it does not have gets its exit code in place of numbers.
+presets are configs/*.yaml; a command that the checkout lacks gets its exit code in place of numbers.
 """
 
 import argparse
@@ -23,6 +23,10 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
+
+from tools.bench.measure import markdown_table, round_values
+
 TORCH = "import torch"
 HEAVY = (
     "torch", "transformers", "peft", "librosa", "diffusers", "accelerate", "torchaudio", "scipy", "pyarrow",
@@ -95,12 +99,12 @@ def loaded_modules(words: Sequence[str], folder: Path) -> tuple[int, list[str]]:
         raise SystemExit(f"diffdpo {' '.join(words)} failed:\n{text[-2000:]}") from None
 
 
-def measure(folder: Path, table: Mapping[str, tuple[list[str], int]], runs: int) -> dict[str, Any]:
-    """The result of each command. Its modules come first: that run fills the caches of files and bytecode."""
+def measure_commands(folder: Path, table: Mapping[str, tuple[list[str], int]], runs: int) -> dict[str, Any]:
+    """The result of each command. The first run of a command lists modules, and fills the caches of files."""
     results: dict[str, dict[str, Any]] = {}
-    for name, (words, expected) in table.items():
+    for name, (words, expected_code) in table.items():
         code, modules = loaded_modules(words, folder)
-        results[name] = {"modules": modules} if code == expected else {"exit_code": code}
+        results[name] = {"modules": modules} if code == expected_code else {"exit_code": code}
     programs = {
         name: ["-m", "diffdpo", *table[name][0]] for name, result in results.items() if "modules" in result
     }
@@ -113,25 +117,21 @@ def measure(folder: Path, table: Mapping[str, tuple[list[str], int]], runs: int)
                 raise SystemExit(f"{name} ended with exit code {code}:\n{text[-2000:]}")
             costs[name].append(cost)
         print(f"round {number + 1} of {runs}", file=sys.stderr, flush=True)
-    medians = {name: {key: median(c[key] for c in each) for key in each[0]} for name, each in costs.items()}
+    medians = {
+        name: {key: median(c[key] for c in rounds) for key in rounds[0]} for name, rounds in costs.items()
+    }
     bare = medians.pop(TORCH)
     for name, cost in medians.items():
         ratios = {"ratio": cost["cpu_s"] / bare["cpu_s"], "peak_ratio": cost["peak_mb"] / bare["peak_mb"]}
-        results[name] = rounded(cost | ratios) | results[name]
-    return {TORCH: rounded(bare), "commands": results}
+        results[name] = round_values(cost | ratios, digits=3) | results[name]  # more than a start repeats
+    return {TORCH: round_values(bare, digits=3), "commands": results}
 
 
-def rounded(values: Mapping[str, float]) -> dict[str, float]:
-    """Three digits are more than a start repeats."""
-    return {key: float(f"{value:.3g}") for key, value in values.items()}
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """A row a command."""
+def commands_table(result: Mapping[str, Any]) -> str:
+    """The result in Markdown, a row a command."""
     head = ["command", "CPU s", "of `import torch`", "peak MB", "of `import torch`", "heavy modules"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     bare = result[TORCH]
-    lines.append(f"| `{TORCH}` | {bare['cpu_s']:.2f} | 1 | {bare['peak_mb']:.0f} | 1 | |")
+    rows = [[f"`{TORCH}`", f"{bare['cpu_s']:.2f}", "1", f"{bare['peak_mb']:.0f}", "1", ""]]
     for name, row in result["commands"].items():
         cells = (
             [f"exit code {row['exit_code']}", "", "", "", ""]
@@ -141,8 +141,8 @@ def markdown(result: Mapping[str, Any]) -> str:
                 ", ".join(row["modules"]),
             ]
         )  # fmt: skip
-        lines.append(f"| {' | '.join([name, *cells])} |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return markdown_table(head, rows)
 
 
 def main() -> None:
@@ -161,8 +161,12 @@ def main() -> None:
         if name not in table:
             parser.error(f"no command {name!r}; there are {', '.join(table)}")
     table = {name: command for name, command in table.items() if name in (args.only or table)}
-    result = {"python": platform.python_version(), "runs": args.runs, **measure(folder, table, args.runs)}
-    print(markdown(result) if args.table else json.dumps(result, indent=1))
+    result = {
+        "python": platform.python_version(),
+        "runs": args.runs,
+        **measure_commands(folder, table, args.runs),
+    }
+    print(commands_table(result) if args.table else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

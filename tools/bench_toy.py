@@ -1,15 +1,16 @@
-"""Objectives in worlds whose best policy is known in closed form: `python tools/bench_toy.py`, table and JSON out.
+"""Measures objectives in worlds whose best policy is known in closed form. Table and JSON out.
 
     python tools/bench_toy.py [--settings plane peak --methods dpo@1 crpo@1 --seeds 0 1 2]
     python tools/bench_toy.py --check            # the orderings that have to hold; exit code 1 if one does not
     python tools/bench_toy.py --compare dpo crpo --picture frontier.svg
 
-Every (setting, method, seed) is one file under --out, and what has one is not run again. A method is a family and
-its beta, in nats: the coefficient of KL for which theory promises the optimum. For the objectives that is
+Every (setting, method, seed) is one file under --out, and a run with a file is not repeated. A method is a family
+and its beta in nats, the coefficient of the KL term whose optimum is known. The objectives take means over elements
+and multiply them by half of beta, so that
 
-    beta of DPO = 2 dim · nats,     weight of an anchor = dim · (weight of the summed error),
+    beta of DPO = 2 dim · nats,     weight of an anchor = dim · (weight of the summed error).
 
-since they take means over elements and write half of beta. See docs/theory/objectives.md.
+See docs/theory/objectives.md.
 """
 
 import argparse
@@ -28,10 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.runs import read_json, write_json
-from tools.bench.measure import rounded
-from tools.bench.toy import Budget, Run, measure, train
+from tools.bench.measure import round_values
+from tools.bench.toy import Budget, Run, measure_policies, train_policies
 from tools.bench.toy_methods import CHECK_METHODS, FAMILIES, METHODS, PLANE, SETTINGS, Setting
-from tools.bench.toy_plot import Panel, picture
+from tools.bench.toy_plot import Panel, panels_svg
 
 COLUMNS = {
     "reward": "reward",
@@ -42,11 +43,11 @@ COLUMNS = {
     "winner_change": "a_w",
     "loser_change": "a_l",
 }
-QUICK = Budget(steps=1000, width=64)
+QUICK_BUDGET = Budget(steps=1000, width=64)
 
 
-def build(method: str, setting: Setting, seed: int) -> Run:
-    """The run that a method's name stands for."""
+def build_run(method: str, setting: Setting, seed: int) -> Run:
+    """The run of a method, which is named family@nats."""
     name, _, nats = method.partition("@")
     if name not in FAMILIES or not nats:
         raise SystemExit(f"{method}: write family@nats with a family of {', '.join(FAMILIES)}")
@@ -56,57 +57,57 @@ def build(method: str, setting: Setting, seed: int) -> Run:
         seed=seed,
         density=family.density,
         soft=family.soft,
-        flipped=setting.flipped,
+        flip_share=setting.flip_share,
     )
 
 
 def results(
     out: Path, setting: str, methods: Sequence[str], seeds: Sequence[int], budget: Budget, stack: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Of each method one result a seed, read where it is there, else computed and written, `stack` at a time."""
-    wanted = [(method, seed) for method in methods for seed in seeds]
-    place = {task: out / setting / f"{task[0]}-{task[1]}.json" for task in wanted}
-    missing = [task for task in wanted if not place[task].exists()]
-    for first in range(0, len(missing), stack):
-        tasks = missing[first : first + stack]
-        began = time.perf_counter()
-        runs = [build(method, SETTINGS[setting], seed) for method, seed in tasks]
-        shared = replace(budget, batch=SETTINGS[setting].batch)
-        policies = train(SETTINGS[setting].world, runs, shared)
-        found = measure(SETTINGS[setting].world, policies, len(runs))
-        seconds = (time.perf_counter() - began) / len(tasks)
-        for (method, seed), run, numbers in zip(tasks, runs, found, strict=True):
-            facts = {"objective": repr(run.objective), **asdict(shared), "seconds": seconds}
-            row = rounded({"method": method, "seed": seed, **numbers, **facts})
-            write_json(place[method, seed], {k: None if v != v else v for k, v in row.items()})
+    """By method, one result a seed; missing results are computed and written, `stack` runs at a time."""
+    all_tasks = [(method, seed) for method in methods for seed in seeds]
+    paths = {task: out / setting / f"{task[0]}-{task[1]}.json" for task in all_tasks}
+    open_tasks = [task for task in all_tasks if not paths[task].exists()]
+    for first in range(0, len(open_tasks), stack):
+        tasks = open_tasks[first : first + stack]
+        t_start = time.perf_counter()
+        runs = [build_run(method, SETTINGS[setting], seed) for method, seed in tasks]
+        stack_budget = replace(budget, batch=SETTINGS[setting].batch)
+        policies = train_policies(SETTINGS[setting].world, runs, stack_budget)
+        measurements = measure_policies(SETTINGS[setting].world, policies, len(runs))
+        seconds = (time.perf_counter() - t_start) / len(tasks)
+        for (method, seed), run, numbers in zip(tasks, runs, measurements, strict=True):
+            details = {"objective": repr(run.objective), **asdict(stack_budget), "seconds": seconds}
+            row = round_values({"method": method, "seed": seed, **numbers, **details})
+            write_json(paths[method, seed], {k: None if v != v else v for k, v in row.items()})
             print(f"{setting} {method} seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
-    return {method: [read_json(place[method, seed]) for seed in seeds] for method in methods}
+    return {method: [read_json(paths[method, seed]) for seed in seeds] for method in methods}
 
 
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """One number a seed, NaN where a run diverged."""
+    """One value a seed, NaN for a run that diverged."""
     return np.array([math.nan if row[name] is None else row[name] for row in rows], dtype=float)
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Means over seeds, and the standard deviation of the efficiency."""
+def methods_table(rows_by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A table of means over seeds, and of the standard deviation of the efficiency."""
     lines = [f"{'method':<22}" + "".join(f"{title:>9}" for title in COLUMNS.values()) + f"{'± eff':>8}"]
-    for method, rows in found.items():
+    for method, rows in rows_by_method.items():
         means = "".join(f"{column(rows, name).mean():>9.3f}" for name in COLUMNS)
         spread = column(rows, "efficiency").std(ddof=1) if len(rows) > 1 else math.nan
         lines.append(f"{method:<22}{means}{spread:>8.3f}")
     return "\n".join(lines)
 
 
-def violations(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
-    """What of the known orderings does not hold, for means over seeds."""
+def violations(rows_by_setting: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[str]:
+    """The known orderings that do not hold for means over seeds."""
 
     def mean(method: str, name: str, setting: str = "plane") -> float:
-        return float(column(found[setting][method], name).mean())
+        return float(column(rows_by_setting[setting][method], name).mean())
 
     sweep = [mean(f"dpo@{nats}", "kl_reference") for nats in ("0.25", "1", "2", "5")]
     blown_up = mean("dpo-theory@1", "kl_reference")
-    start = PLANE.reference.expected(PLANE.reward)
+    start = PLANE.reference.mean_reward(PLANE.reward)
     claims = {
         "regression on rewards is efficient: rwr eff > 0.97": mean("rwr@1", "efficiency") > 0.97,
         "and finds the optimum: rwr KL opt < 0.08": mean("rwr@1", "kl_optimum") < 0.08,
@@ -131,33 +132,40 @@ def violations(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -
 
 
 def at_equal_kl(rows: Sequence[Mapping[str, Any]], kl: float, name: str) -> float:
-    """A column of one seed's runs at several betas, read off at one KL from the reference; NaN outside them."""
+    """A column interpolated at one KL from the reference, from one seed's runs at several betas; NaN outside."""
     points = sorted(zip(column(rows, "kl_reference"), column(rows, name), strict=True))
     x, y = np.array([point for point in points if point[0] > 0.005 and math.isfinite(point[1])]).T
     return float(np.interp(math.log(kl), np.log(x), y, left=math.nan, right=math.nan))
 
 
-def compare(
-    found: Mapping[str, Sequence[Mapping[str, Any]]], families: Sequence[str], levels: Sequence[float]
+def compare_families(
+    rows_by_method: Mapping[str, Sequence[Mapping[str, Any]]],
+    families: Sequence[str],
+    levels: Sequence[float],
 ) -> dict[str, dict[float, list[tuple[float, float]]]]:
     """Family -> KL from the reference -> (efficiency, KL to the optimum) of each seed."""
-    compared: dict[str, dict[float, list[tuple[float, float]]]] = {}
+    comparison: dict[str, dict[float, list[tuple[float, float]]]] = {}
     for family in families:
-        rows = [row for method, group in found.items() if method.partition("@")[0] == family for row in group]
+        rows = [
+            row
+            for method, group in rows_by_method.items()
+            if method.partition("@")[0] == family
+            for row in group
+        ]
         seeds = sorted({row["seed"] for row in rows})
         by_seed = [[row for row in rows if row["seed"] == seed] for seed in seeds]
-        compared[family] = {
+        comparison[family] = {
             kl: [(at_equal_kl(r, kl, "efficiency"), at_equal_kl(r, kl, "kl_optimum")) for r in by_seed]
             for kl in levels
         }
-    return compared
+    return comparison
 
 
-def comparison_table(compared: Mapping[str, Mapping[float, Sequence[tuple[float, float]]]]) -> str:
+def comparison_table(comparison: Mapping[str, Mapping[float, Sequence[tuple[float, float]]]]) -> str:
     """Mean ± standard deviation of the efficiency, and the mean KL to the optimum, at each KL."""
-    levels = list(next(iter(compared.values())))
+    levels = list(next(iter(comparison.values())))
     lines = [f"{'at KL ref =':<22}" + "".join(f"{kl:>22g}" for kl in levels)]
-    for family, points in compared.items():
+    for family, points in comparison.items():
         cells = []
         for kl in levels:
             (eff, optimum), spread = (
@@ -169,8 +177,10 @@ def comparison_table(compared: Mapping[str, Mapping[float, Sequence[tuple[float,
     return "\n".join(lines)
 
 
-def drawn(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], families: Sequence[str]) -> str:
-    """The picture: means over seeds at each beta, efficiency and KL to the optimum of every setting."""
+def frontier_svg(
+    rows_by_setting: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], families: Sequence[str]
+) -> str:
+    """The plot of means over seeds at each beta: efficiency and KL to the optimum of every setting."""
 
     def line(
         rows: Mapping[str, Sequence[Mapping[str, Any]]], family: str, name: str
@@ -186,13 +196,13 @@ def drawn(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], famili
         "efficiency": ("efficiency", (0.5, 1.0, 0.1)),
         "kl_optimum": ("KL to the optimum", (0.0, 1.0, 0.2)),
     }
-    return picture(
+    return panels_svg(
         [
             [
                 Panel(f"{setting}: {title}", {family: line(rows, family, name) for family in families}, scale)
                 for name, (title, scale) in measures.items()
             ]
-            for setting, rows in found.items()
+            for setting, rows in rows_by_setting.items()
         ]
     )
 
@@ -201,7 +211,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["plane"])
     parser.add_argument(
-        "--methods", nargs="+", default=METHODS, help="family@nats; families are in this file"
+        "--methods",
+        nargs="+",
+        default=METHODS,
+        help="family@nats; families are in tools/bench/toy_methods.py",
     )
     parser.add_argument("--compare", nargs="+", choices=FAMILIES, metavar="FAMILY", help="at equal KL")
     parser.add_argument("--levels", nargs="+", type=float, default=[0.1, 0.15, 0.3, 0.45])
@@ -218,24 +231,27 @@ def main() -> int:
     parser.add_argument("--stack", type=int, default=6, help="runs trained side by side")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    budget, out = (QUICK, args.out / "quick") if args.quick else (Budget(), args.out)
+    budget, out = (QUICK_BUDGET, args.out / "quick") if args.quick else (Budget(), args.out)
     if args.steps:
         budget, out = replace(budget, steps=args.steps), out / f"{args.steps}-steps"
-    wanted = {setting: tuple(args.methods) for setting in args.settings}
+    methods_by_setting = {setting: tuple(args.methods) for setting in args.settings}
     if args.check:
-        wanted = CHECK_METHODS
+        methods_by_setting = CHECK_METHODS
     if args.compare:
         sweep = tuple(f"{name}@{nats:g}" for name in args.compare for nats in FAMILIES[name].betas)
-        wanted = dict.fromkeys(args.settings, sweep)
-    found = {s: results(out, s, methods, args.seeds, budget, args.stack) for s, methods in wanted.items()}
-    for setting, rows in found.items():
-        print(f"{setting}\n{table(rows)}")
+        methods_by_setting = dict.fromkeys(args.settings, sweep)
+    rows_by_setting = {
+        s: results(out, s, methods, args.seeds, budget, args.stack)
+        for s, methods in methods_by_setting.items()
+    }
+    for setting, rows in rows_by_setting.items():
+        print(f"{setting}\n{methods_table(rows)}")
         if args.compare:
-            compared = compare(rows, args.compare, args.levels)
-            print(comparison_table(compared))
+            comparison = compare_families(rows, args.compare, args.levels)
+            print(comparison_table(comparison))
     if args.picture and args.compare:
-        args.picture.write_text(drawn(found, args.compare))
-    wrong = violations(found) if args.check else []
+        args.picture.write_text(frontier_svg(rows_by_setting, args.compare))
+    wrong = violations(rows_by_setting) if args.check else []
     for claim in wrong:
         print(f"does not hold: {claim}", file=sys.stderr)
     return 1 if wrong else 0

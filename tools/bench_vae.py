@@ -1,10 +1,10 @@
-"""Time and memory of decoding and encoding long songs in pieces, on random Oobleck weights; JSON out.
+"""Measures time and memory of decoding and encoding long songs in chunks, with random Oobleck weights. JSON out.
 
     python tools/bench_vae.py [--minutes 1 10 --channels 16 --join cross_fade]
 
-Every measurement has a process of its own. `file` decodes into a WAV file piece by piece, `song` into one array,
-`encode` encodes an array, `one_piece` decodes the first length without windows and compares. `loaded_rss_mb` is
-what was there before. 128 channels are the published size.
+Every measurement has a process of its own. `file` decodes into a WAV file chunk by chunk, `song` into one array,
+`encode` encodes an array, `one_piece` decodes the first length at once and compares with chunks. `loaded_rss_mb` is
+the peak memory before the work. 128 channels are the published size.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from typing import cast
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from tools.bench.measure import apart, memory_mb, rounded
+from tools.bench.measure import memory_mb, round_values, run_in_process
 
 RATE, HOP = 44100, 2048
 
 
-def measure(work: str, minutes: float, channels: int, join: str) -> dict[str, float]:
-    """One piece of work, in this process."""
+def measure_work(work: str, minutes: float, channels: int, join: str) -> dict[str, float]:
+    """Time and memory of one work (`file`, `song`, `encode` or `one_piece`) on a song, in this process."""
     import soundfile
     import torch
     from diffusers import AutoencoderOobleck
@@ -39,29 +39,29 @@ def measure(work: str, minutes: float, channels: int, join: str) -> dict[str, fl
     frames = int(minutes * 60 * RATE / HOP)
     latents = torch.randn(1, frames, channels // 2, generator=torch.Generator().manual_seed(1))
     audio = torch.randn(1, 2, frames * HOP if work == "encode" else 0)
-    before = memory_mb()["peak_rss_mb"]
-    facts: dict[str, float] = {"minutes": minutes, "frames": frames}
-    began = time.perf_counter()
+    loaded_mb = memory_mb()["peak_rss_mb"]
+    result: dict[str, float] = {"minutes": minutes, "frames": frames}
+    t_start = time.perf_counter()
     if work == "file":
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "song.wav"
             with soundfile.SoundFile(path, "w", RATE, 2, "PCM_24") as file:
                 for piece in vae.pieces(latents):
                     file.write(piece[0].T.numpy())
-            facts["samples"] = soundfile.info(str(path)).frames
+            result["samples"] = soundfile.info(str(path)).frames
     elif work == "song":
-        facts["samples"] = vae.decode(latents).shape[-1]
+        result["samples"] = vae.decode(latents).shape[-1]
     elif work == "encode":
-        facts["samples"] = audio.shape[-1]
+        result["samples"] = audio.shape[-1]
         assert vae.encode(audio).shape[1] == frames
-    facts["seconds"] = time.perf_counter() - began
+    result["seconds"] = time.perf_counter() - t_start
     if work == "one_piece":
         with torch.no_grad():
-            whole = module.decoder(latents.transpose(1, 2))
-        facts |= {"seconds": time.perf_counter() - began, **memory_mb()}
-        difference = (vae.decode(latents) - whole).abs().max() / whole.abs().max()
-        return facts | {"relative_difference": float(difference), "loaded_rss_mb": before}
-    return facts | memory_mb() | {"loaded_rss_mb": before}
+            full_decode = module.decoder(latents.transpose(1, 2))
+        result |= {"seconds": time.perf_counter() - t_start, **memory_mb()}
+        difference = (vae.decode(latents) - full_decode).abs().max() / full_decode.abs().max()
+        return result | {"relative_difference": float(difference), "loaded_rss_mb": loaded_mb}
+    return result | memory_mb() | {"loaded_rss_mb": loaded_mb}
 
 
 def main() -> None:
@@ -73,13 +73,15 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(rounded(measure(args.one, args.minutes[0], args.channels, args.join))))
+        print(json.dumps(round_values(measure_work(args.one, args.minutes[0], args.channels, args.join))))
         return
-    shared = ("--channels", args.channels, "--join", args.join)
+    options = ("--channels", args.channels, "--join", args.join)
     report: dict[str, object] = {"channels": args.channels, "join": args.join}
     for work in args.works:
         lengths = args.minutes[:1] if work == "one_piece" else args.minutes
-        runs = [apart(__file__, "--one", work, "--minutes", minutes, *shared) for minutes in lengths]
+        runs = [
+            run_in_process(__file__, "--one", work, "--minutes", minutes, *options) for minutes in lengths
+        ]
         report[work] = runs
         if len(runs) > 1:
             report[f"{work}_memory_ratio"] = round(runs[-1]["peak_rss_mb"] / runs[0]["peak_rss_mb"], 3)

@@ -1,4 +1,6 @@
-"""Compare the project with a folder of golden numbers: python tools/check_golden.py KIND FOLDER.
+"""Compares the project with a folder of golden numbers, measured on original implementations.
+
+    python tools/check_golden.py KIND FOLDER [--vocab vocab.json]
 
 Prints the largest error of every case. Exit code 0: all within tolerance; 1: some beyond; 2: a bad folder.
 """
@@ -28,7 +30,7 @@ KINDS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare the project with a folder of golden numbers.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--vocab", type=Path, help="of lyrics: the published vocab.json")
@@ -37,23 +39,24 @@ def main() -> int:
         os.environ["DIFFDPO_DIFFRHYTHM_VOCAB"] = str(args.vocab)
     try:
         cases = KINDS[args.kind](args.folder)
-        if not any(case.covered for case in cases):
+        if not any(case.is_covered for case in cases):
             raise DataError(f"{args.folder}: nothing in it is covered")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for case in cases:
         print(line(case))
-    failed = sum(not case.passed for case in cases)
-    covered = sum(case.covered for case in cases)
-    print(f"{covered} compared, {failed} beyond tolerance, {len(cases) - covered} not covered")
-    return 1 if failed else 0
+    n_failed = sum(not case.is_within_tolerance for case in cases)
+    n_covered = sum(case.is_covered for case in cases)
+    print(f"{n_covered} compared, {n_failed} beyond tolerance, {len(cases) - n_covered} not covered")
+    return 1 if n_failed else 0
 
 
 def line(case: golden.Case) -> str:
-    if not case.covered:
+    """The line of a case in the report."""
+    if not case.is_covered:
         return f"        not covered             {case.name}"
-    verdict = "ok  " if case.passed else "FAIL"
+    verdict = "ok  " if case.is_within_tolerance else "FAIL"
     return f"{verdict}  error {case.error:.1e} of {case.tolerance:.1e}  {case.name}"
 
 

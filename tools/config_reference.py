@@ -1,7 +1,10 @@
-"""Write docs/reference/config.md from the dataclasses and their field docstrings; --check only compares.
+"""Writes docs/reference/config.md from the dataclasses of the configuration and the docstrings of their fields.
 
-The verbs come from the list of the command line, the parts that are chosen by name from every `Table` of the
-packages in PACKAGES: a new verb, part or term of an objective needs no line here.
+    python tools/config_reference.py [--check]
+
+With --check the page is compared with the dataclasses, and exit code 1 says that it is stale. The verbs come from
+the list of the command line, and the parts that are chosen by name from every `Table` of the packages in PACKAGES,
+so that a new verb, part or term of an objective needs no line in this file.
 """
 
 import argparse
@@ -27,14 +30,14 @@ from diffdpo.sampling.solver import Solver
 
 PAGE = ROOT / "docs" / "reference" / "config.md"
 PACKAGES = ("mining", "models", "objectives", "sampling.config", "scorers")
-REQUIRED = "???"
+REQUIRED_MARK = "???"
 TITLES = {
     "objective": "Objectives", "link": "Links", "rule": "Mining rules", "model": "Models", "solver": "Solvers",
     "guider": "Guiders", "scorer": "Scorers",
 }  # fmt: skip
 """The heading of each kind of part, in the order of the page; other kinds follow."""
 KINDS = {"guidance": "guider"}
-"""The kind of part that a key names, where the key is not called as the kind."""
+"""The kind of part by the configuration key, for keys that differ from their kind."""
 HEAD = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
 
 
@@ -65,19 +68,19 @@ def link_to(title: str) -> str:
 
 
 def field_docstrings(schema: type) -> dict[str, str]:
-    """The string that stands under each field."""
+    """By field, the docstring under the field in the source of a dataclass."""
     body = ast.parse(inspect.getsource(schema)).body[0].body  # type: ignore[attr-defined]
     return {
-        node.target.id: " ".join(str(below.value.value).split())  # type: ignore[union-attr]
-        for node, below in pairwise(body)
+        node.target.id: " ".join(str(text_node.value.value).split())  # type: ignore[union-attr]
+        for node, text_node in pairwise(body)
         if isinstance(node, ast.AnnAssign)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
+        and isinstance(text_node, ast.Expr)
+        and isinstance(text_node.value, ast.Constant)
     }
 
 
 def first_paragraph(value: Any) -> str:
-    """Of a docstring, in one line."""
+    """The first paragraph of a docstring, in one line."""
     return " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
 
 
@@ -103,39 +106,39 @@ def default_of(field: Field[Any]) -> Any:
     """The default of a field; `REQUIRED` where there is none."""
     if field.default is not MISSING:
         return field.default
-    return REQUIRED if field.default_factory is MISSING else field.default_factory()
+    return REQUIRED_MARK if field.default_factory is MISSING else field.default_factory()
 
 
 def default_text(value: Any) -> str:
-    """A default as it stands in the table. Nested dataclasses have rows of their own."""
+    """The default in the table; empty for a nested dataclass, whose fields have rows of their own."""
     if isinstance(value, Choice):
         return f"`{value.name}`" if not value.args else f"`{value.name}` with `{value.args}`"
     if is_dataclass(value):
         return ""
-    return "required" if value == REQUIRED else f"`{value!r}`"
+    return "required" if value == REQUIRED_MARK else f"`{value!r}`"
 
 
 def changed_defaults(value: Any) -> str:
-    """The keys of a nested configuration whose default there is not the usual one."""
-    usual = {field.name: default_of(field) for field in fields(value)}
-    changed = {
+    """The keys and defaults of a nested configuration that differ from the defaults of its dataclass."""
+    usual_values = {field.name: default_of(field) for field in fields(value)}
+    changes = {
         name: getattr(value, name)
-        for name, default in usual.items()
-        if default != REQUIRED and getattr(value, name) != default
+        for name, default in usual_values.items()
+        if default != REQUIRED_MARK and getattr(value, name) != default
     }
-    return ", ".join(f"{name}: {default_text(v)}" for name, v in changed.items())
+    return ", ".join(f"{name}: {default_text(v)}" for name, v in changes.items())
 
 
-def row(key: str, *cells: str) -> str:
-    """A line of a table."""
+def table_row(key: str, *cells: str) -> str:
+    """A row of a table, in Markdown."""
     cells = (f"`{key}`", *(cell.replace("|", r"\|") for cell in cells))
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
-def rows(
+def key_rows(
     schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any], value: Any = None, prefix: str = ""
 ) -> Iterator[str]:
-    """A line for every key, those of a nested dataclass behind it with the defaults they have there.
+    """The row of each key of a dataclass. Keys of a nested dataclass follow, with their defaults in this place.
 
     A nested dataclass that is the configuration of a verb is a link to that verb.
     """
@@ -145,42 +148,47 @@ def rows(
             continue
         hint = hints[field.name]
         default = default_of(field) if value is None else getattr(value, field.name)
-        nested = next((h for h in alternatives(hint) if is_dataclass(h) and isinstance(h, type)), None)
+        nested_schema = next((h for h in alternatives(hint) if is_dataclass(h) and isinstance(h, type)), None)
         optional = ", optional" if NoneType in alternatives(hint) else ""
-        key, meaning = f"{prefix}{field.name}", docs.get(field.name, "")
-        if nested is None:
-            yield row(key, type_name(hint), default_text(default), meaning)
-        elif nested is Choice:
+        key, description = f"{prefix}{field.name}", docs.get(field.name, "")
+        if nested_schema is None:
+            yield table_row(key, type_name(hint), default_text(default), description)
+        elif nested_schema is Choice:
             kind = KINDS.get(field.name, field.name)
             parts = f": {link_to(heading(kind))}" if kind in kinds else ""
-            yield row(key, f"name and args{parts}{optional}", default_text(default), meaning)
-        elif nested in verbs:
-            yield row(key, f"keys of {link_to(verbs[nested])}{optional}", changed_defaults(default), meaning)
+            yield table_row(key, f"name and args{parts}{optional}", default_text(default), description)
+        elif nested_schema in verbs:
+            yield table_row(
+                key,
+                f"keys of {link_to(verbs[nested_schema])}{optional}",
+                changed_defaults(default),
+                description,
+            )
         else:
-            meaning = meaning or first_paragraph(nested)
-            yield row(key, optional.removeprefix(", "), default_text(default), meaning)
-            yield from rows(nested, verbs, kinds, default, f"{key}.")
+            description = description or first_paragraph(nested_schema)
+            yield table_row(key, optional.removeprefix(", "), default_text(default), description)
+            yield from key_rows(nested_schema, verbs, kinds, default, f"{key}.")
 
 
-def part(name: str, schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any]) -> list[str]:
-    """The section of a part that is a dataclass: what it is, and its arguments if it has some."""
-    body = list(rows(schema, verbs, kinds))
+def part_section(name: str, schema: type, verbs: Mapping[type, str], kinds: Mapping[str, Any]) -> list[str]:
+    """The section of a part that is a dataclass: the first paragraph of its docstring, and its arguments."""
+    body = list(key_rows(schema, verbs, kinds))
     return [f"### {name}", "", first_paragraph(schema), "", *([*HEAD, *body, ""] if body else [])]
 
 
 def function_row(name: str, entry: Any) -> str:
-    """The line of a part that is a function: its keyword-only parameters, and what it is."""
+    """The row of a part that is a function: its keyword-only parameters and the start of its docstring."""
     function = entry.step if isinstance(entry, Solver) else entry
     arguments = [
         f"`{p.name}: {type_name(p.annotation).strip('`')} = {p.default}`"
         for p in inspect.signature(function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     ]
-    meaning = first_paragraph(function.func if isinstance(function, partial) else function)
+    description = first_paragraph(function.func if isinstance(function, partial) else function)
     if isinstance(entry, Solver):
         exact = "exact" if entry.exact else "not exact"
-        meaning = f"{meaning} {f'Stochastic, {exact}' if entry.stochastic else 'Deterministic'}."
-    return row(name, ", ".join(arguments), meaning)
+        description = f"{description} {f'Stochastic, {exact}' if entry.stochastic else 'Deterministic'}."
+    return table_row(name, ", ".join(arguments), description)
 
 
 def table_section(
@@ -194,7 +202,7 @@ def table_section(
         if is_dataclass(entry) and isinstance(entry, type)
     }
     for name, schema in schemas.items():
-        lines += part(name, schema, verbs, kinds)
+        lines += part_section(name, schema, verbs, kinds)
     functions = {name: entry for name, entry in table.entries.items() if name not in schemas}
     if functions:
         lines += ["| name | arguments | meaning |", "| --- | --- | --- |"]
@@ -202,8 +210,8 @@ def table_section(
     return lines
 
 
-def page() -> str:
-    """The whole page."""
+def config_page() -> str:
+    """The text of the page."""
     schemas = verb_schemas()
     verbs = {schema: verb for verb, schema in reversed(schemas.items())}
     tables = part_tables()
@@ -221,23 +229,27 @@ def page() -> str:
         if verbs[schema] != verb:
             lines += [f"Keys: those of {link_to(verbs[schema])}.", ""]
         else:
-            lines += [*HEAD, *rows(schema, verbs, tables), ""]
+            lines += [*HEAD, *key_rows(schema, verbs, tables), ""]
     for kind, table in tables.items():
         lines += table_section(kind, table, verbs, tables)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def write_or_check(page: Path, text: str, check: bool) -> int:
+    """Write a generated page, or with `check` only compare it: 1 if the page on disk is stale, else 0."""
+    if check:
+        stale = not page.is_file() or page.read_text() != text
+        print(f"{page.relative_to(ROOT)} is {'stale: run make docs' if stale else 'fresh'}")
+        return int(stale)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    fresh = page()
-    if parser.parse_args().check:
-        stale = not PAGE.is_file() or PAGE.read_text() != fresh
-        print(f"{PAGE.relative_to(ROOT)} is {'stale: run make docs' if stale else 'fresh'}")
-        return int(stale)
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(fresh)
-    return 0
+    return write_or_check(PAGE, config_page(), parser.parse_args().check)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Links of the documentation to files outside docs/, for the site: they lead to the repository on its host.
+"""Rewrites links of the documentation to files outside docs/ as links to the repository, for the site.
 
-In the repository such a link is relative and works as it stands. mkdocs calls `on_page_markdown` for every page
-(`hooks` in mkdocs.yml); the address comes from `extra.repository` there.
+    hooks: [tools/docs_links.py]     in mkdocs.yml, for which mkdocs calls `on_page_markdown` with every page
+
+The address of the repository is `extra.repository` in mkdocs.yml.
 """
 
 import posixpath

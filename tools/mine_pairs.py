@@ -1,4 +1,7 @@
-"""`diffdpo mine` from a checkout: python tools/mine_pairs.py CONFIG [KEY=VALUE]..."""
+"""Runs `diffdpo mine` from a checkout.
+
+python tools/mine_pairs.py CONFIG [KEY=VALUE]...
+"""
 
 import sys
 from pathlib import Path

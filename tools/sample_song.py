@@ -1,4 +1,7 @@
-"""`diffdpo song` from a checkout: python tools/sample_song.py "slow dark ambient" song.flac --seconds 600"""
+"""Runs `diffdpo song` from a checkout.
+
+python tools/sample_song.py "slow dark ambient" song.flac --seconds 600
+"""
 
 import sys
 from pathlib import Path

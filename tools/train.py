@@ -1,4 +1,7 @@
-"""`diffdpo train` from a checkout: accelerate launch tools/train.py CONFIG [KEY=VALUE]..."""
+"""Runs `diffdpo train` from a checkout.
+
+accelerate launch tools/train.py CONFIG [KEY=VALUE]...
+"""
 
 import sys
 from pathlib import Path

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.model_contract import FRAMES, LENGTH, Inputs, draw, noise, refused
+from support.model_contract import FRAMES, LENGTH, Inputs, draw, noise, one_line_error
 
 from diffdpo.models.embeddings import EmbeddingStore, read_embedding, write_embedding
 from diffdpo.types import Row
@@ -14,17 +14,17 @@ from diffdpo.types import Row
 
 def test_an_unknown_control_is_refused_with_the_one_that_was_meant(subject):
     for prompt in subject.fixture.prompts:
-        with refused("no control 'colour'"):
+        with one_line_error("no control 'colour'"):
             subject.model.embed(prompt.with_control("colour", "blue"))
         for name, _ in prompt.controls:
-            with refused(f"no control '{name}x'. Did you mean '{name}'"):
+            with one_line_error(f"no control '{name}x'. Did you mean '{name}'"):
                 subject.model.embed(prompt.with_control(f"{name}x", "blue"))
 
 
 def test_a_recording_of_a_style_is_embedded_or_refused(subject):
     prompt = replace(subject.fixture.prompts[0], text=None, style_audio=noise(1.0, 24000))
     if not subject.model.embeds_audio:
-        with refused("style_audio"):
+        with one_line_error("style_audio"):
             subject.model.embed(prompt)
 
 
@@ -53,7 +53,7 @@ def test_without_encoders_stored_prompts_and_the_null_still_work(fresh, tmp_path
         draw(3, LENGTH, model.spec.channels), torch.full((3,), 0.5), condition, torch.tensor(FRAMES)
     )
     assert fresh.velocity(inputs).isfinite().all()
-    with refused("new"):
+    with one_line_error("new"):
         store.embed(replace(prompts[0], id="new", text="something else"))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass, replace
 
 import torch
-from support.model_contract import distance, draw, refused
+from support.model_contract import distance, draw, one_line_error
 
 from diffdpo.errors import ConfigError
 from diffdpo.models import MODELS
@@ -33,7 +33,7 @@ def test_adapters_start_as_the_identity_and_take_the_gradient(fresh):
 
 def test_lora_targets_that_match_nothing_are_refused(subject):
     target = subject.model.lora_targets[0]
-    with refused(f"no layer '{target}x'", ConfigError):
+    with one_line_error(f"no layer '{target}x'", ConfigError):
         add_lora(subject.model.network, LoraConfig(targets=[f"{target}x"]), (), seed=0)
 
 

@@ -21,7 +21,7 @@ from support.model_contract import (
     distance,
     draw,
     model_fixture,
-    refused,
+    one_line_error,
 )
 
 from diffdpo.errors import DataError
@@ -114,14 +114,14 @@ def test_a_part_is_dropped_in_its_row_alone(subject):
 
 def test_an_unknown_part_is_refused(subject):
     part = subject.model.parts[0]
-    with refused(f"no part '{part}x'. Did you mean '{part}'"):
+    with one_line_error(f"no part '{part}x'. Did you mean '{part}'"):
         subject.model.without(subject.inputs().condition, f"{part}x", NONE)
 
 
 def test_what_is_kept_of_a_song_is_shown_and_nothing_else(subject):
     model, inputs = subject.model, subject.inputs()
     if not supports(model, Inpaints):
-        with refused("cannot in-paint"):
+        with one_line_error("cannot in-paint"):
             require(model, Inpaints)
         return
     plain, song = subject.velocity(inputs), draw(*inputs.x.shape, seed=1)
@@ -148,7 +148,7 @@ def test_what_is_kept_of_a_song_is_shown_and_nothing_else(subject):
 def test_a_prepared_condition_gives_the_same_velocity_in_any_order(subject):
     model, inputs = subject.model, subject.inputs()
     if not supports(model, Prepares):
-        with refused("cannot prepare"):
+        with one_line_error("cannot prepare"):
             require(model, Prepares)
         return
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_a_prepared_condition_gives_the_same_velocity_in_any_order(subject):
 def test_a_plan_decides_and_one_of_another_planner_is_refused(subject):
     model, inputs = subject.model, subject.inputs()
     if not supports(model, Plans):
-        with refused("cannot plan songs"):
+        with one_line_error("cannot plan songs"):
             require(model, Plans)
         return
     prompt, generator = subject.fixture.prompts[0], torch.Generator
@@ -173,7 +173,7 @@ def test_a_plan_decides_and_one_of_another_planner_is_refused(subject):
     moved, plain = subject.velocity(other), subject.velocity(inputs)
     assert distance(moved[0], plain[0]) > 1e-4
     assert distance(moved[1:], plain[1:]) <= 1e-5
-    with refused(model.planner):
+    with one_line_error(model.planner):
         model.embed_plan(replace(plans[0], planner="another"))
 
 
@@ -181,7 +181,7 @@ def test_a_window_is_a_slice_of_its_song_or_refused(subject):
     model, whole = subject.model, subject.rows()[0]
     window = Row(embedding=whole.embedding, frames=20, first_frame=10, song_frames=LENGTH)
     if not subject.fixture.takes_windows:
-        with refused():
+        with one_line_error():
             model.condition([window], 20)
         return
     song, part = model.condition([whole], LENGTH), model.condition([window], 20)

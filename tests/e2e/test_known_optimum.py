@@ -7,7 +7,7 @@ from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.reward_weighted import RewardWeighted
 from diffdpo.objectives.terms.restraints import Anchor
 from tools.bench.gaussian_world import Mixture, Reward, World
-from tools.bench.toy import Budget, Run, measure, train
+from tools.bench.toy import Budget, Run, measure_policies, train_policies
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +27,13 @@ def test_rewards_beat_plain_pairs_the_anchor_keeps_winners_and_flipped_labels_te
         Run(objective=RewardWeighted()),
         Run(objective=plain),
         Run(objective=DPO(beta=4.0, anchor=Anchor(winner=2.0))),
-        Run(objective=plain, flipped=1.0),
+        Run(objective=plain, flip_share=1.0),
     ]
     budget = Budget(steps=600, width=64)
-    rewarded, pairs, anchored, flipped = measure(world, train(world, runs, budget), len(runs), points=1024)
-    start = world.reference.expected(world.reward)
+    rewarded, pairs, anchored, flipped = measure_policies(
+        world, train_policies(world, runs, budget), len(runs), points=1024
+    )
+    start = world.reference.mean_reward(world.reward)
     assert rewarded["kl_optimum"] < 0.25 < pairs["kl_optimum"]
     assert rewarded["efficiency"] > 0.85
     assert anchored["efficiency"] > pairs["efficiency"] + 0.1

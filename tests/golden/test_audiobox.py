@@ -17,8 +17,8 @@ CASES = golden_audiobox.audiobox(FOLDER)
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_layers_predictions_and_scores_equal_the_originals(case):
-    assert case.covered
-    assert case.passed, f"error {case.error:.1e}"
+    assert case.is_covered
+    assert case.is_within_tolerance, f"error {case.error:.1e}"
 
 
 def test_every_step_on_the_way_is_there():
@@ -35,7 +35,7 @@ def copy(tmp_path) -> Path:
 
 
 def failed(folder: Path) -> set[str]:
-    return {case.name for case in golden_audiobox.audiobox(folder) if not case.passed}
+    return {case.name for case in golden_audiobox.audiobox(folder) if not case.is_within_tolerance}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_is_unknown_is_named_as_not_covered(copy):
     save_file(golden | more, copy / golden_audiobox.SOUNDS)
     (copy / "more.json").write_text("{}")
     cases = golden_audiobox.audiobox(copy)
-    assert {case.name for case in cases if not case.covered} == {*more, "more.json"}
+    assert {case.name for case in cases if not case.is_covered} == {*more, "more.json"}
 
 
 def test_a_folder_of_another_kind_is_refused(copy, tmp_path):

@@ -24,11 +24,11 @@ def cases():
 
 
 def test_everything_measured_on_the_original_agrees(cases):
-    assert [case for case in cases if not case.passed] == []
+    assert [case for case in cases if not case.is_within_tolerance] == []
 
 
 def test_every_prediction_activation_gradient_and_listing_is_compared(cases):
-    covered = [case.name for case in cases if case.covered]
+    covered = [case.name for case in cases if case.is_covered]
     for name, count in {
         "case1_forward": 11,
         "case1b_legacy_causal": 1,
@@ -40,7 +40,7 @@ def test_every_prediction_activation_gradient_and_listing_is_compared(cases):
         "full_285s": 2,
     }.items():
         assert sum(name in case for case in covered) == count, name
-    assert all(case.covered for case in cases)
+    assert all(case.is_covered for case in cases)
 
 
 def test_bidirectional_is_not_causal():
@@ -49,15 +49,15 @@ def test_bidirectional_is_not_causal():
         golden.read_tensors(FOLDER / "tiny_base" / f"{case}.safetensors")[f"out.{key}"]
         for case, key in (("case1_forward", "pred"), ("case1b_legacy_causal", "pred_causal"))
     )
-    assert not golden.compare("causal", causal, both).passed
+    assert not golden.compare("causal", causal, both).is_within_tolerance
 
 
 def test_an_error_just_beyond_the_tolerance_fails_and_so_does_a_nan():
     one = torch.ones(3)
-    assert golden.compare("within", one + 1.9e-5, one).passed
-    assert not golden.compare("beyond", one + torch.tensor([0, 2.2e-5, 0]), one).passed
-    assert not golden.compare("nan", one * torch.tensor([1, torch.nan, 1]), one).passed
-    assert not golden.compare("shape", one[:2], one).passed
+    assert golden.compare("within", one + 1.9e-5, one).is_within_tolerance
+    assert not golden.compare("beyond", one + torch.tensor([0, 2.2e-5, 0]), one).is_within_tolerance
+    assert not golden.compare("nan", one * torch.tensor([1, torch.nan, 1]), one).is_within_tolerance
+    assert not golden.compare("shape", one[:2], one).is_within_tolerance
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def with_duration(tmp_path_factory):
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"dit_kwargs": arguments}))
     torch.manual_seed(0)
-    network = golden.build(folder, golden.network_config(arguments))
+    network = golden.build_network(folder, golden.network_config(arguments))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     state = {f"transformer.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -98,7 +98,7 @@ def with_duration(tmp_path_factory):
 def test_a_network_with_other_sizes_and_a_duration_is_compared_too(with_duration):
     for folder in (with_duration, with_duration.parent):
         cases = golden.diffrhythm(folder)
-        assert [case.passed and case.covered for case in cases] == [True] * 5
+        assert [case.is_within_tolerance and case.is_covered for case in cases] == [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_another_duration_would_be_noticed(with_duration, tmp_path, case, key):
     path = tmp_path / "other" / f"{case}.safetensors"
     tensors = load_file(path)
     save_file(tensors | {key: tensors[key] / 2}, path)
-    failed = [found.name for found in golden.diffrhythm(tmp_path / "other") if not found.passed]
+    failed = [found.name for found in golden.diffrhythm(tmp_path / "other") if not found.is_within_tolerance]
     assert failed
     assert all(case in name for name in failed)
 
@@ -118,7 +118,7 @@ def test_another_models_listing_is_not_covered(tmp_path):
     listing = json.loads((FOLDER / "diffrhythm_base_95s_max2048_state_dict.json").read_text())
     listing["config"]["repa_depth"] = 6
     (tmp_path / "other_state_dict.json").write_text(json.dumps(listing))
-    assert [case.covered for case in golden.diffrhythm(tmp_path)] == [False]
+    assert [case.is_covered for case in golden.diffrhythm(tmp_path)] == [False]
 
 
 def test_a_listing_with_another_shape_is_told_by_its_key(tmp_path):
@@ -126,9 +126,9 @@ def test_a_listing_with_another_shape_is_told_by_its_key(tmp_path):
     listing["state_dict"]["transformer.proj_out.bias"] = [65]
     (tmp_path / "base_state_dict.json").write_text(json.dumps(listing))
     keys, parameters = golden.diffrhythm(tmp_path)
-    assert not keys.passed
+    assert not keys.is_within_tolerance
     assert "transformer.proj_out.bias" in keys.name
-    assert parameters.passed
+    assert parameters.is_within_tolerance
 
 
 def test_a_folder_without_anything_known_is_the_users_mistake(tmp_path):

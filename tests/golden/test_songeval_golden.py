@@ -16,8 +16,8 @@ CASES = [*golden_scorers.muq(HERE / "muq"), *golden_scorers.songeval(HERE / "son
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_states_stages_and_scores_equal_the_originals(case):
-    assert case.covered
-    assert case.passed, f"error {case.error:.1e}"
+    assert case.is_covered
+    assert case.is_within_tolerance, f"error {case.error:.1e}"
 
 
 def test_all_stages_are_compared():
@@ -39,7 +39,7 @@ def test_another_number_is_noticed(tmp_path, kind, key):
     golden = load_file(path)
     golden[key] = golden[key] + 1e-2 * golden[key].abs().max()
     save_file(golden, path)
-    failed = [case.name for case in getattr(golden_scorers, kind)(folder) if not case.passed]
+    failed = [case.name for case in getattr(golden_scorers, kind)(folder) if not case.is_within_tolerance]
     assert f"{path.stem} {key}" in failed
     assert all(key in name or "blocks only" in name for name in failed)
 
@@ -48,7 +48,7 @@ def test_a_config_of_another_size_is_noticed(tmp_path):
     folder = shutil.copytree(HERE / "muq", tmp_path / "muq")
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"num_attention_heads": 4', '"num_attention_heads": 2'))
-    assert not golden_scorers.muq(folder)[0].passed
+    assert not golden_scorers.muq(folder)[0].is_within_tolerance
 
 
 def test_a_head_without_weights_is_made_as_its_config_tells(tmp_path):
@@ -56,15 +56,15 @@ def test_a_head_without_weights_is_made_as_its_config_tells(tmp_path):
     folder = shutil.copytree(HERE / "songeval", tmp_path / "songeval")
     size = {"in_features": 8, "ffd_hidden_size": 4, "attn_layer_num": 1, "num_classes": 5}
     (folder / "config.json").write_text(f'{{"made": {size}}}'.replace("'", '"'))
-    head = golden_scorers.made_head(size)
+    head = golden_scorers.hashed_head(size)
     start = 0x5B6D6CC9  # of sha256(b"input"), little-endian
-    x = golden_scorers.made("input", (1, 50, 8), 1.0)
+    x = golden_scorers.hashed_tensor("input", (1, 50, 8), 1.0)
     assert x[0, 0, 1].item() == pytest.approx(2 * ((1103515245 + start) % 2**31) / 2**31 - 1)
     with torch.no_grad():
         save_file({"scores": head(x), "x_of_another": x}, folder / "made_head_io.safetensors")
     cases = {case.name: case for case in golden_scorers.songeval(folder)}
-    assert cases["made_head_io scores"].passed
-    assert not cases["made_head_io x_of_another"].covered
+    assert cases["made_head_io scores"].is_within_tolerance
+    assert not cases["made_head_io x_of_another"].is_covered
 
 
 @pytest.mark.parametrize("kind", ["muq", "songeval"])

@@ -1,4 +1,4 @@
-"""A real browser, driven over its debugging pipe, that also hears what the page plays."""
+"""A real Chromium driven over its debugging pipe; the sound that a page plays is measured."""
 
 import json
 import os
@@ -28,7 +28,7 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 
-LOGGED = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+LOG_EVENTS = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
 
 LISTEN = """
 window.trouble = [];
@@ -82,15 +82,15 @@ class Browser:
     """As much of the DevTools protocol as the tests need: JSON messages, each ended by a zero byte."""
 
     def __init__(self, binary: str, profile: Path) -> None:
-        requests, self.writing = os.pipe()
-        self.reading, answers = os.pipe()
+        requests, self.request_pipe = os.pipe()
+        self.answer_pipe, answers = os.pipe()
 
         def wire() -> (
             None
         ):  # Chromium reads from descriptor 3 and writes to 4; first move ours out of the way
             high = [os.dup2(end, 60 + k) for k, end in enumerate((requests, answers))]
-            for wanted, end in zip((3, 4), high, strict=True):
-                os.dup2(end, wanted)
+            for descriptor, end in zip((3, 4), high, strict=True):
+                os.dup2(end, descriptor)
 
         self.process = subprocess.Popen(
             [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
@@ -117,7 +117,7 @@ class Browser:
         message: dict[str, Any] = {"id": self.count, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
-        os.write(self.writing, json.dumps(message).encode() + b"\0")
+        os.write(self.request_pipe, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
             if answer.get("id") == self.count:
@@ -127,8 +127,8 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
-            assert select.select([self.reading], [], [], 30)[0], "the browser does not answer"
-            chunk = os.read(self.reading, 1 << 20)
+            assert select.select([self.answer_pipe], [], [], 30)[0], "the browser does not answer"
+            chunk = os.read(self.answer_pipe, 1 << 20)
             assert chunk, "the browser has ended"
             self.rest += chunk
         line, self.rest = self.rest.split(b"\0", 1)
@@ -164,5 +164,5 @@ class Browser:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(20)
-        os.close(self.writing)
-        os.close(self.reading)
+        os.close(self.request_pipe)
+        os.close(self.answer_pipe)

@@ -28,13 +28,13 @@ def prompts_of(songs, axes=AXES):
     return by_prompt(to_candidates(songs, axes))
 
 
-def triples(mined):
+def triples(result):
     """(winner, loser, axis) of each pair."""
-    return [(pair.winner, pair.loser, pair.axis) for pair in mined.pairs]
+    return [(pair.winner, pair.loser, pair.axis) for pair in result.pairs]
 
 
 score = st.floats(-5, 5)
-rounded = st.integers(-4, 4).map(float)  # with ties
+integer_scores = st.integers(-4, 4).map(float)  # with ties
 
 
 def songs(score, prompts="ab", max_size=12):

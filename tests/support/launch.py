@@ -75,11 +75,11 @@ def train_many(folder: Path, launcher: str, commands: list[list[str]]) -> list[s
 
 
 def _finish(words: list[str], launcher: str, fails: bool) -> Answer:
-    done = subprocess.run(
+    process = subprocess.run(
         words, cwd=ROOT, env=environment(launcher), capture_output=True, text=True, check=False
     )
-    assert (done.returncode != 0) == fails, done.stderr[-4000:]
-    return Answer(done.returncode, done.stdout, done.stderr)
+    assert (process.returncode != 0) == fails, process.stderr[-4000:]
+    return Answer(process.returncode, process.stdout, process.stderr)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -88,17 +88,17 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def same_trajectory(expected: list[dict[str, float]], actual: list[dict[str, float]]) -> None:
+def same_trajectory(reference: list[dict[str, float]], actual: list[dict[str, float]]) -> None:
     """Losses, errors, gradient norms to 1e-4 of themselves, all else to 1e-4 absolute, margins to 4e-4.
 
     A margin is beta, up to 200 here, times a difference of errors between 2 and 4, whose last bit in single
     precision is 2**-22: that bit alone moves a margin by 5e-5, and nothing averages it out in a bin of one example.
     """
-    assert len(expected) == len(actual) > 0
-    for row, row_of_actual in zip(expected, actual, strict=True):
+    assert len(reference) == len(actual) > 0
+    for row, row_of_actual in zip(reference, actual, strict=True):
         assert row.keys() == row_of_actual.keys()
         for key, value in row.items():
-            near = {"rel": 1e-4, "abs": 4e-4 if key.startswith("margin") else 1e-4}
+            tolerance = {"rel": 1e-4, "abs": 4e-4 if key.startswith("margin") else 1e-4}
             if key in ("loss", "grad_norm", "winner_error", "loser_error"):
-                near["abs"] = 0.0
-            assert value == pytest.approx(row_of_actual[key], **near), f"{key} at step {row['step']}"
+                tolerance["abs"] = 0.0
+            assert value == pytest.approx(row_of_actual[key], **tolerance), f"{key} at step {row['step']}"

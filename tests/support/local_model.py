@@ -52,14 +52,14 @@ class LocalModel:
     timed_lyrics: bool = False
     embeds_audio: bool = False
     has_encoders: bool = True
-    embedded: list[str] = field(default_factory=list)
+    prompt_ids: list[str] = field(default_factory=list)
     """Ids of the prompts that were embedded, in order."""
 
     def embed(self, prompt):
         check_controls(prompt, ("start",))
         if not self.has_encoders:
             raise DataError(f"prompt {prompt.id!r}: the encoders were freed")
-        self.embedded.append(prompt.id)
+        self.prompt_ids.append(prompt.id)
         seed = int.from_bytes(hashlib.sha256((prompt.text or "").encode()).digest()[:4], "big")
         return {"pull": torch.randn(CHANNELS, generator=torch.Generator().manual_seed(seed))}
 
@@ -69,10 +69,10 @@ class LocalModel:
             "context": torch.zeros(len(rows), length, CHANNELS),
         }
 
-    def without(self, condition, part, where):
+    def without(self, condition, part, drop_mask):
         check_part(part, self.parts)
         null = torch.full_like(condition[part], 0.25)
-        return {**condition, part: torch.where(where.to(null.device)[:, None], null, condition[part])}
+        return {**condition, part: torch.where(drop_mask.to(null.device)[:, None], null, condition[part])}
 
     def with_context(self, condition, latents, keep_mask):
         return {**condition, "context": latents.where(keep_mask[..., None], 0)}

@@ -127,13 +127,13 @@ def noise(seconds, rate, channels=1, seed=0):
     return Clip(samples=samples, sample_rate=rate)
 
 
-def distance(one, two):
-    """Relative to the largest element."""
-    return float((one - two).abs().max() / two.abs().max())
+def distance(value, reference):
+    """The largest absolute difference from a reference, relative to its largest element."""
+    return float((value - reference).abs().max() / reference.abs().max())
 
 
 @contextmanager
-def refused(match="", kind=DataError):
+def one_line_error(match="", kind=DataError):
     with pytest.raises(kind, match=match) as error:
         yield
     assert "\n" not in str(error.value)

@@ -22,8 +22,10 @@ def parameters():
             intermediate_size=32, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1,
         )
     )  # fmt: skip
-    found = {f"mulan.audio.model.model.{name}": tensor for name, tensor in muq.MuQ(TINY).state_dict().items()}
-    found |= {f"mulan.text.model.{name}": 10 * tensor for name, tensor in roberta.state_dict().items()}
+    tensors = {
+        f"mulan.audio.model.model.{name}": tensor for name, tensor in muq.MuQ(TINY).state_dict().items()
+    }
+    tensors |= {f"mulan.text.model.{name}": 10 * tensor for name, tensor in roberta.state_dict().items()}
     shapes = {
         "audio.aggregator.weight": (1, 25, 1),
         "contrast.temperatures": (1, 1, 1),
@@ -45,7 +47,7 @@ def parameters():
                 f"{name}.1.1.weight": (2 * HIDDEN, DIM),
                 f"{name}.1.4.weight": (DIM, HIDDEN),
             }
-    return found | {f"mulan.{name}": 0.5 * torch.randn(shape) for name, shape in shapes.items()}
+    return tensors | {f"mulan.{name}": 0.5 * torch.randn(shape) for name, shape in shapes.items()}
 
 
 def write_mulan(root):

@@ -24,11 +24,11 @@ TERMS = {
 """A value of every term that is not its neutral one."""
 
 
-def with_terms(name, *terms, **others):
-    """An objective with these terms, or all of those it has a field for."""
+def with_terms(name, *terms, **values):
+    """An objective with the terms named, or every term it has a field for; `values` are its other arguments."""
     schema = OBJECTIVES[name]
-    chosen = terms or [field.name for field in fields(schema) if field.name in TERMS]
-    return schema(**{term: TERMS[term] for term in chosen}, **others)
+    term_names = terms or [field.name for field in fields(schema) if field.name in TERMS]
+    return schema(**{term: TERMS[term] for term in term_names}, **values)
 
 
 def has(name, term):
@@ -36,7 +36,7 @@ def has(name, term):
 
 
 def random_outputs(objective, examples=6, seed=0, **changes):
-    """Velocities of random songs of unequal length in float64, and all that follows from them."""
+    """Outputs of random songs of unequal length in float64: velocities, and the errors that follow from them."""
     generator = torch.Generator().manual_seed(seed)
     members = MEMBERS[objective.batch_kind]
 
@@ -49,10 +49,10 @@ def random_outputs(objective, examples=6, seed=0, **changes):
     frame = torch.arange(FRAMES)
     mask = frame < torch.randint(4, FRAMES + 1, (examples, members, 1), generator=generator)
     target = normal(FRAMES, CHANNELS)
-    predicted = {name: target + 0.3 * normal(FRAMES, CHANNELS) for name in ("policy", "reference", "old")}
-    predicted["policy"].requires_grad_()
+    velocities = {name: target + 0.3 * normal(FRAMES, CHANNELS) for name in ("policy", "reference", "old")}
+    velocities["policy"].requires_grad_()
     start = torch.randint(0, 4, (examples, 1), generator=generator)
-    others = {
+    inputs = {
         "t": uniform(),
         "mask": mask,
         "score": normal(),
@@ -60,32 +60,32 @@ def random_outputs(objective, examples=6, seed=0, **changes):
         "state": {"steps": 9, "margin_size": 0.05},
     }
     if objective.batch_kind == "pair":
-        others["soft_label"] = uniform()
-    return from_velocities(target, predicted, **(others | changes))
+        inputs["soft_label"] = uniform()
+    return from_velocities(target, velocities, **(inputs | changes))
 
 
-def from_velocities(target, predicted, mask, **others):
+def from_velocities(target, velocities, mask, **inputs):
     """Outputs whose errors are those of the predictions."""
-    per_frame = {name: (velocity - target).square().mean(-1) for name, velocity in predicted.items()}
+    per_frame = {name: (velocity - target).square().mean(-1) for name, velocity in velocities.items()}
     return Outputs(
         **{name: flow.masked_mean(errors, mask) for name, errors in per_frame.items()},
         mask=mask,
         frame_errors=FrameErrors(**per_frame),
-        velocities=Velocities(target=target, **predicted),
-        **others,
+        velocities=Velocities(target=target, **velocities),
+        **inputs,
     )
 
 
-def derived(outputs, **velocities):
-    """The same outputs with other velocities, and the errors that follow."""
-    predicted = {n: v for n, v in vars(outputs.velocities).items() if v is not None and n != "target"}
+def with_velocities(outputs, **velocities):
+    """The outputs with some velocities replaced, and the errors that follow from them."""
+    predictions = {n: v for n, v in vars(outputs.velocities).items() if v is not None and n != "target"}
     target = velocities.pop("target", outputs.velocities.target)
-    others = {name: getattr(outputs, name) for name in ("mask", "t", "score", "span", "soft_label", "state")}
-    return from_velocities(target, predicted | velocities, **others)
+    inputs = {name: getattr(outputs, name) for name in ("mask", "t", "score", "span", "soft_label", "state")}
+    return from_velocities(target, predictions | velocities, **inputs)
 
 
 def rows(outputs, index):
-    """Some of the examples."""
+    """Outputs of the examples at `index` alone."""
 
     def take(value):
         if isinstance(value, torch.Tensor):
@@ -99,15 +99,15 @@ def rows(outputs, index):
 
 def reverse(outputs):
     """Every pair with its winner and loser exchanged."""
-    turned = {name: v.flip(1) for name, v in vars(outputs.velocities).items() if v is not None}
-    return derived(replace(outputs, mask=outputs.mask.flip(1)), **turned)
+    flips = {name: v.flip(1) for name, v in vars(outputs.velocities).items() if v is not None}
+    return with_velocities(replace(outputs, mask=outputs.mask.flip(1)), **flips)
 
 
-def pair(policy_w, policy_l, reference_w, reference_l, **others):
+def pair(policy_w, policy_l, reference_w, reference_l, **inputs):
     """One pair, its errors given as numbers."""
     policy = torch.tensor([[policy_w, policy_l]], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([[reference_w, reference_l]], dtype=torch.float64)
-    return Outputs(policy=policy, reference=reference, **others)
+    return Outputs(policy=policy, reference=reference, **inputs)
 
 
 def pull(objective, outputs):

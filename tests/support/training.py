@@ -8,8 +8,8 @@ from diffdpo.types import Batch, Row
 from support.rows import embedding
 
 
-def itself(network):
-    """Stands where accelerate would: one process has nothing to unwrap."""
+def identity(network):
+    """The network as it is, in the place of accelerate's unwrapping: one process has nothing to unwrap."""
     return network
 
 
@@ -32,16 +32,16 @@ def batch(members=2, lengths=((30, 24), (18, 18), (30, 30), (12, 20))):
     )
 
 
-def some(whole, examples, members=None):
-    """Some examples of a batch and some of their members, padded no further than they need."""
-    members = list(range(whole.latents.shape[1])) if members is None else members
-    longest = int(whole.frames[examples][:, members].max())
+def select_examples(full_batch, examples, members=None):
+    """A batch of the chosen examples and members alone, padded to the longest of them."""
+    members = list(range(full_batch.latents.shape[1])) if members is None else members
+    longest = int(full_batch.frames[examples][:, members].max())
     return replace(
-        whole,
-        latents=whole.latents[examples][:, members, :longest],
-        frames=whole.frames[examples][:, members],
-        rows=tuple(tuple(whole.rows[i][m] for m in members) for i in examples),
-        positions=tuple(whole.positions[i] for i in examples),
-        weight=whole.weight[examples],
-        score=None if whole.score is None else whole.score[examples][:, members],
+        full_batch,
+        latents=full_batch.latents[examples][:, members, :longest],
+        frames=full_batch.frames[examples][:, members],
+        rows=tuple(tuple(full_batch.rows[i][m] for m in members) for i in examples),
+        positions=tuple(full_batch.positions[i] for i in examples),
+        weight=full_batch.weight[examples],
+        score=None if full_batch.score is None else full_batch.score[examples][:, members],
     )

@@ -1,4 +1,4 @@
-"""Quality over network passes, a line a solver, as SVG by hand."""
+"""Draws the plot of tools/bench/sampling_curve.py, quality over network passes with a line a solver, as SVG."""
 
 import math
 import re
@@ -6,37 +6,37 @@ from typing import Any
 
 import numpy as np
 
-FAMILIES = {
+CURVES = {
     "euler": ("#888", r"euler-\d+"), "dpmpp_2m": ("#090", r"dpmpp-\d+"), "midpoint": ("#c60", r"midpoint-\d+"),
     "adams_bashforth": ("#06c", r"ab-(\d|12)"),
     "adams_bashforth, 8 steps, guidance_every 2 to 4": ("#a0a", r"ab-8(-every\d)?"),
 }  # fmt: skip
-"""What the picture shows: a colour and the points of each line."""
+"""The lines of the plot by name: a colour, and a regular expression that matches the points of the line."""
 
 
 LEFT, RIGHT = 60.0, 720.0
-"""Where the axis of passes begins and ends."""
+"""Horizontal positions of both ends of the axis of passes."""
 
 
-def picture(table: dict[str, Any]) -> str:
-    """What is gained over the published way (the line at 0), with intervals, over passes; a line a solver."""
+def curve_svg(table: dict[str, Any]) -> str:
+    """The plot of changes against `published` (the line at 0) over passes, with intervals, a line a solver."""
     kad = panel(table, "kad_change", "kernel distance to real songs, change (less is better)", 30.0, 230.0)
     pulse = panel(table, "pulse_change", "clarity of the pulse, change (more is better)", 300.0, 500.0)
     legend = [
         f'<text x="{RIGHT - 290}" y="{44 + 15 * number}" fill="{colour}">{name}</text>'
-        for number, (name, (colour, _)) in enumerate(FAMILIES.items())
+        for number, (name, (colour, _)) in enumerate(CURVES.items())
     ]
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 550" font-family="sans-serif" font-size="12">'
     return "\n".join([head, '<rect width="780" height="550" fill="#fff"/>', *kad, *pulse, *legend, "</svg>"])
 
 
 def panel(table: dict[str, Any], key: str, title: str, top: float, bottom: float) -> list[str]:
-    """One measure over passes, the axis as long as its intervals are."""
+    """The SVG elements of one measure over passes; the vertical axis covers all intervals."""
     lines = [
         sorted(
             (row for name, row in table.items() if re.fullmatch(pattern, name)), key=lambda row: row["passes"]
         )
-        for _, pattern in FAMILIES.values()
+        for _, pattern in CURVES.values()
     ]
     ends = [row[f"{key}_{end}"] for line in lines for row in line for end in ("low", "high")] + [-1e-3, 1e-3]
     step = next(
@@ -63,7 +63,7 @@ def panel(table: dict[str, Any], key: str, title: str, top: float, bottom: float
     for tick in range(low, high + 1):
         label = f"{tick * step:+g}" if tick else "0"
         parts.append(f'<text x="{LEFT - 6}" y="{down(tick * step) + 4:.1f}" text-anchor="end">{label}</text>')
-    for number, ((colour, _), rows) in enumerate(zip(FAMILIES.values(), lines, strict=True)):
+    for number, ((colour, _), rows) in enumerate(zip(CURVES.values(), lines, strict=True)):
         line = " ".join(f"{across(row['passes']):.1f},{down(row[key]):.1f}" for row in rows)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         for row in rows:

@@ -1,7 +1,4 @@
-"""The baseline of bench_mine: tables as rows of dicts, and `best_versus_worst` on mappings, pair by pair.
-
-Nothing here is imported by the package; it is what columns and arrays are compared with.
-"""
+"""The baseline of tools/bench_mine.py, `best_versus_worst` on rows of dicts; the package does not use this file."""
 
 import json
 import math
@@ -23,7 +20,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path, key: Sequence[str]) -> list[Row]:
-    """All rows as dicts, of those with equal keys the last."""
+    """All rows of a table as dicts; of rows with equal keys the last."""
     rows: dict[tuple[Any, ...], Row] = {}
     for part in sorted(path.glob("*.parquet")):
         for row in pq.read_table(part).to_pylist():
@@ -50,7 +47,7 @@ def read_candidates(samples: Path, scores: Path) -> list[Row]:
 
 
 def z_scores(group: Sequence[Row], axes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """For each song its scores in standard deviations within its prompt."""
+    """By song and axis, the score in standard deviations within the prompt."""
     z: dict[str, dict[str, float]] = {song["sample_id"]: {} for song in group}
     for axis in axes:
         values = [song["scores"][axis] for song in group]
@@ -64,7 +61,7 @@ def z_scores(group: Sequence[Row], axes: Sequence[str]) -> dict[str, dict[str, f
 def best_pair(
     group: Sequence[Row], axes: Sequence[str], min_margin: float, min_axis_margin: float
 ) -> list[Row]:
-    """The pair of a prompt with the widest mean margin, from rows for every two songs each way round."""
+    """The pair of a prompt with the largest mean margin, as a list of at most one row."""
     z, pairs = z_scores(group, axes), []
     for winner, loser in permutations([song["sample_id"] for song in group], 2):
         margins = {axis: z[winner][axis] - z[loser][axis] for axis in axes}
@@ -84,7 +81,7 @@ def advantages(groups: Iterable[Sequence[Row]], axes: Sequence[str]) -> dict[str
 
 
 def mine(samples: Path, scores: Path, out: Path, axes: Sequence[str], args: Mapping[str, float]) -> int:
-    """Read, mine and write; returns the number of pairs. Every song has a score on every axis, and none ties."""
+    """Read, mine and write; returns the number of pairs. Every song needs a score on every axis, without ties."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for song in sorted(read_candidates(samples, scores), key=lambda song: song["sample_id"]):
         groups[song["prompt_id"]].append(song)

@@ -1,14 +1,14 @@
-"""Quality against network passes: which solver, schedule, guidance and reuse to sample with. JSON and SVG.
+"""Measures quality against network passes for solvers, schedules, guidance and reuse in sampling. JSON and SVG out.
 
     python tools/bench/sampling_curve.py OUT --manifest CORPUS/manifest.jsonl [--points NAME …]
     python tools/bench/sampling_curve.py OUT --race NAME
 
-Every point samples the shipped model on the same prompts and seeds and is kept in OUT/NAME.npz; a point that is
-there is not made again. `published` is 31 Euler steps, prompt and negative at each, nothing kept from step to step.
-The kernel distance (KAD) is that of musicnn embeddings to held-out real songs; typicality is musicnn's judgement
-and pulse the rhythm scorer's (bigger is better); `off` is the distance of the latents from those of the same noise
-followed in very small steps, as a share of their norm. Intervals are 95 % over prompts; differences from
-`published` are paired. `--race` measures seconds from prompts to sound, the two sides taking turns.
+Every point samples the shipped model with the same prompts and seeds. OUT/NAME.npz holds a point, which is not
+computed again. `published` is 31 Euler steps with two passes each, prompt and negative, and no cache between steps.
+The kernel distance (KAD) is that of musicnn embeddings to held-out real songs; typicality is the judgement of
+musicnn and pulse that of the rhythm scorer (larger is better); `off` is the distance of the latents from those of
+64 steps from the same noise, as a share of their norm. Intervals are 95 % over prompts; differences from
+`published` are paired. `--race` measures seconds from prompts to sound, with both sides taking turns.
 OUT/curve.json and OUT/curve.svg hold all points so far.
 """
 
@@ -49,10 +49,11 @@ from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.statistics import paired_effect
-from tools.bench.curve_plot import picture
-from tools.bench.measure import rounded
-from tools.bench_sample import published
-from tools.tiny.eval_tiny import excerpts, keep
+from tools.bench.curve_plot import curve_svg
+from tools.bench.measure import round_values
+from tools.bench_sample import sample_published
+from tools.tiny.array_cache import write_arrays
+from tools.tiny.excerpts import excerpts
 
 SCALE, SEED, BATCH, RESAMPLES = 5.0, 7, 16, 2000
 BASE, TRUTH = "published", "ab-64"
@@ -85,7 +86,7 @@ POINTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CurveRun:
-    """What all points of a folder share; a folder of other settings or another model is refused."""
+    """The settings that all points of a folder share; a folder of other settings or another model is refused."""
 
     out: str
     prompts: str
@@ -97,7 +98,7 @@ class CurveRun:
 
 
 def requests(model: DiffRhythm, prompts_file: Path, per_prompt: int) -> list[Request]:
-    """Songs of each prompt, told apart by their noise."""
+    """Requests for several songs of each prompt, which differ by their noise."""
     embed = EmbeddingStore(model).embed
     return [
         prompt_request(prompt, sample_id(prompt.id, k), model.spec.frames(prompt.duration_s), embed)
@@ -107,20 +108,22 @@ def requests(model: DiffRhythm, prompts_file: Path, per_prompt: int) -> list[Req
 
 
 def by_published(model: DiffRhythm, batch: list[Request]) -> list[torch.Tensor]:
-    """Latents of a batch of songs of one length by the published way."""
+    """Latents of a batch of songs of one length, sampled as published."""
     guidance = SamplingConfig(guidance_scale=SCALE).build_guidance()
-    shared = encode_conditions(model, batch, guidance, torch.device("cpu"))
-    rows, places = torch.cat([shared.cond, shared.uncond]), torch.arange(2 * len(batch))
+    batch_conditions = encode_conditions(model, batch, guidance, torch.device("cpu"))
+    rows, places = torch.cat([batch_conditions.cond, batch_conditions.uncond]), torch.arange(2 * len(batch))
     conditions = ConditionBatch(  # all songs, then all negatives
-        condition=take(shared.condition, rows), frames=shared.frames[rows],
+        condition=take(batch_conditions.condition, rows), frames=batch_conditions.frames[rows],
         cond=places[: len(batch)], uncond=places[len(batch) :],
     )  # fmt: skip
-    noise = start_noise(batch, SEED, shared.length, model.spec.channels)
-    return list(published(model, conditions, noise, schedule(31), SCALE))
+    noise = start_noise(batch, SEED, batch_conditions.length, model.spec.channels)
+    return list(sample_published(model, conditions, noise, schedule(31), SCALE))
 
 
 @torch.no_grad()
-def songs(model: DiffRhythm, name: str, all_requests: list[Request]) -> tuple[list[torch.Tensor], list[int]]:
+def sample_point(
+    model: DiffRhythm, name: str, all_requests: list[Request]
+) -> tuple[list[torch.Tensor], list[int]]:
     """Latents and network passes of all songs of a point."""
     latents: list[torch.Tensor] = []
     passes: list[int] = []
@@ -137,79 +140,89 @@ def songs(model: DiffRhythm, name: str, all_requests: list[Request]) -> tuple[li
     return latents, passes
 
 
-def hear(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
+def measure_clips(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
     """The embeddings of each clip's three-second patches, its typicality and its pulse."""
     listener, judge = musicnn.load(), MusicnnTypicality()
-    heard = [canonical(clip) for clip in clips]
-    waves = [torch.from_numpy(audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)) for clip in heard]
+    canonical_clips = [canonical(clip) for clip in clips]
+    waves = [
+        torch.from_numpy(audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0))
+        for clip in canonical_clips
+    ]
     return {
         "embeddings": np.stack([listener.listen(wave).embedding.numpy() for wave in waves]),
-        "typicality": judge(heard)[:, 0],
-        "pulse": Rhythm()(heard)[:, 0],
+        "typicality": judge(canonical_clips)[:, 0],
+        "pulse": Rhythm()(canonical_clips)[:, 0],
     }
 
 
-def point(model: DiffRhythm, name: str, all_requests: list[Request], path: Path) -> None:
+def write_point(model: DiffRhythm, name: str, all_requests: list[Request], path: Path) -> None:
+    """Sample and measure all songs of a point and write the arrays to a file."""
     cpu, wall = time.process_time(), time.perf_counter()
-    latents, passes = songs(model, name, all_requests)
-    took = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    heard = hear([model.decode(song) for song in latents])
-    keep(path, latents=torch.stack(latents).numpy(), passes=np.array(passes), **took, **heard)
+    latents, passes = sample_point(model, name, all_requests)
+    cost = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    measurements = measure_clips([model.decode(song) for song in latents])
+    write_arrays(path, latents=torch.stack(latents).numpy(), passes=np.array(passes), **cost, **measurements)
 
 
-def summary(out: Path, all_requests: list[Request]) -> dict[str, Any]:
-    """Every point so far, against the published way."""
+def curve_summary(out: Path, all_requests: list[Request]) -> dict[str, Any]:
+    """The measures of every point so far, and their differences from `published`."""
     real = np.load(out / "reference.npz")["embeddings"]
     real = real.reshape(-1, real.shape[-1])
-    bandwidth, fixed = median_bandwidth(real), ["real"] * len(real)
+    bandwidth, real_clusters = median_bandwidth(real), ["real"] * len(real)
     clusters = [request.sample_id.rpartition(".")[0] for request in all_requests]
 
     def distances_of(embeddings: np.ndarray) -> np.ndarray:
         count, patches, dim = embeddings.shape
         names = np.repeat(clusters, patches).tolist()
         flat = embeddings.reshape(count * patches, dim)
-        return kernel_distances(real, fixed, flat, names, bandwidth, resamples=RESAMPLES)
+        return kernel_distances(real, real_clusters, flat, names, bandwidth, resamples=RESAMPLES)
 
-    found = {path.stem: dict(np.load(path)) for path in sorted(out.glob("*.npz")) if path.stem != "reference"}
-    distances = {name: distances_of(made["embeddings"]) for name, made in found.items()}
+    points = {
+        path.stem: dict(np.load(path)) for path in sorted(out.glob("*.npz")) if path.stem != "reference"
+    }
+    distances = {name: distances_of(arrays["embeddings"]) for name, arrays in points.items()}
     table: dict[str, Any] = {}
-    for name, made in found.items():
-        kad, against = distances[name], distances[name] - distances[BASE]
+    for name, arrays in points.items():
+        kad, kad_change = distances[name], distances[name] - distances[BASE]
         row = {
-            "passes": float(made["passes"].mean()), "kad": kad[0], "kad_low": np.quantile(kad[1:], 0.025),
-            "kad_high": np.quantile(kad[1:], 0.975), "kad_change": against[0],
-            "kad_change_low": np.quantile(against[1:], 0.025), "kad_change_high": np.quantile(against[1:], 0.975),
-            "cpu_s": float(made["cpu_s"]), "times_faster": float(found[BASE]["cpu_s"] / made["cpu_s"]),
+            "passes": float(arrays["passes"].mean()), "kad": kad[0], "kad_low": np.quantile(kad[1:], 0.025),
+            "kad_high": np.quantile(kad[1:], 0.975), "kad_change": kad_change[0],
+            "kad_change_low": np.quantile(kad_change[1:], 0.025),
+            "kad_change_high": np.quantile(kad_change[1:], 0.975),
+            "cpu_s": float(arrays["cpu_s"]), "times_faster": float(points[BASE]["cpu_s"] / arrays["cpu_s"]),
         }  # fmt: skip
         for axis in ("typicality", "pulse"):
-            effect = paired_effect(found[BASE][axis], made[axis], clusters)
-            row |= {axis: made[axis].mean(), f"{axis}_change": effect.mean}
+            effect = paired_effect(points[BASE][axis], arrays[axis], clusters)
+            row |= {axis: arrays[axis].mean(), f"{axis}_change": effect.mean}
             row |= {f"{axis}_change_low": effect.low, f"{axis}_change_high": effect.high}
-        if TRUTH in found:
-            off = np.linalg.norm(made["latents"] - found[TRUTH]["latents"], axis=(1, 2))
-            row["off"] = float((off / np.linalg.norm(found[TRUTH]["latents"], axis=(1, 2))).mean())
-        table[name] = rounded({key: float(value) for key, value in row.items()})
+        if TRUTH in points:
+            off = np.linalg.norm(arrays["latents"] - points[TRUTH]["latents"], axis=(1, 2))
+            row["off"] = float((off / np.linalg.norm(points[TRUTH]["latents"], axis=(1, 2))).mean())
+        table[name] = round_values({key: float(value) for key, value in row.items()})
     return table
 
 
 def race(model: DiffRhythm, name: str, all_requests: list[Request], repeats: int = 3) -> dict[str, Any]:
-    """Seconds from prompts to latents and to sound, the sides taking turns; medians, by clock and by processor."""
+    """Median seconds from prompts to latents and to sound of a point and of `published`, by clock and processor."""
     times: dict[str, list[list[float]]] = {BASE: [], name: []}
     for _ in range(repeats):
         for side, runs in times.items():
             marks = [(time.perf_counter(), time.process_time())]
-            latents, _ = songs(model, side, all_requests)
+            latents, _ = sample_point(model, side, all_requests)
             marks.append((time.perf_counter(), time.process_time()))
             for song in latents:
                 model.decode(song)
             marks.append((time.perf_counter(), time.process_time()))
             runs.append([marks[i][k] - marks[0][k] for i in (1, 2) for k in (0, 1)])
     keys = ("latents_wall_s", "latents_cpu_s", "sound_wall_s", "sound_cpu_s")
-    theirs, ours = (np.median(times[side], axis=0) for side in (BASE, name))
-    ratio = {f"{key.removesuffix('_s')}_ratio": a / b for key, a, b in zip(keys, theirs, ours, strict=True)}
-    sides = {f"{side}_{key}": value for side, values in ((BASE, theirs), (name, ours))
+    published_times, point_times = (np.median(times[side], axis=0) for side in (BASE, name))
+    ratio = {
+        f"{key.removesuffix('_s')}_ratio": a / b
+        for key, a, b in zip(keys, published_times, point_times, strict=True)
+    }
+    sides = {f"{side}_{key}": value for side, values in ((BASE, published_times), (name, point_times))
              for key, value in zip(keys, values, strict=True)}  # fmt: skip
-    return rounded({key: float(value) for key, value in {**sides, **ratio}.items()})
+    return round_values({key: float(value) for key, value in {**sides, **ratio}.items()})
 
 
 def main() -> None:
@@ -234,16 +247,16 @@ def main() -> None:
         parser.error(str(error))
     if args.manifest and not (args.out / "reference.npz").is_file():
         real = [clip for _, clip in excerpts(args.manifest, ["valid", "test"])]
-        keep(args.out / "reference.npz", **hear(real))
+        write_arrays(args.out / "reference.npz", **measure_clips(real))
     with bar("points", len(args.points), "point") as progress:
         for name in args.points:
             if not (args.out / f"{name}.npz").is_file():
-                point(model, name, all_requests, args.out / f"{name}.npz")
+                write_point(model, name, all_requests, args.out / f"{name}.npz")
             progress.advance()
     if (args.out / "reference.npz").is_file():
-        table = summary(args.out, all_requests)
+        table = curve_summary(args.out, all_requests)
         (args.out / "curve.json").write_text(json.dumps(table, indent=1) + "\n")
-        (args.out / "curve.svg").write_text(picture(table) + "\n")
+        (args.out / "curve.svg").write_text(curve_svg(table) + "\n")
         print(json.dumps(table, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""The worlds, objectives and orderings of `bench_toy.py`; a new line in SETTINGS or FAMILIES is all it takes."""
+"""The worlds, objectives and orderings of tools/bench_toy.py; an addition is a line in SETTINGS or FAMILIES."""
 
 import math
 from collections.abc import Callable
@@ -23,27 +23,27 @@ from diffdpo.types import Objective
 from tools.bench.gaussian_world import Mixture, Reward, World
 
 Build = Callable[[World, float], Objective]
-"""From a world and beta in nats."""
+"""An objective from a world and beta in nats."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A world, the share of its pairs that are labelled the wrong way round, and the pairs of a step."""
+    """A world, the share of its pairs with exchanged labels, and the number of pairs a step."""
 
     world: World
-    flipped: float = 0.0
+    flip_share: float = 0.0
     batch: int = 256
 
 
 @dataclass(frozen=True)
 class Family:
-    """An objective up to its beta, and what goes with it."""
+    """An objective up to its beta, the density of times in training, and the betas of comparisons."""
 
     build: Build
     density: Literal["uniform", "logit_normal"] = "uniform"
     soft: bool = False
     betas: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
-    """For comparisons: such that they reach from a little to a nat from the reference."""
+    """Betas of comparisons, whose KL from the reference ranges from a few hundredths to about a nat."""
 
 
 def world(weights: Any, means: Any, variances: Any, slope: Any, curvature: float = 0.0) -> World:
@@ -65,8 +65,8 @@ PLANE = world([0.5, 0.3, 0.2], [[-1.5, 0.0], [1.0, 1.5], [1.5, -1.5]], [0.25, 0.
 PEAK = world([0.4, 0.4, 0.2], [[-1.2, 1.2], [1.2, 0.9], [0.0, -1.6]], [0.3, 0.5, 0.25], [0.6, -0.9], 0.8)
 SETTINGS = {
     "plane": Setting(PLANE),
-    "noisy": Setting(PLANE, flipped=0.2),
-    "flipped": Setting(PLANE, flipped=1.0),
+    "noisy": Setting(PLANE, flip_share=0.2),
+    "flipped": Setting(PLANE, flip_share=1.0),
     "peak": Setting(PEAK),
     "eight": Setting(eight()),
     "song": Setting(replace(PLANE, frames=16), batch=48),
@@ -74,12 +74,12 @@ SETTINGS = {
 
 
 def per_element(world: World, nats: float) -> float:
-    """Beta of means over elements in the ½ convention, from the beta in nats of a frame (see World)."""
+    """Beta of an objective on means over elements with the factor ½, from the beta in nats a frame (see World)."""
     return 2 * world.dim * math.sqrt(world.frames) * nats
 
 
-def dpo(winner: float = 0.0, reward: float = 0.0, mu: float | None = None, **terms: Any) -> Build:
-    """Flow-DPO; the anchor of weight `winner` is on the error summed over dimensions; `mu` is the safeguard's."""
+def dpo_builder(winner: float = 0.0, reward: float = 0.0, mu: float | None = None, **terms: Any) -> Build:
+    """Builder of flow-DPO; `winner` weighs an anchor on the error summed over dimensions, `mu` the safeguard."""
 
     def build(world: World, nats: float) -> Objective:
         return DPO(
@@ -102,24 +102,24 @@ FAMILIES: dict[str, Family] = {
     "kto": Family(lambda world, nats: KTO(beta=per_element(world, nats) / 2)),
     "linear": Family(lambda world, nats: LinearDPO(beta=per_element(world, nats) / 2)),
     "dspo": Family(lambda world, nats: DSPO(beta=nats)),
-    "dpo": Family(dpo(), betas=(1, 2)),
-    "dpo-logit-normal": Family(dpo(), density="logit_normal"),
-    "dpo-theory": Family(lambda world, nats: dpo(timestep=TimestepWeight("theory"))(world, nats)),
-    "dpo-elbo": Family(dpo(timestep=TimestepWeight("clipped_elbo", clip=99.0))),
-    "dpo-clip5": Family(dpo(**ELBO), betas=(1.2, 2, 3.5)),
-    "dpo-clip5-ln": Family(dpo(**ELBO), density="logit_normal"),
-    "crpo.1": Family(dpo(winner=0.1)),
-    "crpo": Family(dpo(winner=1.0), betas=(0.1, 0.4, 1)),
-    "crpo.1-clip5": Family(dpo(winner=0.1, **ELBO)),
-    "anchored.05": Family(dpo(reward=0.05, **ELBO), betas=(0.25, 0.8, 2)),
-    "anchored.25": Family(dpo(reward=0.25, **ELBO)),
-    "sdpo.5": Family(dpo(mu=0.5)),
-    "sdpo.9": Family(dpo(mu=0.9)),
-    "guarded": Family(dpo(mu=0.5, **ELBO), betas=(0.12, 0.5, 2)),
-    "guarded-soft": Family(dpo(mu=0.5, **ELBO), soft=True),
-    "guarded-ln": Family(dpo(mu=0.5, **ELBO), density="logit_normal", betas=(0.12, 0.5, 2)),
-    "ipo": Family(dpo(link=Choice("ipo"))),
-    "bco-clip5": Family(dpo(link=Choice("bco"), **ELBO)),
+    "dpo": Family(dpo_builder(), betas=(1, 2)),
+    "dpo-logit-normal": Family(dpo_builder(), density="logit_normal"),
+    "dpo-theory": Family(lambda world, nats: dpo_builder(timestep=TimestepWeight("theory"))(world, nats)),
+    "dpo-elbo": Family(dpo_builder(timestep=TimestepWeight("clipped_elbo", clip=99.0))),
+    "dpo-clip5": Family(dpo_builder(**ELBO), betas=(1.2, 2, 3.5)),
+    "dpo-clip5-ln": Family(dpo_builder(**ELBO), density="logit_normal"),
+    "crpo.1": Family(dpo_builder(winner=0.1)),
+    "crpo": Family(dpo_builder(winner=1.0), betas=(0.1, 0.4, 1)),
+    "crpo.1-clip5": Family(dpo_builder(winner=0.1, **ELBO)),
+    "anchored.05": Family(dpo_builder(reward=0.05, **ELBO), betas=(0.25, 0.8, 2)),
+    "anchored.25": Family(dpo_builder(reward=0.25, **ELBO)),
+    "sdpo.5": Family(dpo_builder(mu=0.5)),
+    "sdpo.9": Family(dpo_builder(mu=0.9)),
+    "guarded": Family(dpo_builder(mu=0.5, **ELBO), betas=(0.12, 0.5, 2)),
+    "guarded-soft": Family(dpo_builder(mu=0.5, **ELBO), soft=True),
+    "guarded-ln": Family(dpo_builder(mu=0.5, **ELBO), density="logit_normal", betas=(0.12, 0.5, 2)),
+    "ipo": Family(dpo_builder(link=Choice("ipo"))),
+    "bco-clip5": Family(dpo_builder(link=Choice("bco"), **ELBO)),
 }
 METHODS = (
     "rwr@1", "nft@1", "awm@2", "sft@1", "dpo@0.25", "dpo@1", "dpo@2", "dpo@5", "dpo-theory@1", "dpo-elbo@1",

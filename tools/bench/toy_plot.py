@@ -1,11 +1,11 @@
-"""Curves over distance from the reference, one colour a family, as SVG by hand."""
+"""Draws the plot of tools/bench_toy.py, curves over KL from the reference with a colour a family, as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Okabe and Ito's, told apart by colour-blind eyes too."""
+"""The palette of Okabe and Ito, which colour-blind readers can distinguish."""
 WIDTH, HEIGHT, LEFT, TOP, ACROSS, DOWN = 300, 180, 46, 26, 62, 66
 TICKS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 Point = tuple[float, float]
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: a line of (KL, value) for each family, and lowest, highest and step of the values' axis."""
+    """One plot: a line of (KL, value) for each family; `scale` is (lowest, highest, step) of the value axis."""
 
     title: str
     lines: Mapping[str, Sequence[Point]]
@@ -21,7 +21,7 @@ class Panel:
 
 
 def plot(panel: Panel, left: float, top: float) -> str:
-    """One panel with a logarithmic axis of KL; what lies outside is left out."""
+    """The SVG elements of a panel with a logarithmic axis of KL, without points outside the axes."""
     low, high, step = panel.scale
 
     def x(kl: float) -> float:
@@ -30,11 +30,11 @@ def plot(panel: Panel, left: float, top: float) -> str:
     def y(value: float) -> float:
         return top + HEIGHT * (high - value) / (high - low)
 
-    below, right = top + HEIGHT, left + WIDTH
+    bottom, right = top + HEIGHT, left + WIDTH
     parts = [f'<text x="{left}" y="{top - 9}" font-weight="bold">{panel.title}</text>']
     for tick in TICKS:
-        parts.append(f'<path d="M{x(tick):.1f} {top}V{below}" class="grid"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{below + 14}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<path d="M{x(tick):.1f} {top}V{bottom}" class="grid"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
     for value in (low + k * step for k in range(round((high - low) / step) + 1)):
         parts.append(f'<path d="M{left} {y(value):.1f}H{right}" class="grid"/>')
         parts.append(f'<text x="{left - 5}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2g}</text>')
@@ -43,27 +43,27 @@ def plot(panel: Panel, left: float, top: float) -> str:
         path = " ".join(f"{x(kl):.1f},{y(value):.1f}" for kl, value in inside)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.5" fill="{colour}"/>' for a, b in inside]
-    parts.append(f'<text x="{right}" y="{below + 28}" text-anchor="end">KL from the reference</text>')
+    parts.append(f'<text x="{right}" y="{bottom + 28}" text-anchor="end">KL from the reference</text>')
     return "\n".join(parts)
 
 
-def picture(rows: Sequence[Sequence[Panel]]) -> str:
-    """Panels in rows, one legend below."""
+def panels_svg(rows: Sequence[Sequence[Panel]]) -> str:
+    """An SVG of panels in rows with one legend below."""
     names = list(rows[0][0].lines)
     width = LEFT + max(len(row) for row in rows) * (WIDTH + ACROSS)
-    below = TOP + len(rows) * (HEIGHT + DOWN) + 4
+    legend_top = TOP + len(rows) * (HEIGHT + DOWN) + 4
     parts = [
         plot(panel, LEFT + i * (WIDTH + ACROSS), TOP + j * (HEIGHT + DOWN))
         for j, row in enumerate(rows)
         for i, panel in enumerate(row)
     ]
     for i, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-        left, top = LEFT + (i % 4) * (width - LEFT) // 4, below + 16 * (i // 4)
+        left, top = LEFT + (i % 4) * (width - LEFT) // 4, legend_top + 16 * (i // 4)
         parts.append(f'<rect x="{left}" y="{top - 9}" width="14" height="9" fill="{colour}"/>')
         parts.append(f'<text x="{left + 19}" y="{top}">{name}</text>')
-    height = below + 16 * math.ceil(len(names) / 4)
-    opening = (
+    height = legend_top + 16 * math.ceil(len(names) / 4)
+    svg_start = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         'font-size="11"><style>.grid{stroke:#ddd}</style><rect width="100%" height="100%" fill="white"/>'
     )
-    return "\n".join([opening, *parts, "</svg>\n"])
+    return "\n".join([svg_start, *parts, "</svg>\n"])

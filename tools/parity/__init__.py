@@ -1,1 +1,1 @@
-"""Comparison with numbers of original implementations."""
+"""Comparison of this project with numbers measured on original implementations."""

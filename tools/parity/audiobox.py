@@ -1,7 +1,7 @@
-"""Audiobox-Aesthetics against numbers of the original, at tiny size.
+"""Compares Audiobox-Aesthetics with numbers of the original, at tiny size.
 
 A folder holds config.json (`aes_config`, `wavlm_config`, `order_of_wavs`), the weights `tiny_model.safetensors`
-and `tiny_io.safetensors`: sounds as `wav.*`, and what the original made of them, from the resampler to the scores.
+and `tiny_io.safetensors`: sounds as `wav.*`, and the original's outputs for them, from the resampler to the scores.
 """
 
 import re
@@ -21,15 +21,15 @@ from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
 
 WEIGHTS, SOUNDS = "tiny_model.safetensors", "tiny_io.safetensors"
 RATES = {"16k": 16_000, "44k": 44_100}
-"""Sample rates as they stand in a sound's name: "c_44k_stereo_1p5s"."""
+"""The sample rate by the word in a sound's name, such as "c_44k_stereo_1p5s"."""
 LAYERS = re.compile(r"layer_results_chunk(\d+)_first(\d+)")
 
 
 def audiobox(folder: Path) -> list[Case]:
-    """Every tensor of the original's, compared or named as not covered."""
+    """The case of every tensor of the original, compared or not covered."""
     config = read_json(folder / "config.json")
-    if missing := {"aes_config", "wavlm_config", "order_of_wavs"} - config.keys():
-        raise DataError(f"{folder / 'config.json'}: lacks {', '.join(sorted(missing))}")
+    if missing_keys := {"aes_config", "wavlm_config", "order_of_wavs"} - config.keys():
+        raise DataError(f"{folder / 'config.json'}: lacks {', '.join(sorted(missing_keys))}")
     golden = read_tensors(folder / SOUNDS)
     network = encoder.build_audiobox(
         read_tensors(folder / WEIGHTS),
@@ -39,17 +39,17 @@ def audiobox(folder: Path) -> list[Case]:
     ours, frames = run(network, sounds(config["order_of_wavs"], golden, folder))
     cases = []
     for key in sorted(key for key in golden if not key.startswith("wav.")):
-        found = ours.get(key, excerpt(key, frames))
-        if found is None:
-            cases.append(Case(key, covered=False))
+        tensor = ours.get(key, layer_frames(key, frames))
+        if tensor is None:
+            cases.append(Case(key, is_covered=False))
         else:
-            cases.append(compare(key, found.double(), golden[key].double()))
-    others = {path.name for path in folder.iterdir()} - {"config.json", "README.md", WEIGHTS, SOUNDS}
-    return cases + [Case(name, covered=False) for name in sorted(others)]
+            cases.append(compare(key, tensor.double(), golden[key].double()))
+    other_files = {path.name for path in folder.iterdir()} - {"config.json", "README.md", WEIGHTS, SOUNDS}
+    return cases + [Case(name, is_covered=False) for name in sorted(other_files)]
 
 
 def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, Clip]:
-    """The sounds by name, in the order in which the original was given them."""
+    """The sounds by name, in the order of the original's batch."""
     clips = {}
     for name in order:
         rate = next((rate for word, rate in RATES.items() if word in str(name).split("_")), None)
@@ -61,19 +61,19 @@ def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, 
 
 @torch.no_grad()
 def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
-    """The published way: all windows of all sounds, the shortest tails too, in one batch."""
-    heard = {
+    """All outputs by name, and WavLM's frames, of all windows of all sounds in one batch, as published."""
+    waves = {
         name: torch.from_numpy(mono(ClipFeatures(clip), SAMPLE_RATE, at_least_s=0.0))
         for name, clip in clips.items()
     }
-    cuts = [encoder.cut_windows(samples) for samples in heard.values()]
+    cuts = [encoder.cut_windows(samples) for samples in waves.values()]
     frames = network.wavlm_model(
         torch.cat([cut.samples for cut in cuts]), torch.cat([cut.lengths for cut in cuts])
     )
     predictions = network.predict(frames)
     scores = network.to_scale(predictions).split([len(cut.lengths) for cut in cuts])
     finals = torch.stack([encoder.song_score(*pair) for pair in zip(scores, cuts, strict=True)])
-    ours = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in heard.items()}
+    ours = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in waves.items()}
     ours |= {
         "chunk_batch_ids": torch.cat([torch.full_like(cut.lengths, i) for i, cut in enumerate(cuts)]),
         "chunk_weights": torch.cat([cut.weights for cut in cuts]),
@@ -84,8 +84,8 @@ def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[di
     return ours, frames
 
 
-def excerpt(key: str, frames: Frames) -> Tensor | None:
-    """All layers of the first frames of one window, if that is what the key asks for: [layer, frame, dim]."""
+def layer_frames(key: str, frames: Frames) -> Tensor | None:
+    """All layers of the first frames of one window [layer, frame, dim]; None for a key of another kind."""
     match = LAYERS.fullmatch(key)
     if match is None or int(match[1]) >= len(frames.valid):
         return None

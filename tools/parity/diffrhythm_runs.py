@@ -1,4 +1,4 @@
-"""What the project computes from the inputs of DiffRhythm's case files: predictions, losses, gradients, songs."""
+"""Runs the project on the inputs of DiffRhythm's case files: predictions, losses, gradients and songs."""
 
 import itertools
 from collections.abc import Callable, Container, Mapping
@@ -21,13 +21,13 @@ from diffdpo.sampling.velocity import initial_state
 
 Tensors = Mapping[str, Tensor]
 Load = Callable[[bool], DiffRhythmTransformer]
-"""The network of a configuration, causal or not."""
+"""A function from `causal` to the network of a configuration."""
 
 
 def predict(
     network: DiffRhythmTransformer, golden: Tensors, x: Tensor, audio: Tensor, drop: Container[str] = ()
 ) -> Tensor:
-    """The published forward; what is dropped is zero."""
+    """The network's prediction with the inputs of a case; inputs in `drop` are zero, as published."""
 
     def part(name: str, value: Tensor) -> Tensor:
         return torch.zeros_like(value) if name in drop else value
@@ -45,7 +45,7 @@ def predict(
 
 @torch.no_grad()
 def run_forward(load: Load, golden: Tensors) -> Tensors:
-    """The prediction and the output of every module on the way."""
+    """The prediction and the output of every module."""
     network = load(False)
     outputs: dict[str, Tensor] = {}
     for name, module in network.named_modules():
@@ -62,13 +62,13 @@ def run_forward(load: Load, golden: Tensors) -> Tensors:
 
 @torch.no_grad()
 def run_causal(load: Load, golden: Tensors) -> Tensors:
-    """v1.0 checkpoints."""
+    """The prediction of a causal network, as in v1.0 checkpoints."""
     return {"out.pred_causal": predict(load(True), golden, golden["in.x"], golden["in.cond"])}
 
 
 @torch.no_grad()
 def run_drops(load: Load, golden: Tensors) -> Tensors:
-    """All ways to drop audio, text and prompt."""
+    """The prediction for each combination of dropped audio, text and prompt."""
     network, names = load(False), ("audio", "text", "prompt")
     ours = {}
     for flags in itertools.product((0, 1), repeat=3):
@@ -79,7 +79,8 @@ def run_drops(load: Load, golden: Tensors) -> Tensors:
 
 
 def run_train_loss(load: Load, golden: Tensors) -> Tensors:
-    """Flow matching, by `diffdpo.flow`: its time is 1 minus the original's, its velocity the negative."""
+    """Losses and gradients of flow matching by `diffdpo.flow`, whose time is 1 minus the original's and whose
+    velocity is the negative of the original's."""
     song, noise, lens = golden["in.x1"], golden["in.x0"], golden["in.lens"]
     mask = flow.mask_from_frames(lens, song.shape[1])
     x = flow.interpolate(song, noise, 1 - golden["in.time"])
@@ -104,7 +105,7 @@ def run_train_loss(load: Load, golden: Tensors) -> Tensors:
 
 @torch.no_grad()
 def run_sample(load: Load, golden: Tensors) -> Tensors:
-    """The sampler itself, as users run it, from given noise and conditions; the original's scale s - 1 is 4."""
+    """Latents of the project's sampler from given noise and conditions; the original's scale s - 1 is 4."""
     network, noise = load(False), golden["in.y0_noise"]
     count, length, channels = noise.shape
     spec = LatentSpec(channels=channels, frames_per_second=1.0, sample_rate=1, max_frames=length)

@@ -1,4 +1,4 @@
-"""Lyrics against measurements of the original front end: phonemes, tokens, and their place on the frame axis.
+"""Compares lyrics with numbers of the original front end: phonemes, tokens and their places on the frame axis.
 
 A folder holds `g2p_english.json` (rows of lyric, phonemes joined by `|`, token_ids), a song as `*.lrc`, and
 `lrc_placement_*.safetensors` with that song's tokens for the published 95 and 285 second networks.
@@ -25,11 +25,11 @@ from diffdpo.lyrics.phonemes import english, phonemes
 from tools.parity.diffrhythm import Case, compare, read_json, read_tensors
 
 WINDOWS: dict[str, LineEnd] = {"base95.lrc_tokens": "drop", "full177.lrc_tokens": "cut"}
-"""What the published front end does with the last line of a song, by network."""
+"""The treatment of the last line of a song by the published front end, for each network."""
 
 
 def lyrics(folder: Path, vocabulary: Path | None = None) -> list[Case]:
-    """Every row and every placement of a folder.
+    """The cases of every row and every placement of a folder.
 
     The vocabulary belongs to the checkpoint: a path, or DIFFDPO_DIFFRHYTHM_VOCAB, or data/vocab.json in the folder.
     """
@@ -49,33 +49,33 @@ def lyrics(folder: Path, vocabulary: Path | None = None) -> list[Case]:
 
 
 def check_row(row: dict[str, Any], front_end: LyricsFrontEnd) -> list[Case]:
-    """One line: the phonemes of the English run, and the line's tokens, without the full stop of its placement."""
-    said, wanted = english(row["lyric"]), row["phonemes"].split("|")
+    """The cases of one line: its English phonemes, and its tokens without the full stop of the placement."""
+    phones, golden_phones = english(row["lyric"]), row["phonemes"].split("|")
     tokens = [
         front_end.vocabulary[phone] + 1 for phone in phonemes(row["lyric"]) if phone in front_end.vocabulary
     ]
     return [
-        Case(f"{row['lyric']!r} phonemes", differences(said, wanted)),
+        Case(f"{row['lyric']!r} phonemes", differences(phones, golden_phones)),
         Case(f"{row['lyric']!r} tokens", differences(tokens, row["token_ids"])),
     ]
 
 
 def differences(ours: list[Any], golden: list[Any]) -> float:
-    """How many entries differ, the surplus of the longer one included."""
+    """The number of entries that differ, plus the difference in length."""
     unequal = sum(a != b for a, b in zip(ours, golden, strict=False))
     return float(unequal + abs(len(ours) - len(golden)))
 
 
 def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping[str, int]) -> list[Case]:
-    """The song's tokens on the frame axis of every network measured."""
+    """The cases of the song's tokens on the frame axis, one for each published network."""
     cases = []
-    for name, wanted in sorted(golden.items()):
+    for name, golden_tokens in sorted(golden.items()):
         if name not in WINDOWS:
-            cases.append(Case(name, covered=False))
+            cases.append(Case(name, is_covered=False))
             continue
         front_end = LyricsFrontEnd(vocabulary, end=WINDOWS[name])
-        frames = len(wanted)
+        frames = len(golden_tokens)
         lines = front_end.encode(song, "en", frames / FRAMES_PER_SECOND).lines
         ours = place_tokens(lines, frames, FRAMES_PER_SECOND)
-        cases.append(compare(name, ours.to(torch.float64), wanted.to(torch.float64)))
+        cases.append(compare(name, ours.to(torch.float64), golden_tokens.to(torch.float64)))
     return cases

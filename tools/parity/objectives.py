@@ -1,7 +1,7 @@
-"""Objectives against numbers of the original implementations: losses, and gradients by relative norm.
+"""Compares objectives with numbers of the original implementations: losses, and gradients by relative norm.
 
-A case file holds predictions, the targets they are compared with (or the songs and noises these follow from),
-and the original's loss and gradient. Which objective a file is about is told by its name.
+A case file holds predictions, their targets (or the songs and noises from which targets follow), and the original's
+loss and gradient. The name of the file names the objective.
 """
 
 import re
@@ -30,10 +30,10 @@ from diffdpo.objectives.terms.restraints import Anchor, Safeguard
 from diffdpo.registry import Choice
 from diffdpo.types import Objective, Outputs, Velocities
 from tools.parity.diffrhythm import Case, read_tensors
+from tools.parity.diffrhythm_runs import Tensors
 
-Tensors = Mapping[str, Tensor]
 SINGLE, DOUBLE = 1e-5, 1e-10
-"""Relative tolerances for originals that compute in fp32, whatever they are given, and in fp64."""
+"""Relative tolerances for originals that compute in fp32 and in fp64."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,29 @@ class OriginalFamily:
     """A family of case files and the objective that must reproduce it."""
 
     objective: Callable[[Tensors, str], Objective]
-    """From the case and the part of its name that the pattern's groups match."""
+    """The objective, from the case and the part of its name that the pattern's groups match."""
     members: int = 2
-    """Songs an example: 2 are winners and losers, stacked one behind the other; else the members of a group."""
+    """Songs an example: 2 for pairs, with all winners before all losers; else the size of a group."""
     single_precision: bool = False
-    """The original computes in fp32 even on fp64 input."""
+    """Whether the original computes in fp32 even on fp64 input."""
     tolerance: float | None = None
-    """Instead of the usual one."""
+    """A relative tolerance in place of SINGLE or DOUBLE."""
     fields: Callable[[Tensors], Mapping[str, Any]] = lambda case: {}
-    """Further fields of Outputs."""
+    """Fields of Outputs beyond predictions, targets and errors."""
 
 
 def number(case: Tensors, key: str) -> float:
+    """The input `key` of a case as a float."""
     return float(case[f"in.{key}"])
 
 
 def times_and_scores(case: Tensors) -> dict[str, Tensor]:
+    """The times and scores of a case, as fields of Outputs."""
     return {"t": case["in.sigma"].flatten(), "score": case["in.adv"][:, None]}
 
 
 AWM_NAMES = {"Uniform": "uniform"}
-FAMILIES: dict[str, OriginalFamily] = {
+ORIGINALS: dict[str, OriginalFamily] = {
     r"flow_grpo_flowdpo_.*": OriginalFamily(
         lambda case, _: DPO(beta=number(case, "beta")), single_precision=True
     ),
@@ -136,11 +138,11 @@ TRL = {
     "nca_pair": "nca", "apo_zero": "apo_zero", "apo_down": "apo_down", "exo_pair": "exo",
     "sppo_hard": "sppo", "discopop": "discopop",
 }  # fmt: skip
-"""TRL's names of the links; its aot compares a batch's sorted rewards, which no loss of ours may."""
+"""The link by TRL's name. TRL's aot is missing: it sorts rewards in a batch, and our losses are per example."""
 
 
 def dpo(folder: Path) -> list[Case]:
-    """Every case file of a folder; those of objectives we do not have are named as not covered."""
+    """The cases of every file of a folder; files of objectives that this project lacks are not covered."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise DataError(f"{folder}: holds no *.safetensors")
@@ -148,22 +150,22 @@ def dpo(folder: Path) -> list[Case]:
 
 
 def check(name: str, case: Tensors) -> list[Case]:
-    """All comparisons of one file."""
+    """The cases of one file."""
     if name.startswith("trl_"):
         link = TRL.get(name.removeprefix("trl_"))
-        return check_link(name, link, case) if link else [Case(name, covered=False)]
+        return check_link(name, link, case) if link else [Case(name, is_covered=False)]
     if name.startswith("sdpo_lambda_active"):
         return check_scale(name, case)
     if match := re.fullmatch(r"simpletuner_flowdpo_(masked_mean|mean|sum)_.*", name):
         return check_auto_beta(name, case, match[1])
-    for pattern, family in FAMILIES.items():
+    for pattern, family in ORIGINALS.items():
         if match := re.fullmatch(pattern, name):
             return check_objective(name, case, family, "".join(match.groups()))
-    return [Case(name, covered=False)]
+    return [Case(name, is_covered=False)]
 
 
 def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: str) -> list[Case]:
-    """Loss and gradient."""
+    """The cases of an objective's loss and gradient."""
     if family.single_precision:
         case = {key: value.float() for key, value in case.items()}
     prediction = case["in.pred"].clone().requires_grad_()
@@ -179,16 +181,16 @@ def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: s
     predictions.setdefault(
         "reference", case["in.pred"]
     )  # where the original has none, the objective's is switched off
-    stacked = {
+    stacks = {
         key: members(flat(value), family.members) for key, value in {**predictions, "target": target}.items()
     }
     errors = {
-        key: flow.frame_errors(stacked[key].flatten(0, 1), stacked["target"].flatten(0, 1))
+        key: flow.frame_errors(stacks[key].flatten(0, 1), stacks["target"].flatten(0, 1))
         .mean(1)
-        .unflatten(0, stacked[key].shape[:2])
+        .unflatten(0, stacks[key].shape[:2])
         for key in predictions
     }
-    outputs = Outputs(**errors, velocities=Velocities(**stacked), **family.fields(case))
+    outputs = Outputs(**errors, velocities=Velocities(**stacks), **family.fields(case))
     loss = family.objective(case, variant)(outputs).loss.mean()
     loss.backward()
     original = case["out.loss"] if "out.loss" in case else case["out.policy_loss"]
@@ -204,14 +206,14 @@ def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: s
 
 
 def check_link(name: str, link: str, case: Tensors) -> list[Case]:
-    """A link by itself: TRL's rewards are beta times differences of log-probabilities."""
+    """The cases of a link, whose rewards in TRL are beta times differences of log-probabilities."""
     beta = number(case, "beta")
     logs = {key: case[f"in.{key}_logps"].double().requires_grad_() for key in ("chosen", "rejected")}
     ratios = {key: logs[key] - case[f"in.ref_{key}"].double() for key in logs}
-    if link == "ipo":  # of lengths: a mean a token there, a mean an element here
+    if link == "ipo":  # lengths: a mean a token in TRL, a mean an element in this project
         ratios = {key: value / case["in.n_tokens"].double() for key, value in ratios.items()}
-    smoothed = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
-    args = {"smoothing": number(case, "label_smoothing")} if smoothed else {}
+    has_smoothing = link in ("robust", "exo")  # not sigmoid: stored there, but not applied
+    args = {"smoothing": number(case, "label_smoothing")} if has_smoothing else {}
     loss = build_link(Choice(link, args))(beta * ratios["chosen"], beta * ratios["rejected"], 2 * beta)
     gradients = torch.autograd.grad(loss.mean(), list(logs.values()))
     return [
@@ -224,16 +226,16 @@ def check_link(name: str, link: str, case: Tensors) -> list[Case]:
 
 
 def check_scale(name: str, case: Tensors) -> list[Case]:
-    """SDPO's lambda; the original's is one for the batch, so the batch is taken as a single pair."""
+    """The case of SDPO's lambda; the original has one for a batch, so the batch is flattened to a single pair."""
     winner, loser = (case["in.pred"] - case["in.target"]).double().flatten().chunk(2)
     scale = Safeguard(number(case, "mu")).scale(winner, loser)
     return [Case(f"{name} out.lam", relative(scale, case["out.lam"]), SINGLE)]
 
 
 def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
-    """SimpleTuner's beta from the size of margins: at the first step, and after one with margins twice as large.
+    """The cases of SimpleTuner's beta from the size of margins, at the first step and after one of doubled margins.
 
-    It computes in fp32; so do we, since the margins are small differences of large sums.
+    Both sides compute in fp32, since the margins are small differences of large sums.
     """
     mask = case["in.mask"].flatten(1).float()
     counts = {
@@ -253,7 +255,7 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
     first = auto_beta.update({}, {"margin_size": float(size.metrics["margin_size"].mean())})
     second = auto_beta.update(first, {"margin_size": 2 * first["margin_size"]})
     loss = objective(Outputs(policy=policy, reference=reference, state=first)).loss.mean()
-    betas = torch.tensor([auto_beta(objective.beta, running) for running in (first, second)])
+    betas = torch.tensor([auto_beta(objective.beta, state) for state in (first, second)])
     original = torch.stack([case["out.auto_beta_call1"], case["out.auto_beta_call2_margin_x2"]]).flatten()
     return [
         Case(f"{name} loss", relative(loss, case["out.loss"]), SINGLE),
@@ -262,12 +264,12 @@ def check_auto_beta(name: str, case: Tensors, reduction: str) -> list[Case]:
 
 
 def flat(tensor: Tensor) -> flow.Latents:
-    """Images and audio alike as one long frame axis."""
+    """Images or audio as latents with one frame axis and one channel."""
     return tensor.flatten(1)[..., None] if tensor.ndim != 3 or tensor.shape[-1] != 1 else tensor
 
 
 def members(songs: flow.Latents, count: int) -> Tensor:
-    """Examples by members: pairs are stacked winners first; groups member by member."""
+    """Songs as [example, member, frame, channel]; pairs come with all winners first, groups example by example."""
     if count == 2:
         return rearrange(songs, "(member example) f c -> example member f c", member=2)
     return rearrange(songs, "(example member) f c -> example member f c", member=count)

@@ -1,6 +1,6 @@
-"""MuQ and SongEval against numbers of the originals.
+"""Compares MuQ and SongEval with numbers of the originals.
 
-Weights stand in `<name>.safetensors`, inputs and what the original made of them in `<name>_io.safetensors`.
+`<name>.safetensors` holds weights, `<name>_io.safetensors` inputs and the original's outputs.
 """
 
 import hashlib
@@ -17,26 +17,26 @@ from diffdpo.encoders import muq as encoder
 from diffdpo.encoders import songeval as rater
 from diffdpo.errors import DataError
 from tools.parity.diffrhythm import TOLERANCE, Case, compare, compare_keys, read_json, read_tensors
+from tools.parity.diffrhythm_runs import Tensors
 
-Tensors = Mapping[str, Tensor]
 IO = "_io"
 E2E_HEAD = "tiny_e2e_head.safetensors"
 ILL_CONDITIONED = ("tiny_head", {"attn": 2e-3, "pooled": 1e-4, "logits": 1e-4, "scores": 3e-5})
-"""Heads by the beginnings of their names, and what their stages are allowed: the logits of that random attention
-are in the hundreds, softmax multiplies all rounding. Against itself in float64 the original errs as much."""
+"""The beginning of the names of some heads, and the tolerances of their stages: logits of their random attention
+are in the hundreds, and softmax multiplies rounding. The original in fp32 differs as much from itself in fp64."""
 SPECTRUM_TOLERANCE = 1e-6
-"""Of amplitudes, relative to the loudest of their frame: an FFT in fp32 leaves a noise that is different on
-every kind of CPU, about -130 dB below it. In decibels it is anything."""
+"""The tolerance of amplitudes, relative to the loudest of their frame: an FFT in fp32 leaves noise at about
+-130 dB, which differs between kinds of CPU and is arbitrary in decibels."""
 AUDIBLE_DB = 90.0
-"""Clips within that range are compared from the samples on; the others from the golden spectrogram on."""
+"""Clips of a smaller dynamic range are compared from their samples; others from the golden spectrogram."""
 
 
 def muq(folder: Path) -> list[Case]:
-    """Mel front end, every hidden state, and the scores that a tiny head gives them."""
+    """The cases of the mel front end, every hidden state, and the scores of a tiny head."""
     published = read_json(folder / "config.json").get("muq_config")
     if not isinstance(published, dict):
         raise DataError(f"{folder / 'config.json'}: lacks muq_config")
-    cases, seen = [], {"README.md", "config.json"}
+    cases, read_names = [], {"README.md", "config.json"}
     for path in sorted(folder.glob(f"*{IO}.safetensors")):
         weights = path.with_name(path.name.replace(IO, ""))
         network = encoder.load(weights)
@@ -45,19 +45,19 @@ def muq(folder: Path) -> list[Case]:
             *check_muq(path.stem, network, read_tensors(path), folder),
             *check_depths(weights, network.config.depth, read_tensors(path)),
         ]
-        seen |= {path.name, weights.name}
-        if (listing := folder / f"state_dict_keys_{path.stem.split('_')[0]}.json").is_file():
-            cases.append(check_listing(listing, network))
-            seen.add(listing.name)
+        read_names |= {path.name, weights.name}
+        if (listing_path := folder / f"state_dict_keys_{path.stem.split('_')[0]}.json").is_file():
+            cases.append(check_parameters(listing_path, network))
+            read_names.add(listing_path.name)
     if not cases:
         raise DataError(f"{folder}: holds no *{IO}.safetensors")
-    return cases + others(folder, seen)
+    return cases + uncovered_files(folder, read_names)
 
 
-def check_sizes(name: str, found: encoder.MuQConfig, published: Mapping[str, Any]) -> Case:
-    """What the loader tells from the shapes is what the config says, and the statistics are those we know."""
+def check_sizes(name: str, config: encoder.MuQConfig, published: Mapping[str, Any]) -> Case:
+    """The case of the configuration that is read from shapes and known statistics, against the published one."""
     layers, stat = published["w2v2_config"], published["stat"]
-    expected = encoder.MuQConfig(
+    published_config = encoder.MuQConfig(
         dim=published["encoder_dim"],
         depth=published["encoder_depth"],
         heads=layers["num_attention_heads"],
@@ -67,12 +67,12 @@ def check_sizes(name: str, found: encoder.MuQConfig, published: Mapping[str, Any
         mean=stat["melspec_2048_mean"],
         std=stat["melspec_2048_std"],
     )
-    return Case(f"{name} sizes", 0.0 if found == expected else math.inf)
+    return Case(f"{name} sizes", 0.0 if config == published_config else math.inf)
 
 
 @torch.no_grad()
 def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) -> list[Case]:
-    """Stage by stage; all states from the golden spectrogram if there is one, else from the samples."""
+    """The case of each stage; states follow from the golden spectrogram if there is one, else from samples."""
     waves = golden["wav"]
     mel = torch.stack([encoder.log_mel(wave) for wave in waves])
     spectra = golden.get("mel_db", mel)
@@ -83,7 +83,7 @@ def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) ->
             ours["songeval_scores_from_hidden6"] = rater.load_head(head)(ours["hidden_6"])
     cases = []
     for key in sorted(golden.keys() - {"wav", "mel_db"}):
-        case = Case(f"{name} {key}", covered=False)
+        case = Case(f"{name} {key}", is_covered=False)
         cases.append(compare(case.name, ours[key], golden[key]) if key in ours else case)
     if "mel_db" in golden:
         cases += check_front_end(name, network, mel, golden)
@@ -91,14 +91,14 @@ def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) ->
 
 
 def check_front_end(name: str, network: encoder.MuQ, mel: Tensor, golden: Tensors) -> list[Case]:
-    """The spectrogram, and the states that our own leads to where it can be told from rounding."""
+    """The cases of the spectrogram, and of the states computed from it for clips within AUDIBLE_DB."""
     spectra = golden["mel_db"]
     peaks = amplitudes(spectra).amax(1, keepdim=True)
-    ours, theirs = amplitudes(mel) / peaks, amplitudes(spectra) / peaks
-    cases = [compare(f"{name} mel_db, amplitudes", ours, theirs, SPECTRUM_TOLERANCE)]
-    for i, one in enumerate(spectra):
-        if (one.amax(0) - one.amin(0)).max() < AUDIBLE_DB:
-            cases.append(compare(f"{name} mel_db of wav {i}", mel[i], one))
+    amplitudes_of_mel, golden_amplitudes = amplitudes(mel) / peaks, amplitudes(spectra) / peaks
+    cases = [compare(f"{name} mel_db, amplitudes", amplitudes_of_mel, golden_amplitudes, SPECTRUM_TOLERANCE)]
+    for i, spectrum in enumerate(spectra):
+        if (spectrum.amax(0) - spectrum.amin(0)).max() < AUDIBLE_DB:
+            cases.append(compare(f"{name} mel_db of wav {i}", mel[i], spectrum))
             cases += [
                 compare(f"{name} hidden_{depth} of wav {i}", h[0], golden[f"hidden_{depth}"][i])
                 for depth, h in enumerate(network.states(mel[i : i + 1]))
@@ -109,7 +109,7 @@ def check_front_end(name: str, network: encoder.MuQ, mel: Tensor, golden: Tensor
 
 @torch.no_grad()
 def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
-    """A network of the first blocks gives their hidden state."""
+    """The cases of networks of the first blocks alone, against the hidden states after these blocks."""
     mel = golden["mel_db"] if "mel_db" in golden else torch.stack([encoder.log_mel(w) for w in golden["wav"]])
     return [
         compare(
@@ -122,50 +122,53 @@ def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
     ]
 
 
-def check_listing(path: Path, network: nn.Module) -> Case:
-    """The original's parameters less the unused ones are ours."""
-    listing = {key.removeprefix(encoder.PREFIX): shape for key, shape in json.loads(path.read_text())}
-    used = {key: shape for key, shape in listing.items() if not key.startswith(encoder.UNUSED)}
-    return compare_keys(path.name, network.state_dict(), used)
+def check_parameters(path: Path, network: nn.Module) -> Case:
+    """The case of the keys and shapes of the original's parameters, without the unused ones."""
+    shapes = {key.removeprefix(encoder.PREFIX): shape for key, shape in json.loads(path.read_text())}
+    used_shapes = {key: shape for key, shape in shapes.items() if not key.startswith(encoder.UNUSED)}
+    return compare_keys(path.name, network.state_dict(), used_shapes)
 
 
 def amplitudes(decibels: Tensor) -> Tensor:
+    """Amplitudes, in fp64, of levels in decibels."""
     return 10 ** (decibels.double() / 20)
 
 
 def songeval(folder: Path) -> list[Case]:
-    """Heads of any size; the weights of those that come without are made as config.json tells."""
+    """The cases of heads of any size; a head without a weight file is a `hashed_head` of a size in config.json."""
     config = read_json(folder / "config.json")
-    cases, seen = [], {"README.md", "config.json", E2E_HEAD}  # that head belongs to MuQ's numbers
+    cases, read_names = [], {"README.md", "config.json", E2E_HEAD}  # that head belongs to MuQ's numbers
     for path in sorted(folder.glob(f"*{IO}.safetensors")):
         weights = path.with_name(path.name.replace(IO, ""))
-        seen |= {path.name, weights.name}
+        read_names |= {path.name, weights.name}
         size = next((config[name] for name in config if path.name.startswith(f"{name}_")), None)
         if weights.is_file():
             head = rater.load_head(weights)
         elif isinstance(size, dict):
-            head = made_head(size)
+            head = hashed_head(size)
         else:
             raise DataError(f"{path}: neither {weights.name} beside it nor its size in config.json")
         cases += check_head(path.stem, head, read_tensors(path))
     if not cases:
         raise DataError(f"{folder}: holds no *{IO}.safetensors")
-    return cases + others(folder, seen)
+    return cases + uncovered_files(folder, read_names)
 
 
 @torch.no_grad()
 def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
-    """Ratings and all that lies on the way to them."""
+    """The cases of a head's ratings and of every stage before them."""
     start, tolerances = ILL_CONDITIONED
     cases = []
     for group in sorted({key.rpartition(".")[0] for key in golden}):
-        wanted = {key: tensor for key, tensor in golden.items() if key.rpartition(".")[0] == group}
-        x = wanted.pop(f"{group}.x".lstrip("."), None)
-        ours = listen(head, made("input", (1, 50, head.fc.in_features // 2), 1.0) if x is None else x)
-        for key, tensor in sorted(wanted.items()):
+        golden_stages = {key: tensor for key, tensor in golden.items() if key.rpartition(".")[0] == group}
+        x = golden_stages.pop(f"{group}.x".lstrip("."), None)
+        ours = stage_outputs(
+            head, hashed_tensor("input", (1, 50, head.fc.in_features // 2), 1.0) if x is None else x
+        )
+        for key, tensor in sorted(golden_stages.items()):
             stage = key.rpartition(".")[2]
             if stage not in ours:
-                cases.append(Case(f"{name} {key}", covered=False))
+                cases.append(Case(f"{name} {key}", is_covered=False))
                 continue
             tolerance = tolerances.get(stage, TOLERANCE) if name.startswith(start) else TOLERANCE
             scale = 1.0 if stage in ("logits", "scores") else max(1.0, tensor.abs().max().item())
@@ -173,39 +176,42 @@ def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
     return cases
 
 
-def listen(head: rater.Head, x: Tensor) -> dict[str, Tensor]:
-    """Every stage of a head's forward pass."""
-    seen: dict[str, Tensor] = {}
+def stage_outputs(head: rater.Head, x: Tensor) -> dict[str, Tensor]:
+    """The output of every stage of a head's forward pass."""
+    outputs: dict[str, Tensor] = {}
     hooks = [
-        head.ffd.register_forward_hook(lambda _module, _args, out: seen.update(ffd=out)),
-        head.attn[-1].register_forward_hook(lambda _module, _args, out: seen.update(attn=out)),
-        head.fc.register_forward_hook(lambda _module, args, out: seen.update(pooled=args[0], logits=out)),
+        head.ffd.register_forward_hook(lambda _module, _args, out: outputs.update(ffd=out)),
+        head.attn[-1].register_forward_hook(lambda _module, _args, out: outputs.update(attn=out)),
+        head.fc.register_forward_hook(lambda _module, args, out: outputs.update(pooled=args[0], logits=out)),
     ]
     scores = head(x)
     for hook in hooks:
         hook.remove()
-    return {**seen, "scores": scores}
+    return {**outputs, "scores": scores}
 
 
-def made_head(size: Mapping[str, int]) -> rater.Head:
-    """A head whose weights follow from the names of its parameters."""
+def hashed_head(size: Mapping[str, int]) -> rater.Head:
+    """A head whose weights are `hashed_tensor` of the names of its parameters."""
     layers = size["attn_layer_num"]
     head = rater.Head(size["in_features"], size["ffd_hidden_size"], layers, size["num_classes"])
 
     def scale(name: str, parameter: Tensor) -> float:
         return 0.01 if parameter.ndim == 1 else 0.03 if "attn" in name else 0.05
 
-    head.load_state_dict({name: made(name, p.shape, scale(name, p)) for name, p in head.state_dict().items()})
+    head.load_state_dict(
+        {name: hashed_tensor(name, p.shape, scale(name, p)) for name, p in head.state_dict().items()}
+    )
     return head
 
 
-def made(name: str, shape: Sequence[int], scale: float) -> Tensor:
-    """A linear congruential sequence in [-scale, scale) that starts at the hash of a name."""
+def hashed_tensor(name: str, shape: Sequence[int], scale: float) -> Tensor:
+    """A tensor of a linear congruential sequence in [-scale, scale) that starts at the hash of a name."""
     start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     states = (torch.arange(math.prod(shape)) * 1103515245 + start) % 2**31
     return ((2 * (states.double() / 2**31) - 1) * scale).float().reshape(*shape)
 
 
-def others(folder: Path, seen: set[str]) -> list[Case]:
-    names = sorted(path.name for path in folder.iterdir() if path.name not in seen)
-    return [Case(name, covered=False) for name in names]
+def uncovered_files(folder: Path, read_names: set[str]) -> list[Case]:
+    """A case that is not covered for each file of a folder outside `read_names`."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in read_names)
+    return [Case(name, is_covered=False) for name in names]

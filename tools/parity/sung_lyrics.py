@@ -1,12 +1,12 @@
-"""Sing an LRC with hibari-tts and compare where each line is heard with where its tokens stand on the frame axis.
+"""Compares the onsets of lines sung by hibari-tts from an LRC with the times of their tokens on the frame axis.
 
     python tools/parity/sung_lyrics.py [SONG.lrc] [--duration 60] [--vocab vocab.json] [--wav song.wav]
 
-It needs `pip install hibari-tts` (Apache-2.0, its English voice is in the package) and the lyrics extra. This
-tool lays every line at its LRC time, on one note, stretched to most of the time until the next; then it looks for
-the onsets in the finished song, by loudness alone. So what is checked is the frame axis, not how a model sings.
-A token may stand up to one frame (46 ms) before the time in the LRC, never behind it: exit code 1 if one does.
-Soft consonants are heard late. Without an LRC a short song is planned and sung.
+The tool needs `pip install hibari-tts` (Apache-2.0, with an English voice in the package) and the lyrics extra.
+Every line starts at its LRC time, on one note, at a speed that fills most of the time until the next line; onsets
+in the song are detected by loudness alone. The comparison checks the frame axis, not the singing of a song model. A
+token may precede its LRC time by at most one frame (46 ms) and never follow it; else the exit code is 1. Soft
+consonants have late onsets. Without an LRC a short song is planned and sung.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from diffdpo.recipes.lyrics import read_text
 RATE = 24000
 NOTES = (220.0, 246.94, 261.63, 293.66)
 SHARE = 0.85
-"""Of the time until the next line that a line is sung for; the rest is the pause that onsets are found behind."""
-OWN = """[verse]
+"""The share of the time until the next line in which a line is sung; a pause follows, before the next onset."""
+DEFAULT_LYRICS = """[verse]
 Paper boats along the gutter
 Carry what I meant to say
 Every corner takes a letter
@@ -56,42 +56,42 @@ def main() -> int:
     parser.add_argument("--wav", help="write the song here")
     args = parser.parse_args()
     try:
-        text = read_text(args.lrc) if args.lrc else to_lrc(plan(OWN, args.duration))
+        text = read_text(args.lrc) if args.lrc else to_lrc(plan(DEFAULT_LYRICS, args.duration))
         lines = parse_lrc(text, duration_s=args.duration).lines
         if not lines:
             raise DataError("no line can be sung")
         vocabulary = read_vocabulary(args.vocab) if args.vocab else own_vocabulary(lines)
-        stands = token_times(text, args.duration, vocabulary)
-        song, natural = sing(lines, args.duration)
+        token_s = token_times(text, args.duration, vocabulary)
+        song, spoken_s = sing_lines(lines, args.duration)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.wav:
         soundfile.write(args.wav, song, RATE)
-    return report(lines, stands, onsets(song, lines), natural, args.duration)
+    return print_report(lines, token_s, onsets(song, lines), spoken_s, args.duration)
 
 
 def own_vocabulary(lines: tuple[TimedWords, ...]) -> dict[str, int]:
-    """The phonemes of the song, numbered: places on the frame axis do not depend on the numbers."""
-    heard = {phone for line in lines for phone in phonemes(line.words)}
-    return {phone: number for number, phone in enumerate([*MARKS, "_", *sorted(heard - {*MARKS, "_"})])}
+    """A number for each phoneme of the song; places on the frame axis do not depend on the numbers."""
+    phones = {phone for line in lines for phone in phonemes(line.words)}
+    return {phone: number for number, phone in enumerate([*MARKS, "_", *sorted(phones - {*MARKS, "_"})])}
 
 
 def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.ndarray:
-    """When the first token of each line stands, in seconds: behind the full stop of the line before or silence."""
+    """The time of the first token of each line in seconds: the first after the full stop of the line before."""
     front_end = LyricsFrontEnd(vocabulary)
     lines = front_end.encode(text, "en", duration_s).lines
     axis = place_tokens(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
     stop = vocabulary["."] + 1
-    before = np.concatenate([[stop], axis[:-1]])
-    ended = before == stop
+    left_tokens = np.concatenate([[stop], axis[:-1]])
+    line_ends = left_tokens == stop
     for frame in range(1, len(axis)):  # silence behind a full stop is still the end of that line
-        ended[frame] |= ended[frame - 1] and before[frame] == 0
-    return np.flatnonzero(ended & (axis > 0)) / FRAMES_PER_SECOND
+        line_ends[frame] |= line_ends[frame - 1] and left_tokens[frame] == 0
+    return np.flatnonzero(line_ends & (axis > 0)) / FRAMES_PER_SECOND
 
 
-def sing(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, list[float]]:
-    """The song, and how long each line lasts when it is merely spoken."""
+def sing_lines(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, list[float]]:
+    """The samples of the song, and the seconds of each line at the voice's normal speed."""
     try:
         from hibari import Hibari
     except ImportError:
@@ -99,27 +99,27 @@ def sing(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, 
     voice = Hibari()
     song = np.zeros(round(duration_s * RATE), np.float32)
     ends = [line.start_s for line in lines[1:]] + [duration_s]
-    natural = []
+    spoken_s = []
     for number, (line, end_s) in enumerate(zip(lines, ends, strict=True)):
-        spoken = on_note(voice, line.words, 1.0, NOTES[number % len(NOTES)])
-        natural.append(len(spoken) / RATE)
+        speech = on_note(voice, line.words, 1.0, NOTES[number % len(NOTES)])
+        spoken_s.append(len(speech) / RATE)
         room = SHARE * (end_s - line.start_s)
-        pace = min(2.0, max(0.5, natural[-1] / room))
-        sung = on_note(voice, line.words, pace, NOTES[number % len(NOTES)])[: round(room * RATE)]
+        speed = min(2.0, max(0.5, spoken_s[-1] / room))
+        sound = on_note(voice, line.words, speed, NOTES[number % len(NOTES)])[: round(room * RATE)]
         first = round(line.start_s * RATE)
-        song[first : first + len(sung)] += sung[: len(song) - first]
-    return song, natural
+        song[first : first + len(sound)] += sound[: len(song) - first]
+    return song, spoken_s
 
 
-def on_note(voice: Any, words: str, pace: float, note_hz: float) -> np.ndarray:
-    """A line on one pitch, from its first sound to its last."""
+def on_note(voice: Any, words: str, speed: float, note_hz: float) -> np.ndarray:
+    """The samples of a line on one pitch, without silence at both ends."""
     from hibari import dsp
 
     rng = np.random.default_rng(0)
     pieces = []
     for phones in voice.phonemize(words):
         ids = np.asarray([voice.ids(phones)], np.int64)
-        out = voice.sess.run(None, {"ids": ids, "speed": np.asarray([pace], np.float32)})
+        out = voice.sess.run(None, {"ids": ids, "speed": np.asarray([speed], np.float32)})
         *spectra, pitch = (part[0] for part in out)
         pieces.append(dsp.synth(*spectra, np.where(pitch > 40, note_hz, 0).astype(np.float32), rng))
     sound = np.concatenate(pieces)
@@ -128,43 +128,48 @@ def on_note(voice: Any, words: str, pace: float, note_hz: float) -> np.ndarray:
 
 
 def onsets(song: np.ndarray, lines: tuple[TimedWords, ...]) -> np.ndarray:
-    """The first 5 ms near each line that are louder than -35 dB below the loudest near it, in seconds."""
+    """The onset of each line in seconds: the first 5 ms near its start above -35 dB of the local maximum."""
     hop = RATE // 200
     loudness = np.sqrt(np.mean(np.square(song[: len(song) // hop * hop].reshape(-1, hop)), axis=1))
     starts = [line.start_s for line in lines]
-    found = []
+    onset_times = []
     for number, start in enumerate(starts):
-        before = 0.5 * (1 - SHARE) * (start - starts[number - 1]) if number else start
-        after = starts[number + 1] if number + 1 < len(starts) else len(song) / RATE
-        first, last = round((start - min(before, 0.5)) * 200), round((start + 0.5 * (after - start)) * 200)
-        near = loudness[first:last]
-        found.append((first + np.flatnonzero(near > 10 ** (-35 / 20) * near.max())[0]) / 200)
-    return np.array(found)
+        lead_s = 0.5 * (1 - SHARE) * (start - starts[number - 1]) if number else start
+        next_start = starts[number + 1] if number + 1 < len(starts) else len(song) / RATE
+        first, last = (
+            round((start - min(lead_s, 0.5)) * 200),
+            round((start + 0.5 * (next_start - start)) * 200),
+        )
+        local_loudness = loudness[first:last]
+        onset_times.append(
+            (first + np.flatnonzero(local_loudness > 10 ** (-35 / 20) * local_loudness.max())[0]) / 200
+        )
+    return np.array(onset_times)
 
 
-def report(
+def print_report(
     lines: tuple[TimedWords, ...],
-    stands: np.ndarray,
-    heard: np.ndarray,
-    natural: list[float],
+    token_s: np.ndarray,
+    onset_s: np.ndarray,
+    spoken_s: list[float],
     duration_s: float,
 ) -> int:
-    """A row for each line and the deviations; 1 if a token stands more than a frame from its time."""
-    if len(stands) != len(lines):
-        raise SystemExit(f"{len(stands)} lines stand on the frame axis, {len(lines)} are sung")
+    """Print a row for each line and the deviations; 1 if a token is more than a frame from its time, else 0."""
+    if len(token_s) != len(lines):
+        raise SystemExit(f"{len(token_s)} lines stand on the frame axis, {len(lines)} are sung")
     ends = [line.start_s for line in lines[1:]] + [duration_s]
-    print("    LRC s   token s   heard s   token-LRC ms   heard-token ms   spoken/room s   words")
-    for line, stand, sound, spoken, end_s in zip(lines, stands, heard, natural, ends, strict=True):
+    print("    LRC s   token s   onset s   token-LRC ms   onset-token ms   spoken/room s   words")
+    for line, token, onset, speech, end_s in zip(lines, token_s, onset_s, spoken_s, ends, strict=True):
         print(
-            f"{line.start_s:9.2f} {stand:9.3f} {sound:9.3f} {1000 * (stand - line.start_s):14.1f} "
-            f"{1000 * (sound - stand):16.1f} {spoken:8.2f}/{end_s - line.start_s:5.2f}   {line.words}"
+            f"{line.start_s:9.2f} {token:9.3f} {onset:9.3f} {1000 * (token - line.start_s):14.1f} "
+            f"{1000 * (onset - token):16.1f} {speech:8.2f}/{end_s - line.start_s:5.2f}   {line.words}"
         )
-    late = 1000 * (heard - stands)
+    delay_ms = 1000 * (onset_s - token_s)
     print(
-        f"{len(lines)} lines: heard behind their first token by {late.mean():.1f} ms on average, "
-        f"{late.min():.1f} to {late.max():.1f} ms; a frame is {1000 / FRAMES_PER_SECOND:.1f} ms"
+        f"{len(lines)} lines: onsets behind their first token by {delay_ms.mean():.1f} ms on average, "
+        f"{delay_ms.min():.1f} to {delay_ms.max():.1f} ms; a frame is {1000 / FRAMES_PER_SECOND:.1f} ms"
     )
-    early = np.array([line.start_s for line in lines]) - stands
+    early = np.array([line.start_s for line in lines]) - token_s
     wrong = int(((early < -1e-6) | (early > 1 / FRAMES_PER_SECOND)).sum())
     print(
         f"{wrong} tokens more than a frame away from the LRC"

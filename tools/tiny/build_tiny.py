@@ -1,8 +1,8 @@
-"""Make the shipped tiny bundle from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
+"""Builds the shipped tiny bundle from a corpus, step by step (docs/howto/rebuild-the-tiny-model.md).
 
 python tools/tiny/build_tiny.py codec  CODEC OUT          the trained codec, in half precision
-python tools/tiny/build_tiny.py seed   OUT                a fresh network to be trained
-python tools/tiny/build_tiny.py beats  DATA OUT           the tempo that goes with a style, fitted to prepared songs
+python tools/tiny/build_tiny.py seed   OUT                a network of random weights, before training
+python tools/tiny/build_tiny.py beats  DATA OUT           the map from a style to a tempo, fitted to prepared songs
 python tools/tiny/build_tiny.py network EXPORT... OUT     the trained network, or a mean of several, in fp16
 python tools/tiny/build_tiny.py songs  MANIFEST OUT       SONGS.md: the training songs with authors and licences
 """
@@ -29,7 +29,7 @@ from diffdpo.encoders.beats import FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
 LEAST_GAPS = 4
-"""Between beats, for a window to have a tempo."""
+"""The fewest gaps between beats in a window with a tempo."""
 RIDGE = 1e-3
 NETWORK = {
     "dim": 256,
@@ -46,8 +46,8 @@ NETWORK = {
 }
 
 
-def songs(manifest: Path, out: Path) -> None:
-    """The attribution that the songs' licences ask for."""
+def write_song_list(manifest: Path, out: Path) -> None:
+    """Write SONGS.md, the attribution that the songs' licences ask for."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     lines = [
         "# Songs",
@@ -64,7 +64,7 @@ def songs(manifest: Path, out: Path) -> None:
 
 
 def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
-    """The network whose weights are the mean of several, trained from one start (Wortsman et al. 2022)."""
+    """The network whose weights are the mean of several exports from one start (Wortsman et al. 2022)."""
     states = [DiffRhythmTransformer.from_pretrained(export).state_dict() for export in exports]
     network = DiffRhythmTransformer(**NETWORK)  # one of those read would keep the path it was read from
     network.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
@@ -72,7 +72,7 @@ def mean_network(exports: Sequence[Path]) -> DiffRhythmTransformer:
 
 
 def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Styles of all windows, and of each log2 of the beats a minute (NaN without a pulse)."""
+    """Styles [window, dim] of all windows, and log2 of the beats a minute of each window (NaN without a pulse)."""
     styles, octaves = [], []
     for row in tables.read_rows(data, SONGS):
         if row.split != split or row.error:
@@ -93,7 +93,7 @@ def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def fit_beats(data: Path, out: Path) -> None:
-    """Two ridge regressions on styles, of the tempo and of whether there is a pulse."""
+    """Fit two ridge regressions on styles, of the tempo and of the presence of a pulse, and write their weights."""
     styles, octaves = tempo_of_styles(data, "train")
     pulse = ~octaves.isnan()
     maps = [ridge(styles[pulse], octaves[pulse]), ridge(styles, pulse.float())]
@@ -101,10 +101,10 @@ def fit_beats(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file({"weight": weight, "bias": bias}, out / FILE)
     styles, octaves = tempo_of_styles(data, "valid")
-    pulse, found = ~octaves.isnan(), styles @ weight.T + bias
-    kept = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
-        (found[pulse, 0], octaves[pulse]), (found[:, 1], pulse.float()))]  # fmt: skip
-    print(f"correlation on validation songs: tempo {kept[0]:.2f}, pulse {kept[1]:.2f}")
+    pulse, predictions = ~octaves.isnan(), styles @ weight.T + bias
+    correlations = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (
+        (predictions[pulse, 0], octaves[pulse]), (predictions[:, 1], pulse.float()))]  # fmt: skip
+    print(f"correlation on validation songs: tempo {correlations[0]:.2f}, pulse {correlations[1]:.2f}")
 
 
 def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,7 +116,7 @@ def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def halve(folder: Path) -> None:
-    """Store a model's weights in half precision; they are computed with in fp32."""
+    """Convert the safetensors files of a folder to half precision; loading converts weights back to fp32."""
     for path in folder.glob("*.safetensors"):
         save_file({k: v.half() for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
 
@@ -125,21 +125,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("codec", "seed", "beats", "network", "songs"))
+    parser.add_argument("step", choices=("codec", "seed", "beats", "network", "songs"))
     parser.add_argument("paths", type=Path, nargs="+")
     args = parser.parse_args()
     out = args.paths[-1]
-    if args.what == "codec":
-        trained = SpectralCodec.from_pretrained(args.paths[0])
-        codec = SpectralCodec(**{k: v for k, v in trained.config.items() if not k.startswith("_")})
-        codec.load_state_dict(trained.state_dict())  # the one read would keep the path it was read from
+    if args.step == "codec":
+        source = SpectralCodec.from_pretrained(args.paths[0])
+        codec = SpectralCodec(**{k: v for k, v in source.config.items() if not k.startswith("_")})
+        codec.load_state_dict(source.state_dict())  # the one read would keep the path it was read from
         codec.save_pretrained(out / "codec")
         halve(out / "codec")
-    elif args.what == "beats":
+    elif args.step == "beats":
         fit_beats(args.paths[0], out)
-    elif args.what == "songs":
-        songs(args.paths[0], out)
-    elif args.what == "seed":
+    elif args.step == "songs":
+        write_song_list(args.paths[0], out)
+    elif args.step == "seed":
         torch.manual_seed(0)
         DiffRhythmTransformer(**NETWORK).save_pretrained(out / "network")
     else:

@@ -1,9 +1,9 @@
-"""Before and after the codec, for its model card: sounds as OGG, their spectrograms above one another as SVG.
+"""Writes the sounds (OGG) and spectrograms (SVG) of excerpts and their reconstructions for the codec's model card.
 
-    python tools/tiny/eval_codec.py corpus/manifest.jsonl CODEC --keep kept
-    python tools/tiny/codec_card.py kept OUT SONG-PLACE...
+    python tools/tiny/eval_codec.py corpus/manifest.jsonl CODEC --keep excerpts
+    python tools/tiny/codec_card.py excerpts OUT SONG-PLACE...
 
-The names are those of the kept pairs, such as `singularity-music-inevitable-0.4`.
+SONG-PLACE names a pair in the folder of excerpts, such as `singularity-music-inevitable-0.4`.
 """
 
 import argparse
@@ -25,13 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kept", type=Path)
+    parser.add_argument("excerpts", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="+")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names:
-        clips = match_loudness([audio.read(args.kept / f"{name}-{kind}.flac") for kind in KINDS])
+        clips = match_loudness([audio.read(args.excerpts / f"{name}-{kind}.flac") for kind in KINDS])
         for kind, clip in zip(KINDS, clips, strict=True):
             path = args.out / f"{name}-{kind}.ogg"
             soundfile.write(path, clip.samples.T, clip.sample_rate, format="OGG", subtype="VORBIS")

@@ -1,7 +1,10 @@
-"""How much music survives the codec: `python tools/tiny/eval_codec.py MANIFEST [CODEC]`, held-out songs, JSON out.
+"""Measures how well the tiny codec reconstructs excerpts of held-out songs, and the speed of decoding. JSON out.
 
-Chroma correlation (librosa CQT chroma, all bins and frames of an excerpt), onset F1 (50 ms) and the cosine of
-musicnn embeddings, between excerpts and their reconstructions; speed of decoding; statistics of the latents.
+    python tools/tiny/eval_codec.py MANIFEST [CODEC] [--split test] [--ceiling] [--keep FOLDER]
+
+The measures between an excerpt and its reconstruction are chroma correlation (librosa CQT chroma, all bins and
+frames of an excerpt), onset F1 (50 ms) and the cosine of musicnn embeddings. The summary has their medians, the
+speed of decoding and statistics of the latents.
 """
 
 import argparse
@@ -20,23 +23,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo import audio
 from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.encoders import musicnn
-
-RATE = 44100
+from tools.tiny.excerpts import RATE, read_clip
 
 
 def chroma_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation of the chroma of two mono signals over all bins and frames."""
     chroma = [librosa.feature.chroma_cqt(y=x, sr=RATE, hop_length=2048) for x in (a, b)]
     return float(np.corrcoef(chroma[0].ravel(), chroma[1].ravel())[0, 1])
 
 
 def onset_f1(a: np.ndarray, b: np.ndarray, tolerance_s: float = 0.05) -> float:
-    """F1 of matched onsets; one when neither has any."""
+    """F1 of the onsets of two mono signals, matched within a tolerance; 1 when neither has an onset."""
     first, second = (librosa.onset.onset_detect(y=x, sr=RATE, hop_length=512, units="time") for x in (a, b))
     if len(first) == 0 or len(second) == 0:
         return float(len(first) == len(second))
-    near = np.abs(first[:, None] - second[None]) <= tolerance_s
-    rows, columns = linear_sum_assignment(-near.astype(float))
-    return float(2 * near[rows, columns].sum() / (len(first) + len(second)))
+    matches = np.abs(first[:, None] - second[None]) <= tolerance_s
+    rows, columns = linear_sum_assignment(-matches.astype(float))
+    return float(2 * matches[rows, columns].sum() / (len(first) + len(second)))
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument(
-        "--ceiling", action="store_true", help="skip the network: true band magnitudes, phases made up"
+        "--ceiling", action="store_true", help="skip the network: true band magnitudes, synthetic phases"
     )
     parser.add_argument("--keep", type=Path, help="folder for original and decoded excerpts")
     args = parser.parse_args()
@@ -57,33 +60,32 @@ def main() -> None:
         path = args.manifest.parent / row["audio"]
         total = audio.seconds_of(path)
         for place in (0.2, 0.4, 0.7):
-            clip = audio.read(path, start_s=place * total, seconds=args.seconds)
-            clip = audio.normalise(audio.stereo(audio.resample(clip, RATE)), -16)
+            clip = read_clip(path, place * total, args.seconds)
             length = clip.samples.shape[1] // 2048 * 2048
             original = clip.samples[:, :length]
             z = codec.encode(torch.from_numpy(original)[None])
-            began = time.perf_counter()
+            t_start = time.perf_counter()
             if args.ceiling:
-                decoded = codec.synthesise(codec.analyse(torch.from_numpy(original)[None]))[0].numpy()
+                reconstruction = codec.synthesise(codec.analyse(torch.from_numpy(original)[None]))[0].numpy()
             else:
-                decoded = codec.decode(z)[0].numpy()
-            decode_s, decoded_s = decode_s + time.perf_counter() - began, decoded_s + length / RATE
-            a, b = original.mean(0), decoded.mean(0)
+                reconstruction = codec.decode(z)[0].numpy()
+            decode_s, decoded_s = decode_s + time.perf_counter() - t_start, decoded_s + length / RATE
+            a, b = original.mean(0), reconstruction.mean(0)
             pair = [torch.from_numpy(librosa.resample(x, orig_sr=RATE, target_sr=16000)) for x in (a, b)]
-            one, two = listener.describe(pair).embedding
+            first, second = listener.describe(pair).embedding
             results.append(
                 {
                     "song": row["id"],
                     "at": place,
                     "chroma": chroma_correlation(a, b),
                     "onset_f1": onset_f1(a, b),
-                    "musicnn_cosine": float(torch.cosine_similarity(one, two, dim=0)),
+                    "musicnn_cosine": float(torch.cosine_similarity(first, second, dim=0)),
                 }
             )
             latents.append(z[0])
             if args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)
-                for name, samples in (("original", original), ("decoded", decoded)):
+                for name, samples in (("original", original), ("decoded", reconstruction)):
                     out = audio.limit(type(clip)(samples=samples, sample_rate=RATE))
                     audio.write(args.keep / f"{row['id']}-{place}-{name}.flac", out)
     z = torch.cat(latents)

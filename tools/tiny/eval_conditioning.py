@@ -1,8 +1,11 @@
-"""Does the tiny model do what it is asked? `python tools/tiny/eval_conditioning.py`, JSON out.
+"""Measures how far songs of the tiny model follow the words of their prompts. JSON out.
 
-For tempo, brightness and density, and every genre of a list, songs are made from opposite prompts ("slow rock",
-"fast rock") and the same noise, and measured as style words are (diffdpo/encoders/descriptors.py). The effect is
-the mean difference of a measure between the two, with a bootstrap interval over genres and noises together.
+    python tools/tiny/eval_conditioning.py [--measures tempo_bpm …] [--words known] [--per-genre 8] [--seed 0]
+
+For each measure (by default tempo, brightness and density) and every genre of a list, songs are sampled from
+opposite prompts ("slow rock", "fast rock") with the same noise, and measured by diffdpo/encoders/descriptors.py.
+The effect is the mean difference of the measure between both prompts, with a bootstrap interval over genres and
+noises together.
 """
 
 import argparse
@@ -33,7 +36,7 @@ WORDS = {"known": MEASURED, "held_out": HELD_OUT}
 def pole_requests(
     model: SongModel, poles: tuple[str, str], per_genre: int, seconds: float
 ) -> list[list[Request]]:
-    """Songs of the low and of the high pole; the n-th of both begin with the same noise."""
+    """Requests for the low and for the high pole; the n-th requests of both start from the same noise."""
     embed, frames = EmbeddingStore(model).embed, model.spec.frames(seconds)
 
     def request(pole: str, genre: str, number: int) -> Request:
@@ -43,9 +46,10 @@ def pole_requests(
     return [[request(pole, genre, k) for genre in GENRES for k in range(per_genre)] for pole in poles]
 
 
-def measured(
+def measure_songs(
     model: SongModel, requests: list[Request], cfg: SamplingConfig, seed: int
 ) -> list[dict[str, float]]:
+    """The measures of a sampled song for each request."""
     batches = batches_of(requests, cfg.batch)  # equal lengths: the order stays
     return [
         measure(model.decode(latents))
@@ -68,25 +72,25 @@ def main() -> None:
     args = parser.parse_args()
     model = MODELS["tiny"](bundle=args.bundle, network=args.network).load()
     cfg = SamplingConfig(steps=args.steps, guidance_scale=args.guidance, batch=8)
-    found = {}
+    results = {}
     with bar("measure", len(args.measures), "measure") as progress:
         for name in args.measures:
             low, high = pole_requests(model, WORDS[args.words][name], args.per_genre, args.seconds)
-            before, after = (measured(model, side, cfg, args.seed) for side in (low, high))
+            low_measures, high_measures = (measure_songs(model, side, cfg, args.seed) for side in (low, high))
             effect = paired_effect(
-                np.array([values[name] for values in before]),
-                np.array([values[name] for values in after]),
+                np.array([values[name] for values in low_measures]),
+                np.array([values[name] for values in high_measures]),
                 [request.sample_id for request in low],
             )
-            found[name] = {
+            results[name] = {
                 "asked": WORDS[args.words][name],
-                "mean_of_low": round(float(np.mean([values[name] for values in before])), 3),
-                "mean_of_high": round(float(np.mean([values[name] for values in after])), 3),
+                "mean_of_low": round(float(np.mean([values[name] for values in low_measures])), 3),
+                "mean_of_high": round(float(np.mean([values[name] for values in high_measures])), 3),
                 **{key: round(value, 3) for key, value in asdict(effect).items()},
                 "as_asked": effect.direction == "better",
             }
             progress.advance(note=name)
-    print(json.dumps(found, indent=1))
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How well networks of the tiny model predict songs of several lengths: flow-matching loss by length. JSON out.
+"""Measures the flow-matching loss of networks of the tiny model on crops of several lengths. JSON out.
 
     python tools/tiny/eval_loss.py DATA [NETWORK ...] [--split valid] [--frames 320 1024 6144] [--crops 64 16 4]
 
-DATA is what `diffdpo prepare` wrote; a NETWORK is an export of training, and without any the shipped one is taken.
-All see the same crops, noises and times (logit-normal, as in training), so their losses are paired.
+DATA is a folder of `diffdpo prepare`; a NETWORK is an export of training, by default the shipped network. All
+networks get the same crops, noises and times (logit-normal, as in training), so that their losses are paired.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from diffdpo.flow import interpolate
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar
-from tools.bench.measure import rounded
+from tools.bench.measure import round_values
 
 
 @torch.no_grad()
-def loss(model: SongModel, songs: Songs, count: int) -> list[float]:
-    """Of each crop mean((v - (noise - song))²), all with their styles."""
+def crop_losses(model: SongModel, songs: Songs, count: int) -> list[float]:
+    """The loss mean((v - (noise - song))²) of each crop, conditioned on the crop's style."""
     generator = torch.Generator().manual_seed(0)
     losses = []
     for i in range(count):
@@ -50,17 +50,17 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.frames) != len(args.crops):
         parser.error("--frames and --crops must be as many")
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    losses_by_network: dict[str, dict[str, dict[str, float]]] = {}
     for network in args.networks:
         model = MODELS["tiny"](network=network).load()
-        found[network or "shipped"] = by_length = {}
+        losses_by_network[network or "shipped"] = by_length = {}
         with bar("loss", len(args.frames), "lengths") as progress:
             for frames, count in zip(args.frames, args.crops, strict=True):
                 songs = Songs(args.data, split=args.split, crop=CropConfig(frames, frames), seed=5)
-                losses = loss(model, songs, count)
-                by_length[str(frames)] = rounded({"loss": sum(losses) / count, "crops": count})
+                losses = crop_losses(model, songs, count)
+                by_length[str(frames)] = round_values({"loss": sum(losses) / count, "crops": count})
                 progress.advance()
-    print(json.dumps(found, indent=2))
+    print(json.dumps(losses_by_network, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Judge a style encoder on held-out songs: `python tools/tiny/eval_style.py MANIFEST STYLE`, JSON out.
+"""Measures a style encoder on held-out songs: retrieval, gap between texts and sounds, and directions. JSON out.
 
-STYLE is a bundle's folder: its encoder is what the model is prompted with. Three questions. Do paraphrases with
-words that no caption of the training had find a song they describe, among the test songs? Do texts and sounds that
-match lie near each other, and the two clouds in one place? Does nearness to "fast" rather than "slow", and so on,
-order test windows as the measure does?
+    python tools/tiny/eval_style.py MANIFEST STYLE
+
+STYLE is the folder of an encoder in a bundle. Retrieval is the share of texts whose nearest test songs fit the
+text, for paraphrases without a word of the training captions, and for captions. The gap is in cosines of matching
+and mismatching texts and sounds. A direction is the rank correlation of a measure of test windows with the
+difference in similarity to two opposite words, such as "fast" and "slow".
 """
 
 import argparse
@@ -29,7 +31,7 @@ from diffdpo.progress import bar
 from tools.tiny.style.captions import EDGE, Captioner
 from tools.tiny.style.training import labels_of
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 GENRES = ("rock", "metal", "electronic", "ambient", "orchestral soundtrack", "science fiction soundtrack")
 HELD_OUT = {
     "tempo_bpm": ("unhurried and leisurely", "brisk and swift"),
@@ -46,8 +48,8 @@ NO_QUALITY = {"a", "an", "and", "at", "in", "it", "its", "of", "the", "with", "w
 }  # fmt: skip
 
 
-class Heard:
-    """The windows of the test songs: styles, standard scores and songs."""
+class HeldOutSongs:
+    """The windows of the test songs with their styles, standard scores and songs."""
 
     def __init__(self, manifest: Path, style: Any, thirds: dict[str, list[float]]) -> None:
         rows = [row for row in map(json.loads, manifest.read_text().splitlines()) if row["split"] == "test"]
@@ -57,10 +59,10 @@ class Heard:
         with bar("listen", len(rows), "song") as progress:
             for number, row in enumerate(rows):
                 clip = audio.read(manifest.parent / row["audio"])
-                for heard in windows(clip):
-                    found = measure(heard)
-                    values.append([found[name] for name in MEASURED])
-                    styles.append(style.embed(None, heard))
+                for window in windows(clip):
+                    measures = measure(window)
+                    values.append([measures[name] for name in MEASURED])
+                    styles.append(style.embed(None, window))
                     song.append(number)
                 progress.advance(note=row["id"])
         self.styles, self.song = torch.stack(styles), np.array(song)
@@ -69,8 +71,8 @@ class Heard:
         self.song_styles = F.normalize(torch.stack(mean), dim=-1)
         self.song_scores = np.stack([self.scores[self.song == i].mean(0) for i in range(len(rows))])
 
-    def described(self, sides: dict[str, int], words: Sequence[str]) -> np.ndarray:
-        """Which songs a description is true of: beyond the third, on average, in every measure; all style words."""
+    def true_songs(self, sides: dict[str, int], words: Sequence[str]) -> np.ndarray:
+        """Whether a description fits each song: the mean of each measure is beyond EDGE, all words are labels."""
         true = np.array([set(words) <= set(labels) for labels in self.labels])
         for name, side in sides.items():
             true &= side * self.song_scores[:, list(MEASURED).index(name)] > EDGE
@@ -78,125 +80,134 @@ class Heard:
 
 
 def retrieval(
-    heard: Heard, texts: list[str], true: np.ndarray, embed: Callable[[str], torch.Tensor]
+    held_out: HeldOutSongs, texts: list[str], true: np.ndarray, embed: Callable[[str], torch.Tensor]
 ) -> dict[str, Any]:
-    """Share of texts with a song they are true of among the nearest 1, 3 and 5; chance draws songs blindly."""
-    near = torch.stack([embed(text) for text in texts]) @ heard.song_styles.T
-    # an encoder that knows none of the words gives zeros: ties are broken blindly
-    ties = torch.rand(near.shape, generator=torch.Generator().manual_seed(0)) * 1e-6
-    order = (near + ties).argsort(1, descending=True).numpy()
-    songs = len(heard.names)
+    """The share of texts with a fitting song among the nearest 1, 3 and 5, and that of random songs.
+
+    `true` [text, song] says which songs fit each text.
+    """
+    similarity = torch.stack([embed(text) for text in texts]) @ held_out.song_styles.T
+    # without a known word the style is zero, and all songs tie: ties are broken at random
+    ties = torch.rand(similarity.shape, generator=torch.Generator().manual_seed(0)) * 1e-6
+    order = (similarity + ties).argsort(1, descending=True).numpy()
+    songs = len(held_out.names)
     result: dict[str, Any] = {"texts": len(texts), "true_songs_mean": round(float(true.sum(1).mean()), 2)}
-    drawn = np.random.default_rng(0).integers(0, len(texts), (RESAMPLES, len(texts)))
+    draws = np.random.default_rng(0).integers(0, len(texts), (RESAMPLES, len(texts)))
     for k in (1, 3, 5):
-        hit = np.asarray(np.take_along_axis(true, order[:, :k], 1).any(1))
+        hits = np.asarray(np.take_along_axis(true, order[:, :k], 1).any(1))
         chance = [1 - comb(songs - int(count), k) / comb(songs, k) for count in true.sum(1)]
         result[f"top{k}"] = {
-            "hit": round(float(hit.mean()), 3),
-            "interval": np.quantile(hit[drawn].mean(1), [0.025, 0.975]).round(3).tolist(),
+            "hit": round(float(hits.mean()), 3),
+            "interval": np.quantile(hits[draws].mean(1), [0.025, 0.975]).round(3).tolist(),
             "chance": round(float(np.mean(chance)), 3),
         }
     return result
 
 
-def paraphrases(heard: Heard) -> tuple[list[str], np.ndarray]:
-    rows = [json.loads(line) for line in (HERE / "style" / "paraphrases.jsonl").read_text().splitlines()]
-    true = np.stack([heard.described(row["sides"], row["words"]) for row in rows])
+def paraphrase_queries(held_out: HeldOutSongs) -> tuple[list[str], np.ndarray]:
+    """The paraphrases, and whether each song fits each of them [text, song]."""
+    rows = [json.loads(line) for line in (FOLDER / "style" / "paraphrases.jsonl").read_text().splitlines()]
+    true = np.stack([held_out.true_songs(row["sides"], row["words"]) for row in rows])
     songs_per_text = true.sum(1)
     if not songs_per_text.all():
-        missing = [row["text"] for row, songs in zip(rows, songs_per_text, strict=True) if not songs]
-        raise SystemExit(f"paraphrases that are true of no test song: {missing}")
+        texts_without_song = [
+            row["text"] for row, songs in zip(rows, songs_per_text, strict=True) if not songs
+        ]
+        raise SystemExit(f"paraphrases that are true of no test song: {texts_without_song}")
     return [row["text"] for row in rows], true
 
 
-def captions(heard: Heard, count: int) -> tuple[list[str], np.ndarray]:
-    """Captions as in training, of the test songs."""
+def caption_queries(held_out: HeldOutSongs, count: int) -> tuple[list[str], np.ndarray]:
+    """Captions of the test songs as in training, and whether each song fits each of them [text, song]."""
     captioner, draw = Captioner(), random.Random(0)
     texts: list[str] = []
     true = []
     while len(texts) < count:
-        song = len(texts) % len(heard.names)
-        caption = captioner.caption(heard.song_scores[song], heard.labels[song], draw)
+        song = len(texts) % len(held_out.names)
+        caption = captioner.caption(held_out.song_scores[song], held_out.labels[song], draw)
         sides = {name: side for name, side in zip(MEASURED, caption.sides, strict=True) if side}
         texts.append(caption.text)
-        true.append(heard.described(sides, caption.words))
+        true.append(held_out.true_songs(sides, caption.words))
     return texts, np.stack(true)
 
 
-def gap(heard: Heard, embed: Callable[[str], torch.Tensor]) -> dict[str, float]:
-    """Cosines of test windows with the text of everything measured there, and with such texts of other songs."""
+def gap(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[str, float]:
+    """Mean cosines of test windows with full captions of the same window and of other songs."""
     captioner, draw = Captioner(), random.Random(0)
     texts = torch.stack(
         [
-            embed(captioner.full(score, heard.labels[song], draw).text)
-            for score, song in zip(heard.scores, heard.song, strict=True)
+            embed(captioner.full(score, held_out.labels[song], draw).text)
+            for score, song in zip(held_out.scores, held_out.song, strict=True)
         ]
     )
-    cosine = (texts @ heard.styles.T).numpy()
-    other = heard.song[:, None] != heard.song[None, :]
+    cosine = (texts @ held_out.styles.T).numpy()
+    other_song = held_out.song[:, None] != held_out.song[None, :]
     return {
         "matching": round(float(cosine.diagonal().mean()), 3),
-        "mismatching": round(float(cosine[other].mean()), 3),
+        "mismatching": round(float(cosine[other_song].mean()), 3),
         "sound_with_sound_of_other_songs": round(
-            float((heard.styles @ heard.styles.T).numpy()[other].mean()), 3
+            float((held_out.styles @ held_out.styles.T).numpy()[other_song].mean()), 3
         ),
-        "text_with_text_of_other_songs": round(float((texts @ texts.T).numpy()[other].mean()), 3),
-        "distance_of_means": round(float((texts.mean(0) - heard.styles.mean(0)).norm()), 3),
+        "text_with_text_of_other_songs": round(float((texts @ texts.T).numpy()[other_song].mean()), 3),
+        "distance_of_means": round(float((texts.mean(0) - held_out.styles.mean(0)).norm()), 3),
         "windows": len(texts),
     }
 
 
-def nearer(heard: Heard, low: str, high: str, embed: Callable[[str], torch.Tensor]) -> np.ndarray:
-    """How much nearer every test window is to one text than to another."""
-    return (heard.styles @ (embed(high) - embed(low))).numpy()
+def nearer(held_out: HeldOutSongs, low: str, high: str, embed: Callable[[str], torch.Tensor]) -> np.ndarray:
+    """The cosine of each test window with the text `high` less that with the text `low`."""
+    return (held_out.styles @ (embed(high) - embed(low))).numpy()
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; 0 when one of the two is constant, as between texts of which no word is known."""
+    """Spearman's rank correlation; 0 if an array is constant, as for texts without a known word."""
     return float(spearmanr(a, b).statistic) if a.std() > 0 and b.std() > 0 else 0.0
 
 
-def directions(heard: Heard, embed: Callable[[str], torch.Tensor]) -> dict[str, dict[str, Any]]:
-    """Rank correlation of a measure with nearness to its high word, not its low one; intervals over songs.
+def directions(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """Rank correlation of each measure with the difference in cosine to its high and low word, with intervals.
 
-    `in_context`: the mean over genres that the words stand before, and the lowest.
+    `in_context` has the mean and the lowest correlation over genres that follow the words.
     """
-    found: dict[str, dict[str, Any]] = {"known": {}, "held_out": {}, "in_context": {}}
-    rng, songs = np.random.default_rng(0), [np.flatnonzero(heard.song == i) for i in range(len(heard.names))]
+    results: dict[str, dict[str, Any]] = {"known": {}, "held_out": {}, "in_context": {}}
+    rng, songs = (
+        np.random.default_rng(0),
+        [np.flatnonzero(held_out.song == i) for i in range(len(held_out.names))],
+    )
     draws = [np.concatenate([songs[i] for i in rng.integers(0, len(songs), len(songs))]) for _ in range(400)]
     for column, (name, (low, high)) in enumerate(MEASURED.items()):
-        score = heard.scores[:, column]
+        score = held_out.scores[:, column]
         for kind, poles in (("known", (f"{low} music", f"{high} music")), ("held_out", HELD_OUT[name])):
-            near = nearer(heard, *poles, embed)
-            spread = np.quantile([rank_correlation(near[d], score[d]) for d in draws], [0.025, 0.975])
-            found[kind][name] = {
-                "spearman": round(rank_correlation(near, score), 3),
+            nearness = nearer(held_out, *poles, embed)
+            spread = np.quantile([rank_correlation(nearness[d], score[d]) for d in draws], [0.025, 0.975])
+            results[kind][name] = {
+                "spearman": round(rank_correlation(nearness, score), 3),
                 "interval": spread.round(3).tolist(),
             }
-        each = [
-            rank_correlation(nearer(heard, f"{low} {genre}", f"{high} {genre}", embed), score)
+        correlations = [
+            rank_correlation(nearer(held_out, f"{low} {genre}", f"{high} {genre}", embed), score)
             for genre in GENRES
         ]
-        found["in_context"][name] = {
-            "spearman": round(float(np.mean(each)), 3),
-            "lowest": round(min(each), 3),
+        results["in_context"][name] = {
+            "spearman": round(float(np.mean(correlations)), 3),
+            "lowest": round(min(correlations), 3),
         }
-    return found
+    return results
 
 
 def check_held_out() -> None:
-    """No paraphrase and no held-out pole may use a word of the training captions, but for what names no quality."""
-    lists = json.loads((HERE / "style" / "captions.json").read_text())
-    said = [text for pair in lists["measures"].values() for side in pair for text in side]
-    said += [text for texts in lists["words"].values() for text in texts]
-    trained = {word for text in said for word in words_of(text)} - NO_QUALITY
-    lines = (HERE / "style" / "paraphrases.jsonl").read_text().splitlines()
+    """Exit if a paraphrase or a held-out pole uses a word of the training captions outside NO_QUALITY."""
+    lists = json.loads((FOLDER / "style" / "captions.json").read_text())
+    phrases = [text for pair in lists["measures"].values() for side in pair for text in side]
+    phrases += [text for texts in lists["words"].values() for text in texts]
+    training_words = {word for text in phrases for word in words_of(text)} - NO_QUALITY
+    lines = (FOLDER / "style" / "paraphrases.jsonl").read_text().splitlines()
     for text in [
         *(json.loads(line)["text"] for line in lines),
         *(t for pair in HELD_OUT.values() for t in pair),
     ]:
-        if both := trained & set(words_of(text)):
-            raise SystemExit(f"{text!r} uses words of the training captions: {both}")
+        if shared_words := training_words & set(words_of(text)):
+            raise SystemExit(f"{text!r} uses words of the training captions: {shared_words}")
 
 
 def main() -> None:
@@ -206,17 +217,17 @@ def main() -> None:
     args = parser.parse_args()
     check_held_out()
     style = load(args.style)
-    heard = Heard(args.manifest, style, style.thirds)
+    held_out = HeldOutSongs(args.manifest, style, style.thirds)
 
     def embed(text: str) -> torch.Tensor:
         return style.embed(text, None)
 
     result = {
-        "songs": len(heard.names),
-        "paraphrases": retrieval(heard, *paraphrases(heard), embed),
-        "captions": retrieval(heard, *captions(heard, 100), embed),
-        "gap": gap(heard, embed),
-        "directions": directions(heard, embed),
+        "songs": len(held_out.names),
+        "paraphrases": retrieval(held_out, *paraphrase_queries(held_out), embed),
+        "captions": retrieval(held_out, *caption_queries(held_out, 100), embed),
+        "gap": gap(held_out, embed),
+        "directions": directions(held_out, embed),
     }
     print(json.dumps(result, indent=1))
 

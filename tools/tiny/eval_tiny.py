@@ -1,20 +1,19 @@
-"""Judge the tiny model by what it sounds like: against real songs, and against what takes no learning. JSON out.
+"""Measures how near samples of the tiny model sound to real songs, beside baselines without training. JSON out.
 
     python tools/tiny/eval_tiny.py MANIFEST [--table] [out=FOLDER model.args.network=FOLDER sampling.steps=12 …]
 
-All sets are excerpts of ten seconds. Of each: the mean of all scorers' axes, and the kernel distance (KAD) of
-musicnn embeddings of three-second patches to real songs that are not used otherwise, with 95 % intervals over songs
-(over prompts for samples). Differences are paired: the same songs of the reference, and the same prompts, in each
-resample. Held-out real songs show the floor, their reconstructions what the codec costs. What was described already
-is kept in `out` and not done again.
+All sets consist of excerpts of ten seconds. The measures of a set are the mean of all scorers' axes, and the kernel
+distance (KAD) of musicnn embeddings of three-second patches to a reference set of real songs, with 95 % intervals
+over songs (over prompts for samples). Differences are paired: each resample draws the same songs of the reference
+and the same prompts. Held-out real songs show the floor, and their reconstructions the loss by the codec. `out`
+keeps the description of each set, which is not computed again.
 """
 
 import argparse
 import hashlib
-import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from diffdpo.parts import build_model
 from diffdpo.progress import bar
 from diffdpo.registry import Choice
 from diffdpo.run_dir import open_run
-from diffdpo.runs import atomic_write
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import prompt_request
 from diffdpo.sampling.sampler import batches_of, sample
@@ -46,21 +44,20 @@ from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.statistics import Interval
 from diffdpo.types import Clip
-from tools.bench.measure import rounded
+from tools.bench.measure import markdown_table, round_values
+from tools.tiny.array_cache import Latents, cached_arrays, cached_latents
+from tools.tiny.excerpts import LOUDNESS, RATE, SECONDS, excerpts
 
-SECONDS, LOUDNESS, RATE = 10.0, -16.0, 44100
-PLACES = (0.15, 0.3, 0.5, 0.65, 0.8)
 REFERENCE, FLOOR, CODEC, SAMPLES = "real, other songs (valid)", "real (test)", "codec of real", "samples"
-HEARD = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
-"""Scorers of a sound alone: most of the sets have no prompts."""
+SOUND_SCORERS = [name for name in DEFAULT_SCORERS if not isinstance(SCORERS[name](), PromptScorer)]
+"""The default scorers that need no prompt, since most sets have no prompts."""
 Clips = list[tuple[str, Clip]]
-"""Each with its cluster: the song or the prompt it comes from."""
-Latents = list[tuple[str, torch.Tensor]]
+"""Clips, each with its cluster: the song or the prompt that the clip comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRun:
-    """What decides the numbers."""
+    """The settings of an evaluation."""
 
     manifest: str = MISSING
     out: str = "runs/eval_tiny"
@@ -71,32 +68,17 @@ class EvalRun:
     seed: int = 1
     resamples: int = 2000
     identity: str = ""
-    """Of songs, prompts and weights; filled in, so that a folder never mixes two models."""
-
-
-def excerpts(manifest: Path, splits: Sequence[str]) -> Iterator[tuple[str, Clip]]:
-    """Five places of each song of these splits, with the song's id."""
-    for row in map(json.loads, manifest.read_text().splitlines()):
-        if row["split"] in splits:
-            path = manifest.parent / row["audio"]
-            length = audio.seconds_of(path)
-            for place in PLACES:
-                yield row["id"], excerpt(path, min(place * length, max(0.0, length - SECONDS)))
-
-
-def excerpt(path: Path, start_s: float) -> Clip:
-    clip = audio.read(path, start_s=start_s, seconds=SECONDS)
-    return audio.normalise(audio.stereo(audio.resample(clip, RATE)), LOUDNESS)
+    """A hash of songs, prompts and weights, computed by the tool, so that a folder never mixes two models."""
 
 
 def samples(model: SongModel, cfg: EvalRun) -> Latents:
-    """Latents of a few songs for each prompt."""
-    embed, prompt_of = EmbeddingStore(model).embed, {}
+    """Latents of `per_prompt` songs for each prompt, each with its prompt's id."""
+    embed_prompt, prompt_of = EmbeddingStore(model).embed, {}
     requests = []
     for prompt in read_prompts(cfg.prompts):
         for k in range(cfg.per_prompt):
             frames = model.spec.frames(prompt.duration_s)
-            requests.append(prompt_request(prompt, f"{prompt.id}.{k}", frames, embed))
+            requests.append(prompt_request(prompt, f"{prompt.id}.{k}", frames, embed_prompt))
             prompt_of[requests[-1].sample_id] = prompt.id
     return [
         (prompt_of[request.sample_id], song)
@@ -105,14 +87,14 @@ def samples(model: SongModel, cfg: EvalRun) -> Latents:
     ]
 
 
-def untrained(model: Any) -> Any:
+def with_fresh_network(model: Any) -> Any:
     """The model with a network of fresh weights."""
     torch.manual_seed(0)
     return replace(model, network=type(model.network).from_config(model.network.config).eval())
 
 
 def pink_noise(seed: int) -> Clip:
-    """Stereo, the channels independent: power falls with 1/f."""
+    """A clip of pink noise (power falls with 1/f) in stereo with independent channels."""
     length = round(SECONDS * RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=(2, length)))
     spectrum /= np.sqrt(np.maximum(1, np.arange(spectrum.shape[1])))
@@ -121,151 +103,132 @@ def pink_noise(seed: int) -> Clip:
     return audio.normalise(Clip(samples=noise.astype(np.float32), sample_rate=RATE), LOUDNESS)
 
 
-def keep(path: Path, **arrays: Any) -> None:
-    """Arrays in a file, all or nothing."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    atomic_write(path, content.getvalue())
-
-
-def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Arrays of a file, made if it is not there."""
-    if not path.is_file():
-        keep(path, **make())
-    with np.load(path) as found:
-        return dict(found)
-
-
-def kept_latents(path: Path, make: Callable[[], Latents]) -> Latents:
-    def packed() -> dict[str, np.ndarray]:
-        made = make()
-        return {
-            "clusters": np.array([cluster for cluster, _ in made]),
-            "lengths": np.array([len(z) for _, z in made]),
-            "latents": torch.cat([z for _, z in made]).numpy(),
-        }
-
-    found = kept(path, packed)
-    parts = torch.from_numpy(found["latents"]).split(found["lengths"].tolist())
-    return list(zip(found["clusters"].tolist(), parts, strict=True))
-
-
 def real_latents(model: SongModel, cfg: EvalRun) -> Latents:
-    """Of the test songs' excerpts."""
+    """Latents of the excerpts of the test songs."""
 
     def make() -> Latents:
         return [(song, model.encode(clip)) for song, clip in excerpts(Path(cfg.manifest), ["test"])]
 
-    return kept_latents(Path(cfg.out) / "latents" / "real.npz", make)
+    return cached_latents(Path(cfg.out) / "latents" / "real.npz", make)
 
 
 def sample_latents(model: SongModel, cfg: EvalRun) -> Latents:
-    return kept_latents(Path(cfg.out) / "latents" / "samples.npz", lambda: samples(model, cfg))
+    """Latents of the samples of all prompts."""
+    return cached_latents(Path(cfg.out) / "latents" / "samples.npz", lambda: samples(model, cfg))
 
 
 def sets(model: SongModel, cfg: EvalRun) -> dict[str, Callable[[], Clips]]:
-    """Everything that is compared, to be made when it is needed."""
+    """By name, a function that generates the clips of each set."""
     manifest, real = Path(cfg.manifest), cache(partial(real_latents, model, cfg))
 
-    def decoded(latents: Callable[[], Latents]) -> Callable[[], Clips]:
+    def decode_all(latents: Callable[[], Latents]) -> Callable[[], Clips]:
         return lambda: [(cluster, model.decode(z)) for cluster, z in latents()]
 
     def pool() -> torch.Tensor:
         return torch.cat([z for _, z in real()])
 
-    def shuffled() -> Latents:
+    def shuffled_latents() -> Latents:
         generator, frames = torch.Generator().manual_seed(0), pool()
         order = [torch.randperm(len(frames), generator=generator)[: len(z)] for _, z in real()]
         return [(f"clip {i}", frames[places]) for i, places in enumerate(order)]
 
-    def noise() -> Latents:
+    def noise_latents() -> Latents:
         generator = torch.Generator().manual_seed(0)
         return [(f"clip {i}", torch.randn(z.shape, generator=generator)) for i, (_, z) in enumerate(real())]
 
     return {
         REFERENCE: lambda: list(excerpts(manifest, ["valid"])),
         FLOOR: lambda: list(excerpts(manifest, ["test"])),
-        CODEC: decoded(real),
-        SAMPLES: decoded(lambda: sample_latents(model, cfg)),
-        "untrained network": decoded(lambda: samples(untrained(model), cfg)),
-        "shuffled latents": decoded(shuffled),
-        "mean latent of each excerpt": decoded(
+        CODEC: decode_all(real),
+        SAMPLES: decode_all(lambda: sample_latents(model, cfg)),
+        "untrained network": decode_all(lambda: samples(with_fresh_network(model), cfg)),
+        "shuffled latents": decode_all(shuffled_latents),
+        "mean latent of each excerpt": decode_all(
             lambda: [(song, z.mean(0).expand_as(z)) for song, z in real()]
         ),
-        "mean latent": decoded(lambda: [("mean", pool().mean(0).expand_as(real()[0][1]))]),
-        "noise latents": decoded(noise),
+        "mean latent": decode_all(lambda: [("mean", pool().mean(0).expand_as(real()[0][1]))]),
+        "noise latents": decode_all(noise_latents),
         "pink noise": lambda: [(f"clip {i}", pink_noise(i)) for i in range(20)],
     }
 
 
 def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
-    """All axes of each clip, and the musicnn embedding of each of its three-second patches."""
-    scorers = [SCORERS[name]() for name in HEARD]
-    heard = [canonical(clip) for _, clip in clips]
-    embeddings = [embed(clip, listener) for clip in heard]
+    """The values of all axes of each clip, and the musicnn embeddings of its three-second patches."""
+    scorers = [SCORERS[name]() for name in SOUND_SCORERS]
+    canonical_clips = [canonical(clip) for _, clip in clips]
+    embeddings = [patch_embeddings(clip, listener) for clip in canonical_clips]
     return {
         "clusters": np.array([cluster for cluster, _ in clips]),
         "axes": np.array([axis for scorer in scorers for axis in scorer.axes]),
         "values": np.concatenate(
-            [np.concatenate([scorer([clip]) for clip in heard]) for scorer in scorers], axis=1
+            [np.concatenate([scorer([clip]) for clip in canonical_clips]) for scorer in scorers], axis=1
         ),
         "patches": np.array([len(rows) for rows in embeddings]),
         "embeddings": np.concatenate(embeddings),
     }
 
 
-def embed(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
+def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
+    """The musicnn embedding of each three-second patch of a clip: [patch, dim]."""
     wave = audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)
     return listener.listen(torch.from_numpy(wave)).embedding.double().numpy()
 
 
-def described(model: SongModel, cfg: EvalRun, only: Sequence[str] = ()) -> dict[str, dict[str, np.ndarray]]:
-    """Every set, or only some, from `out` where it is there."""
-    listener, found = musicnn.load(), {}
+def describe_sets(
+    model: SongModel, cfg: EvalRun, names: Sequence[str] = ()
+) -> dict[str, dict[str, np.ndarray]]:
+    """The descriptions of all sets, or of those in `names`; computed only where `out` does not hold them."""
+    listener, descriptions = musicnn.load(), {}
 
     def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
         return lambda: describe(make(), listener)
 
-    wanted = {name: make for name, make in sets(model, cfg).items() if not only or name in only}
-    with bar("describe", len(wanted), "set") as progress:
-        for name, make in wanted.items():
+    makers = {name: make for name, make in sets(model, cfg).items() if not names or name in names}
+    with bar("describe", len(makers), "set") as progress:
+        for name, make in makers.items():
             path = Path(cfg.out) / "sets" / f"{name.replace(',', '').replace(' ', '-')}.npz"
-            found[name] = kept(path, description(make))
+            descriptions[name] = cached_arrays(path, description(make))
             progress.advance()
-    return found
+    return descriptions
 
 
-def patch_clusters(described: dict[str, np.ndarray]) -> list[str]:
-    return np.repeat(described["clusters"], described["patches"]).tolist()
+def patch_clusters(description: dict[str, np.ndarray]) -> list[str]:
+    """The cluster of each patch of a set."""
+    return np.repeat(description["clusters"], description["patches"]).tolist()
 
 
-def summary(found: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str, Any]:
-    """Means of the axes, distances to the reference with intervals, and by how much the samples' is smaller."""
-    reference = found[REFERENCE]["embeddings"], patch_clusters(found[REFERENCE])
+def set_summary(descriptions: dict[str, dict[str, np.ndarray]], resamples: int) -> dict[str, Any]:
+    """By set the means of the axes and the distance to the reference, and the samples' distance less the set's."""
+    reference = descriptions[REFERENCE]["embeddings"], patch_clusters(descriptions[REFERENCE])
     bandwidth = median_bandwidth(reference[0])
     draws = {
         name: kernel_distances(
-            *reference, each["embeddings"], patch_clusters(each), bandwidth, resamples=resamples
+            *reference, description["embeddings"], patch_clusters(description), bandwidth, resamples=resamples
         )
-        for name, each in found.items()
+        for name, description in descriptions.items()
         if name != REFERENCE
     }
     table: dict[str, Any] = {}
-    for name, each in found.items():
-        axes = dict(zip(each["axes"].tolist(), each["values"].mean(0).tolist(), strict=True))
-        counts = {"clips": len(each["clusters"]), "clusters": len(set(each["clusters"].tolist()))}
-        table[name] = counts | rounded(axes)
+    for name, description in descriptions.items():
+        axes = dict(zip(description["axes"].tolist(), description["values"].mean(0).tolist(), strict=True))
+        counts = {
+            "clips": len(description["clusters"]),
+            "clusters": len(set(description["clusters"].tolist())),
+        }
+        table[name] = counts | round_values(axes)
         if name in draws:
-            table[name]["kernel_distance"] = rounded(asdict(Interval.of(draws[name])))
-    less = {
-        name: rounded(asdict(Interval.of(draws[SAMPLES] - d))) for name, d in draws.items() if name != SAMPLES
+            table[name]["kernel_distance"] = round_values(asdict(Interval.of(draws[name])))
+    differences = {
+        name: round_values(asdict(Interval.of(draws[SAMPLES] - d)))
+        for name, d in draws.items()
+        if name != SAMPLES
     }
-    judges = [axis for scorer in HEARD for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
-    return {"sets": table, "samples_minus": less, "judges": judges}
+    judges = [axis for scorer in SOUND_SCORERS for axis in SCORERS[scorer].axes if SCORERS[scorer].judge_only]
+    return {"sets": table, "samples_minus": differences, "judges": judges}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """A row a set: axes, distance, and the samples' distance less this set's."""
+def sets_table(result: dict[str, Any]) -> str:
+    """The summary in Markdown, a row a set: axes, distance, and the samples' distance less that of the set."""
     axes = [a for a in result["sets"][SAMPLES] if "." in a]
 
     def interval(value: dict[str, float] | None, form: str) -> str:
@@ -280,16 +243,16 @@ def markdown(result: dict[str, Any]) -> str:
         "kernel distance",
         "samples' less this",
     ]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for name, row in result["sets"].items():
         distance = interval(row.get("kernel_distance"), ".1f")
         cells = [name, str(row["clips"]), *(f"{row[axis]:.2f}" for axis in axes), distance]
-        lines.append(f"| {' | '.join(cells)} | {interval(result['samples_minus'].get(name), '+.1f')} |")
-    return "\n".join(lines)
+        rows.append([*cells, interval(result["samples_minus"].get(name), "+.1f")])
+    return markdown_table(head, rows)
 
 
 def identity(model: Any, cfg: EvalRun) -> str:
-    """A hash of the songs' list, the embedded prompts and all weights."""
+    """A hash of the manifest, the prompts' embeddings and all weights."""
     digest = hashlib.sha256(Path(cfg.manifest).read_bytes())
     states = [model.network.state_dict(), model.codec.state_dict()]
     embeddings = {prompt.id: model.embed(prompt) for prompt in read_prompts(cfg.prompts)}
@@ -300,9 +263,9 @@ def identity(model: Any, cfg: EvalRun) -> str:
     return digest.hexdigest()[:16]
 
 
-def begin(manifest: Path, words: Sequence[str]) -> tuple[Any, EvalRun]:
-    """The model and a folder that is its own."""
-    cfg = build_config(EvalRun, None, [f"manifest={manifest}", *words])
+def open_evaluation(manifest: Path, overrides: Sequence[str]) -> tuple[Any, EvalRun]:
+    """The model and the settings of an evaluation, whose folder is opened for this model alone."""
+    cfg = build_config(EvalRun, None, [f"manifest={manifest}", *overrides])
     model = build_model(cfg.model)
     cfg = replace(cfg, identity=identity(model, cfg))
     open_run(cfg, free=["resamples"])
@@ -315,9 +278,9 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="key=value of EvalRun")
     parser.add_argument("--table", action="store_true", help="Markdown instead of JSON")
     args = parser.parse_intermixed_args()
-    model, cfg = begin(args.manifest, args.settings)
-    result = {"settings": asdict(cfg), **summary(described(model, cfg), cfg.resamples)}
-    print(markdown(result) if args.table else json.dumps(result, indent=1))
+    model, cfg = open_evaluation(args.manifest, args.settings)
+    result = {"settings": asdict(cfg), **set_summary(describe_sets(model, cfg), cfg.resamples)}
+    print(sets_table(result) if args.table else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

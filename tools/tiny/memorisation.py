@@ -1,8 +1,8 @@
-"""Does a model make songs, or play its training songs back?
+"""Measures of memorisation: how near segments lie to the training songs, against held-out real segments.
 
-A copy lies nearer to some segment of the training songs than real music does that was not trained on. How near that
-is depends on the space; so samples are compared with held-out songs in the same space, and a space proves
-something only if it finds training songs themselves, slightly changed.
+A copy lies nearer to some segment of the training songs than real music outside the training does. The distance
+depends on the space, so samples are compared with held-out songs in the same space, and a space proves something
+only if slightly changed training songs are found in it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from scipy.spatial.distance import cdist
 from diffdpo.statistics import Interval, cluster_weights, members, weighted_quantiles
 
 CHUNK = 8192
-"""Positions compared at a time, which bounds the memory."""
+"""The number of positions that are compared at a time, which bounds the memory."""
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """Principal components of latents, the first few, each with variance one."""
+class WhiteningTransform:
+    """The projection of latents on their first principal components, each scaled to variance one."""
 
     mean: Float[np.ndarray, " channel"]
     axes: Float[np.ndarray, "channel component"]
 
     @staticmethod
-    def of(latents: Float[np.ndarray, "frame channel"], components: int) -> "Whitening":
+    def of(latents: Float[np.ndarray, "frame channel"], components: int) -> "WhiteningTransform":
         mean = latents.mean(0)
         variances, directions = np.linalg.eigh(np.cov((latents - mean).T.astype(np.float64)))
         first = slice(None, -components - 1, -1)  # the largest are last
         axes = directions[:, first] / np.sqrt(variances[first])
-        return Whitening(mean, axes.astype(latents.dtype))
+        return WhiteningTransform(mean, axes.astype(latents.dtype))
 
     def __call__(self, latents: Float[np.ndarray, "frame channel"]) -> Float[np.ndarray, "frame component"]:
         return (latents - self.mean) @ self.axes
@@ -41,32 +41,32 @@ class Whitening:
 def nearest(
     queries: Float[np.ndarray, "query dim"], library: Float[np.ndarray, "item dim"]
 ) -> Float[np.ndarray, " query"]:
-    """Distance (Euclid) of each query to the nearest item."""
+    """The Euclidean distance of each query to the nearest item of the library."""
     return np.min([cdist(queries, library[part]).min(1) for part in _parts(len(library))], axis=0)
 
 
 def best_match(
     queries: Float[np.ndarray, "query frame component"], song: Float[np.ndarray, "length component"]
 ) -> Float[np.ndarray, " query"]:
-    """Normalised cross-correlation of each query with the stretch of a song that is most like it, over all shifts.
+    """The largest normalised cross-correlation of each query with a window of a song, over all shifts.
 
-    Each component's mean over a stretch is taken off first: what counts is what happens in it, not its colour, so
-    that blandness is no likeness. 1 is a copy, whatever its level. A song that is too short matches nothing, -1.
+    Query and window lose the mean of each component first, so that changes in time are compared, not their level.
+    1 is a copy at any level; -1 is the result for a song that is shorter than the queries.
     """
     count, frames, _ = queries.shape
     places = len(song) - frames + 1
     if places < 1:
         return np.full(count, -1, dtype=queries.dtype)
-    centred = (queries - queries.mean(1, keepdims=True)).reshape(count, -1)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    centred_queries = (queries - queries.mean(1, keepdims=True)).reshape(count, -1)
+    centred_queries /= np.maximum(np.linalg.norm(centred_queries, axis=1, keepdims=True), 1e-12)
     windows = np.lib.stride_tricks.sliding_window_view(song, frames, axis=0)  # [place, component, frame]
     best = np.full(count, -1, dtype=queries.dtype)
     for part in _parts(places):
-        stretch = windows[part].swapaxes(1, 2)
-        size = stretch.shape[0]
-        stretch = (stretch - stretch.mean(1, keepdims=True)).reshape(size, -1)
-        stretch /= np.maximum(np.linalg.norm(stretch, axis=1, keepdims=True), 1e-12)
-        best = np.maximum(best, (centred @ stretch.T).max(1))
+        window = windows[part].swapaxes(1, 2)
+        size = window.shape[0]
+        window = (window - window.mean(1, keepdims=True)).reshape(size, -1)
+        window /= np.maximum(np.linalg.norm(window, axis=1, keepdims=True), 1e-12)
+        best = np.maximum(best, (centred_queries @ window.T).max(1))
     return best
 
 
@@ -76,16 +76,16 @@ def _parts(total: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near a set of segments lies to the training songs, against held-out real segments."""
+    """The nearness of a set of segments to the training songs, against held-out real segments."""
 
     segments: int
     clusters: int
     quantiles: dict[str, float]
-    """Of the distance to the nearest training segment."""
+    """Quantiles of the distance to the nearest training segment."""
     nearer: Interval
-    """Share of the segments that are nearer than all but the nearest 1 % of held-out ones."""
+    """The share of segments that are nearer than the 1 % quantile of held-out segments."""
     median_change: Interval
-    """The median less that of held-out segments; below zero is nearer."""
+    """The median distance less that of held-out segments; below zero is nearer."""
 
 
 def nearness(
@@ -97,14 +97,17 @@ def nearness(
     share: float = 0.01,
     resamples: int = 2000,
 ) -> Nearness:
-    """Intervals over clusters of both (prompts or songs), each drawn anew with its threshold."""
-    here, there = (
+    """Nearness with intervals from a bootstrap over the clusters (prompts or songs) of both sets.
+
+    Each resample has its own threshold, the `share` quantile of the held-out distances.
+    """
+    weights, held_out_weights = (
         cluster_weights(names, resamples=resamples)[:, members(names)]
         for names in (clusters, held_out_clusters)
     )
-    threshold = weighted_quantiles(held_out, there, share)
-    nearer = ((distances < threshold[:, None]) * here).sum(1) / here.sum(1)
-    change = weighted_quantiles(distances, here, 0.5) - weighted_quantiles(held_out, there, 0.5)
+    threshold = weighted_quantiles(held_out, held_out_weights, share)
+    nearer = ((distances < threshold[:, None]) * weights).sum(1) / weights.sum(1)
+    change = weighted_quantiles(distances, weights, 0.5) - weighted_quantiles(held_out, held_out_weights, 0.5)
     return Nearness(
         segments=len(distances),
         clusters=len(set(clusters)),

@@ -1,9 +1,10 @@
-"""Train the tiny codec on songs: `python tools/tiny/train_codec.py MANIFEST OUT --minutes 30`.
+"""Trains the codec of the tiny model on songs.
+
+    python tools/tiny/train_codec.py MANIFEST OUT --minutes 30 [--start CODEC] [--decoder-only]
 
 MANIFEST is a JSONL as tools/tiny/corpus/fetch.py writes it. Band features of all songs are computed once and kept
-beside the weights. The same command again continues where the last one stopped, for another --minutes;
---start begins with a finished codec, --decoder-only leaves the latents as they are, so that a network trained on
-them stays valid.
+in OUT. The same command again continues the training for another --minutes; --start begins with a finished codec,
+--decoder-only does not change the latents, so that a network trained on them stays valid.
 """
 
 import argparse
@@ -22,20 +23,19 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
-from diffdpo import audio
 from diffdpo.codecs.spectral import SpectralCodec, standardise
 from diffdpo.progress import bar
+from tools.tiny.excerpts import read_clip
 
-LOUDNESS = -16.0
 CROP = 64
 SIDE = 0.5
-FLOOR = 1e-4
+EPSILON = 1e-4
 
 
 def cached_features(
     manifest: Path, cache: Path, codec: SpectralCodec, workers: int
 ) -> dict[str, list[np.ndarray]]:
-    """Features [frame, feature] of every song in half precision, by split, from disk after the first time."""
+    """By split, the features [frame, feature] of every song in half precision; computed if `cache` lacks them."""
     cache.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     paths = [cache / f"{row['id']}.npy" for row in rows]
@@ -51,29 +51,29 @@ def cached_features(
 
 
 def write_features(song: Path, path: Path, codec: SpectralCodec) -> None:
+    """Write the features of a song in half precision."""
     torch.set_num_threads(1)
-    clip = audio.stereo(audio.resample(audio.read(song), codec.config.sample_rate))
-    samples = torch.from_numpy(audio.normalise(clip, LOUDNESS).samples)
+    samples = torch.from_numpy(read_clip(song, rate=codec.config.sample_rate).samples)
     with torch.no_grad():
-        features = analysed(codec, samples)
+        features = analyse_song(codec, samples)
     with path.with_suffix(".part").open("wb") as file:
         np.save(file, features.half().numpy())
     path.with_suffix(".part").rename(path)
 
 
-def analysed(codec: SpectralCodec, samples: torch.Tensor, piece: int = 256) -> torch.Tensor:
-    """Features [frame, feature] of a song [2, sample], so many frames at a time with what their windows reach."""
-    per_frame, found = codec.config.samples_per_frame, []
+def analyse_song(codec: SpectralCodec, samples: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+    """Features [frame, feature] of a song [2, sample], computed `chunk` frames at a time with enough context."""
+    per_frame, features = codec.config.samples_per_frame, []
     context = -(-codec.config.stft_size // (2 * per_frame))
-    for start in range(0, -(-samples.shape[-1] // per_frame), piece):
+    for start in range(0, -(-samples.shape[-1] // per_frame), chunk):
         first = max(0, start - context)
-        part = samples[:, first * per_frame : (start + piece + context) * per_frame]
-        found.append(codec.analyse(part[None])[0, start - first :][:piece])
-    return torch.cat(found)
+        part = samples[:, first * per_frame : (start + chunk + context) * per_frame]
+        features.append(codec.analyse(part[None])[0, start - first :][:chunk])
+    return torch.cat(features)
 
 
 def importance(codec: SpectralCodec) -> torch.Tensor:
-    """How much an error of each feature counts: the side half as much as the middle."""
+    """The weight of each feature's error [feature]; a side feature has half the weight of a middle feature."""
     weights = []
     for count, hop in (
         (codec.tonal_features, codec.config.stft_hop),
@@ -87,7 +87,7 @@ def importance(codec: SpectralCodec) -> torch.Tensor:
 
 
 def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
-    """Set the linear path to the principal components of the features as they count, whitened."""
+    """Set the linear path to the whitened principal components of the weighted features."""
     scale, count = importance(codec), 0
     total = torch.zeros(codec.features, dtype=torch.float64)
     square = torch.zeros(codec.features, codec.features, dtype=torch.float64)
@@ -107,15 +107,15 @@ def initialise(codec: SpectralCodec, songs: list[np.ndarray]) -> None:
 
 
 def groups(codec: SpectralCodec) -> list[dict]:
-    """The linear path starts at its optimum and has many inputs: a tenth of the others' learning rate."""
+    """The parameter groups of the optimiser; the linear path, at its optimum from the start, learns at a tenth."""
     linear = [*codec.linear_encode.parameters(), *codec.linear_decode.parameters()]
-    known = {id(p) for p in linear}
-    rest = [p for p in codec.parameters() if id(p) not in known]
+    linear_ids = {id(p) for p in linear}
+    rest = [p for p in codec.parameters() if id(p) not in linear_ids]
     return [{"params": linear, "share": 0.1}, {"params": rest, "share": 1.0}]
 
 
 def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -> torch.Tensor:
-    """Random crops, songs weighted by their length, at random levels."""
+    """Random crops [crop, frame, feature] at random levels; a song is drawn in proportion to its length."""
     lengths = np.array([len(song) for song in songs], dtype=np.float64)
     picks = generator.choice(len(songs), count, p=lengths / lengths.sum())
     starts = [generator.integers(0, len(songs[i]) - CROP) for i in picks]
@@ -125,7 +125,7 @@ def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -
 
 
 def mel_shares(codec: SpectralCodec) -> torch.Tensor:
-    """How many of 128 mel bands lie in each attack band, as a share: onset detectors hear the mean of those."""
+    """The share of 128 mel bands in each attack band; librosa's onset detector averages over mel bands."""
     edges = torch.tensor(codec.attack_bands.edges) * codec.config.sample_rate / codec.config.attack_size
     mels = torch.from_numpy(librosa.mel_frequencies(n_mels=130, fmax=codec.config.sample_rate / 2)[1:-1])
     inside = torch.bucketize(mels, edges.double(), right=True) - 1
@@ -133,9 +133,9 @@ def mel_shares(codec: SpectralCodec) -> torch.Tensor:
 
 
 def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Onset strength of the middle [batch, moment], as librosa's of windows of 2,048 at every 512 samples.
+    """Onset strength of the middle [batch, moment], like librosa's with windows of 2,048 at every 512 samples.
 
-    From the powers of four windows and more: their decibels, the rises of those, the mean over mel bands.
+    Powers are smoothed over short windows; the strength is the mean over mel bands of their rises in decibels.
     """
     middle = in_time(codec, features)[..., : len(shares)]
     power = middle.clamp(min=0) ** 4
@@ -143,39 +143,39 @@ def strength(codec: SpectralCodec, features: torch.Tensor, shares: torch.Tensor)
     smooth = F.conv1d(
         power.transpose(1, 2).flatten(0, 1)[:, None], (window / window.sum())[None, None], stride=2
     )
-    decibels = 10 * (smooth[:, 0] + FLOOR**2).log10()
+    decibels = 10 * (smooth[:, 0] + EPSILON**2).log10()
     rises = decibels.unflatten(0, (len(features), -1)).diff(dim=-1).relu()
     return (rises * shares[:, None]).sum(1)
 
 
-def loss(
+def codec_loss(
     codec: SpectralCodec,
     features: torch.Tensor,
     weight: torch.Tensor,
     shares: torch.Tensor,
     args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Roots for what is loud, logarithms for what is quiet, and changes of the logarithm for attacks."""
+    """The loss and its terms: errors of roots (loud), of logarithms (quiet) and of changes of these (attacks)."""
     mean, log_variance = codec.encode_features(features)
     latents = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-    decoded = codec.decode_features(latents)
-    linear = (weight * (decoded - features)).abs()
+    decoded_features = codec.decode_features(latents)
+    linear = (weight * (decoded_features - features)).abs()
     tonal, attack = linear.split([codec.tonal_features, codec.features - codec.tonal_features], -1)
     square = (tonal**2).mean() + (attack**2).mean()
-    logs = [(x.clamp(min=0) ** 2 + FLOOR).log() * weight for x in (decoded, features)]
+    logs = [(x.clamp(min=0) ** 2 + EPSILON).log() * weight for x in (decoded_features, features)]
     tonal_log, attack_log = ((logs[0] - logs[1]).abs()).split([tonal.shape[-1], attack.shape[-1]], -1)
     changes = [in_time(codec, x).diff(dim=1) for x in logs]
     change = (changes[0] - changes[1]).abs().mean()
     rises = [
         x[..., : x.shape[-1] // 2].relu().mean(-1) for x in changes
-    ]  # of the middle: where onsets are heard
+    ]  # of the middle, which carries the onsets
     onset = (rises[0] - rises[1]).abs().mean()
-    strengths = [strength(codec, x, shares) for x in (decoded, features)]
-    heard = (strengths[0] - strengths[1]).abs().mean()
+    strengths = [strength(codec, x, shares) for x in (decoded_features, features)]
+    strength_error = (strengths[0] - strengths[1]).abs().mean()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
     value = tonal.mean() + 0.7 * attack.mean() + 30 * square + args.kl * kl
     value = value + 0.01 * tonal_log.mean() + 0.015 * attack_log.mean() + 0.005 * change
-    value = value + args.onset * onset + args.strength * heard
+    value = value + args.onset * onset + args.strength * strength_error
     return value, {
         "loss": value.item(),
         "tonal": tonal.mean().item(),
@@ -184,14 +184,14 @@ def loss(
         "attack_log": attack_log.mean().item(),
         "change": change.item(),
         "onset": onset.item(),
-        "strength": heard.item(),
+        "strength": strength_error.item(),
         "kl": kl.item(),
         "noise": torch.exp(log_variance / 2).mean().item(),
     }
 
 
 def in_time(codec: SpectralCodec, features: torch.Tensor) -> torch.Tensor:
-    """The attack features [batch, step, side and band], step after step."""
+    """The attack features along time: [batch, step, side and band]."""
     steps = codec.config.samples_per_frame // codec.config.attack_hop
     return features[..., codec.tonal_features :].unflatten(-1, (steps, -1)).flatten(1, 2)
 
@@ -231,15 +231,15 @@ def main() -> None:
             part.requires_grad_(False)
     weight, shares = importance(codec), mel_shares(codec)
     valid = torch.cat([crops(songs["valid"], 16, np.random.default_rng(s)) for s in range(8)])
-    began, budget = time.monotonic(), 60 * args.minutes
+    t_start, budget = time.monotonic(), 60 * args.minutes
     total = 60 * (args.total_minutes or args.minutes)
-    while (elapsed := time.monotonic() - began) < budget:
-        progress = min(1.0, (seconds + elapsed) / total)
+    while (elapsed_s := time.monotonic() - t_start) < budget:
+        progress = min(1.0, (seconds + elapsed_s) / total)
         rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         batch = crops(songs["train"], args.batch, np.random.default_rng(step))
-        value, metrics = loss(codec, batch, weight, shares, args)
+        value, metrics = codec_loss(codec, batch, weight, shares, args)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
@@ -247,25 +247,25 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             with torch.no_grad():
-                held_out = loss(codec, valid, weight, shares, args)[1]
-            shown = " ".join(f"{k} {v:.4f}/{held_out[k]:.4f}" for k, v in metrics.items())
-            print(f"step {step} {elapsed:.0f} s lr {rate:.1e} train/valid {shown}", flush=True)
+                valid_metrics = codec_loss(codec, valid, weight, shares, args)[1]
+            metrics_text = " ".join(f"{k} {v:.4f}/{valid_metrics[k]:.4f}" for k, v in metrics.items())
+            print(f"step {step} {elapsed_s:.0f} s lr {rate:.1e} train/valid {metrics_text}", flush=True)
         if step % 200 == 0:
-            save(args.out, codec, optimizer, seconds + elapsed, step)
-    save(args.out, codec, optimizer, seconds + elapsed, step)
+            save_state(args.out, codec, optimizer, seconds + elapsed_s, step)
+    save_state(args.out, codec, optimizer, seconds + elapsed_s, step)
     if not (args.start and args.decoder_only):  # else its latents stay as they are, and are standard already
         standardise(codec, *latent_statistics(codec, songs["train"]))
         codec.save_pretrained(args.out / "codec")
 
 
 def resume(path: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
-    """Seconds and steps of the stages before, whose weights are loaded; zeros without any."""
+    """Load the state of earlier stages and return their seconds and steps; zeros if there is none."""
     if not path.exists():
         return 0.0, 0
-    saved = torch.load(path, weights_only=True)
-    codec.load_state_dict(saved["codec"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["seconds"], saved["step"]
+    state = torch.load(path, weights_only=True)
+    codec.load_state_dict(state["codec"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["seconds"], state["step"]
 
 
 @torch.no_grad()
@@ -276,10 +276,10 @@ def latent_statistics(codec: SpectralCodec, songs: list[np.ndarray]) -> tuple[to
     return latents.mean(0), latents.std(0)
 
 
-def save(
+def save_state(
     out: Path, codec: SpectralCodec, optimizer: torch.optim.Optimizer, seconds: float, step: int
 ) -> None:
-    """What the next stage continues from, and the codec as it is."""
+    """Write the state from which the next stage continues, and the codec."""
     state = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds}
     torch.save(state | {"step": step}, out / "state.part")
     (out / "state.part").rename(out / "state.pt")

@@ -107,21 +107,21 @@ def measured(tmp_path):
 
 def test_measured_lyrics_agree_and_what_is_not_compared_is_named(measured):
     cases = golden_lyrics.lyrics(measured)
-    assert [case.name for case in cases if not case.covered] == ["other"]
-    assert sum(case.covered for case in cases) == 4
-    assert all(case.passed for case in cases)
+    assert [case.name for case in cases if not case.is_covered] == ["other"]
+    assert sum(case.is_covered for case in cases) == 4
+    assert all(case.is_within_tolerance for case in cases)
 
 
 def test_one_wrong_token_fails(measured):
     rows = json.loads((measured / "g2p_english.json").read_text())
     rows["rows"][0]["token_ids"][3] += 1
     (measured / "g2p_english.json").write_text(json.dumps(rows))
-    assert [case.error for case in golden_lyrics.lyrics(measured) if not case.passed] == [1.0]
+    assert [case.error for case in golden_lyrics.lyrics(measured) if not case.is_within_tolerance] == [1.0]
 
 
 def test_a_placement_one_frame_off_fails(measured):
     (measured / "song.lrc").write_text("[00:01.05]low\n[00:03.00]ropes\n")
-    failed = [case.name for case in golden_lyrics.lyrics(measured) if not case.passed]
+    failed = [case.name for case in golden_lyrics.lyrics(measured) if not case.is_within_tolerance]
     assert failed == ["base95.lrc_tokens", "full177.lrc_tokens"]
 
 

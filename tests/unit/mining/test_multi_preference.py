@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
-from support.candidates import AXES, apply, candidate, prompt, prompts_of, rounded, score, songs, triples
+from support.candidates import (
+    AXES,
+    apply,
+    candidate,
+    integer_scores,
+    prompt,
+    prompts_of,
+    score,
+    songs,
+    triples,
+)
 
 from diffdpo.errors import ConfigError
 from diffdpo.mining import (
@@ -112,7 +122,7 @@ class TestPareto:
         scores = np.array([(3.0, 1.0), (1.0, 3.0), (2.0, 1.0), (1.0, 1.0), (1.0, 1.0)])
         assert fronts(scores).tolist() == [0, 0, 1, 2, 2]
 
-    @given(group=songs(rounded, prompts="p"))
+    @given(group=songs(integer_scores, prompts="p"))
     def test_no_song_of_a_front_dominates_another_and_each_later_song_is_dominated(self, group):
         for of_prompt in prompts_of(group):
             ranks, dominant = fronts(of_prompt.scores), dominates(of_prompt.scores)

@@ -85,7 +85,7 @@ def test_equal_prompts_are_embedded_once():
     first = store.embed(Prompt(id="a", text="rock"))
     assert store.embed(Prompt(id="b", text="rock", group="g")) is first
     store.embed(Prompt(id="c", text="jazz"))
-    assert model.embedded == ["a", "c"]
+    assert model.prompt_ids == ["a", "c"]
 
 
 def test_embeddings_survive_the_folder_bit_for_bit_and_need_no_encoders(tmp_path, bundle):
@@ -124,7 +124,7 @@ def test_embeddings_of_another_fingerprint_are_not_taken(tmp_path):
     one, two = LocalModel(), LocalModel(fingerprint="local-2")
     for model in (one, two, LocalModel()):
         EmbeddingStore(model, tmp_path).embed(Prompt(id="a", text="rock"))
-    assert one.embedded == two.embedded == ["a"]
+    assert one.prompt_ids == two.prompt_ids == ["a"]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -168,7 +168,7 @@ def test_an_embedding_without_tensors_is_computed_once_too(tmp_path):
     first, second = Silent(), Silent()
     for model in (first, second):
         assert EmbeddingStore(model, tmp_path).embed(Prompt(id="a")) == {}
-    assert (first.embedded, second.embedded) == (["a"], [])
+    assert (first.prompt_ids, second.prompt_ids) == (["a"], [])
 
 
 def test_a_plan_is_known_by_its_planner_and_its_tensors():

@@ -24,7 +24,7 @@ from diffdpo.sampling.sampler import generate
 from diffdpo.training.config import InpaintConfig, TrainConfig
 from diffdpo.training.step import outputs, sample_noise
 from diffdpo.types import Batch, Row
-from tools.parity.diffrhythm import PREFIX, build, network_config
+from tools.parity.diffrhythm import PREFIX, build_network, network_config
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffrhythm" / "tiny_base"
 WINDOW = 96
@@ -35,7 +35,7 @@ FRAMES = (96, 40, 17)
 def network():
     """The one that was measured: the architecture of v1.0 and v1.2-base, which hide no padding."""
     sizes = json.loads((GOLDEN / "config.json").read_text())
-    built = build(GOLDEN, network_config(sizes["dit_kwargs"], sizes["effective_num_attention_heads"]))
+    built = build_network(GOLDEN, network_config(sizes["dit_kwargs"], sizes["effective_num_attention_heads"]))
     weights = load_file(GOLDEN / "state_dict.safetensors")
     built.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
     return built.eval()

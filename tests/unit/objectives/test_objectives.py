@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.objectives import TERMS, derived, has, pair, random_outputs, reverse, rows, with_terms
+from support.objectives import TERMS, has, pair, random_outputs, reverse, rows, with_terms, with_velocities
 
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.objectives.dpo import DPO
@@ -65,7 +65,7 @@ def test_what_stands_in_the_padding_cannot_matter(name):
         key: v.detach().where(outputs.mask[..., None], 7.0) for key, v in vars(outputs.velocities).items()
     }
     assert torch.allclose(
-        objective(outputs).loss, objective(derived(outputs, **padded)).loss, rtol=1e-13, atol=0
+        objective(outputs).loss, objective(with_velocities(outputs, **padded)).loss, rtol=1e-13, atol=0
     )
 
 
@@ -99,7 +99,8 @@ def test_gradients_equal_finite_differences(name):
     gradient = torch.autograd.grad(objective(outputs).loss.sum(), outputs.velocities.policy)[0]
     step, direction = 1e-6, torch.randn(start.shape, generator=torch.Generator().manual_seed(1)).double()
     ahead, behind = (
-        objective(derived(outputs, policy=start + sign * step * direction)).loss.sum() for sign in (1, -1)
+        objective(with_velocities(outputs, policy=start + sign * step * direction)).loss.sum()
+        for sign in (1, -1)
     )
     slope = (gradient * direction).sum().item()
     assert (ahead - behind).item() / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-7)
@@ -143,7 +144,7 @@ def test_a_constant_weight_is_none_and_any_weight_is_a_factor_of_all_squared_err
     assert torch.equal(plain(half).loss, weighted(half).loss)
     quarter = replace(outputs, t=torch.full_like(outputs.t, 0.25))
     further = {key: 3**0.5 * v.detach() for key, v in vars(outputs.velocities).items()}
-    scaled = derived(outputs, **further)
+    scaled = with_velocities(outputs, **further)
     assert torch.allclose(weighted(quarter).loss, plain(scaled).loss, rtol=1e-11)
 
 
@@ -193,7 +194,7 @@ def test_a_share_of_one_sees_the_span_and_nothing_else(name):
     if hasattr(objective, "anchor"):  # anchors hold whole songs
         objective = replace(objective, anchor=Anchor(reward=0.2, hinge=0.4))
     outputs = random_outputs(objective)
-    alone = derived(replace(outputs, mask=outputs.mask & outputs.span[:, None]))
+    alone = with_velocities(replace(outputs, mask=outputs.mask & outputs.span[:, None]))
     whole = replace(objective, span=None)
     local = replace(objective, span=replace(objective.span, share=1.0))
     inside = (outputs.mask & outputs.span[:, None]).any(-1).all(-1)

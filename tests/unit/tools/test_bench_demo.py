@@ -46,7 +46,7 @@ def report(seed, changes, prompts=12, songs=2):
 
 def test_seeds_are_pooled_and_counted(bench):
     reports = {s: report(s, {"a": 1.0, "b": (s - 1) * 0.5, "judge": -0.2}) for s in range(3)}
-    result = bench.pooled(reports, resamples=500)
+    result = bench.pool_seeds(reports, resamples=500)
     assert (result["prompts"], result["songs"]) == (12, 72)
     a, b, judge = (result["axes"][axis] for axis in ("a", "b", "judge"))
     assert (a["mean"], a["low"], a["high"]) == pytest.approx((1, 1, 1))
@@ -63,22 +63,22 @@ def test_seeds_are_pooled_and_counted(bench):
 def test_other_seeds_are_no_other_prompts(bench):
     """What a prompt does it does on every seed: three seeds know no more of other prompts than one."""
     per_prompt = np.random.default_rng(0).normal(0.3, 1, 12)
-    one, three = (
-        bench.pooled({s: report(s, {"a": per_prompt}) for s in seeds})["axes"]["a"]
+    single, three = (
+        bench.pool_seeds({s: report(s, {"a": per_prompt}) for s in seeds})["axes"]["a"]
         for seeds in ([0], [0, 1, 2])
     )
-    assert three["mean"] == pytest.approx(one["mean"])
-    assert three["high"] - three["low"] == pytest.approx(one["high"] - one["low"], rel=0.01)
+    assert three["mean"] == pytest.approx(single["mean"])
+    assert three["high"] - three["low"] == pytest.approx(single["high"] - single["low"], rel=0.01)
 
 
 def test_a_seed_shows_the_round_that_the_report_shows(bench):
     results = [{"winner_rise": 0.01}, {"winner_rise": 0.04}]
     made = report(0, {"a": 1.0, "judge": 0.0})
-    kept = bench.one(made, {"best": 1, "rounds": 2, "results": results})
+    kept = bench.seed_result(made, {"best": 1, "rounds": 2, "results": results})
     assert (kept["pairs"], kept["winner_rise"]) == (30, 0.01)
     assert kept["axes"]["a"]["mean"] == pytest.approx(1.0)
     assert kept["axes"]["judge"]["role"] == "judge"
-    none = bench.one(made, {"best": 0, "rounds": 2, "results": results})
+    none = bench.seed_result(made, {"best": 0, "rounds": 2, "results": results})
     assert none["winner_rise"] == 0.04
 
 
@@ -87,9 +87,9 @@ def test_the_cost_is_that_of_all_attempts_or_unknown(bench):
         {"cpu_s": 10.0, "wall_s": 20.0, "peak_mb": 300.0},
         {"cpu_s": 5.0, "wall_s": 6.0, "peak_mb": 200.0},
     ]
-    assert bench.total(attempts) == {"attempts": 2, "cpu_s": 15.0, "wall_s": 26.0, "peak_mb": 300.0}
-    assert bench.total([{}, attempts[0]])["cpu_s"] is None
-    assert bench.total([])["peak_mb"] is None
+    assert bench.total_cost(attempts) == {"attempts": 2, "cpu_s": 15.0, "wall_s": 26.0, "peak_mb": 300.0}
+    assert bench.total_cost([{}, attempts[0]])["cpu_s"] is None
+    assert bench.total_cost([])["peak_mb"] is None
 
 
 WORK = """
@@ -103,9 +103,9 @@ time.sleep(1)
 
 
 def test_a_process_is_measured_by_what_it_did(bench):
-    code, took = bench.measured([sys.executable, "-c", WORK])
+    code, took = bench.run_command([sys.executable, "-c", WORK])
     assert code == 0
     assert 0.3 <= took["cpu_s"] < 3
     assert took["wall_s"] >= 1.3
     assert 200 < took["peak_mb"] < 300
-    assert bench.measured([sys.executable, "-c", "raise SystemExit(3)"])[0] == 3
+    assert bench.run_command([sys.executable, "-c", "raise SystemExit(3)"])[0] == 3

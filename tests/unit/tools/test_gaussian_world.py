@@ -58,7 +58,7 @@ def test_pure_noise_flows_towards_the_mean_and_a_point_to_itself():
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 def test_the_tilted_mixture_is_the_density_times_exp_of_the_reward(reward, beta):
     reference = plane(reward).reference
-    best, log_mass = reference.tilted(reward, beta)
+    best, log_mass = reference.tilt(reward, beta)
     x = 2 * torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
     there = best.log_density(x) - reference.log_density(x)
     assert torch.allclose(there, reward(x) / beta - log_mass, atol=2e-4)
@@ -92,7 +92,7 @@ def test_the_optimum_is_efficient_and_a_step_aside_is_not():
         kl, reward = world.frontier(beta)
         assert world.efficiency(reward, kl) == pytest.approx(1, abs=1e-3)
     still = wide(world.reference)  # KL that gains nothing
-    assert world.efficiency(still.expected(Reward(slope=LINEAR.slope.double())), 0.5) == pytest.approx(
+    assert world.efficiency(still.mean_reward(Reward(slope=LINEAR.slope.double())), 0.5) == pytest.approx(
         0, abs=1e-6
     )
     assert math.isnan(world.efficiency(1.0, 0.0))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tools.tiny.memorisation import Whitening, best_match, nearest, nearness
+from tools.tiny.memorisation import WhiteningTransform, best_match, nearest, nearness
 
 
 def song(seed, length=400, components=6):
@@ -53,7 +53,7 @@ def test_whitened_latents_are_uncorrelated_and_the_largest_components_are_kept()
     rng = np.random.default_rng(0)
     mixed = rng.normal(size=(5000, 4)) * [5, 0.1, 3, 1]
     rotation, _ = np.linalg.qr(rng.normal(size=(4, 4)))
-    white = Whitening.of(mixed @ rotation + 7, 2)(mixed @ rotation + 7)
+    white = WhiteningTransform.of(mixed @ rotation + 7, 2)(mixed @ rotation + 7)
     np.testing.assert_allclose(np.cov(white.T), np.eye(2), atol=1e-9)
     assert abs(np.corrcoef(white[:, 0], mixed[:, 0])[0, 1]) > 0.99
     assert abs(np.corrcoef(white[:, 1], mixed[:, 2])[0, 1]) > 0.99

@@ -10,7 +10,7 @@ from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.objectives.kto import KTO
 from diffdpo.objectives.reward_weighted import RewardWeighted
 from tools.bench.gaussian_world import Mixture, Reward, World
-from tools.bench.toy import Budget, Policies, Run, label, measure, see, train
+from tools.bench.toy import Budget, Policies, Run, label, measure_policies, objective_inputs, train_policies
 
 BRIEF = Budget(steps=3, batch=16, pairs=64, width=8)
 
@@ -30,10 +30,10 @@ def test_an_untrained_policy_is_the_reference_bit_for_bit(frames):
     policies = Policies(here, [0, 1], width=8)
     x = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(policies(x, torch.full((2, 5), 0.3)), here.reference.velocity(x, torch.tensor(0.3)))
-    first, second = measure(here, policies, 2, points=256)
+    first, second = measure_policies(here, policies, 2, points=256)
     assert first == pytest.approx(second, nan_ok=True)
     assert abs(first["kl_reference"]) < 2e-3
-    assert first["reward"] == pytest.approx(here.reference.expected(here.reward), abs=0.02)
+    assert first["reward"] == pytest.approx(here.reference.mean_reward(here.reward), abs=0.02)
     assert first["velocity_error"] == pytest.approx(1)
     assert first["winner_change"] == first["loser_change"] == 0
     assert math.isnan(first["efficiency"])
@@ -52,7 +52,7 @@ def test_labels_follow_bradley_and_terry():
 
 
 def test_a_flipped_pair_is_the_same_pair_the_other_way_round():
-    as_is, flipped = label(world(4), 50, seed=3), label(world(4), 50, seed=3, flipped=1.0)
+    as_is, flipped = label(world(4), 50, seed=3), label(world(4), 50, seed=3, flip_share=1.0)
     assert torch.equal(as_is.songs.flip(1), flipped.songs)
     assert torch.equal(as_is.rewards.flip(1), flipped.rewards)
 
@@ -70,9 +70,9 @@ def test_a_run_comes_out_of_a_stack_as_if_alone(frames):
         Run(objective=RewardWeighted(), seed=2),
         Run(objective=KTO()),
     ]
-    together = train(here, runs, BRIEF)
+    together = train_policies(here, runs, BRIEF)
     for i, run in enumerate(runs):
-        alone = train(here, [run], BRIEF)
+        alone = train_policies(here, [run], BRIEF)
         for one, many in zip(alone.parameters, together.parameters, strict=True):
             assert torch.allclose(one[0], many[i], rtol=1e-4, atol=1e-6)
     assert together.weights[-1].abs().amax((1, 2)).min() > 1e-4  # all of them moved
@@ -84,16 +84,16 @@ def test_what_an_objective_is_shown():
     shown = {name: torch.randn(5, 2, 3, 2, generator=generator) for name in ("policy", "reference", "target")}
     t, rewards = torch.rand(5, generator=generator), torch.randn(5, 2, generator=generator)
 
-    pair = see(here, Run(objective=DPO(), soft=True), shown, t, rewards)
+    pair = objective_inputs(here, Run(objective=DPO(), soft=True), shown, t, rewards)
     by_hand = sum((shown["policy"][4, 1] - shown["target"][4, 1]).flatten() ** 2) / 6
     assert pair.policy[4, 1].item() == pytest.approx(by_hand.item())
     assert pair.soft_label[0].item() == pytest.approx(1 / (1 + math.exp(rewards[0, 1] - rewards[0, 0])))
     assert pair.mask.shape == (5, 2, 3)
 
-    song = see(here, Run(objective=FlowMatching()), shown, t, rewards)
+    song = objective_inputs(here, Run(objective=FlowMatching()), shown, t, rewards)
     assert torch.equal(song.policy, pair.policy[:, :1])
 
-    rated = see(here, Run(objective=KTO()), shown, t, rewards)
+    rated = objective_inputs(here, Run(objective=KTO()), shown, t, rewards)
     assert torch.equal(rated.policy[:, 0], pair.policy.flatten())  # winner, loser, winner, ...
     assert rated.score[:4, 0].tolist() == [1, -1, 1, -1]
     assert rated.t[:4].tolist() == [t[0], t[0], t[1], t[1]]

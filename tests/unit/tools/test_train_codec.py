@@ -61,5 +61,5 @@ def test_louder_songs_have_the_same_onsets(training, codec):
 def test_features_in_pieces_are_those_of_the_whole(training, codec):
     samples = 0.1 * torch.randn(2, 2048 * 21 + 700, generator=torch.Generator().manual_seed(0))
     whole = codec.analyse(samples[None])[0]
-    assert torch.allclose(training.analysed(codec, samples, piece=8), whole, atol=1e-5)
-    assert torch.allclose(training.analysed(codec, samples, piece=100), whole, atol=1e-5)
+    assert torch.allclose(training.analyse_song(codec, samples, chunk=8), whole, atol=1e-5)
+    assert torch.allclose(training.analyse_song(codec, samples, chunk=100), whole, atol=1e-5)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.training import batch, itself, some
+from support.training import batch, identity, select_examples
 
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
@@ -34,7 +34,7 @@ def model(bundle):
 @pytest.fixture(scope="module")
 def old(model):
     """Half way between the two."""
-    policy = MovingCopy.start(model.network, torch.device("cpu"), itself)
+    policy = MovingCopy.start(model.network, torch.device("cpu"), identity)
     for weight in policy.weights.values():
         weight.mul_(0.7)
     return policy
@@ -50,7 +50,7 @@ def losses(model, old, name, data):
     objective = OBJECTIVES[name]()
     random = sample_noise(data, TrainConfig(dropout={"style": 0.5}), seed=3)
     with torch.no_grad():
-        seen = outputs(model, model.network, AdapterOff(itself), data, objective, random, old=old)
+        seen = outputs(model, model.network, AdapterOff(identity), data, objective, random, old=old)
     return objective(seen)
 
 
@@ -63,8 +63,10 @@ def test_there_are_objectives_of_both_kinds():
 def test_an_example_has_the_loss_it_has_alone(model, old, name):
     columns = [0, 1, 2] if name in GROUPS else [0]
     data = scored(3)
-    together = losses(model, old, name, some(data, [0, 1, 2, 3], columns)).loss
-    apart = [losses(model, old, name, some(data, rows, columns)).loss for rows in ([0], [1, 2], [3])]
+    together = losses(model, old, name, select_examples(data, [0, 1, 2, 3], columns)).loss
+    apart = [
+        losses(model, old, name, select_examples(data, rows, columns)).loss for rows in ([0], [1, 2], [3])
+    ]
     assert together.shape == (4,)
     assert torch.allclose(together, torch.cat(apart), rtol=1e-4, atol=1e-6)
 
@@ -72,7 +74,9 @@ def test_an_example_has_the_loss_it_has_alone(model, old, name):
 @pytest.mark.parametrize("name", GROUPS)
 def test_the_order_of_a_groups_members_does_not_matter(model, old, name):
     data = scored(3)
-    first, turned = (losses(model, old, name, some(data, [0, 1, 2, 3], c)) for c in ([0, 1, 2], [2, 0, 1]))
+    first, turned = (
+        losses(model, old, name, select_examples(data, [0, 1, 2, 3], c)) for c in ([0, 1, 2], [2, 0, 1])
+    )
     assert torch.allclose(first.loss, turned.loss, rtol=1e-4, atol=1e-6)
     for key, value in first.metrics.items():
         assert torch.allclose(value, turned.metrics[key], rtol=1e-4, atol=1e-6), key
@@ -80,7 +84,7 @@ def test_the_order_of_a_groups_members_does_not_matter(model, old, name):
 
 @pytest.mark.parametrize("name", SCORED)
 def test_what_lies_behind_a_songs_end_does_not_matter(model, old, name):
-    data = some(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    data = select_examples(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
     dirty = data.latents.clone()
     for example, row in enumerate(data.frames.tolist()):
         for member, end in enumerate(row):
@@ -105,9 +109,9 @@ def test_training_makes_good_songs_likelier_than_bad_ones(bundle, name):
     learner = MODELS["tiny"](bundle=str(bundle)).load()
     add_lora(learner.network, LoraConfig(rank=8), learner.lora_targets, seed=0)
     objective = OBJECTIVES[name](**LEARNERS[name])
-    data = some(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
+    data = select_examples(scored(3), [0, 1, 2, 3], [0, 1, 2] if name in GROUPS else [0])
     optimizer = torch.optim.Adam([p for p in learner.network.parameters() if p.requires_grad], lr=3e-3)
-    reference = AdapterOff(itself)
+    reference = AdapterOff(identity)
 
     def see(step, about):
         here = replace(data, positions=tuple(position + 10 * step for position in data.positions))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.training import batch, itself
+from support.training import batch, identity
 
 from diffdpo.errors import ConfigError
 from diffdpo.models import MODELS
@@ -43,12 +43,12 @@ def errors(model, reference, objective=None, data=None, **more):
 
 def test_one_that_follows_begins_exactly_at_the_policy(model):
     move(model.network)
-    seen = errors(model, MovingCopy.start(model.network, CPU, itself))
+    seen = errors(model, MovingCopy.start(model.network, CPU, identity))
     assert torch.equal(seen.policy, seen.reference)
 
 
 def test_a_moving_average_is_the_closed_form(model):
-    auxiliary = MovingCopy.start(model.network, CPU, itself, decay=0.9)
+    auxiliary = MovingCopy.start(model.network, CPU, identity, decay=0.9)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     start = parameter.detach().clone()
     for step in (1, 2, 3):
@@ -60,7 +60,7 @@ def test_a_moving_average_is_the_closed_form(model):
 
 
 def test_a_ramp_begins_at_the_policy_and_ends_at_the_decay(model):
-    auxiliary = MovingCopy.start(model.network, CPU, itself, decay=0.5, ramp=0.1)
+    auxiliary = MovingCopy.start(model.network, CPU, identity, decay=0.5, ramp=0.1)
     name, parameter = next((n, p) for n, p in model.network.named_parameters() if p.requires_grad)
     for step, keep in ((1, 0.1), (2, 0.2), (40, 0.5)):
         before = auxiliary.weights[name].clone()
@@ -70,8 +70,8 @@ def test_a_ramp_begins_at_the_policy_and_ends_at_the_decay(model):
 
 
 def test_a_synced_reference_is_the_policy_of_the_last_multiple(model):
-    auxiliary = MovingCopy.start(model.network, CPU, itself, every=2)
-    start = errors(model, AdapterOff(itself)).reference
+    auxiliary = MovingCopy.start(model.network, CPU, identity, every=2)
+    start = errors(model, AdapterOff(identity)).reference
     move(model.network)
     auxiliary.follow(model.network, 1)
     assert torch.equal(errors(model, auxiliary).reference, start)
@@ -83,7 +83,7 @@ def test_a_synced_reference_is_the_policy_of_the_last_multiple(model):
 
 
 def test_what_follows_gets_no_gradient_and_leaves_the_policy_alone(model):
-    auxiliary = MovingCopy.start(model.network, CPU, itself)
+    auxiliary = MovingCopy.start(model.network, CPU, identity)
     move(model.network)
     seen = errors(model, auxiliary, DPO(beta=100.0))
     DPO(beta=100.0)(seen).loss.sum().backward()
@@ -93,8 +93,8 @@ def test_what_follows_gets_no_gradient_and_leaves_the_policy_alone(model):
 
 
 def test_what_follows_is_saved_and_restored(model):
-    one = MovingCopy.start(model.network, CPU, itself, decay=0.5)
-    two = MovingCopy.start(model.network, CPU, itself, decay=0.5)
+    one = MovingCopy.start(model.network, CPU, identity, decay=0.5)
+    two = MovingCopy.start(model.network, CPU, identity, decay=0.5)
     move(model.network)
     one.follow(model.network, 1)
     two.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
@@ -112,11 +112,11 @@ def test_a_frozen_copy_in_half_precision_is_near_and_waits_on_the_cpu(model):
 def test_an_old_policy_that_is_the_reference_runs_once(model):
     calls = []
     handle = model.network.register_forward_hook(lambda *_: calls.append(1))
-    reference = AdapterOff(itself)
+    reference = AdapterOff(identity)
     data = replace(batch(), score=torch.tensor([[1.0, -1.0]] * 4))
     shared = errors(model, reference, NFT(), data, old=reference)
     assert len(calls) == 2
-    apart = errors(model, reference, NFT(), data, old=AdapterOff(itself))
+    apart = errors(model, reference, NFT(), data, old=AdapterOff(identity))
     assert len(calls) == 5
     handle.remove()
     assert torch.equal(shared.velocities.old, apart.velocities.old)
@@ -125,7 +125,7 @@ def test_an_old_policy_that_is_the_reference_runs_once(model):
 
 def test_cached_errors_equal_live_ones_and_save_the_forward(model):
     cfg = TrainConfig(reference=ReferenceConfig(cached_draws=3), dropout={"style": 0.5})
-    cache, reference = ErrorCache(3, {}), AdapterOff(itself)
+    cache, reference = ErrorCache(3, {}), AdapterOff(identity)
     first = replace(batch(), ids=("a", "b", "c", "d"), visits=(0, 1, 2, 3))
     keys = noise_keys(first, cfg)
     assert keys == ("a|0", "b|1", "c|2", "d|0")
@@ -159,19 +159,19 @@ def test_the_reference_has_conditions_of_its_own(model):
         for example in plain.rows
     )
     named = replace(plain, rows=rows, reference_rows=plain.rows)
-    shared, apart = (errors(model, AdapterOff(itself), data=data) for data in (plain, named))
+    shared, apart = (errors(model, AdapterOff(identity), data=data) for data in (plain, named))
     assert torch.equal(shared.reference, apart.reference)
     dropped = sample_noise(plain, CFG, 0).drop_masks["style"]
     assert not dropped.all()
     assert torch.equal(torch.isclose(shared.policy, apart.policy).all(1), dropped)
-    everywhere = errors(model, AdapterOff(itself), data=replace(plain, rows=rows))
+    everywhere = errors(model, AdapterOff(identity), data=replace(plain, rows=rows))
     assert torch.equal(everywhere.policy, apart.policy)
     assert torch.equal(torch.isclose(everywhere.reference, apart.reference).all(1), dropped)
 
 
 def test_the_audit_counts_what_is_trained(model):
     optimizer = build_optimizer(model.network, TrainConfig(), CPU)
-    auxiliaries = {"reference": MovingCopy.start(model.network, CPU, itself), "old": None}
+    auxiliaries = {"reference": MovingCopy.start(model.network, CPU, identity), "old": None}
     count = audit_parameters(model.network, optimizer, auxiliaries, lora=True)
     assert count == sum(p.numel() for p in trainable(model.network))
 
@@ -222,10 +222,10 @@ def test_the_reference_does_not_move_while_the_policy_trains_with_checkpointing(
     data = batch(lengths=((8, 6), (6, 8)))
     start = errors(model, frozen, data=data).reference
     for _ in range(100):
-        objective(errors(model, AdapterOff(itself), objective, data)).loss.mean().backward()
+        objective(errors(model, AdapterOff(identity), objective, data)).loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    off, copy = (errors(model, reference, data=data) for reference in (AdapterOff(itself), frozen))
+    off, copy = (errors(model, reference, data=data) for reference in (AdapterOff(identity), frozen))
     assert torch.equal(off.reference, start)
     assert torch.equal(copy.reference, start)
     assert not torch.allclose(off.policy, start, rtol=1e-2)

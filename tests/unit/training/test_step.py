@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.training import batch, itself, some
+from support.training import batch, identity, select_examples
 
 from diffdpo.errors import DataError
 from diffdpo.flow import Timesteps
@@ -39,7 +39,7 @@ def run(model, data, objective, reference, cfg=CFG, policy=None):
 def test_errors_do_not_depend_on_the_micro_batch(model):
     whole, reference = batch(), FrozenCopy.take(model.network, torch.device("cpu"))
     together = run(model, whole, DPO(), reference)
-    apart = [run(model, some(whole, group), DPO(), reference) for group in ([0], [1, 2], [3])]
+    apart = [run(model, select_examples(whole, group), DPO(), reference) for group in ([0], [1, 2], [3])]
     for name in ("policy", "reference"):
         pieces = torch.cat([getattr(piece, name) for piece in apart])
         assert torch.allclose(getattr(together, name), pieces, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_dropout_is_drawn_per_example_and_keyed_by_position():
 def test_a_policy_that_is_its_reference_has_a_margin_of_exactly_zero(model, dtype):
     add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
-        seen = run(model, batch(), DPO(), AdapterOff(itself))
+        seen = run(model, batch(), DPO(), AdapterOff(identity))
     assert torch.equal(DPO()(seen).metrics["margin"], torch.zeros(4))
 
 
@@ -99,14 +99,14 @@ def test_adapters_off_equals_a_frozen_copy_also_after_training(model):
         DPO(beta=100.0, anchor=Anchor(winner=1.0))(run_).loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(itself), frozen))
+    off, copy = (run(model, batch(), DPO(), reference) for reference in (AdapterOff(identity), frozen))
     assert torch.equal(off.reference, copy.reference)
     assert not torch.equal(off.policy, off.reference)
 
 
 def test_adapters_come_back_when_the_reference_fails(model):
     add_lora(model.network, LoraConfig(rank=2), model.lora_targets, seed=0)
-    with pytest.raises(RuntimeError), AdapterOff(itself).of(model.network):
+    with pytest.raises(RuntimeError), AdapterOff(identity).of(model.network):
         raise RuntimeError
     layer = model.network.transformer_blocks[0].self_attn.q_proj
     assert not layer.disable_adapters

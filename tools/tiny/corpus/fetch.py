@@ -1,13 +1,13 @@
-"""Fetch the songs listed in songs.jsonl from Debian packages and write a manifest for `diffdpo prepare`.
+"""Fetches the songs listed in songs.jsonl from Debian packages and writes a manifest for `diffdpo prepare`.
 
     python tools/tiny/corpus/fetch.py DEST [--light]
 
-Nothing is installed. DEST/manifest.jsonl has one song a line: id, audio, text, license, attribution, split.
-Songs whose licence keeps them out of shipped weights are left out of it. Stems are mixed to one file.
+Nothing is installed. DEST/manifest.jsonl has one song a line: id, audio, text, license, attribution, split. The
+manifest leaves out songs whose licence does not permit shipped weights. Stems are mixed to one file.
 
-Needs apt-get (run `apt-get update` once before) and dpkg-deb. Files are checked against their SHA-256 where the
-list has one. With --light the packages of 100 MB and more are left out (all but one: their music is in small
-ones): 79 songs, 7.2 hours, 0.5 GB to download.
+The tool needs apt-get (run `apt-get update` once before) and dpkg-deb. Files are checked against the SHA-256 of the
+list, where the list has one. --light leaves out LARGE_PACKAGES, all but one of the packages of 100 MB and more: 79
+songs, 7.2 hours, 0.5 GB to download remain.
 """
 
 import argparse
@@ -23,7 +23,14 @@ import numpy as np
 import soundfile
 
 SONGS = Path(__file__).with_name("songs.jsonl")
-HEAVY = {"freeorion-data", "0ad-data", "ufoai-music", "naev-data", "supertuxkart-data", "redeclipse-data"}
+LARGE_PACKAGES = {
+    "freeorion-data",
+    "0ad-data",
+    "ufoai-music",
+    "naev-data",
+    "supertuxkart-data",
+    "redeclipse-data",
+}
 AUDIO = ("*.ogg", "*.opus", "*.mp3")
 ARCHIVES = {  # packages that keep their music in a zip
     "0ad-data": ("usr/share/games/0ad/mods/public/public.zip", "public", "audio/music/"),
@@ -31,12 +38,13 @@ ARCHIVES = {  # packages that keep their music in a zip
 }
 
 
-def songs() -> list[dict]:
+def read_song_list() -> list[dict]:
+    """The rows of songs.jsonl."""
     return [json.loads(line) for line in SONGS.read_text().splitlines()]
 
 
 def fetch(package: str, dest: Path) -> None:
-    """Download one package and keep its music."""
+    """Download one package and unpack its music into DEST/PACKAGE."""
     folder = dest / package
     if (folder / ".done").exists():
         return
@@ -45,7 +53,7 @@ def fetch(package: str, dest: Path) -> None:
         subprocess.run(["apt-get", "download", "-q", package], cwd=scratch, check=True)
         deb = next(Path(scratch).glob("*.deb"))
         archive, inner, prefix = ARCHIVES.get(package, (None, "", ""))
-        wanted = [*AUDIO, *([Path(archive).name] if archive else [])]
+        patterns = [*AUDIO, *([Path(archive).name] if archive else [])]
         unpack = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
         subprocess.run(
             [
@@ -56,7 +64,7 @@ def fetch(package: str, dest: Path) -> None:
                 "--wildcards",
                 "--no-anchored",
                 "--wildcards-match-slash",
-                *wanted,
+                *patterns,
             ],
             stdin=unpack.stdout,
             stderr=subprocess.DEVNULL,
@@ -73,8 +81,8 @@ def fetch(package: str, dest: Path) -> None:
     (folder / ".done").touch()
 
 
-def mixed(song: dict, dest: Path) -> str:
-    """The path of the song below DEST; stems are summed into one file first."""
+def mix_stems(song: dict, dest: Path) -> str:
+    """The path of the song below DEST; of a song in stems, that of their mix, which is written if missing."""
     if "stems" not in song:
         return song["path"]
     mix = dest / Path(song["path"]).with_name("mix.flac")
@@ -93,13 +101,13 @@ def mixed(song: dict, dest: Path) -> str:
 def entry(song: dict, dest: Path) -> dict:
     """One line of the manifest."""
     slug = "".join(c.lower() if c.isalnum() else "-" for c in f"{song['package']} {song['title']}")
-    who = song.get("artist") or song.get("rights_holder") or "unknown"
+    author = song.get("artist") or song.get("rights_holder") or "unknown"
     return {
         "id": "-".join(filter(None, slug.split("-"))),
-        "audio": mixed(song, dest),
+        "audio": mix_stems(song, dest),
         "text": ", ".join(song["style_words"]),
         "license": song["license"],
-        "attribution": f"{song['title']} by {who} (Debian package {song['package']} {song['version']})",
+        "attribution": f"{song['title']} by {author} (Debian package {song['package']} {song['version']})",
         "split": song["split"],
     }
 
@@ -110,20 +118,20 @@ def main() -> None:
     parser.add_argument("--light", action="store_true")
     args = parser.parse_args()
     args.dest.mkdir(parents=True, exist_ok=True)
-    wanted = [song for song in songs() if not (args.light and song["package"] in HEAVY)]
-    for package in sorted({song["package"] for song in wanted}):
+    songs = [song for song in read_song_list() if not (args.light and song["package"] in LARGE_PACKAGES)]
+    for package in sorted({song["package"] for song in songs}):
         print(package, flush=True)
         fetch(package, args.dest)
     wrong = []
-    for song in wanted:
+    for song in songs:
         path = args.dest / song["path"]
-        expected = song.get("sha256")
-        if not path.is_file() or expected not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+        sha256 = song.get("sha256")
+        if not path.is_file() or sha256 not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
             wrong.append(song["path"])
-    print(f"{len(wanted) - len(wrong)} of {len(wanted)} songs present and as listed")
+    print(f"{len(songs) - len(wrong)} of {len(songs)} songs present and as listed")
     for path in wrong:
         print(f"missing or changed: {path}")
-    usable = [s for s in wanted if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
+    usable = [s for s in songs if s["path"] not in wrong and s.get("may_enter_shipped_weights")]
     entries = [entry(song, args.dest) for song in usable]
     titles: Counter[str] = Counter()
     for row in entries:  # songs of a package can bear the same title

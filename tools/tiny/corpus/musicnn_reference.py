@@ -1,11 +1,12 @@
-"""Fit the reference of the judge `musicnn.typicality` to real songs.
+"""Fits the reference of the judge `musicnn.typicality` to real songs.
 
     python tools/tiny/corpus/musicnn_reference.py --manifest corpus/manifest.jsonl --root corpus
     python tools/tiny/corpus/musicnn_reference.py song.flac other.ogg
 
-Of a manifest (JSON lines with path, split, stems, may_enter_shipped_weights) it takes the train songs that
-are there and may be used. Excerpts of 9 s, evenly spread; every song counts the same. It writes mean,
-principal axes and variances, shrunk towards a sphere: 53 kB that no song can be recovered from.
+The songs of a manifest (JSON lines with path, split, stems, may_enter_shipped_weights) are the train songs whose
+files exist and whose licence permits shipped weights. Excerpts of 9 s are evenly spread, and every song has the
+same weight. The reference is a mean, principal axes and variances, shrunk towards a sphere: 53 kB, from which no
+song can be recovered.
 """
 
 import argparse
@@ -28,40 +29,43 @@ from diffdpo.scorers.musicnn import REFERENCE, WINDOW_PATCHES, EmbeddingGaussian
 from diffdpo.types import Clip
 
 EXCERPT_S = 9.2
-"""Three patches and a little, since frames do not divide seconds."""
+"""The seconds of an excerpt: three patches and a margin, since frames do not divide seconds."""
 
 
 def songs_of(manifest: Path, root: Path) -> list[list[Path]]:
-    """Files of each usable train song: one, or the stems that add up to it."""
+    """The files of each usable train song: one file, or the stems of its mix."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     usable = [row for row in rows if row.get("split") == "train" and row.get("may_enter_shipped_weights")]
     songs = [[root / path for path in row.get("stems") or [row["path"]]] for row in usable]
     return [files for files in songs if all(file.is_file() for file in files)]
 
 
-def excerpt(files: Sequence[Path], start_s: float) -> Clip:
-    """A piece of a song as scorers get it."""
+def song_excerpt(files: Sequence[Path], start_s: float) -> Clip:
+    """An excerpt of a song, mixed from its files, in the canonical form of scorers."""
     stems = [audio.stereo(audio.read(file, start_s=start_s, seconds=EXCERPT_S)) for file in files]
     length = min(stem.samples.shape[1] for stem in stems)
     mix = np.sum([stem.samples[:, :length] for stem in stems], axis=0)
     return canonical(Clip(samples=mix, sample_rate=stems[0].sample_rate))
 
 
-def embed(network: musicnn.Musicnn, files: Sequence[Path], num: int) -> Float[np.ndarray, "window dim"]:
-    """One embedding an excerpt; silent ones are left out."""
+def excerpt_embeddings(
+    network: musicnn.Musicnn, files: Sequence[Path], num: int
+) -> Float[np.ndarray, "window dim"]:
+    """The embedding of each excerpt that is not silent."""
     last = min(audio.seconds_of(file) for file in files) - EXCERPT_S - 1
-    found = []
+    embeddings = []
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
-        samples = mono(ClipFeatures(excerpt(files, float(start_s))), musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(song_excerpt(files, float(start_s))), musicnn.SAMPLE_RATE)
         if samples.any():
             patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
-            found.append(pool_patches(patches.double().numpy()))
-    return np.concatenate(found) if found else np.zeros((0, 200))
+            embeddings.append(pool_patches(patches.double().numpy()))
+    return np.concatenate(embeddings) if embeddings else np.zeros((0, 200))
 
 
 def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float) -> EmbeddingGaussian:
-    """Principal axes of the pooled covariance. `shrinkage` of every variance is replaced by the mean
-    variance.
+    """A Gaussian on principal axes of the covariance over all songs, of equal weight each.
+
+    Every variance v becomes (1 - shrinkage) v + shrinkage · (mean variance).
     """
     points = np.concatenate(songs)
     weight = np.concatenate([np.full(len(song), 1 / len(song)) for song in songs])[:, None] / len(songs)
@@ -69,12 +73,13 @@ def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float
     _, scale, axes = np.linalg.svd(np.sqrt(weight) * (points - mean), full_matrices=False)
     variances = (1 - shrinkage) * scale**2 + shrinkage * (scale**2).sum() / len(mean)
     dims_left = len(mean) - rank
-    kept = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
-    rest = kept + shrinkage * (scale**2).sum() / len(mean)
+    residual = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
+    rest = residual + shrinkage * (scale**2).sum() / len(mean)
     return EmbeddingGaussian(mean=mean, axes=axes[:rank], variances=variances[:rank], rest=float(rest))
 
 
-def save(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
+def save_reference(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
+    """Write the reference as safetensors, with the counts of songs and excerpts in the metadata."""
     tensors = {
         "mean": reference.mean,
         "axes": reference.axes,
@@ -102,19 +107,21 @@ def main() -> None:
         if arguments.manifest:
             songs += songs_of(arguments.manifest, arguments.root)
         network = musicnn.load()
-        embedded = []
+        embeddings = []
         for number, files in enumerate(songs, start=1):
-            embedded.append(embed(network, files, arguments.excerpts))
-            print(f"{number}/{len(songs)} {files[0].name}: {len(embedded[-1])} excerpts", flush=True)
+            embeddings.append(excerpt_embeddings(network, files, arguments.excerpts))
+            print(f"{number}/{len(songs)} {files[0].name}: {len(embeddings[-1])} excerpts", flush=True)
     except (UserError, OSError, KeyError, json.JSONDecodeError) as error:
         parser.error(str(error))
-    embedded = [song for song in embedded if len(song)]
-    num_excerpts = sum(len(song) for song in embedded)
+    embeddings = [song for song in embeddings if len(song)]
+    num_excerpts = sum(len(song) for song in embeddings)
     if num_excerpts <= arguments.rank:
         parser.error(
             f"{num_excerpts} excerpts cannot give {arguments.rank} axes; use more songs or --excerpts"
         )
-    save(fit(embedded, arguments.rank, arguments.shrinkage), arguments.out, len(embedded), num_excerpts)
+    save_reference(
+        fit(embeddings, arguments.rank, arguments.shrinkage), arguments.out, len(embeddings), num_excerpts
+    )
     print(f"wrote {arguments.out} ({arguments.out.stat().st_size} bytes)")
 
 

@@ -1,6 +1,6 @@
 """Texts that the text tower learns from its teacher: captions of segments, and phrases of a broad vocabulary.
 
-The phrases carry no claim about any sound. They teach words that no caption uses, by their vectors alone.
+The phrases make no claim about a sound. Their vectors teach words that captions do not use.
 """
 
 import json
@@ -21,25 +21,25 @@ PATTERNS = (
 )  # fmt: skip
 
 
-def broad(count: int, seed: int = 0) -> list[str]:
-    """Phrases of one to four words of the vocabulary, every word also by itself."""
+def broad_phrases(count: int, seed: int = 0) -> list[str]:
+    """Phrases of one to four words of the vocabulary, and each word as a phrase."""
     groups = json.loads((Path(__file__).parent / "vocabulary.json").read_text())
     words = sorted({word.replace("-", " ") for group in groups.values() for word in group.split()})
     lists = Captioner()
-    said = [text for pair in lists.measures for side in pair for text in side]
-    said += [text for texts in lists.words.values() for text in texts]
-    draw, found = random.Random(seed), {*words, *(f"{word} music" for word in words), *said}
-    while len(found) < count:
+    phrases = [text for pair in lists.measures for side in pair for text in side]
+    phrases += [text for texts in lists.words.values() for text in texts]
+    draw, results = random.Random(seed), {*words, *(f"{word} music" for word in words), *phrases}
+    while len(results) < count:
         pattern = draw.choice(PATTERNS)
-        pool = [draw.choice(words if draw.random() < 0.75 else said) for _ in range(pattern.count("{}"))]
-        found.add(pattern.format(*pool))
-    return sorted(found)
+        pool = [draw.choice(words if draw.random() < 0.75 else phrases) for _ in range(pattern.count("{}"))]
+        results.add(pattern.format(*pool))
+    return sorted(results)
 
 
-def captions(
+def segment_captions(
     scores: Float[np.ndarray, "segment measure"], words: Sequence[list[str]], seed: int = 0
 ) -> list[tuple[Caption, Caption]]:
-    """For every segment a caption that says a part, and one that says everything."""
+    """A partial and a full caption for each segment."""
     captioner, draw = Captioner(), random.Random(seed)
     return [
         (captioner.caption(s, w, draw), captioner.full(s, w, draw))

@@ -73,9 +73,9 @@ class StrangerTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         h = h + self.time_in(waves(1000 * t, h.shape[-1]).to(x.dtype))[:, None]
         tokens, visible = [], [inside]
         for name in TEXTS:
-            sequence, dropped = self.texts_in[name](texts[name].to(x.dtype)), texts[f"{name}_dropped"]
-            tokens.append(torch.where(dropped[:, None, None], self.null[name].to(sequence), sequence))
-            visible.append(mask_from_frames(texts[f"{name}_count"].where(~dropped, 1), sequence.shape[1]))
+            sequence, is_dropped = self.texts_in[name](texts[name].to(x.dtype)), texts[f"{name}_dropped"]
+            tokens.append(torch.where(is_dropped[:, None, None], self.null[name].to(sequence), sequence))
+            visible.append(mask_from_frames(texts[f"{name}_count"].where(~is_dropped, 1), sequence.shape[1]))
         args = torch.cat(tokens, 1), torch.cat(visible, 1)[:, None, None]
         for block in self.blocks:
             recompute = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -139,12 +139,12 @@ class StrangerModel:
             condition[f"{name}_dropped"] = torch.zeros(len(rows), dtype=torch.bool)
         return condition
 
-    def without(self, condition: Condition, part: str, where: Tensor) -> Condition:
+    def without(self, condition: Condition, part: str, drop_mask: Tensor) -> Condition:
         check_part(part, self.parts)
-        where = where.to(condition["contour"].device)
+        drop_mask = drop_mask.to(condition["contour"].device)
         if part == "contour":
-            return {**condition, part: condition[part].masked_fill(where[:, None], 0)}
-        return {**condition, f"{part}_dropped": condition[f"{part}_dropped"] | where}
+            return {**condition, part: condition[part].masked_fill(drop_mask[:, None], 0)}
+        return {**condition, f"{part}_dropped": condition[f"{part}_dropped"] | drop_mask}
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Condition, frames: Tensor) -> Tensor:
         time = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
