@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.browser import LOGGED, Browser, chromium_path
+from support.browser import LOG_EVENTS, Browser, chromium_path
 
 from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
@@ -59,7 +59,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Iterator[Br
     ]
     assert page.as_uri() in sent
     assert all(url.startswith((page.parent.as_uri(), "data:")) for url in sent), sent
-    assert [e["params"] for e in browser.events if e.get("method") in LOGGED] == []
+    assert [e["params"] for e in browser.events if e.get("method") in LOG_EVENTS] == []
     browser.close()
 
 

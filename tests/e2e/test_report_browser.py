@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.browser import LOGGED, Browser, chromium_path
+from support.browser import LOG_EVENTS, Browser, chromium_path
 
 from diffdpo.evaluation.effects import AxisEffect
 from diffdpo.report.page import Comparison, Report, write_report
@@ -91,7 +91,7 @@ def browser(chromium: Browser, page: Path) -> Iterator[Browser]:
     ]
     assert {url.split(":")[0] for url in sent} <= {"file", "data"}
     assert [url for url in sent if url.startswith("file:")] == [page.as_uri()]
-    assert [e["params"] for e in chromium.events if e.get("method") in LOGGED] == []
+    assert [e["params"] for e in chromium.events if e.get("method") in LOG_EVENTS] == []
 
 
 def heard(browser: Browser) -> tuple[str, str, float]:

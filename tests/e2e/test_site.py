@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support.browser import LOGGED, Browser, chromium_path
+from support.browser import LOG_EVENTS, Browser, chromium_path
 
 pytestmark = pytest.mark.slow
 
@@ -115,4 +115,4 @@ def test_a_page_works_from_disk(browser: Browser, site: Path, name: str) -> None
         if event.get("method") == "Network.requestWillBeSent"
     ]
     assert all(url.startswith((site.as_uri(), "data:", "about:")) for url in sent), sent
-    assert [event["params"] for event in browser.events if event.get("method") in LOGGED] == []
+    assert [event["params"] for event in browser.events if event.get("method") in LOG_EVENTS] == []
