@@ -8,6 +8,7 @@
 #   make unit       unit, contract, golden and house tests, docs and wheel
 #   make e2e        real launches, with one and two processes; the browser tests are skipped without Chromium
 #   make browser    the tests that need Chromium, alone; they fail without it
+#   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
 #   make docs       the reference from the dataclasses, then the site, into site/
 #   make gpu-check  what only a GPU can show
 #   make clean      removes .venv, the site and caches
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One small scorer's weights come from a package whose declared dependencies cannot be satisfied any more.
 MUSICNN := --no-deps musicnn==0.1.0
 
-.PHONY: demo test check lint types unit e2e browser docs gpu-check clean
+.PHONY: demo test check lint types unit e2e browser soak docs gpu-check clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.runtime
@@ -45,6 +46,9 @@ e2e: $(VENV)/.dev
 
 browser: $(VENV)/.dev
 	DIFFDPO_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/e2e -m browser
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/soak --soak-table docs/reference/soak.md
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/config_reference.py

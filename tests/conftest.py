@@ -22,8 +22,15 @@ settings.register_profile("patient", deadline=None)  # a busy machine is no fail
 settings.load_profile("patient")
 
 from support.bundle import write_bundle  # noqa: E402 - behind the hook
+from support.songs import write_pairs  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of songs as `mine` leaves them."""
+    return write_pairs(tmp_path_factory.mktemp("mined"))
