@@ -17,7 +17,7 @@ from diffdpo.scorers.base import FeatureScorer, PromptScorer, Scorer, fingerprin
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures
 from diffdpo.scorers.gates import failures, gates
-from diffdpo.threads import parallel_map
+from diffdpo.threads import parallel_map, worker_count
 from diffdpo.types import Clip, Prompt
 
 GATES_VERSION = "1"
@@ -26,6 +26,9 @@ FINITE = {"non_finite_ratio": (0.0, 0.0)}
 """The gate without which nothing else can be computed."""
 BATCH = 16
 """Clips whose canonical forms are in memory at once."""
+
+_warm: set[str] = set()
+"""Scorers that have loaded all they need, see `_warm_up`."""
 
 AxisValues = Mapping[str, tuple[float, ...]]
 """By axis: the one value of a whole clip, or one value a window."""
@@ -138,6 +141,8 @@ def compute_scores(
     Clips are shared out among the cores, each of which lends one clip to all scorers that share features. The other
     scorers take all clips at once, with as many threads as they like.
     """
+    if worker_count() > 1:
+        _warm_up(scorers)
     score = partial(_score_clip, scorers=scorers, prompts=prompts, grid=grid)
     values, canonicals = [], []
     for by_key, clip in parallel_map(score, clips, keys):
@@ -153,6 +158,25 @@ def compute_scores(
         for place, key, columns in _score_batch(scorer, batch, prompts, grid):
             values[place][key] = columns
     return values
+
+
+def _warm_up(scorers: Mapping[str, Scorer]) -> None:
+    """Score a noise by every scorer that shares features, once a process, before threads score clips.
+
+    So modules are imported and networks loaded in one thread: two threads must not begin either at the same time.
+    """
+    names = {name: f"{type(scorer).__module__}.{scorer!r}" for name, scorer in scorers.items()}
+    cold = {
+        name: scorer
+        for name, scorer in scorers.items()
+        if isinstance(scorer, FeatureScorer) and names[name] not in _warm
+    }
+    if cold:
+        samples = np.random.default_rng(0).normal(0, 0.1, (2, 6 * 44_100)).astype(np.float32)
+        keys = score_keys(cold, dict.fromkeys(cold, ""), ["text"])
+        prompts = {"text": Prompt(id="text", text="rock")}
+        _score_clip(Clip(samples=samples, sample_rate=44_100), keys, cold, prompts, None)
+        _warm.update(names[name] for name in cold)
 
 
 def _score_clip(
