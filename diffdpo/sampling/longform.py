@@ -202,7 +202,7 @@ def _sample_jointly(
     request = _request(draft, Window(low, high, low, high), longform.clamp_context)
     inside = tuple(Window(*(at - low for at in window)) for window in windows)
     fade = longform.chunks(model.spec).fade
-    windowed = Windowed(wrapped=model, windows=inside, fade=fade, batch=cfg.batch)
+    windowed = Windowed(base_model=model, windows=inside, fade=fade, batch=cfg.batch)
     (latents,) = sample(windowed, [request], cfg, seed=seed, on_step=on_step)
     _put(draft, low, latents)
 

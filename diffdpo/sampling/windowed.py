@@ -51,7 +51,7 @@ class Windowed:
     condition have an axis of windows behind that of the rows. All songs have the length of the last window's end.
     """
 
-    wrapped: SongModel
+    base_model: SongModel
     windows: tuple[Window, ...]
     """Of one size; the last ends with the song."""
     fade: int
@@ -61,49 +61,49 @@ class Windowed:
 
     @property
     def network(self) -> Any:
-        return self.wrapped.network
+        return self.base_model.network
 
     @property
     def spec(self) -> LatentSpec:
-        return replace(self.wrapped.spec, max_frames=self.windows[-1].stop)
+        return replace(self.base_model.spec, max_frames=self.windows[-1].stop)
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        return self.wrapped.lora_targets
+        return self.base_model.lora_targets
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return self.wrapped.parts
+        return self.base_model.parts
 
     @property
     def unconditional(self) -> tuple[str, ...]:
-        return self.wrapped.unconditional
+        return self.base_model.unconditional
 
     @property
     def fingerprint(self) -> str:
-        return self.wrapped.fingerprint
+        return self.base_model.fingerprint
 
     @property
     def timed_lyrics(self) -> bool:
-        return self.wrapped.timed_lyrics
+        return self.base_model.timed_lyrics
 
     @property
     def embeds_audio(self) -> bool:
-        return self.wrapped.embeds_audio
+        return self.base_model.embeds_audio
 
     def embed(self, prompt: Prompt) -> Embedding:
-        return self.wrapped.embed(prompt)
+        return self.base_model.embed(prompt)
 
     def condition(self, rows: Sequence[Row], length: int) -> Condition:
         """See SongModel."""
         flat = [window_row(row, window) for row in rows for window in self.windows]
-        condition = self.wrapped.condition(flat, self.windows[0].stop)
+        condition = self.base_model.condition(flat, self.windows[0].stop)
         return {name: tensor.unflatten(0, (len(rows), -1)) for name, tensor in condition.items()}
 
     def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
         """See SongModel."""
         repeated = where.repeat_interleave(len(self.windows))
-        return self._flat(condition, lambda flat: self.wrapped.without(flat, part, repeated))
+        return self._flat(condition, lambda flat: self.base_model.without(flat, part, repeated))
 
     def with_context(
         self,
@@ -112,14 +112,14 @@ class Windowed:
         keep_mask: Bool[Tensor, "row frame"],
     ) -> Condition:
         """See Inpaints."""
-        inner: Any = self.wrapped
+        inner: Any = self.base_model
         return self._flat(
             condition, lambda flat: inner.with_context(flat, self._cut(latents), self._cut(keep_mask))
         )
 
     def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
         """See Prepares."""
-        inner: Any = self.wrapped
+        inner: Any = self.base_model
         sizes = torch.full((len(frames) * len(self.windows),), self.windows[0].stop)
         return self._flat(condition, lambda flat: inner.prepare(network, flat, sizes))
 
@@ -140,7 +140,7 @@ class Windowed:
         for first in range(0, len(cuts), self.batch):
             part = slice(first, first + self.batch)
             rows = {name: tensor[part] for name, tensor in flat.items()}
-            velocities.append(self.wrapped.velocity(network, cuts[part], times[part], rows, sizes[part]))
+            velocities.append(self.base_model.velocity(network, cuts[part], times[part], rows, sizes[part]))
         by_window = torch.cat(velocities).unflatten(0, (len(x), count)).unbind(1)
         total = torch.zeros_like(x)
         for window, share, v in zip(
@@ -160,10 +160,10 @@ class Windowed:
         return torch.stack([whole[:, w.start : w.stop] for w in self.windows], 1).flatten(0, 1)
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
-        return self.wrapped.encode(clip, generator)
+        return self.base_model.encode(clip, generator)
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
-        return self.wrapped.decode(latents, first_frame)
+        return self.base_model.decode(latents, first_frame)
 
     def place(self, part: Any, device: str | None) -> None:
-        self.wrapped.place(part, device)
+        self.base_model.place(part, device)
