@@ -16,7 +16,7 @@ from diffdpo.flow import mask_from_frames
 from diffdpo.lyrics.front_end import Line
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
-from diffdpo.models.diffrhythm.network import ConditionEncoding, DiffRhythmTransformer, padding_behind
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
@@ -206,7 +206,7 @@ class DiffRhythm:
             x = F.pad(x.masked_fill(padding_mask, 0), (0, 0, 0, self._padding(length)))
         ends = None if self._is_fixed else frames
         if "place" in condition:
-            prediction = network(x, time, encoding=_condition_encoding(condition, ends))
+            prediction = network(x, time, encoding=_encoded_condition(condition, ends))
         else:
             prediction = network(x, time, **self._arguments(condition, x.dtype, frames), frames=ends)
         v = -prediction[:, :length]
@@ -295,10 +295,10 @@ def _start_fraction(row: Row) -> float:
     return excerpt + (1 - excerpt) * (row.first_frame / row.total_frames)
 
 
-def _condition_encoding(condition: Condition, frames: Int[Tensor, " row"] | None) -> ConditionEncoding:
+def _encoded_condition(condition: Condition, frames: Int[Tensor, " row"] | None) -> EncodedCondition:
     """A prepared condition as the network's encoding."""
     is_projected = "projected" in condition
     inputs = condition["projected" if is_projected else "inputs"]
     residuals = [condition[name] for name in condition if name.startswith("residual.")]
     padding = None if frames is None else padding_behind(frames, inputs.shape[1], inputs.device)
-    return ConditionEncoding(inputs, tuple(residuals), condition["place"], padding, is_projected)
+    return EncodedCondition(inputs, tuple(residuals), condition["place"], padding, is_projected)

@@ -32,7 +32,7 @@ from diffdpo.models.diffrhythm.layers import (
 )
 
 
-class ConditionEncoding(NamedTuple):
+class EncodedCondition(NamedTuple):
     """The conditions, encoded independently of x and time: computed once a song, not once a sampler step."""
 
     inputs: Float[Tensor, "batch frame inputs"]
@@ -125,7 +125,7 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         start_time: Times | None = None,
         duration: Times | None = None,
         frames: Int[Tensor, " batch"] | None = None,
-        encoding: ConditionEncoding | None = None,
+        encoding: EncodedCondition | None = None,
     ) -> Latents:
         """The velocity at (x, time), zero behind the end of each song.
 
@@ -150,7 +150,7 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         start_time: Times,
         duration: Times | None = None,
         frames: Int[Tensor, " batch"] | None = None,
-    ) -> ConditionEncoding:
+    ) -> EncodedCondition:
         """The half of `forward` that is the same at every step of a sampler."""
         takes_duration = self.config.duration_embedding
         if takes_duration != (duration is not None):
@@ -163,9 +163,9 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         place = self.start_time_embed(start_time, audio.dtype)
         if duration is not None:
             place = place + self.duration_time_embed(duration, audio.dtype)
-        return ConditionEncoding(inputs, residuals, place, padding)
+        return EncodedCondition(inputs, residuals, place, padding)
 
-    def project(self, encoding: ConditionEncoding) -> ConditionEncoding:
+    def project(self, encoding: EncodedCondition) -> EncodedCondition:
         """The encoding with its part of the input projection computed, unless an adapter wraps the projection."""
         if encoding.is_projected or not self.input_embed.splits:
             return encoding
@@ -179,7 +179,7 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         lyrics = self.text_embed(text, padding)
         return lyrics, tuple(self._run(fusion, lyrics) for fusion in self.text_fusion_linears)
 
-    def denoise(self, x: Latents, time: Times | Float[Tensor, ""], encoding: ConditionEncoding) -> Latents:
+    def denoise(self, x: Latents, time: Times | Float[Tensor, ""], encoding: EncodedCondition) -> Latents:
         """The half of `forward` that a sampler repeats."""
         padding = encoding.padding
         moment = self.time_embed(time.expand(len(x)), x.dtype) + encoding.place
