@@ -16,7 +16,7 @@ from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.lyrics.front_end import untimed
+from diffdpo.lyrics.front_end import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, say
@@ -168,7 +168,7 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRo
         group=song.group,
     )
     try:
-        if model.timed_lyrics and song.lyrics and untimed(song.lyrics):
+        if model.timed_lyrics and song.lyrics and is_untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         clip = audio.read(song.audio)
         if audio.loudness(clip) < audio.SILENCE_LUFS:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 
 from diffdpo.errors import DataError, UserError
 from diffdpo.lyrics.front_end import (
-    FRAMES_PER_SECOND,
+    LYRICS_FRAMES_PER_SECOND,
     LyricsFrontEnd,
     TimedWords,
     parse_lrc,
@@ -29,7 +29,7 @@ from diffdpo.lyrics.front_end import (
     read_vocabulary,
 )
 from diffdpo.lyrics.phonemes import MARKS, phonemes
-from diffdpo.lyrics.timing import plan, to_lrc
+from diffdpo.lyrics.timing import plan_lyrics, to_lrc
 from diffdpo.recipes.lyrics import read
 
 RATE = 24000
@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--wav", help="write the song here")
     args = parser.parse_args()
     try:
-        text = read(args.lrc) if args.lrc else to_lrc(plan(OWN, args.duration))
+        text = read(args.lrc) if args.lrc else to_lrc(plan_lyrics(OWN, args.duration))
         lines = parse_lrc(text, duration_s=args.duration).lines
         if not lines:
             raise DataError("no line can be sung")
@@ -81,13 +81,13 @@ def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.
     """When the first token of each line stands, in seconds: behind the full stop of the line before or silence."""
     front_end = LyricsFrontEnd(vocabulary)
     lines = front_end.encode(text, "en", duration_s).lines
-    axis = place_tokens(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
+    axis = place_tokens(lines, int(duration_s * LYRICS_FRAMES_PER_SECOND), LYRICS_FRAMES_PER_SECOND).numpy()
     stop = vocabulary["."] + 1
     before = np.concatenate([[stop], axis[:-1]])
     ended = before == stop
     for frame in range(1, len(axis)):  # silence behind a full stop is still the end of that line
         ended[frame] |= ended[frame - 1] and before[frame] == 0
-    return np.flatnonzero(ended & (axis > 0)) / FRAMES_PER_SECOND
+    return np.flatnonzero(ended & (axis > 0)) / LYRICS_FRAMES_PER_SECOND
 
 
 def sing(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, list[float]]:
@@ -162,10 +162,10 @@ def report(
     late = 1000 * (heard - stands)
     print(
         f"{len(lines)} lines: heard behind their first token by {late.mean():.1f} ms on average, "
-        f"{late.min():.1f} to {late.max():.1f} ms; a frame is {1000 / FRAMES_PER_SECOND:.1f} ms"
+        f"{late.min():.1f} to {late.max():.1f} ms; a frame is {1000 / LYRICS_FRAMES_PER_SECOND:.1f} ms"
     )
     early = np.array([line.start_s for line in lines]) - stands
-    wrong = int(((early < -1e-6) | (early > 1 / FRAMES_PER_SECOND)).sum())
+    wrong = int(((early < -1e-6) | (early > 1 / LYRICS_FRAMES_PER_SECOND)).sum())
     print(
         f"{wrong} tokens more than a frame away from the LRC"
         if wrong

@@ -13,7 +13,7 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import directions
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
-from diffdpo.lyrics.front_end import Line
+from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
@@ -47,14 +47,14 @@ class StyleEncoder(Protocol):
 class LyricsEncoder(Protocol):
     """LRC or plain lyrics to timed lines of vocabulary tokens."""
 
-    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[Line, ...]: ...
+    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[TokenLine, ...]: ...
 
 
 @runtime_checkable
 class BeatEncoder(Protocol):
     """Beats as timed lines of one token, for networks that take beats in the place of lyrics."""
 
-    def transcribe(self, clip: Clip) -> tuple[Line, ...]: ...
+    def transcribe(self, clip: Clip) -> tuple[TokenLine, ...]: ...
 
     def beats(
         self,
@@ -62,7 +62,7 @@ class BeatEncoder(Protocol):
         style: Float[Tensor, " style"] | None,
         duration_s: float,
         bpm: float | None = None,
-    ) -> tuple[Line, ...]: ...
+    ) -> tuple[TokenLine, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class DiffRhythm:
     encoders: Encoders | None = field(default_factory=Encoders)
     identify: Callable[[], str] = lambda: "no encoders"
     """The fingerprint of the encoders, computed on first use."""
-    lyric_lines: dict[tuple[str, str | None, float], tuple[Line, ...]] = field(
+    lyric_lines: dict[tuple[str, str | None, float], tuple[TokenLine, ...]] = field(
         default_factory=dict, repr=False
     )
     """Cache of token lines by lyrics, language and duration in seconds."""
@@ -142,7 +142,7 @@ class DiffRhythm:
         clip = audio.read(style_audio) if isinstance(style_audio, str) else style_audio
         return encoder.embed(prompt.text, clip)
 
-    def _lines(self, prompt: Prompt) -> tuple[Line, ...] | None:
+    def _lines(self, prompt: Prompt) -> tuple[TokenLine, ...] | None:
         """The token lines of the lyrics; () for an instrumental, None for a prompt without the field."""
         if not prompt.lyrics:
             return None if prompt.lyrics is None else ()
