@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from diffdpo import audio
 from diffdpo.data import tables
-from diffdpo.data.latents import DTYPES, write_latents
+from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import SONGS, SongRow
@@ -75,9 +75,9 @@ def check(cfg: PrepareRun) -> None:
 
 def run(cfg: PrepareRun) -> Path:
     """Encode the songs that are not there yet."""
-    if cfg.dtype not in DTYPES:
+    if cfg.dtype not in LATENT_DTYPES:
         raise ConfigError(
-            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
+            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
         )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     group = workers()
@@ -181,7 +181,7 @@ def _prepare(song: Song, model: SongModel, cfg: PrepareRun, out: Path) -> SongRo
     except DataError as error:
         return replace(row, error=str(error))
     write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
-    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(DTYPES[cfg.dtype]))
+    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(LATENT_DTYPES[cfg.dtype]))
     return replace(
         row,
         sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),

@@ -12,8 +12,8 @@ from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
+    FULL_SONG,
     SCORES,
-    WHOLE,
     WINDOWS,
     Grid,
     ScoreRow,
@@ -164,7 +164,7 @@ def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
 def _report_undefined(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> None:
     for key, by_axis in values.items():
         undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
-        if undefined and key.window == WHOLE:
+        if undefined and key.window == FULL_SONG:
             say(
                 f"warning: {recording.path}: {key.scorer} gave no number for {undefined[0]}; "
                 "the song will not be mined on it"
@@ -175,7 +175,7 @@ def _score_rows(recording: Recording, values: Mapping[ScoreKey, AxisValues]) -> 
     """Rows of the values of a whole song."""
     rows: list[ScoreRow] = []
     for key, by_axis in values.items():
-        if key.window == WHOLE:
+        if key.window == FULL_SONG:
             column = [(axis, value) for axis, (value,) in by_axis.items()]
             rows += score_rows(recording.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
     return rows
@@ -187,7 +187,7 @@ def _window_rows(
     """Rows of the values of a song's windows, which begin at `starts`, in seconds."""
     rows: list[WindowRow] = []
     for key, by_axis in values.items():
-        if key.window != WHOLE:
+        if key.window != FULL_SONG:
             identity = {
                 "sha256": recording.sha256,
                 "preprocessing": VERSION,

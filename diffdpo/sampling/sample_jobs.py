@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.data.edits import LATENTS, Edit, place_song, song_frames, to_generate
+from diffdpo.data.edits import LATENTS_SUFFIX, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
 from diffdpo.errors import DataError, UserError
@@ -143,7 +143,7 @@ def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
 
 
 def _edited_latents(model: SongModel, edit: Edit) -> Float[Tensor, "frame channel"]:
-    if edit.song.endswith(LATENTS):
+    if edit.song.endswith(LATENTS_SUFFIX):
         return read_latents(Path(edit.song))
     return model.encode(audio.normalise(audio.read(edit.song), LOUDNESS_LUFS))
 
@@ -158,6 +158,6 @@ def song_audio(
     if job.edit is None:
         return SongAudio(model, latents, seconds=job.prompt.duration_s), None
     sound = SongAudio(model, latents, -job.frames_before(model.spec.frames_per_second))
-    if not job.edit.song.endswith(LATENTS):
+    if not job.edit.song.endswith(LATENTS_SUFFIX):
         return sound, None
     return sound, gain(SongAudio(model, read_latents(Path(job.edit.song))))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffdpo.data.scores import ANY, GATES, WHOLE, Grid
+from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, Grid
 from diffdpo.errors import ConfigError
 from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical
@@ -35,9 +35,9 @@ class ScoreKey(NamedTuple):
     scorer: str
     """Its name, or GATES."""
     fingerprint: str
-    prompt: str = ANY
+    prompt: str = NO_PROMPT
     """The key of the prompt (`prompt_key`) for scorers that compare a clip with one."""
-    window: str = WHOLE
+    window: str = FULL_SONG
     """The name of the grid of windows, or WHOLE."""
 
 
@@ -74,7 +74,7 @@ def score_clips(
     if prompts is not None and len(prompts) != len(clips):
         raise ValueError(f"{len(clips)} clips need as many prompts, got {len(prompts)}")
     by_name = {str(place): prompt for place, prompt in enumerate(prompts or ())}
-    keys = [score_keys(scorers, versions, [name], grid) for name in by_name or [ANY] * len(clips)]
+    keys = [score_keys(scorers, versions, [name], grid) for name in by_name or [NO_PROMPT] * len(clips)]
     scores: list[ClipScores] = []
     for begin in range(0, len(clips), BATCH):
         part = slice(begin, begin + BATCH)
@@ -91,14 +91,14 @@ def fingerprints(scorers: Mapping[str, Scorer]) -> dict[str, str]:
 def score_keys(
     scorers: Mapping[str, Scorer],
     versions: Mapping[str, str],
-    prompts: Collection[str] = (ANY,),
+    prompts: Collection[str] = (NO_PROMPT,),
     grid: Grid | None = None,
 ) -> list[ScoreKey]:
     """The keys of all values of one clip, by scorers of these fingerprints, for prompts by their keys."""
     keys = []
     for name, version in versions.items():
         with_prompt = name in scorers and isinstance(scorers[name], PromptScorer)
-        keys += [ScoreKey(name, version, prompt) for prompt in (prompts if with_prompt else [ANY])]
+        keys += [ScoreKey(name, version, prompt) for prompt in (prompts if with_prompt else [NO_PROMPT])]
     if grid:
         keys += [
             ScoreKey(name, versions[name], window=grid.name)
@@ -143,13 +143,13 @@ def compute_scores(
         if key.scorer == GATES:
             values[place][key] = {name: (value,) for name, value in measured[place].items()}
         elif canonicals[place] is None:
-            count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clips[place].seconds))
+            count = 1 if key.window == FULL_SONG or grid is None else len(grid.starts(clips[place].seconds))
             values[place][key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
     for name, scorer in scorers.items():
         finite = [
             (place, key, clip) for place, key in rows if key.scorer == name and (clip := canonicals[place])
         ]
-        whole = [row for row in finite if row[1].window == WHOLE]
+        whole = [row for row in finite if row[1].window == FULL_SONG]
         scores = _score_whole(
             scorer, [(clip, prompts.get(key.prompt, EMPTY_PROMPT)) for _, key, clip in whole]
         )
@@ -186,13 +186,13 @@ def _collect(clip: Clip, values: Mapping[ScoreKey, AxisValues], grid: Grid | Non
     whole = {
         axis: value
         for key, by_axis in values.items()
-        if key.scorer != GATES and key.window == WHOLE
+        if key.scorer != GATES and key.window == FULL_SONG
         for axis, (value,) in by_axis.items()
     }
     windows = {
         axis: column
         for key, by_axis in values.items()
-        if key.window != WHOLE
+        if key.window != FULL_SONG
         for axis, column in by_axis.items()
     }
     columns = [*((axis, (value,)) for axis, value in whole.items()), *windows.items()]
