@@ -36,7 +36,7 @@ def mine_prompts(
     rule: str,
     choose: Callable[[PromptCandidates], Sequence[Selection]],
     *,
-    otherwise: str,
+    no_pair_reason: str,
 ) -> MinedPairs:
     """The pairs that `choose` selects in each prompt of two or more candidates that differ.
 
@@ -51,7 +51,7 @@ def mine_prompts(
         elif not prompt.z.any():
             reason = "all candidates are tied on every axis"
         else:
-            selections, reason = choose(prompt), otherwise
+            selections, reason = choose(prompt), no_pair_reason
             pairs.extend(_pair(prompt, selection, axes, rule) for selection in selections)
             if selections:
                 continue
@@ -116,7 +116,7 @@ def contradict(a: Pair, b: Pair) -> bool:
     return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
 
 
-def on_all_others(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
+def hold_on_other_axes(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
     """For each axis, whether something holds on all axes but this one."""
     fails = ~holds
     return fails.sum(0) == fails
@@ -138,12 +138,12 @@ def mean_margin(margins: Mapping[str, float], weights: Mapping[str, float]) -> f
     return sum(weight[axis] * margins[axis] for axis in margins) / max(1e-9, sum(weight.values()))
 
 
-def check_axes(names: Iterable[str], axes: Collection[str], where: str) -> None:
+def check_axes(names: Iterable[str], axes: Collection[str], location: str) -> None:
     """ConfigError when an axis is named that is not mined."""
     for axis in names:
         if axis not in axes:
             raise ConfigError(
-                f"{where}: {axis!r} is not among the mined axes.{closest(axis, axes)} "
+                f"{location}: {axis!r} is not among the mined axes.{closest(axis, axes)} "
                 f"Mined: {', '.join(axes)}."
             )
 

@@ -54,5 +54,5 @@ class BestVersusWorst:
             axes,
             "best_versus_worst",
             choose,
-            otherwise="no candidate is better than another by min_margin without a loss on an axis",
+            no_pair_reason="no candidate is better than another by min_margin without a loss on an axis",
         )

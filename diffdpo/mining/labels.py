@@ -21,11 +21,11 @@ def soften(pair: Pair, temperature: float, weights: Mapping[str, float]) -> Pair
     """
     if temperature == 0:
         return pair
-    sure = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
-    return replace(pair, soft_label=max(0.5, sure))
+    probability = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
+    return replace(pair, soft_label=max(0.5, probability))
 
 
-def strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
+def pick_strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
     """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are."""
     if not limit or len(pairs) <= limit:
         return list(range(len(pairs)))

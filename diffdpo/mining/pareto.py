@@ -60,8 +60,8 @@ class Pareto:
             mean = weighted_mean(win_rates(prompt.z, self.temperature), axes, self.weights)
             gap = mean[:, None] - mean[None]
             rank = fronts(prompt.scores)
-            behind = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
-            eligible = (rank == 0)[:, None] & behind[None] & (gap >= self.min_gap)
+            loser_mask = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
+            eligible = (rank == 0)[:, None] & loser_mask[None] & (gap >= self.min_gap)
             if self.strict:
                 eligible &= differences(prompt.z).min(0) >= 0
             return select(eligible[None], gap[None], self.pairs_per_prompt)
@@ -71,7 +71,7 @@ class Pareto:
             axes,
             "pareto",
             choose,
-            otherwise="no candidate of the first front is ahead of one behind it by min_gap",
+            no_pair_reason="no candidate of the first front is ahead of one behind it by min_gap",
         )
 
 
@@ -92,11 +92,11 @@ def win_rates(
 def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " candidate"]:
     """The number of each candidate's front: 0 if nobody dominates it, 1 if only those of front 0 do, and so on."""
     dominant = dominates(scores)
-    ranks, rest, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
-    while rest.any():
-        front = rest & ~dominant[rest].any(0)
+    ranks, unranked_mask, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
+    while unranked_mask.any():
+        front = unranked_mask & ~dominant[unranked_mask].any(0)
         ranks[front] = rank
-        rest &= ~front
+        unranked_mask &= ~front
         rank += 1
     return ranks
 

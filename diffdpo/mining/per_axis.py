@@ -7,8 +7,8 @@ from diffdpo.mining.base import (
     Selection,
     check_count,
     differences,
+    hold_on_other_axes,
     mine_prompts,
-    on_all_others,
     select,
 )
 from diffdpo.mining.values import MinedPairs, PromptCandidates
@@ -39,7 +39,7 @@ class PerAxis:
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         def choose(prompt: PromptCandidates) -> list[Selection]:
             margins = differences(prompt.z)
-            eligible = (margins >= self.min_margin) & on_all_others(margins >= -self.tolerance)
+            eligible = (margins >= self.min_margin) & hold_on_other_axes(margins >= -self.tolerance)
             return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
@@ -47,5 +47,5 @@ class PerAxis:
             axes,
             "per_axis",
             choose,
-            otherwise="no candidate is ahead on an axis by min_margin within tolerance on the others",
+            no_pair_reason="no candidate is ahead on an axis by min_margin within tolerance on the others",
         )

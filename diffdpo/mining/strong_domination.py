@@ -11,8 +11,8 @@ from diffdpo.mining.base import (
     check_axes,
     check_count,
     differences,
+    hold_on_other_axes,
     mine_prompts,
-    on_all_others,
     select,
 )
 from diffdpo.mining.values import MinedPairs, PromptCandidates
@@ -45,14 +45,19 @@ class StrongDomination:
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.primary, axes, "strong_domination: primary")
         gaps = distances(prompts, len(axes))
-        far, clear = (
+        primary_threshold, other_threshold = (
             _percentiles(gaps, q)[:, None, None] for q in (self.primary_percentile, self.other_percentile)
         )
         primary = np.array([axis in (self.primary or axes) for axis in axes])[:, None, None]
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
             leads, margins = differences(prompt.scores), differences(prompt.z)
-            eligible = primary & (leads >= far) & (margins > 0) & on_all_others(leads >= clear)
+            eligible = (
+                primary
+                & (leads >= primary_threshold)
+                & (margins > 0)
+                & hold_on_other_axes(leads >= other_threshold)
+            )
             return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
@@ -60,7 +65,7 @@ class StrongDomination:
             axes,
             "strong_domination",
             choose,
-            otherwise="no candidate strongly dominates another",
+            no_pair_reason="no candidate strongly dominates another",
         )
 
 

@@ -28,11 +28,11 @@ def pair_errors(
     outputs: Outputs, span: Span | None, safeguard: Safeguard | None
 ) -> tuple[Outputs, LossMetrics]:
     """Outputs whose errors are those a margin is made of: over the span, the loser's under the safeguard."""
-    local = outputs if span is None else span(outputs)
-    return (local, {}) if safeguard is None else safeguard(local)
+    span_outputs = outputs if span is None else span(outputs)
+    return (span_outputs, {}) if safeguard is None else safeguard(span_outputs)
 
 
-def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bool, where: str) -> None:
+def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bool, location: str) -> None:
     """ConfigError if the pairs hold soft labels or spans that the objective, as configured, does not take.
 
     `where` are the pairs, `name` is the objective's in the configuration. A neutral term (span.share=0,
@@ -44,7 +44,7 @@ def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bo
             if hasattr(objective, "span")
             else "mine without spans, or choose an objective with a span, such as dpo"
         )
-        raise ConfigError(f"{where}: the pairs hold spans, which objective {name!r} does not take; {mend}")
+        raise ConfigError(f"{location}: the pairs hold spans, which objective {name!r} does not take; {mend}")
     if soft_labels and "soft_label" not in objective.takes:
         mend = (
             "set objective.args.soft_label.kind=mixture, or ignore to take every pair for sure"
@@ -52,5 +52,5 @@ def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bo
             else "mine with soft_label_temperature=0, or choose an objective with a soft_label, such as dpo"
         )
         raise ConfigError(
-            f"{where}: the pairs hold soft labels, which objective {name!r} does not take; {mend}"
+            f"{location}: the pairs hold soft labels, which objective {name!r} does not take; {mend}"
         )

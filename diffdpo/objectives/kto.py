@@ -56,19 +56,19 @@ class KTO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        liked = require(outputs.score)[:, 0] > 0
+        is_liked = require(outputs.score)[:, 0] > 0
         gain = (self.timestep(outputs) * implicit_rewards(outputs))[:, 0]
         point = outputs.running.get(REFERENCE_POINT, 0.0)
         reward = self.beta * (gain - point)
-        utility = UTILITIES[self.utility](torch.where(liked, reward, -reward))
-        weight = torch.where(liked, self.liked_weight, self.disliked_weight).to(utility.dtype)
+        utility = UTILITIES[self.utility](torch.where(is_liked, reward, -reward))
+        weight = torch.where(is_liked, self.liked_weight, self.disliked_weight).to(utility.dtype)
         metrics = {
             "gain": gain.detach(),
-            "accuracy": ((reward > 0) == liked).to(reward.dtype),
+            "accuracy": ((reward > 0) == is_liked).to(reward.dtype),
             "error": outputs.policy[:, 0].detach(),
         }
         return LossOutput(loss=weight * (1 - utility), metrics=metrics)
 
-    def update(self, running: Running, means: Running) -> Running:
+    def update(self, state: Running, means: Running) -> Running:
         """The reference point of the next step, from the means over this one."""
         return {REFERENCE_POINT: max(0.0, means["gain"])}

@@ -61,6 +61,6 @@ class NFT:
         error: Float[Tensor, "example member frame channel"], t: PerExample, outputs: Outputs
     ) -> PerSong:
         """Mean square of t·error, by which the song pointed back to is off, over its own mean size."""
-        off = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
-        size = flow.masked_mean(off.detach().abs().mean(-1), outputs.mask).clamp(min=1e-5)
-        return flow.masked_mean((off**2).mean(-1), outputs.mask) / size
+        song_error = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
+        size = flow.masked_mean(song_error.detach().abs().mean(-1), outputs.mask).clamp(min=1e-5)
+        return flow.masked_mean((song_error**2).mean(-1), outputs.mask) / size

@@ -29,7 +29,7 @@ from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import Workers, claim, device, workers
 from diffdpo.runs import finish, settle
 from diffdpo.sampling.config import SamplingConfig
-from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
+from diffdpo.sampling.longform import LongformConfig, OnFrames, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
@@ -164,7 +164,7 @@ def _sample_batch(
             cfg.longform,
             seed=cfg.seed,
             on_step=on_step,
-            on_finished=grow,
+            on_frames=grow,
         )
         rows += [
             _write(cfg, model, embedded, latents, samples)
@@ -174,7 +174,7 @@ def _sample_batch(
 
 
 @contextmanager
-def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
+def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFrames]:
     """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
     before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}

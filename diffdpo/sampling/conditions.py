@@ -34,7 +34,7 @@ class ConditionBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ConditionEntry:
     """What one branch of guidance of one sample sees."""
 
     row: Row
@@ -65,7 +65,7 @@ def encode_conditions(
     model: SongModel, requests: Sequence[Request], guidance: Guidance, device: torch.device
 ) -> ConditionBatch:
     """The conditions of a batch on a device, those of both branches where there is guidance."""
-    entries = [Entry(request.row, request.context) for request in requests]
+    entries = [ConditionEntry(request.row, request.context) for request in requests]
     if guidance.active:
         entries += [_negative(request) for request in requests]
     if not model.unconditional and any(entry.is_null for entry in entries):
@@ -88,12 +88,12 @@ def encode_conditions(
     )
 
 
-def _negative(request: Request) -> Entry:
+def _negative(request: Request) -> ConditionEntry:
     """The unconditional branch: of the negative prompt, or of the null."""
     context = request.context if request.clamp_context else None
     if request.negative is not None:
-        return Entry(request.negative, context)
-    return Entry(request.row, context, is_null=True)
+        return ConditionEntry(request.negative, context)
+    return ConditionEntry(request.row, context, is_null=True)
 
 
 def distinct_rows(

@@ -40,17 +40,17 @@ class SongAudio:
         """Frames start … stop as they sound in the whole song."""
         spec = self.model.spec
         size = max(1, spec.frames(CHUNK_S))
-        for at in range(start, stop, size):
-            end = min(stop, at + size)
+        for begin in range(start, stop, size):
+            end = min(stop, begin + size)
             low, high = (
-                max(0, at - spec.receptive_frames),
+                max(0, begin - spec.receptive_frames),
                 min(len(self.latents), end + spec.receptive_frames),
             )
             samples = self.model.decode(self.latents[low:high], self.first_frame + low).samples
-            per_frame = samples.shape[1] // (high - low)
-            chunk = samples[:, (at - low) * per_frame : (end - low) * per_frame]
+            samples_per_frame = samples.shape[1] // (high - low)
+            chunk = samples[:, (begin - low) * samples_per_frame : (end - low) * samples_per_frame]
             if spec.headroom_s and self.seconds is not None:
-                chunk = chunk[:, : max(0, round(self.seconds * spec.sample_rate) - at * per_frame)]
+                chunk = chunk[:, : max(0, round(self.seconds * spec.sample_rate) - begin * samples_per_frame)]
             yield chunk
 
     def level(self) -> tuple[float, float]:
@@ -63,7 +63,7 @@ class SongAudio:
         return meter.loudness(), meter.peak
 
 
-def gain(sound: SongAudio) -> float:
+def song_gain(sound: SongAudio) -> float:
     """What a sound is multiplied with in its file."""
     return audio.gain(*sound.level(), LOUDNESS_LUFS)
 
@@ -78,8 +78,8 @@ def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) ->
         _write_long(sound, path, _factor(*sound.level(), at_gain))
     else:
         samples = np.concatenate(list(sound.chunks(0, length)), axis=1)
-        whole = Clip(samples=samples, sample_rate=spec.sample_rate)
-        factor = _factor(audio.loudness(whole), float(np.abs(samples).max()), at_gain)
+        clip = Clip(samples=samples, sample_rate=spec.sample_rate)
+        factor = _factor(audio.loudness(clip), float(np.abs(samples).max()), at_gain)
         audio.write(path, Clip(samples=samples * np.float32(factor), sample_rate=spec.sample_rate))
     return audio.file_sha256(path)
 
@@ -91,17 +91,17 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
 
 
 def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
-    unfinished = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
+    partial_path = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
     try:
         chunks = sound.chunks(0, len(sound.latents))
         first = next(chunks)
-        with audio.writer(unfinished, sound.model.spec.sample_rate, channels=len(first)) as file:
+        with audio.writer(partial_path, sound.model.spec.sample_rate, channels=len(first)) as file:
             for chunk in chain([first], chunks):
                 audio.extend(file, chunk * np.float32(factor))
-        sync(unfinished)
-        unfinished.replace(path)
+        sync(partial_path)
+        partial_path.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -114,10 +114,10 @@ class Preview:
     """Already written."""
     gain: float = 1.0
 
-    def grow(self, sound: SongAudio, finished: int) -> None:
+    def grow(self, sound: SongAudio, complete_frames: int) -> None:
         """Append what can be heard of a song whose first frames are final."""
         spec, length = sound.model.spec, len(sound.latents)
-        stop = finished if finished == length else finished - spec.receptive_frames
+        stop = complete_frames if complete_frames == length else complete_frames - spec.receptive_frames
         for chunk in sound.chunks(self.frames, stop):
             if self.file is None:
                 meter = audio.Meter(spec.sample_rate, channels=len(chunk))

@@ -19,7 +19,7 @@ from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.randomness import generator
 from diffdpo.sampling.longform import LongformConfig, SongRequest
-from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, gain
+from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, song_gain
 from diffdpo.sampling.request import InpaintContext, prompt_rows
 from diffdpo.types import Plan, Prompt, Row
 
@@ -61,14 +61,14 @@ class EmbeddedJob:
 
 
 def sample_jobs(
-    spec: LatentSpec, numbered: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
+    spec: LatentSpec, prompt_numbers: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
 ) -> list[SampleJob]:
     """Jobs for prompts and song numbers, shortest first, so that batches hold songs of similar length.
 
     DataError for an edit that cannot be.
     """
     rate, jobs = spec.frames_per_second, []
-    for prompt, number in numbered:
+    for prompt, number in prompt_numbers:
         edit = edits.get(prompt.id)
         if edit is None:
             mask = torch.ones(spec.frames(prompt.duration_s), dtype=torch.bool)
@@ -103,13 +103,13 @@ def embed_jobs(
     store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int
 ) -> tuple[list[EmbeddedJob], dict[str, str]]:
     """The jobs embedded, equal prompts once; of those that cannot be, the reason by sample id."""
-    embedded, failures = [], {}
+    embedded_jobs, failures = [], {}
     for job in jobs:
         try:
-            embedded.append(_embed(store, job, seed))
+            embedded_jobs.append(_embed(store, job, seed))
         except UserError as error:
             failures[job.sample_id] = str(error)
-    return embedded, failures
+    return embedded_jobs, failures
 
 
 def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
@@ -122,11 +122,11 @@ def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
     return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 
 
-def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
+def song_request(model: SongModel, embedded_job: EmbeddedJob) -> SongRequest:
     """The song that `compose` generates. Audio to be edited is brought to the level of `prepare` and encoded."""
-    job = embedded.job
+    job = embedded_job.job
     if job.edit is None:
-        return SongRequest(sample_id=job.sample_id, row=embedded.row, negative=embedded.negative)
+        return SongRequest(sample_id=job.sample_id, row=embedded_job.row, negative=embedded_job.negative)
     latents = place_song(
         _edited_latents(model, job.edit),
         job.edit,
@@ -135,8 +135,8 @@ def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
     )
     return SongRequest(
         sample_id=job.sample_id,
-        row=embedded.row,
-        negative=embedded.negative,
+        row=embedded_job.row,
+        negative=embedded_job.negative,
         context=InpaintContext(latents, ~job.to_generate),
         strength=job.edit.strength,
     )
@@ -160,4 +160,4 @@ def song_audio(
     sound = SongAudio(model, latents, -job.frames_before(model.spec.frames_per_second))
     if not job.edit.song.endswith(LATENTS_SUFFIX):
         return sound, None
-    return sound, gain(SongAudio(model, read_latents(Path(job.edit.song))))
+    return sound, song_gain(SongAudio(model, read_latents(Path(job.edit.song))))

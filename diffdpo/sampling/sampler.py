@@ -22,7 +22,7 @@ from diffdpo.sampling.request import Request
 from diffdpo.sampling.trajectory import (
     Hook,
     Noise,
-    Resampled,
+    ResampledLatents,
     RowTimes,
     State,
     TimeGrid,
@@ -61,7 +61,7 @@ class Trajectories:
     """The noise of a step."""
 
 
-def sample(
+def sample_batch(
     model: SongModel,
     requests: Sequence[Request],
     cfg: SamplingConfig,
@@ -161,7 +161,7 @@ def follow(
         if on_step is not None:
             on_step()
 
-    def behind_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[Resampled, State]:
+    def after_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[ResampledLatents, State]:
         if on_step is not None:
             on_step()
         return (x, state) if hook is None else hook(zero_steps + i, x, t, state)
@@ -174,7 +174,7 @@ def follow(
             cfg.build_solver(),
             path.state,
             lambda i: path.noise(zero_steps + i),
-            behind_step,
+            after_step,
         )
 
 
@@ -220,17 +220,17 @@ def _clamped_frames(
     return latents, keep_mask
 
 
-def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
+def batch_requests(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """Requests in batches of similar length, so that little is padded; the order of equals stays."""
-    ordered = sorted(requests, key=lambda request: request.row.frames)
-    return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+    sorted_requests = sorted(requests, key=lambda request: request.row.frames)
+    return [sorted_requests[first : first + size] for first in range(0, len(sorted_requests), size)]
 
 
 def compile_blocks(network: Any) -> None:
     """Compile the blocks that a network repeats, by diffusers' convention; each once."""
-    repeated = getattr(network, "_repeated_blocks", None)
-    if not repeated:
+    block_names = getattr(network, "_repeated_blocks", None)
+    if not block_names:
         raise DataError("sampling.compile: this model's network does not name its repeated blocks")
-    for block in [module for module in network.modules() if type(module).__name__ in repeated]:
+    for block in [module for module in network.modules() if type(module).__name__ in block_names]:
         if getattr(block, "_compiled_call_impl", None) is None:
             block.compile(dynamic=True)

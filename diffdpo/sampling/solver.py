@@ -56,15 +56,15 @@ def dpmpp_2m(
     """
     v, state = velocity(x, t, state)
     song = song_from_velocity(x, v, t.to(x))
-    extrapolated = song
+    song_extrapolation = song
     if "solver.song" in state:
         t_last, song_last = state["solver.t"], state["solver.song"]
         l_next, l_now, l_last = (torch.logit(1 - s) for s in (t_next, t, t_last))
         half = (l_next - l_now) / (2 * (l_now - l_last))
         half = half.where(torch.isfinite(half), 0)
-        extrapolated = song + broadcast(half).to(x) * (song - song_last)
+        song_extrapolation = song + broadcast(half).to(x) * (song - song_last)
     ratio = broadcast(t_next / t).to(x)
-    return ratio * x + (1 - ratio) * extrapolated, state | {"solver.t": t, "solver.song": song}
+    return ratio * x + (1 - ratio) * song_extrapolation, state | {"solver.t": t, "solver.song": song}
 
 
 @dataclass(frozen=True)

@@ -92,37 +92,37 @@ def guided_velocity(
 
     def velocity(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         samples = state["row"]
-        due = _due(t, state, guidance)
-        index = due.nonzero().squeeze(1)
+        uncond_mask = _uncond_mask(t, state, guidance)
+        index = uncond_mask.nonzero().squeeze(1)
         rows = torch.cat([conditions.cond[samples], conditions.uncond[samples[index]]])
-        both = torch.cat([torch.arange(len(samples)), index])
-        v = evaluate(x[both.to(x.device)], t[both], rows)
+        x_rows = torch.cat([torch.arange(len(samples)), index])
+        v = evaluate(x[x_rows.to(x.device)], t[x_rows], rows)
         cond, uncond = v[: len(samples)], v[len(samples) :]
-        state = state | {"nfe": state["nfe"] + 1 + due.long()}
+        state = state | {"nfe": state["nfe"] + 1 + uncond_mask.long()}
         v = cond
         if len(index):
             v, state = _combine(cond, uncond, x, t, index, state, guidance, mask)
         if "guidance.offset" in state:
             state = state | {"guidance.calls": state["guidance.calls"] + 1}
-            reuse = broadcast(_inside(t, guidance) & ~due).to(x.device)
+            reuse = broadcast(_guidance_mask(t, guidance) & ~uncond_mask).to(x.device)
             v = torch.where(reuse, v + state["guidance.offset"], v)
         return v, state
 
     return velocity
 
 
-def _inside(t: RowTimes, guidance: Guidance) -> Bool[Tensor, " row"]:
+def _guidance_mask(t: RowTimes, guidance: Guidance) -> Bool[Tensor, " row"]:
     """Whether a row is guided at its time."""
     return (t >= guidance.low) & (t <= guidance.high) & guidance.active
 
 
-def _due(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
+def _uncond_mask(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
     """Whether a row's unconditional velocity has to be computed now."""
-    inside = _inside(t, guidance)
+    guidance_mask = _guidance_mask(t, guidance)
     if "guidance.offset" not in state:
-        return inside
-    turn = state["guidance.calls"] % guidance.every == 0
-    return inside & (turn | ~state["guidance.ready"])
+        return guidance_mask
+    is_turn = state["guidance.calls"] % guidance.every == 0
+    return guidance_mask & (is_turn | ~state["guidance.ready"])
 
 
 def _combine(
@@ -138,13 +138,13 @@ def _combine(
     """The guided velocity in the rows at `index`, and what the state remembers of it."""
     rows = index.to(x.device)
     memory = state.get("guidance.memory")
-    at = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
-    v, memory_rows = guidance.guider(at, guidance.scale, cond[:0] if memory is None else memory[rows])
+    branches = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
+    v, memory_rows = guidance.guider(branches, guidance.scale, cond[:0] if memory is None else memory[rows])
     state = dict(state)
     if memory is not None:
         state["guidance.memory"] = put_rows(memory, index, memory_rows)
     if "guidance.offset" in state:
-        state["guidance.offset"] = put_rows(state["guidance.offset"], index, v - at.cond)
+        state["guidance.offset"] = put_rows(state["guidance.offset"], index, v - branches.cond)
         ready = torch.ones(len(index), dtype=torch.bool)
         state["guidance.ready"] = put_rows(state["guidance.ready"], index, ready)
     return put_rows(cond, index, v), state
@@ -160,15 +160,15 @@ def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> V
         return velocity
 
     def extrapolate_or_compute(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
-        stale = _expected_change(t, state, mask) >= threshold
-        index = stale.nonzero().squeeze(1)
-        v = _extrapolated(t, state)
+        stale_mask = _expected_change(t, state, mask) >= threshold
+        index = stale_mask.nonzero().squeeze(1)
+        v = _extrapolate(t, state)
         if len(index):
             part = take(state, index)
-            fresh, part = velocity(x[index.to(x.device)], t[index], part)
-            v = put_rows(v, index, fresh)
+            v_new, part = velocity(x[index.to(x.device)], t[index], part)
+            v = put_rows(v, index, v_new)
             times = torch.stack([part["cache.t"][:, 1], t[index]], 1)
-            velocities = torch.stack([part["cache.v"][:, 1], fresh], 1)
+            velocities = torch.stack([part["cache.v"][:, 1], v_new], 1)
             points = part["cache.points"] + 1
             part = part | {"cache.t": times, "cache.v": velocities, "cache.points": points}
             state = {name: put_rows(state[name], index, part[name]) for name in state}
@@ -186,7 +186,7 @@ def _expected_change(t: RowTimes, state: State, mask: SampleMask) -> Float[Tenso
     return share.where(state["cache.points"] >= 2, torch.inf)
 
 
-def _extrapolated(t: RowTimes, state: State) -> Latents:
+def _extrapolate(t: RowTimes, state: State) -> Latents:
     """Along the line through the last two velocities."""
     (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
     slope = ((t - t1) / (t1 - t0)).nan_to_num(0.0, 0.0, 0.0)

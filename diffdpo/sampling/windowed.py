@@ -29,22 +29,22 @@ def window_row(row: Row, window: Window) -> Row:
 
 def window_shares(windows: Sequence[Window], fade: int) -> list[Float[Tensor, " frame"]]:
     """The weight of each window on its frames: linear fades between neighbours, one in sum on every frame."""
-    rising = (torch.arange(fade) + 0.5) / (fade or 1)
+    ramp = (torch.arange(fade) + 0.5) / (fade or 1)
     shares = []
     for place, window in enumerate(windows):
         share = torch.zeros(window.stop - window.start)
-        used = share[window.first - window.start : window.last - window.start]
-        used[:] = 1
+        body = share[window.first - window.start : window.last - window.start]
+        body[:] = 1
         if place > 0:
-            used[:fade] = rising
+            body[:fade] = ramp
         if place < len(windows) - 1:
-            used[len(used) - fade :] = 1 - rising
+            body[len(body) - fade :] = 1 - ramp
         shares.append(share)
     return shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windowed:
+class WindowedModel:
     """A SongModel whose velocity is that of all windows of a song, cross-faded where they overlap.
 
     Guidance and whatever else is done with velocities is then done with those of the whole song. Tensors of a
@@ -100,10 +100,10 @@ class Windowed:
         condition = self.base_model.condition(flat, self.windows[0].stop)
         return {name: tensor.unflatten(0, (len(rows), -1)) for name, tensor in condition.items()}
 
-    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
+    def without(self, condition: Condition, part: str, drop_mask: Bool[Tensor, " row"]) -> Condition:
         """See SongModel."""
-        repeated = where.repeat_interleave(len(self.windows))
-        return self._flat(condition, lambda flat: self.base_model.without(flat, part, repeated))
+        window_mask = drop_mask.repeat_interleave(len(self.windows))
+        return self._map_windows(condition, lambda flat: self.base_model.without(flat, part, window_mask))
 
     def with_context(
         self,
@@ -113,15 +113,16 @@ class Windowed:
     ) -> Condition:
         """See Inpaints."""
         inner: Any = self.base_model
-        return self._flat(
-            condition, lambda flat: inner.with_context(flat, self._cut(latents), self._cut(keep_mask))
+        return self._map_windows(
+            condition,
+            lambda flat: inner.with_context(flat, self._cut_windows(latents), self._cut_windows(keep_mask)),
         )
 
     def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
         """See Prepares."""
         inner: Any = self.base_model
         sizes = torch.full((len(frames) * len(self.windows),), self.windows[0].stop)
-        return self._flat(condition, lambda flat: inner.prepare(network, flat, sizes))
+        return self._map_windows(condition, lambda flat: inner.prepare(network, flat, sizes))
 
     def velocity(
         self,
@@ -132,7 +133,7 @@ class Windowed:
         frames: Int[Tensor, " row"],
     ) -> Float[Tensor, "row frame channel"]:
         """See SongModel."""
-        count, cuts = len(self.windows), self._cut(x)
+        count, cuts = len(self.windows), self._cut_windows(x)
         times = t.repeat_interleave(count)
         sizes = torch.full((len(cuts),), cuts.shape[1])
         flat = {name: tensor.flatten(0, 1) for name, tensor in condition.items()}
@@ -150,14 +151,16 @@ class Windowed:
             total = total + torch.nn.functional.pad(share.to(x)[:, None] * v, padding)
         return total
 
-    def _flat(self, condition: Condition, function: Callable[[Condition], Condition]) -> Condition:
+    def _map_windows(self, condition: Condition, function: Callable[[Condition], Condition]) -> Condition:
         """A function of conditions of windows, applied to those of songs."""
         flat = function({name: tensor.flatten(0, 1) for name, tensor in condition.items()})
         return {name: tensor.unflatten(0, (-1, len(self.windows))) for name, tensor in flat.items()}
 
-    def _cut(self, whole: Shaped[Tensor, "row frame *channel"]) -> Shaped[Tensor, "cut size *channel"]:
+    def _cut_windows(
+        self, songs: Shaped[Tensor, "row frame *channel"]
+    ) -> Shaped[Tensor, "cut size *channel"]:
         """The windows of all songs, those of a song one after another."""
-        return torch.stack([whole[:, w.start : w.stop] for w in self.windows], 1).flatten(0, 1)
+        return torch.stack([songs[:, w.start : w.stop] for w in self.windows], 1).flatten(0, 1)
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         return self.base_model.encode(clip, generator)

@@ -151,7 +151,7 @@ def check_data(examples: Examples, objective: Objective, name: str) -> None:
     if isinstance(examples, Pairs | PairsInMemory):
         where = str(examples.path) if isinstance(examples, Pairs) else "pairs"
         check_takes(
-            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=where
+            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, location=where
         )
 
 

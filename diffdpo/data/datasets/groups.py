@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdpo.data.datasets.generated import GeneratedSongs, Source
 from diffdpo.data.ratings import MINED_SOURCE, RATINGS, RatingRow, per_song
 from diffdpo.errors import DataError
-from diffdpo.mining.scale import standard_scores
+from diffdpo.mining.scale import exact_z_scores
 from diffdpo.randomness import generator
 from diffdpo.types import Batch, Row
 
@@ -103,5 +103,5 @@ def _advantages(group: list[RatingRow]) -> list[RatingRow]:
     """The rows of one prompt, with advantages over the prompt's mean as ratings."""
     if group[0].source == MINED_SOURCE:
         return group
-    values = standard_scores([row.rating for row in group])
+    values = exact_z_scores([row.rating for row in group])
     return [replace(row, rating=value) for row, value in zip(group, values, strict=True)]
