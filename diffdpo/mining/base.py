@@ -40,7 +40,7 @@ def mine_prompts(
 ) -> MinedPairs:
     """The pairs that `choose` selects in each prompt of two or more candidates that differ.
 
-    `rule` is the name the pairs carry; `otherwise` is the reason given where nothing is selected.
+    `rule` is the name the pairs carry; `no_pair_reason` is the reason where nothing is selected.
     """
     pairs: list[Pair] = []
     reasons: dict[str, str] = {}
@@ -110,14 +110,17 @@ def select(
 
 
 def contradict(a: Pair, b: Pair) -> bool:
-    """The same two songs the same way round, or a song that wins in one and loses in the other, on one axis."""
+    """Whether two pairs contradict each other, or have the same winner and loser.
+
+    They contradict if, on one axis, a song wins in one and loses in the other.
+    """
     if (a.winner, a.loser) == (b.winner, b.loser):
         return True
     return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
 
 
 def hold_on_other_axes(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
-    """For each axis, whether something holds on all axes but this one."""
+    """For each axis, whether `holds` is true on all other axes."""
     fails = ~holds
     return fails.sum(0) == fails
 

@@ -37,11 +37,11 @@ class CrossPair:
     """Such as [[musicality, lyrics], [style, quality]]; empty: every two of the mined axes."""
     loser: Literal["worse", "fails_one", "fails_both"] = "worse"
     quantile: float = 0.5
-    """Share of all candidates that lie below a satisfied axis."""
+    """Quantile of all candidates from which on a score satisfies its axis."""
     min_margin: float = 0.25
     """Least mean margin on the couple, in standard deviations within the prompt."""
     pairs_per_prompt: int = 2
-    """At most so many of all couples together; no song is winner in one and loser in another."""
+    """Largest number of pairs of a prompt over all couples; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
         if any(len(set(couple)) != 2 or len(couple) != 2 for couple in self.couples):
@@ -84,7 +84,7 @@ class CrossPair:
         couples: Int[np.ndarray, "couple 2"],
         thresholds: Float[np.ndarray, " axis"],
     ) -> Bool[np.ndarray, "couple winner loser"]:
-        """Whether two candidates stand on a couple of axes as the option `loser` wants it."""
+        """Whether two candidates meet the condition of the option `loser` on a couple of axes."""
         if self.loser == "worse":
             return np.all((differences(scores) > 0)[couples], axis=1)
         satisfies = (scores >= thresholds).T[couples]

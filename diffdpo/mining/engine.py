@@ -40,7 +40,7 @@ def finish_pairs(
 ) -> list[tuple[int, Pair]]:
     """The strongest pairs with their soft labels, each with its place among the pairs it was chosen from.
 
-    `limit` 0 keeps all; with temperature 0 all pairs are sure. `pick_strongest` and `soften` say more.
+    `limit` 0 keeps all; temperature 0 leaves all soft labels at 1. See `pick_strongest` and `soften`.
     """
     return [
         (place, soften(pairs[place], temperature, weights)) for place in pick_strongest(pairs, limit, weights)

@@ -21,7 +21,7 @@ from diffdpo.mining.base import (
 from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 TANH = np.frompyfunc(math.tanh, 1, 1)
-"""The C library's: the last bits of numpy's depend on the processor."""
+"""tanh of the C library: the last bits of numpy's depend on the processor."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ class Pareto:
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each axis in the mean win rate; axes not named weigh 1."""
     temperature: float = 1.0
-    """In standard deviations within the prompt; 0 counts wins."""
+    """Temperature of the win rates, in standard deviations within the prompt; 0 counts wins."""
     losers: Literal["last_front", "dominated"] = "last_front"
     """The front that is left when all better ones are taken away, or every song outside the first."""
     strict: bool = False
-    """The winner must dominate its very loser; else it may be worse on an axis, though not in the mean."""
+    """Whether the winner must dominate its loser; if not, the winner may be worse on an axis, not in the mean."""
     min_gap: float = 0.1
     """Least difference of the mean win rates."""
     pairs_per_prompt: int = 1
+    """Largest number of pairs of a prompt; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -84,7 +85,7 @@ def win_rates(
         wins = np.where(leads == 0, 0.5, leads > 0)
     else:
         wins = 0.5 * (1 + np.asarray(TANH(leads / temperature / 2), np.float64))
-    wins[:, np.eye(len(z), dtype=bool)] = 0  # nobody plays against himself
+    wins[:, np.eye(len(z), dtype=bool)] = 0  # no candidate is compared with itself
     rows = wins.reshape(-1, len(z)).tolist()
     return np.array([math.fsum(row) / (len(z) - 1) for row in rows]).reshape(wins.shape[:2])
 

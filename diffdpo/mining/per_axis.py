@@ -25,9 +25,9 @@ class PerAxis:
     min_margin: float = 0.5
     """Least margin on the pair's axis, in standard deviations within the prompt."""
     tolerance: float = 0.25
-    """Greatest loss on any other axis, in the same unit; .inf lets the others do as they please."""
+    """Greatest loss on any other axis, in the same unit; .inf allows any."""
     pairs_per_prompt: int = 1
-    """At most so many on each axis; no song is winner in one and loser in another of these."""
+    """Largest number of pairs of a prompt on each axis; no song is winner in one and loser in another of these."""
 
     def __post_init__(self) -> None:
         if not self.min_margin > 0:

@@ -1,4 +1,4 @@
-"""Candidates by prompt, and their scores in standard deviations within it."""
+"""Candidates by prompt, and their scores in standard deviations within the prompt."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from diffdpo.mining.values import Candidates, PromptCandidates
 
 
 def group_by_prompt(candidates: Candidates) -> list[PromptCandidates]:
-    """The prompts by id, each with its candidates by id, so that no result depends on the order they came in.
+    """Prompts sorted by id, each with its candidates sorted by id, whatever the order of the input.
 
     Candidates without a finite score on every axis are counted and left out.
     """

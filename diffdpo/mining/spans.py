@@ -15,9 +15,9 @@ WindowScores = Mapping[TimeSpan, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class SpanConfig:
-    """Which stretches count as better.
+    """Thresholds of spans: the stretches in which the winner is clearly better.
 
-    A defect of a few seconds is lost in the mean over a song; told where it is, an objective can look there.
+    A defect of a few seconds is lost in the mean over a song; with a span an objective can weigh its frames more.
     """
 
     min_margin: float = 1.0
@@ -55,8 +55,9 @@ def find_spans(
     """Stretches in which the winner leads on the pair's axis, or else in the weighted mean of the pair's axes.
 
     Windows at the same place in both songs are compared, each axis in units of its standard deviation over both.
-    They overlap, so a moment's lead is the mean over the windows that hold it: a defect is found closer than by the
-    length of a window. Axes that have no windows, or are level throughout, do not count. No span: the whole song.
+    Windows overlap, so a moment's lead is the mean over the windows that hold it: a defect is found more closely
+    than by the length of a window. Axes that have no windows, or are level throughout, do not count. No span: the
+    whole song.
     """
     spread = window_spread([winner, loser])
     axes = [axis for axis in ([pair.axis] if pair.axis else pair.margins) if spread.get(axis, 0.0) > 0]

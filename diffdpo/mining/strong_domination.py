@@ -30,11 +30,12 @@ class StrongDomination:
     primary: list[str] = field(default_factory=list)
     """Axes to mine pairs on; empty: each in turn."""
     primary_percentile: float = 95.0
-    """Of the differences on the primary axis."""
+    """Percentile of the differences on the primary axis that the winner's lead must reach."""
     other_percentile: float = 50.0
-    """Of the differences on each other axis."""
+    """Percentile of the differences on each other axis that the winner's lead must reach."""
     pairs_per_prompt: int = 8
-    """At most so many on each primary axis; no song is winner in one and loser in another of these."""
+    """Largest number of pairs of a prompt on each primary axis; no song is winner in one and loser
+    in another of these."""
 
     def __post_init__(self) -> None:
         for name in ("primary_percentile", "other_percentile"):
@@ -81,5 +82,5 @@ def _distances(scores: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray,
 
 
 def _percentiles(values: Float[np.ndarray, "comparison axis"], q: float) -> Float[np.ndarray, " axis"]:
-    """Of each column; 0 without values."""
+    """The percentile q of each column; 0 without values."""
     return np.array([np.percentile(column, q) if len(column) else 0.0 for column in values.T])

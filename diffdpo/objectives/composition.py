@@ -1,4 +1,4 @@
-"""Composition: what an objective needs and takes by the terms in its fields, and data that it must not be given."""
+"""Composition: needs and takes of an objective from its terms, and the check that its data fits them."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,7 +12,7 @@ TAKES: tuple[Take, ...] = ("soft_label", "span")
 
 
 def term_needs(objective: Any, *needs: Need) -> frozenset[Need]:
-    """What an objective's terms need of the trainer, besides its own needs."""
+    """What an objective needs of the trainer: its own `needs` and those of its terms."""
     terms = [getattr(objective, f.name) for f in fields(objective)]
     if getattr(objective, "reduction", "mean") == "sum":  # the number of channels
         needs = (*needs, "velocities")
@@ -35,8 +35,8 @@ def pair_errors(
 def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bool, location: str) -> None:
     """ConfigError if the pairs hold soft labels or spans that the objective, as configured, does not take.
 
-    `where` are the pairs, `name` is the objective's in the configuration. A neutral term (span.share=0,
-    soft_label.kind=ignore) is the user's leave to train without.
+    `location` is the folder of the pairs, `name` the objective's name in the configuration. With a neutral term
+    (span.share=0, soft_label.kind=ignore) such data is ignored.
     """
     if spans and "span" not in objective.takes:
         mend = (

@@ -18,7 +18,7 @@ UTILITIES: dict[str, Callable[[PerExample], PerExample]] = {
     "loss_averse": F.logsigmoid,
     "risk_seeking": lambda u: -F.logsigmoid(-u),
 }
-"""What being better (u > 0) is worth: saturating both ways; felt downwards (that is BCO); felt upwards."""
+"""Utility of a reward u: saturating both ways; steep below 0, which is BCO; steep above 0."""
 REFERENCE_POINT = "reference_point"
 
 
@@ -36,7 +36,7 @@ class KTO:
     batch_kind: ClassVar[BatchKind] = "rated"
 
     beta: float = 1000.0
-    """Without the half: 2000 in DPO's convention."""
+    """Factor of the reward, without DPO's half: 1000 here is 2000 in DPO."""
     utility: Literal["sigmoid", "loss_averse", "risk_seeking"] = "sigmoid"
     liked_weight: float = 1.0
     disliked_weight: float = 1.0

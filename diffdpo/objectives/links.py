@@ -1,6 +1,6 @@
 """Links: from the implicit rewards of a pair to its loss. A new link is a function here and an entry of LINKS.
 
-`chosen` is the winner's reward h = (beta/2) (reference's error - policy's error), `rejected` the loser's, and their
+`winner` is the winner's reward h = (beta/2) (reference's error - policy's error), `loser` the loser's, and their
 difference the margin z. A link sees one pair, so that no loss depends on the rest of its batch. Formulas follow the
 papers; TRL's documentation of DPO surveys them.
 """

@@ -20,11 +20,11 @@ from diffdpo.sampling.trajectory import RowTimes
 SongValues = Float[Tensor, " row"]
 Mask = Bool[Tensor, "row frame"]
 Memory = Float[Tensor, "memory_row frame channel"]
-"""What a guider keeps of its last call, a row for each song; no rows where the guider is not stateful."""
+"""The state of a guider after its last call, a row for each song; no rows where the guider is not stateful."""
 
 
 class Branches(NamedTuple):
-    """What a guider combines, at (x, t)."""
+    """The velocities of both branches of guidance at (x, t), and the frames that exist."""
 
     cond: Latents
     """The velocity for the prompt."""
@@ -38,7 +38,7 @@ class Branches(NamedTuple):
 
 @runtime_checkable
 class Guider(Protocol):
-    """One way to guide, at a scale s of which 1 is no guidance."""
+    """A rule that combines both branches at a guidance scale s, of which 1 is no guidance."""
 
     @property
     def zero_init_steps(self) -> int:
@@ -46,7 +46,7 @@ class Guider(Protocol):
 
     @property
     def stateful(self) -> bool:
-        """Whether `memory` is used; it is zero before the first call."""
+        """Whether `memory` is used; memory is zero before the first call."""
 
     def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         """The guided velocity, and the memory for the next call on the same songs."""
@@ -63,7 +63,7 @@ def _broadcast(values: SongValues) -> Float[Tensor, "row 1 1"]:
 
 
 def _standard_deviation(v: Latents, mask: Mask) -> SongValues:
-    """Over valid frames and channels."""
+    """Standard deviation of each song over its valid frames and channels."""
     count = mask.sum(-1) * v.shape[-1]
     deviations = v - _broadcast(dot(v, torch.ones_like(v), mask) / count).to(v)
     return (dot(deviations, deviations, mask) / (count - 1).clamp(min=1)).sqrt()
@@ -82,10 +82,10 @@ class CFG:
 
 @dataclass(frozen=True)
 class RescaledCFG:
-    """CFG, then brought back towards the spread of the unguided velocity (Lin et al. 2023, section 3.4)."""
+    """CFG, rescaled towards the standard deviation of the prompt's velocity (Lin et al. 2023, section 3.4)."""
 
     rescale: float = 0.7
-    """0 is plain CFG, 1 the spread of the prompt's own velocity."""
+    """0 is plain CFG, 1 has the standard deviation of the prompt's velocity."""
     zero_init_steps: ClassVar[int] = 0
     stateful: ClassVar[bool] = False
 
@@ -130,12 +130,12 @@ class ZeroStar:
 class APG:
     """Adaptive projected guidance (Sadat et al. 2024, algorithm 1), on the predicted songs D = x - t v.
 
-    The difference of the two songs, with momentum, its size limited, is split into the part along the prompt's
-    song, which saturates, and the part across it: D = D_cond + (s - 1) (across + parallel * along).
+    The difference of the two songs, with momentum, its size limited, is split into its projection on the prompt's
+    song, which saturates, and the rest, which is orthogonal: D = D_cond + (s - 1) (rest + parallel * projection).
     """
 
     parallel: float = 0.0
-    """Share of the part along the song that is added; 1 adds all of it."""
+    """Share of the projection that is added; 1 adds all of it."""
     limit: float = 0.0
     """Largest root mean square of the difference over a song's frames and channels; 0 is no limit. The paper's
     radius r is limit * sqrt(frames * channels): here songs differ in length."""
@@ -153,7 +153,7 @@ class APG:
 
     @property
     def stateful(self) -> bool:
-        """With momentum alone."""
+        """Whether there is momentum."""
         return self.momentum != 0
 
     def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
@@ -184,7 +184,7 @@ GUIDERS: Table[type[Guider]] = Table(
 
 
 def build_guider(choice: Choice) -> Guider:
-    """A guider by name; ConfigError or ValueError for a name, an argument or a value that it does not know."""
+    """A guider by name; ConfigError or ValueError for an unknown name or argument, or a value out of range."""
     return bind("guider", pick("guider", GUIDERS, choice.name), choice)()
 
 
@@ -198,8 +198,7 @@ class Guidance:
     high: float = 1.0
     """Guided only at t in [low, high] (Kynkäänniemi et al. 2024); elsewhere the prompt's branch is enough."""
     every: int = 1
-    """The unconditional branch is computed at every so many evaluations; the last guidance offset serves
-    between."""
+    """Evaluations for each unconditional velocity; between them the last guidance offset is used again."""
 
     @property
     def active(self) -> bool:

@@ -1,4 +1,4 @@
-"""Songs of any length from windows that the model knows, and parts of songs generated anew.
+"""Songs of any length from windows of a model's length, and parts of songs generated anew.
 
 Two ways across the border of two windows. `continue`: one window after another, each shown the overlap that
 exists already as its in-painting context. `joint`: all windows at every solver step, their velocities
@@ -26,7 +26,7 @@ from diffdpo.windows import Chunks, Window
 
 @dataclass(frozen=True)
 class LongformConfig:
-    """Songs longer than a window."""
+    """Configuration of songs longer than a window."""
 
     method: Literal["continue", "joint"] = "continue"
     """continue: window after window, the overlap given; can be heard while it is generated. joint: all windows at
@@ -34,7 +34,7 @@ class LongformConfig:
     window_s: float = 0.0
     """Length of a window; 0: the longest the model takes. Best what the network was trained on."""
     overlap_s: float = 6.0
-    """What neighbouring windows share."""
+    """Length of the overlap of neighbouring windows."""
     clamp_context: bool = True
     """Given frames go straight from noise to what they are, as in training, and are not guided by; false, as
     published: they go where the network takes them, are pasted over at the end, and guidance exaggerates them."""
@@ -50,7 +50,7 @@ class LongformConfig:
             )
 
     def chunks(self, spec: LatentSpec) -> Chunks:
-        """The windows in frames of a model."""
+        """Size, overlap and fade of the windows in frames of a model."""
         size = min(spec.frames(self.window_s), spec.max_frames) if self.window_s else spec.max_frames
         overlap = 2 * (min(int(self.overlap_s * spec.frames_per_second), (size - 1) // 2) // 2)
         return Chunks(size=size, overlap=overlap, fade=overlap)
@@ -62,11 +62,11 @@ class SongRequest:
 
     sample_id: str
     row: Row
-    """Of the whole song."""
+    """The condition of the whole song."""
     negative: Row | None = None
     """The condition of the negative prompt, likewise of the whole song."""
     context: InpaintContext | None = None
-    """A song of which frames stay."""
+    """Latents of a song, and which of its frames stay."""
     strength: float = 1.0
     """Below 1, sampling begins from `context`, noised up to t = strength."""
 
@@ -88,7 +88,7 @@ class _Draft:
 
 
 OnFrames = Callable[[str, Float[Tensor, "frame channel"], int], None]
-"""Called with a sample id, its latents and how many of its first frames are final, whenever there may be more."""
+"""Callback with a sample id, its latents and the number of its first frames that are final."""
 
 
 def compose(
@@ -101,9 +101,9 @@ def compose(
     on_step: Callable[[], None] | None = None,
     on_frames: OnFrames | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs of any length, each as long as its row asks, on the CPU in float32.
+    """Latents of a batch of songs of any length, each of its row's length, on the CPU in float32.
 
-    A song that fits a window is what `sampler.sample_batch` makes of it. Given frames come back as they were.
+    A song that fits a window is what `sampler.sample_batch` makes of it. Given frames come back unchanged.
     """
     chunks = longform.chunks(model.spec)
     drafts = [_draft(model.spec, song, chunks) for song in songs]
@@ -130,7 +130,7 @@ def compose(
 def count_steps(
     spec: LatentSpec, to_generate: Sequence[Bool[Tensor, " _"]], cfg: SamplingConfig, longform: LongformConfig
 ) -> int:
-    """How often `compose` calls `on_step` for a batch of songs of which these frames are to be generated."""
+    """Number of calls of `on_step` by `compose` for a batch of songs, by the masks of frames to generate."""
     chunks = longform.chunks(spec)
     plans = [(mask, window_groups(mask, chunks)) for mask in to_generate]
     joint_flags = [longform.method == "joint" and _has_seams(groups) for _, groups in plans]
@@ -178,9 +178,9 @@ def _stretches(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[tupl
 
 
 def order_windows(groups: Sequence[Sequence[Window]], to_generate: Bool[Tensor, " frame"]) -> list[Window]:
-    """The windows with frames to generate, in the order in which each joins what exists before it.
+    """The windows with frames to generate, in an order in which each window joins frames that exist.
 
-    A group that only its end joins to something given is generated backwards.
+    A group with given frames at its end only is generated backwards.
     """
     order: list[Window] = []
     open_mask = to_generate.clone()
@@ -242,7 +242,7 @@ def _report(draft: _Draft, on_frames: OnFrames | None) -> None:
 
 
 def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
-    """One window as a request of its own: what exists of it as its context, the song's noise on its frames."""
+    """The request for one window of a song; frames that exist are its context."""
     frames, song = slice(window.start, window.stop), draft.request
     keep = draft.final_mask[frames]
     return Request(

@@ -1,4 +1,4 @@
-"""Latents to FLAC in chunks: while a song is still being sampled, and at its proper level once it is whole.
+"""Latents to FLAC in chunks: a preview while a song is being sampled, and the song at its proper level.
 
 The level of a song is known when it has ended. So there are two files: a preview that grows with the song, at the
 level of its first chunk, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a chunk.
@@ -27,17 +27,17 @@ IN_MEMORY_S = 60.0
 
 @dataclass(frozen=True)
 class SongAudio:
-    """The sound of latents, decoded chunk by chunk."""
+    """The audio of latents, decoded chunk by chunk."""
 
     model: SongModel
     latents: Float[Tensor, "frame channel"]
     first_frame: int = 0
-    """The place of latents[0] in time: below 0 if something was put before a song."""
+    """Place of latents[0] in time, in frames; negative where frames were added before a song."""
     seconds: float | None = None
-    """Length that was asked for: the sound of a model with headroom is cut there."""
+    """Length of the prompt, at which the audio of a model with headroom is cut."""
 
     def chunks(self, start: int, stop: int) -> Iterator[Float[np.ndarray, "channel sample"]]:
-        """Frames start … stop as they sound in the whole song."""
+        """Audio of frames start … stop, each chunk decoded with the receptive frames around it."""
         spec = self.model.spec
         size = max(1, spec.frames(CHUNK_S))
         for begin in range(start, stop, size):
@@ -64,12 +64,12 @@ class SongAudio:
 
 
 def song_gain(sound: SongAudio) -> float:
-    """What a sound is multiplied with in its file."""
+    """The gain that brings a song to -16 LUFS in its file."""
     return audio.gain(*sound.level(), LOUDNESS_LUFS)
 
 
 def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) -> str:
-    """Write a song at -16 LUFS, or at the gain of another, turned down if it would clip; its `audio.pcm_sha256`.
+    """Write a song at -16 LUFS or at `at_gain`, lower if it would clip; returns its `pcm_sha256`, see `audio`.
 
     The file is complete or absent.
     """
@@ -91,7 +91,7 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
 
 
 def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
-    partial_path = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
+    partial_path = path.with_name(f".{path.name}")  # a fixed name: the file of a killed run is overwritten
     try:
         chunks = sound.chunks(0, len(sound.latents))
         first = next(chunks)
@@ -106,16 +106,16 @@ def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
 
 @dataclass
 class Preview:
-    """A file that grows with a song, to be heard meanwhile. What is much louder than its start clips."""
+    """A file that grows with a song, at the gain of its first chunk. Parts that are much louder clip."""
 
     path: Path
     file: soundfile.SoundFile | None = None
     frames: int = 0
-    """Already written."""
+    """Frames already written."""
     gain: float = 1.0
 
     def grow(self, sound: SongAudio, complete_frames: int) -> None:
-        """Append what can be heard of a song whose first frames are final."""
+        """Append the audio of a song's first frames, as far as later frames cannot change it."""
         spec, length = sound.model.spec, len(sound.latents)
         stop = complete_frames if complete_frames == length else complete_frames - spec.receptive_frames
         for chunk in sound.chunks(self.frames, stop):
@@ -128,7 +128,7 @@ class Preview:
         self.frames = max(self.frames, stop)
 
     def remove(self) -> None:
-        """The song is there, or never will be."""
+        """Close and delete the file."""
         if self.file is not None:
             self.file.close()
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What `sample` has to do: a prompt and a number each, embedded, with the song it edits if it edits one."""
+"""Jobs of the verb `sample`: a prompt and a song number each, with embeddings, and the song to edit if any."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,14 @@ class SampleJob:
 
     sample_id: str
     prompt: Prompt
-    """As long as the song will be."""
+    """The prompt, with the duration of the song."""
     to_generate: Bool[Tensor, " frame"] = field(compare=False)
     """False on the frames that an edit keeps."""
     edit: Edit | None = None
 
     @property
     def frames(self) -> int:
-        """Of the whole song."""
+        """Frames of the whole song."""
         return len(self.to_generate)
 
     def edit_json(self) -> str:
@@ -45,7 +45,7 @@ class SampleJob:
         return "" if self.edit is None else json.dumps(asdict(self.edit), sort_keys=True)
 
     def frames_before(self, frames_per_second: float) -> int:
-        """What is put before the song that is edited."""
+        """Number of frames added before the edited song."""
         return int(self.edit.extend_start_s * frames_per_second) if self.edit else 0
 
 
@@ -57,7 +57,7 @@ class EmbeddedJob:
     row: Row
     negative: Row | None
     plan: Plan | None
-    """What the candidate is generated from, for models that plan; kept with it."""
+    """The candidate's plan, for models that plan; stored with the candidate."""
 
 
 def sample_jobs(
@@ -65,7 +65,7 @@ def sample_jobs(
 ) -> list[SampleJob]:
     """Jobs for prompts and song numbers, shortest first, so that batches hold songs of similar length.
 
-    DataError for an edit that cannot be.
+    DataError for an impossible edit.
     """
     rate, jobs = spec.frames_per_second, []
     for prompt, number in prompt_numbers:
@@ -102,7 +102,7 @@ def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformCo
 def embed_jobs(
     store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int
 ) -> tuple[list[EmbeddedJob], dict[str, str]]:
-    """The jobs embedded, equal prompts once; of those that cannot be, the reason by sample id."""
+    """Embedded jobs, equal prompts embedded once; and the errors of the other jobs, by sample id."""
     embedded_jobs, failures = [], {}
     for job in jobs:
         try:
@@ -151,7 +151,7 @@ def _edited_latents(model: SongModel, edit: Edit) -> Float[Tensor, "frame channe
 def song_audio(
     model: SongModel, job: SampleJob, latents: Float[Tensor, "frame channel"]
 ) -> tuple[SongAudio, float | None]:
-    """The sound of a job's latents, and its gain, None for the usual level.
+    """The audio of a job's latents, and its gain; None brings it to -16 LUFS.
 
     An edit of latents keeps its song's gain and place in time, so that what was not edited sounds as before.
     """

@@ -69,13 +69,13 @@ def dpmpp_2m(
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver step and what is known about it."""
+    """A solver step with its number of evaluations and its properties."""
 
     step: Step
     evaluations: int = 1
     """Velocities that a step computes."""
     evaluations_key: str = ""
-    """The argument that sets that number, where there is one."""
+    """Name of the step's argument that sets `evaluations`, if any."""
     stochastic: bool = False
     exact: bool = True
     """Whether the marginal distributions of the flow are preserved as the number of steps grows."""
@@ -102,7 +102,7 @@ SOLVERS: Table[Solver] = Table(
 
 
 def build_solver(choice: Choice) -> Solver:
-    """A solver by name with the arguments of its step; ConfigError or ValueError for what it does not know."""
+    """A solver by name with the arguments of its step; ConfigError or ValueError for an unknown or bad one."""
     solver = pick("solver", SOLVERS, choice.name)
     step = bind("solver", solver.step, choice)
     evaluations = choice.args.get(solver.evaluations_key, solver.evaluations)

@@ -44,8 +44,8 @@ def flow_grpo_sde(
     a: float = 0.7,
     t_max: float = 0.98,
 ) -> tuple[Latents, State]:
-    """The SDE of Flow-GRPO (Liu et al. 2025, eq. 9): diffusion sigma = a sqrt(t / (1 - t)), t at most `t_max`
-    in it.
+    """The SDE of Flow-GRPO (Liu et al. 2025, eq. 9): diffusion sigma = a sqrt(t / (1 - t)) with t
+    clamped to `t_max`.
 
     Exact.
     """
@@ -140,7 +140,7 @@ def ping_pong(
 ) -> tuple[Latents, State]:
     """The predicted song, noised anew to t_next: how consistency models are sampled (Song et al. 2023, alg. 1).
 
-    Not exact for other networks.
+    Not exact for networks that are no consistency models.
     """
     v, state = velocity(x, t, state)
     song = song_from_velocity(x, v, t.to(x))

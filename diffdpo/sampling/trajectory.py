@@ -19,15 +19,14 @@ RowTimes = Float[Tensor, " row"]
 TimeGrid = Float[Tensor, "point sample"]
 """The times visited, for each sample, from noise to song; in fp64, since some networks count from the other end."""
 ResampledLatents = Float[Tensor, "_ frame channel"]
-"""Latents of as many rows as a hook has left."""
+"""Latents after a hook, which may drop, copy and reorder rows."""
 State = dict[str, Tensor]
 """Named tensors, each with a leading row axis. `row` is the sample that a row belongs to."""
 Velocity = Callable[[Latents, RowTimes, State], tuple[Latents, State]]
 Noise = Callable[[str, State], Latents]
 Step = Callable[..., tuple[Latents, State]]
 Hook = Callable[[int, Latents, RowTimes, State], tuple[ResampledLatents, State]]
-"""Called behind a step with its number, x, the time reached and the state; returns the x and state to go on
-with."""
+"""Called after a step with its number, x, the time and the state; returns the x and state of the next step."""
 
 
 def schedule(steps: int, shift: float = 1.0, sway: float = 0.0) -> Float[Tensor, " point"]:

@@ -1,7 +1,7 @@
 """The velocity a solver follows: the network, guided, and extrapolated where it hardly changes.
 
-Each function here makes a `Velocity` of another one or of the network. None of them remembers anything: what
-has to be remembered of a row is in the state that travels with it.
+Each function makes a `Velocity` of another `Velocity` or of the network. All memory of a row is in the state: the
+functions have none.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from diffdpo.sampling.trajectory import RowTimes, State, Velocity
 
 Index = Int[Tensor, " row"]
 SampleMask = Bool[Tensor, "sample frame"]
-"""A row for each sample, whatever rows a state has."""
+"""A mask with a row for each sample; `state["row"]` names the samples of the rows of a state."""
 CPU_FRAMES = 2048
 """Frames in one forward pass on a CPU: with more, activations leave its cache and it gets slower. A GPU takes
 all."""
@@ -87,8 +87,8 @@ def put_rows(base: Tensor, index: Index, values: Tensor) -> Tensor:
 def guided_velocity(
     evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: SampleMask
 ) -> Velocity:
-    """Guided velocities. `mask` has a row for each sample; decisions are made on the CPU, so that none waits for a
-    GPU."""
+    """Guided velocities. `mask` has a row for each sample. Which rows to guide is decided on the CPU, without
+    a wait for the GPU."""
 
     def velocity(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         samples = state["row"]
@@ -135,7 +135,7 @@ def _combine(
     guidance: Guidance,
     mask: SampleMask,
 ) -> tuple[Latents, State]:
-    """The guided velocity in the rows at `index`, and what the state remembers of it."""
+    """The velocity, guided in the rows at `index`, and the state with the guider's memory and offset."""
     rows = index.to(x.device)
     memory = state.get("guidance.memory")
     branches = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
@@ -153,8 +153,8 @@ def _combine(
 def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> Velocity:
     """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
 
-    Each row decides for itself, by how fast its velocity changed between the last two times it was computed: the
-    first term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
+    The expected change of a row follows from its velocities at the last two times they were computed: the first
+    term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
     """
     if not threshold:
         return velocity
@@ -187,14 +187,14 @@ def _expected_change(t: RowTimes, state: State, mask: SampleMask) -> Float[Tenso
 
 
 def _extrapolate(t: RowTimes, state: State) -> Latents:
-    """Along the line through the last two velocities."""
+    """The velocity at t on the line through the last two that were computed."""
     (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
     slope = ((t - t1) / (t1 - t0)).nan_to_num(0.0, 0.0, 0.0)
     return v1 + broadcast(slope).to(v1) * (v1 - v0)
 
 
 def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask) -> Velocity:
-    """A velocity that takes given frames straight to what they are: (x - song) / t, noise - song on a
+    """A velocity that takes given frames straight to their latents: (x - song) / t, noise - song on a
     straight path.
 
     `latents` and `keep_mask` have a row for each sample.
@@ -213,7 +213,7 @@ def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask
 
 
 def with_song_estimate(velocity: Velocity) -> Velocity:
-    """A velocity that leaves its estimate of the song, x - t v, in the state, so that hooks can score it."""
+    """A velocity that writes the estimate of the song, x - t v, into the state for hooks that score songs."""
 
     def estimate(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         v, state = velocity(x, t, state)

@@ -18,7 +18,7 @@ from diffdpo.windows import Window
 
 
 def window_row(row: Row, window: Window) -> Row:
-    """The part of a row's song that a window shows."""
+    """The row of one window of a row's song."""
     return Row(
         embedding=row.embedding,
         frames=window.stop - window.start,
@@ -47,13 +47,13 @@ def window_shares(windows: Sequence[Window], fade: int) -> list[Float[Tensor, " 
 class WindowedModel:
     """A SongModel whose velocity is that of all windows of a song, cross-faded where they overlap.
 
-    Guidance and whatever else is done with velocities is then done with those of the whole song. Tensors of a
+    So guidance and all other functions of velocities get those of the whole song. Tensors of a
     condition have an axis of windows behind that of the rows. All songs have the length of the last window's end.
     """
 
     base_model: SongModel
     windows: tuple[Window, ...]
-    """Of one size; the last ends with the song."""
+    """Windows of one size; the last ends with the song."""
     fade: int
     """Frames over which neighbours cross-fade."""
     batch: int
