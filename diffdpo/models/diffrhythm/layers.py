@@ -185,7 +185,7 @@ class RMSNorm(nn.Module):
         return self.weight * h_fp32.to(h.dtype)
 
 
-class RotaryAttention(nn.Module):
+class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.heads = heads
@@ -224,7 +224,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         dim = config["dim"]
-        self.self_attn = RotaryAttention(dim, config["num_attention_heads"], config["causal"])
+        self.self_attn = SelfAttention(dim, config["num_attention_heads"], config["causal"])
         self.mlp = MLP(dim, config["ff_mult"] * dim)
         self.input_layernorm = RMSNorm(dim, config["norm_eps"])
         self.post_attention_layernorm = RMSNorm(dim, config["norm_eps"])

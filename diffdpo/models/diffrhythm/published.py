@@ -15,6 +15,7 @@ from torch import Tensor
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import Published
 from diffdpo.registry import pick
+from diffdpo.weight_files import Shapes
 
 CHECKPOINT_FILE = "cfm_model.pt"
 """Name of the weights in the repository of every release."""
@@ -26,8 +27,6 @@ DERIVED_BUFFERS = ("rotary_emb.inv_freq", "text_embed.freqs_cis")
 """Buffers in some copies of the weights; their values follow from the configuration."""
 N_HEADS = 32
 """Attention heads of every network that the published code builds, whatever its configuration says."""
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
