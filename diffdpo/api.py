@@ -59,8 +59,7 @@ def sample(
 
     from diffdpo.models.embeddings import EmbeddingStore
     from diffdpo.sampling.request import prompt_request
-    from diffdpo.sampling.sampler import batches_of
-    from diffdpo.sampling.sampler import sample as sample_latents
+    from diffdpo.sampling.sampler import batch_requests, sample_batch
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
     entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
@@ -77,8 +76,8 @@ def sample(
     }
     latents: dict[str, Tensor] = {}
     with torch.no_grad():
-        for batch in batches_of([request for _, request in requests.values()], cfg.batch):
-            songs = sample_latents(model, batch, cfg, seed=seed)
+        for batch in batch_requests([request for _, request in requests.values()], cfg.batch):
+            songs = sample_batch(model, batch, cfg, seed=seed)
             latents |= {request.sample_id: song for request, song in zip(batch, songs, strict=True)}
     return [
         Song(

@@ -99,7 +99,7 @@ def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
     import pyarrow as pa
 
     from diffdpo.data import tables
-    from diffdpo.data.scores import ANY, GATES, SCORES, WHOLE, prompt_key
+    from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, SCORES, prompt_key
     from diffdpo.runs import finish
     from diffdpo.scorers.gates import LIMITS
     from diffdpo.types import Prompt
@@ -113,7 +113,7 @@ def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
     axis, zero = np.tile(np.arange(len(axes)), len(hashes)), np.zeros(len(song))
     scorer = np.array([scorers.index(name.split(".")[0] if "." in name else GATES) for name in axes])
     with_prompt = np.array([name.startswith("adherence") for name in axes])[axis]
-    keys = [ANY, *(prompt_key(Prompt(id=name, text=name)) for name in prompts)]
+    keys = [NO_PROMPT, *(prompt_key(Prompt(id=name, text=name)) for name in prompts)]
     rows = {
         "sha256": codes(hashes, song),
         "preprocessing": codes(["1"], zero),
@@ -121,7 +121,7 @@ def make_scores(folder: Path, prompts: list[str], hashes: list[str]) -> int:
         "fingerprint": codes([FINGERPRINT], zero),
         "prompt": codes(keys, np.where(with_prompt, song // PER_PROMPT + 1, 0)),
         "axis": codes(axes, axis),
-        "window": codes([WHOLE], zero),
+        "window": codes([FULL_SONG], zero),
         "value": values[song, axis],
     }
     tables.replace(folder, SCORES, pa.table(rows))

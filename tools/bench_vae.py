@@ -46,7 +46,7 @@ def measure_work(work: str, minutes: float, channels: int, join: str) -> dict[st
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "song.wav"
             with soundfile.SoundFile(path, "w", RATE, 2, "PCM_24") as file:
-                for piece in vae.pieces(latents):
+                for piece in vae.decode_chunks(latents):
                     file.write(piece[0].T.numpy())
             result["samples"] = soundfile.info(str(path)).frames
     elif work == "song":

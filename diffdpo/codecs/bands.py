@@ -9,21 +9,21 @@ from torch import Tensor
 
 from diffdpo.codecs.phase_init import Stft
 
-MOST_GAIN = 4.0
-"""By how much shaping may amplify a band (12 dB): silence is not blown up into its own noise."""
+MAX_GAIN = 4.0
+"""The largest amplification of a band by `shape` (12 dB), so that silence does not become noise."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """How STFT bins are grouped: single bins at the bottom, where pitch lives, then ever wider bands."""
+    """Groups of STFT bins: single bins at the bottom, for pitch, then bands of growing width."""
 
     edges: tuple[int, ...]
 
     @staticmethod
-    def of(stft_size: int, sample_rate: int, linear: int, grouped: int, top_hz: float) -> "Bands":
+    def of(stft_size: int, sample_rate: int, linear: int, n_groups: int, top_hz: float) -> "Bands":
         top = top_hz * stft_size / sample_rate
-        wide = torch.logspace(0, 1, grouped + 1, base=top / linear, dtype=torch.float64) * linear
-        return Bands((*range(linear), *sorted({round(float(edge)) for edge in wide})))
+        group_edges = torch.logspace(0, 1, n_groups + 1, base=top / linear, dtype=torch.float64) * linear
+        return Bands((*range(linear), *sorted({round(float(edge)) for edge in group_edges})))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ class Bands:
         return tuple(stop - start for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True))
 
     def pool(self, power: Float[Tensor, "*batch bin"]) -> Float[Tensor, "*batch band"]:
-        """Root mean square over each band."""
+        """The root mean square of each band, from the power of each bin."""
         single = self.first_wide
         low, high = self.edges[single], self.edges[-1]
         averages = torch.zeros(high - low, len(self.widths) - single, device=power.device, dtype=power.dtype)
@@ -53,14 +53,14 @@ class Bands:
 def shape(
     audio: Float[Tensor, "batch sample"], levels: Float[Tensor, "batch frame band"], stft: Stft, bands: Bands
 ) -> Float[Tensor, "batch sample"]:
-    """Sound whose bands have these levels (root mean squares of STFT magnitudes) at these times; phases stay.
+    """Sound with the given band levels, which are root mean squares of STFT magnitudes; phases stay.
 
-    With windows of a few hundredths of a second this gives back the attacks that the long windows of a tonal
+    With windows of a few hundredths of a second, shaping restores the attacks that the long windows of a tonal
     analysis smear, as temporal noise shaping does in audio coders (Herre & Johnston 1996). `audio` has whole
     frames, of stft.hop samples each.
     """
     pad = (stft.size - stft.hop) // 2
     spectrum = stft.forward(F.pad(audio, (pad, pad)))
-    present = bands.pool(spectrum.abs() ** 2)
-    gain = bands.spread((levels / present.clamp(min=1e-5)).clamp(max=MOST_GAIN), stft.size // 2 + 1)
+    current_levels = bands.pool(spectrum.abs() ** 2)
+    gain = bands.spread((levels / current_levels.clamp(min=1e-5)).clamp(max=MAX_GAIN), stft.size // 2 + 1)
     return stft.inverse(spectrum * gain)[:, pad:-pad]

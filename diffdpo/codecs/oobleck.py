@@ -1,7 +1,7 @@
 """DiffRhythm's variational autoencoder between stereo audio and 64 channels at 21.5 frames a second.
 
-It is the Oobleck of Stable Audio Open, with a decoder trained further, and comes in two forms: the published
-TorchScript archive `vae_model.pt`, and folders of diffusers' `AutoencoderOobleck`. Both are one value here: two
+The autoencoder is the Oobleck of Stable Audio Open, with a decoder trained further, in two forms: the published
+TorchScript archive `vae_model.pt`, and folders of diffusers' `AutoencoderOobleck`. Both load as a `Vae`: two
 functions on one window, and the chunking around them. The latents are not scaled.
 """
 
@@ -24,8 +24,8 @@ from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, read_tensors
 from diffdpo.windows import CUTS, Chunks, assemble, chunks_for_context, stream
 
-SAMPLE_RATE = 44100
-"""A TorchScript archive does not say it."""
+VAE_SAMPLE_RATE = 44100
+"""The sample rate of a TorchScript archive, which does not hold it."""
 STD_FLOOR = 1e-4
 LICENSE = "Stability AI Community License"
 TORCHSCRIPT = Published(name="the VAE of DiffRhythm", repo="ASLP-lab/DiffRhythm-vae", license=LICENSE)
@@ -40,13 +40,14 @@ Join = Literal["cross_fade", "published"]
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
-    """A Gaussian autoencoder, in windows."""
+    """A Gaussian autoencoder that encodes and decodes long songs chunk by chunk."""
 
     analyse: Callable[[Float[Tensor, "batch 2 sample"]], Float[Tensor, "batch parameter frame"]]
-    """Means and, behind them, scales; the standard deviation is softplus(scale) + 1e-4."""
+    """Audio to means and, in the second half of the channels, scales; the standard deviation is softplus(scale) +
+    1e-4."""
     synthesise: Callable[[Float[Tensor, "batch channel frame"]], Float[Tensor, "batch 2 sample"]]
     module: nn.Module
-    """The weights of both, moved to the GPU, if there is one, when they are first needed."""
+    """The weights of both functions, moved to the GPU, if there is one, on first use."""
     channels: int
     samples_per_frame: int
     sample_rate: int
@@ -59,15 +60,15 @@ class Vae:
     def encode(
         self, audio: Float[Tensor, "batch 2 sample"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch frame channel"]:
-        """A sample of the posterior drawn from `generator`, its mean without one; the last frame is filled up with
-        silence."""
+        """Latents of a song: a sample of the posterior drawn from `generator`, the mean without one. The last frame
+        is padded with silence."""
         mean, deviation = self.posterior(audio)
         return mean if generator is None else mean + deviation * torch.randn(mean.shape, generator=generator)
 
     def posterior(
         self, audio: Float[Tensor, "batch 2 sample"]
     ) -> tuple[Float[Tensor, "batch frame channel"], Float[Tensor, "batch frame channel"]]:
-        """Mean and standard deviation. A sample is mean + deviation * noise, as in published in-painting."""
+        """Mean and standard deviation of the latents; mean + deviation * noise, as published, is a sample."""
         device, hop = self._place(), self.samples_per_frame
         length = -(-audio.shape[-1] // hop)
 
@@ -83,11 +84,11 @@ class Vae:
     def decode(
         self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
-        """The whole sound, on the CPU. Where it begins in its song, `first_frame`, is all one to a VAE."""
-        return assemble(self.pieces(latents), latents.shape[1] * self.samples_per_frame)
+        """The whole sound, on the CPU. `first_frame`, its place in the song, changes nothing for a VAE."""
+        return assemble(self.decode_chunks(latents), latents.shape[1] * self.samples_per_frame)
 
-    def pieces(self, latents: Float[Tensor, "batch frame channel"]) -> Iterator[Tensor]:
-        """The sound piece by piece, [batch, 2, sample] each: for a file or a player, no song has to fit."""
+    def decode_chunks(self, latents: Float[Tensor, "batch frame channel"]) -> Iterator[Tensor]:
+        """The sound chunk by chunk, [batch, 2, sample] each, for songs larger than memory."""
         device = self._place()
 
         @torch.no_grad()
@@ -102,24 +103,24 @@ class Vae:
         return device
 
 
-def load_vae(where: str, *, join: Join = "cross_fade") -> Vae:
-    """The VAE at `where`: an archive, a folder of either form or with a `vae` folder in it, or a hub id.
+def load_vae(location: str, *, join: Join = "cross_fade") -> Vae:
+    """The VAE at `location`: an archive, a folder of either form or with a `vae` folder in it, or a hub id.
 
-    CheckpointError or DataError say what was expected.
+    CheckpointError or DataError for anything else.
     """
-    folder = Path(where)
-    for inner in (folder, folder / SUBFOLDER):
-        if (inner / "config.json").is_file() and (inner / WEIGHTS).is_file():
-            return oobleck(inner, join)
-    if where == OOBLECK.repo:
-        find_weights(OOBLECK, where, f"{SUBFOLDER}/{WEIGHTS}", accept_noncommercial=False)
-        config = find_weights(OOBLECK, where, f"{SUBFOLDER}/config.json", accept_noncommercial=False)
+    folder = Path(location)
+    for vae_folder in (folder, folder / SUBFOLDER):
+        if (vae_folder / "config.json").is_file() and (vae_folder / WEIGHTS).is_file():
+            return oobleck(vae_folder, join)
+    if location == OOBLECK.repo:
+        find_weights(OOBLECK, location, f"{SUBFOLDER}/{WEIGHTS}", accept_noncommercial=False)
+        config = find_weights(OOBLECK, location, f"{SUBFOLDER}/config.json", accept_noncommercial=False)
         return oobleck(config.parent, join)
-    return torchscript(find_weights(TORCHSCRIPT, where, ARCHIVE, accept_noncommercial=False), join)
+    return torchscript(find_weights(TORCHSCRIPT, location, ARCHIVE, accept_noncommercial=False), join)
 
 
 def oobleck(folder: Path, join: Join = "cross_fade") -> Vae:
-    """diffusers' form: config.json and safetensors, strictly loaded."""
+    """A VAE from a folder in diffusers' form: config.json and safetensors, strictly loaded."""
     config = read_json(folder / "config.json")
     if config.get("_class_name") != AutoencoderOobleck.__name__:
         raise CheckpointError(f"{folder}: not an AutoencoderOobleck but {config.get('_class_name')!r}")
@@ -130,7 +131,7 @@ def oobleck(folder: Path, join: Join = "cross_fade") -> Vae:
 
 
 def of_oobleck(vae: AutoencoderOobleck, join: Join = "cross_fade") -> Vae:
-    """A VAE from the module itself. With `cross_fade` the windows overlap by what its strides need."""
+    """A VAE from a module. With `cross_fade` the windows overlap by the receptive frames of its strides."""
     config, strides = vae.config, tuple(vae.config.downsampling_ratios)
     if any(stride % 2 for stride in strides):
         raise CheckpointError(f"downsampling ratios {strides}: odd ones do not give whole frames")
@@ -141,7 +142,7 @@ def of_oobleck(vae: AutoencoderOobleck, join: Join = "cross_fade") -> Vae:
         )
     chunks = CUTS[join]
     if join == "cross_fade":
-        chunks = chunks_for_context(max(encoder_reach(strides), decoder_reach(strides)))
+        chunks = chunks_for_context(max(encoder_receptive_frames(strides), decoder_receptive_frames(strides)))
     return Vae(
         analyse=vae.encoder,
         synthesise=vae.decoder,
@@ -154,9 +155,10 @@ def of_oobleck(vae: AutoencoderOobleck, join: Join = "cross_fade") -> Vae:
 
 
 def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
-    """The published form: an archive with methods encode_export and decode_export. Its sizes are asked of it.
+    """A VAE from the published form: an archive with methods encode_export and decode_export.
 
-    Its reach cannot be. The default chunks leave 12 frames on either side; the published strides need 10.
+    Sizes are measured by a trial run. The receptive frames are not: the default chunks have a context of 12 frames
+    on either side; the published strides need 10.
     """
     try:
         with warnings.catch_warnings():
@@ -175,49 +177,49 @@ def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
         module=script,
         channels=channels,
         samples_per_frame=hop,
-        sample_rate=SAMPLE_RATE,
+        sample_rate=VAE_SAMPLE_RATE,
         chunks=CUTS[join],
     )
 
 
 @torch.no_grad()
 def _sizes(script: Any, path: Path, samples: int = 1 << 15) -> tuple[int, int]:
-    """Latent channels and samples a frame, from a moment of silence sent there and back."""
+    """Latent channels and samples a frame, measured by encoding and decoding `samples` samples of silence."""
     try:
         shape = tuple(script.encode_export(torch.zeros(1, 2, samples)).shape)
         _, parameters, frames = shape
-        back = tuple(script.decode_export(torch.zeros(1, parameters // 2, frames)).shape)
+        decoded_shape = tuple(script.decode_export(torch.zeros(1, parameters // 2, frames)).shape)
     except (RuntimeError, ValueError, torch.jit.Error) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: cannot encode and decode stereo audio ({reason})") from None
-    if parameters % 2 or back != (1, 2, samples):
+    if parameters % 2 or decoded_shape != (1, 2, samples):
         raise CheckpointError(
-            f"{path}: {samples} samples are encoded as {shape}, and half of those channels decoded as {back}; "
-            "expected means and scales of stereo audio"
+            f"{path}: {samples} samples are encoded as {shape}, and half of those channels decoded as "
+            f"{decoded_shape}; expected means and scales of stereo audio"
         )
     return parameters // 2, samples // frames
 
 
 DILATIONS = (1, 3, 9)
-UNIT_REACH = sum(3 * dilation for dilation in DILATIONS)
-"""Three residual units with kernels of seven."""
+UNIT_CONTEXT = sum(3 * dilation for dilation in DILATIONS)
+"""Samples on either side that three residual units with kernels of seven depend on."""
 
 
-def decoder_reach(strides: Sequence[int]) -> int:
-    """Latent frames on either side that the samples of one frame depend on, by interval arithmetic."""
+def decoder_receptive_frames(strides: Sequence[int]) -> int:
+    """Latent frames on either side that the decoded samples of one frame depend on, by interval arithmetic."""
     low, high = -3, math.prod(strides) - 1 + 3
     for stride in strides:  # from the sound back to the latents; the decoder has them reversed
-        low, high = low - UNIT_REACH, high + UNIT_REACH
+        low, high = low - UNIT_CONTEXT, high + UNIT_CONTEXT
         pad, kernel = math.ceil(stride / 2), 2 * stride
         low, high = -(-(low + pad - kernel + 1) // stride), (high + pad) // stride
     return max(3 - low, 3 + high)
 
 
-def encoder_reach(strides: Sequence[int]) -> int:
-    """Latent frames on either side of which the samples matter for one frame."""
+def encoder_receptive_frames(strides: Sequence[int]) -> int:
+    """Latent frames on either side whose samples one encoded frame depends on, by interval arithmetic."""
     low, high = -1, 1
     for stride in reversed(strides):
         pad, kernel = math.ceil(stride / 2), 2 * stride
-        low, high = low * stride - pad - UNIT_REACH, high * stride - pad + kernel - 1 + UNIT_REACH
+        low, high = low * stride - pad - UNIT_CONTEXT, high * stride - pad + kernel - 1 + UNIT_CONTEXT
     hop = math.prod(strides)
     return max(-((low - 3) // hop), (high + 3) // hop)

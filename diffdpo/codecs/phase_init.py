@@ -1,10 +1,10 @@
 """Phases for a magnitude spectrogram, strictly local in time.
 
-A sustained partial needs phases that advance at its own frequency, over seconds. Integrating them from frame to
-frame would make every sample depend on all that came before it, and a chunk decoded alone would differ from
-the same chunk in its song. Here the phase of a bin is a function of the frame's absolute place in time and of a
-frequency rounded to a quarter of a bin: constant while a note lasts, so coherent; and periodic over few frames,
-so local. A few iterations of fast Griffin-Lim (Perraudin et al. 2013) settle what rounding left inconsistent.
+A sustained partial needs phases that advance at its own frequency, over seconds. Integrating phases from frame to
+frame would make every sample depend on all earlier samples, and a chunk decoded alone would differ from the same
+chunk in its song. Here the phase of a bin is a function of the frame's absolute place in time and of a frequency
+rounded to a quarter of a bin: constant while a note lasts, so coherent; and periodic over few frames, so local. A
+few iterations of fast Griffin-Lim (Perraudin et al. 2013) reduce the inconsistency due to rounding.
 """
 
 import math
@@ -40,7 +40,7 @@ class Stft:
         return torch.fft.rfft(audio.unfold(-1, self.size, self.hop) * self.window(audio))
 
     def inverse(self, spectrum: Complex[Tensor, "batch frame bin"]) -> Float[Tensor, "batch sample"]:
-        """Least-squares inverse by windowed overlap-add (Griffin & Lim 1984, eq. 6)."""
+        """The least-squares inverse of `forward`, by windowed overlap-add (Griffin & Lim 1984, eq. 6)."""
         frames = torch.fft.irfft(spectrum, n=self.size)
         window = self.window(frames)
         audio = self._overlap_add(frames * window)
@@ -57,8 +57,8 @@ class Stft:
 
 @cache
 def _noise(bins: int) -> Complex[Tensor, "frame bin"]:
-    draw = torch.rand(NOISE_FRAMES, bins, generator=torch.Generator().manual_seed(0))
-    return torch.polar(torch.ones_like(draw), 2 * math.pi * draw)
+    uniforms = torch.rand(NOISE_FRAMES, bins, generator=torch.Generator().manual_seed(0))
+    return torch.polar(torch.ones_like(uniforms), 2 * math.pi * uniforms)
 
 
 def initial_phases(
@@ -69,17 +69,16 @@ def initial_phases(
     tonal_bins: int,
     steady_frames: int,
 ) -> Complex[Tensor, "batch frame bin"]:
-    """Unit phasors: below `tonal_bins` those of the partials under each spectral peak, above it noise.
+    """Initial phases as unit phasors: below `tonal_bins` of the partial at the nearest spectral peak, above noise.
 
     `first_frame` is the place of the first frame in the song. Magnitudes are averaged over `steady_frames` before
-    their peaks are found, so that partials flicker less. Within the main lobe of a Hann window all bins
-    share the phase of the partial, but for a factor (-1)^bin that comes from counting time from the start of
-    the frame.
+    peaks are located, so that partials flicker less. Within the main lobe of a Hann window all bins share the phase
+    of the partial, but for a factor (-1)^bin, since time is counted from the start of the frame.
     """
     frames, bins = magnitude.shape[1:]
     time = torch.arange(first_frame, first_frame + frames, device=magnitude.device)
     phases = _noise(bins).to(magnitude.device)[time % NOISE_FRAMES].expand(len(magnitude), -1, -1).clone()
-    frequency = peak_frequency(steadied(magnitude[..., : tonal_bins + 1], steady_frames))
+    frequency = peak_frequency(average_frames(magnitude[..., : tonal_bins + 1], steady_frames))
     frequency = (frequency * GRID).round() / GRID
     turns = frequency.double() * (time * stft.hop)[:, None] / stft.size
     turns = (turns + torch.arange(tonal_bins + 1, device=magnitude.device) / 2) % 1
@@ -88,10 +87,12 @@ def initial_phases(
     return phases
 
 
-def steadied(magnitude: Float[Tensor, "batch frame bin"], frames: int) -> Float[Tensor, "batch frame bin"]:
+def average_frames(
+    magnitude: Float[Tensor, "batch frame bin"], frames: int
+) -> Float[Tensor, "batch frame bin"]:
     """A moving average over an odd number of frames; at the ends the first and last frame are repeated."""
-    padded = F.pad(magnitude.transpose(1, 2), (frames // 2, frames // 2), mode="replicate")
-    return F.avg_pool1d(padded, frames, 1).transpose(1, 2)
+    signal = F.pad(magnitude.transpose(1, 2), (frames // 2, frames // 2), mode="replicate")
+    return F.avg_pool1d(signal, frames, 1).transpose(1, 2)
 
 
 def peak_frequency(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor, "batch frame bin"]:
@@ -104,9 +105,9 @@ def peak_frequency(magnitude: Float[Tensor, "batch frame bin"]) -> Float[Tensor,
     frequency = index.to(magnitude.dtype)
     frequency = torch.cat([frequency[..., :1], frequency[..., 1:-1] + offset, frequency[..., -1:]], -1)
     peak = F.pad((middle > left) & (middle >= right), (1, 1))
-    below = torch.where(peak, index, -bins).cummax(-1).values
-    above = torch.where(peak, index, 2 * bins).flip(-1).cummin(-1).values.flip(-1)
-    nearest = torch.where(index - below <= above - index, below, above)
+    peak_below = torch.where(peak, index, -bins).cummax(-1).values
+    peak_above = torch.where(peak, index, 2 * bins).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(index - peak_below <= peak_above - index, peak_below, peak_above)
     nearest = torch.where((nearest < 0) | (nearest >= bins), index, nearest)
     return torch.gather(frequency, -1, nearest)
 
@@ -119,11 +120,14 @@ def griffin_lim(
     iterations: int,
     momentum: float = 0.99,
 ) -> Float[Tensor, "batch sample"]:
-    """Fast Griffin-Lim from given phases. Each iteration reaches size/hop - 1 frames further in time."""
+    """Sound with the given magnitudes, by fast Griffin-Lim from initial phases.
+
+    Each iteration extends the dependence of a sample by size/hop - 1 frames.
+    """
     previous = torch.zeros_like(phases)
     for _ in range(iterations):
         consistent = stft.forward(stft.inverse(magnitude * phases))
-        accelerated = consistent - momentum / (1 + momentum) * previous
+        extrapolation = consistent - momentum / (1 + momentum) * previous
         previous = consistent
-        phases = accelerated / accelerated.abs().clamp(min=1e-9)
+        phases = extrapolation / extrapolation.abs().clamp(min=1e-9)
     return stft.inverse(magnitude * phases)

@@ -1,10 +1,11 @@
 """A small song codec: band magnitudes of a stereo STFT to 64 latents at 21.5 Hz, and back to sound.
 
-The geometry is that of DiffRhythm's VAE (44.1 kHz stereo, 2,048 samples a latent frame, 64 channels), the means
-are not: magnitudes only, square-root compressed, through a linear path (initialised to principal components)
-plus a ConvNeXt correction. Long windows resolve pitch, short ones attacks: both are coded, phases are made up for
-the first (phase.py), and the second then shape the sound in time (bands.py). Everything is local in time: a
-decoded sample depends on at most `receptive_frames` latent frames on either side.
+The geometry is that of DiffRhythm's VAE (44.1 kHz stereo, 2,048 samples a latent frame, 64 channels). The latents
+code magnitudes only, square-root compressed, through a linear path (initialised to principal components) plus a
+ConvNeXt correction. Long windows resolve pitch, short windows attacks, and both are coded: sound comes from the
+magnitudes of long windows with initial phases (phase_init.py), and is then shaped in time to the levels of short
+windows (bands.py). Every stage is local in time: a decoded sample depends on at most `receptive_frames` latent
+frames on either side.
 """
 
 import torch
@@ -100,11 +101,12 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         convolutions = self.config.decoder_depth * (self.config.decoder_kernel // 2)
         # in STFT frames
         phases = overlap * self.config.griffin_lim_iterations + self.config.steady_frames // 2
-        shaping = -(-_pad(self.attack_stft) // self.config.samples_per_frame)
-        return convolutions + shaping + -(-(phases + -(-overlap // 2)) // per_frame)
+        attack_frames = -(-_pad(self.attack_stft) // self.config.samples_per_frame)
+        return convolutions + attack_frames + -(-(phases + -(-overlap // 2)) // per_frame)
 
     def analyse(self, audio: Float[Tensor, "batch 2 sample"]) -> Float[Tensor, "batch frame feature"]:
-        """Square roots of the band magnitudes of mid and side; whole latent frames, the last zero-padded."""
+        """Features: square roots of the band magnitudes of mid and side, in whole latent frames, the last
+        zero-padded."""
         audio = F.pad(audio, (0, -audio.shape[-1] % self.config.samples_per_frame))
         middle_side = torch.stack([audio.sum(1) / 2, (audio[:, 0] - audio[:, 1]) / 2], 1)
         sides = rearrange(middle_side, "batch side sample -> (batch side) sample")
@@ -125,7 +127,8 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     def synthesise(
         self, features: Float[Tensor, "batch frame feature"], *, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
-        """Sound with these band magnitudes. `first_frame`: place of the first latent frame in its song."""
+        """Sound with the band magnitudes of `features`. `first_frame` is the place of the first latent frame in its
+        song."""
         stft, pad = self.stft, _pad(self.stft)
         tonal = self._levels(features[..., : self.tonal_features], stft)
         magnitude = self.bands.spread(tonal, stft.size // 2 + 1)
@@ -145,7 +148,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     def _levels(
         self, features: Float[Tensor, "batch frame feature"], stft: Stft
     ) -> Float[Tensor, "batch2 step band"]:
-        """Root mean squares of STFT magnitudes, mid and side of each song in turn."""
+        """Band levels: root mean squares of STFT magnitudes, mid and side of each song in turn."""
         steps = self.config.samples_per_frame // stft.hop
         roots = rearrange(
             features, "batch frame (step side band) -> (batch side) (frame step) band", side=2, step=steps
@@ -173,18 +176,18 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         chunk: int = 512,
     ) -> Float[Tensor, "batch frame channel"]:
         """Latents of stereo audio at the codec's sample rate, `chunk` frames at a time: a sample of the posterior
-        drawn from `generator`, its mean without one."""
+        drawn from `generator`, the mean without one."""
         per_frame = self.config.samples_per_frame
         audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
         overlap = -(-_pad(self.stft) // per_frame)
         context = self.config.encoder_depth * (self.config.encoder_kernel // 2) + overlap
-        length, pieces = audio.shape[-1] // per_frame, []
+        length, chunks = audio.shape[-1] // per_frame, []
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
-            piece = audio[..., first * per_frame : (stop + context) * per_frame]
-            mean, log_variance = self.encode_features(self.analyse(piece))
-            pieces.append(torch.stack([mean, log_variance])[:, :, start - first : stop - first])
-        mean, log_variance = torch.cat(pieces, 2)
+            window = audio[..., first * per_frame : (stop + context) * per_frame]
+            mean, log_variance = self.encode_features(self.analyse(window))
+            chunks.append(torch.stack([mean, log_variance])[:, :, start - first : stop - first])
+        mean, log_variance = torch.cat(chunks, 2)
         if generator is None:
             return mean
         return mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
@@ -193,23 +196,23 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     def decode(
         self, latents: Float[Tensor, "batch frame channel"], *, chunk: int = 256, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
-        """Audio of latents, `chunk` frames at a time with their context: memory does not grow with length.
+        """Audio of latents, `chunk` frames at a time with their context, so that memory does not grow with length.
 
-        The result does not depend on the chunk: everything the codec does is local in time. `first_frame` is where
-        these latents begin in their song.
+        The result does not depend on `chunk`, since the codec is local in time. `first_frame` is the place of the
+        first latent frame in its song.
         """
-        context, length, pieces = self.receptive_frames, latents.shape[1], []
+        context, length, chunks = self.receptive_frames, latents.shape[1], []
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
-            piece = latents[:, first : min(length, stop + context)]
-            audio = self.synthesise(self.decode_features(piece), first_frame=first_frame + first)
+            window = latents[:, first : min(length, stop + context)]
+            audio = self.synthesise(self.decode_features(window), first_frame=first_frame + first)
             offset = (start - first) * self.config.samples_per_frame
-            pieces.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
-        return torch.cat(pieces, -1)
+            chunks.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
+        return torch.cat(chunks, -1)
 
 
 def _pad(stft: Stft) -> int:
-    """Zeros at either end that put the STFT frames symmetrically over the latent frames."""
+    """Number of zeros at either end that centre the STFT frames on the latent frames."""
     return (stft.size - stft.hop) // 2
 
 
@@ -217,7 +220,7 @@ def _pad(stft: Stft) -> int:
 def standardise(
     codec: SpectralCodec, mean: Float[Tensor, " channel"], std: Float[Tensor, " channel"]
 ) -> None:
-    """Change the weights so that latents come out as (latent - mean) / std, and sound as before."""
+    """Change the weights in place so that latents become (latent - mean) / std, and sound stays."""
     channels = len(mean)
     codec.linear_encode.bias.sub_(mean).div_(std)
     codec.linear_encode.weight.div_(std[:, None])

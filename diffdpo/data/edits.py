@@ -1,7 +1,7 @@
-"""Edits of existing songs: which stretches are made anew, what is added, how far the song may move.
+"""Edits of existing songs: spans that are generated anew, music that is added, the strength of a variation.
 
-An edit stands in a prompt line under `edit`. All times are seconds of the song as it is, before anything is
-added; everything that is not named stays, frame by frame.
+An edit is the key `edit` of a prompt line. All times are seconds of the song before anything is added; frames
+outside the edit stay as they are.
 """
 
 from collections.abc import Mapping
@@ -20,22 +20,23 @@ from diffdpo.errors import DataError
 from diffdpo.registry import closest
 
 TO_THE_END = -1.0
-LATENTS = ".safetensors"
+LATENTS_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """What is done to a song."""
+    """A change of an existing song."""
 
     song: str
-    """Path of its latents (.safetensors, as `sample` writes them) or of an audio file."""
+    """Path of the song's latents (.safetensors, as `sample` writes them) or of an audio file."""
     spans: tuple[tuple[float, float], ...] = ()
-    """[start, end) in seconds of what is made anew; -1 is the song's start or end."""
+    """Spans [start, end) in seconds that are generated anew; -1 is the song's start or end."""
     extend_start_s: float = 0.0
     """Seconds of new music before the song."""
     extend_end_s: float = 0.0
     strength: float = 1.0
-    """Below 1 a variation: sampling begins from the song, mixed with so much noise. Without spans, of it all."""
+    """Share of noise mixed into the song, from which sampling begins; 1 generates the spans without the song, below
+    1 is a variation of the spans, or of the whole song without spans."""
 
     def __post_init__(self) -> None:
         if not self.song:
@@ -45,10 +46,10 @@ class Edit:
                 raise ValueError(f"edit.{name} must be seconds of at least 0, got {getattr(self, name)}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"edit.strength must be in (0, 1], got {self.strength}")
-        extended = self.extend_start_s > 0 or self.extend_end_s > 0
-        if self.strength < 1 and extended:
+        is_extended = self.extend_start_s > 0 or self.extend_end_s > 0
+        if self.strength < 1 and is_extended:
             raise ValueError("edit.strength below 1 varies what is there and cannot extend; use two prompts")
-        if self.strength == 1 and not extended and not self.spans:
+        if self.strength == 1 and not is_extended and not self.spans:
             raise ValueError(
                 "edit asks for nothing; give spans, extend_start_s, extend_end_s or a strength below 1"
             )
@@ -56,7 +57,7 @@ class Edit:
 
 
 def _check_spans(spans: tuple[tuple[float, float], ...]) -> None:
-    """What can be said about spans without knowing the song's length."""
+    """ValueError for spans that are invalid whatever the song's length."""
     for start, end in spans:
         if not (start >= 0 or start == TO_THE_END) or not (0 < end < float("inf") or end == TO_THE_END):
             raise ValueError(
@@ -64,26 +65,26 @@ def _check_spans(spans: tuple[tuple[float, float], ...]) -> None:
             )
         if end != TO_THE_END and max(0.0, start) >= end:
             raise ValueError(f"edit.spans: [{start:g}, {end:g}] ends before it begins; write [start, end]")
-    ordered = sorted((max(0.0, start), end if end != TO_THE_END else float("inf")) for start, end in spans)
-    for (one, until), (other, after) in pairwise(ordered):
-        if other < until:
+    intervals = sorted((max(0.0, start), end if end != TO_THE_END else float("inf")) for start, end in spans)
+    for (start, end), (next_start, next_end) in pairwise(intervals):
+        if next_start < end:
             raise ValueError(
-                f"edit.spans: [{one:g}, {until:g}] and [{other:g}, {after:g}] overlap; join them into one"
+                f"edit.spans: [{start:g}, {end:g}] and [{next_start:g}, {next_end:g}] overlap; join them into one"
             )
 
 
 def parse_edit(value: Any, folder: Path) -> Edit:
-    """An edit from a prompt line, its song found relative to the prompt file. ValueError for what is wrong."""
+    """An edit from a prompt line, with its song relative to `folder`. ValueError for an invalid edit."""
     if not isinstance(value, Mapping):
         raise ValueError(f'edit must be an object like {{"song": …, "spans": [[s, e]]}}, got {value!r}')
-    known = [field.name for field in fields(Edit)]
-    for key, given in value.items():
-        if key not in known:
-            raise ValueError(f"edit: unknown key {key!r}.{closest(key, known)} Known: {', '.join(known)}.")
+    names = [field.name for field in fields(Edit)]
+    for key, entry in value.items():
+        if key not in names:
+            raise ValueError(f"edit: unknown key {key!r}.{closest(key, names)} Known: {', '.join(names)}.")
         if key == "spans":
-            _check_pairs(given)
-        elif isinstance(given, bool) or not isinstance(given, str if key == "song" else (int, float)):
-            raise ValueError(f"edit.{key} must be a {'path' if key == 'song' else 'number'}, got {given!r}")
+            _check_pairs(entry)
+        elif isinstance(entry, bool) or not isinstance(entry, str if key == "song" else (int, float)):
+            raise ValueError(f"edit.{key} must be a {'path' if key == 'song' else 'number'}, got {entry!r}")
     edit = Edit(
         **{"song": "", **value, "spans": tuple((float(s), float(e)) for s, e in value.get("spans", ()))}
     )
@@ -93,32 +94,32 @@ def parse_edit(value: Any, folder: Path) -> Edit:
     return replace(edit, song=str(path))
 
 
-def _check_pairs(given: Any) -> None:
-    pairs = given if isinstance(given, list) else [given]
+def _check_pairs(value: Any) -> None:
+    pairs = value if isinstance(value, list) else [value]
     for pair in pairs:
         numbers = isinstance(pair, list) and all(type(number) in (int, float) for number in pair)
-        if given is pair or not numbers or len(pair) != 2:
-            raise ValueError(f"edit.spans must be a list of [start, end] in seconds, got {given!r}")
+        if value is pair or not numbers or len(pair) != 2:
+            raise ValueError(f"edit.spans must be a list of [start, end] in seconds, got {value!r}")
 
 
 def song_frames(edit: Edit, prompt_id: str, *, channels: int, frames_per_second: float) -> int:
     """Frames of the song to be edited, from its header. DataError for latents of another width."""
     path = Path(edit.song)
-    where = f"prompt {prompt_id!r}: edit.song {path}"
-    if path.suffix != LATENTS:
+    location = f"prompt {prompt_id!r}: edit.song {path}"
+    if path.suffix != LATENTS_SUFFIX:
         try:
             info = soundfile.info(str(path))
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise DataError(f"{where}: cannot decode ({error}); give FLAC, WAV or latents") from None
+            raise DataError(f"{location}: cannot decode ({error}); give FLAC, WAV or latents") from None
         return max(1, int(info.frames / info.samplerate * frames_per_second))
     try:
         with safe_open(path, "pt") as file:
             frames, width = file.get_slice("latents").get_shape()
     except (SafetensorError, ValueError) as error:
-        raise DataError(f"{where}: holds no latents ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{location}: holds no latents ({str(error).splitlines()[0]})") from None
     if width != channels:
         raise DataError(
-            f"{where}: latents of {width} channels, this model's have {channels}; edit with the model that made "
+            f"{location}: latents of {width} channels, this model's have {channels}; edit with the model that made "
             "them, or give the audio"
         )
     return int(frames)
@@ -127,10 +128,13 @@ def song_frames(edit: Edit, prompt_id: str, *, channels: int, frames_per_second:
 def to_generate(
     edit: Edit, prompt_id: str, *, frames: int, frames_per_second: float
 ) -> Bool[Tensor, " frame"]:
-    """True for every frame of the new song that is not given. DataError for a span outside the song."""
-    before, after = (int(s * frames_per_second) for s in (edit.extend_start_s, edit.extend_end_s))
-    mask = torch.ones(before + frames + after, dtype=torch.bool)
-    mask[before : before + frames] = edit.strength < 1 and not edit.spans
+    """A mask of the new song: True for frames that are generated, False for frames of the old song that stay.
+
+    DataError for a span outside the song.
+    """
+    prefix, suffix = (int(s * frames_per_second) for s in (edit.extend_start_s, edit.extend_end_s))
+    mask = torch.ones(prefix + frames + suffix, dtype=torch.bool)
+    mask[prefix : prefix + frames] = edit.strength < 1 and not edit.spans
     seconds = frames / frames_per_second
     for start, end in edit.spans:
         if max(start, end) > seconds + 1 / frames_per_second:
@@ -145,15 +149,15 @@ def to_generate(
                 f"prompt {prompt_id!r}: edit.spans: [{start:g}, {end:g}] is shorter than a frame "
                 f"({1 / frames_per_second:.3f} s); make it longer"
             )
-        mask[before + first : before + last] = True
+        mask[prefix + first : prefix + last] = True
     return mask
 
 
 def place_song(
     song: Float[Tensor, "frame channel"], edit: Edit, *, length: int, frames_per_second: float
 ) -> Float[Tensor, "{length} channel"]:
-    """The song where it stands in the new one, zeros in what is added."""
-    before = int(edit.extend_start_s * frames_per_second)
-    whole = song.new_zeros(length, song.shape[1])
-    whole[before : before + len(song)] = song
-    return whole
+    """The latents of the old song at their place in the new song, zeros in added frames."""
+    prefix = int(edit.extend_start_s * frames_per_second)
+    full_song = song.new_zeros(length, song.shape[1])
+    full_song[prefix : prefix + len(song)] = song
+    return full_song

@@ -1,4 +1,5 @@
-"""People's thumbs and stars for generated songs, from CSV or JSON lines to ratings; checked before any is kept."""
+"""People's thumbs and stars for generated songs, from CSV or JSON lines to ratings; all checked before any is
+written."""
 
 import csv
 import io
@@ -10,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.data import tables
-from diffdpo.data.ratings import MINED, PEOPLE, RATINGS, RatingRow, is_from
+from diffdpo.data.ratings import MINED_SOURCE, PEOPLE_SOURCE, RATINGS, RatingRow, is_from
 from diffdpo.data.samples import SampleRow, Samples, open_samples, relative_folder
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 from diffdpo.runs import read_jsonl
 
 SONG_COLUMNS = ("sample_id", "sha256", "file")
-"""What may name a song: its id, the hash of its sound, or the name of its audio file."""
+"""Columns that may identify a song: its id, the hash of its sound, or the name of its audio file."""
 OPINION_COLUMNS = ("thumb", "stars")
-COLUMNS = (*SONG_COLUMNS, *OPINION_COLUMNS, "samples", "rater", "weight", "comment")
+FEEDBACK_COLUMNS = (*SONG_COLUMNS, *OPINION_COLUMNS, "samples", "rater", "weight", "comment")
 THUMBS = {"up": 1.0, "true": 1.0, "down": -1.0, "false": -1.0}
 STARS = (1.0, 5.0)
 RARE_SHARE = 0.25
@@ -30,7 +31,7 @@ SongKey = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """What one person said of one song: above zero is liked."""
+    """One person's rating of one song; above zero is a like."""
 
     song: SongKey
     rater: str
@@ -40,23 +41,23 @@ class Opinion:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSummary:
-    """Counts of what an import wrote."""
+    """Counts of an import: rated songs by sign, opinions and raters."""
 
-    liked: int
-    disliked: int
+    likes: int
+    dislikes: int
     neutral: int
     opinions: int
     raters: int
 
     def lines(self) -> list[str]:
-        """For the person at the terminal; the last line warns when there is something to warn of."""
+        """The summary as lines for the terminal; the last warns where likes or dislikes are rare."""
         lines = [
-            f"{self.liked} liked, {self.disliked} disliked from {self.opinions} opinions of "
+            f"{self.likes} liked, {self.dislikes} disliked from {self.opinions} opinions of "
             f"{self.raters or 'unnamed'} rater(s); {self.neutral} neutral left out"
         ]
-        rare = min(self.liked, self.disliked)
-        if rare < RARE_SHARE * (self.liked + self.disliked):
-            kind = "liked" if self.liked <= self.disliked else "disliked"
+        rare = min(self.likes, self.dislikes)
+        if rare < RARE_SHARE * (self.likes + self.dislikes):
+            kind = "liked" if self.likes <= self.dislikes else "disliked"
             lines.append(
                 f"warning: only {rare} {kind}; KTO compares with the mean over both kinds, so train with "
                 + ("data.balance=true" if rare else f"some songs that are {kind} as well")
@@ -65,7 +66,7 @@ class ImportSummary:
 
 
 class SongIndex:
-    """The songs of some folders, to be looked up by id, by hash or by file."""
+    """Songs of samples folders by id, by hash of the sound and by audio file."""
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.folders = {folder: open_samples(folder) for folder in dict.fromkeys(folders)}
@@ -79,18 +80,18 @@ class SongIndex:
                 if row.sha256:
                     self.index["sha256", row.sha256].append(song)
 
-    def find(self, column: str, name: str, samples: str, folder: Path, where: str) -> SongKey:
-        """The song that `name` in a column means; DataError if there is none, or more than one.
+    def find(self, column: str, name: str, samples: str, folder: Path, location: str) -> SongKey:
+        """The song that `name` in a column identifies; DataError if there is none, or more than one.
 
-        `samples` names its folder, or is empty. Relative paths start here or at `folder`, that of the opinions;
-        `where` is the file and line of the error.
+        `samples` names the song's folder, or is empty. Relative paths start at the working directory or at
+        `folder`, the folder of the opinions; `location` is the file and line that an error names.
         """
         path = Path(name)
         value, kind = (path.stem, "sample_id") if column == "file" else (name, column)
         songs = self.index.get((kind, value), [])
         if not songs:
             hint = closest(value, (text for of, text in self.index if of == kind))
-            raise DataError(f"{where}: no song with {column} {name!r} in {', '.join(self.folders)}.{hint}")
+            raise DataError(f"{location}: no song with {column} {name!r} in {', '.join(self.folders)}.{hint}")
         if samples:
             songs = [song for song in songs if _same_folder(self.folders[song[0]], samples, folder)]
         elif column == "file" and len(songs) > 1:
@@ -100,18 +101,18 @@ class SongIndex:
             songs = [song for song in songs if self.folders[song[0]].folder.resolve() in parents] or songs
         if column != "sha256" and len(songs) > 1:
             raise DataError(
-                f"{where}: {name!r} is a song of {' and of '.join(song[0] for song in songs)}; "
+                f"{location}: {name!r} is a song of {' and of '.join(song[0] for song in songs)}; "
                 "say which in a column samples"
             )
         if not songs:
-            raise DataError(f"{where}: no song with {column} {name!r} in the folder {samples!r}")
+            raise DataError(f"{location}: no song with {column} {name!r} in the folder {samples!r}")
         return songs[0]  # of one sound in several folders, the first
 
 
 def _same_folder(samples: Samples, name: str, folder: Path) -> bool:
-    """Whether `name` means this folder: its last part, or its path from here or from `folder`."""
-    own = samples.folder.resolve()
-    return name == own.name or own in (Path(name).resolve(), (folder / name).resolve())
+    """Whether `name` is a samples folder: its last part, or its path from the working directory or `folder`."""
+    path = samples.folder.resolve()
+    return name == path.name or path in (Path(name).resolve(), (folder / name).resolve())
 
 
 def import_ratings(
@@ -119,17 +120,17 @@ def import_ratings(
     folders: Sequence[str],
     out: Path,
     *,
-    source: str = PEOPLE,
+    source: str = PEOPLE_SOURCE,
     keep_raters: bool = False,
     centre: float = 3.0,
 ) -> ImportSummary:
-    """Put the opinions of a file into `out`/ratings.parquet, in place of all that came from this source before.
+    """Write the opinions of a file to `out`/ratings.parquet, replacing earlier ratings of the same source.
 
-    A song's rating is the weighted mean of its raters', thumbs as ±1 and stars as (stars - centre) / 2; a rater's
-    last word counts. With `keep_raters` each named rater has rows of her own (`people/ann`). Songs whose ratings
-    cancel out are left out.
+    A song's rating is the weighted mean of its raters' opinions, thumbs as ±1 and stars as (stars - centre) / 2; of
+    several opinions of a rater the last counts. With `keep_raters` each named rater has separate rows
+    (`people/ann`). Songs whose opinions cancel out are left out.
     """
-    if "/" in source or source in ("", MINED):
+    if "/" in source or source in ("", MINED_SOURCE):
         raise DataError(f"the source {source!r} is not free for people's ratings; choose another word")
     index = SongIndex(folders)
     lines = list(read_opinions(opinions, index, centre))
@@ -141,18 +142,18 @@ def import_ratings(
         _rating(index.rows[song], group, f"{source}/{rater}" if rater else source, Path(song[0]), out)
         for (song, rater), group in sorted(_by_song(valid, keep_raters).items())
     ]
-    clear = [row for row in ratings if abs(row.rating) > 1e-9]
-    if not clear:
+    nonzero_ratings = [row for row in ratings if abs(row.rating) > 1e-9]
+    if not nonzero_ratings:
         raise DataError(
             f"{opinions}: likes and dislikes cancel out for every song; there is nothing to learn"
         )
-    rest = [row for row in tables.read_rows(out, RATINGS) if not is_from(row.source, source)]
-    tables.replace(out, RATINGS, [*rest, *clear])
-    liked = sum(row.rating > 0 for row in clear)
+    other_sources = [row for row in tables.read_rows(out, RATINGS) if not is_from(row.source, source)]
+    tables.replace(out, RATINGS, [*other_sources, *nonzero_ratings])
+    likes = sum(row.rating > 0 for row in nonzero_ratings)
     return ImportSummary(
-        liked=liked,
-        disliked=len(clear) - liked,
-        neutral=len(ratings) - len(clear),
+        likes=likes,
+        dislikes=len(nonzero_ratings) - likes,
+        neutral=len(ratings) - len(nonzero_ratings),
         opinions=len(valid),
         raters=len({opinion.rater for opinion in valid if opinion.rater}),
     )
@@ -180,58 +181,63 @@ def _rating(song: SampleRow, opinions: Sequence[Opinion], source: str, samples: 
 
 
 def read_opinions(path: Path, index: SongIndex, centre: float = 3.0) -> Iterator[Opinion]:
-    """The opinions of a file, in its order. DataError names file and line of the first that cannot be right."""
+    """The opinions of a file, in its order. DataError names file and line of the first invalid opinion."""
     if not STARS[0] < centre < STARS[1]:
         raise DataError(f"the centre of the stars must lie between 1 and 5, got {centre:g}")
     for number, row in _lines(path):
-        where = f"{path}:{number}"
+        location = f"{path}:{number}"
         cells = {
             key: text for key, value in row.items() if value is not None and (text := str(value).strip())
         }
-        song, opinion = _only(cells, SONG_COLUMNS, where), _only(cells, OPINION_COLUMNS, where)
+        song_column = _single_column(cells, SONG_COLUMNS, location)
+        opinion_column = _single_column(cells, OPINION_COLUMNS, location)
         rating = (
-            _thumb(cells[opinion], where)
-            if opinion == "thumb"
-            else (_number(cells[opinion], "stars", where, *STARS) - centre) / 2
+            _thumb(cells[opinion_column], location)
+            if opinion_column == "thumb"
+            else (_number(cells[opinion_column], "stars", location, *STARS) - centre) / 2
         )
         yield Opinion(
-            song=index.find(song, cells[song], cells.get("samples", ""), path.parent, where),
+            song=index.find(song_column, cells[song_column], cells.get("samples", ""), path.parent, location),
             rater=cells.get("rater", ""),
             rating=rating,
-            weight=_number(cells.get("weight", "1"), "weight", where, 1e-6, 1e6),
+            weight=_number(cells.get("weight", "1"), "weight", location, 1e-6, 1e6),
         )
 
 
-def _only(cells: Mapping[str, str], columns: Sequence[str], where: str) -> str:
-    """Which of several columns a line has; DataError unless it has exactly one of them."""
+def _single_column(cells: Mapping[str, str], columns: Sequence[str], location: str) -> str:
+    """The column that a line has, of several; DataError unless it has exactly one."""
     present = [column for column in columns if column in cells]
     if len(present) != 1:
-        raise DataError(f"{where}: needs one of {', '.join(columns)}, has {' and '.join(present) or 'none'}")
+        raise DataError(
+            f"{location}: needs one of {', '.join(columns)}, has {' and '.join(present) or 'none'}"
+        )
     return present[0]
 
 
-def _thumb(text: str, where: str) -> float:
+def _thumb(text: str, location: str) -> float:
     word = text.lower()
     if word in THUMBS:
         return THUMBS[word]
     try:
         return {1.0: 1.0, 0.0: -1.0, -1.0: -1.0}[float(word)]
     except (ValueError, KeyError):
-        raise DataError(f"{where}: thumb must be up, down, true, false, 1, 0 or -1, got {text!r}") from None
+        raise DataError(
+            f"{location}: thumb must be up, down, true, false, 1, 0 or -1, got {text!r}"
+        ) from None
 
 
-def _number(text: str, key: str, where: str, low: float, high: float) -> float:
+def _number(text: str, key: str, location: str, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise DataError(f"{where}: {key} must be a number from {low:g} to {high:g}, got {text!r}")
+        raise DataError(f"{location}: {key} must be a number from {low:g} to {high:g}, got {text!r}")
     return value
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, fields) of CSV with a header, or of JSON lines, told apart by the file's name."""
+    """(line number, fields) of CSV with a header, or of JSON lines, by the suffix of the file's name."""
     if path.suffix not in (".jsonl", ".ndjson"):
         yield from _csv(path)
         return
@@ -240,13 +246,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _check_columns(names: Sequence[str], where: str) -> None:
+def _check_columns(names: Sequence[str], location: str) -> None:
     for key in names:
-        if key not in COLUMNS:
-            hint = closest(key, COLUMNS)
-            raise DataError(f"{where}: unknown column {key!r}.{hint} Known: {', '.join(COLUMNS)}.")
+        if key not in FEEDBACK_COLUMNS:
+            hint = closest(key, FEEDBACK_COLUMNS)
+            raise DataError(
+                f"{location}: unknown column {key!r}.{hint} Known: {', '.join(FEEDBACK_COLUMNS)}."
+            )
     if len(set(names)) < len(names):
-        raise DataError(f"{where}: two columns have the same name")
+        raise DataError(f"{location}: two columns have the same name")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

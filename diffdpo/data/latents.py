@@ -11,17 +11,17 @@ from torch import Tensor
 from diffdpo.errors import DataError
 from diffdpo.runs import atomic_write
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LATENT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_latents(path: Path, latents: Float[Tensor, "frame channel"], **others: Tensor) -> None:
-    """Write latents and any tensors that belong to them, never a half file."""
-    tensors = {"latents": latents.contiguous(), **{k: v.contiguous() for k, v in others.items()}}
+def write_latents(path: Path, latents: Float[Tensor, "frame channel"], **extra: Tensor) -> None:
+    """Write latents and extra tensors of a song as one file, complete or not at all."""
+    tensors = {"latents": latents.contiguous(), **{k: v.contiguous() for k, v in extra.items()}}
     atomic_write(path, save(tensors))
 
 
 def read_latents(path: Path, start: int = 0, stop: int | None = None) -> Float[Tensor, "frame channel"]:
-    """Frames start … stop as float32. DataError names a file that is missing, damaged or holds a NaN."""
+    """Latents of the frames start … stop as float32. DataError if the file is missing, damaged or holds a NaN."""
     latents = read_tensor(path, "latents", start, stop)
     if not torch.isfinite(latents).all():
         raise DataError(f"{path}: holds latents that are not numbers; delete it and run its stage again")
@@ -29,7 +29,7 @@ def read_latents(path: Path, start: int = 0, stop: int | None = None) -> Float[T
 
 
 def read_tensor(path: Path, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-    """One tensor of a file as float32, a slice of it along the first axis."""
+    """A slice along the first axis of one tensor of a file, as float32."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; was it moved? Run its stage again")
     try:

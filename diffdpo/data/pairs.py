@@ -18,9 +18,9 @@ class PairRow:
     prompt_id: str
     """The prompt of both songs."""
     group: str = ""
-    """The prompt's: prompts of one group never fall on both sides of a split."""
+    """The group of the prompt: prompts of one group never fall on both sides of a split."""
     samples: str
-    """The folder of both songs, relative to that of the table."""
+    """The folder of both songs, relative to the table's folder."""
     winner: str
     """Sample id of the better song."""
     loser: str
@@ -32,13 +32,13 @@ class PairRow:
     soft_label: float = 1.0
     """Probability that the winner really is the better one."""
     axis: str = ""
-    """The axis the pair was chosen on; empty when several decided together."""
+    """The axis that the pair was chosen on; empty for several axes."""
     spans: tuple[tuple[float, float], ...] = ()
-    """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""
+    """Spans (start, stop) in seconds that the preference is about; none for the whole song."""
 
 
 def _upgrade(table: pa.Table, version: int) -> pa.Table:
-    """Version 0 held margins and spans as JSON."""
+    """The table of version 0, which held margins and spans as JSON, with the present columns."""
     for name in ("margins", "spans"):
         if name in table.column_names:
             values = [json.loads(text) for text in table[name].cast(pa.string()).to_pylist()]
@@ -54,7 +54,7 @@ PAIRS = TableSpec("pairs", PairRow, key=("samples", "winner", "loser"), upgrade=
 def pair_columns(pairs: Sequence[Pair], samples: Sequence[str]) -> pa.Table:
     """Mined pairs as columns of the table.
 
-    `samples` names for each pair the folder of its songs, relative to that of the table.
+    `samples` is for each pair the folder of its songs, relative to the table's folder.
     """
     ends = np.cumsum([0, *(len(pair.margins) for pair in pairs)])
     margins = pa.MapArray.from_arrays(

@@ -1,4 +1,4 @@
-"""Plans on disk: one safetensors file a candidate, with the planner that made it."""
+"""Plans on disk: one safetensors file a candidate, with the identity of its planner."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan. DataError names a file that is damaged or no plan."""
+    """A plan from its file. DataError for a file that is damaged or no plan."""
     try:
         with safe_open(path, "pt") as file:
             planner = (file.metadata() or {})[PLANNER]

@@ -15,8 +15,8 @@ from diffdpo.types import CONTROLS, Prompt
 TEXTS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "group")
 """Keys of a line whose values are text."""
 DURATION, EDIT, CONTROL_MAP = "duration_s", "edit", "controls"
-KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
-"""All keys of a line. The controls that every model shares stand beside the rest; others are under `controls`."""
+PROMPT_KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
+"""All keys of a line. Controls that models share are keys of the line; other controls are under `controls`."""
 LYRICS_FILES = (".lrc", ".txt")
 
 
@@ -24,7 +24,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
 
     `style_audio`, and `lyrics` ending in .lrc or .txt, are paths relative to the prompt file. Edits are checked
-    here and read by `read_edits`.
+    too; `read_edits` returns them.
     """
     return [prompt for prompt, _ in _read(Path(path))]
 
@@ -35,41 +35,43 @@ def read_edits(path: str | Path) -> dict[str, Edit]:
 
 
 def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
-    prompts, seen = [], set()
+    prompts, ids = [], set()
     for number, row in read_jsonl(path):
-        where = f"{path}:{number}"
-        edit = _edit(row, where, path.parent)
-        prompt = _prompt(row, where, path.parent)
-        if prompt.id in seen:
+        location = f"{path}:{number}"
+        edit = _edit(row, location, path.parent)
+        prompt = _prompt(row, location, path.parent)
+        if prompt.id in ids:
             raise DataError(
                 f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ"
             )
-        seen.add(prompt.id)
+        ids.add(prompt.id)
         prompts.append((prompt, edit))
     if not prompts:
         raise DataError(f"{path}: holds no prompts")
     return prompts
 
 
-def _prompt(row: dict[str, Any], where: str, folder: Path) -> Prompt:
-    _check_types(row, where)
+def _prompt(row: dict[str, Any], location: str, folder: Path) -> Prompt:
+    _check_types(row, location)
     fields = {key: row[key] for key in (*TEXTS, DURATION) if row.get(key) is not None}
     if not fields.get("id", "").strip("."):
-        raise DataError(f"{where}: a prompt needs an id")
+        raise DataError(f"{location}: a prompt needs an id")
     if any(c in fields["id"] for c in "/\\\0"):
-        raise DataError(f"{where}: the id {fields['id']!r} names files and may not contain a path separator")
+        raise DataError(
+            f"{location}: the id {fields['id']!r} names files and may not contain a path separator"
+        )
     if "style_audio" in fields:
-        fields["style_audio"] = str(_existing(folder / fields["style_audio"], "style_audio", where))
+        fields["style_audio"] = str(_check_file(folder / fields["style_audio"], "style_audio", location))
     if fields.get("lyrics", "").endswith(LYRICS_FILES):
-        fields["lyrics"] = _existing(folder / fields["lyrics"], "lyrics", where).read_text()
+        fields["lyrics"] = _check_file(folder / fields["lyrics"], "lyrics", location).read_text()
     try:
         return Prompt(**fields, controls=_controls(row))
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{location}: {error}") from None
 
 
 def _controls(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The controls of a line as sorted pairs that can be hashed."""
+    """The controls of a line as sorted, hashable pairs of name and value."""
     values = {key: row[key] for key in CONTROLS if row.get(key) is not None} | (row.get(CONTROL_MAP) or {})
     return tuple(sorted((name, _hashable(value)) for name, value in values.items()))
 
@@ -79,45 +81,46 @@ def _hashable(value: Any) -> Any:
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
-    """A prompt as the object of a line; the inverse of reading it."""
+    """A prompt as the JSON object of a line, the inverse of reading."""
     row = {key: getattr(prompt, key) for key in (*TEXTS, DURATION) if getattr(prompt, key) is not None}
-    shared = {name: value for name, value in prompt.controls if name in CONTROLS}
-    others = {name: value for name, value in prompt.controls if name not in CONTROLS}
-    return row | shared | ({CONTROL_MAP: others} if others else {})
+    shared_controls = {name: value for name, value in prompt.controls if name in CONTROLS}
+    model_controls = {name: value for name, value in prompt.controls if name not in CONTROLS}
+    return row | shared_controls | ({CONTROL_MAP: model_controls} if model_controls else {})
 
 
-def _edit(row: dict[str, Any], where: str, folder: Path) -> Edit | None:
+def _edit(row: dict[str, Any], location: str, folder: Path) -> Edit | None:
     if row.get(EDIT) is None:
         return None
     if row.get("duration_s") is not None:
-        raise DataError(f"{where}: the length of an edit is that of its song; leave duration_s out")
+        raise DataError(f"{location}: the length of an edit is that of its song; leave duration_s out")
     try:
         return parse_edit(row[EDIT], folder)
     except ValueError as error:
-        raise DataError(f"{where}: prompt {row.get('id')!r}: {error}") from None
+        raise DataError(f"{location}: prompt {row.get('id')!r}: {error}") from None
 
 
-def _check_types(row: dict[str, Any], where: str) -> None:
+def _check_types(row: dict[str, Any], location: str) -> None:
     for key, value in row.items():
-        if key not in KEYS:
-            raise DataError(f"{where}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
-        expected: Any = {DURATION: (int, float), CONTROL_MAP: dict}.get(key, str)
+        if key not in PROMPT_KEYS:
+            hint = f"{closest(key, PROMPT_KEYS)} Known: {', '.join(PROMPT_KEYS)}."
+            raise DataError(f"{location}: unknown key {key!r}.{hint}")
+        value_type: Any = {DURATION: (int, float), CONTROL_MAP: dict}.get(key, str)
         if value is None or key in CONTROLS or key == EDIT:
             continue
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, value_type) or isinstance(value, bool):
             kind = {DURATION: "a number", CONTROL_MAP: "an object of names and values"}.get(key, "a string")
-            raise DataError(f"{where}: {key} must be {kind}, got {value!r}")
+            raise DataError(f"{location}: {key} must be {kind}, got {value!r}")
 
 
-def _existing(path: Path, key: str, where: str) -> Path:
+def _check_file(path: Path, key: str, location: str) -> Path:
     if not path.is_file():
-        raise DataError(f"{where}: {key} {path}: no such file")
+        raise DataError(f"{location}: {key} {path}: no such file")
     return path
 
 
 def negative_prompt(prompt: Prompt) -> Prompt | None:
-    """The prompt of the other branch of guidance: the negative style, nothing sung, no control but its place in the
-    song. None where there is no negative text."""
+    """The prompt of guidance's unconditional branch: the negative style, no lyrics, no controls but the place in
+    the song. None for a prompt without negative text."""
     if prompt.negative_text is None:
         return None
     start = prompt.control("start")
@@ -132,16 +135,16 @@ def negative_prompt(prompt: Prompt) -> Prompt | None:
 
 
 def in_share(group: str, share: float, salt: str = "") -> bool:
-    """Whether a prompt group falls into a share of all groups: a hash decides, never the order of rows."""
+    """Whether a prompt group falls into a share of all groups, by a hash of its name, not by the order of rows."""
     digest = hashlib.sha256(f"{salt}|{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 def check_disjoint(mining: Sequence[Prompt], evaluation: Sequence[Prompt]) -> None:
-    """Evaluation on prompts that were mined proves nothing: refuse it."""
-    both = {p.group for p in mining} & {p.group for p in evaluation}
-    if both:
+    """DataError if prompts of mining and evaluation share a group: such an evaluation would prove nothing."""
+    shared_groups = {p.group for p in mining} & {p.group for p in evaluation}
+    if shared_groups:
         raise DataError(
-            f"{len(both)} prompt group(s) are in both the mining and the evaluation prompts, e.g. {min(both)!r}; "
-            "give them to one side only"
+            f"{len(shared_groups)} prompt group(s) are in both the mining and the evaluation prompts, e.g. "
+            f"{min(shared_groups)!r}; give them to one side only"
         )

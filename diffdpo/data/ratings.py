@@ -1,6 +1,6 @@
-"""Ratings of single songs: what people said of them, or how far their scores lie above their prompt's others.
+"""Ratings of single songs: people's opinions, or advantages of scores over the other songs of the prompt.
 
-Two kinds of numbers share one table, told apart by `source`. Both mean: positive is better than usual.
+The two kinds of numbers share one table and differ in `source`. A positive rating is better than usual.
 """
 
 import math
@@ -13,46 +13,47 @@ from diffdpo.data import tables
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
 
-MINED = "mined"
-"""The source of ratings that follow from scores: advantages over the other songs of the prompt."""
-PEOPLE = "people"
-"""The source of ratings that people gave; `people/ann` when each of them keeps rows of her own."""
+MINED_SOURCE = "mined"
+"""The source of ratings from scores: advantages over the other songs of the prompt."""
+PEOPLE_SOURCE = "people"
+"""The source of people's ratings; `people/ann` where each rater has separate rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RatingRow:
-    """One song and how good it is."""
+    """One rating of one song."""
 
     prompt_id: str
     """The prompt of the song."""
     group: str = ""
-    """The prompt's: prompts of one group never fall on both sides of a split."""
+    """The group of the prompt: prompts of one group never fall on both sides of a split."""
     samples: str
-    """The folder of the song, relative to that of the table."""
+    """The folder of the song, relative to the table's folder."""
     sample_id: str
-    """The song in its folder."""
+    """Id of the song in its folder."""
     rating: float
     """From scores: the advantage in standard deviations. From people: positive is liked, negative is not."""
-    source: str = MINED
-    """Whose rating it is: `mined`, `people`, or one person of several (`people/ann`)."""
+    source: str = MINED_SOURCE
+    """Who rated the song: `mined`, `people`, or one person of several (`people/ann`)."""
     weight: float = 1.0
-    """How much the song counts in training."""
+    """Weight of the song in training."""
     raters: int = 0
-    """How many people's opinions the rating is the mean of."""
+    """Number of opinions that the rating is the mean of; 0 for a rating from scores."""
 
 
 RATINGS = TableSpec("ratings", RatingRow, key=("samples", "sample_id", "source"))
 
 
 def is_from(source: str, selection: str) -> bool:
-    """Whether a row's source is the selected one, or one person of it."""
+    """Whether a row's source is the selected source, or one person of it (`people/ann` of `people`)."""
     return source == selection or source.startswith(f"{selection}/")
 
 
 def read_ratings(folder: Path, source: str = "") -> list[RatingRow]:
-    """The rows of one source, ordered by song. DataError when there are none, or several sources and none is named.
+    """The ratings of one source, ordered by song; `source` may be empty where there is only one.
 
-    Mined and people's numbers are on different scales, so they are never mixed.
+    Mined ratings and people's are on different scales and never mixed. DataError without ratings, or for several
+    sources without a choice.
     """
     path = folder / RATINGS.folder
     rows = tables.read_rows(folder, RATINGS)
@@ -71,7 +72,7 @@ def read_ratings(folder: Path, source: str = "") -> list[RatingRow]:
 
 
 def per_song(rows: Iterable[RatingRow]) -> list[RatingRow]:
-    """One row a song: the mean of its ratings and of their weights. `rows` are ordered by song."""
+    """One row a song, with the means of its ratings and of their weights. `rows` are ordered by song."""
     songs = []
     for _, group in groupby(rows, key=lambda row: (row.samples, row.sample_id)):
         ratings = list(group)

@@ -1,4 +1,4 @@
-"""A folder of generated songs: latents, audio, and one row a song."""
+"""Samples: a folder of generated songs, with latents, audio, and a table of one row a song."""
 
 import os
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ class SampleRow:
     """One generated song."""
 
     sample_id: str
-    """Names its files: the prompt's id and a number."""
+    """Name of the song's files: the prompt's id and a number."""
     prompt_id: str
-    """The prompt in prompts.jsonl that the song was made for."""
+    """The song's prompt in prompts.jsonl."""
     group: str = ""
-    """The prompt's: prompts of one group never fall on both sides of a split."""
+    """The group of the prompt: prompts of one group never fall on both sides of a split."""
     seed: int = 0
-    """Of the run: noise follows from it and the sample id."""
+    """Seed of the run; noise follows from the seed and the sample id."""
     frames: int = 0
-    """Length of the latents."""
+    """Length of the latents, in frames."""
     duration_s: float = 0.0
-    """Length that the prompt asks for, in seconds."""
+    """Length in the prompt, in seconds."""
     model: str = "{}"
     """JSON: name and arguments of the song model."""
     sampling: str = "{}"
@@ -40,11 +40,11 @@ class SampleRow:
     longform: str = "{}"
     """JSON: the configuration of songs longer than a window."""
     edit: str = ""
-    """JSON: what was kept of which song; empty for a song made from nothing."""
+    """JSON: the edit of another song; empty for a song without one."""
     sha256: str = ""
-    """Hash of the sound (canonical PCM), by which scores are found again; empty for a song without audio."""
+    """Hash of the sound (canonical PCM), the key of its scores; empty for a song without audio."""
     error: str = ""
-    """Why the song could not be made; empty if it was."""
+    """Why the song could not be generated; empty on success."""
 
 
 SAMPLES = TableSpec("samples", SampleRow, key=("sample_id",))
@@ -52,7 +52,7 @@ SAMPLES = TableSpec("samples", SampleRow, key=("sample_id",))
 
 @dataclass(frozen=True)
 class Samples:
-    """What `diffdpo sample` wrote."""
+    """A folder that `diffdpo sample` wrote."""
 
     folder: Path
 
@@ -69,7 +69,7 @@ class Samples:
         return table.filter(pc.equal(table["error"], "")).select(list(names))
 
     def prompts(self) -> list[Prompt]:
-        """The prompts the songs were made for, as they were then."""
+        """The prompts of the songs, as copied into the folder when sampling began."""
         return read_prompts(self.folder / PROMPTS)
 
     def latents(self, sample_id: str) -> Path:
@@ -79,11 +79,11 @@ class Samples:
         return self.folder / "audio" / f"{sample_id}.flac"
 
     def plan(self, sample_id: str) -> Path:
-        """The plan that a song was generated from, for models that plan."""
+        """Path of the plan that a song was generated from, for models with plans."""
         return self.folder / "plans" / f"{sample_id}.safetensors"
 
     def preview(self, sample_id: str) -> Path:
-        """The beginning of a song that is still being made."""
+        """Path of the beginning of a song that is still being generated."""
         return self.folder / "audio" / f"{sample_id}.preview.flac"
 
 
@@ -95,7 +95,7 @@ def open_samples(folder: str | Path) -> Samples:
 
 
 def relative_folder(samples: Path, folder: Path) -> str:
-    """The folder of some songs as a table in `folder` names it, so that both can be moved together."""
+    """The path of a samples folder relative to `folder`, that of a table, so that both can be moved together."""
     return os.path.relpath(samples, folder)
 
 

@@ -1,8 +1,8 @@
-"""What a table is: its row type, its key, its version, and the column types that follow from the row type.
+"""Schemas of tables: row type, key, version, and the column types that follow from the row type.
 
-A row type is a frozen dataclass with keyword fields. Its annotations decide the types of the columns, so that a
-column of empty lists, or of no rows at all, has the type it always has; its defaults stand for columns that an
-older table lacks. Name and version of a table are written into every file.
+A row type is a frozen dataclass with keyword fields. Its annotations are the types of the columns, also of a column
+of empty lists or without rows; its defaults fill columns that an older table lacks. Name and version of a table are
+written into every file.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ TABLE_VERSION = b"diffdpo.version"
 SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
-def _same(table: pa.Table, version: int) -> pa.Table:
+def _identity(table: pa.Table, version: int) -> pa.Table:
     return table
 
 
@@ -34,17 +34,17 @@ class TableSpec(Generic[RowT]):
 
     name: str
     row: type[RowT]
-    """Its row type, whose fields are the columns."""
+    """The row type, whose fields are the columns."""
     key: tuple[str, ...]
-    """The columns that say which row it is: of rows with equal keys the last written counts."""
+    """The columns that identify a row: of rows with equal keys the last written counts."""
     version: int = 1
-    """Raised when columns change. Tables of version 0 were written before versions were."""
-    upgrade: Callable[[pa.Table, int], pa.Table] = _same
-    """The columns of an older version under their present names. New columns with a default need none."""
+    """Version of the columns, raised when they change. Tables of version 0 have no version in their files."""
+    upgrade: Callable[[pa.Table, int], pa.Table] = _identity
+    """Function from a table of an older version to the present columns; new columns with a default need none."""
 
     @property
     def folder(self) -> str:
-        """Name of the folder that holds the parts of such a table."""
+        """Name of the folder with the parts of a table."""
         return f"{self.name}.parquet"
 
     @property
@@ -80,7 +80,7 @@ def arrow_type(hint: Any) -> pa.DataType:
 
 
 def to_columns(rows: Sequence[RowT], spec: TableSpec[RowT]) -> pa.Table:
-    """Rows as columns."""
+    """An Arrow table of rows."""
     arrays, schema = [], spec.schema
     for column in schema:
         values = [getattr(row, column.name) for row in rows]
@@ -91,7 +91,7 @@ def to_columns(rows: Sequence[RowT], spec: TableSpec[RowT]) -> pa.Table:
 
 
 def to_rows(table: pa.Table, spec: TableSpec[RowT]) -> list[RowT]:
-    """Columns as rows."""
+    """The rows of an Arrow table."""
     columns = [_values(table[name], kind) for name, kind in column_types(spec.row).items()]
     return [spec.row(**dict(zip(spec.columns, values, strict=True))) for values in zip(*columns, strict=True)]
 
@@ -108,8 +108,8 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def check_part(schema: pa.Schema, spec: TableSpec[Any], path: Path) -> int:
-    """The version of a part with this schema. DataError if it belongs to another table or to a newer diffdpo."""
+def check_table_part(schema: pa.Schema, spec: TableSpec[Any], path: Path) -> int:
+    """The version of a table's part. DataError for a part of another table or of a newer diffdpo."""
     metadata = schema.metadata or {}
     name, version = metadata.get(TABLE_NAME, b"").decode(), int(metadata.get(TABLE_VERSION, b"0"))
     if name not in ("", spec.name):
@@ -125,10 +125,10 @@ def check_part(schema: pa.Schema, spec: TableSpec[Any], path: Path) -> int:
 
 
 def conform(table: pa.Table, spec: TableSpec[Any], columns: Iterable[str], path: Path) -> pa.Table:
-    """Some columns of a table as this version has them: the present types, defaults where a column is missing.
+    """Some columns of a table in the present types, with defaults for columns that it lacks.
 
-    Text stays dictionary-encoded where it is. DataError for a column that is missing and has no default, or that
-    holds something else.
+    Dictionary-encoded text stays so. DataError for a column that is missing and has no default, or is of another
+    type.
     """
     types, by_name = column_types(spec.row), {field.name: field for field in fields(spec.row)}
     arrays = {name: _column(table, by_name[name], types[name], path) for name in columns}
@@ -167,5 +167,5 @@ def _without_nulls(column: pa.ChunkedArray, field: "Field[Any]", path: Path) -> 
 
 
 def default_of(field: "Field[Any]") -> Any:
-    """What stands in a column that an older table lacks; MISSING if the column is required."""
+    """The default of a column that an older table lacks; MISSING if the column is required."""
     return field.default if field.default_factory is MISSING else field.default_factory()

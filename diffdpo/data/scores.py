@@ -1,7 +1,7 @@
-"""The scores tables: raw values, found again by the hash of the sound and the identity of the scorer.
+"""The scores tables: raw values, by the hash of the sound and the identity of the scorer.
 
-Scores of whole songs are one row each. Scores of windows have a table of their own, one row for all windows of a
-song on an axis, so that reading the former stays quick however many there are of the latter.
+Scores of whole songs are one row each. Scores of windows have a separate table, one row for all windows of a song
+on an axis, so that reading scores of songs stays quick however many windows there are.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from diffdpo.runs import MANIFEST, is_finished, read_json
 from diffdpo.types import Prompt
 
 GATES = "gates"
-WHOLE = "whole"
-"""The window of a score that is about the whole song; elsewhere it is the name of a grid."""
+FULL_SONG = "whole"
+"""The window of a score of a whole song; the window of other scores is the name of a grid."""
 
-ANY = ""
-"""The prompt of a score that is about the sound alone."""
+NO_PROMPT = ""
+"""The prompt of a score of the sound alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class ScoreRow:
     """Name of the scorer, or `gates`."""
     fingerprint: str
     """Identity of the scorer: its version, its arguments and its weights."""
-    prompt: str = ANY
+    prompt: str = NO_PROMPT
     """Key of the prompt the sound was compared with; empty for scores of the sound alone."""
     axis: str
     """Name of the axis, such as `harmony.key`."""
-    window: str = WHOLE
+    window: str = FULL_SONG
     """`whole`: the score is about the whole song."""
     value: float
     """Raw, bigger is better; NaN if the scorer gave no number."""
@@ -64,7 +64,7 @@ class WindowRow:
     """Name of the scorer."""
     fingerprint: str
     """Identity of the scorer: its version, its arguments and its weights."""
-    prompt: str = ANY
+    prompt: str = NO_PROMPT
     """Empty: windows are scored by their sound alone."""
     axis: str
     """Name of the axis, such as `harmony.key`."""
@@ -88,18 +88,18 @@ WINDOWS = TableSpec("windows", WindowRow, key=SCORE_KEY, upgrade=_upgrade)
 
 @dataclass(frozen=True)
 class Grid:
-    """Windows of a song: one every `hop_s` from the beginning on, and a last one that ends where the song does."""
+    """Windows of a song: one every `hop_s` seconds from its beginning, and a last one at its end."""
 
     window_s: float
     hop_s: float
 
     @property
     def name(self) -> str:
-        """Such as '5/2.5'."""
+        """Length and distance of the windows in seconds, such as '5/2.5'."""
         return f"{self.window_s:g}/{self.hop_s:g}"
 
     def starts(self, seconds: float) -> list[float]:
-        """Where the windows begin, to the millisecond; a song shorter than a window by over 1 µs has none."""
+        """Starts of the windows in seconds, to the millisecond; none for a song over 1 µs shorter than a window."""
         room = seconds - self.window_s
         if room < -1e-6:
             return []
@@ -109,28 +109,29 @@ class Grid:
 
 
 def newest_versions(folder: Path) -> dict[str, str]:
-    """The scorers that a finished `score` used here, each with its newest fingerprint."""
+    """The newest fingerprint of each scorer that scored a folder; {} before `diffdpo score` has finished."""
     return dict(read_json(folder / MANIFEST)["scorers"]) if is_finished(folder) else {}
 
 
 def newest_grid(folder: Path) -> Grid | None:
-    """The windows that the last `score` with windows used here."""
+    """The grid of the last `diffdpo score` with windows in a folder; None without one."""
     fields = read_json(folder / MANIFEST).get("grid") if is_finished(folder) else None
     return Grid(**fields) if fields else None
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Identity of the style that a prompt asks for: its words, and the bytes of its recording."""
-    sound = prompt.style_audio
-    recording = (
-        Path(sound).read_bytes() if isinstance(sound, str) else sound.samples.tobytes() if sound else b""
-    )
-    digests = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(recording).digest()
+    """Identity of the style of a prompt: its words, and the bytes of its recording."""
+    style_audio = prompt.style_audio
+    if isinstance(style_audio, str):
+        recording_bytes = Path(style_audio).read_bytes()
+    else:
+        recording_bytes = style_audio.samples.tobytes() if style_audio else b""
+    digests = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(recording_bytes).digest()
     return hashlib.sha256(digests).hexdigest()[:16]
 
 
 def is_newest(table: pa.Table, versions: Mapping[str, str], window: str) -> Bool[np.ndarray, " row"]:
-    """Which rows of a scores table are of the newest scorers, on one grid."""
+    """A mask of the rows of a scores table that are by the newest scorers, on one grid."""
     scorer, scorers = tables.encode(table["scorer"])
     fingerprint, fingerprints = tables.encode(table["fingerprint"])
     grid, grids = tables.encode(table["window"])
@@ -146,7 +147,7 @@ def is_newest(table: pa.Table, versions: Mapping[str, str], window: str) -> Bool
 
 
 def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, WindowScores]:
-    """The scores of the windows of these sounds, by the newest scorers on the newest grid."""
+    """The scores of windows by hash of the sound, for the newest scorers and the newest grid."""
     versions, grid = newest_versions(folder), newest_grid(folder)
     if grid is None:
         raise DataError(f"{folder}: no scores of windows here; run `diffdpo score` with window_s=5 first")
@@ -156,9 +157,9 @@ def read_windows(folder: Path, sounds: Collection[str]) -> dict[str, WindowScore
     table = table.filter(pa.array(selection[codes] & is_newest(table, versions, grid.name)))
     windows: dict[str, dict[tuple[float, float], dict[str, float]]] = {}
     for row in tables.to_rows(table, WINDOWS):
-        of_sound = windows.setdefault(row.sha256, {})
+        sound_windows = windows.setdefault(row.sha256, {})
         for start, value in zip(row.starts_s, row.values, strict=True):
-            of_sound.setdefault((start, start + grid.window_s), {})[row.axis] = value
+            sound_windows.setdefault((start, start + grid.window_s), {})[row.axis] = value
     return dict(windows)
 
 
@@ -167,8 +168,8 @@ def window_rows(
 ) -> list[WindowRow]:
     """Rows of a scorer's values on each axis; `key` holds sha256, preprocessing, scorer and fingerprint."""
     return [
-        WindowRow(**key, axis=axis, window=grid.name, starts_s=tuple(starts), values=tuple(of_axis))
-        for axis, of_axis in values.items()
+        WindowRow(**key, axis=axis, window=grid.name, starts_s=tuple(starts), values=tuple(axis_values))
+        for axis, axis_values in values.items()
     ]
 
 
@@ -178,7 +179,7 @@ def score_rows(
     scorer: str,
     fingerprint: str,
     values: Iterable[tuple[str, float]],
-    prompt: str = ANY,
+    prompt: str = NO_PROMPT,
 ) -> list[ScoreRow]:
     """Rows of a scorer's values of a whole song, on each axis."""
     return [

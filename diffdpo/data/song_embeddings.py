@@ -1,4 +1,4 @@
-"""The embeddings of a prepared song: one for each variant of what is said about it and each window of time.
+"""The embeddings of a prepared song: one for each variant of its description and each window of time.
 
 A song's file keeps each distinct tensor once, since most windows share most tensors, and an index from
 (variant, window) to the tensors of its embedding.
@@ -36,7 +36,7 @@ def write_song_embeddings(path: Path, embeddings: Sequence[Sequence[Embedding]])
 
 
 def _store(tensors: dict[str, Tensor], tensor: Tensor) -> str:
-    """The key of a tensor, which is added unless an equal one is there."""
+    """Add a tensor unless an equal tensor is present; returns its key."""
     plain = tensor.detach().contiguous().clone()
     content = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
     key = hashlib.blake2b(
@@ -63,12 +63,12 @@ class SongEmbeddings:
 
     @property
     def variants(self) -> int:
-        """In how many ways the song is described."""
+        """Number of descriptions of the song."""
         return len(self.index)
 
     @property
     def windows(self) -> int:
-        """Windows of equal length that the song is divided into."""
+        """Number of windows of equal length that the song is divided into."""
         return len(self.index[0])
 
     def read(self, variant: int, window: int) -> Embedding:

@@ -1,4 +1,4 @@
-"""Scores of whole songs in columns: millions of them are a few arrays, joined to the songs of a folder."""
+"""Scores of whole songs as a few large arrays, joined to the songs of a samples folder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from diffdpo.data import tables
 from diffdpo.data.samples import Samples
-from diffdpo.data.scores import ANY, SCORES, WHOLE, is_newest, newest_versions, prompt_key
+from diffdpo.data.scores import FULL_SONG, NO_PROMPT, SCORES, is_newest, newest_versions, prompt_key
 from diffdpo.errors import DataError
 from diffdpo.types import Prompt
 
@@ -21,14 +21,16 @@ class Scores:
     """Scores of whole songs by the newest version of every scorer, gates included: one row a value."""
 
     sounds: pa.Array
-    """The different hashes of sounds."""
+    """The distinct hashes of sounds."""
     prompts: tuple[str, ...]
-    """The different keys of prompts, ANY among them where sounds were scored alone."""
+    """The distinct keys of prompts, with NO_PROMPT for scores of sounds alone."""
     axes: tuple[str, ...]
     sound: Int[np.ndarray, " row"]
-    """Place in `sounds`; the next two likewise."""
+    """Index into `sounds`."""
     prompt: Int[np.ndarray, " row"]
+    """Index into `prompts`."""
     axis: Int[np.ndarray, " row"]
+    """Index into `axes`."""
     value: Float[np.ndarray, " row"]
 
 
@@ -46,7 +48,7 @@ class SongScores:
     """Whether there is a score."""
 
     def by_song(self) -> dict[str, dict[str, float]]:
-        """For each song its value on every axis it has a score on."""
+        """The values of each song by axis, on the axes on which the song has a score."""
         rows = zip(self.sample_ids, self.values.tolist(), self.has_score.tolist(), strict=True)
         return {
             song: {axis: value for axis, value, has in zip(self.axes, values, flags, strict=True) if has}
@@ -55,13 +57,13 @@ class SongScores:
 
 
 def read_scores(folder: Path) -> Scores:
-    """All values by the newest version of every scorer that has worked here. Windows are not touched."""
+    """All scores of whole songs in a folder, by the newest version of every scorer. Windows are not read."""
     versions = newest_versions(folder)
     if not versions:
         raise DataError(f"{folder}: no finished scores here; run `diffdpo score` first")
     names = ("sha256", "scorer", "fingerprint", "prompt", "axis", "window", "value")
     table = tables.read_columns(folder, SCORES, names)
-    newest = is_newest(table, versions, WHOLE)
+    newest = is_newest(table, versions, FULL_SONG)
     rows = slice(None) if newest.all() else newest
     sound, sounds = tables.encode(table["sha256"])
     prompt, prompts = tables.encode(table["prompt"])
@@ -80,20 +82,20 @@ def read_scores(folder: Path) -> Scores:
 
 
 def join_scores(scores: Scores, samples: Samples, prompts: Iterable[Prompt]) -> SongScores:
-    """The songs of a folder with their scores: of their sound alone, and of their sound for their prompt.
+    """The songs of a folder with the scores of their sound alone, and of their sound for their prompt.
 
-    `prompts` are those of the songs. Songs without any score are left out. A score for the prompt replaces one of
-    the sound alone on the same axis.
+    `prompts` are the prompts of the songs. Songs without any score are left out. A score for the prompt replaces a
+    score of the sound alone on the same axis.
     """
     songs = samples.columns(("sample_id", "prompt_id", "group", "sha256"))
     sound = _places_of(songs["sha256"], scores.sounds)
     values = np.full((len(sound), len(scores.axes)), np.nan)
     has_score = np.zeros(values.shape, bool)
-    alone = np.array([key == ANY for key in scores.prompts], bool)[scores.prompt]
-    rows = np.flatnonzero(alone)
+    is_promptless = np.array([key == NO_PROMPT for key in scores.prompts], bool)[scores.prompt]
+    rows = np.flatnonzero(is_promptless)
     _fill(values, has_score, sound, scores, rows, scores.sound[rows])
-    if not alone.all():
-        rows = np.flatnonzero(~alone)
+    if not is_promptless.all():
+        rows = np.flatnonzero(~is_promptless)
         prompt = _prompt_places(songs["prompt_id"], prompts, scores.prompts)
         keys, places = np.unique(
             _numbers(scores.sound[rows], scores.prompt[rows], scores), return_inverse=True
@@ -122,7 +124,7 @@ def _fill(
     rows: Int[np.ndarray, " some"],
     row_places: Int[np.ndarray, " some"],
 ) -> None:
-    """Write some rows of the scores to the songs of the same place; songs without a place (-1) get none."""
+    """Write rows of the scores to the songs with equal places; songs without a place (-1) get none."""
     matrix = np.full((int(row_places.max(initial=-1)) + 1, len(scores.axes)), np.nan)
     presence = np.zeros(matrix.shape, bool)
     matrix[row_places, scores.axis[rows]] = scores.value[rows]
@@ -136,19 +138,19 @@ def _fill(
 def _numbers(
     sound: Int[np.ndarray, " n"], prompt: Int[np.ndarray, " n"], scores: Scores
 ) -> Int[np.ndarray, " n"]:
-    """One number for a sound and a prompt; -1 where one of them is missing."""
+    """One number for each combination of a sound and a prompt; -1 where sound or prompt is -1."""
     number = sound.astype(np.int64) * len(scores.prompts) + prompt
     return np.where((sound < 0) | (prompt < 0), -1, number)
 
 
 def _places_in(keys: Int[np.ndarray, " key"], numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Where each number stands among sorted keys; -1 for those that do not."""
+    """The index of each number among sorted keys; -1 for numbers that are no key."""
     places = np.minimum(np.searchsorted(keys, numbers), len(keys) - 1)
     return np.where(keys[places] == numbers, places, -1)
 
 
 def _places_of(column: pa.ChunkedArray, values: pa.Array) -> Int[np.ndarray, " row"]:
-    """Where the text of each row stands among some values; -1 where it does not."""
+    """The index of each row's text among `values`; -1 for other texts."""
     codes, texts = tables.encode(column)
     places = pc.fill_null(pc.index_in(texts, value_set=values), -1).to_numpy(zero_copy_only=False)
     return places[codes]
@@ -157,9 +159,9 @@ def _places_of(column: pa.ChunkedArray, values: pa.Array) -> Int[np.ndarray, " r
 def _prompt_places(
     column: pa.ChunkedArray, prompts: Iterable[Prompt], values: tuple[str, ...]
 ) -> Int[np.ndarray, " row"]:
-    """Where the key of each song's prompt stands among some keys; -1 where it does not."""
+    """The index of the key of each song's prompt among `values`; -1 for other keys."""
     codes, ids = tables.encode(column)
     keys = {prompt.id: prompt_key(prompt) for prompt in prompts}
     places = {key: place for place, key in enumerate(values)}
-    of_ids = [places.get(keys[name], -1) if name in keys else -1 for name in ids.to_pylist()]
-    return np.array(of_ids, np.int64)[codes]
+    id_places = [places.get(keys[name], -1) if name in keys else -1 for name in ids.to_pylist()]
+    return np.array(id_places, np.int64)[codes]

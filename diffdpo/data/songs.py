@@ -1,4 +1,4 @@
-"""The songs table: one row a song that `prepare` encoded, or could not."""
+"""The songs table: one row a song of `prepare`, encoded or with the error."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ class SongRow:
     """One song of a prepared dataset."""
 
     id: str
-    """Names its file of latents."""
+    """Name of the song's file of latents."""
     audio: str = ""
     """Path of the recording."""
     text: str = ""
-    """What the song is, in words."""
+    """Description of the song."""
     license: str = ""
-    """Under which the recording may be used."""
+    """License of the recording."""
     attribution: str = ""
-    """Whom to name, and how."""
+    """Attribution that the license requires."""
     split: str = "train"
     """`train`, `valid` or another part of the dataset that a run can choose."""
     group: str = ""
@@ -26,11 +26,11 @@ class SongRow:
     sha256: str = ""
     """Hash of the file of the recording."""
     frames: int = 0
-    """Length of the latents."""
+    """Length of the latents, in frames."""
     duration_s: float = 0.0
     """Length of the recording, in seconds."""
     error: str = ""
-    """Why the song could not be prepared; empty if it was."""
+    """Why the song could not be prepared; empty on success."""
 
 
 SONGS = TableSpec("songs", SongRow, key=("id",))

@@ -1,9 +1,9 @@
 """Parquet tables that grow: a folder of parts, each written at once, read as one table, compacted at the end.
 
-Parquet files cannot be appended to, so every process writes parts of its own. The order of parts is a logical
-clock: the name of a part carries a number one above the highest there was when it was begun, then the rank of the
-process. Of rows with equal keys the last in that order counts, so that doing work again is harmless; the clock of
-a file system decides nothing. Functions take the folder that a stage wrote, which holds the table's own folder.
+Parquet files cannot be appended to, so every process writes separate parts. The order of parts is a logical clock:
+the name of a part has a number one above the highest at its start, then the rank of the process. Of rows with equal
+keys the last in that order counts, so that repeated work is harmless; the clock of the file system is not used.
+Functions take the folder that a stage wrote, which holds the table's folder.
 """
 
 import os
@@ -20,15 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from diffdpo.data.schema import RowT, TableSpec, check_part, conform, to_columns, to_rows
+from diffdpo.data.schema import RowT, TableSpec, check_table_part, conform, to_columns, to_rows
 from diffdpo.errors import DataError
 from diffdpo.runs import sync
 
 UNIQUE = b"diffdpo.unique"
-"""Metadata of a part in which no key stands twice: a table of one such part needs no search for duplicates."""
+"""Metadata of a part without duplicate keys: a table of one such part needs no search for duplicates."""
 ROW_GROUP = 1 << 20
 DICTIONARY_BYTES = 1 << 27
-"""Room for the hashes of a row group: what has no room is written in full, and read slowly."""
+"""Size of a dictionary that holds the hashes of a row group; text beyond it is written in full and reads slowly."""
 NO_LINKS = {EPERM, ENOTSUP, ENOSYS, EMLINK, EXDEV}
 
 
@@ -65,17 +65,17 @@ def append(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT], *, rank: i
 
 
 def read_rows(folder: Path, spec: TableSpec[RowT]) -> list[RowT]:
-    """All rows of a table, of those with equal keys the last written, in the order of writing.
+    """All rows of a table in the order of writing; of rows with equal keys the last.
 
-    A table that is not there is empty. DataError for a part that is damaged, newer, or of another table.
+    A missing table is empty. DataError for a part that is damaged, newer, or of another table.
     """
     return to_rows(read_columns(folder, spec), spec)
 
 
 def read_columns(folder: Path, spec: TableSpec[Any], columns: Iterable[str] = ()) -> pa.Table:
-    """Some columns of a table, all by default: the same rows as `read_rows`. Text is dictionary-encoded.
+    """Some columns of a table, all by default, with the same rows as `read_rows`. Text is dictionary-encoded.
 
-    Only the columns that are named, and the key if there may be duplicates, are read from disk.
+    Only the requested columns, and the key if there may be duplicates, are read from disk.
     """
     parts = list_parts(folder / spec.folder)
     try:
@@ -87,7 +87,7 @@ def read_columns(folder: Path, spec: TableSpec[Any], columns: Iterable[str] = ()
 
 
 def read_distinct(folder: Path, spec: TableSpec[Any], columns: Sequence[str]) -> set[tuple[Any, ...]]:
-    """The different combinations of values that some columns of a table hold."""
+    """The distinct combinations of values in some columns of a table."""
     table = read_columns(folder, spec, columns)
     table = table.take(_last_of_each(table, columns))
     return set(zip(*(table[name].to_pylist() for name in columns), strict=True))
@@ -96,8 +96,8 @@ def read_distinct(folder: Path, spec: TableSpec[Any], columns: Sequence[str]) ->
 def compact(folder: Path, spec: TableSpec[Any]) -> None:
     """Rewrite a table of several parts as one, sorted by key.
 
-    The new part comes after all that it holds, and those are deleted last: a kill in between leaves duplicates,
-    which reading resolves.
+    The new part is ordered after the old parts, which are deleted last: a kill in between leaves duplicates, which
+    reading resolves.
     """
     parts = list_parts(folder / spec.folder)
     if len(parts) > 1:
@@ -106,7 +106,7 @@ def compact(folder: Path, spec: TableSpec[Any]) -> None:
 
 
 def replace(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT] | pa.Table) -> None:
-    """Make these the rows of a table, in one part and in this order; without rows there is no table.
+    """Replace a table by one part with `rows`, in their order; without rows the table is deleted.
 
     Of rows with equal keys the last is kept.
     """
@@ -120,7 +120,7 @@ def replace(folder: Path, spec: TableSpec[RowT], rows: Sequence[RowT] | pa.Table
 
 
 def _replace(path: Path, spec: TableSpec[Any], table: pa.Table, parts: Iterable[TablePart]) -> None:
-    """Write a table without duplicate keys as one part, then delete the parts it stands for."""
+    """Write a table without duplicate keys as one part, then delete the parts that it replaces."""
     schema = spec.schema.with_metadata({**spec.schema.metadata, UNIQUE: "true"})
     _publish(path, table, schema, rank=0)
     _delete(parts)
@@ -144,14 +144,14 @@ def _read(parts: Sequence[TablePart], spec: TableSpec[Any], columns: tuple[str, 
 
 
 def _read_part(path: Path, spec: TableSpec[Any], columns: tuple[str, ...]) -> tuple[pa.Table, bool]:
-    """Columns of one part as the present version has them, and whether no key stands in it twice.
+    """Columns of one part in the present version, and whether the part has no duplicate keys.
 
-    If one may, the columns of the key come too.
+    A part that may have duplicates comes with the columns of the key.
     """
     try:
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-        version, unique = check_part(schema, spec, path), UNIQUE in (schema.metadata or {})
+        version, unique = check_table_part(schema, spec, path), UNIQUE in (schema.metadata or {})
         text = [column.name for column in schema if column.type == pa.string()]
         with pq.ParquetFile(path, metadata=metadata, read_dictionary=text) as file:
             names = columns if unique else tuple(dict.fromkeys((*columns, *spec.key)))
@@ -160,7 +160,7 @@ def _read_part(path: Path, spec: TableSpec[Any], columns: tuple[str, ...]) -> tu
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from None
+        raise _damage_error(path, error) from None
     table = conform(table if current else spec.upgrade(table, version), spec, names, path)
     for index, column in enumerate(table.columns):
         if column.type == pa.string():  # parts are put together as codes
@@ -168,12 +168,12 @@ def _read_part(path: Path, spec: TableSpec[Any], columns: tuple[str, ...]) -> tu
     return table, unique
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damage_error(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again")
 
 
 def _last_of_each(table: pa.Table, key: Sequence[str]) -> Int[np.ndarray, " row"]:
-    """Places of the last row of each key, in the order of the keys."""
+    """Indices of the last row of each key, in the order of the keys."""
     if not table.num_rows:
         return np.zeros(0, np.int64)
     place, size = np.zeros(table.num_rows, np.int64), 1
@@ -190,17 +190,17 @@ def _last_of_each(table: pa.Table, key: Sequence[str]) -> Int[np.ndarray, " row"
 
 
 def encode(column: pa.ChunkedArray) -> tuple[Int[np.ndarray, " row"], pa.Array]:
-    """A column as places in an array of its different values."""
+    """A column as indices into an array of its distinct values."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     if not column.num_chunks:  # a column without rows
         return np.zeros(0, np.int32), pa.array([], column.type.value_type)
-    whole = column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
-    return whole.indices.to_numpy(zero_copy_only=False), whole.dictionary
+    chunk = column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
+    return chunk.indices.to_numpy(zero_copy_only=False), chunk.dictionary
 
 
 def _publish(path: Path, table: pa.Table, schema: pa.Schema, rank: int) -> None:
-    """Write a part under a hidden name and give it its own: the first free number above all parts there are."""
+    """Write a part under a hidden name, then rename it to the first free number above all present parts."""
     path.mkdir(parents=True, exist_ok=True)
     sequence = max((part.sequence for part in list_parts(path)), default=-1) + 1
     partial = path / f".r{rank:05d}.{os.urandom(8).hex()}.partial"
@@ -214,7 +214,7 @@ def _publish(path: Path, table: pa.Table, schema: pa.Schema, rank: int) -> None:
 
 
 def _name(partial: Path, path: Path) -> bool:
-    """Give a file its name; False if another process took that name meanwhile, whose part is never overwritten."""
+    """Rename a partial file; False if another process has a part of that name, which is never overwritten."""
     try:
         path.hardlink_to(partial)
     except FileExistsError:
@@ -227,7 +227,7 @@ def _name(partial: Path, path: Path) -> bool:
 
 
 def _write(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """One file in row groups. Text is decoded by groups, or every group would repeat the whole dictionary."""
+    """Write one file in row groups. Text is decoded by group, or every group would repeat the whole dictionary."""
     text = [column.name for column in schema if column.type == pa.string()]
     with pq.ParquetWriter(
         path, schema, use_dictionary=text, dictionary_pagesize_limit=DICTIONARY_BYTES

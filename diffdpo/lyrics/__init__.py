@@ -1,1 +1,1 @@
-"""Lyrics: timed lines, their phonemes, and these as tokens on the frame axis."""
+"""Lyrics: timed lines, their phonemes, and tokens on the frame axis."""

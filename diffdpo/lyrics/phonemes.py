@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001 - phonemes are the letters they look like
 """A line of lyrics to the phonemes DiffRhythm was trained on: English through espeak-ng, Chinese through pinyin.
 
-The published front end is followed where it decides what the network hears: how a line falls into languages,
-what is spelled out, which phonemes are merged, where a word boundary `_` stands. espeak-ng (in espeakng-loader)
-and phonemizer are under GPL-3: an optional extra, imported when the first English line is read.
+The published front end is followed where it decides the network's input: the split of a line into languages,
+numbers and abbreviations that are spelled out, phonemes that are merged, places of the word boundary `_`. espeak-ng
+(in espeakng-loader) and phonemizer are under GPL-3: an optional extra, imported for the first English line.
 """
 
 import re
@@ -23,7 +23,7 @@ PUNCTUATION = {
     "，": ",", "、": ",", "。": ".", "！": "!", "？": "?", "；": ";", "：": ":", "‘": "'", "’": "'",
     "⋯": "…", "···": "…", "・・・": "…", "...": "…", "—": ",", "–": ",",
 }  # fmt: skip
-"""All but the dashes as published; there a dash vanishes and glues the words around it together."""
+"""Marks and their ASCII forms, as published but for the dashes, which the published front end deletes."""
 
 
 def is_chinese(char: str) -> bool:
@@ -34,8 +34,8 @@ def is_english(char: str) -> bool:
     return char.isascii() and char.isalpha()
 
 
-def foreign(text: str) -> str:
-    """The letters of other scripts than Latin and Chinese, each once: nothing here can read them."""
+def unreadable_letters(text: str) -> str:
+    """The letters of a text in scripts other than Latin and Chinese, each once; the front end cannot read them."""
     return "".join(sorted({c for c in text if c.isalpha() and not _readable(c)}))
 
 
@@ -43,46 +43,46 @@ def _readable(char: str) -> bool:
     return unicodedata.name(char, "").startswith(("LATIN", "CJK UNIFIED"))
 
 
-def mostly(text: str) -> Language:
-    """The language of most of a text, to read bare digits in: a Chinese character counts as much as a word."""
+def main_language(text: str) -> Language:
+    """The language of most of a text, in which its digits are read; a Chinese character counts like a word."""
     return "zh" if sum(map(is_chinese, text)) > len(re.findall(r"[A-Za-z]+", text)) else "en"
 
 
-def runs(text: str, default: Language = "en") -> list[tuple[Language, str]]:
-    """Stretches of one language. What is neither joins the stretch before it, at the start the one behind it.
+def language_runs(text: str, default: Language = "en") -> list[tuple[Language, str]]:
+    """Runs of one language. Characters of neither language join the run before them, at the start the first run.
 
-    Letters of other scripts are left out. A line of digits is read in the default language; without even
-    those there is nothing to read.
+    Letters of other scripts are left out. A line of digits only is one run of the default language; a line without
+    letters and digits has no runs.
     """
-    found: list[tuple[Language, str]] = []
-    pending = ""
+    result: list[tuple[Language, str]] = []
+    prefix = ""
     for char in text:
         language: Language | None = "zh" if is_chinese(char) else "en" if is_english(char) else None
         if char.isalpha() and not _readable(char):
             continue
-        if found and language in (None, found[-1][0]):
-            found[-1] = (found[-1][0], found[-1][1] + char)
+        if result and language in (None, result[-1][0]):
+            result[-1] = (result[-1][0], result[-1][1] + char)
         elif language is None:
-            pending += char
+            prefix += char
         else:
-            found.append((language, pending + char))
-            pending = ""
-    if not found and any(char.isalnum() for char in pending):
-        return [(default, pending)]
-    return found
+            result.append((language, prefix + char))
+            prefix = ""
+    if not result and any(char.isalnum() for char in prefix):
+        return [(default, prefix)]
+    return result
 
 
 def phonemes(text: str, default: Language = "en") -> list[str]:
-    """One line: phonemes, `_` between English words, and marks. The boundary behind an English end is left out."""
-    spoken: list[str] = []
+    """The phonemes of a line, with marks, and `_` between English words but not at the end of the line."""
+    phones: list[str] = []
     language: Language = default
-    for language, run in runs(text, default):
-        spoken += english(run) if language == "en" else mandarin(plain(run))
-    return spoken[:-1] if language == "en" and spoken[-1:] == [BOUNDARY] else spoken
+    for language, run in language_runs(text, default):
+        phones += english(run) if language == "en" else mandarin(normalise_punctuation(run))
+    return phones[:-1] if language == "en" and phones[-1:] == [BOUNDARY] else phones
 
 
-def plain(text: str) -> str:
-    """Punctuation of all kinds as MARKS."""
+def normalise_punctuation(text: str) -> str:
+    """A text with punctuation of all kinds as MARKS."""
     for mark, replacement in PUNCTUATION.items():
         text = text.replace(mark, replacement)
     return text
@@ -93,42 +93,42 @@ MERGES = (
     (("ɐ",), "ɚ"), (("ᵻ",), "ɪ"), (("əl",), "l"), (("x",), "k"), (("ɬ",), "l"), (("ʔ",), "t"), (("n̩",), "n"),
     (("oː", "ɹ"), "oːɹ"),
 )  # fmt: skip
-"""What espeak says, and what the vocabulary calls it; applied in this order."""
+"""Phonemes of espeak, and the vocabulary's phoneme for them; applied in this order."""
 BEFORE_BOUNDARY = frozenset("p⁼ʰmftnlkxʃs`ɹaoəɛɪeɑʊŋiuɥwæjː")
-"""A run that ends in one of these characters is followed by a boundary. Published, without a pattern to see."""
+"""A run that ends in one of these characters is followed by a boundary, as published."""
 
 
 def english(text: str) -> list[str]:
-    """The phonemes of an English run as published, with the boundary behind it."""
-    text = re.sub(rf"[^\w\s_{MARKS}]", "", plain(spell_out(text).strip()))
+    """The phonemes of an English run and the boundary behind it, as published."""
+    text = re.sub(rf"[^\w\s_{MARKS}]", "", normalise_punctuation(spell_out(text).strip()))
     text = re.sub(rf"\s*([{MARKS}])\s*", r"\1", text)
     text = re.sub(r"\s+", " ", text)
     if not re.search(r"\w", text):
         return [char for char in text if char in MARKS]
     phonemize, separator = _espeak()
-    (said,) = phonemize([text], separator=separator, strip=True, njobs=1) or [""]
-    said = re.sub(rf"([{MARKS}])", r"|\1|", said).rstrip("|")
-    phones = [phone for phone in said.split("|") if phone]
+    (transcription,) = phonemize([text], separator=separator, strip=True, njobs=1) or [""]
+    transcription = re.sub(rf"([{MARKS}])", r"|\1|", transcription).rstrip("|")
+    phones = [phone for phone in transcription.split("|") if phone]
     if phones and phones[-1][-1] in BEFORE_BOUNDARY:
         phones.append(BOUNDARY)
-    for pattern, merged in MERGES:
-        phones = _replace(phones, pattern, merged)
+    for pattern, replacement in MERGES:
+        phones = _replace(phones, pattern, replacement)
     return phones
 
 
-def _replace(phones: list[str], pattern: tuple[str, ...], merged: str) -> list[str]:
+def _replace(phones: list[str], pattern: tuple[str, ...], replacement: str) -> list[str]:
     result: list[str] = []
     at = 0
     while at < len(phones):
-        hit = tuple(phones[at : at + len(pattern)]) == pattern
-        result.append(merged if hit else phones[at])
-        at += len(pattern) if hit else 1
+        is_match = tuple(phones[at : at + len(pattern)]) == pattern
+        result.append(replacement if is_match else phones[at])
+        at += len(pattern) if is_match else 1
     return result
 
 
 @cache
 def _espeak() -> tuple[Callable[..., list[str]], Any]:
-    """phonemizer on the espeak-ng that espeakng-loader brings along, whatever the system has."""
+    """phonemizer on the espeak-ng of espeakng-loader, whatever the system has."""
     try:
         import espeakng_loader
         from phonemizer.backend import EspeakBackend
@@ -152,14 +152,14 @@ def _espeak() -> tuple[Callable[..., list[str]], Any]:
     return backend.phonemize, Separator(word=f"|{BOUNDARY}|", syllable="-", phone="|")
 
 
-SHORT = {
+ABBREVIATIONS = {
     "mrs": "misess", "mr": "mister", "dr": "doctor", "st": "saint", "co": "company", "jr": "junior",
     "maj": "major", "gen": "general", "drs": "doctors", "rev": "reverend", "lt": "lieutenant",
     "hon": "honorable", "sgt": "sergeant", "capt": "captain", "esq": "esquire", "ltd": "limited",
     "col": "colonel", "ft": "fort", "etc": "et cetera", "btw": "by the way",
 }  # fmt: skip
-"""Abbreviations that are spelled out."""
-ONES = (
+"""Abbreviations and the words that replace them."""
+SMALL_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
@@ -173,25 +173,25 @@ ORDINALS = {
 
 def spell_out(text: str) -> str:
     """Abbreviations, sums of money, fractions, years and numbers in words."""
-    short = re.compile(rf"\b({'|'.join(SHORT)})\b", re.IGNORECASE)
-    text = short.sub(lambda match: SHORT[match[0].lower()], text)
-    for pattern, spelled in NUMBERS:
-        text = re.sub(pattern, spelled, text)
+    abbreviation = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\b", re.IGNORECASE)
+    text = abbreviation.sub(lambda match: ABBREVIATIONS[match[0].lower()], text)
+    for pattern, replacement in NUMBERS:
+        text = re.sub(pattern, replacement, text)
     return text
 
 
 def cardinal(number: int, joint: str = " ") -> str:
-    """A number in words; `joint` stands behind the hundreds and before a rest below one hundred."""
+    """A number in words, with `joint` after the hundreds and before a rest below one hundred."""
     if number >= 1000 ** len(SCALES):
-        return " ".join(ONES[int(digit)] for digit in str(number))
+        return " ".join(SMALL_NUMBERS[int(digit)] for digit in str(number))
     if number < 20:
-        return ONES[number]
+        return SMALL_NUMBERS[number]
     if number < 100:
-        tens, ones = divmod(number, 10)
-        return TENS[tens] + (f"-{ONES[ones]}" if ones else "")
+        tens, units = divmod(number, 10)
+        return TENS[tens] + (f"-{SMALL_NUMBERS[units]}" if units else "")
     if number < 1000:
         hundreds, rest = divmod(number, 100)
-        return f"{ONES[hundreds]} hundred" + (joint + cardinal(rest) if rest else "")
+        return f"{SMALL_NUMBERS[hundreds]} hundred" + (joint + cardinal(rest) if rest else "")
     scale = (len(str(number)) - 1) // 3
     high, rest = divmod(number, 1000**scale)
     comma = joint if rest < 100 else ", "
@@ -199,7 +199,7 @@ def cardinal(number: int, joint: str = " ") -> str:
 
 
 def ordinal(number: int) -> str:
-    """Third, twenty-first, one hundred and twelfth."""
+    """An ordinal number in words, such as third, twenty-first, one hundred and twelfth."""
     words = cardinal(number, " and ")
     head, last = re.fullmatch(r"(.*?)([a-z]+)", words).groups()  # type: ignore[union-attr]
     return head + ORDINALS.get(last, last[:-1] + "ieth" if last.endswith("y") else last + "th")
@@ -220,17 +220,17 @@ def _dollars(match: re.Match[str]) -> str:
     if len(parts) > 2:
         return f" {match[1]} dollars "
     amounts = zip((int(part or 0) for part in parts), ("dollar", "cent"), strict=False)
-    said = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts if amount]
-    return f" {', '.join(said) or 'zero dollars'} "
+    words = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts if amount]
+    return f" {', '.join(words) or 'zero dollars'} "
 
 
 def _fraction(match: re.Match[str]) -> str:
-    above, below = int(match[1]), int(match[2])
-    count = cardinal(above, " and ")
-    if below in (2, 4):
-        one, many = {2: ("half", "halves"), 4: ("quarter", "quarters")}[below]
-        return f" {count} {one if above == 1 else many} "
-    return f" {count} {ordinal(below)} "
+    numerator, denominator = int(match[1]), int(match[2])
+    count = cardinal(numerator, " and ")
+    if denominator in (2, 4):
+        singular, plural = {2: ("half", "halves"), 4: ("quarter", "quarters")}[denominator]
+        return f" {count} {singular if numerator == 1 else plural} "
+    return f" {count} {ordinal(denominator)} "
 
 
 NUMBERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
@@ -243,4 +243,4 @@ NUMBERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"([0-9]+)(?:st|nd|rd|th)", lambda match: f" {ordinal(int(match[1]))} "),
     (r"[0-9]+", _number),
 )
-"""What is spelled out, in this order."""
+"""Patterns of numbers and their spelling, applied in this order."""

@@ -1,7 +1,7 @@
-"""Times for lyrics that have none: sections, syllables and a tempo become an LRC that a person can edit.
+"""Times for lyrics without times: sections, syllables and a tempo become an LRC that a person can edit.
 
-Everything is counted in whole beats. Every line and every instrumental part has a least, a usual and a largest
-length; the plan lies between them at the one level at which it fills the song.
+Lengths are whole beats. Every line and every instrumental part has a least, a usual and a largest length; the plan
+lies between them at the one level that fills the song.
 """
 
 import math
@@ -14,155 +14,159 @@ from typing import Literal, NamedTuple
 from diffdpo.errors import DataError
 from diffdpo.lyrics.phonemes import spell_out
 
-PartKind = Literal["intro", "line", "break", "instrumental", "outro"]
-DENSEST, USUAL = 2.5, 1.0
-"""Syllables in a beat: of the fastest lines that are planned, and where there is room."""
-FASTEST = 8.0
+SongPartKind = Literal["intro", "line", "break", "instrumental", "outro"]
+MAX_DENSITY, USUAL_DENSITY = 2.5, 1.0
+"""Syllables in a beat: of the fastest lines in a plan, and of lines with room."""
+MAX_SYLLABLE_RATE = 8.0
 """Syllables a second, at any tempo; faster lines lose words."""
-STRETCH = 1.5
-"""How much more than usual a line may take. In longer ones a model tends to repeat words."""
-INSTRUMENTAL: dict[PartKind, tuple[int, int, int]] = {
+MAX_STRETCH = 1.5
+"""Largest length of a line over its usual length; in longer lines a model tends to repeat words."""
+INSTRUMENTAL: dict[SongPartKind, tuple[int, int, int]] = {
     "intro": (4, 16, 32),
     "break": (4, 8, 16),
     "instrumental": (4, 16, 32),
     "outro": (4, 16, 32),
 }
-"""Least, usual and largest number of beats."""
+"""Least, usual and largest number of beats of each kind of instrumental part."""
 HEADER = re.compile(r"\s*\[([^\]:]+)(?::[^\]]*)?\]\s*:?\s*")
-HAS_TIME = re.compile(r"\s*\[\d+:\d")
-ABOUT = re.compile(r"\s*\[(?:ar|al|ti|au|lr|by|re|ve|tool|length|tempo|section|#):.*\]\s*", re.IGNORECASE)
-"""An LRC's title, author and the like: nothing to sing."""
+TIME_TAG = re.compile(r"\s*\[\d+:\d")
+METADATA_TAG = re.compile(
+    r"\s*\[(?:ar|al|ti|au|lr|by|re|ve|tool|length|tempo|section|#):.*\]\s*", re.IGNORECASE
+)
+"""Title, author and the like of an LRC, which are not sung."""
 SUNG_SECTIONS = ("verse", "chorus", "hook", "bridge", "prechorus", "postchorus", "refrain", "rap")
 PAUSES = ("inst", "instrumental", "interlude", "break", "solo", "intro", "outro")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A sung line or an instrumental stretch. Parts follow each other without gaps."""
+class SongPart:
+    """A line of lyrics or an instrumental part of a plan; parts follow each other without gaps."""
 
-    kind: PartKind
+    kind: SongPartKind
     section: str
-    """As in the lyrics' tag; empty where there was none."""
+    """Name of the section, from the tag in the lyrics; empty without one."""
     words: str
     number: int
-    """Of the line in the lyrics; 0 for a pause."""
+    """Number of the line in the lyrics; 0 for an instrumental part."""
     syllables: int
     start_s: float
     end_s: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A song from its first second to its last."""
+class LyricsPlan:
+    """The parts of a song, from its first second to its last."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SongPart, ...]
     tempo: float
     duration_s: float
     warnings: tuple[str, ...]
 
     @property
-    def lines(self) -> tuple[Part, ...]:
+    def lines(self) -> tuple[SongPart, ...]:
         return tuple(part for part in self.parts if part.kind == "line")
 
 
-class Words(NamedTuple):
-    """A line of the lyrics and its place in the file."""
+class LyricsLine(NamedTuple):
+    """A line of lyrics without a time, and its number in the file."""
 
     text: str
     number: int
 
 
-class Section(NamedTuple):
-    """A stanza with its tag; one without lines is instrumental."""
+class LyricsSection(NamedTuple):
+    """A section of lyrics with its tag; a section without lines is instrumental."""
 
     name: str
-    lines: list[Words]
+    lines: list[LyricsLine]
 
 
 class Slot(NamedTuple):
-    """A part whose length is open: least, usual and largest, in beats."""
+    """A part of a plan before its length is chosen: `lengths` are the least, usual and largest, in beats."""
 
-    kind: PartKind
+    kind: SongPartKind
     section: str
-    words: Words
+    words: LyricsLine
     lengths: tuple[int, int, int]
 
 
-def plan(lyrics: str, duration_s: float, *, tempo: float = 100.0) -> Plan:
-    """Lyrics, with or without [verse] and [chorus] tags, timed to fill a song of `tempo` beats a minute.
+def plan_lyrics(lyrics: str, duration_s: float, *, tempo: float = 100.0) -> LyricsPlan:
+    """A plan of lyrics, with or without [verse] and [chorus] tags, that fills a song of `tempo` beats a minute.
 
-    A line is never shorter than its syllables at the `fastest` rate, sections are separated by a break of a bar at
-    least, and every line begins on a beat. Lyrics too dense for that are squeezed into the duration with a
-    warning for each line. DataError: no words, or lyrics that have times.
+    A line is never shorter than its syllables at `max_syllable_rate`, sections are separated by a break of a bar at
+    least, and every line begins on a beat. Lyrics too dense for the duration are compressed into it, with a warning
+    for each line. DataError for lyrics without words, or with times.
     """
     if not (math.isfinite(duration_s) and duration_s > 0 and math.isfinite(tempo) and tempo > 0):
         raise DataError(f"duration and tempo must be positive, got {duration_s} s and {tempo} beats a minute")
     sections, warnings = read_sections(lyrics)
     if not any(section.lines for section in sections):
         raise DataError("the lyrics hold no words")
-    slots = lay_out(sections, fastest(tempo) * 60 / tempo)
+    slots = lay_out(sections, max_syllable_rate(tempo) * 60 / tempo)
     beats = duration_s * tempo / 60
     least = sum(slot.lengths[0] for slot in slots)
     lengths = (
-        fill(slots, math.floor(beats)) if least <= beats else [s.lengths[0] * beats / least for s in slots]
+        fill_beats(slots, math.floor(beats))
+        if least <= beats
+        else [s.lengths[0] * beats / least for s in slots]
     )
-    parts, at = [], 0.0
+    parts, beat_position = [], 0.0
     for slot, length in zip(slots, lengths, strict=True):
-        start, at = at, at + length
-        begin_s, end_s = (min(duration_s, beat * 60 / tempo) for beat in (start, at))
+        start, beat_position = beat_position, beat_position + length
+        begin_s, end_s = (min(duration_s, beat * 60 / tempo) for beat in (start, beat_position))
         words, count = slot.words, syllables(slot.words.text)
-        parts.append(Part(slot.kind, slot.section, words.text, words.number, count, begin_s, end_s))
+        parts.append(SongPart(slot.kind, slot.section, words.text, words.number, count, begin_s, end_s))
     parts[-1] = replace(parts[-1], end_s=duration_s)
-    warnings += too_dense(parts, fastest(tempo))
+    warnings += warn_too_dense(parts, max_syllable_rate(tempo))
     if least > beats:
         warnings.append(
             f"too many words: they need {least * 60 / tempo:.0f} s at {tempo:g} beats a minute; "
             "make the song longer, the tempo faster or the lyrics shorter"
         )
-    quiet = sum(part.end_s - part.start_s for part in parts if part.kind != "line")
-    if quiet > 0.6 * duration_s:
-        warnings.append(f"{quiet:.0f} of {duration_s:.0f} s are instrumental: a long song for so few words")
-    return Plan(tuple(parts), tempo, duration_s, tuple(warnings))
+    pause_s = sum(part.end_s - part.start_s for part in parts if part.kind != "line")
+    if pause_s > 0.6 * duration_s:
+        warnings.append(f"{pause_s:.0f} of {duration_s:.0f} s are instrumental: a long song for so few words")
+    return LyricsPlan(tuple(parts), tempo, duration_s, tuple(warnings))
 
 
-def fastest(tempo: float) -> float:
-    """Syllables a second in the densest lines that are planned."""
-    return min(FASTEST, DENSEST * tempo / 60)
+def max_syllable_rate(tempo: float) -> float:
+    """Syllables a second in the densest lines of a plan."""
+    return min(MAX_SYLLABLE_RATE, MAX_DENSITY * tempo / 60)
 
 
-def too_dense(parts: Sequence[Part], rate: float) -> list[str]:
+def warn_too_dense(parts: Sequence[SongPart], rate: float) -> list[str]:
     """A warning for each line with more than `rate` syllables a second."""
-    found = []
+    warnings = []
     for part in parts:
         length = part.end_s - part.start_s
         if part.kind == "line" and part.syllables > rate * length + 1e-6:
-            found.append(
+            warnings.append(
                 f"line {part.number}: {part.syllables} syllables in {length:.2f} s, "
                 f"at least {part.syllables / rate:.2f} s are needed"
             )
-    return found
+    return warnings
 
 
-def fill(slots: Sequence[Slot], beats: int) -> list[int]:
-    """Whole beats for every slot: all at one level between least, usual and largest, the rest to the quiet ones."""
+def fill_beats(slots: Sequence[Slot], beats: int) -> list[int]:
+    """Whole beats for every slot, at one level between least, usual and largest; the rest goes to the pauses."""
     sizes = [sum(slot.lengths[k] for slot in slots) for k in range(3)]
     lower = 0 if beats < sizes[1] else 1
     share = min(1.0, (beats - sizes[lower]) / (sizes[lower + 1] - sizes[lower]))
     lengths = [
         s.lengths[lower] + math.floor(share * (s.lengths[lower + 1] - s.lengths[lower]) + 1e-9) for s in slots
     ]
-    quiet = [i for i, slot in enumerate(slots) if slot.kind != "line"]
-    each, rest = divmod(beats - sum(lengths), len(quiet))
-    for i in quiet:
-        lengths[i] += each
+    pauses = [i for i, slot in enumerate(slots) if slot.kind != "line"]
+    extra, rest = divmod(beats - sum(lengths), len(pauses))
+    for i in pauses:
+        lengths[i] += extra
     lengths[-1] += rest
     return lengths
 
 
-def lay_out(sections: Sequence[Section], densest: float) -> list[Slot]:
-    """Intro, lines with breaks between sections, outro; at most `densest` syllables in a beat.
+def lay_out(sections: Sequence[LyricsSection], max_density: float) -> list[Slot]:
+    """Slots of a song: intro, lines with breaks between sections, outro; at most `max_density` syllables in a beat.
 
-    A tag without lines is a pause of its own, and the intro or outro where it stands first or last.
+    A section without lines is an instrumental part, and the intro or outro where it is first or last.
     """
     slots: list[Slot] = []
     for section in sections:
@@ -174,7 +178,7 @@ def lay_out(sections: Sequence[Section], densest: float) -> list[Slot]:
             slots.append(_pause("instrumental", section.name))
         elif slots[-1].kind == "line":
             slots.append(_pause("break", ""))
-        slots += [_line(section.name, words, densest) for words in section.lines]
+        slots += [_line(section.name, words, max_density) for words in section.lines]
     if slots[-1].kind == "line":
         slots.append(_pause("outro", ""))
     else:
@@ -182,47 +186,47 @@ def lay_out(sections: Sequence[Section], densest: float) -> list[Slot]:
     return slots
 
 
-def _pause(kind: PartKind, name: str) -> Slot:
-    return Slot(kind, name, Words("", 0), INSTRUMENTAL[kind])
+def _pause(kind: SongPartKind, name: str) -> Slot:
+    return Slot(kind, name, LyricsLine("", 0), INSTRUMENTAL[kind])
 
 
-def _line(name: str, words: Words, densest: float) -> Slot:
+def _line(name: str, words: LyricsLine, max_density: float) -> Slot:
     count = syllables(words.text)
-    least = max(1, math.ceil(count / densest))
-    usual = max(least, 2 * math.ceil(count / (2 * USUAL)))  # half bars
-    return Slot("line", name, words, (least, usual, math.ceil(STRETCH * usual)))
+    least = max(1, math.ceil(count / max_density))
+    usual = max(least, 2 * math.ceil(count / (2 * USUAL_DENSITY)))  # half bars
+    return Slot("line", name, words, (least, usual, math.ceil(MAX_STRETCH * usual)))
 
 
-def read_sections(lyrics: str) -> tuple[list[Section], list[str]]:
-    """Sections by tag or by empty line, and warnings for what is not understood."""
-    sections: list[Section] = []
+def read_sections(lyrics: str) -> tuple[list[LyricsSection], list[str]]:
+    """Sections of lyrics, by tag or by empty line, and warnings for unknown tags and lines without words."""
+    sections: list[LyricsSection] = []
     warnings = []
-    apart = True
+    is_new_section = True
     for number, raw in enumerate(lyrics.lstrip("\ufeff").splitlines(), start=1):
-        if HAS_TIME.match(raw):
+        if TIME_TAG.match(raw):
             raise DataError(f"line {number}: has a time; `lyrics plan` is for lyrics without, this is an LRC")
-        if ABOUT.fullmatch(raw):
+        if METADATA_TAG.fullmatch(raw):
             continue
         if header := HEADER.fullmatch(raw):
             name = header[1].strip().lower()
             if re.sub(r"[^a-z]", "", name) not in SUNG_SECTIONS + PAUSES:
                 warnings.append(f"line {number}: [{header[1]}] is no tag we know; it begins a section")
-            sections.append(Section(name, []))
-            apart = False
+            sections.append(LyricsSection(name, []))
+            is_new_section = False
         elif not raw.strip():
-            apart = apart or bool(sections and sections[-1].lines)
+            is_new_section = is_new_section or bool(sections and sections[-1].lines)
         elif not syllables(raw):
             warnings.append(f"line {number}: nothing to sing: {raw.strip()!r}")
         else:
-            if apart:
-                sections.append(Section(sections[-1].name if sections else "", []))
-            sections[-1].lines.append(Words(raw.strip(), number))
-            apart = False
+            if is_new_section:
+                sections.append(LyricsSection(sections[-1].name if sections else "", []))
+            sections[-1].lines.append(LyricsLine(raw.strip(), number))
+            is_new_section = False
     return sections, warnings
 
 
-def to_lrc(song: Plan) -> str:
-    """The lines of a plan as LRC, cut to hundredths of a second. Length, tempo and sections are LRC tags."""
+def to_lrc(song: LyricsPlan) -> str:
+    """A plan as LRC, with times cut to hundredths of a second, and length, tempo and sections as tags."""
     rows = [f"[length:{_clock(song.duration_s)}]", f"[tempo:{song.tempo:g}]"]
     for i, part in enumerate(song.parts):
         if i == 0 or part.kind != "line" or song.parts[i - 1].kind != "line":
@@ -239,34 +243,34 @@ def _clock(seconds: float) -> str:
     return f"{minutes:02d}:{rest // 100:02d}.{rest % 100:02d}"
 
 
-SILENT = (
+SILENT_VOWELS = (
     r"'(s|d|t|m|ll|re|ve)$",
     r"(?<=[^aeiouytd])ed$|(?<=th)es$|(?<=[^aeiouyscxzghl])es$|(?<=[aeiouy]l)es$",
     r"(?<=[^aeiouyl])e$|(?<=[aeiouy]l)e$",
     r"(?<=[aeiouy][^aeiouy])e(?=(ly|thing|one|where|times?|ful|less|ness|ment)s?$)",
 )
-"""Ends and seams of English words that are written with a vowel and sung without."""
-APART = (
+"""Ends and joints of English words that are written with a vowel and sung without."""
+EXTRA_SYLLABLES = (
     r"(?<![tscgxn])(?<!ll)i[oau](?!ge)|eo$|(?<![qg])ua|[aeouy]ing|iet|[^t]ienc|crea|ao|oem|[dr]ea$|thm$|sm$"
 )
-"""Vowels side by side that are two syllables, and syllables without a written vowel."""
+"""Adjacent vowels that are two syllables, and syllables without a written vowel."""
 
 
 def syllables(text: str) -> int:
-    """How many syllables a line is sung on: vowel groups of Latin words, one for each Chinese or similar sign.
+    """Number of syllables of a line: vowel groups of Latin words, one for each Chinese or similar character.
 
-    A rule of thumb for English that needs no dictionary and is the same on every machine.
+    A rule for English that needs no dictionary and is the same on every machine.
     """
-    marked = unicodedata.normalize("NFD", spell_out(text).replace("\u2019", "'").lower())
-    plain = re.sub(r"([a-z])[\u0300-\u036f]+", lambda match: match[1].upper(), marked)
+    decomposition = unicodedata.normalize("NFD", spell_out(text).replace("\u2019", "'").lower())
+    plain = re.sub(r"([a-z])[\u0300-\u036f]+", lambda match: match[1].upper(), decomposition)
     signs = sum(unicodedata.category(char) == "Lo" for char in text)
     words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", plain)
     return signs + sum(_of_word(word) for word in words if unicodedata.category(word[0]) != "Lo")
 
 
 def _of_word(word: str) -> int:
-    """Of a word in small letters; capitals had an accent, so they sound, and on their own."""
-    extra = len(re.findall(APART, word)) + bool(re.search(r"[ds]n't$", word))
-    for silent in SILENT:
+    """Syllables of a word in lower case; capitals are vowels with an accent, each a syllable."""
+    extra = len(re.findall(EXTRA_SYLLABLES, word)) + bool(re.search(r"[ds]n't$", word))
+    for silent in SILENT_VOWELS:
         word = re.sub(silent, "", word)
     return max(1, len(re.findall(r"[aeiouy]+|[AEIOUY]", word)) + extra)

@@ -8,10 +8,10 @@ from diffdpo.mining.base import Rule
 from diffdpo.mining.best_versus_worst import BestVersusWorst
 from diffdpo.mining.cross_pair import CrossPair
 from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, with_spans
-from diffdpo.mining.labels import soften, strongest
+from diffdpo.mining.labels import pick_strongest, soften
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
-from diffdpo.mining.scale import by_prompt
+from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
@@ -54,12 +54,12 @@ __all__ = [
     "StrongDomination",
     "Union",
     "advantages",
-    "by_prompt",
     "find_spans",
     "finish_pairs",
+    "group_by_prompt",
     "mine_candidates",
+    "pick_strongest",
     "soften",
-    "strongest",
     "to_candidates",
     "with_spans",
 ]

@@ -36,11 +36,11 @@ def mine_prompts(
     rule: str,
     choose: Callable[[PromptCandidates], Sequence[Selection]],
     *,
-    otherwise: str,
+    no_pair_reason: str,
 ) -> MinedPairs:
     """The pairs that `choose` selects in each prompt of two or more candidates that differ.
 
-    `rule` is the name the pairs carry; `otherwise` is the reason given where nothing is selected.
+    `rule` is the name the pairs carry; `no_pair_reason` is the reason where nothing is selected.
     """
     pairs: list[Pair] = []
     reasons: dict[str, str] = {}
@@ -51,7 +51,7 @@ def mine_prompts(
         elif not prompt.z.any():
             reason = "all candidates are tied on every axis"
         else:
-            selections, reason = choose(prompt), otherwise
+            selections, reason = choose(prompt), no_pair_reason
             pairs.extend(_pair(prompt, selection, axes, rule) for selection in selections)
             if selections:
                 continue
@@ -110,14 +110,17 @@ def select(
 
 
 def contradict(a: Pair, b: Pair) -> bool:
-    """The same two songs the same way round, or a song that wins in one and loses in the other, on one axis."""
+    """Whether two pairs contradict each other, or have the same winner and loser.
+
+    They contradict if, on one axis, a song wins in one and loses in the other.
+    """
     if (a.winner, a.loser) == (b.winner, b.loser):
         return True
     return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
 
 
-def on_all_others(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
-    """For each axis, whether something holds on all axes but this one."""
+def hold_on_other_axes(holds: Bool[np.ndarray, "axis winner loser"]) -> Bool[np.ndarray, "axis winner loser"]:
+    """For each axis, whether `holds` is true on all other axes."""
     fails = ~holds
     return fails.sum(0) == fails
 
@@ -138,12 +141,12 @@ def mean_margin(margins: Mapping[str, float], weights: Mapping[str, float]) -> f
     return sum(weight[axis] * margins[axis] for axis in margins) / max(1e-9, sum(weight.values()))
 
 
-def check_axes(names: Iterable[str], axes: Collection[str], where: str) -> None:
+def check_axes(names: Iterable[str], axes: Collection[str], location: str) -> None:
     """ConfigError when an axis is named that is not mined."""
     for axis in names:
         if axis not in axes:
             raise ConfigError(
-                f"{where}: {axis!r} is not among the mined axes.{closest(axis, axes)} "
+                f"{location}: {axis!r} is not among the mined axes.{closest(axis, axes)} "
                 f"Mined: {', '.join(axes)}."
             )
 

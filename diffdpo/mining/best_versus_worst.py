@@ -32,7 +32,7 @@ class BestVersusWorst:
     min_axis_margin: float = 0.0
     """Least margin on every single axis; negative values tolerate small losses."""
     pairs_per_prompt: int = 1
-    """At most so many; no song is winner in one and loser in another."""
+    """Largest number of pairs of a prompt; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
         if not self.min_margin > 0:
@@ -54,5 +54,5 @@ class BestVersusWorst:
             axes,
             "best_versus_worst",
             choose,
-            otherwise="no candidate is better than another by min_margin without a loss on an axis",
+            no_pair_reason="no candidate is better than another by min_margin without a loss on an axis",
         )

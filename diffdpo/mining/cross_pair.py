@@ -37,11 +37,11 @@ class CrossPair:
     """Such as [[musicality, lyrics], [style, quality]]; empty: every two of the mined axes."""
     loser: Literal["worse", "fails_one", "fails_both"] = "worse"
     quantile: float = 0.5
-    """Share of all candidates that lie below a satisfied axis."""
+    """Quantile of all candidates from which on a score satisfies its axis."""
     min_margin: float = 0.25
     """Least mean margin on the couple, in standard deviations within the prompt."""
     pairs_per_prompt: int = 2
-    """At most so many of all couples together; no song is winner in one and loser in another."""
+    """Largest number of pairs of a prompt over all couples; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
         if any(len(set(couple)) != 2 or len(couple) != 2 for couple in self.couples):
@@ -59,12 +59,14 @@ class CrossPair:
         scores = (
             np.concatenate([prompt.scores for prompt in prompts]) if prompts else np.zeros((0, len(axes)))
         )
-        bars = np.array([np.quantile(column, self.quantile) if len(scores) else 0.0 for column in scores.T])
+        thresholds = np.array(
+            [np.quantile(column, self.quantile) if len(scores) else 0.0 for column in scores.T]
+        )
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
             first, second = differences(prompt.z)[couples].swapaxes(0, 1)
             means = (first + second) / 2
-            eligible = self._holds(prompt.scores, couples, bars) & (means >= self.min_margin)
+            eligible = self._holds(prompt.scores, couples, thresholds) & (means >= self.min_margin)
             widest = np.where(eligible, means, -np.inf).max(0, initial=-np.inf)
             return select(eligible.any(0)[None], widest[None], self.pairs_per_prompt)
 
@@ -73,18 +75,21 @@ class CrossPair:
             axes,
             "cross_pair",
             choose,
-            otherwise="no candidate is good on both axes of a couple while another is not",
+            no_pair_reason="no candidate is good on both axes of a couple while another is not",
         )
 
     def _holds(
         self,
         scores: Float[np.ndarray, "candidate axis"],
         couples: Int[np.ndarray, "couple 2"],
-        bars: Float[np.ndarray, " axis"],
+        thresholds: Float[np.ndarray, " axis"],
     ) -> Bool[np.ndarray, "couple winner loser"]:
-        """Whether two candidates stand on a couple of axes as the option `loser` wants it."""
+        """Whether two candidates meet the condition of the option `loser` on a couple of axes."""
         if self.loser == "worse":
             return np.all((differences(scores) > 0)[couples], axis=1)
-        enough = (scores >= bars).T[couples]
-        on_both, on_none = np.all(enough, axis=1), ~np.any(enough, axis=1)
-        return on_both[:, :, None] & (~on_both if self.loser == "fails_one" else on_none)[:, None]
+        satisfies = (scores >= thresholds).T[couples]
+        satisfies_both, satisfies_none = np.all(satisfies, axis=1), ~np.any(satisfies, axis=1)
+        return (
+            satisfies_both[:, :, None]
+            & (~satisfies_both if self.loser == "fails_one" else satisfies_none)[:, None]
+        )

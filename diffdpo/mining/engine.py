@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from diffdpo.mining.advantages import advantages
 from diffdpo.mining.base import Rule
-from diffdpo.mining.labels import soften, strongest
-from diffdpo.mining.scale import by_prompt
+from diffdpo.mining.labels import pick_strongest, soften
+from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, WindowScores, find_spans
 from diffdpo.mining.values import Candidates, MinedPairs, Pair
 
@@ -29,7 +29,7 @@ def mine_candidates(
 
     Without a rule there are ratings only. `weights` are those of the axes in ratings; axes not named weigh 1.
     """
-    prompts = by_prompt(candidates)
+    prompts = group_by_prompt(candidates)
     result = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
     ratings = advantages(prompts, candidates.axes, weights or {})
     return MiningResult(pairs=result.pairs, ratings=ratings, reasons=result.reasons)
@@ -40,9 +40,11 @@ def finish_pairs(
 ) -> list[tuple[int, Pair]]:
     """The strongest pairs with their soft labels, each with its place among the pairs it was chosen from.
 
-    `limit` 0 keeps all; with temperature 0 all pairs are sure. `strongest` and `soften` say more.
+    `limit` 0 keeps all; temperature 0 leaves all soft labels at 1. See `pick_strongest` and `soften`.
     """
-    return [(place, soften(pairs[place], temperature, weights)) for place in strongest(pairs, limit, weights)]
+    return [
+        (place, soften(pairs[place], temperature, weights)) for place in pick_strongest(pairs, limit, weights)
+    ]
 
 
 def with_spans(

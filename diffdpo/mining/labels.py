@@ -1,4 +1,4 @@
-"""How sure a pair is, and which pairs to keep when there are too many."""
+"""Soft labels of pairs, and the choice of the strongest where there are too many."""
 
 import math
 from collections import Counter
@@ -17,15 +17,15 @@ def strength(pair: Pair, weights: Mapping[str, float]) -> float:
 def soften(pair: Pair, temperature: float, weights: Mapping[str, float]) -> Pair:
     """The pair with p = σ(strength / temperature), the Bradley-Terry probability that the winner is the better one.
 
-    Never below one half: a pair says who wins. With temperature 0 labels stay hard, p = 1.
+    At least one half, since a pair names its winner. With temperature 0 labels stay hard, p = 1.
     """
     if temperature == 0:
         return pair
-    sure = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
-    return replace(pair, soft_label=max(0.5, sure))
+    probability = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
+    return replace(pair, soft_label=max(0.5, probability))
 
 
-def strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
+def pick_strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
     """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are."""
     if not limit or len(pairs) <= limit:
         return list(range(len(pairs)))

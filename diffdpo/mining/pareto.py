@@ -21,7 +21,7 @@ from diffdpo.mining.base import (
 from diffdpo.mining.values import MinedPairs, PromptCandidates
 
 TANH = np.frompyfunc(math.tanh, 1, 1)
-"""The C library's: the last bits of numpy's depend on the processor."""
+"""tanh of the C library: the last bits of numpy's depend on the processor."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ class Pareto:
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each axis in the mean win rate; axes not named weigh 1."""
     temperature: float = 1.0
-    """In standard deviations within the prompt; 0 counts wins."""
+    """Temperature of the win rates, in standard deviations within the prompt; 0 counts wins."""
     losers: Literal["last_front", "dominated"] = "last_front"
     """The front that is left when all better ones are taken away, or every song outside the first."""
     strict: bool = False
-    """The winner must dominate its very loser; else it may be worse on an axis, though not in the mean."""
+    """Whether the winner must dominate its loser; if not, the winner may be worse on an axis, not in the mean."""
     min_gap: float = 0.1
     """Least difference of the mean win rates."""
     pairs_per_prompt: int = 1
+    """Largest number of pairs of a prompt; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -60,8 +61,8 @@ class Pareto:
             mean = weighted_mean(win_rates(prompt.z, self.temperature), axes, self.weights)
             gap = mean[:, None] - mean[None]
             rank = fronts(prompt.scores)
-            behind = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
-            eligible = (rank == 0)[:, None] & behind[None] & (gap >= self.min_gap)
+            loser_mask = rank > 0 if self.losers == "dominated" else (rank == rank.max()) & (rank > 0)
+            eligible = (rank == 0)[:, None] & loser_mask[None] & (gap >= self.min_gap)
             if self.strict:
                 eligible &= differences(prompt.z).min(0) >= 0
             return select(eligible[None], gap[None], self.pairs_per_prompt)
@@ -71,7 +72,7 @@ class Pareto:
             axes,
             "pareto",
             choose,
-            otherwise="no candidate of the first front is ahead of one behind it by min_gap",
+            no_pair_reason="no candidate of the first front is ahead of one behind it by min_gap",
         )
 
 
@@ -84,7 +85,7 @@ def win_rates(
         wins = np.where(leads == 0, 0.5, leads > 0)
     else:
         wins = 0.5 * (1 + np.asarray(TANH(leads / temperature / 2), np.float64))
-    wins[:, np.eye(len(z), dtype=bool)] = 0  # nobody plays against himself
+    wins[:, np.eye(len(z), dtype=bool)] = 0  # no candidate is compared with itself
     rows = wins.reshape(-1, len(z)).tolist()
     return np.array([math.fsum(row) / (len(z) - 1) for row in rows]).reshape(wins.shape[:2])
 
@@ -92,11 +93,11 @@ def win_rates(
 def fronts(scores: Float[np.ndarray, "candidate axis"]) -> Int[np.ndarray, " candidate"]:
     """The number of each candidate's front: 0 if nobody dominates it, 1 if only those of front 0 do, and so on."""
     dominant = dominates(scores)
-    ranks, rest, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
-    while rest.any():
-        front = rest & ~dominant[rest].any(0)
+    ranks, unranked_mask, rank = np.zeros(len(scores), np.int64), np.ones(len(scores), bool), 0
+    while unranked_mask.any():
+        front = unranked_mask & ~dominant[unranked_mask].any(0)
         ranks[front] = rank
-        rest &= ~front
+        unranked_mask &= ~front
         rank += 1
     return ranks
 

@@ -7,8 +7,8 @@ from diffdpo.mining.base import (
     Selection,
     check_count,
     differences,
+    hold_on_other_axes,
     mine_prompts,
-    on_all_others,
     select,
 )
 from diffdpo.mining.values import MinedPairs, PromptCandidates
@@ -25,9 +25,9 @@ class PerAxis:
     min_margin: float = 0.5
     """Least margin on the pair's axis, in standard deviations within the prompt."""
     tolerance: float = 0.25
-    """Greatest loss on any other axis, in the same unit; .inf lets the others do as they please."""
+    """Greatest loss on any other axis, in the same unit; .inf allows any."""
     pairs_per_prompt: int = 1
-    """At most so many on each axis; no song is winner in one and loser in another of these."""
+    """Largest number of pairs of a prompt on each axis; no song is winner in one and loser in another of these."""
 
     def __post_init__(self) -> None:
         if not self.min_margin > 0:
@@ -39,7 +39,7 @@ class PerAxis:
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         def choose(prompt: PromptCandidates) -> list[Selection]:
             margins = differences(prompt.z)
-            eligible = (margins >= self.min_margin) & on_all_others(margins >= -self.tolerance)
+            eligible = (margins >= self.min_margin) & hold_on_other_axes(margins >= -self.tolerance)
             return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
@@ -47,5 +47,5 @@ class PerAxis:
             axes,
             "per_axis",
             choose,
-            otherwise="no candidate is ahead on an axis by min_margin within tolerance on the others",
+            no_pair_reason="no candidate is ahead on an axis by min_margin within tolerance on the others",
         )

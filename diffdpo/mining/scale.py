@@ -1,4 +1,4 @@
-"""Candidates by prompt, and their scores in standard deviations within it."""
+"""Candidates by prompt, and their scores in standard deviations within the prompt."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Float
 from diffdpo.mining.values import Candidates, PromptCandidates
 
 
-def by_prompt(candidates: Candidates) -> list[PromptCandidates]:
-    """The prompts by id, each with its candidates by id, so that no result depends on the order they came in.
+def group_by_prompt(candidates: Candidates) -> list[PromptCandidates]:
+    """Prompts sorted by id, each with its candidates sorted by id, whatever the order of the input.
 
     Candidates without a finite score on every axis are counted and left out.
     """
@@ -51,13 +51,11 @@ def z_scores(
     z = np.empty(scores.shape)
     for axis, column in enumerate(scores.T):
         values = column.tolist()
-        z[:, axis] = [
-            value for start, stop in pairwise(ends) for value in standard_scores(values[start:stop])
-        ]
+        z[:, axis] = [value for start, stop in pairwise(ends) for value in exact_z_scores(values[start:stop])]
     return z
 
 
-def standard_scores(values: Sequence[float]) -> list[float]:
+def exact_z_scores(values: Sequence[float]) -> list[float]:
     """Standard deviations from the mean; zeros for values that are all the same.
 
     Sums are exact (`math.fsum`), so that the order of the values changes no bit.

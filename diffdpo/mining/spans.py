@@ -8,16 +8,16 @@ from itertools import pairwise
 from diffdpo.mining.base import mean_margin
 from diffdpo.mining.values import Pair
 
-Span = tuple[float, float]
-WindowScores = Mapping[Span, Mapping[str, float]]
+TimeSpan = tuple[float, float]
+WindowScores = Mapping[TimeSpan, Mapping[str, float]]
 """Of one song: for each window (start, stop) in seconds its value on every axis that was scored there."""
 
 
 @dataclass(frozen=True)
 class SpanConfig:
-    """Which stretches count as better.
+    """Thresholds of spans: the stretches in which the winner is clearly better.
 
-    A defect of a few seconds is lost in the mean over a song; told where it is, an objective can look there.
+    A defect of a few seconds is lost in the mean over a song; with a span an objective can weigh its frames more.
     """
 
     min_margin: float = 1.0
@@ -42,7 +42,7 @@ def window_spread(songs: Iterable[WindowScores]) -> dict[str, float]:
             for axis, value in scores.items():
                 if math.isfinite(value):
                     values.setdefault(axis, []).append(value)
-    return {axis: _std(of_axis) for axis, of_axis in values.items()}
+    return {axis: _std(axis_values) for axis, axis_values in values.items()}
 
 
 def find_spans(
@@ -51,12 +51,13 @@ def find_spans(
     loser: WindowScores,
     weights: Mapping[str, float],
     config: SpanConfig,
-) -> tuple[Span, ...]:
+) -> tuple[TimeSpan, ...]:
     """Stretches in which the winner leads on the pair's axis, or else in the weighted mean of the pair's axes.
 
     Windows at the same place in both songs are compared, each axis in units of its standard deviation over both.
-    They overlap, so a moment's lead is the mean over the windows that hold it: a defect is found closer than by the
-    length of a window. Axes that have no windows, or are level throughout, do not count. No span: the whole song.
+    Windows overlap, so a moment's lead is the mean over the windows that hold it: a defect is found more closely
+    than by the length of a window. Axes that have no windows, or are level throughout, do not count. No span: the
+    whole song.
     """
     spread = window_spread([winner, loser])
     axes = [axis for axis in ([pair.axis] if pair.axis else pair.margins) if spread.get(axis, 0.0) > 0]
@@ -69,30 +70,32 @@ def find_spans(
         }
         if lead and all(math.isfinite(value) for value in lead.values()):
             leads[window] = mean_margin(lead, weights)
-    ahead = [cell for cell, lead in moment_leads(leads) if lead >= config.min_margin]
-    return tuple(span for span in join_spans(ahead, config.max_gap_s) if span[1] - span[0] >= config.min_s)
+    lead_cells = [cell for cell, lead in moment_leads(leads) if lead >= config.min_margin]
+    return tuple(
+        span for span in join_spans(lead_cells, config.max_gap_s) if span[1] - span[0] >= config.min_s
+    )
 
 
-def moment_leads(leads: Mapping[Span, float]) -> list[tuple[Span, float]]:
+def moment_leads(leads: Mapping[TimeSpan, float]) -> list[tuple[TimeSpan, float]]:
     """The stretches between neighbouring edges of windows, each with the mean of the windows that hold it."""
     edges = sorted({edge for window in leads for edge in window})
     cells = []
     for start, stop in pairwise(edges):
-        over = [lead for (begin, end), lead in leads.items() if begin <= start and stop <= end]
-        if over:
-            cells.append(((start, stop), math.fsum(over) / len(over)))
+        cell_leads = [lead for (begin, end), lead in leads.items() if begin <= start and stop <= end]
+        if cell_leads:
+            cells.append(((start, stop), math.fsum(cell_leads) / len(cell_leads)))
     return cells
 
 
-def join_spans(spans: Iterable[Span], max_gap_s: float) -> list[Span]:
+def join_spans(spans: Iterable[TimeSpan], max_gap_s: float) -> list[TimeSpan]:
     """Spans in order, those that touch or lie closer than `max_gap_s` joined."""
-    joint: list[Span] = []
+    joined_spans: list[TimeSpan] = []
     for start, stop in sorted(spans):
-        if joint and start - joint[-1][1] <= max_gap_s:
-            joint[-1] = (joint[-1][0], max(stop, joint[-1][1]))
+        if joined_spans and start - joined_spans[-1][1] <= max_gap_s:
+            joined_spans[-1] = (joined_spans[-1][0], max(stop, joined_spans[-1][1]))
         else:
-            joint.append((start, stop))
-    return joint
+            joined_spans.append((start, stop))
+    return joined_spans
 
 
 def _std(values: list[float]) -> float:

@@ -11,8 +11,8 @@ from diffdpo.mining.base import (
     check_axes,
     check_count,
     differences,
+    hold_on_other_axes,
     mine_prompts,
-    on_all_others,
     select,
 )
 from diffdpo.mining.values import MinedPairs, PromptCandidates
@@ -30,11 +30,12 @@ class StrongDomination:
     primary: list[str] = field(default_factory=list)
     """Axes to mine pairs on; empty: each in turn."""
     primary_percentile: float = 95.0
-    """Of the differences on the primary axis."""
+    """Percentile of the differences on the primary axis that the winner's lead must reach."""
     other_percentile: float = 50.0
-    """Of the differences on each other axis."""
+    """Percentile of the differences on each other axis that the winner's lead must reach."""
     pairs_per_prompt: int = 8
-    """At most so many on each primary axis; no song is winner in one and loser in another of these."""
+    """Largest number of pairs of a prompt on each primary axis; no song is winner in one and loser
+    in another of these."""
 
     def __post_init__(self) -> None:
         for name in ("primary_percentile", "other_percentile"):
@@ -45,14 +46,19 @@ class StrongDomination:
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.primary, axes, "strong_domination: primary")
         gaps = distances(prompts, len(axes))
-        far, clear = (
+        primary_threshold, other_threshold = (
             _percentiles(gaps, q)[:, None, None] for q in (self.primary_percentile, self.other_percentile)
         )
         primary = np.array([axis in (self.primary or axes) for axis in axes])[:, None, None]
 
         def choose(prompt: PromptCandidates) -> list[Selection]:
             leads, margins = differences(prompt.scores), differences(prompt.z)
-            eligible = primary & (leads >= far) & (margins > 0) & on_all_others(leads >= clear)
+            eligible = (
+                primary
+                & (leads >= primary_threshold)
+                & (margins > 0)
+                & hold_on_other_axes(leads >= other_threshold)
+            )
             return select(eligible, margins, self.pairs_per_prompt, axes)
 
         return mine_prompts(
@@ -60,7 +66,7 @@ class StrongDomination:
             axes,
             "strong_domination",
             choose,
-            otherwise="no candidate strongly dominates another",
+            no_pair_reason="no candidate strongly dominates another",
         )
 
 
@@ -76,5 +82,5 @@ def _distances(scores: Float[np.ndarray, "candidate axis"]) -> Float[np.ndarray,
 
 
 def _percentiles(values: Float[np.ndarray, "comparison axis"], q: float) -> Float[np.ndarray, " axis"]:
-    """Of each column; 0 without values."""
+    """The percentile q of each column; 0 without values."""
     return np.array([np.percentile(column, q) if len(column) else 0.0 for column in values.T])

@@ -1,4 +1,4 @@
-"""Several rules at once."""
+"""The union of several rules."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The values of mining: songs with their scores, preferences, ratings. Frozen; numpy and nothing of weight."""
+"""The values of mining: songs with their scores, and preferences. Frozen; the module imports numpy only."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

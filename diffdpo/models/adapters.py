@@ -18,7 +18,7 @@ from diffdpo.weight_files import WEIGHTS, read_tensors
 ADAPTER = "pytorch_lora_weights.safetensors"
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers keeps a LoRA's config in the file."""
-PREFIX = "transformer."
+ADAPTER_PREFIX = "transformer."
 """What diffusers' pipelines put before the names of a transformer's adapter."""
 
 
@@ -35,28 +35,28 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = read_tensors(path)
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get(ADAPTER_METADATA, "{}"))
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}, config
+    return {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in state.items()}, config
 
 
 def parse_adapters(text: str) -> list[tuple[Path, float]]:
     """`runs/a/export@0.5,runs/b/export` to folders and weights, in order; 1 where no weight is given.
 
-    The weights need not sum to one: each says how far to go the way its adapter went. CheckpointError for a weight
-    that is not a number.
+    A weight is a factor on its adapter's change of the network; the weights need not sum to one. CheckpointError
+    for a weight that is not a number.
     """
-    found = []
-    for one in filter(None, (part.strip() for part in text.split(","))):
-        folder, at, weight = one.rpartition("@")
-        if not at or "/" in weight or Path(one).is_dir():  # an @ in the folder's own name
-            folder, weight = one, "1"
+    adapters = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        folder, at, weight = entry.rpartition("@")
+        if not at or "/" in weight or Path(entry).is_dir():  # an @ in the folder's own name
+            folder, weight = entry, "1"
         try:
             value = float(weight)
         except ValueError:
             value = math.nan
         if not folder or not math.isfinite(value):
-            raise CheckpointError(f"adapter {one!r}: {weight!r} is not a weight; write FOLDER@0.5")
-        found.append((Path(folder), value))
-    return found
+            raise CheckpointError(f"adapter {entry!r}: {weight!r} is not a weight; write FOLDER@0.5")
+        adapters.append((Path(folder), value))
+    return adapters
 
 
 def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
@@ -68,7 +68,7 @@ def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
     state, config = read_adapter(folder)
     modules = dict(network.named_modules())
     for name, tensor in state.items():
-        side = 1 if ".lora_A" in name else 0  # A takes what the layer takes, B gives what it gives
+        side = 1 if ".lora_A" in name else 0  # A has the inputs of the layer, B its outputs
         layer = modules.get(name.split(".lora_")[0])
         if not isinstance(layer, torch.nn.Linear) or layer.weight.shape[side] != tensor.shape[side]:
             raise CheckpointError(f"{folder / ADAPTER}: an adapter of another model ({name} does not fit)")
@@ -87,6 +87,7 @@ def save_adapter(network: Any, state: dict[str, Tensor], folder: Path) -> None:
 
 
 def write_adapter(state: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
+    """A LoRA in diffusers' format, from tensors under bare names and its config."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", ADAPTER_METADATA: json.dumps(config, sort_keys=True)}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / ADAPTER, metadata=metadata)

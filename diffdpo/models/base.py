@@ -1,7 +1,7 @@
 """The protocol of a song model: all that trainer and sampler know of it (docs/decisions/0009-protocol-2.md).
 
 Latents are [row, frame, channel], t = 0 is the song and t = 1 noise, a velocity is noise - song. An embedding
-is what a model made of one prompt; a condition is what it made of a batch of rows. Both are opaque: code
+is a model's encoding of one prompt; a condition is its encoding of a batch of rows. Both are opaque: code
 outside a model only indexes their rows and moves them between devices.
 """
 
@@ -32,18 +32,18 @@ class LatentSpec:
     max_frames: int
     """The longest song the network was trained for."""
     window: Literal["exact", "fixed"] = "exact"
-    """`exact` networks take any length and hide padding. `fixed` ones only know songs padded to max_frames: behind
-    the end of a shorter song they are shown zeros, so that a song does not depend on its batch."""
+    """`exact` networks take any length and hide padding. `fixed` networks take songs of max_frames only: shorter
+    songs are padded with zeros, so that a song does not depend on its batch."""
     receptive_frames: int = 0
-    """Frames on either side that the sound of a frame depends on: to be decoded alone, a chunk needs them."""
+    """Frames on either side that the sound of a frame depends on: the context of a chunk that is decoded alone."""
     rounding: Literal["down", "up"] = "down"
-    """Of seconds to frames."""
+    """How seconds are rounded to frames."""
     multiple: int = 1
     """The number of frames is a multiple of this."""
     headroom_s: float = 0.0
-    """Seconds that a song is generated longer than asked for; cut off after decoding."""
+    """Seconds that a song is generated longer than its duration; cut off after decoding."""
     times: tuple[float, ...] | None = None
-    """The times t that a few-step network knows, from 1 to 0; None where it knows all of [0, 1]."""
+    """The times t of a few-step network, from 1 to 0; None for a network of all times in [0, 1]."""
 
     def frames(self, seconds: float) -> int:
         """Latent frames of a duration, at least one."""
@@ -58,9 +58,10 @@ class SongModel(Protocol):
 
     @property
     def network(self) -> Any:
-        """What is trained: a diffusers ModelMixin with PeftAdapterMixin that names its `_repeated_blocks`.
+        """The trained network: a diffusers ModelMixin with PeftAdapterMixin that names its `_repeated_blocks`.
 
-        Its `forward` hides padding, since wrappers hook `forward`; it takes plain tensors, masks among them.
+        Padding is hidden inside `forward`, since wrappers hook `forward`; its arguments are plain tensors, masks
+        among them.
         """
 
     @property
@@ -72,7 +73,7 @@ class SongModel(Protocol):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of what `without` can drop from a condition."""
+        """Names of the parts of a condition that `without` can drop."""
 
     @property
     def unconditional(self) -> tuple[str, ...]:
@@ -81,8 +82,8 @@ class SongModel(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the encoders and the text format, known without loading them: part of the cache key of
-        embeddings."""
+        """Identity of the encoders and the text format, computed without loading the encoders: part of the cache
+        key of embeddings."""
 
     @property
     def timed_lyrics(self) -> bool:
@@ -93,13 +94,14 @@ class SongModel(Protocol):
         """Whether `embed` takes the style of a recording, a prompt's `style_audio`."""
 
     def embed(self, prompt: Prompt) -> Embedding:
-        """Encode one prompt, for every task the model knows. DataError for what it does not understand."""
+        """The embedding of one prompt, for every task of the model. DataError for a prompt that the model cannot
+        encode."""
 
     def condition(self, rows: Sequence[Row], length: int) -> Condition:
         """Tensors for a batch of rows padded to `length` frames, on the CPU."""
 
-    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
-        """The condition with one part replaced by the model's own null in the rows where `where` is True."""
+    def without(self, condition: Condition, part: str, drop_mask: Bool[Tensor, " row"]) -> Condition:
+        """The condition with one part replaced by the model's own null in the rows where `drop_mask` is True."""
 
     def velocity(
         self,
@@ -112,7 +114,7 @@ class SongModel(Protocol):
         """The predicted noise - song at (x, t), zero behind the end of each song.
 
         `network` is passed in because accelerate wraps it; it is called exactly once, and nothing else of it
-        is used. `t` is in at least fp32, and `frames`, the valid ones, may stay on the CPU.
+        is used. `t` is in at least fp32, and `frames`, the number of valid frames, may stay on the CPU.
         """
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
@@ -128,7 +130,7 @@ class SongModel(Protocol):
 
 @runtime_checkable
 class Inpaints(Protocol):
-    """A song model that can be shown a part of a song. Optional."""
+    """A song model that can fill in a song around a part that is kept. Optional."""
 
     def with_context(
         self,
@@ -141,10 +143,11 @@ class Inpaints(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A song model that can compute once a song what does not depend on x and t. Optional."""
+    """A song model that computes what does not depend on x and t once a song instead of once a step. Optional."""
 
     def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
-        """What `velocity` takes in place of `condition`; for the bare network, not for what accelerate wraps."""
+        """A condition that `velocity` takes in place of `condition`; for the bare network, not one in accelerate's
+        wrapper."""
 
 
 @runtime_checkable
@@ -156,10 +159,11 @@ class Plans(Protocol):
         """Identity of the planner and its weights."""
 
     def plan(self, prompt: Prompt, frames: int, generator: torch.Generator) -> Plan:
-        """Draw the plan of one candidate."""
+        """A plan for one candidate, drawn from `generator`."""
 
     def embed_plan(self, plan: Plan) -> Embedding:
-        """Encode a plan, to be merged into the candidate's embedding. DataError for another planner's plan."""
+        """The embedding of a plan, to be merged into the candidate's embedding. DataError for another planner's
+        plan."""
 
 
 @runtime_checkable
@@ -167,7 +171,7 @@ class Transcribes(Protocol):
     """A song model with conditions on the time axis that can be read off recordings, such as beats. Optional."""
 
     def transcribe(self, clip: Clip) -> Embedding:
-        """What a recording adds to its embedding; {} where nothing is found."""
+        """Named tensors that a recording adds to its embedding; {} where nothing is transcribed."""
 
 
 OPTIONAL: dict[Any, str] = {
@@ -176,13 +180,13 @@ OPTIONAL: dict[Any, str] = {
     Plans: "plan songs",
     Transcribes: "transcribe recordings",
 }
-"""What a model can do that has an optional protocol."""
+"""The ability that each optional protocol stands for, as an error message names it."""
 
 
 def supports(model: Any, protocol: type) -> bool:
-    """Whether a model has an optional protocol. A wrapper, which names what it wraps as `wrapped`, supports what it
-    and the wrapped model both do."""
-    inner = getattr(model, "wrapped", None)
+    """Whether a model has an optional protocol. A wrapper, which has the wrapped model as `base_model`, supports
+    the protocols that both have."""
+    inner = getattr(model, "base_model", None)
     return isinstance(model, protocol) and (inner is None or supports(inner, protocol))
 
 
@@ -193,13 +197,13 @@ def require(model: Any, protocol: type) -> None:
 
 
 def check_controls(prompt: Prompt, controls: Sequence[str]) -> None:
-    """DataError for a control of a prompt that a model does not know; `controls` are those it does."""
+    """DataError for a control of a prompt that is not among the `controls` of a model."""
     for name, _ in prompt.controls:
         if name not in controls:
-            known = ", ".join(controls) or "none"
+            choices = ", ".join(controls) or "none"
             raise DataError(
                 f"prompt {prompt.id!r}: this model knows no control {name!r}.{closest(name, controls)} "
-                f"Known: {known}."
+                f"Known: {choices}."
             )
 
 

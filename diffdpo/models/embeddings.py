@@ -1,6 +1,6 @@
-"""Embeddings of prompts and plans by content: each is computed once, in memory and, if wanted, on disk.
+"""Embeddings of prompts and plans by content: each is computed once, and kept in memory and optionally on disk.
 
-With all prompts embedded, a model's encoders can be freed: prompts that are in the store still work.
+After all prompts are embedded, a model's encoders can be freed: prompts in the store still work.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from diffdpo.types import Clip, Embedding, Plan, Prompt
 NOT_CONTENT = ("id", "group")
 """Fields of a prompt that change no embedding."""
 EMPTY = "__empty__"
-"""The tensor that stands in a file for an embedding without tensors, which safetensors cannot hold."""
+"""Name of the placeholder tensor in the file of an embedding without tensors, which safetensors cannot hold."""
 
 
 @dataclass
@@ -34,17 +34,17 @@ class EmbeddingStore:
     memory: dict[str, Embedding] = field(default_factory=dict)
 
     def embed(self, prompt: Prompt) -> Embedding:
-        """The embedding of a prompt. DataError if the model does not understand it."""
+        """The embedding of a prompt. DataError if the model cannot encode the prompt."""
         key = prompt_digest(prompt)
-        return self._stored(key, lambda: self.model.embed(prompt))
+        return self._get_or_compute(key, lambda: self.model.embed(prompt))
 
     def embed_plan(self, plan: Plan) -> Embedding:
         """The embedding of a plan. DataError if another planner made it."""
         require(self.model, Plans)
         model: Any = self.model
-        return self._stored(plan_digest(plan), lambda: model.embed_plan(plan))
+        return self._get_or_compute(plan_digest(plan), lambda: model.embed_plan(plan))
 
-    def _stored(self, key: str, compute: Any) -> Embedding:
+    def _get_or_compute(self, key: str, compute: Any) -> Embedding:
         """From memory, from the folder, or computed; then kept in both."""
         if key not in self.memory:
             path = self._path(key)
@@ -65,7 +65,7 @@ class EmbeddingStore:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """An embedding from its file; DataError if it is damaged."""
+    """An embedding from its file; DataError if the file is damaged."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -80,22 +80,22 @@ def write_embedding(path: Path, embedding: Embedding) -> None:
 
 
 def prompt_digest(prompt: Prompt) -> str:
-    """Identity of what a prompt says: its fields, and the content of its recording rather than its path."""
+    """Identity of a prompt's content: its fields, and the content of its recording rather than the path."""
     content = {f.name: getattr(prompt, f.name) for f in fields(prompt) if f.name not in NOT_CONTENT}
     content["style_audio"] = _recording_digest(prompt.style_audio)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _recording_digest(recording: str | Clip | None) -> str:
-    if recording is None:
+def _recording_digest(style_audio: str | Clip | None) -> str:
+    if style_audio is None:
         return ""
-    if isinstance(recording, Clip):
-        header = f"{recording.sample_rate}|{recording.samples.shape}|".encode()
-        return hashlib.sha256(header + recording.samples.tobytes()).hexdigest()
+    if isinstance(style_audio, Clip):
+        header = f"{style_audio.sample_rate}|{style_audio.samples.shape}|".encode()
+        return hashlib.sha256(header + style_audio.samples.tobytes()).hexdigest()
     try:
-        return hashlib.sha256(Path(recording).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(style_audio).read_bytes()).hexdigest()
     except OSError as error:
-        raise DataError(f"{recording}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{style_audio}: cannot be read ({error.strerror})") from None
 
 
 def plan_digest(plan: Plan) -> str:

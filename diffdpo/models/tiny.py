@@ -10,21 +10,21 @@ from diffdpo.hub import BUNDLE, fingerprint_of
 if TYPE_CHECKING:
     from diffdpo.models.diffrhythm.adapter import DiffRhythm
 
-EMBEDDING_FORMAT = "tiny-1"
-"""Part of the fingerprint of embeddings: raise it whenever they change."""
+TINY_EMBEDDING_FORMAT = "tiny-1"
+"""Version of the embeddings, part of their fingerprint: raise it whenever they change."""
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Real but small: trained on 12 hours of freely licensed music, instrumental, 44.1 kHz stereo."""
+    """A small instrumental song model, trained on 12 hours of freely licensed music; 44.1 kHz stereo."""
 
     bundle: str = ""
-    """Folder of the bundle; the shipped one by default."""
+    """Folder of the bundle; by default the one shipped with the package."""
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
-    weight if you like: `a/export@0.5,b/export@0.5`."""
+    """Folder with a LoRA adapter, merged into the network on loading; or several, comma-separated, each with an
+    optional weight: `a/export@0.5,b/export@0.5`."""
 
     def load(self) -> "DiffRhythm":
         import torch
@@ -50,6 +50,6 @@ class Tiny:
             codec=codec,
             encoders=Encoders(style=style.load(folder), beats=beats.load(folder)),
             identify=lambda: fingerprint_of(
-                EMBEDDING_FORMAT, sorted((folder / "style").glob("*.*")), [folder / beats.FILE]
+                TINY_EMBEDDING_FORMAT, sorted((folder / "style").glob("*.*")), [folder / beats.FILE]
             ),
         )

@@ -9,7 +9,7 @@ from diffdpo.objectives.kto import KTO
 from diffdpo.objectives.linear_dpo import LinearDPO
 from diffdpo.objectives.mapo import MaPO
 from diffdpo.objectives.nft import NFT
-from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.reward_weighted import RWR
 from diffdpo.registry import Table
 
 OBJECTIVES: Table[type] = Table(
@@ -21,7 +21,7 @@ OBJECTIVES: Table[type] = Table(
         "dspo": DSPO,
         "mapo": MaPO,
         "kto": KTO,
-        "reward_weighted": RewardWeighted,
+        "reward_weighted": RWR,
         "nft": NFT,
         "awm": AWM,
         "dgpo": DGPO,

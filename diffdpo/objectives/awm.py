@@ -20,7 +20,7 @@ LIKELIHOODS: dict[str, Callable[[PerSong, Float[Tensor, "example 1"]], PerSong]]
     "huber": lambda error, t: -t * ((error + TINY).sqrt() - TINY**0.5),
     "ghuber": lambda error, t: -t * ((error + TINY) ** 0.25 - TINY**0.25) / 0.25,
 }
-"""What stands for the log-likelihood of a song, from its velocity error at time t."""
+"""Surrogates of the log-likelihood of a song, from its velocity error at time t."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class AWM:
     """A clipped policy gradient: -min(ratio A, clip(ratio) A), ratio = likelihood now / when the song was sampled.
 
     A, the `score`, is the song's advantage over its prompt's others. With the clip and `velocity_kl` both off
-    it collapses: pushing bad songs away has no lower bound unless the KL outweighs the largest |A|. The timestep's
-    weight is part of `likelihood`, and `velocity_kl` is its anchor.
+    training collapses: pushing bad songs away has no lower bound unless the KL outweighs the largest |A|. The
+    timestep's weight is part of `likelihood`, and `velocity_kl` is its anchor.
     """
 
     batch_kind: ClassVar[BatchKind] = "group"

@@ -1,4 +1,4 @@
-"""Composition: what an objective needs and takes by the terms in its fields, and data that it must not be given."""
+"""Composition: needs and takes of an objective from its terms, and the check that its data fits them."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,7 +12,7 @@ TAKES: tuple[Take, ...] = ("soft_label", "span")
 
 
 def term_needs(objective: Any, *needs: Need) -> frozenset[Need]:
-    """What an objective's terms need of the trainer, besides its own needs."""
+    """What an objective needs of the trainer: its own `needs` and those of its terms."""
     terms = [getattr(objective, f.name) for f in fields(objective)]
     if getattr(objective, "reduction", "mean") == "sum":  # the number of channels
         needs = (*needs, "velocities")
@@ -28,15 +28,15 @@ def pair_errors(
     outputs: Outputs, span: Span | None, safeguard: Safeguard | None
 ) -> tuple[Outputs, LossMetrics]:
     """Outputs whose errors are those a margin is made of: over the span, the loser's under the safeguard."""
-    local = outputs if span is None else span(outputs)
-    return (local, {}) if safeguard is None else safeguard(local)
+    span_outputs = outputs if span is None else span(outputs)
+    return (span_outputs, {}) if safeguard is None else safeguard(span_outputs)
 
 
-def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bool, where: str) -> None:
+def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bool, location: str) -> None:
     """ConfigError if the pairs hold soft labels or spans that the objective, as configured, does not take.
 
-    `where` are the pairs, `name` is the objective's in the configuration. A neutral term (span.share=0,
-    soft_label.kind=ignore) is the user's leave to train without.
+    `location` is the folder of the pairs, `name` the objective's name in the configuration. With a neutral term
+    (span.share=0, soft_label.kind=ignore) such data is ignored.
     """
     if spans and "span" not in objective.takes:
         mend = (
@@ -44,7 +44,7 @@ def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bo
             if hasattr(objective, "span")
             else "mine without spans, or choose an objective with a span, such as dpo"
         )
-        raise ConfigError(f"{where}: the pairs hold spans, which objective {name!r} does not take; {mend}")
+        raise ConfigError(f"{location}: the pairs hold spans, which objective {name!r} does not take; {mend}")
     if soft_labels and "soft_label" not in objective.takes:
         mend = (
             "set objective.args.soft_label.kind=mixture, or ignore to take every pair for sure"
@@ -52,5 +52,5 @@ def check_takes(objective: Objective, name: str, *, soft_labels: bool, spans: bo
             else "mine with soft_label_temperature=0, or choose an objective with a soft_label, such as dpo"
         )
         raise ConfigError(
-            f"{where}: the pairs hold soft labels, which objective {name!r} does not take; {mend}"
+            f"{location}: the pairs hold soft labels, which objective {name!r} does not take; {mend}"
         )

@@ -44,8 +44,8 @@ class DPO:
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         beta, link = self.auto_beta(self.beta, outputs.state), build_link(self.link)
-        local, scale = pair_errors(outputs, self.span, self.safeguard)
-        changes = self.timestep(outputs) * elements(self.reduction, outputs) * implicit_rewards(local)
+        span_outputs, scale = pair_errors(outputs, self.span, self.safeguard)
+        changes = self.timestep(outputs) * elements(self.reduction, outputs) * implicit_rewards(span_outputs)
         rewards = beta / 2 * changes
         reward = (self.soft_label.certainty(outputs) * rewards).unbind(1)
         loss = self.soft_label(lambda better, worse: link(reward[better], reward[worse], beta), outputs)
@@ -53,7 +53,7 @@ class DPO:
         metrics = {**pair_metrics(outputs, margin), **self.auto_beta.metrics(change, beta), **scale}
         return self.anchor(LossOutput(loss=loss, metrics=metrics), outputs, rewards[:, 0])
 
-    def kl_coefficient(self, running: ObjectiveState, frames: PerExample, channels: int) -> PerExample:
+    def kl_coefficient(self, state: ObjectiveState, frames: PerExample, channels: int) -> PerExample:
         """Coefficient of the KL divergence, per nat, that beta stands for with songs of this size (theory/beta)."""
         sizes = {"mean": frames * channels, "per_frame": frames * 0 + channels, "sum": frames * 0 + 1}
-        return self.auto_beta(self.beta, running) / (2 * sizes[self.reduction])
+        return self.auto_beta(self.beta, state) / (2 * sizes[self.reduction])

@@ -38,15 +38,17 @@ class DSPO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        local, _ = pair_errors(outputs, self.span, None)
+        span_outputs, _ = pair_errors(outputs, self.span, None)
         weight = self.timestep(outputs)
-        winner, loser = (weight * implicit_rewards(local)).unbind(1)
+        winner, loser = (weight * implicit_rewards(span_outputs)).unbind(1)
         margin = self.beta / 2 * (winner - loser)
 
-        def tilted(better: int, worse: int) -> PerExample:
-            return (weight * self._tilted_errors(local, margin if better < worse else -margin))[:, better]
+        def tilted_loss(better: int, worse: int) -> PerExample:
+            return (weight * self._tilted_errors(span_outputs, margin if better < worse else -margin))[
+                :, better
+            ]
 
-        return LossOutput(loss=self.soft_label(tilted, outputs), metrics=pair_metrics(outputs, margin))
+        return LossOutput(loss=self.soft_label(tilted_loss, outputs), metrics=pair_metrics(outputs, margin))
 
     def _tilted_errors(self, outputs: Outputs, margin: PerExample) -> PerSong:
         """Mean squared error of the velocities against the target that this margin tilts."""

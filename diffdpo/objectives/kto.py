@@ -18,7 +18,7 @@ UTILITIES: dict[str, Callable[[PerExample], PerExample]] = {
     "loss_averse": F.logsigmoid,
     "risk_seeking": lambda u: -F.logsigmoid(-u),
 }
-"""What being better (u > 0) is worth: saturating both ways; felt downwards (that is BCO); felt upwards."""
+"""Utility of a reward u: saturating both ways; steep below 0, which is BCO; steep above 0."""
 REFERENCE_POINT = "reference_point"
 
 
@@ -36,7 +36,7 @@ class KTO:
     batch_kind: ClassVar[BatchKind] = "rated"
 
     beta: float = 1000.0
-    """Without the half: 2000 in DPO's convention."""
+    """Factor of the reward, without DPO's half: 1000 here is 2000 in DPO."""
     utility: Literal["sigmoid", "loss_averse", "risk_seeking"] = "sigmoid"
     liked_weight: float = 1.0
     disliked_weight: float = 1.0
@@ -56,19 +56,19 @@ class KTO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        liked = expect(outputs.score)[:, 0] > 0
+        is_liked = expect(outputs.score)[:, 0] > 0
         gain = (self.timestep(outputs) * implicit_rewards(outputs))[:, 0]
         point = outputs.state.get(REFERENCE_POINT, 0.0)
         reward = self.beta * (gain - point)
-        utility = UTILITIES[self.utility](torch.where(liked, reward, -reward))
-        weight = torch.where(liked, self.liked_weight, self.disliked_weight).to(utility.dtype)
+        utility = UTILITIES[self.utility](torch.where(is_liked, reward, -reward))
+        weight = torch.where(is_liked, self.liked_weight, self.disliked_weight).to(utility.dtype)
         metrics = {
             "gain": gain.detach(),
-            "accuracy": ((reward > 0) == liked).to(reward.dtype),
+            "accuracy": ((reward > 0) == is_liked).to(reward.dtype),
             "error": outputs.policy[:, 0].detach(),
         }
         return LossOutput(loss=weight * (1 - utility), metrics=metrics)
 
-    def update(self, running: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
+    def update(self, state: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
         """The reference point of the next step, from the means over this one."""
         return {REFERENCE_POINT: max(0.0, means["gain"])}

@@ -40,10 +40,10 @@ class LinearDPO:
         ensure(0 <= self.floor < 0.5, f"floor must be in [0, 0.5), got {self.floor}")
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        local, scale = pair_errors(outputs, self.span, self.safeguard)
+        span_outputs, scale = pair_errors(outputs, self.span, self.safeguard)
         weight, certainty = self.timestep(outputs), self.soft_label.certainty(outputs)
-        rewards = weight * implicit_rewards(local)
-        error = (certainty * weight * local.policy).unbind(1)
+        rewards = weight * implicit_rewards(span_outputs)
+        error = (certainty * weight * span_outputs.policy).unbind(1)
         reward = (certainty * rewards.detach()).unbind(1)
 
         def pull(better: int, worse: int) -> PerExample:

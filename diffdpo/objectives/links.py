@@ -1,6 +1,6 @@
 """Links: from the implicit rewards of a pair to its loss. A new link is a function here and an entry of LINKS.
 
-`chosen` is the winner's reward h = (beta/2) (reference's error - policy's error), `rejected` the loser's, and their
+`winner` is the winner's reward h = (beta/2) (reference's error - policy's error), `loser` the loser's, and their
 difference the margin z. A link sees one pair, so that no loss depends on the rest of its batch. Formulas follow the
 papers; TRL's documentation of DPO surveys them.
 """
@@ -23,66 +23,66 @@ Link = Callable[[Rewards, Rewards, float], Rewards]
 """From the rewards of winners and losers, and beta in the ½ convention, to a loss a pair."""
 
 
-def sigmoid(chosen: Rewards, rejected: Rewards, beta: float, *, smoothing: float = 0.0) -> Rewards:
+def sigmoid(winner: Rewards, loser: Rewards, beta: float, *, smoothing: float = 0.0) -> Rewards:
     """-log σ(z), or its mean over both labellings: DPO (Rafailov et al. 2023, eq. 7), cDPO (Mitchell 2023)."""
-    z = chosen - rejected
+    z = winner - loser
     ensure(0 <= smoothing < 0.5, f"smoothing must be in [0, 0.5), got {smoothing}")
     return -(1 - smoothing) * F.logsigmoid(z) - smoothing * F.logsigmoid(-z)
 
 
-def robust(chosen: Rewards, rejected: Rewards, beta: float, *, smoothing: float = 0.0) -> Rewards:
+def robust(winner: Rewards, loser: Rewards, beta: float, *, smoothing: float = 0.0) -> Rewards:
     """Unbiased where the share `smoothing` of labels is flipped: rDPO (Chowdhury et al. 2024, eq. 12)."""
-    z, flip = chosen - rejected, smoothing
+    z, flip = winner - loser, smoothing
     ensure(0 <= flip < 0.5, f"smoothing must be in [0, 0.5), got {flip}")
     return (-(1 - flip) * F.logsigmoid(z) + flip * F.logsigmoid(-z)) / (1 - 2 * flip)
 
 
-def hinge(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def hinge(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """max(0, 1 - z): SLiC (Zhao et al. 2023, eq. 1)."""
-    return F.relu(1 - (chosen - rejected))
+    return F.relu(1 - (winner - loser))
 
 
-def ipo(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def ipo(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """(z/b - 1/(2b))² with b = beta/2: the margin is pulled to ½: IPO (Azar et al. 2023, eq. 17)."""
-    return ((chosen - rejected) / (beta / 2) - 1 / beta) ** 2
+    return ((winner - loser) / (beta / 2) - 1 / beta) ** 2
 
 
-def bco(chosen: Rewards, rejected: Rewards, beta: float, *, shift: float = 0.0) -> Rewards:
+def bco(winner: Rewards, loser: Rewards, beta: float, *, shift: float = 0.0) -> Rewards:
     """Each song against the reference point `shift`: BCO (Jung et al. 2024, eq. 9)."""
-    return -F.logsigmoid(chosen - shift) - F.logsigmoid(shift - rejected)
+    return -F.logsigmoid(winner - shift) - F.logsigmoid(shift - loser)
 
 
-def nca(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def nca(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """Noise contrast that also holds the winner's likelihood up: NCA (Chen et al. 2024, eq. 14)."""
-    return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+    return -F.logsigmoid(winner) - 0.5 * F.logsigmoid(-winner) - 0.5 * F.logsigmoid(-loser)
 
 
-def apo_zero(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def apo_zero(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """Winner up, loser down; for winners better than the model: APO-zero (D'Oosterlinck et al. 2024, eq. 3)."""
-    return (1 - chosen.sigmoid()) + rejected.sigmoid()
+    return (1 - winner.sigmoid()) + loser.sigmoid()
 
 
-def apo_down(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def apo_down(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """Both down, the loser faster; for a model better than its winners: APO-down (ibid., eq. 4)."""
-    return chosen.sigmoid() + (1 - (chosen - rejected).sigmoid())
+    return winner.sigmoid() + (1 - (winner - loser).sigmoid())
 
 
-def exo(chosen: Rewards, rejected: Rewards, beta: float, *, smoothing: float = 1e-3) -> Rewards:
+def exo(winner: Rewards, loser: Rewards, beta: float, *, smoothing: float = 1e-3) -> Rewards:
     """KL(model ‖ labels) instead of the cross-entropy: EXO (Ji et al. 2024, eq. 16)."""
-    z, flip = chosen - rejected, smoothing
+    z, flip = winner - loser, smoothing
     ensure(0 < flip < 0.5, f"smoothing must be in (0, 0.5), got {flip}")
     right = z.sigmoid() * (F.logsigmoid(z) - math.log1p(-flip))
     return right + (-z).sigmoid() * (F.logsigmoid(-z) - math.log(flip))
 
 
-def sppo(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def sppo(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """Rewards pulled to ±½: SPPO-hard (Wu et al. 2024, eq. 4.7)."""
-    return ((chosen - 0.5) / (beta / 2)) ** 2 + ((rejected + 0.5) / (beta / 2)) ** 2
+    return ((winner - 0.5) / (beta / 2)) ** 2 + ((loser + 0.5) / (beta / 2)) ** 2
 
 
-def discopop(chosen: Rewards, rejected: Rewards, beta: float) -> Rewards:
+def discopop(winner: Rewards, loser: Rewards, beta: float) -> Rewards:
     """Logistic below and exponential above z = 0, mixed by σ(z/0.05); it rises at 0 (Lu et al. 2024, eq. 5)."""
-    z = chosen - rejected
+    z = winner - loser
     mix = (z / 0.05).sigmoid()
     return -(1 - mix) * F.logsigmoid(z) + mix * (-z).exp()
 

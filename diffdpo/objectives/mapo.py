@@ -42,8 +42,8 @@ class MaPO:
         )
 
     def __call__(self, outputs: Outputs) -> LossOutput:
-        local, _ = pair_errors(outputs, self.span, None)
-        errors = local.policy.unbind(1)
+        span_outputs, _ = pair_errors(outputs, self.span, None)
+        errors = span_outputs.policy.unbind(1)
         likelihoods = [self._likelihood(error) for error in errors]
         margin = self.sharpness * (likelihoods[0] - likelihoods[1])
         metrics = {

@@ -1,4 +1,4 @@
-"""What is logged of the pairs of a step."""
+"""Metrics of the pairs of a step."""
 
 from diffdpo.objectives.terms.margin import implicit_rewards
 from diffdpo.types import LossMetrics, Outputs, PerExample

@@ -14,7 +14,7 @@ from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerExample, PerS
 
 @dataclass(frozen=True)
 class NFT:
-    """Pull the policy to what the good songs say and push its mirror image to what the bad ones say.
+    """Pull the policy's velocity towards good songs, and that of its mirror image towards bad ones.
 
     With v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v, and r in [0, 1] the optimality of a
     song (½ is average), a song costs r |x+ - song|² + (1 - r) |x- - song|², where x+ and x- are the songs that
@@ -60,7 +60,7 @@ class NFT:
     def _distance(
         error: Float[Tensor, "example member frame channel"], t: PerExample, outputs: Outputs
     ) -> PerSong:
-        """Mean square of t·error, by which the song pointed back to is off, over its own mean size."""
-        off = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
-        size = flow.masked_mean(off.detach().abs().mean(-1), outputs.mask).clamp(min=1e-5)
-        return flow.masked_mean((off**2).mean(-1), outputs.mask) / size
+        """Mean square of t·error, the error of the estimated song, over its own mean size, detached."""
+        song_error = error.to(torch.promote_types(error.dtype, torch.float32)) * t[:, None, None, None]
+        size = flow.masked_mean(song_error.detach().abs().mean(-1), outputs.mask).clamp(min=1e-5)
+        return flow.masked_mean((song_error**2).mean(-1), outputs.mask) / size

@@ -12,7 +12,7 @@ from diffdpo.types import BatchKind, LossOutput, Outputs, expect
 
 
 @dataclass(frozen=True)
-class RewardWeighted:
+class RWR:
     """exp(score / temperature) times a song's flow-matching error, the weight clipped at `max_weight`.
 
     `score` is the song's advantage over its prompt's others (diffdpo centres it), so exp has mean about one. A

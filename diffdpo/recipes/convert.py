@@ -16,7 +16,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import ADAPTER, merge_adapter, parse_adapters, read_adapter, write_adapter
 from diffdpo.models.checkpoints import save_network
 from diffdpo.models.diffrhythm.checkpoints import Checkpoint, read_network, save_published
-from diffdpo.models.diffrhythm.published import HEADS, PREFIX
+from diffdpo.models.diffrhythm.published import N_HEADS, NETWORK_PREFIX
 from diffdpo.weight_files import assign
 
 FILES = (".pt", ".safetensors")
@@ -45,10 +45,10 @@ def convert(settings: Conversion) -> None:
     check_target(settings, adapters, settings.target.parent if published else settings.target)
     checkpoint = read_network(settings.source, release=settings.release, ema=settings.ema)
     network = checkpoint.build()
-    if published and network.config.num_attention_heads != HEADS:
+    if published and network.config.num_attention_heads != N_HEADS:
         raise ConfigError(
             f"{settings.source}: has {network.config.num_attention_heads} attention heads; the published code "
-            f"always builds {HEADS}, so no published file can hold it"
+            f"always builds {N_HEADS}, so no published file can hold it"
         )
     state = checkpoint.state if settings.keep_adapter else merge_state(checkpoint, adapters)
     state = {name: state[name] for name in network.state_dict()}  # in the published order
@@ -65,7 +65,7 @@ def convert(settings: Conversion) -> None:
             save_network(network, state, partial_path)
         if settings.keep_adapter:
             tensors, config = read_adapter(adapters[0][0])
-            prefix, folder = (PREFIX, settings.target.parent) if published else ("", partial_path)
+            prefix, folder = (NETWORK_PREFIX, settings.target.parent) if published else ("", partial_path)
             write_adapter({prefix + name: tensor for name, tensor in tensors.items()}, config, folder)
         partial_path.rename(settings.target)
     finally:
@@ -97,7 +97,7 @@ def merge_state(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) 
         return checkpoint.state
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.state.items()}
     network = checkpoint.build()
-    assign(network, checkpoint.state, checkpoint.where, torch.float32)
+    assign(network, checkpoint.state, checkpoint.location, torch.float32)
     for folder, weight in adapters:
         merge_adapter(network, folder, weight)
     state = dict(network.state_dict())

@@ -5,7 +5,7 @@ from pathlib import Path
 from diffdpo import runs
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import front_end, parse_lrc
-from diffdpo.lyrics.timing import Plan, plan, to_lrc
+from diffdpo.lyrics.timing import LyricsPlan, plan_lyrics, to_lrc
 from diffdpo.progress import log
 
 END_S = 24 * 3600.0
@@ -35,10 +35,10 @@ def check_lyrics(
         print(f"{start:8.2f}  {words}")
 
 
-def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool = False) -> Plan:
-    """Write lyrics without times as an LRC file, or print them. DataError for a file that exists, unless forced."""
+def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool = False) -> LyricsPlan:
+    """Write lyrics without times as an LRC; to the terminal without a file name. An edited file is not lost."""
     try:
-        song = plan(read_text(path), duration_s, tempo=tempo)
+        song = plan_lyrics(read_text(path), duration_s, tempo=tempo)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     for warning in song.warnings:

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, pair_columns
-from diffdpo.data.ratings import MINED, RATINGS
+from diffdpo.data.ratings import MINED_SOURCE, RATINGS
 from diffdpo.data.samples import open_samples, relative_folder
 from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import SongScores, join_scores, read_scores
@@ -201,7 +201,7 @@ def rating_columns(candidates: Candidates, result: MiningResult, samples: str) -
         "samples": pa.repeat(samples, count),
         "sample_id": names,
         "rating": [result.ratings[name] for name in names],
-        "source": pa.repeat(MINED, count),
+        "source": pa.repeat(MINED_SOURCE, count),
         "weight": pa.repeat(1.0, count),
         "raters": pa.repeat(0, count),
     }

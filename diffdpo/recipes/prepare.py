@@ -11,12 +11,12 @@ from omegaconf import MISSING
 
 from diffdpo import audio
 from diffdpo.data import tables
-from diffdpo.data.latents import DTYPES, write_latents
+from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import SONGS, SongRow
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.lyrics.front_end import untimed
+from diffdpo.lyrics.front_end import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, log
@@ -73,10 +73,10 @@ class SongEntry:
 
 
 def run(cfg: PrepareRun) -> Path:
-    """Encode the songs that the dataset does not hold yet."""
-    if cfg.dtype not in DTYPES:
+    """Encode the songs that are not there yet."""
+    if cfg.dtype not in LATENT_DTYPES:
         raise ConfigError(
-            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, DTYPES)} Known: {', '.join(DTYPES)}."
+            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
         )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     dist = dist_env()
@@ -167,7 +167,7 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
         group=song.group,
     )
     try:
-        if model.timed_lyrics and song.lyrics and untimed(song.lyrics):
+        if model.timed_lyrics and song.lyrics and is_untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         clip = audio.read(song.audio)
         if audio.loudness(clip) < audio.SILENCE_LUFS:
@@ -180,7 +180,7 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
     except DataError as error:
         return replace(row, error=str(error))
     write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
-    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(DTYPES[cfg.dtype]))
+    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(LATENT_DTYPES[cfg.dtype]))
     return replace(
         row,
         sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),

@@ -29,7 +29,7 @@ from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import DistEnv, device, dist_env, open_run
 from diffdpo.runs import finish, write_if_changed
 from diffdpo.sampling.config import SamplingConfig
-from diffdpo.sampling.longform import LongformConfig, OnFinished, compose, count_steps
+from diffdpo.sampling.longform import LongformConfig, OnFrames, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
@@ -163,7 +163,7 @@ def _sample_batch(
             cfg.longform,
             seed=cfg.seed,
             on_step=on_step,
-            on_finished=grow,
+            on_frames=grow,
         )
         rows += [
             _write(cfg, model, embedded_job, latents, samples)
@@ -173,7 +173,7 @@ def _sample_batch(
 
 
 @contextmanager
-def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFinished]:
+def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFrames]:
     """Previews of songs of several windows while they are generated; removed when the songs are complete."""
     files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
     frames_before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}

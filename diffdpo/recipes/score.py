@@ -12,8 +12,8 @@ from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
+    FULL_SONG,
     SCORES,
-    WHOLE,
     WINDOWS,
     Grid,
     ScoreRow,
@@ -177,10 +177,10 @@ def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
 
 def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> None:
     for key, by_axis in values.items():
-        axes = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
-        if axes and key.window == WHOLE:
+        undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
+        if undefined and key.window == FULL_SONG:
             log(
-                f"warning: {audio_file.path}: {key.scorer} gave no number for {axes[0]}; "
+                f"warning: {audio_file.path}: {key.scorer} gave no number for {undefined[0]}; "
                 "the song will not be mined on it"
             )
 
@@ -189,7 +189,7 @@ def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) ->
     """Rows of the scores table, from the values of one song."""
     rows: list[ScoreRow] = []
     for key, by_axis in values.items():
-        if key.window == WHOLE:
+        if key.window == FULL_SONG:
             column = [(axis, value) for axis, (value,) in by_axis.items()]
             rows += score_rows(audio_file.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
     return rows
@@ -201,7 +201,7 @@ def _window_rows(
     """Rows of the windows' table, from the values of one song; `starts` of the windows are in seconds."""
     rows: list[WindowRow] = []
     for key, by_axis in values.items():
-        if key.window != WHOLE:
+        if key.window != FULL_SONG:
             identity = {
                 "sha256": audio_file.sha256,
                 "preprocessing": VERSION,

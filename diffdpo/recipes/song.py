@@ -69,7 +69,7 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
                 longform,
                 seed=settings.seed,
                 on_step=progress.advance,
-                on_finished=grow,
+                on_frames=grow,
             )
         write_song(SongAudio(model, latents, seconds=settings.seconds), out)
     finally:

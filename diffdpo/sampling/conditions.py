@@ -34,13 +34,13 @@ class ConditionBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """What one branch of guidance of one sample sees."""
+class ConditionEntry:
+    """The row and in-painting context of one branch of guidance of one sample."""
 
     row: Row
     context: InpaintContext | None
     is_null: bool = False
-    """The unconditional parts are dropped."""
+    """Whether the model's unconditional parts are dropped."""
 
 
 def check_request(model: SongModel, request: Request) -> None:
@@ -65,7 +65,7 @@ def encode_conditions(
     model: SongModel, requests: Sequence[Request], guidance: Guidance, device: torch.device
 ) -> ConditionBatch:
     """The conditions of a batch on a device, those of both branches where there is guidance."""
-    entries = [Entry(request.row, request.context) for request in requests]
+    entries = [ConditionEntry(request.row, request.context) for request in requests]
     if guidance.active:
         entries += [_negative(request) for request in requests]
     if not model.unconditional and any(entry.is_null for entry in entries):
@@ -88,18 +88,18 @@ def encode_conditions(
     )
 
 
-def _negative(request: Request) -> Entry:
+def _negative(request: Request) -> ConditionEntry:
     """The unconditional branch: of the negative prompt, or of the null."""
     context = request.context if request.clamp_context else None
     if request.negative is not None:
-        return Entry(request.negative, context)
-    return Entry(request.row, context, is_null=True)
+        return ConditionEntry(request.negative, context)
+    return ConditionEntry(request.row, context, is_null=True)
 
 
 def distinct_rows(
     tree: dict[str, Tensor],
 ) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " row"]]:
-    """The first of all rows with the same content, in order, and the place of every row among these."""
+    """The first row of each content, in order, and for every row its place among these."""
     count = len(next(iter(tree.values())))
     places: dict[bytes, int] = {}
     first: list[int] = []
@@ -119,7 +119,7 @@ def distinct_rows(
 def _with_contexts(
     model: SongModel, condition: Condition, contexts: Sequence[InpaintContext | None], length: int
 ) -> Condition:
-    """The condition with what is given of each song."""
+    """The condition with the in-painting context of each song."""
     if not any(contexts):
         return condition
     require(model, Inpaints)
@@ -133,7 +133,7 @@ def _with_contexts(
 
 
 def prepare_conditions(model: SongModel, conditions: ConditionBatch) -> ConditionBatch:
-    """The same conditions with what does not depend on x and t computed, if the model can."""
+    """Conditions after the model's `prepare`, if it has one: what does not depend on x and t is computed once."""
     if not supports(model, Prepares):
         return conditions
     condition = model.prepare(model.network, conditions.condition, conditions.frames)  # type: ignore[attr-defined]

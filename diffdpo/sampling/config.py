@@ -1,4 +1,4 @@
-"""How songs are sampled."""
+"""Configuration of sampling."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +17,7 @@ from diffdpo.sampling.trajectory import schedule
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Solver, schedule, guidance, and what of it is saved or approximated."""
+    """Configuration of sampling: solver, schedule, guidance, approximations, precision and batch size."""
 
     steps: int = 12
     """Solver steps from noise to song."""
@@ -25,22 +25,21 @@ class SamplingConfig:
     """adams_bashforth, dpmpp_2m (second order, one evaluation a step), midpoint (second order, two), euler (first
     order, as published with 31 steps); stochastic: sde, flow_grpo_sde, glass (exact), cps, overshoot, ping_pong."""
     shift: float = 1.0
-    """Above 1 more of the steps are spent near the noise: t -> s t / (s t + 1 - t), as in SD3."""
+    """Shift s of the schedule, t -> s t / (s t + 1 - t), as in SD3; above 1 more steps are spent near the noise."""
     sway: float = 0.0
-    """In [-1, 1]; below 0 likewise, as in F5-TTS."""
+    """Sway of the schedule in [-1, 1], as in F5-TTS; below 0 more steps are spent near the noise."""
     guidance_scale: float = 5.0
     """Scale s of v = v_uncond + s (v_cond - v_uncond); 1 is no guidance and needs one pass an evaluation, not two.
     DiffRhythm's is 5."""
     guidance: Choice = field(default_factory=lambda: Choice("cfg"))
     """The guider: cfg, rescaled, zero_star or apg."""
     guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
-    """Guide only at t between these two; elsewhere one pass is enough."""
+    """Lowest and highest t with guidance; elsewhere an evaluation is one pass."""
     guidance_every: int = 1
-    """Compute the unconditional velocity at every so many evaluations; between them the last guidance offset
-    serves."""
+    """Evaluations for each unconditional velocity; between them the last guidance offset is used again."""
     cache_threshold: float = 0.0
-    """Extrapolate a song's velocity in place of computing it where it is expected to have changed by less than this
-    share since it was last computed; 0 always computes it."""
+    """Expected relative change of a song's velocity below which it is extrapolated, not computed; 0 computes all
+    velocities."""
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     """Compile the network's repeated blocks: a minute at the beginning."""
@@ -85,7 +84,7 @@ class SamplingConfig:
         return guidance.guider.zero_init_steps if guidance.active else 0
 
     def times(self, spec: LatentSpec | None = None) -> Float[Tensor, " point"]:
-        """From 1, noise, to 0, the song, in fp64; those that a few-step network knows, if the model has such."""
+        """Times of the solver from 1, noise, to 0, the song, in fp64; the network's own for a few-step network."""
         if spec is None or spec.times is None:
             return schedule(self.steps, self.shift, self.sway)
         if self.steps != len(spec.times) - 1:

@@ -20,11 +20,11 @@ from diffdpo.sampling.trajectory import RowTimes
 SongValues = Float[Tensor, " row"]
 Mask = Bool[Tensor, "row frame"]
 Memory = Float[Tensor, "memory_row frame channel"]
-"""What a guider keeps of its last call, a row for each song; no rows where the guider is not stateful."""
+"""The state of a guider after its last call, a row for each song; no rows where the guider is not stateful."""
 
 
 class Branches(NamedTuple):
-    """What a guider combines, at (x, t)."""
+    """The velocities of both branches of guidance at (x, t), and the frames that exist."""
 
     cond: Latents
     """The velocity for the prompt."""
@@ -38,7 +38,7 @@ class Branches(NamedTuple):
 
 @runtime_checkable
 class Guider(Protocol):
-    """One way to guide, at a scale s of which 1 is no guidance."""
+    """A rule that combines both branches at a guidance scale s, of which 1 is no guidance."""
 
     @property
     def zero_init_steps(self) -> int:
@@ -46,16 +46,16 @@ class Guider(Protocol):
 
     @property
     def stateful(self) -> bool:
-        """Whether `memory` is used; it is zero before the first call."""
+        """Whether `memory` is used; memory is zero before the first call."""
 
-    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         """The guided velocity, and the memory for the next call on the same songs."""
 
 
 def dot(a: Latents, b: Latents, mask: Mask) -> SongValues:
     """The inner product of each song's valid frames, in at least fp32."""
-    wide = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(wide) * b.to(wide)).sum(-1).where(mask, 0).sum(-1)
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(dtype) * b.to(dtype)).sum(-1).where(mask, 0).sum(-1)
 
 
 def _broadcast(values: SongValues) -> Float[Tensor, "row 1 1"]:
@@ -63,10 +63,10 @@ def _broadcast(values: SongValues) -> Float[Tensor, "row 1 1"]:
 
 
 def _standard_deviation(v: Latents, mask: Mask) -> SongValues:
-    """Over valid frames and channels."""
+    """Standard deviation of each song over its valid frames and channels."""
     count = mask.sum(-1) * v.shape[-1]
-    centred = v - _broadcast(dot(v, torch.ones_like(v), mask) / count).to(v)
-    return (dot(centred, centred, mask) / (count - 1).clamp(min=1)).sqrt()
+    deviations = v - _broadcast(dot(v, torch.ones_like(v), mask) / count).to(v)
+    return (dot(deviations, deviations, mask) / (count - 1).clamp(min=1)).sqrt()
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ class CFG:
     zero_init_steps: ClassVar[int] = 0
     stateful: ClassVar[bool] = False
 
-    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
-        return at.uncond + scale * (at.cond - at.uncond), memory
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        return branches.uncond + scale * (branches.cond - branches.uncond), memory
 
 
 @dataclass(frozen=True)
-class Rescaled:
-    """CFG, then brought back towards the spread of the unguided velocity (Lin et al. 2023, section 3.4)."""
+class RescaledCFG:
+    """CFG, rescaled towards the standard deviation of the prompt's velocity (Lin et al. 2023, section 3.4)."""
 
     rescale: float = 0.7
-    """0 is plain CFG, 1 the spread of the prompt's own velocity."""
+    """0 is plain CFG, 1 has the standard deviation of the prompt's velocity."""
     zero_init_steps: ClassVar[int] = 0
     stateful: ClassVar[bool] = False
 
@@ -93,9 +93,11 @@ class Rescaled:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
 
-    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
-        v, _ = CFG()(at, scale, memory)
-        ratio = _standard_deviation(at.cond, at.mask) / _standard_deviation(v, at.mask).clamp(min=1e-8)
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        v, _ = CFG()(branches, scale, memory)
+        ratio = _standard_deviation(branches.cond, branches.mask) / _standard_deviation(
+            v, branches.mask
+        ).clamp(min=1e-8)
         return v * _broadcast(1 + self.rescale * (ratio - 1)).to(v), memory
 
 
@@ -116,22 +118,24 @@ class ZeroStar:
                 f"zero_init_steps must be a whole number of at least 0, got {self.zero_init_steps}"
             )
 
-    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
-        best = dot(at.cond, at.uncond, at.mask) / dot(at.uncond, at.uncond, at.mask).clamp(min=1e-8)
-        uncond = at.uncond * _broadcast(best).to(at.uncond)
-        return uncond + scale * (at.cond - uncond), memory
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        best = dot(branches.cond, branches.uncond, branches.mask) / dot(
+            branches.uncond, branches.uncond, branches.mask
+        ).clamp(min=1e-8)
+        uncond = branches.uncond * _broadcast(best).to(branches.uncond)
+        return uncond + scale * (branches.cond - uncond), memory
 
 
 @dataclass(frozen=True)
 class APG:
     """Adaptive projected guidance (Sadat et al. 2024, algorithm 1), on the predicted songs D = x - t v.
 
-    The difference of the two songs, with momentum, its size limited, is split into the part along the prompt's
-    song, which saturates, and the part across it: D = D_cond + (s - 1) (across + parallel * along).
+    The difference of the two songs, with momentum, its size limited, is split into its projection on the prompt's
+    song, which saturates, and the rest, which is orthogonal: D = D_cond + (s - 1) (rest + parallel * projection).
     """
 
     parallel: float = 0.0
-    """Share of the part along the song that is added; 1 adds all of it."""
+    """Share of the projection that is added; 1 adds all of it."""
     limit: float = 0.0
     """Largest root mean square of the difference over a song's frames and channels; 0 is no limit. The paper's
     radius r is limit * sqrt(frames * channels): here songs differ in length."""
@@ -149,30 +153,30 @@ class APG:
 
     @property
     def stateful(self) -> bool:
-        """With momentum alone."""
+        """Whether there is momentum."""
         return self.momentum != 0
 
-    def __call__(self, at: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
-        t = _broadcast(at.t).to(at.x)
-        song = at.x - t * at.cond
-        difference = t * (at.uncond - at.cond)
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        t = _broadcast(branches.t).to(branches.x)
+        song = branches.x - t * branches.cond
+        difference = t * (branches.uncond - branches.cond)
         if self.stateful:
             difference = memory = difference + self.momentum * memory
         if self.limit:
-            count = at.mask.sum(-1) * song.shape[-1]
-            size = (dot(difference, difference, at.mask) / count).sqrt().clamp(min=1e-8)
+            count = branches.mask.sum(-1) * song.shape[-1]
+            size = (dot(difference, difference, branches.mask) / count).sqrt().clamp(min=1e-8)
             difference = difference * _broadcast((self.limit / size).clamp(max=1)).to(song)
-        share = dot(difference, song, at.mask) / dot(song, song, at.mask).clamp(min=1e-8)
-        along = song * _broadcast(share).to(song)
-        update = difference - along + self.parallel * along
-        return at.cond - (scale - 1) * update / t, memory
+        share = dot(difference, song, branches.mask) / dot(song, song, branches.mask).clamp(min=1e-8)
+        projection = song * _broadcast(share).to(song)
+        update = difference - projection + self.parallel * projection
+        return branches.cond - (scale - 1) * update / t, memory
 
 
 GUIDERS: Table[type[Guider]] = Table(
     "guider",
     {
         "cfg": CFG,
-        "rescaled": Rescaled,
+        "rescaled": RescaledCFG,
         "zero_star": ZeroStar,
         "apg": APG,
     },
@@ -180,7 +184,7 @@ GUIDERS: Table[type[Guider]] = Table(
 
 
 def build_guider(choice: Choice) -> Guider:
-    """A guider by name; ConfigError or ValueError for a name, an argument or a value that it does not know."""
+    """A guider by name; ConfigError or ValueError for an unknown name or argument, or a value out of range."""
     return bind("guider", pick("guider", GUIDERS, choice.name), choice)()
 
 
@@ -194,8 +198,7 @@ class Guidance:
     high: float = 1.0
     """Guided only at t in [low, high] (Kynkäänniemi et al. 2024); elsewhere the prompt's branch is enough."""
     every: int = 1
-    """The unconditional branch is computed at every so many evaluations; the last guidance offset serves
-    between."""
+    """Evaluations for each unconditional velocity; between them the last guidance offset is used again."""
 
     @property
     def active(self) -> bool:

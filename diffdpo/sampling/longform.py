@@ -1,4 +1,4 @@
-"""Songs of any length from windows that the model knows, and parts of songs generated anew.
+"""Songs of any length from windows of a model's length, and parts of songs generated anew.
 
 Two ways across the border of two windows. `continue`: one window after another, each shown the overlap that
 exists already as its in-painting context. `joint`: all windows at every solver step, their velocities
@@ -18,15 +18,15 @@ from torch import Tensor
 from diffdpo.models.base import LatentSpec, SongModel
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
-from diffdpo.sampling.sampler import sample
-from diffdpo.sampling.windowed import Windowed, window_row
+from diffdpo.sampling.sampler import sample_batch
+from diffdpo.sampling.windowed import WindowedModel, window_row
 from diffdpo.types import Row
 from diffdpo.windows import Chunks, Window
 
 
 @dataclass(frozen=True)
 class LongformConfig:
-    """Songs longer than a window."""
+    """Configuration of songs longer than a window."""
 
     method: Literal["continue", "joint"] = "continue"
     """continue: window after window, the overlap given; can be heard while it is generated. joint: all windows at
@@ -34,7 +34,7 @@ class LongformConfig:
     window_s: float = 0.0
     """Length of a window; 0: the longest the model takes. Best what the network was trained on."""
     overlap_s: float = 6.0
-    """What neighbouring windows share."""
+    """Length of the overlap of neighbouring windows."""
     clamp_context: bool = True
     """Given frames go straight from noise to what they are, as in training, and are not guided by; false, as
     published: they go where the network takes them, are pasted over at the end, and guidance exaggerates them."""
@@ -50,7 +50,7 @@ class LongformConfig:
             )
 
     def chunks(self, spec: LatentSpec) -> Chunks:
-        """The windows in frames of a model."""
+        """Size, overlap and fade of the windows in frames of a model."""
         size = min(spec.frames(self.window_s), spec.max_frames) if self.window_s else spec.max_frames
         overlap = 2 * (min(int(self.overlap_s * spec.frames_per_second), (size - 1) // 2) // 2)
         return Chunks(size=size, overlap=overlap, fade=overlap)
@@ -62,11 +62,11 @@ class SongRequest:
 
     sample_id: str
     row: Row
-    """Of the whole song."""
+    """The condition of the whole song."""
     negative: Row | None = None
     """The condition of the negative prompt, likewise of the whole song."""
     context: InpaintContext | None = None
-    """A song of which frames stay."""
+    """Latents of a song, and which of its frames stay."""
     strength: float = 1.0
     """Below 1, sampling begins from `context`, noised up to t = strength."""
 
@@ -77,18 +77,18 @@ class _Draft:
 
     request: SongRequest
     latents: Float[Tensor, "frame channel"]
-    done: Bool[Tensor, " frame"]
+    final_mask: Bool[Tensor, " frame"]
     groups: list[list[Window]]
 
     @property
-    def finished(self) -> int:
+    def complete_frames(self) -> int:
         """Frames at the beginning that will not change any more."""
-        missing = (~self.done).nonzero()
-        return int(missing[0]) if len(missing) else len(self.done)
+        open_frames = (~self.final_mask).nonzero()
+        return int(open_frames[0]) if len(open_frames) else len(self.final_mask)
 
 
-OnFinished = Callable[[str, Float[Tensor, "frame channel"], int], None]
-"""Called with a sample id, its latents and how many of its first frames are final, whenever there may be more."""
+OnFrames = Callable[[str, Float[Tensor, "frame channel"], int], None]
+"""Callback with a sample id, its latents and the number of its first frames that are final."""
 
 
 def compose(
@@ -99,42 +99,48 @@ def compose(
     *,
     seed: int,
     on_step: Callable[[], None] | None = None,
-    on_finished: OnFinished | None = None,
+    on_frames: OnFrames | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs of any length, each as long as its row asks, on the CPU in float32.
+    """Latents of a batch of songs of any length, each of its row's length, on the CPU in float32.
 
-    A song that fits a window is what `sampler.sample` makes of it. Given frames come back as they were.
+    A song that fits a window is what `sampler.sample_batch` makes of it. Given frames come back unchanged.
     """
     chunks = longform.chunks(model.spec)
     drafts = [_draft(model.spec, song, chunks) for song in songs]
-    jointly = [draft for draft in drafts if longform.method == "joint" and _has_seams(draft.groups)]
-    turns = {draft: in_turn(draft.groups, ~draft.done) for draft in drafts if draft not in jointly}
-    for draft in jointly:
+    joint_drafts = [draft for draft in drafts if longform.method == "joint" and _has_seams(draft.groups)]
+    window_orders = {
+        draft: order_windows(draft.groups, ~draft.final_mask) for draft in drafts if draft not in joint_drafts
+    }
+    for draft in joint_drafts:
         for windows in draft.groups:
             _sample_jointly(model, draft, windows, cfg, longform, seed=seed, on_step=on_step)
-            _report(draft, on_finished)
-    for turn in range(max(map(len, turns.values()), default=0)):
-        pending = [(draft, windows[turn]) for draft, windows in turns.items() if turn < len(windows)]
-        requests = [_request(draft, window, longform.clamp_context) for draft, window in pending]
-        spans = sample(model, requests, cfg, seed=seed, on_step=on_step)
-        for (draft, window), latents in zip(pending, spans, strict=True):
+            _report(draft, on_frames)
+    for turn in range(max(map(len, window_orders.values()), default=0)):
+        draft_windows = [
+            (draft, windows[turn]) for draft, windows in window_orders.items() if turn < len(windows)
+        ]
+        requests = [_request(draft, window, longform.clamp_context) for draft, window in draft_windows]
+        spans = sample_batch(model, requests, cfg, seed=seed, on_step=on_step)
+        for (draft, window), latents in zip(draft_windows, spans, strict=True):
             _put(draft, window.start, latents)
-            _report(draft, on_finished)
+            _report(draft, on_frames)
     return [draft.latents for draft in drafts]
 
 
 def count_steps(
     spec: LatentSpec, to_generate: Sequence[Bool[Tensor, " _"]], cfg: SamplingConfig, longform: LongformConfig
 ) -> int:
-    """How often `compose` calls `on_step` for a batch of songs of which these frames are to be generated."""
+    """Number of calls of `on_step` by `compose` for a batch of songs, by the masks of frames to generate."""
     chunks = longform.chunks(spec)
     plans = [(mask, window_groups(mask, chunks)) for mask in to_generate]
-    jointly = [longform.method == "joint" and _has_seams(groups) for _, groups in plans]
-    separate = sum(len(groups) for (_, groups), joint in zip(plans, jointly, strict=True) if joint)
-    turns = [
-        len(in_turn(groups, mask)) for (mask, groups), joint in zip(plans, jointly, strict=True) if not joint
+    joint_flags = [longform.method == "joint" and _has_seams(groups) for _, groups in plans]
+    n_joint = sum(len(groups) for (_, groups), joint in zip(plans, joint_flags, strict=True) if joint)
+    n_turns = [
+        len(order_windows(groups, mask))
+        for (mask, groups), joint in zip(plans, joint_flags, strict=True)
+        if not joint
     ]
-    return cfg.steps * (separate + max(turns, default=0))
+    return cfg.steps * (n_joint + max(n_turns, default=0))
 
 
 def window_groups(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[list[Window]]:
@@ -147,7 +153,7 @@ def window_groups(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[l
     if length <= chunks.size:
         return [[Window(0, length, 0, length)]] if to_generate.any() else []
     return [
-        [Window(*(low + at for at in window)) for window in chunks.windows(high - low)]
+        [Window(*(low + frame for frame in window)) for window in chunks.windows(high - low)]
         for low, high in _stretches(to_generate, chunks)
     ]
 
@@ -171,19 +177,19 @@ def _stretches(to_generate: Bool[Tensor, " frame"], chunks: Chunks) -> list[tupl
     return stretches
 
 
-def in_turn(groups: Sequence[Sequence[Window]], to_generate: Bool[Tensor, " frame"]) -> list[Window]:
-    """The windows with frames to generate, in the order in which each joins what exists before it.
+def order_windows(groups: Sequence[Sequence[Window]], to_generate: Bool[Tensor, " frame"]) -> list[Window]:
+    """The windows with frames to generate, in an order in which each window joins frames that exist.
 
-    A group that only its end joins to something given is generated backwards.
+    A group with given frames at its end only is generated backwards.
     """
     order: list[Window] = []
-    missing = to_generate.clone()
+    open_mask = to_generate.clone()
     for windows in groups:
         backwards = bool(to_generate[windows[0].start]) and not to_generate[windows[-1].stop - 1]
         for window in reversed(windows) if backwards else windows:
-            if missing[window.start : window.stop].any():
+            if open_mask[window.start : window.stop].any():
                 order.append(window)
-                missing[window.start : window.stop] = False
+                open_mask[window.start : window.stop] = False
     return order
 
 
@@ -200,16 +206,16 @@ def _sample_jointly(
     """Generate a stretch of a song in all its windows at once."""
     low, high = windows[0].start, windows[-1].stop
     request = _request(draft, Window(low, high, low, high), longform.clamp_context)
-    inside = tuple(Window(*(at - low for at in window)) for window in windows)
+    local_windows = tuple(Window(*(frame - low for frame in window)) for window in windows)
     fade = longform.chunks(model.spec).fade
-    windowed = Windowed(wrapped=model, windows=inside, fade=fade, batch=cfg.batch)
-    (latents,) = sample(windowed, [request], cfg, seed=seed, on_step=on_step)
+    windowed_model = WindowedModel(base_model=model, windows=local_windows, fade=fade, batch=cfg.batch)
+    (latents,) = sample_batch(windowed_model, [request], cfg, seed=seed, on_step=on_step)
     _put(draft, low, latents)
 
 
 def _draft(spec: LatentSpec, song: SongRequest, chunks: Chunks) -> _Draft:
     length = song.row.frames
-    done = torch.zeros(length, dtype=torch.bool)
+    final_mask = torch.zeros(length, dtype=torch.bool)
     latents = torch.zeros(length, spec.channels)
     if song.context is not None:
         if song.context.latents.shape != latents.shape:
@@ -217,8 +223,8 @@ def _draft(spec: LatentSpec, song: SongRequest, chunks: Chunks) -> _Draft:
                 f"{song.sample_id}: the context has latents {tuple(song.context.latents.shape)}, the prompt asks "
                 f"for {tuple(latents.shape)}"
             )
-        done, latents = song.context.keep_mask.clone(), song.context.latents.float().clone()
-    return _Draft(song, latents, done, window_groups(~done, chunks))
+        final_mask, latents = song.context.keep_mask.clone(), song.context.latents.float().clone()
+    return _Draft(song, latents, final_mask, window_groups(~final_mask, chunks))
 
 
 def _has_seams(groups: Sequence[Sequence[Window]]) -> bool:
@@ -227,18 +233,18 @@ def _has_seams(groups: Sequence[Sequence[Window]]) -> bool:
 
 def _put(draft: _Draft, start: int, latents: Float[Tensor, "frame channel"]) -> None:
     draft.latents[start : start + len(latents)] = latents
-    draft.done[start : start + len(latents)] = True
+    draft.final_mask[start : start + len(latents)] = True
 
 
-def _report(draft: _Draft, on_finished: OnFinished | None) -> None:
-    if on_finished is not None:
-        on_finished(draft.request.sample_id, draft.latents, draft.finished)
+def _report(draft: _Draft, on_frames: OnFrames | None) -> None:
+    if on_frames is not None:
+        on_frames(draft.request.sample_id, draft.latents, draft.complete_frames)
 
 
 def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
-    """One window as a request of its own: what exists of it as its context, the song's noise on its frames."""
+    """The request for one window of a song; frames that exist are its context."""
     frames, song = slice(window.start, window.stop), draft.request
-    keep = draft.done[frames]
+    keep = draft.final_mask[frames]
     return Request(
         sample_id=song.sample_id,
         row=window_row(song.row, window),

@@ -20,7 +20,7 @@ def start_noise(requests: Sequence[Request], seed: int, length: int, channels: i
 
 def step_noise(requests: Sequence[Request], seed: int, step: int, like: Latents) -> Noise:
     """Noise of a stochastic step, shaped as `like`. The rows of one sample are its slots, in their order: copies of
-    one particle get noise of their own."""
+    one particle get different noise."""
 
     _, frames, channels = like.shape
 
@@ -39,6 +39,6 @@ def step_noise(requests: Sequence[Request], seed: int, step: int, like: Latents)
 def _draw(
     request: Request, key: str, seed: int, length: int, channels: int, purpose: str
 ) -> Float[Tensor, "1 frame channel"]:
-    """Frames from the request's first on, of the noise of its song."""
+    """The noise of the request's song, from the request's first frame on."""
     first = request.row.first_frame
     return draw_noise(seed, [key], first + length, channels, purpose)[:, first:]

@@ -1,4 +1,4 @@
-"""Latents to FLAC in chunks: while a song is still being sampled, and at its proper level once it is whole.
+"""Latents to FLAC in chunks: a preview while a song is being sampled, and the song at its proper level.
 
 The level of a song is known when it has ended. So there are two files: a preview that grows with the song, at the
 level of its first chunk, and the song itself, decoded again at -16 LUFS. Neither needs more memory than a chunk.
@@ -27,30 +27,30 @@ IN_MEMORY_S = 60.0
 
 @dataclass(frozen=True)
 class SongAudio:
-    """The sound of latents, decoded chunk by chunk."""
+    """The audio of latents, decoded chunk by chunk."""
 
     model: SongModel
     latents: Float[Tensor, "frame channel"]
     first_frame: int = 0
-    """The place of latents[0] in time: below 0 if something was put before a song."""
+    """Place of latents[0] in time, in frames; negative where frames were added before a song."""
     seconds: float | None = None
-    """Length that was asked for: the sound of a model with headroom is cut there."""
+    """Length of the prompt, at which the audio of a model with headroom is cut."""
 
     def chunks(self, start: int, stop: int) -> Iterator[Float[np.ndarray, "channel sample"]]:
-        """Frames start … stop as they sound in the whole song."""
+        """Audio of frames start … stop, each chunk decoded with the receptive frames around it."""
         spec = self.model.spec
         size = max(1, spec.frames(CHUNK_S))
-        for at in range(start, stop, size):
-            end = min(stop, at + size)
+        for begin in range(start, stop, size):
+            end = min(stop, begin + size)
             low, high = (
-                max(0, at - spec.receptive_frames),
+                max(0, begin - spec.receptive_frames),
                 min(len(self.latents), end + spec.receptive_frames),
             )
             samples = self.model.decode(self.latents[low:high], self.first_frame + low).samples
-            per_frame = samples.shape[1] // (high - low)
-            chunk = samples[:, (at - low) * per_frame : (end - low) * per_frame]
+            samples_per_frame = samples.shape[1] // (high - low)
+            chunk = samples[:, (begin - low) * samples_per_frame : (end - low) * samples_per_frame]
             if spec.headroom_s and self.seconds is not None:
-                chunk = chunk[:, : max(0, round(self.seconds * spec.sample_rate) - at * per_frame)]
+                chunk = chunk[:, : max(0, round(self.seconds * spec.sample_rate) - begin * samples_per_frame)]
             yield chunk
 
     def level(self) -> tuple[float, float]:
@@ -63,13 +63,13 @@ class SongAudio:
         return meter.loudness(), meter.peak
 
 
-def gain(sound: SongAudio) -> float:
-    """What a sound is multiplied with in its file."""
+def song_gain(sound: SongAudio) -> float:
+    """The gain that brings a song to -16 LUFS in its file."""
     return audio.gain(*sound.level(), LOUDNESS_LUFS)
 
 
 def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) -> str:
-    """Write a song at -16 LUFS, or at the gain of another, turned down if it would clip; its `audio.pcm_sha256`.
+    """Write a song at -16 LUFS or at `at_gain`, lower if it would clip; returns its `pcm_sha256`, see `audio`.
 
     The file is complete or absent.
     """
@@ -78,8 +78,8 @@ def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) ->
         _write_long(sound, path, _factor(*sound.level(), at_gain))
     else:
         samples = np.concatenate(list(sound.chunks(0, length)), axis=1)
-        whole = Clip(samples=samples, sample_rate=spec.sample_rate)
-        factor = _factor(audio.loudness(whole), float(np.abs(samples).max()), at_gain)
+        clip = Clip(samples=samples, sample_rate=spec.sample_rate)
+        factor = _factor(audio.loudness(clip), float(np.abs(samples).max()), at_gain)
         audio.write(path, Clip(samples=samples * np.float32(factor), sample_rate=spec.sample_rate))
     return audio.file_sha256(path)
 
@@ -91,33 +91,33 @@ def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
 
 
 def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
-    unfinished = path.with_name(f".{path.name}")  # always the same: what a kill leaves is written over
+    partial_path = path.with_name(f".{path.name}")  # a fixed name: the file of a killed run is overwritten
     try:
         chunks = sound.chunks(0, len(sound.latents))
         first = next(chunks)
-        with audio.writer(unfinished, sound.model.spec.sample_rate, channels=len(first)) as file:
+        with audio.writer(partial_path, sound.model.spec.sample_rate, channels=len(first)) as file:
             for chunk in chain([first], chunks):
                 audio.extend(file, chunk * np.float32(factor))
-        sync(unfinished)
-        unfinished.replace(path)
+        sync(partial_path)
+        partial_path.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)
 
 
 @dataclass
 class Preview:
-    """A file that grows with a song, to be heard meanwhile. What is much louder than its start clips."""
+    """A file that grows with a song, at the gain of its first chunk. Parts that are much louder clip."""
 
     path: Path
     file: soundfile.SoundFile | None = None
     frames: int = 0
-    """Already written."""
+    """Frames already written."""
     gain: float = 1.0
 
-    def grow(self, sound: SongAudio, finished: int) -> None:
-        """Append what can be heard of a song whose first frames are final."""
+    def grow(self, sound: SongAudio, complete_frames: int) -> None:
+        """Append the audio of a song's first frames, as far as later frames cannot change it."""
         spec, length = sound.model.spec, len(sound.latents)
-        stop = finished if finished == length else finished - spec.receptive_frames
+        stop = complete_frames if complete_frames == length else complete_frames - spec.receptive_frames
         for chunk in sound.chunks(self.frames, stop):
             if self.file is None:
                 meter = audio.Meter(spec.sample_rate, channels=len(chunk))
@@ -128,7 +128,7 @@ class Preview:
         self.frames = max(self.frames, stop)
 
     def remove(self) -> None:
-        """The song is there, or never will be."""
+        """Close and delete the file."""
         if self.file is not None:
             self.file.close()
         self.path.unlink(missing_ok=True)

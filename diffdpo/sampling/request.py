@@ -1,4 +1,4 @@
-"""What is asked of the sampler: one request a song, with what is given of the song beforehand."""
+"""Requests to the sampler: one a song or window, with its conditions and the frames that are given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Request:
     """One song, or one window of a song, to be generated."""
 
     sample_id: str
-    """The key of its noise."""
+    """The key of the request's noise."""
     row: Row
     negative: Row | None = None
     """The condition of the negative prompt; None drops the model's unconditional parts instead."""
@@ -75,6 +75,6 @@ def prompt_rows(
 def prompt_request(
     prompt: Prompt, sample_id: str, frames: int, embed: Callable[[Prompt], Embedding]
 ) -> Request:
-    """A whole song of a prompt; `frames` are `LatentSpec.frames` of its duration."""
+    """The request for a whole song of a prompt; `frames` are `LatentSpec.frames` of its duration."""
     row, negative = prompt_rows(prompt, frames, embed)
     return Request(sample_id=sample_id, row=row, negative=negative)

@@ -1,4 +1,4 @@
-"""What `sample` has to do: a prompt and a number each, embedded, with the song it edits if it edits one."""
+"""Jobs of the verb `sample`: a prompt and a song number each, with embeddings, and the song to edit if any."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import audio
-from diffdpo.data.edits import LATENTS, Edit, place_song, song_frames, to_generate
+from diffdpo.data.edits import LATENTS_SUFFIX, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
 from diffdpo.errors import DataError, UserError
@@ -19,7 +19,7 @@ from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.randomness import generator
 from diffdpo.sampling.longform import LongformConfig, SongRequest
-from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, gain
+from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, song_gain
 from diffdpo.sampling.request import InpaintContext, prompt_rows
 from diffdpo.types import Plan, Prompt, Row
 
@@ -30,14 +30,14 @@ class SampleJob:
 
     sample_id: str
     prompt: Prompt
-    """As long as the song will be."""
+    """The prompt, with the duration of the song."""
     to_generate: Bool[Tensor, " frame"] = field(compare=False)
     """False on the frames that an edit keeps."""
     edit: Edit | None = None
 
     @property
     def frames(self) -> int:
-        """Of the whole song."""
+        """Frames of the whole song."""
         return len(self.to_generate)
 
     def edit_json(self) -> str:
@@ -45,7 +45,7 @@ class SampleJob:
         return "" if self.edit is None else json.dumps(asdict(self.edit), sort_keys=True)
 
     def frames_before(self, frames_per_second: float) -> int:
-        """What is put before the song that is edited."""
+        """Number of frames added before the edited song."""
         return int(self.edit.extend_start_s * frames_per_second) if self.edit else 0
 
 
@@ -57,18 +57,18 @@ class EmbeddedJob:
     row: Row
     negative: Row | None
     plan: Plan | None
-    """What the candidate is generated from, for models that plan; kept with it."""
+    """The candidate's plan, for models that plan; stored with the candidate."""
 
 
 def sample_jobs(
-    spec: LatentSpec, numbered: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
+    spec: LatentSpec, prompt_numbers: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
 ) -> list[SampleJob]:
     """Jobs for prompts and song numbers, shortest first, so that batches hold songs of similar length.
 
-    DataError for an edit that cannot be.
+    DataError for an impossible edit.
     """
     rate, jobs = spec.frames_per_second, []
-    for prompt, number in numbered:
+    for prompt, number in prompt_numbers:
         edit = edits.get(prompt.id)
         if edit is None:
             mask = torch.ones(spec.frames(prompt.duration_s), dtype=torch.bool)
@@ -102,14 +102,14 @@ def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformCo
 def embed_jobs(
     store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int
 ) -> tuple[list[EmbeddedJob], dict[str, str]]:
-    """The jobs embedded, equal prompts once; of those that cannot be, the reason by sample id."""
-    embedded, failures = [], {}
+    """Embedded jobs, equal prompts embedded once; and the errors of the other jobs, by sample id."""
+    embedded_jobs, failures = [], {}
     for job in jobs:
         try:
-            embedded.append(_embed(store, job, seed))
+            embedded_jobs.append(_embed(store, job, seed))
         except UserError as error:
             failures[job.sample_id] = str(error)
-    return embedded, failures
+    return embedded_jobs, failures
 
 
 def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
@@ -122,11 +122,11 @@ def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
     return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 
 
-def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
+def song_request(model: SongModel, embedded_job: EmbeddedJob) -> SongRequest:
     """The song that `compose` generates. Audio to be edited is brought to the level of `prepare` and encoded."""
-    job = embedded.job
+    job = embedded_job.job
     if job.edit is None:
-        return SongRequest(sample_id=job.sample_id, row=embedded.row, negative=embedded.negative)
+        return SongRequest(sample_id=job.sample_id, row=embedded_job.row, negative=embedded_job.negative)
     latents = place_song(
         _edited_latents(model, job.edit),
         job.edit,
@@ -135,15 +135,15 @@ def song_request(model: SongModel, embedded: EmbeddedJob) -> SongRequest:
     )
     return SongRequest(
         sample_id=job.sample_id,
-        row=embedded.row,
-        negative=embedded.negative,
+        row=embedded_job.row,
+        negative=embedded_job.negative,
         context=InpaintContext(latents, ~job.to_generate),
         strength=job.edit.strength,
     )
 
 
 def _edited_latents(model: SongModel, edit: Edit) -> Float[Tensor, "frame channel"]:
-    if edit.song.endswith(LATENTS):
+    if edit.song.endswith(LATENTS_SUFFIX):
         return read_latents(Path(edit.song))
     return model.encode(audio.normalise(audio.read(edit.song), LOUDNESS_LUFS))
 
@@ -151,13 +151,13 @@ def _edited_latents(model: SongModel, edit: Edit) -> Float[Tensor, "frame channe
 def song_audio(
     model: SongModel, job: SampleJob, latents: Float[Tensor, "frame channel"]
 ) -> tuple[SongAudio, float | None]:
-    """The sound of a job's latents, and its gain, None for the usual level.
+    """The audio of a job's latents, and its gain; None brings it to -16 LUFS.
 
     An edit of latents keeps its song's gain and place in time, so that what was not edited sounds as before.
     """
     if job.edit is None:
         return SongAudio(model, latents, seconds=job.prompt.duration_s), None
     sound = SongAudio(model, latents, -job.frames_before(model.spec.frames_per_second))
-    if not job.edit.song.endswith(LATENTS):
+    if not job.edit.song.endswith(LATENTS_SUFFIX):
         return sound, None
-    return sound, gain(SongAudio(model, read_latents(Path(job.edit.song))))
+    return sound, song_gain(SongAudio(model, read_latents(Path(job.edit.song))))

@@ -22,7 +22,7 @@ from diffdpo.sampling.request import Request
 from diffdpo.sampling.trajectory import (
     Hook,
     Noise,
-    Resampled,
+    ResampledLatents,
     RowTimes,
     State,
     TimeGrid,
@@ -61,7 +61,7 @@ class Trajectories:
     """The noise of a step."""
 
 
-def sample(
+def sample_batch(
     model: SongModel,
     requests: Sequence[Request],
     cfg: SamplingConfig,
@@ -69,7 +69,7 @@ def sample(
     seed: int,
     on_step: Callable[[], None] | None = None,
 ) -> list[Float[Tensor, "_ channel"]]:
-    """Latents of a batch of songs, each as long as its row asks, on the CPU in float32, without gradients."""
+    """Latents of a batch of songs, each of its row's length, on the CPU in float32, without gradients."""
     with torch.no_grad():
         return [song.latents for song in generate(model, requests, cfg, seed=seed, on_step=on_step)]
 
@@ -86,8 +86,8 @@ def generate(
 ) -> list[Sample]:
     """A batch of songs, and how many evaluations each took. Gradients flow unless the caller forbids them.
 
-    `network` is the model's own unless another is given. `hook` may replace x and state behind each step, see
-    `trajectory.Hook`; the answer has one song for each row that is left, in their order.
+    `network` is the model's own unless another is given. `hook` may replace x and state after each step, see
+    `trajectory.Hook`; the result has one song for each remaining row, in their order.
     """
     path = start(model, requests, cfg, seed=seed, network=network, estimate=hook is not None)
     x, state = follow(path, cfg, on_step=on_step, hook=hook)
@@ -108,9 +108,9 @@ def start(
     network: Any = None,
     estimate: bool = False,
 ) -> Trajectories:
-    """Everything before the first step: conditions encoded, noise drawn, times laid out.
+    """Trajectories before the first step: conditions encoded, noise drawn, times computed.
 
-    With `estimate` the state holds the estimate of the song, x - t v, behind each step.
+    With `estimate` the state holds the estimate of the song, x - t v, after each step.
     """
     for request in requests:
         check_request(model, request)
@@ -155,13 +155,13 @@ def follow(
     on_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
 ) -> tuple[flow.Latents, State]:
-    """From noise to songs; `on_step` is called once a step, those of zero velocity included."""
+    """Run all solver steps from noise to songs; `on_step` is called once a step, also at zero velocity."""
     zero_steps = cfg.zero_init_steps
-    for _ in range(zero_steps):  # noise stays noise while time goes on
+    for _ in range(zero_steps):  # the velocity is zero: x stays noise
         if on_step is not None:
             on_step()
 
-    def behind_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[Resampled, State]:
+    def after_step(i: int, x: flow.Latents, t: RowTimes, state: State) -> tuple[ResampledLatents, State]:
         if on_step is not None:
             on_step()
         return (x, state) if hook is None else hook(zero_steps + i, x, t, state)
@@ -174,7 +174,7 @@ def follow(
             cfg.build_solver(),
             path.state,
             lambda i: path.noise(zero_steps + i),
-            behind_step,
+            after_step,
         )
 
 
@@ -197,7 +197,7 @@ def planned_nfe(cfg: SamplingConfig) -> int:
 def _start_points(
     requests: Sequence[Request], noise: flow.Latents, grid: Float[Tensor, " point"]
 ) -> tuple[flow.Latents, TimeGrid]:
-    """Where each sample begins, and its times: a variation takes as many steps over a shorter way."""
+    """Latents at which each sample begins, and its times: a variation takes equally many, shorter steps."""
     inits = [request.init for request in requests]
     strength = torch.tensor([1.0 if init is None else init.strength for init in inits], dtype=torch.float64)
     song = torch.zeros_like(noise)
@@ -220,17 +220,17 @@ def _clamped_frames(
     return latents, keep_mask
 
 
-def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
+def batch_requests(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """Requests in batches of similar length, so that little is padded; the order of equals stays."""
-    ordered = sorted(requests, key=lambda request: request.row.frames)
-    return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+    sorted_requests = sorted(requests, key=lambda request: request.row.frames)
+    return [sorted_requests[first : first + size] for first in range(0, len(sorted_requests), size)]
 
 
 def compile_blocks(network: Any) -> None:
     """Compile the blocks that a network repeats, by diffusers' convention; each once."""
-    repeated = getattr(network, "_repeated_blocks", None)
-    if not repeated:
+    block_names = getattr(network, "_repeated_blocks", None)
+    if not block_names:
         raise DataError("sampling.compile: this model's network does not name its repeated blocks")
-    for block in [module for module in network.modules() if type(module).__name__ in repeated]:
+    for block in [module for module in network.modules() if type(module).__name__ in block_names]:
         if getattr(block, "_compiled_call_impl", None) is None:
             block.compile(dynamic=True)

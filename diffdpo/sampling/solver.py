@@ -56,26 +56,26 @@ def dpmpp_2m(
     """
     v, state = velocity(x, t, state)
     song = song_from_velocity(x, v, t.to(x))
-    extrapolated = song
+    song_extrapolation = song
     if "solver.song" in state:
         t_last, song_last = state["solver.t"], state["solver.song"]
         l_next, l_now, l_last = (torch.logit(1 - s) for s in (t_next, t, t_last))
         half = (l_next - l_now) / (2 * (l_now - l_last))
         half = half.where(torch.isfinite(half), 0)
-        extrapolated = song + broadcast(half).to(x) * (song - song_last)
+        song_extrapolation = song + broadcast(half).to(x) * (song - song_last)
     ratio = broadcast(t_next / t).to(x)
-    return ratio * x + (1 - ratio) * extrapolated, state | {"solver.t": t, "solver.song": song}
+    return ratio * x + (1 - ratio) * song_extrapolation, state | {"solver.t": t, "solver.song": song}
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver step and what is known about it."""
+    """A solver step with its number of evaluations and its properties."""
 
     step: Step
     evaluations: int = 1
     """Velocities that a step computes."""
     evaluations_key: str = ""
-    """The argument that sets that number, where there is one."""
+    """Name of the step's argument that sets `evaluations`, if any."""
     stochastic: bool = False
     exact: bool = True
     """Whether the marginal distributions of the flow are preserved as the number of steps grows."""
@@ -102,7 +102,7 @@ SOLVERS: Table[Solver] = Table(
 
 
 def build_solver(choice: Choice) -> Solver:
-    """A solver by name with the arguments of its step; ConfigError or ValueError for what it does not know."""
+    """A solver by name with the arguments of its step; ConfigError or ValueError for an unknown or bad one."""
     solver = pick("solver", SOLVERS, choice.name)
     step = bind("solver", solver.step, choice)
     evaluations = choice.args.get(solver.evaluations_key, solver.evaluations)

@@ -44,14 +44,14 @@ def flow_grpo_sde(
     a: float = 0.7,
     t_max: float = 0.98,
 ) -> tuple[Latents, State]:
-    """The SDE of Flow-GRPO (Liu et al. 2025, eq. 9): diffusion sigma = a sqrt(t / (1 - t)), t at most `t_max`
-    in it.
+    """The SDE of Flow-GRPO (Liu et al. 2025, eq. 9): diffusion sigma = a sqrt(t / (1 - t)) with t
+    clamped to `t_max`.
 
     Exact.
     """
     v, state = velocity(x, t, state)
-    dt, clamped = t - t_next, t.clamp(max=t_max)
-    sigma = a * (clamped / (1 - clamped)).sqrt()
+    dt, clamped_t = t - t_next, t.clamp(max=t_max)
+    sigma = a * (clamped_t / (1 - clamped_t)).sqrt()
     pull = broadcast(sigma**2 / (2 * t)).to(x) * noise_from_velocity(x, v, t.to(x))
     return (
         x - broadcast(dt).to(x) * (v + pull) + broadcast(sigma * dt.sqrt()).to(x) * noise("step", state),
@@ -84,14 +84,14 @@ def glass(
         s = step / inner
         mean_s, std_s = s * mean, (1 - s) + s * std
         precision = (1 - a) ** 2 / a**2 + mean_s**2 / std_s**2
-        pooled = broadcast((1 - a) / a**2).to(x) * x + broadcast(mean_s / std_s**2).to(x) * y
+        weighted_sum = broadcast((1 - a) / a**2).to(x) * x + broadcast(mean_s / std_s**2).to(x) * y
         t_effective = 1 / (1 + precision.sqrt())
-        at = broadcast((1 - t_effective) / precision.clamp(min=1e-12)).to(x) * pooled
-        at = torch.where(broadcast(precision > 1e-12).to(x.device), at, y)
-        v, state = velocity(at, t_effective, state)
-        song = song_from_velocity(at, v, t_effective.to(x))
-        rest = broadcast((std - 1) / std_s).to(x) * (y - broadcast(mean_s).to(x) * song)
-        y = y + (broadcast(mean).to(x) * song + rest) / inner
+        x_effective = broadcast((1 - t_effective) / precision.clamp(min=1e-12)).to(x) * weighted_sum
+        x_effective = torch.where(broadcast(precision > 1e-12).to(x.device), x_effective, y)
+        v, state = velocity(x_effective, t_effective, state)
+        song = song_from_velocity(x_effective, v, t_effective.to(x))
+        residual = broadcast((std - 1) / std_s).to(x) * (y - broadcast(mean_s).to(x) * song)
+        y = y + (broadcast(mean).to(x) * song + residual) / inner
     return broadcast(gamma).to(x) * x + y, state
 
 
@@ -110,10 +110,10 @@ def cps(
     x_s = (1 - s) song + s (cos(eta pi / 2) predicted noise + sin(eta pi / 2) noise). Not exact: songs vary less.
     """
     v, state = velocity(x, t, state)
-    song, predicted = song_from_velocity(x, v, t.to(x)), noise_from_velocity(x, v, t.to(x))
+    song, noise_estimate = song_from_velocity(x, v, t.to(x)), noise_from_velocity(x, v, t.to(x))
     angle = eta * math.pi / 2
-    mixed = math.cos(angle) * predicted + math.sin(angle) * noise("step", state)
-    return (1 - broadcast(t_next).to(x)) * song + broadcast(t_next).to(x) * mixed, state
+    noise_mixture = math.cos(angle) * noise_estimate + math.sin(angle) * noise("step", state)
+    return (1 - broadcast(t_next).to(x)) * song + broadcast(t_next).to(x) * noise_mixture, state
 
 
 def overshoot(
@@ -128,11 +128,11 @@ def overshoot(
 ) -> tuple[Latents, State]:
     """Euler's step past t_next, to t_next (1 - fraction), and back by exact forward noise. Not exact."""
     v, state = velocity(x, t, state)
-    beyond = t_next * (1 - fraction)
-    ahead = x + broadcast(beyond - t).to(x) * v
-    scale = (1 - t_next) / (1 - beyond)
-    std = (t_next**2 - (scale * beyond) ** 2).clamp(min=0).sqrt()
-    return broadcast(scale).to(x) * ahead + broadcast(std).to(x) * noise("step", state), state
+    t_end = t_next * (1 - fraction)
+    x_end = x + broadcast(t_end - t).to(x) * v
+    scale = (1 - t_next) / (1 - t_end)
+    std = (t_next**2 - (scale * t_end) ** 2).clamp(min=0).sqrt()
+    return broadcast(scale).to(x) * x_end + broadcast(std).to(x) * noise("step", state), state
 
 
 def ping_pong(
@@ -140,7 +140,7 @@ def ping_pong(
 ) -> tuple[Latents, State]:
     """The predicted song, noised anew to t_next: how consistency models are sampled (Song et al. 2023, alg. 1).
 
-    Not exact for other networks.
+    Not exact for networks that are no consistency models.
     """
     v, state = velocity(x, t, state)
     song = song_from_velocity(x, v, t.to(x))

@@ -18,16 +18,15 @@ from diffdpo.flow import Latents
 RowTimes = Float[Tensor, " row"]
 TimeGrid = Float[Tensor, "point sample"]
 """The times visited, for each sample, from noise to song; in fp64, since some networks count from the other end."""
-Resampled = Float[Tensor, "_ frame channel"]
-"""Latents of as many rows as a hook has left."""
+ResampledLatents = Float[Tensor, "_ frame channel"]
+"""Latents after a hook, which may drop, copy and reorder rows."""
 State = dict[str, Tensor]
 """Named tensors, each with a leading row axis. `row` is the sample that a row belongs to."""
 Velocity = Callable[[Latents, RowTimes, State], tuple[Latents, State]]
 Noise = Callable[[str, State], Latents]
 Step = Callable[..., tuple[Latents, State]]
-Hook = Callable[[int, Latents, RowTimes, State], tuple[Resampled, State]]
-"""Called behind a step with its number, x, the time reached and the state; returns the x and state to go on
-with."""
+Hook = Callable[[int, Latents, RowTimes, State], tuple[ResampledLatents, State]]
+"""Called after a step with its number, x, the time and the state; returns the x and state of the next step."""
 
 
 def schedule(steps: int, shift: float = 1.0, sway: float = 0.0) -> Float[Tensor, " point"]:
@@ -51,11 +50,11 @@ def solve(
     state: State,
     noise: Callable[[int], Noise],
     hook: Hook | None = None,
-) -> tuple[Resampled, State]:
+) -> tuple[ResampledLatents, State]:
     """Follow `times` from x at times[0] to times[-1] (1 to 0 for a song). `noise(i)` is the noise of step i."""
-    for i, (now, then) in enumerate(pairwise(times)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         sample = state["row"]
-        x, state = step(velocity, x, now[sample], then[sample], state, noise(i))
+        x, state = step(velocity, x, t[sample], t_next[sample], state, noise(i))
         if hook is not None:
-            x, state = hook(i, x, then[state["row"]], state)
+            x, state = hook(i, x, t_next[state["row"]], state)
     return x, state

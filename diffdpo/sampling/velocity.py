@@ -1,7 +1,7 @@
 """The velocity a solver follows: the network, guided, and extrapolated where it hardly changes.
 
-Each function here makes a `Velocity` of another one or of the network. None of them remembers anything: what
-has to be remembered of a row is in the state that travels with it.
+Each function makes a `Velocity` of another `Velocity` or of the network. All memory of a row is in the state: the
+functions have none.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from diffdpo.sampling.trajectory import RowTimes, State, Velocity
 
 Index = Int[Tensor, " row"]
 SampleMask = Bool[Tensor, "sample frame"]
-"""A row for each sample, whatever rows a state has."""
+"""A mask with a row for each sample; `state["row"]` names the samples of the rows of a state."""
 CPU_FRAMES = 2048
 """Frames in one forward pass on a CPU: with more, activations leave its cache and it gets slower. A GPU takes
 all."""
@@ -87,42 +87,42 @@ def put_rows(base: Tensor, index: Index, values: Tensor) -> Tensor:
 def guided_velocity(
     evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: SampleMask
 ) -> Velocity:
-    """Guided velocities. `mask` has a row for each sample; decisions are made on the CPU, so that none waits for a
-    GPU."""
+    """Guided velocities. `mask` has a row for each sample. Which rows to guide is decided on the CPU, without
+    a wait for the GPU."""
 
     def velocity(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         samples = state["row"]
-        due = _due(t, state, guidance)
-        index = due.nonzero().squeeze(1)
+        uncond_mask = _uncond_mask(t, state, guidance)
+        index = uncond_mask.nonzero().squeeze(1)
         rows = torch.cat([conditions.cond[samples], conditions.uncond[samples[index]]])
-        both = torch.cat([torch.arange(len(samples)), index])
-        v = evaluate(x[both.to(x.device)], t[both], rows)
+        x_rows = torch.cat([torch.arange(len(samples)), index])
+        v = evaluate(x[x_rows.to(x.device)], t[x_rows], rows)
         cond, uncond = v[: len(samples)], v[len(samples) :]
-        state = state | {"nfe": state["nfe"] + 1 + due.long()}
+        state = state | {"nfe": state["nfe"] + 1 + uncond_mask.long()}
         v = cond
         if len(index):
             v, state = _combine(cond, uncond, x, t, index, state, guidance, mask)
         if "guidance.offset" in state:
             state = state | {"guidance.calls": state["guidance.calls"] + 1}
-            reuse = broadcast(_inside(t, guidance) & ~due).to(x.device)
+            reuse = broadcast(_guidance_mask(t, guidance) & ~uncond_mask).to(x.device)
             v = torch.where(reuse, v + state["guidance.offset"], v)
         return v, state
 
     return velocity
 
 
-def _inside(t: RowTimes, guidance: Guidance) -> Bool[Tensor, " row"]:
+def _guidance_mask(t: RowTimes, guidance: Guidance) -> Bool[Tensor, " row"]:
     """Whether a row is guided at its time."""
     return (t >= guidance.low) & (t <= guidance.high) & guidance.active
 
 
-def _due(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
+def _uncond_mask(t: RowTimes, state: State, guidance: Guidance) -> Bool[Tensor, " row"]:
     """Whether a row's unconditional velocity has to be computed now."""
-    inside = _inside(t, guidance)
+    guidance_mask = _guidance_mask(t, guidance)
     if "guidance.offset" not in state:
-        return inside
-    turn = state["guidance.calls"] % guidance.every == 0
-    return inside & (turn | ~state["guidance.ready"])
+        return guidance_mask
+    is_turn = state["guidance.calls"] % guidance.every == 0
+    return guidance_mask & (is_turn | ~state["guidance.ready"])
 
 
 def _combine(
@@ -135,16 +135,16 @@ def _combine(
     guidance: Guidance,
     mask: SampleMask,
 ) -> tuple[Latents, State]:
-    """The guided velocity in the rows at `index`, and what the state remembers of it."""
+    """The velocity, guided in the rows at `index`, and the state with the guider's memory and offset."""
     rows = index.to(x.device)
     memory = state.get("guidance.memory")
-    at = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
-    v, memory_rows = guidance.guider(at, guidance.scale, cond[:0] if memory is None else memory[rows])
+    branches = Branches(cond[rows], uncond, x[rows], t[index], mask[state["row"][index].to(mask.device)])
+    v, memory_rows = guidance.guider(branches, guidance.scale, cond[:0] if memory is None else memory[rows])
     state = dict(state)
     if memory is not None:
         state["guidance.memory"] = put_rows(memory, index, memory_rows)
     if "guidance.offset" in state:
-        state["guidance.offset"] = put_rows(state["guidance.offset"], index, v - at.cond)
+        state["guidance.offset"] = put_rows(state["guidance.offset"], index, v - branches.cond)
         ready = torch.ones(len(index), dtype=torch.bool)
         state["guidance.ready"] = put_rows(state["guidance.ready"], index, ready)
     return put_rows(cond, index, v), state
@@ -153,22 +153,22 @@ def _combine(
 def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> Velocity:
     """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
 
-    Each row decides for itself, by how fast its velocity changed between the last two times it was computed: the
-    first term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
+    The expected change of a row follows from its velocities at the last two times they were computed: the first
+    term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
     """
     if not threshold:
         return velocity
 
     def extrapolate_or_compute(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
-        stale = _expected_change(t, state, mask) >= threshold
-        index = stale.nonzero().squeeze(1)
-        v = _extrapolated(t, state)
+        stale_mask = _expected_change(t, state, mask) >= threshold
+        index = stale_mask.nonzero().squeeze(1)
+        v = _extrapolate(t, state)
         if len(index):
             part = take(state, index)
-            fresh, part = velocity(x[index.to(x.device)], t[index], part)
-            v = put_rows(v, index, fresh)
+            v_new, part = velocity(x[index.to(x.device)], t[index], part)
+            v = put_rows(v, index, v_new)
             times = torch.stack([part["cache.t"][:, 1], t[index]], 1)
-            velocities = torch.stack([part["cache.v"][:, 1], fresh], 1)
+            velocities = torch.stack([part["cache.v"][:, 1], v_new], 1)
             points = part["cache.points"] + 1
             part = part | {"cache.t": times, "cache.v": velocities, "cache.points": points}
             state = {name: put_rows(state[name], index, part[name]) for name in state}
@@ -186,15 +186,15 @@ def _expected_change(t: RowTimes, state: State, mask: SampleMask) -> Float[Tenso
     return share.where(state["cache.points"] >= 2, torch.inf)
 
 
-def _extrapolated(t: RowTimes, state: State) -> Latents:
-    """Along the line through the last two velocities."""
+def _extrapolate(t: RowTimes, state: State) -> Latents:
+    """The velocity at t on the line through the last two that were computed."""
     (t0, t1), (v0, v1) = state["cache.t"].unbind(1), state["cache.v"].unbind(1)
     slope = ((t - t1) / (t1 - t0)).nan_to_num(0.0, 0.0, 0.0)
     return v1 + broadcast(slope).to(v1) * (v1 - v0)
 
 
 def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask) -> Velocity:
-    """A velocity that takes given frames straight to what they are: (x - song) / t, noise - song on a
+    """A velocity that takes given frames straight to their latents: (x - song) / t, noise - song on a
     straight path.
 
     `latents` and `keep_mask` have a row for each sample.
@@ -213,7 +213,7 @@ def clamped_velocity(velocity: Velocity, latents: Latents, keep_mask: SampleMask
 
 
 def with_song_estimate(velocity: Velocity) -> Velocity:
-    """A velocity that leaves its estimate of the song, x - t v, in the state, so that hooks can score it."""
+    """A velocity that writes the estimate of the song, x - t v, into the state for hooks that score songs."""
 
     def estimate(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         v, state = velocity(x, t, state)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffdpo.data.scores import ANY, GATES, WHOLE, Grid
+from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, Grid
 from diffdpo.errors import ConfigError
 from diffdpo.scorers.base import FeatureScorer, PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical
@@ -40,10 +40,10 @@ class ScoreKey(NamedTuple):
     scorer: str
     """Its name, or GATES."""
     fingerprint: str
-    prompt: str = ANY
+    prompt: str = NO_PROMPT
     """The key of the prompt (`prompt_key`) for scorers that compare a clip with one."""
-    window: str = WHOLE
-    """The name of the grid of windows, or WHOLE."""
+    window: str = FULL_SONG
+    """The name of the grid of windows, or FULL_SONG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def score_clips(
     if prompts is not None and len(prompts) != len(clips):
         raise ValueError(f"{len(clips)} clips need as many prompts, got {len(prompts)}")
     by_name = {str(place): prompt for place, prompt in enumerate(prompts or ())}
-    keys = [score_keys(scorers, versions, [name], grid) for name in by_name or [ANY] * len(clips)]
+    keys = [score_keys(scorers, versions, [name], grid) for name in by_name or [NO_PROMPT] * len(clips)]
     scores: list[ClipScores] = []
     for begin in range(0, len(clips), BATCH):
         part = slice(begin, begin + BATCH)
@@ -96,14 +96,14 @@ def fingerprints(scorers: Mapping[str, Scorer]) -> dict[str, str]:
 def score_keys(
     scorers: Mapping[str, Scorer],
     versions: Mapping[str, str],
-    prompts: Collection[str] = (ANY,),
+    prompts: Collection[str] = (NO_PROMPT,),
     grid: Grid | None = None,
 ) -> list[ScoreKey]:
     """The keys of all values of one clip, by scorers of these fingerprints, for prompts by their keys."""
     keys = []
     for name, version in versions.items():
         with_prompt = name in scorers and isinstance(scorers[name], PromptScorer)
-        keys += [ScoreKey(name, version, prompt) for prompt in (prompts if with_prompt else [ANY])]
+        keys += [ScoreKey(name, version, prompt) for prompt in (prompts if with_prompt else [NO_PROMPT])]
     if grid:
         keys += [
             ScoreKey(name, versions[name], window=grid.name)
@@ -197,7 +197,7 @@ def _score_clip(
     if failures(faults, FINITE):
         for key in keys:
             if key.scorer != GATES:
-                count = 1 if key.window == WHOLE or grid is None else len(grid.starts(clip.seconds))
+                count = 1 if key.window == FULL_SONG or grid is None else len(grid.starts(clip.seconds))
                 values[key] = dict.fromkeys(scorers[key.scorer].axes, (np.nan,) * count)
         return values, None
     clip = canonical(clip)
@@ -211,7 +211,7 @@ def _score_batch(
     grid: Grid | None,
 ) -> Iterator[tuple[int, ScoreKey, AxisValues]]:
     """The values of clips by one scorer, all whole clips at once and then the windows of each."""
-    songs = [row for row in batch if row[1].window == WHOLE]
+    songs = [row for row in batch if row[1].window == FULL_SONG]
     if songs:
         clips = [clip for _, _, clip in songs]
         own = [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in songs]
@@ -237,10 +237,10 @@ def _score_features(
     features = ClipFeatures(clip)
     for key in keys:
         scorer = scorers[key.scorer]
-        if key.window == WHOLE:
+        if key.window == FULL_SONG:
             prompt = [prompts.get(key.prompt, EMPTY_PROMPT)] if isinstance(scorer, PromptScorer) else []
             values[key] = _by_axis(scorer, [scorer.score_features(features, *prompt)])
-    rows: dict[ScoreKey, list[Sequence[float]]] = {key: [] for key in keys if key.window != WHOLE}
+    rows: dict[ScoreKey, list[Sequence[float]]] = {key: [] for key in keys if key.window != FULL_SONG}
     for window in _windows(clip, grid) if rows and grid else []:
         features = ClipFeatures(window)
         for key in rows:
@@ -268,13 +268,13 @@ def _collect(clip: Clip, values: Mapping[ScoreKey, AxisValues], grid: Grid | Non
     whole = {
         axis: value
         for key, by_axis in values.items()
-        if key.scorer != GATES and key.window == WHOLE
+        if key.scorer != GATES and key.window == FULL_SONG
         for axis, (value,) in by_axis.items()
     }
     windows = {
         axis: column
         for key, by_axis in values.items()
-        if key.window != WHOLE
+        if key.window != FULL_SONG
         for axis, column in by_axis.items()
     }
     columns = [*((axis, (value,)) for axis, value in whole.items()), *windows.items()]

@@ -71,7 +71,7 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
         _plan(first, cfg, accelerator),
         seed=training.seed,
         workers=cfg.workers,
-        pin=accelerator.device.type == "cuda",
+        pin_memory=accelerator.device.type == "cuda",
     )
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):

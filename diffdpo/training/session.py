@@ -153,7 +153,7 @@ def check_data(examples: Examples, objective: Objective, name: str) -> None:
     if isinstance(examples, Pairs | PairsInMemory):
         location = str(examples.path) if isinstance(examples, Pairs) else "pairs"
         check_takes(
-            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, where=location
+            objective, name, soft_labels=examples.has_soft_labels, spans=examples.has_spans, location=location
         )
 
 

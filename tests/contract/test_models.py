@@ -27,7 +27,7 @@ from support.model_contract import (
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.base import OPTIONAL, Inpaints, Plans, Prepares, SongModel, require, supports, take
-from diffdpo.sampling.windowed import Windowed
+from diffdpo.sampling.windowed import WindowedModel
 from diffdpo.types import Row
 from diffdpo.windows import Window
 
@@ -194,7 +194,7 @@ def test_a_window_is_a_slice_of_its_song_or_refused(subject):
 
 def test_a_wrapper_supports_what_the_model_in_it_supports(subject):
     windows = (Window(0, 20, 0, 16), Window(12, 32, 16, 32))
-    windowed = Windowed(wrapped=subject.model, windows=windows, fade=4, batch=2)
+    windowed = WindowedModel(base_model=subject.model, windows=windows, fade=4, batch=2)
     assert isinstance(windowed, SongModel)
     for protocol in OPTIONAL:
         assert supports(subject.model, protocol) or not supports(windowed, protocol)

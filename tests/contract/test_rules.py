@@ -192,7 +192,7 @@ class Widest:
             mean = weighted_mean(differences(prompt.z), axes, {})[None]
             return select(mean >= self.margin, mean, limit=1)
 
-        return mine_prompts(prompts, axes, "widest", choose, otherwise="all are alike")
+        return mine_prompts(prompts, axes, "widest", choose, no_pair_reason="all are alike")
 '''
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffdpo.objectives.dpo import DPO
-from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.reward_weighted import RWR
 from diffdpo.objectives.terms.restraints import Anchor
 from tools.bench.gaussian_world import Mixture, Reward, World
 from tools.bench.toy import Budget, Run, measure_policies, train_policies
@@ -24,7 +24,7 @@ def test_rewards_beat_plain_pairs_the_anchor_keeps_winners_and_flipped_labels_te
     )
     plain = DPO(beta=4.0)  # one nat: 2 dim
     runs = [
-        Run(objective=RewardWeighted()),
+        Run(objective=RWR()),
         Run(objective=plain),
         Run(objective=DPO(beta=4.0, anchor=Anchor(winner=2.0))),
         Run(objective=plain, flip_share=1.0),

@@ -11,7 +11,7 @@ from diffdpo import audio
 from diffdpo.cli import app
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
-from diffdpo.data.ratings import MINED, RATINGS
+from diffdpo.data.ratings import MINED_SOURCE, RATINGS
 from diffdpo.data.samples import SAMPLES, SampleRow
 from diffdpo.data.scores import SCORES, Grid, newest_grid, read_windows, score_rows
 from diffdpo.types import Clip
@@ -96,7 +96,7 @@ def test_pairs_and_ratings_stand_side_by_side(mine):
     assert by_id["p.a"].rating > by_id["p.c"].rating > by_id["p.d"].rating
     assert [by_id[name].rating for name in ("q.a", "q.b")] == pytest.approx([0, 0])
     assert sum(row.rating for row in rated) == pytest.approx(0)
-    assert {row.source for row in rated} == {MINED}
+    assert {row.source for row in rated} == {MINED_SOURCE}
     assert by_id["p.a"].group == "group p"
 
 

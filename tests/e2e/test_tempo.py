@@ -8,7 +8,7 @@ from diffdpo.encoders.descriptors import measure
 from diffdpo.models import MODELS
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import Request
-from diffdpo.sampling.sampler import sample
+from diffdpo.sampling.sampler import sample_batch
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 
@@ -24,7 +24,7 @@ def model():
 def songs(model, text):
     row = song_row(model, Prompt(id="a", text=text, duration_s=12.0))
     requests = [Request(sample_id=f"a.{number}", row=row) for number in range(SONGS)]
-    return [model.decode(latents) for latents in sample(model, requests, CONFIG, seed=0)]
+    return [model.decode(latents) for latents in sample_batch(model, requests, CONFIG, seed=0)]
 
 
 @pytest.mark.parametrize("bpm", [100, 150])

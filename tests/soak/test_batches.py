@@ -8,7 +8,7 @@ from diffdpo.models import MODELS
 from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import Request
-from diffdpo.sampling.sampler import sample
+from diffdpo.sampling.sampler import sample_batch
 from diffdpo.sampling.solver import SOLVERS
 from diffdpo.types import Prompt
 
@@ -35,7 +35,7 @@ def test_a_song_is_that_of_any_batch(model, solver, guidance_scale):
             )
             for i, length in enumerate(seconds)
         ]
-        songs = sample(model, requests, cfg, seed=number)
+        songs = sample_batch(model, requests, cfg, seed=number)
         for request, song in zip(requests, songs, strict=True):
-            (alone,) = sample(model, [request], cfg, seed=number)
+            (alone,) = sample_batch(model, [request], cfg, seed=number)
             assert torch.allclose(song, alone, rtol=1e-4, atol=1e-4), request.sample_id

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from diffdpo.mining import Candidate, MinedPairs, Rule, by_prompt, to_candidates
+from diffdpo.mining import Candidate, MinedPairs, Rule, group_by_prompt, to_candidates
 
 AXES = ("melody", "sound")
 
@@ -25,7 +25,7 @@ def apply(rule: Rule, songs, axes=AXES) -> MinedPairs:
 
 def prompts_of(songs, axes=AXES):
     """Songs by prompt, as rules see them."""
-    return by_prompt(to_candidates(songs, axes))
+    return group_by_prompt(to_candidates(songs, axes))
 
 
 def triples(result):

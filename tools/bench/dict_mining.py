@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from diffdpo.data.prompts import read_prompts
 from diffdpo.data.samples import PROMPTS, SAMPLES
-from diffdpo.data.scores import ANY, SCORES, newest_versions, prompt_key
+from diffdpo.data.scores import NO_PROMPT, SCORES, newest_versions, prompt_key
 from diffdpo.scorers.gates import LIMITS
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ def read_candidates(samples: Path, scores: Path) -> list[Row]:
     keys = {prompt.id: prompt_key(prompt) for prompt in read_prompts(samples / PROMPTS)}
     songs = []
     for row in read_rows(samples / SAMPLES.folder, SAMPLES.key):
-        values = by_sound.get((row["sha256"], ANY), {}) | by_sound.get(
+        values = by_sound.get((row["sha256"], NO_PROMPT), {}) | by_sound.get(
             (row["sha256"], keys[row["prompt_id"]]), {}
         )
         if values and all(low <= values[gate] <= high for gate, (low, high) in LIMITS.items()):

@@ -15,7 +15,7 @@ from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.objectives.kto import KTO
 from diffdpo.objectives.linear_dpo import LinearDPO
 from diffdpo.objectives.nft import NFT
-from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.reward_weighted import RWR
 from diffdpo.objectives.terms.restraints import Anchor, Safeguard
 from diffdpo.objectives.terms.weights import TimestepWeight
 from diffdpo.registry import Choice
@@ -95,7 +95,7 @@ def dpo_builder(winner: float = 0.0, reward: float = 0.0, mu: float | None = Non
 ELBO: dict[str, Any] = {"timestep": TimestepWeight("clipped_elbo")}
 FAMILIES: dict[str, Family] = {
     "sft": Family(lambda world, nats: FlowMatching()),
-    "rwr": Family(lambda world, nats: RewardWeighted(temperature=nats)),
+    "rwr": Family(lambda world, nats: RWR(temperature=nats)),
     "nft": Family(lambda world, nats: NFT(advantage_clip=1.5 * nats, kl=0.0)),
     "awm": Family(lambda world, nats: AWM(clip=1e6, velocity_kl=1.5 * nats)),
     "dgpo": Family(lambda world, nats: DGPO(beta=per_element(world, nats))),

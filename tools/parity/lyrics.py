@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import (
-    FRAMES_PER_SECOND,
+    LYRICS_FRAMES_PER_SECOND,
     VOCABULARY_VARIABLE,
     LineEnd,
     LyricsFrontEnd,
@@ -75,7 +75,7 @@ def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping
             continue
         front_end = LyricsFrontEnd(vocabulary, end=WINDOWS[name])
         frames = len(golden_tokens)
-        lines = front_end.encode(song, "en", frames / FRAMES_PER_SECOND).lines
-        ours = place_tokens(lines, frames, FRAMES_PER_SECOND)
+        lines = front_end.encode(song, "en", frames / LYRICS_FRAMES_PER_SECOND).lines
+        ours = place_tokens(lines, frames, LYRICS_FRAMES_PER_SECOND)
         cases.append(compare(name, ours.to(torch.float64), golden_tokens.to(torch.float64)))
     return cases

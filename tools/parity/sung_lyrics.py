@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 
 from diffdpo.errors import DataError, UserError
 from diffdpo.lyrics.front_end import (
-    FRAMES_PER_SECOND,
+    LYRICS_FRAMES_PER_SECOND,
     LyricsFrontEnd,
     TimedWords,
     parse_lrc,
@@ -29,7 +29,7 @@ from diffdpo.lyrics.front_end import (
     read_vocabulary,
 )
 from diffdpo.lyrics.phonemes import MARKS, phonemes
-from diffdpo.lyrics.timing import plan, to_lrc
+from diffdpo.lyrics.timing import plan_lyrics, to_lrc
 from diffdpo.recipes.lyrics import read_text
 
 RATE = 24000
@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--wav", help="write the song here")
     args = parser.parse_args()
     try:
-        text = read_text(args.lrc) if args.lrc else to_lrc(plan(DEFAULT_LYRICS, args.duration))
+        text = read_text(args.lrc) if args.lrc else to_lrc(plan_lyrics(DEFAULT_LYRICS, args.duration))
         lines = parse_lrc(text, duration_s=args.duration).lines
         if not lines:
             raise DataError("no line can be sung")
@@ -81,13 +81,13 @@ def token_times(text: str, duration_s: float, vocabulary: dict[str, int]) -> np.
     """The time of the first token of each line in seconds: the first after the full stop of the line before."""
     front_end = LyricsFrontEnd(vocabulary)
     lines = front_end.encode(text, "en", duration_s).lines
-    axis = place_tokens(lines, int(duration_s * FRAMES_PER_SECOND), FRAMES_PER_SECOND).numpy()
+    axis = place_tokens(lines, int(duration_s * LYRICS_FRAMES_PER_SECOND), LYRICS_FRAMES_PER_SECOND).numpy()
     stop = vocabulary["."] + 1
     left_tokens = np.concatenate([[stop], axis[:-1]])
     line_ends = left_tokens == stop
     for frame in range(1, len(axis)):  # silence behind a full stop is still the end of that line
         line_ends[frame] |= line_ends[frame - 1] and left_tokens[frame] == 0
-    return np.flatnonzero(line_ends & (axis > 0)) / FRAMES_PER_SECOND
+    return np.flatnonzero(line_ends & (axis > 0)) / LYRICS_FRAMES_PER_SECOND
 
 
 def sing_lines(lines: tuple[TimedWords, ...], duration_s: float) -> tuple[np.ndarray, list[float]]:
@@ -167,10 +167,10 @@ def print_report(
     delay_ms = 1000 * (onset_s - token_s)
     print(
         f"{len(lines)} lines: onsets behind their first token by {delay_ms.mean():.1f} ms on average, "
-        f"{delay_ms.min():.1f} to {delay_ms.max():.1f} ms; a frame is {1000 / FRAMES_PER_SECOND:.1f} ms"
+        f"{delay_ms.min():.1f} to {delay_ms.max():.1f} ms; a frame is {1000 / LYRICS_FRAMES_PER_SECOND:.1f} ms"
     )
     early = np.array([line.start_s for line in lines]) - token_s
-    wrong = int(((early < -1e-6) | (early > 1 / FRAMES_PER_SECOND)).sum())
+    wrong = int(((early < -1e-6) | (early > 1 / LYRICS_FRAMES_PER_SECOND)).sum())
     print(
         f"{wrong} tokens more than a frame away from the LRC"
         if wrong

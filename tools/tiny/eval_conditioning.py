@@ -25,7 +25,7 @@ from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import Request, prompt_request
-from diffdpo.sampling.sampler import batches_of, sample
+from diffdpo.sampling.sampler import batch_requests, sample_batch
 from diffdpo.statistics import paired_effect
 from diffdpo.types import Prompt
 from tools.tiny.eval_style import GENRES, HELD_OUT
@@ -50,11 +50,11 @@ def measure_songs(
     model: SongModel, requests: list[Request], cfg: SamplingConfig, seed: int
 ) -> list[dict[str, float]]:
     """The measures of a sampled song for each request."""
-    batches = batches_of(requests, cfg.batch)  # equal lengths: the order stays
+    batches = batch_requests(requests, cfg.batch)  # equal lengths: the order stays
     return [
         measure(model.decode(latents))
         for batch in batches
-        for latents in sample(model, batch, cfg, seed=seed)
+        for latents in sample_batch(model, batch, cfg, seed=seed)
     ]
 
 

@@ -38,7 +38,7 @@ from diffdpo.registry import Choice
 from diffdpo.run_dir import open_run
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import prompt_request
-from diffdpo.sampling.sampler import batches_of, sample
+from diffdpo.sampling.sampler import batch_requests, sample_batch
 from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
@@ -82,8 +82,8 @@ def samples(model: SongModel, cfg: EvalRun) -> Latents:
             prompt_of[requests[-1].sample_id] = prompt.id
     return [
         (prompt_of[request.sample_id], song)
-        for batch in batches_of(requests, cfg.sampling.batch)
-        for request, song in zip(batch, sample(model, batch, cfg.sampling, seed=cfg.seed), strict=True)
+        for batch in batch_requests(requests, cfg.sampling.batch)
+        for request, song in zip(batch, sample_batch(model, batch, cfg.sampling, seed=cfg.seed), strict=True)
     ]
 
 

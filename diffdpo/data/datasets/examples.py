@@ -1,4 +1,4 @@
-"""Which examples a run trains on: from the data's configuration and the kind of batch the objective is about."""
+"""The examples that a run trains on, by the data's configuration and the objective's kind of batch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
-from diffdpo.data.datasets.rated import RatedSongs, best, decided
+from diffdpo.data.datasets.rated import RatedSongs, filter_decisive, select_best
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.pairs import PAIRS
@@ -17,7 +17,7 @@ from diffdpo.types import BatchKind
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on: songs, mined pairs, or rated songs, as the objective needs."""
+    """The training data: songs, mined pairs, or rated songs, as the objective needs."""
 
     songs: str = ""
     """A folder that `prepare` wrote."""
@@ -26,23 +26,23 @@ class DataConfig:
     pairs: str = ""
     """A folder that `mine` wrote."""
     axis_condition: bool = False
-    """Tell the policy which axis a pair was chosen on; prompts may then ask for that `axis`."""
+    """Condition the policy on the axis that a pair was chosen on; prompts may then name an `axis`."""
     axis_dropout: float = 0.1
-    """Share of examples trained without naming their axis."""
+    """Share of examples without the axis in their condition."""
     ratings: str = ""
     """A folder with ratings: one that `mine` wrote, or `diffdpo import-ratings`."""
     rating_source: str = ""
-    """Whose ratings: `mined`, `people`, or one of them (`people/ann`). Needed only where there are several."""
+    """Source of the ratings: `mined`, `people`, or one person (`people/ann`); needed where there are several."""
     rated_margin: float = 0.0
     """Unpaired feedback (KTO): leave out songs rated closer to zero than this."""
     balance: bool = False
-    """Unpaired feedback: liked and disliked songs in turn, so that each make up half."""
+    """Unpaired feedback: liked and disliked songs in turn, half of the examples each."""
     group_size: int = 4
     """Songs of a prompt that make up one group (NFT, AWM, DGPO, RWR)."""
     top_share: float = 0.1
-    """Flow matching on rated songs: train on this best share of them."""
+    """Flow matching on rated songs: train on this best share of the songs."""
     top_per_prompt: int = 0
-    """At most so many of them from one prompt; 0 for any number."""
+    """Flow matching on rated songs: at most so many songs of one prompt; 0 for any number."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.axis_dropout < 1:
@@ -58,11 +58,11 @@ class DataConfig:
 
 
 def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
-    """The data an objective's kind of batch is about; ConfigError if it is not configured."""
+    """The examples for an objective's kind of batch; ConfigError if their data is not configured."""
     if kind == "song" and bool(cfg.songs) == bool(cfg.ratings):
-        both = "both data.songs and data.ratings are set; keep one"
-        neither = "set data.songs to a prepared folder, or data.ratings to train on the best of rated songs"
-        raise ConfigError(f"objective {objective!r} trains on songs: {both if cfg.songs else neither}")
+        conflict = "both data.songs and data.ratings are set; keep one"
+        remedy = "set data.songs to a prepared folder, or data.ratings to train on the best of rated songs"
+        raise ConfigError(f"objective {objective!r} trains on songs: {conflict if cfg.songs else remedy}")
     if kind == "pair" and not cfg.pairs:
         raise ConfigError(f"objective {objective!r} trains on pairs: set data.pairs to a mined folder")
     if kind in ("rated", "group") and not cfg.ratings:
@@ -70,12 +70,12 @@ def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Sou
             f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
             "`diffdpo import-ratings` wrote"
         )
-    return {"song": _songs, "pair": _pairs, "rated": _rated, "group": _groups}[kind](cfg, source)
+    return {"song": _songs, "pair": _pairs, "rated": _rated_songs, "group": _groups}[kind](cfg, source)
 
 
 def _songs(cfg: DataConfig, source: Source) -> Examples:
     if cfg.ratings:
-        return _best(cfg, source)
+        return _best_songs(cfg, source)
     return Songs(
         Path(cfg.songs),
         split=cfg.split,
@@ -93,20 +93,20 @@ def _pairs(cfg: DataConfig, source: Source) -> Examples:
     )
 
 
-def _rated(cfg: DataConfig, source: Source) -> Examples:
+def _rated_songs(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
-    rows = decided(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
-    liked = sum(row.rating > 0 for row in rows)
-    source.report(f"{liked} liked and {len(rows) - liked} disliked songs")
+    rows = filter_decisive(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
+    n_likes = sum(row.rating > 0 for row in rows)
+    source.report(f"{n_likes} liked and {len(rows) - n_likes} disliked songs")
     return RatedSongs(folder, rows, source, balance=cfg.balance)
 
 
-def _best(cfg: DataConfig, source: Source) -> Examples:
+def _best_songs(cfg: DataConfig, source: Source) -> Examples:
     folder = Path(cfg.ratings)
     rows = read_ratings(folder, cfg.rating_source)
-    kept = best(rows, cfg.top_share, cfg.top_per_prompt)
-    source.report(f"the best {len(kept)} of {len(rows)} ratings, down to {kept[-1].rating:.3g}")
-    return RatedSongs(folder, kept, source, balance=False)
+    selection = select_best(rows, cfg.top_share, cfg.top_per_prompt)
+    source.report(f"the best {len(selection)} of {len(rows)} ratings, down to {selection[-1].rating:.3g}")
+    return RatedSongs(folder, selection, source, balance=False)
 
 
 def _groups(cfg: DataConfig, source: Source) -> Examples:

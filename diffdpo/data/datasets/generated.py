@@ -1,4 +1,4 @@
-"""Songs of samples folders as training data: their latents, and the rows of a condition they were generated
+"""Songs of samples folders as training data: their latents, and the rows of condition that they were generated
 from."""
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,31 +14,33 @@ from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.errors import DataError
 from diffdpo.types import Embedding, Plan, Prompt, Row
 
-Song = tuple[str, str]
-"""Samples folder, as a table names it relative to itself, and sample id."""
+SongRef = tuple[str, str]
+"""Samples folder, relative to the folder of a table, and sample id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What datasets need of the model and the run."""
+    """The functions and values that datasets need of the model and the run."""
 
     embed: Callable[[Prompt], Embedding]
     embed_plan: Callable[[Plan], Embedding]
     frames_per_second: float
     seed: int
     report: Callable[[str], None]
-    """Takes lines for the person at the terminal."""
+    """Function that prints a line to the terminal."""
 
 
 class GeneratedSongs:
-    """The songs that the rows of a table name. Prompts are embedded once each, when this is built, so that encoders
-    can be freed; `axes` are embedded beside the plain prompts."""
+    """The songs that the rows of a table name. All prompts are embedded at construction, so that encoders can be
+    freed afterwards, also with each of `axes` as their control."""
 
-    def __init__(self, table: Path, songs: Iterable[Song], source: Source, axes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, table: Path, songs: Iterable[SongRef], source: Source, axes: Sequence[str] = ()
+    ) -> None:
         names = sorted(set(songs))
         self.folders = {name: open_samples(table.parent / name) for name in sorted({n for n, _ in names})}
         self.embeddings: dict[tuple[str, str, str], Embedding] = {}
-        self.frames: dict[Song, int] = {}
+        self.frames: dict[SongRef, int] = {}
         for name, samples in self.folders.items():
             rows = {row.sample_id: row for row in samples.rows()}
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
@@ -48,17 +50,17 @@ class GeneratedSongs:
                 plan = _plan_embedding(samples, sample, source)
                 self.frames[name, sample] = row.frames
                 for axis in ("", *axes):
-                    spoken = prompt.with_control("axis", axis) if axis else prompt
-                    self.embeddings[name, sample, axis] = source.embed(spoken) | plan
+                    axis_prompt = prompt.with_control("axis", axis) if axis else prompt
+                    self.embeddings[name, sample, axis] = source.embed(axis_prompt) | plan
 
     def row(self, samples: str, sample_id: str, axis: str = "") -> Row:
-        """What a song was asked to be, good on an axis if one is named."""
+        """The row of condition of a song, with an axis if one is named."""
         return Row(
             embedding=self.embeddings[samples, sample_id, axis], frames=self.frames[samples, sample_id]
         )
 
     def latents(self, samples: str, sample_id: str) -> Float[Tensor, "frame channel"]:
-        """The song itself, in float32."""
+        """The latents of a song, in float32."""
         return read_latents(self.folders[samples].latents(sample_id))
 
 
@@ -69,13 +71,13 @@ def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: st
 
 
 def _prompt_of(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
-    """The prompt of a song, as long as the song was asked to be: edits have the length of what they edit."""
+    """The prompt of a song, with the song's duration, since an edit takes its length from the song."""
     if row.prompt_id not in prompts:
         raise DataError(f"{table}: has songs of the prompt {row.prompt_id!r}, which {folder} does not know")
     return replace(prompts[row.prompt_id], duration_s=row.duration_s)
 
 
 def _plan_embedding(samples: Samples, sample: str, source: Source) -> Embedding:
-    """The embedding of a candidate's own plan; {} for models that do not plan."""
+    """The embedding of a candidate's plan; {} for models without plans."""
     path = samples.plan(sample)
     return source.embed_plan(read_plan(path)) if path.is_file() else {}

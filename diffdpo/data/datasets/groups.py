@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.datasets.generated import GeneratedSongs, Source
-from diffdpo.data.ratings import MINED, RATINGS, RatingRow, per_song
+from diffdpo.data.ratings import MINED_SOURCE, RATINGS, RatingRow, per_song
 from diffdpo.errors import DataError
-from diffdpo.mining.scale import standard_scores
+from diffdpo.mining.scale import exact_z_scores
 from diffdpo.randomness import generator
 from diffdpo.types import Batch, Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One example."""
+    """One example: songs of one prompt, with their advantages."""
 
     latents: tuple[Float[Tensor, "_ channel"], ...]
     rows: tuple[Row, ...]
@@ -28,11 +28,11 @@ class Group:
 
 
 class Groups:
-    """The prompts of a ratings table that have `size` songs or more, each one example.
+    """The prompts of a ratings table that have `size` songs or more; each prompt is one example.
 
-    An example shows `size` of them, drawn without replacement by its position in the stream. Advantages that
-    follow from scores are taken as they are; people's ratings become standard deviations within the prompt.
-    Prompts with too few songs, or with songs that are all equally good, are reported and left out.
+    An example has `size` songs of its prompt, drawn without replacement by its position in the stream. Advantages
+    from scores are used as they are; people's ratings become standard deviations within the prompt. Prompts with
+    too few songs, or with equal ratings only, are reported and left out.
     """
 
     def __init__(
@@ -45,22 +45,24 @@ class Groups:
     ) -> None:
         self.size, self.seed = size, source.seed
         self.groups: list[list[RatingRow]] = []
-        small, tied = [], []
+        small_groups, ties = [], []
         songs = sorted(per_song(rows), key=lambda row: (row.samples, row.prompt_id, row.sample_id))
-        for (_, prompt), found in groupby(songs, key=lambda row: (row.samples, row.prompt_id)):
-            group = _advantages(list(found))
+        for (_, prompt), prompt_rows in groupby(songs, key=lambda row: (row.samples, row.prompt_id)):
+            group = _advantages(list(prompt_rows))
             if len(group) < size:
-                small.append(prompt)
+                small_groups.append(prompt)
             elif len({round(row.rating, 9) for row in group}) == 1:
-                tied.append(prompt)
+                ties.append(prompt)
             else:
                 self.groups.append(group)
-        for left, reason in (
-            (small, f"fewer than {size} rated songs"),
-            (tied, "songs that are all rated alike"),
+        for prompts, reason in (
+            (small_groups, f"fewer than {size} rated songs"),
+            (ties, "songs that are all rated alike"),
         ):
-            if left:
-                source.report(f"{len(left)} prompt(s) have {reason} and are left out, first {left[0]!r}")
+            if prompts:
+                source.report(
+                    f"{len(prompts)} prompt(s) have {reason} and are left out, first {prompts[0]!r}"
+                )
         if not self.groups:
             raise DataError(
                 f"{folder / RATINGS.folder}: no prompt has {size} songs of different rating; lower "
@@ -84,11 +86,11 @@ class Groups:
         )
 
     def collate(self, examples: Sequence[Group], positions: Sequence[int]) -> Batch:
-        """Pad to the longest song of the micro-batch; what is padded counts nowhere."""
+        """A batch of groups, padded to the longest song of the micro-batch; padding has no effect on the loss."""
         members = [latents for example in examples for latents in example.latents]
-        padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+        latents = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
         return Batch(
-            latents=padded.unflatten(0, (len(examples), self.size)),
+            latents=latents.unflatten(0, (len(examples), self.size)),
             frames=torch.tensor([len(member) for member in members]).view(-1, self.size),
             rows=tuple(example.rows for example in examples),
             positions=tuple(positions),
@@ -98,8 +100,8 @@ class Groups:
 
 
 def _advantages(group: list[RatingRow]) -> list[RatingRow]:
-    """The rows of one prompt, rated by how far each lies above the others."""
-    if group[0].source == MINED:
+    """The rows of one prompt, with advantages over the prompt's mean as ratings."""
+    if group[0].source == MINED_SOURCE:
         return group
-    values = standard_scores([row.rating for row in group])
+    values = exact_z_scores([row.rating for row in group])
     return [replace(row, rating=value) for row, value in zip(group, values, strict=True)]

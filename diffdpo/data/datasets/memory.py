@@ -13,7 +13,7 @@ from diffdpo.types import Batch, Row
 
 @dataclass(frozen=True, eq=False)
 class PairsInMemory:
-    """Pairs by song id, with the latents and the condition of each song."""
+    """Pairs of song ids, with the latents and the row of condition of each song."""
 
     pairs: Sequence[Pair]
     latents: Mapping[str, Float[Tensor, "_ channel"]]
@@ -25,16 +25,16 @@ class PairsInMemory:
 
     @property
     def has_spans(self) -> bool:
-        """Whether any pair names stretches of its songs."""
+        """Whether any pair has spans."""
         return any(pair.spans for pair in self.pairs)
 
     @property
     def has_soft_labels(self) -> bool:
-        """Whether any pair is less than certain."""
+        """Whether any pair has a soft label below 1."""
         return any(pair.soft_label != 1.0 for pair in self.pairs)
 
     def example(self, index: int, position: int) -> PairExample:
-        """One pair."""
+        """The pair at `index`."""
         pair = self.pairs[index]
         rows = (self.rows[pair.winner], self.rows[pair.loser])
         return PairExample(
@@ -49,5 +49,5 @@ class PairsInMemory:
         )
 
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
-        """See `collate_pairs`."""
+        """A batch of pairs; see `collate_pairs`."""
         return collate_pairs(examples, positions, epoch=len(self), frames_per_second=self.frames_per_second)

@@ -1,4 +1,4 @@
-"""Preference pairs as training examples: the latents of winner and loser, and the condition of each."""
+"""Preference pairs as training examples: the latents of winner and loser, and the row of condition of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from diffdpo.types import Batch, Row
 
 @dataclass(frozen=True, kw_only=True)
 class PairExample:
-    """A pair as it is trained on."""
+    """A pair as a training example."""
 
     winner: Float[Tensor, "winner_frame channel"]
     loser: Float[Tensor, "loser_frame channel"]
     rows: tuple[Row, ...]
-    """Of winner and loser."""
+    """Rows of condition of winner and loser."""
     reference_rows: tuple[Row, ...]
-    """The same without an axis, which the reference does not know."""
+    """The same rows without an axis, for the reference, which is not conditioned on axes."""
     id: str
     soft_label: float
     axis: str
@@ -33,11 +33,11 @@ class PairExample:
 
 
 class Pairs:
-    """A pairs table with the latents it points to.
+    """A pairs table with the latents of its songs.
 
-    With `axis_condition` the policy is told the axis that a pair was chosen on, but for a share
-    `axis_dropout` of the examples: one model then learns every axis apart, to be asked for in a prompt, and
-    their union, for prompts that ask for none.
+    With `axis_condition` the policy is conditioned on the axis that a pair was chosen on, but for a share
+    `axis_dropout` of the examples: one model then learns every axis by itself, for prompts that name one, and
+    their union, for prompts that name none.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Pairs:
 
     @property
     def has_spans(self) -> bool:
-        """Whether any pair names stretches of its songs."""
+        """Whether any pair has spans."""
         return any(row.spans for row in self.rows)
 
     @property
     def has_soft_labels(self) -> bool:
-        """Whether any pair is less than certain."""
+        """Whether any pair has a soft label below 1."""
         return any(row.soft_label != 1.0 for row in self.rows)
 
     def example(self, index: int, position: int) -> PairExample:
-        """One pair; the draw of `axis_dropout` belongs to the position in the training stream."""
+        """The pair at `index`; `axis_dropout` is drawn by the position in the training stream."""
         row, songs = self.rows[index], self.songs
         members = (row.winner, row.loser)
         axis = row.axis if self._names_axis(position) else ""
@@ -88,13 +88,13 @@ class Pairs:
         )
 
     def _names_axis(self, position: int) -> bool:
-        """Whether the example at a position tells its axis to the policy."""
+        """Whether the policy is conditioned on the axis of the example at a position."""
         if not self.axis_condition:
             return False
         return float(draw_uniform(self.source.seed, [position], "drop-axis")) >= self.axis_dropout
 
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
-        """See `collate_pairs`."""
+        """A batch of pairs; see `collate_pairs`."""
         return collate_pairs(
             examples,
             positions,
@@ -112,13 +112,13 @@ def collate_pairs(
     frames_per_second: float,
     with_reference_rows: bool = False,
 ) -> Batch:
-    """A batch of pairs, padded to its longest song; `epoch` is the number of pairs that an epoch has."""
+    """A batch of pairs, padded to its longest song; `epoch` is the number of pairs of an epoch."""
     members = [song for example in examples for song in (example.winner, example.loser)]
-    padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
-    length = padded.shape[1]
+    latents = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
+    length = latents.shape[1]
     reference_rows = tuple(example.reference_rows for example in examples)
     return Batch(
-        latents=padded.unflatten(0, (len(examples), 2)),
+        latents=latents.unflatten(0, (len(examples), 2)),
         frames=torch.tensor([len(member) for member in members]).view(-1, 2),
         rows=tuple(example.rows for example in examples),
         reference_rows=reference_rows if with_reference_rows else None,
@@ -135,7 +135,7 @@ def collate_pairs(
 def span_mask(
     spans: Sequence[tuple[float, float]], length: int, frames_per_second: float
 ) -> Bool[Tensor, " {length}"]:
-    """The frames a pair is about: those that overlap one of its spans in seconds; all if it has none."""
+    """A mask of the frames that overlap one of the spans in seconds; all frames without spans."""
     if not spans:
         return torch.ones(length, dtype=torch.bool)
     index = torch.arange(length)

@@ -1,4 +1,4 @@
-"""Generated songs one by one, each with its rating: for unpaired feedback, and for training on the best of them."""
+"""Generated songs with ratings as training examples: for unpaired feedback, and training on the best songs."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ from diffdpo.types import Batch, Row
 
 @dataclass(frozen=True, kw_only=True)
 class RatedSong:
-    """One example."""
+    """One example: a song with its rating."""
 
     latents: Float[Tensor, "frame channel"]
     row: Row
@@ -27,14 +27,14 @@ class RatedSong:
     weight: float
     name: str
     visit: int
-    """In how many earlier epochs the song occurred."""
+    """Number of earlier epochs with the song."""
 
 
 class RatedSongs:
-    """Rows of a ratings table with the latents they point to.
+    """Rows of a ratings table with the latents of their songs.
 
-    With `balance` even positions of the stream show liked songs and odd ones disliked songs, each in an order of
-    its own, so that both make up half of every step however rare one of them is.
+    With `balance`, even positions of the stream are liked songs and odd positions disliked songs, each in a
+    separate order, so that both are half of every step however rare either is.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class RatedSongs:
         )
 
     def collate(self, examples: Sequence[RatedSong], positions: Sequence[int]) -> Batch:
-        """Pad to the longest song of the micro-batch; what is padded counts nowhere."""
-        padded = torch.nn.utils.rnn.pad_sequence([e.latents for e in examples], batch_first=True)
+        """A batch of songs, padded to the longest of the micro-batch; padding has no effect on the loss."""
+        latents = torch.nn.utils.rnn.pad_sequence([e.latents for e in examples], batch_first=True)
         return Batch(
-            latents=padded[:, None],
+            latents=latents[:, None],
             frames=torch.tensor([len(e.latents) for e in examples])[:, None],
             rows=tuple((e.row,) for e in examples),
             positions=tuple(positions),
@@ -92,32 +92,32 @@ class RatedSongs:
         )
 
 
-def decided(rows: Sequence[RatingRow], margin: float) -> list[RatingRow]:
-    """Rows that say something: neither zero nor below the margin in size."""
-    kept = [row for row in rows if row.rating and abs(row.rating) >= margin]
-    if not kept:
+def filter_decisive(rows: Sequence[RatingRow], margin: float) -> list[RatingRow]:
+    """The rows whose ratings are neither zero nor below the margin in size. DataError if there are none."""
+    selection = [row for row in rows if row.rating and abs(row.rating) >= margin]
+    if not selection:
         raise DataError(f"no rating is {margin:g} or more away from zero; lower data.rated_margin")
-    return kept
+    return selection
 
 
-def best(rows: Sequence[RatingRow], share: float, per_prompt: int = 0) -> list[RatingRow]:
-    """The songs in the best share of a table, at least one: what expert iteration trains on.
+def select_best(rows: Sequence[RatingRow], share: float, per_prompt: int = 0) -> list[RatingRow]:
+    """The songs in the best share of a table, at least one, for expert iteration. DataError if there are none.
 
-    Only songs better than usual are taken, and of each prompt at most `per_prompt` (0: any number): without such a
-    cap, prompts that are easy by nature may fill the share.
+    The selection has songs with positive ratings only, and at most `per_prompt` of each prompt (0: any number):
+    without such a cap, easy prompts may fill the share.
     """
     songs = sorted(per_song(rows), key=lambda row: (-row.rating, row.samples, row.sample_id))
-    wanted = max(1, math.floor(share * len(songs) + 1e-9))
-    taken: Counter[tuple[str, str]] = Counter()
-    kept: list[RatingRow] = []
+    n_best = max(1, math.floor(share * len(songs) + 1e-9))
+    prompt_counts: Counter[tuple[str, str]] = Counter()
+    selection: list[RatingRow] = []
     for row in songs:
         prompt = row.samples, row.prompt_id
-        if len(kept) == wanted or row.rating <= 0:
+        if len(selection) == n_best or row.rating <= 0:
             break
-        if per_prompt and taken[prompt] == per_prompt:
+        if per_prompt and prompt_counts[prompt] == per_prompt:
             continue
-        taken[prompt] += 1
-        kept.append(row)
-    if not kept:
+        prompt_counts[prompt] += 1
+        selection.append(row)
+    if not selection:
         raise DataError("no song is rated above zero, so there is no best share to train on")
-    return kept
+    return selection

@@ -19,13 +19,13 @@ from diffdpo.types import Batch, Row
 
 @dataclass(frozen=True)
 class CropConfig:
-    """Which part of a song one example shows."""
+    """The length of the crop of a song that is one example."""
 
     min_frames: int = 384
     max_frames: int = 384
-    """Length of a crop, drawn uniformly between the two. A shorter song is taken whole."""
+    """Largest length of a crop; lengths are uniform from min_frames to max_frames. Shorter songs stay whole."""
     bucket: int = 1
-    """So many examples in a row share a length: set it to the global batch, and nothing is padded."""
+    """Number of consecutive examples with equal length; with the size of the global batch there is no padding."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.max_frames:
@@ -36,14 +36,14 @@ class CropConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One example."""
+    """One example: a crop of a song."""
 
     latents: Float[Tensor, "frame channel"]
     row: Row
 
 
 class Songs:
-    """A prepared dataset. Crops, embeddings and lengths are drawn per position of the stream."""
+    """A prepared dataset. Crops, embeddings and lengths are drawn by the position in the training stream."""
 
     def __init__(self, folder: Path, *, split: str, crop: CropConfig, seed: int) -> None:
         rows = [row for row in tables.read_rows(folder, SONGS) if row.split == split and not row.error]
@@ -52,7 +52,7 @@ class Songs:
                 f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
             )
         self.folder, self.crop, self.seed = folder, crop, seed
-        # Long songs hold more crops: a song stands in an epoch once for every crop length it has.
+        # Long songs have more crops: an epoch has a song once for every crop length in it.
         self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
         self.embeddings = {
             row.id: SongEmbeddings(folder / "embeddings" / f"{row.id}.safetensors") for row in rows
@@ -86,7 +86,7 @@ class Songs:
         return self.crop.min_frames + int(share * (self.crop.max_frames - self.crop.min_frames + 1))
 
     def collate(self, examples: Sequence[Crop], positions: Sequence[int]) -> Batch:
-        """Pad to the longest song of the micro-batch; what is padded counts nowhere."""
+        """A batch of crops, padded to the longest of the micro-batch; padding has no effect on the loss."""
         lengths = [len(example.latents) for example in examples]
         latents = torch.nn.utils.rnn.pad_sequence([e.latents for e in examples], batch_first=True)
         return Batch(

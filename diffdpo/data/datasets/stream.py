@@ -1,8 +1,8 @@
 """The training stream: an endless, seeded order of examples that does not depend on how it is split.
 
 Step s of a run consumes positions s*G … (s+1)*G - 1 of the stream, G being the global batch. A process takes its
-share of those, in micro-batches. So the examples of a step, and the randomness keyed by their positions, are
-the same for every number of processes and every accumulation, and a resumed run simply starts at its step.
+shard of these positions, in micro-batches. The examples of a step, and the randomness keyed by their positions, are
+thus the same for every number of processes and every accumulation, and a resumed run starts at its step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +19,18 @@ from diffdpo.types import Batch
 
 @runtime_checkable
 class Examples(Protocol):
-    """A set of training examples: songs, or pairs."""
+    """A set of training examples: songs, pairs, or groups."""
 
     def __len__(self) -> int: ...
 
     def example(self, index: int, position: int) -> Any:
-        """Row `index`, with crops and other draws keyed by its position in the stream."""
+        """The example at `index`, with crops and other draws keyed by its position in the stream."""
 
     def collate(self, examples: Sequence[Any], positions: Sequence[int]) -> Batch: ...
 
 
 def accumulation(global_batch: int, per_device: int, world: int) -> int:
-    """Micro-batches a process runs for one step."""
+    """Number of micro-batches of a process in one step. ConfigError if the global batch cannot be divided so."""
     rounds, rest = divmod(global_batch, per_device * world)
     if rest or not rounds:
         raise ConfigError(
@@ -46,19 +46,19 @@ def _order(length: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def index_at(position: int, length: int, seed: int) -> int:
-    """Which row stands at a position: every epoch is its own permutation of all rows."""
+    """The index of the example at a position: every epoch is a separate permutation of all examples."""
     return int(_order(length, seed, position // length)[position % length])
 
 
 def micro_batches(step: int, *, global_batch: int, per_device: int, rank: int, world: int) -> list[list[int]]:
-    """The positions one process handles in one step, a list for each micro-batch."""
+    """The positions of one process in one step, a list for each micro-batch."""
     rounds = accumulation(global_batch, per_device, world)
     starts = (step * global_batch + (r * world + rank) * per_device for r in range(rounds))
     return [list(range(start, start + per_device)) for start in starts]
 
 
 class _Rows(torch.utils.data.Dataset[Any]):
-    """Positions to examples, in the shape DataLoader wants."""
+    """The dataset of DataLoader: positions to examples."""
 
     def __init__(self, examples: Examples, seed: int) -> None:
         self.examples, self.seed = examples, seed
@@ -73,7 +73,7 @@ def _collate(collate: Callable[..., Batch], items: Sequence[tuple[int, Any]]) ->
 
 
 def batches(
-    examples: Examples, plan: Iterator[list[int]], *, seed: int, workers: int, pin: bool = False
+    examples: Examples, plan: Iterator[list[int]], *, seed: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Batches for a plan of positions, read ahead by `workers` processes."""
     loader: DataLoader[Any] = DataLoader(
@@ -81,7 +81,7 @@ def batches(
         batch_sampler=plan,
         collate_fn=partial(_collate, examples.collate),
         num_workers=workers,
-        pin_memory=pin,
+        pin_memory=pin_memory,
         persistent_workers=False,
     )
     return iter(loader)

@@ -13,10 +13,10 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import directions
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
-from diffdpo.lyrics.front_end import Line
+from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
-from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, Encoded, padding_behind
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
@@ -38,7 +38,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class StyleEncoder(Protocol):
-    """Text, audio or both to one vector; zeros where neither says anything."""
+    """Text, audio or both to one style vector; zeros without either."""
 
     def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " style"]: ...
 
@@ -47,14 +47,14 @@ class StyleEncoder(Protocol):
 class LyricsEncoder(Protocol):
     """LRC or plain lyrics to timed lines of vocabulary tokens."""
 
-    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[Line, ...]: ...
+    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[TokenLine, ...]: ...
 
 
 @runtime_checkable
 class BeatEncoder(Protocol):
-    """Beats as timed lines of one token, for networks that have these in the place of lyrics."""
+    """Beats as timed lines of one token, for networks that take beats in the place of lyrics."""
 
-    def transcribe(self, clip: Clip) -> tuple[Line, ...]: ...
+    def transcribe(self, clip: Clip) -> tuple[TokenLine, ...]: ...
 
     def beats(
         self,
@@ -62,12 +62,12 @@ class BeatEncoder(Protocol):
         style: Float[Tensor, " style"] | None,
         duration_s: float,
         bpm: float | None = None,
-    ) -> tuple[Line, ...]: ...
+    ) -> tuple[TokenLine, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """What turns prompts into embeddings. A network without one of them refuses prompts that need it."""
+    """The encoders that turn prompts into embeddings. A model without an encoder refuses prompts that need it."""
 
     style: StyleEncoder | None = None
     lyrics: LyricsEncoder | None = None
@@ -88,9 +88,11 @@ class DiffRhythm:
     codec: Codec | None = None
     encoders: Encoders | None = field(default_factory=Encoders)
     identify: Callable[[], str] = lambda: "no encoders"
-    """The fingerprint of the encoders, computed when it is first needed."""
-    sung: dict[tuple[str, str | None, float], tuple[Line, ...]] = field(default_factory=dict, repr=False)
-    """Token lines of lyrics that were encoded before."""
+    """The fingerprint of the encoders, computed on first use."""
+    lyric_lines: dict[tuple[str, str | None, float], tuple[TokenLine, ...]] = field(
+        default_factory=dict, repr=False
+    )
+    """Cache of token lines by lyrics, language and duration in seconds."""
     parts: tuple[str, ...] = ("style", "lyrics")
     unconditional: tuple[str, ...] = ("style", "lyrics")
     timed_lyrics: bool = True
@@ -107,7 +109,7 @@ class DiffRhythm:
     def embed(self, prompt: Prompt) -> Embedding:
         """Style, token lines and the place of the excerpt.
 
-        A network with beats in the place of lyrics gets those of the tempo that the prompt or its style has.
+        A network with beats in the place of lyrics gets the beats of the prompt's tempo, or of its style's.
         """
         check_controls(
             prompt, ("axis", "bpm", "start") if self._encoders(prompt).beats else ("axis", "start")
@@ -134,14 +136,14 @@ class DiffRhythm:
         """The style of text and recording, None where the prompt has neither."""
         if not (prompt.text or prompt.style_audio):
             return None
-        encoder, recording = self._encoders(prompt).style, prompt.style_audio
+        encoder, style_audio = self._encoders(prompt).style, prompt.style_audio
         if encoder is None:
             raise DataError(f"prompt {prompt.id!r}: this model was loaded without a style encoder")
-        clip = audio.read(recording) if isinstance(recording, str) else recording
+        clip = audio.read(style_audio) if isinstance(style_audio, str) else style_audio
         return encoder.embed(prompt.text, clip)
 
-    def _lines(self, prompt: Prompt) -> tuple[Line, ...] | None:
-        """The token lines of the lyrics, None where the prompt says nothing about lyrics."""
+    def _lines(self, prompt: Prompt) -> tuple[TokenLine, ...] | None:
+        """The token lines of the lyrics; () for an instrumental, None for a prompt without the field."""
         if not prompt.lyrics:
             return None if prompt.lyrics is None else ()
         encoder = self._encoders(prompt).lyrics
@@ -151,12 +153,14 @@ class DiffRhythm:
                 "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
             )
         key = prompt.lyrics, prompt.language, prompt.duration_s
-        if key not in self.sung:  # the windows of a song share its lyrics, and one set of warnings is enough
-            self.sung[key] = encoder.lines(*key)
-        return self.sung[key]
+        if (
+            key not in self.lyric_lines
+        ):  # the windows of a song share its lyrics, and one set of warnings is enough
+            self.lyric_lines[key] = encoder.lines(*key)
+        return self.lyric_lines[key]
 
     def condition(self, rows: Sequence[Row], length: int) -> Condition:
-        """style, lyrics on the frame axis, audio context, start_time and, if the network knows it, duration."""
+        """style, lyrics on the frame axis, audio context, start_time and, if the network takes one, duration."""
         condition = {
             "style": torch.stack([row.embedding["style"] for row in rows]),
             "lyrics": torch.stack([place_lines(row, length, self.spec.frames_per_second) for row in rows]),
@@ -168,11 +172,11 @@ class DiffRhythm:
             condition["duration"] = torch.tensor(lengths).clamp(max=1.0)
         return condition
 
-    def without(self, condition: Condition, part: str, where: Bool[Tensor, " row"]) -> Condition:
-        """Zeros in the place of a part, as published."""
+    def without(self, condition: Condition, part: str, drop_mask: Bool[Tensor, " row"]) -> Condition:
+        """The condition with zeros in the place of a part, as published."""
         check_part(part, self.parts)
         tensor = condition[part]
-        rows = where.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+        rows = drop_mask.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
         return {**condition, part: tensor.masked_fill(rows, 0)}
 
     def with_context(
@@ -193,40 +197,40 @@ class DiffRhythm:
         condition: Condition,
         frames: Int[Tensor, " row"],
     ) -> Float[Tensor, "row frame channel"]:
-        """noise - song at (x, t); see SongModel. `condition` may be a prepared one."""
+        """noise - song at (x, t); see SongModel. `condition` may be one that `prepare` returned."""
         length = x.shape[1]
         time = 1 - t.to(torch.promote_types(t.dtype, torch.float32))
         time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
-        behind = ~mask_from_frames(frames.to(x.device), length)[..., None] if self._is_fixed else None
-        if behind is not None:
-            x = F.pad(x.masked_fill(behind, 0), (0, 0, 0, self._padding(length)))
+        padding_mask = ~mask_from_frames(frames.to(x.device), length)[..., None] if self._is_fixed else None
+        if padding_mask is not None:
+            x = F.pad(x.masked_fill(padding_mask, 0), (0, 0, 0, self._padding(length)))
         ends = None if self._is_fixed else frames
         if "place" in condition:
-            predicted = network(x, time, encoded=_encoded(condition, ends))
+            prediction = network(x, time, encoding=_encoded_condition(condition, ends))
         else:
-            predicted = network(x, time, **self._arguments(condition, x.dtype, frames), frames=ends)
-        v = -predicted[:, :length]
-        return v if behind is None else v.masked_fill(behind, 0)
+            prediction = network(x, time, **self._arguments(condition, x.dtype, frames), frames=ends)
+        v = -prediction[:, :length]
+        return v if padding_mask is None else v.masked_fill(padding_mask, 0)
 
     def prepare(self, network: Any, condition: Condition, frames: Int[Tensor, " row"]) -> Condition:
-        """Lyrics, place, and all of the input projection that depends on neither x nor t; see Prepares."""
+        """Lyrics, place, and the part of the input projection that depends on neither x nor t; see Prepares."""
         ends = None if self._is_fixed else frames
         arguments = self._arguments(condition, torch.float32, frames)
-        encoded = network.project(network.encode(**arguments, frames=ends))
-        residuals = {f"residual.{layer}": residual for layer, residual in enumerate(encoded.residuals)}
-        inputs = "projected" if encoded.projected else "inputs"
-        return {inputs: encoded.inputs, "place": encoded.place, **residuals}
+        encoding = network.project(network.encode(**arguments, frames=ends))
+        residuals = {f"residual.{layer}": residual for layer, residual in enumerate(encoding.residuals)}
+        inputs = "projected" if encoding.is_projected else "inputs"
+        return {inputs: encoding.inputs, "place": encoding.place, **residuals}
 
     def _arguments(
         self, condition: Condition, dtype: torch.dtype, frames: Int[Tensor, " row"]
     ) -> dict[str, Tensor | None]:
-        """A condition as the network takes it; that of a fixed window padded with nothing behind each end."""
+        """A condition as arguments of the network; for a fixed window padded with zeros behind each end."""
         lyrics, context = condition["lyrics"], condition["audio"].to(dtype)
         if self._is_fixed:
-            behind = ~mask_from_frames(frames.to(lyrics.device), lyrics.shape[1])
+            padding_mask = ~mask_from_frames(frames.to(lyrics.device), lyrics.shape[1])
             padding = self._padding(lyrics.shape[1])
-            lyrics = F.pad(lyrics.masked_fill(behind, 0), (0, padding))
-            context = F.pad(context.masked_fill(behind[..., None], 0), (0, 0, 0, padding))
+            lyrics = F.pad(lyrics.masked_fill(padding_mask, 0), (0, padding))
+            context = F.pad(context.masked_fill(padding_mask[..., None], 0), (0, 0, 0, padding))
         return {
             "text": lyrics,
             "style": condition["style"].to(dtype),
@@ -240,18 +244,18 @@ class DiffRhythm:
         return self.spec.window == "fixed"
 
     def _padding(self, length: int) -> int:
-        """Frames between a batch's length and the only one that a network of fixed window knows."""
+        """Frames that pad a batch of `length` frames to the fixed window. DataError if the batch is longer."""
         if length > self.spec.max_frames:
             raise DataError(f"{length} frames: this network knows songs of {self.spec.max_frames} only")
         return self.spec.max_frames - length
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
-        """See SongModel. Audio is taken at its level: `prepare` brings songs to a common loudness first."""
+        """See SongModel. Audio keeps its level: `diffdpo prepare` brings songs to a common loudness first."""
         clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
         return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
 
     def transcribe(self, clip: Clip) -> Embedding:
-        """The beats of a recording, for a network that has them in the place of lyrics; see Transcribes."""
+        """The beats of a recording, for a network that takes beats in the place of lyrics; see Transcribes."""
         if self.encoders is None or self.encoders.beats is None:
             return {}
         return line_tensors(self.encoders.beats.transcribe(clip))
@@ -277,24 +281,24 @@ class DiffRhythm:
 
 
 def axis_direction(axis: str, dim: int) -> Float[Tensor, " {dim}"]:
-    """A direction of its own for the axis that a song is to be good on, to be added to its style.
+    """The direction in style space that stands for a preference axis, to be added to a song's style.
 
     A random direction is nearly orthogonal to every style and every other axis, so a network that was never trained
-    with axes hears the same style; training on pairs that name theirs gives the direction its meaning.
+    with axes acts on the same style; training on pairs that name their axis gives the direction its meaning.
     """
     return AXIS_SCALE * directions([f"axis {axis}"], dim)
 
 
 def _start_fraction(row: Row) -> float:
-    """Where a row begins in its song, as a fraction. An excerpt that does not begin its song is taken to end it."""
+    """The start of a row as a fraction of its song. An excerpt with a start above 0 is taken to end its song."""
     excerpt = float(row.embedding["start"])
     return excerpt + (1 - excerpt) * (row.first_frame / row.total_frames)
 
 
-def _encoded(condition: Condition, frames: Int[Tensor, " row"] | None) -> Encoded:
-    """A prepared condition as the network takes it."""
-    projected = "projected" in condition
-    inputs = condition["projected" if projected else "inputs"]
+def _encoded_condition(condition: Condition, frames: Int[Tensor, " row"] | None) -> EncodedCondition:
+    """A prepared condition as the network's encoding."""
+    is_projected = "projected" in condition
+    inputs = condition["projected" if is_projected else "inputs"]
     residuals = [condition[name] for name in condition if name.startswith("residual.")]
     padding = None if frames is None else padding_behind(frames, inputs.shape[1], inputs.device)
-    return Encoded(inputs, tuple(residuals), condition["place"], padding, projected)
+    return EncodedCondition(inputs, tuple(residuals), condition["place"], padding, is_projected)

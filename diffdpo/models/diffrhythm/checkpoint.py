@@ -1,4 +1,4 @@
-"""DiffRhythm checkpoints as SongModels: what a configuration says about one."""
+"""The configuration of a DiffRhythm checkpoint, which loads as a SongModel."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,44 +11,45 @@ if TYPE_CHECKING:
     from diffdpo.models.diffrhythm.adapter import DiffRhythm
 
 SAMPLE_RATE, SAMPLES_PER_FRAME = 44100, 2048
-"""Of DiffRhythm's VAE, which is Stable Audio's."""
-EMBEDDING_FORMAT = "diffrhythm-1"
-"""Part of the fingerprint of embeddings: raise it whenever they change."""
+"""Samples a second and samples a latent frame of DiffRhythm's VAE, which is Stable Audio's."""
+DIFFRHYTHM_EMBEDDING_FORMAT = "diffrhythm-1"
+"""Version of the embeddings, part of their fingerprint: raise it whenever they change."""
 
 
 @dataclass(frozen=True)
 class DiffRhythmCheckpoint:
     """A DiffRhythm network, published or of ours, and its VAE.
 
-    Without a VAE and a style encoder it trains on datasets and pairs that hold latents; it cannot be heard.
+    Without a VAE and a style encoder the model trains on datasets and pairs that hold latents, but makes no sound.
     """
 
     checkpoint: str = ""
     """The network: a release (v1.0-base, v1.0-full, v1.2-base, v1.2-full), a hub id, `cfm_model.pt` or safetensors
     in a published layout, or a folder with config.json and safetensors."""
     release: str = ""
-    """Which release a published file is, where neither its folder nor its weights tell."""
+    """The release of a published file, where neither its folder nor its weights identify it."""
     ema: bool = False
     """Take the moving average from a training checkpoint that holds both."""
     network: str = ""
-    """Folder with other network weights, such as the `export` of a training run; it goes before `checkpoint`."""
+    """Folder with other network weights, such as the `export` of a training run; overrides `checkpoint`."""
     adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; several, comma-separated, and each with a
-    weight if you like: `a/export@0.5,b/export@0.5`."""
+    """Folder with a LoRA adapter, merged into the network on loading; or several, comma-separated, each with an
+    optional weight: `a/export@0.5,b/export@0.5`."""
     vae: str = ""
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""
     vae_join: Literal["cross_fade", "published"] = "cross_fade"
-    """How the pieces of a long song are joined; `published` cuts where the original implementation cuts."""
+    """How the chunks of a long song are joined; `published` cuts where the original implementation cuts."""
     vocabulary: str = ""
     """The checkpoint's g2p/g2p/vocab.json, to sing lyrics; else the environment's DIFFDPO_DIFFRHYTHM_VOCAB."""
     style: str = ""
     """The encoder of styles: `pytorch_model.bin` of MuQ-MuLan-large, its folder, or a hub id
     (OpenMuQ/MuQ-MuLan-large); without one, styles come as embeddings."""
     tokenizer: str = ""
-    """Of the style encoder: `tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the hub's."""
+    """The style encoder's tokenizer: `tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the
+    hub's."""
     accept_noncommercial: bool = False
-    """MuQ-MuLan is CC-BY-NC: say that you accept it."""
+    """Accept the license of MuQ-MuLan, which is CC-BY-NC."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint and not self.network:
@@ -81,7 +82,7 @@ class DiffRhythmCheckpoint:
         )
         lyrics = front_end(self.vocabulary, embeddings=config.text_num_embeds, frames_per_second=rate)
         symbols = sorted(lyrics.vocabulary) if lyrics else None
-        text_format = f"{EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{symbols}"
+        text_format = f"{DIFFRHYTHM_EMBEDDING_FORMAT}|{config.style_dim}|{rate}|{symbols}"
         return DiffRhythm(
             network=network,
             spec=LatentSpec(

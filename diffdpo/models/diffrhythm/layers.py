@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffdpo.flow import Latents, Times
 
-Hidden = Float[Tensor, "batch frame dim"]
+HiddenStates = Float[Tensor, "batch frame dim"]
 Padding = Bool[Tensor, "batch frame 1"]
 """True behind the end of a song."""
 Heads = Float[Tensor, "batch head frame head_dim"]
@@ -23,7 +23,7 @@ Rotation = tuple[Float[Tensor, "frame half"], Float[Tensor, "frame half"]]
 
 
 def silence(h: Float[Tensor, "batch _ _"], padding: Bool[Tensor, "batch _ _"] | None) -> Tensor:
-    """Zeros behind the end of each song, whatever stood there; a convolution then sees what it sees solo."""
+    """Zeros behind the end of each song: a convolution's outputs are then those of the song on its own."""
     return h if padding is None else h.masked_fill(padding, 0)
 
 
@@ -39,14 +39,14 @@ def angles(
     return positions.float()[:, None] * (1 / theta**exponents)
 
 
-def rotate(x: Heads, rotation: Rotation) -> Heads:
+def apply_rope(x: Heads, rotation: Rotation) -> Heads:
     """RoPE in LLaMA's layout: channel j turns together with channel j + head_dim/2."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-class TimestepEmbedding(nn.Module):
+class TimestepEmbedder(nn.Module):
     """A number in [0, 1] as sines and cosines of 1000 times itself, then an MLP."""
 
     def __init__(self, frequencies: int, dim: int) -> None:
@@ -71,7 +71,7 @@ class GRN(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, 1, dim))
         self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
-    def forward(self, h: Hidden) -> Hidden:
+    def forward(self, h: HiddenStates) -> HiddenStates:
         strength = h.norm(p=2, dim=1, keepdim=True)
         share = strength / (strength.mean(dim=-1, keepdim=True) + 1e-6)
         return self.gamma * (h * share) + self.beta + h
@@ -88,15 +88,15 @@ class TextBlock(nn.Module):
         self.grn = GRN(hidden)
         self.pwconv2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Hidden, padding: Padding | None) -> Hidden:
+    def forward(self, x: HiddenStates, padding: Padding | None) -> HiddenStates:
         h = self.dwconv(x.transpose(1, 2)).transpose(1, 2)
         h = F.gelu(self.pwconv1(self.norm(h)))
         h = self.pwconv2(self.grn(silence(h, padding)))
         return silence(x + h, padding)
 
 
-class TextEmbedding(nn.Module):
-    """Phonemes on the frame axis, their positions, and a few convolutions that spread them over time."""
+class TextEmbedder(nn.Module):
+    """Embeddings of phonemes on the frame axis, their positions, and a few convolutions along time."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -108,20 +108,20 @@ class TextEmbedding(nn.Module):
             for _ in range(config["conv_layers"])
         )
 
-    def forward(self, text: Int[Tensor, "batch frame"], padding: Padding | None) -> Hidden:
+    def forward(self, text: Int[Tensor, "batch frame"], padding: Padding | None) -> HiddenStates:
         if padding is not None:
             text = text.masked_fill(padding.squeeze(-1), 0)  # behind the end a token need not even exist
         h = self.text_embed(text)
         # The published table ends at max_frames; later frames share its last row.
         positions = torch.arange(text.shape[1], device=text.device).clamp(max=self.max_frames - 1)
-        turns = angles(positions, h.shape[-1])
-        h = silence(h + torch.cat([turns.cos(), turns.sin()], dim=-1).to(h.dtype), padding)
+        phases = angles(positions, h.shape[-1])
+        h = silence(h + torch.cat([phases.cos(), phases.sin()], dim=-1).to(h.dtype), padding)
         for block in self.text_blocks:
             h = block(h, padding)
         return h
 
 
-class ConvPositionEmbedding(nn.Module):
+class ConvPositionEmbedder(nn.Module):
     """Two grouped convolutions along time, Mish behind each."""
 
     def __init__(self, dim: int, kernel_size: int, groups: int) -> None:
@@ -132,19 +132,19 @@ class ConvPositionEmbedding(nn.Module):
 
         self.conv1d = nn.Sequential(conv(), nn.Mish(), conv(), nn.Mish())
 
-    def forward(self, h: Hidden, padding: Padding | None) -> Hidden:
-        behind = None if padding is None else padding.transpose(1, 2)
+    def forward(self, h: HiddenStates, padding: Padding | None) -> HiddenStates:
+        mask = None if padding is None else padding.transpose(1, 2)
         h = h.transpose(1, 2)
         for conv_and_mish in (self.conv1d[:2], self.conv1d[2:]):
-            h = conv_and_mish(silence(h, behind))
+            h = conv_and_mish(silence(h, mask))
         return h.transpose(1, 2)
 
 
-class InputEmbedding(nn.Module):
+class InputEmbedder(nn.Module):
     def __init__(self, inputs: int, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.proj = nn.Linear(inputs, config["dim"])
-        self.conv_pos_embed = ConvPositionEmbedding(
+        self.conv_pos_embed = ConvPositionEmbedder(
             config["dim"], config["conv_pos_kernel_size"], config["conv_pos_groups"]
         )
 
@@ -153,39 +153,39 @@ class InputEmbedding(nn.Module):
         """Whether the projection is the plain one, not wrapped by an adapter."""
         return type(self.proj) is nn.Linear
 
-    def forward(self, inputs: Float[Tensor, "batch frame inputs"], padding: Padding | None) -> Hidden:
+    def forward(self, inputs: Float[Tensor, "batch frame inputs"], padding: Padding | None) -> HiddenStates:
         return self.place(self.proj(inputs), padding)
 
-    def place(self, h: Hidden, padding: Padding | None) -> Hidden:
+    def place(self, h: HiddenStates, padding: Padding | None) -> HiddenStates:
         return h + self.conv_pos_embed(h, padding)
 
-    def still(self, inputs: Float[Tensor, "batch frame part"], first: int) -> Hidden:
-        """The projection of the inputs from number `first` on, with the bias: a sampler's steps share it."""
+    def project_static(self, inputs: Float[Tensor, "batch frame part"], first: int) -> HiddenStates:
+        """The projection, with the bias, of the inputs from number `first` on, the same at every sampler step."""
         columns = self.proj.weight[:, first : first + inputs.shape[-1]]
         return F.linear(inputs, columns, self.proj.bias)
 
-    def moving(self, x: Latents, moment: Float[Tensor, "batch cond"]) -> Hidden:
-        """The projection of the first and the last inputs, which a sampler's steps do not share."""
+    def project_dynamic(self, x: Latents, moment: Float[Tensor, "batch cond"]) -> HiddenStates:
+        """The projection of the first and the last inputs, which change at every sampler step."""
         weight = self.proj.weight
-        now = F.linear(moment, weight[:, -moment.shape[-1] :])
-        return F.linear(x, weight[:, : x.shape[-1]]) + now[:, None]
+        offset = F.linear(moment, weight[:, -moment.shape[-1] :])
+        return F.linear(x, weight[:, : x.shape[-1]]) + offset[:, None]
 
 
 class RMSNorm(nn.Module):
-    """As LLaMA rounds it: normalised in fp32, cast back, and only then scaled (torch's own scales first)."""
+    """RMS normalisation as LLaMA rounds it: in fp32, cast back, and only then scaled (torch's scales first)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
-    def forward(self, h: Hidden) -> Hidden:
-        wide = at_least_fp32(h)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(h.dtype)
+    def forward(self, h: HiddenStates) -> HiddenStates:
+        h_fp32 = at_least_fp32(h)
+        h_fp32 = h_fp32 * torch.rsqrt(h_fp32.pow(2).mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * h_fp32.to(h.dtype)
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.heads = heads
@@ -195,18 +195,18 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, dim, bias=False)
         self.o_proj = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, h: Hidden, rotation: Rotation, visible: Visible | None) -> Hidden:
+    def forward(self, h: HiddenStates, rotation: Rotation, visible: Visible | None) -> HiddenStates:
         q, k, v = (
             rearrange(proj(h), "batch frame (head dim) -> batch head frame dim", head=self.heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = apply_rope(q, rotation), apply_rope(k, rotation)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=self.causal)
         return self.o_proj(rearrange(h, "batch head frame dim -> batch frame (head dim)"))
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """A SwiGLU feed-forward layer."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(dim, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, dim, bias=False)
 
-    def forward(self, h: Hidden) -> Hidden:
+    def forward(self, h: HiddenStates) -> HiddenStates:
         return self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
 
 
@@ -224,12 +224,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         dim = config["dim"]
-        self.self_attn = Attention(dim, config["num_attention_heads"], config["causal"])
+        self.self_attn = SelfAttention(dim, config["num_attention_heads"], config["causal"])
         self.mlp = MLP(dim, config["ff_mult"] * dim)
         self.input_layernorm = RMSNorm(dim, config["norm_eps"])
         self.post_attention_layernorm = RMSNorm(dim, config["norm_eps"])
 
-    def forward(self, h: Hidden, rotation: Rotation, visible: Visible | None) -> Hidden:
+    def forward(self, h: HiddenStates, rotation: Rotation, visible: Visible | None) -> HiddenStates:
         h = h + self.self_attn(self.input_layernorm(h), rotation, visible)
         return h + self.mlp(self.post_attention_layernorm(h))
 
@@ -241,6 +241,6 @@ class FinalNorm(nn.Module):
         super().__init__()
         self.linear = nn.Linear(cond_dim, 2 * dim)
 
-    def forward(self, h: Hidden, moment: Float[Tensor, "batch cond"]) -> Hidden:
+    def forward(self, h: HiddenStates, moment: Float[Tensor, "batch cond"]) -> HiddenStates:
         scale, shift = self.linear(F.silu(moment)).chunk(2, dim=-1)
         return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from diffdpo.lyrics.front_end import Line, lines_within, place_tokens
+from diffdpo.lyrics.front_end import TokenLine, lines_within, place_tokens
 from diffdpo.types import Embedding, Row
 
 
-def line_tensors(lines: Sequence[Line]) -> Embedding:
+def line_tensors(lines: Sequence[TokenLine]) -> Embedding:
     """Lines of tokens as tensors: starts in seconds, all tokens one after another, tokens of each line."""
     return {
         "line_s": torch.tensor([start for start, _ in lines], dtype=torch.float64),
@@ -20,7 +20,7 @@ def line_tensors(lines: Sequence[Line]) -> Embedding:
     }
 
 
-def token_lines(embedding: Embedding) -> tuple[Line, ...]:
+def token_lines(embedding: Embedding) -> tuple[TokenLine, ...]:
     """The inverse of `line_tensors`."""
     lengths = embedding["line_lengths"].tolist()
     tokens = embedding["line_tokens"].split(lengths) if lengths else ()

@@ -1,10 +1,10 @@
 """The diffusion transformer of DiffRhythm v1.2 (Ning et al. 2025, arXiv:2503.01183), as published.
 
-The lyrics stand on the frame axis: one phoneme a frame, 0 where nothing begins. They enter twice, joined with
+Lyrics are on the frame axis: one phoneme a frame, 0 where none begins. The lyrics enter twice, concatenated with
 the latents channel by channel, and as residuals behind the first half of the layers. Time, style and place in
-the song enter through the input projection; apart from the last norm nothing is modulated. The state dict has
-the published keys without their `transformer.` prefix, and nothing else. What the original hard-codes is a
-field of the config, with the value of v1.2-base (ASLP-lab/DiffRhythm-1_2) as its default.
+the song enter through the input projection; only the last norm is modulated. The state dict has the published
+keys without their `transformer.` prefix, and no others. Constants of the original are fields of the config, with
+the values of v1.2-base (ASLP-lab/DiffRhythm-1_2) as defaults.
 """
 
 from collections.abc import Mapping
@@ -21,32 +21,35 @@ from torch import Tensor, nn
 from diffdpo.flow import Latents, Times, mask_from_frames
 from diffdpo.models.diffrhythm.layers import (
     FinalNorm,
-    Hidden,
-    InputEmbedding,
+    HiddenStates,
+    InputEmbedder,
     Padding,
-    TextEmbedding,
-    TimestepEmbedding,
+    TextEmbedder,
+    TimestepEmbedder,
     TransformerBlock,
     angles,
     silence,
 )
 
 
-class Encoded(NamedTuple):
-    """All that depends on neither x nor time: a sampler computes it once a song, not once a step."""
+class EncodedCondition(NamedTuple):
+    """The conditions, encoded independently of x and time: computed once a song, not once a sampler step."""
 
     inputs: Float[Tensor, "batch frame inputs"]
-    """Audio, lyrics and style, joined for the input projection; behind their part of it if `projected`."""
+    """Audio, lyrics and style, concatenated for the input projection; if `is_projected`, their projection."""
     residuals: tuple[Float[Tensor, "batch frame dim"], ...]
-    """What the lyrics add behind each layer of the first half."""
+    """The lyrics' residual behind each layer of the first half."""
     place: Float[Tensor, "batch cond"]
-    """Start and, if the network knows it, duration."""
+    """Embedding of the start and, if the network takes one, the duration."""
     padding: Padding | None
-    projected: bool = False
+    is_projected: bool = False
 
 
 def padding_behind(frames: Int[Tensor, " batch"], length: int, device: torch.device) -> Padding | None:
-    """None if every song fills the batch. `frames` is read on the host: keep it there and no GPU waits."""
+    """The padding mask of songs of `frames` frames in a batch of `length`; None if every song fills the batch.
+
+    `frames` is read on the host: a tensor on the CPU needs no GPU synchronisation.
+    """
     ends = frames.tolist()
     if not all(1 <= end <= length for end in ends):
         raise ValueError(f"frames must be between 1 and the length {length} of the batch, got {ends}")
@@ -58,11 +61,11 @@ def padding_behind(frames: Int[Tensor, " batch"], length: int, device: torch.dev
 class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the published velocity, v = song - noise, at x = (1 - time) noise + time song.
 
-    So time runs from 0, noise, to 1, the song: the reverse of `diffdpo.flow`, where t = 1 - time and the
-    velocity is -v. Whoever calls the network turns it round; checkpoints stay as published.
+    Time runs from 0, noise, to 1, the song: the reverse of `diffdpo.flow`, where t = 1 - time and the velocity is
+    -v. The caller of the network reverses both; checkpoints stay as published.
 
-    There is no dropping in here. A condition is dropped by zeros in its place, which is what the original's
-    flags do: text 0 on every frame, style 0, audio 0.
+    Conditions are dropped by the caller, as by the original's flags, with zeros in their place: text 0 on every
+    frame, style 0, audio 0.
     """
 
     _supports_gradient_checkpointing = True
@@ -94,14 +97,14 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        check(self.config)
+        check_sizes(self.config)
         self.gradient_checkpointing = False
-        self.time_embed = TimestepEmbedding(time_frequencies, cond_dim)
-        self.start_time_embed = TimestepEmbedding(time_frequencies, cond_dim)
+        self.time_embed = TimestepEmbedder(time_frequencies, cond_dim)
+        self.start_time_embed = TimestepEmbedder(time_frequencies, cond_dim)
         if duration_embedding:
-            self.duration_time_embed = TimestepEmbedding(time_frequencies, cond_dim)
-        self.text_embed = TextEmbedding(self.config)
-        self.input_embed = InputEmbedding(2 * latent_channels + text_dim + style_dim + cond_dim, self.config)
+            self.duration_time_embed = TimestepEmbedder(time_frequencies, cond_dim)
+        self.text_embed = TextEmbedder(self.config)
+        self.input_embed = InputEmbedder(2 * latent_channels + text_dim + style_dim + cond_dim, self.config)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(self.config) for _ in range(depth))
         self.text_fusion_linears = nn.ModuleList(
             nn.Sequential(nn.Linear(text_dim, dim), nn.SiLU()) for _ in range(depth // 2)
@@ -122,22 +125,22 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         start_time: Times | None = None,
         duration: Times | None = None,
         frames: Int[Tensor, " batch"] | None = None,
-        encoded: Encoded | None = None,
+        encoding: EncodedCondition | None = None,
     ) -> Latents:
         """The velocity at (x, time), zero behind the end of each song.
 
-        The conditions come as text, style, audio and start_time, or `encoded` by `encode` once for all steps.
+        The conditions are text, style, audio and start_time, or their `encoding` by `encode`, once for all steps.
 
-        `audio` is the context of in-painting (`cond` in the original), zero where the song is to be made.
-        `start_time` is where an excerpt begins, as a fraction of its song; `duration` is the song's length in
-        units of max_frames. Without `frames` padding is visible to all layers, as published. With `frames` no
-        layer sees it and each song comes out as it would alone.
+        `audio` is the context of in-painting (`cond` in the original), zero where the song is to be generated.
+        `start_time` is the start of an excerpt as a fraction of its song; `duration` is the song's length in units
+        of max_frames. Without `frames` padding is visible to all layers, as published. With `frames` padding is
+        hidden from every layer, and the output for a song does not depend on its batch.
         """
-        if encoded is None:
+        if encoding is None:
             if text is None or style is None or audio is None or start_time is None:
-                raise ValueError("text, style, audio and start_time are required where nothing is encoded")
-            encoded = self.encode(text, style, audio, start_time, duration, frames)
-        return self.denoise(x, time, encoded)
+                raise ValueError("text, style, audio and start_time are required without an encoding")
+            encoding = self.encode(text, style, audio, start_time, duration, frames)
+        return self.denoise(x, time, encoding)
 
     def encode(
         self,
@@ -147,57 +150,57 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         start_time: Times,
         duration: Times | None = None,
         frames: Int[Tensor, " batch"] | None = None,
-    ) -> Encoded:
+    ) -> EncodedCondition:
         """The half of `forward` that is the same at every step of a sampler."""
-        known = self.config.duration_embedding
-        if known != (duration is not None):
-            given = "a duration is required" if known else "no duration can be given"
-            raise ValueError(f"duration_embedding={known}, so {given}")
+        takes_duration = self.config.duration_embedding
+        if takes_duration != (duration is not None):
+            problem = "a duration is required" if takes_duration else "no duration can be given"
+            raise ValueError(f"duration_embedding={takes_duration}, so {problem}")
         padding = None if frames is None else padding_behind(frames, text.shape[1], text.device)
         lyrics, residuals = self.encode_text(text, padding)
-        everywhere = repeat(style, "batch style -> batch frame style", frame=text.shape[1])
-        inputs = torch.cat([silence(audio, padding), lyrics, everywhere], dim=-1)
+        style_per_frame = repeat(style, "batch style -> batch frame style", frame=text.shape[1])
+        inputs = torch.cat([silence(audio, padding), lyrics, style_per_frame], dim=-1)
         place = self.start_time_embed(start_time, audio.dtype)
         if duration is not None:
             place = place + self.duration_time_embed(duration, audio.dtype)
-        return Encoded(inputs, residuals, place, padding)
+        return EncodedCondition(inputs, residuals, place, padding)
 
-    def project(self, encoded: Encoded) -> Encoded:
-        """Their part of the input projection done too, unless an adapter is wrapped around it. For samplers."""
-        if encoded.projected or not self.input_embed.splits:
-            return encoded
-        still = self.input_embed.still(encoded.inputs, self.config.latent_channels)
-        return encoded._replace(inputs=still, projected=True)
+    def project(self, encoding: EncodedCondition) -> EncodedCondition:
+        """The encoding with its part of the input projection computed, unless an adapter wraps the projection."""
+        if encoding.is_projected or not self.input_embed.splits:
+            return encoding
+        projection = self.input_embed.project_static(encoding.inputs, self.config.latent_channels)
+        return encoding._replace(inputs=projection, is_projected=True)
 
     def encode_text(
         self, text: Int[Tensor, "batch frame"], padding: Padding | None = None
-    ) -> tuple[Float[Tensor, "batch frame text"], tuple[Hidden, ...]]:
-        """The lyrics on the frame axis, and what they add behind each layer of the first half."""
+    ) -> tuple[Float[Tensor, "batch frame text"], tuple[HiddenStates, ...]]:
+        """The lyrics' embedding on the frame axis, and their residual behind each layer of the first half."""
         lyrics = self.text_embed(text, padding)
         return lyrics, tuple(self._run(fusion, lyrics) for fusion in self.text_fusion_linears)
 
-    def denoise(self, x: Latents, time: Times | Float[Tensor, ""], encoded: Encoded) -> Latents:
+    def denoise(self, x: Latents, time: Times | Float[Tensor, ""], encoding: EncodedCondition) -> Latents:
         """The half of `forward` that a sampler repeats."""
-        padding = encoded.padding
-        moment = self.time_embed(time.expand(len(x)), x.dtype) + encoded.place
+        padding = encoding.padding
+        moment = self.time_embed(time.expand(len(x)), x.dtype) + encoding.place
         x = silence(x, padding)
         # x comes first in the published order, then audio, lyrics, style, moment.
-        if encoded.projected:
-            h = self.input_embed.place(encoded.inputs + self.input_embed.moving(x, moment), padding)
+        if encoding.is_projected:
+            h = self.input_embed.place(encoding.inputs + self.input_embed.project_dynamic(x, moment), padding)
         else:
-            now = repeat(moment, "batch cond -> batch frame cond", frame=x.shape[1])
-            h = self.input_embed(torch.cat([x, encoded.inputs, now], dim=-1), padding)
+            moment_per_frame = repeat(moment, "batch cond -> batch frame cond", frame=x.shape[1])
+            h = self.input_embed(torch.cat([x, encoding.inputs, moment_per_frame], dim=-1), padding)
         head_dim = self.config.dim // self.config.num_attention_heads
-        turns = angles(torch.arange(x.shape[1], device=x.device), head_dim, self.config.rope_theta)
-        rotation = turns.cos().to(h.dtype), turns.sin().to(h.dtype)
+        phases = angles(torch.arange(x.shape[1], device=x.device), head_dim, self.config.rope_theta)
+        rotation = phases.cos().to(h.dtype), phases.sin().to(h.dtype)
         # Causally no song sees its padding anyway, and SDPA takes a mask or is_causal, not both.
         visible = None
         if padding is not None and not self.config.causal:
             visible = ~rearrange(padding, "batch frame 1 -> batch 1 1 frame")
         for layer, block in enumerate(self.transformer_blocks):
             h = self._run(block, h, rotation, visible)
-            if layer < len(encoded.residuals):
-                h = h + encoded.residuals[layer]
+            if layer < len(encoding.residuals):
+                h = h + encoding.residuals[layer]
         return silence(self.proj_out(self.norm_out(h, moment)), padding)
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
@@ -206,7 +209,7 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return module(*args)
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check_sizes(config: Mapping[str, Any]) -> None:
     """A ValueError for sizes from which no network can be built."""
     for name, value in config.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:

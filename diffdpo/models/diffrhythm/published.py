@@ -1,7 +1,7 @@
 """DiffRhythm as its authors released it: which models there are, and how their files are laid out.
 
-All here works on names and shapes. The published files do not say which model they hold: that v1.0 attends
-causally is not in its weights, and of the lengths only v1.2-full shows its own, by an embedding of the duration.
+The functions read names and shapes of tensors only. The published files do not say which model they hold: causal
+attention, as in v1.0, is not in the weights, and only v1.2-full shows its length, by an embedding of the duration.
 """
 
 import re
@@ -15,28 +15,27 @@ from torch import Tensor
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import Published
 from diffdpo.registry import pick
+from diffdpo.weight_files import Shapes
 
-FILE = "cfm_model.pt"
-"""Of every release."""
+CHECKPOINT_FILE = "cfm_model.pt"
+"""Name of the weights in the repository of every release."""
 MODEL_STATE, EMA_STATE = "model_state_dict", "ema_model_state_dict"
-PREFIX = "transformer."
-WRAPPINGS = ("ema_model.", "module.", PREFIX)
+NETWORK_PREFIX = "transformer."
+WRAPPINGS = ("ema_model.", "module.", NETWORK_PREFIX)
 """Prefixes of names, outermost first: moving average, DistributedDataParallel, flow model around the network."""
-RECOMPUTED = ("rotary_emb.inv_freq", "text_embed.freqs_cis")
-"""Buffers that some copies hold; they follow from the configuration."""
-HEADS = 32
-"""Attention heads of everything the published code builds, whatever its configuration says."""
-
-Shapes = Mapping[str, tuple[int, ...]]
+DERIVED_BUFFERS = ("rotary_emb.inv_freq", "text_embed.freqs_cis")
+"""Buffers in some copies of the weights; their values follow from the configuration."""
+N_HEADS = 32
+"""Attention heads of every network that the published code builds, whatever its configuration says."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What its file does not say about a published model."""
+    """A published model: its repository, and the properties that its weights do not show."""
 
     repo: str
     causal: bool
-    """Every frame attends to itself and what came before it."""
+    """Whether a frame attends to itself and earlier frames only."""
     max_frames: int
     duration_embedding: bool
 
@@ -61,16 +60,16 @@ RELEASES: dict[str, Release] = {
 }
 
 
-def unwrap(saved: Mapping[str, Any], where: str, *, ema: bool = False) -> dict[str, Tensor]:
+def unwrap(checkpoint: Mapping[str, Any], location: str, *, ema: bool = False) -> dict[str, Tensor]:
     """The network's tensors under their bare names, from any published layout.
 
     Files hold the tensors themselves or, made in training, the model and its moving average side by side;
     `ema` asks for the latter.
     """
-    found = [key for key in (MODEL_STATE, EMA_STATE) if isinstance(saved.get(key), Mapping)]
-    if ema and EMA_STATE not in found and not any(key.startswith("ema_model.") for key in saved):
-        raise CheckpointError(f"{where}: holds no moving average; leave ema out")
-    content = saved[found[-1] if ema else found[0]] if found else saved
+    state_keys = [key for key in (MODEL_STATE, EMA_STATE) if isinstance(checkpoint.get(key), Mapping)]
+    if ema and EMA_STATE not in state_keys and not any(key.startswith("ema_model.") for key in checkpoint):
+        raise CheckpointError(f"{location}: holds no moving average; leave ema out")
+    content = checkpoint[state_keys[-1] if ema else state_keys[0]] if state_keys else checkpoint
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if any(
         name.startswith("ema_model.") for name in state
@@ -78,15 +77,17 @@ def unwrap(saved: Mapping[str, Any], where: str, *, ema: bool = False) -> dict[s
         state = {name: value for name, value in state.items() if name.startswith("ema_model.")}
     bare = {_bare(name): value for name, value in state.items()}
     if len(bare) < len(state):
-        raise CheckpointError(f"{where}: holds more than one network under different prefixes")
+        raise CheckpointError(f"{location}: holds more than one network under different prefixes")
     if not bare:
-        raise CheckpointError(f"{where}: holds no tensors; keys: {', '.join(list(saved)[:5]) or 'none'}")
-    return {name: value for name, value in bare.items() if name not in RECOMPUTED}
+        raise CheckpointError(
+            f"{location}: holds no tensors; keys: {', '.join(list(checkpoint)[:5]) or 'none'}"
+        )
+    return {name: value for name, value in bare.items() if name not in DERIVED_BUFFERS}
 
 
 def wrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bare names to published ones."""
-    return {PREFIX + name: value for name, value in state.items()}
+    return {NETWORK_PREFIX + name: value for name, value in state.items()}
 
 
 def _bare(name: str) -> str:
@@ -95,18 +96,18 @@ def _bare(name: str) -> str:
     return name
 
 
-def release_of(where: str, shapes: Shapes, named: str = "") -> Release:
-    """The release a file belongs to: named by the user, by its repository's folder, or shown by its weights."""
-    if named:
-        return pick("release", RELEASES, named)
-    parts = {part.removeprefix("models--").replace("--", "/").split("/")[-1] for part in Path(where).parts}
+def release_of(location: str, shapes: Shapes, choice: str = "") -> Release:
+    """The release of a file: the user's `choice`, else by the folder of its repository, else by its weights."""
+    if choice:
+        return pick("release", RELEASES, choice)
+    parts = {part.removeprefix("models--").replace("--", "/").split("/")[-1] for part in Path(location).parts}
     for release in RELEASES.values():
         if release.repo.split("/")[1] in parts:
             return release
     if any(name.startswith("duration_time_embed.") for name in shapes):
         return RELEASES["v1.2-full"]
     raise CheckpointError(
-        f"{where}: {looks_like(shapes)}. Weights do not tell how they attend and how long their songs are; "
+        f"{location}: {looks_like(shapes)}. Weights do not tell how they attend and how long their songs are; "
         f"say which model it is with release=, one of {', '.join(RELEASES)}"
     )
 
@@ -116,16 +117,16 @@ def config_of(release: Release, shapes: Shapes) -> dict[str, Any]:
 
     Weights of another kind keep the published sizes, and the strict comparison says what is wrong with them.
     """
-    known = {
+    config = {
         "causal": release.causal,
         "max_frames": release.max_frames,
         "duration_embedding": release.duration_embedding,
-        "num_attention_heads": HEADS,
+        "num_attention_heads": N_HEADS,
     }
     try:
-        return known | _sizes(shapes)
+        return config | _sizes(shapes)
     except (KeyError, ZeroDivisionError):
-        return known
+        return config
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
@@ -170,11 +171,11 @@ SIGNS = (
     ("decoder.block.", "a VAE; give it as vae="),
     ("attn.to_q.", "F5-TTS or a network of diffusers"),
 )
-"""Parts of names that no DiffRhythm v1 has, and whose they are."""
+"""Parts of tensor names that no DiffRhythm v1 has, and the models that have them."""
 
 
 def looks_like(shapes: Shapes) -> str:
-    """Which model has weights of these names and shapes, in words."""
+    """A sentence for error messages: which model has weights of these names and shapes."""
     for sign, model in SIGNS:
         if any(sign in name for name in shapes):
             return f"they look like {model}"

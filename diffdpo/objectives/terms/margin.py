@@ -69,21 +69,21 @@ class AutoBeta:
         ensure(0 <= self.decay < 1, f"auto_beta.decay must be in [0, 1), got {self.decay}")
         ensure(0 < low <= high, f"auto_beta.range must be two positive numbers in order, got {self.range}")
 
-    def __call__(self, beta: float, running: ObjectiveState) -> float:
+    def __call__(self, beta: float, state: ObjectiveState) -> float:
         """The beta of a step, from the fixed beta and the running state."""
-        size = running.get("margin_size", 0.0)
-        if not self.target_factor or not size or running.get("steps", 0) < self.fixed_steps:
+        size = state.get("margin_size", 0.0)
+        if not self.target_factor or not size or state.get("steps", 0) < self.fixed_steps:
             return beta
         logit = math.log(self.target_factor / (1 - self.target_factor))
         return min(self.range[1], max(self.range[0], -2 * logit / size))
 
-    def update(self, running: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
+    def update(self, state: ObjectiveState, means: ObjectiveState) -> ObjectiveState:
         """The running state after a step with these means of its metrics."""
         if not self.target_factor:
             return {}
-        before = running.get("margin_size", means["margin_size"])
-        size = self.decay * before + (1 - self.decay) * means["margin_size"]
-        return {"steps": running.get("steps", 0) + 1, "margin_size": size}
+        last_size = state.get("margin_size", means["margin_size"])
+        size = self.decay * last_size + (1 - self.decay) * means["margin_size"]
+        return {"steps": state.get("steps", 0) + 1, "margin_size": size}
 
     def metrics(self, change: PerExample, beta: float) -> LossMetrics:
         """What `update` reads, the size of `change`, the margins in units of beta/2; and beta, to log."""

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffdpo.codecs.oobleck import (
-    decoder_reach,
-    encoder_reach,
+    decoder_receptive_frames,
+    encoder_receptive_frames,
     load_vae,
     of_oobleck,
     torchscript,
@@ -89,16 +89,18 @@ def test_the_reach_is_what_a_change_of_one_frame_shows(strides):
     latents = noise(1, 8, length, dtype=torch.float64)
     other = latents.clone()
     other[..., at] += 1
-    assert touched(vae.decoder(latents) - vae.decoder(other), at, at, hop) == decoder_reach(strides)
+    assert touched(vae.decoder(latents) - vae.decoder(other), at, at, hop) == decoder_receptive_frames(
+        strides
+    )
     audio = noise(1, 2, length * hop, dtype=torch.float64)
     other = audio.clone()
     other[..., at * hop : (at + 1) * hop] += 1
-    assert touched(vae.encoder(audio) - vae.encoder(other), at, at, 1) == encoder_reach(strides)
+    assert touched(vae.encoder(audio) - vae.encoder(other), at, at, 1) == encoder_receptive_frames(strides)
 
 
 def test_the_published_strides_fit_the_published_overlap():
     """10 and 8 frames, sixteen are thrown away: the original's hard cut is inaudible for a reason."""
-    assert (decoder_reach((2, 4, 4, 8, 8)), encoder_reach((2, 4, 4, 8, 8))) == (10, 8)
+    assert (decoder_receptive_frames((2, 4, 4, 8, 8)), encoder_receptive_frames((2, 4, 4, 8, 8))) == (10, 8)
 
 
 @torch.no_grad()
@@ -126,7 +128,7 @@ def test_with_too_little_context_the_joins_are_heard():
 @torch.no_grad()
 def test_pieces_are_bounded_and_make_up_the_song():
     vae, latents = of_oobleck(tiny()), noise(1, 700, 8)
-    pieces = list(vae.pieces(latents))
+    pieces = list(vae.decode_chunks(latents))
     assert max(piece.shape[-1] for piece in pieces) <= vae.chunks.size * HOP
     assert torch.equal(torch.cat(pieces, -1), vae.decode(latents))
 

@@ -29,7 +29,7 @@ def test_every_word_for_a_thumb_is_understood(tmp_path, songs):
     lines = "\n".join(f"{name},{word}" for name, word in zip(names, words, strict=True))
     done, ratings = take(tmp_path, songs, f"sample_id,thumb\n{lines}\n")
     assert ratings == dict(zip(names, words.values(), strict=True))
-    assert (done.liked, done.disliked, done.neutral, len(done.lines())) == (3, 3, 0, 1)
+    assert (done.likes, done.dislikes, done.neutral, len(done.lines())) == (3, 3, 0, 1)
 
 
 @pytest.mark.parametrize(("centre", "kept"), [(3.0, {"p00.000": 1.0, "p00.002": -1.0}), (3.5, None)])

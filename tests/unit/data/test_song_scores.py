@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from diffdpo.data import tables
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, open_samples
-from diffdpo.data.scores import ANY, SCORES, WINDOWS, Grid, ScoreRow, prompt_key, read_windows, window_rows
+from diffdpo.data.scores import (
+    NO_PROMPT,
+    SCORES,
+    WINDOWS,
+    Grid,
+    ScoreRow,
+    prompt_key,
+    read_windows,
+    window_rows,
+)
 from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.runs import write_json
@@ -95,7 +104,7 @@ ROWS = st.builds(
     sha256=SOUNDS,
     value=st.floats(-1, 1),
     version=st.sampled_from(["v1", "v2"]),
-    prompt=st.sampled_from([ANY, *PROMPT_KEY.values(), "another"]),
+    prompt=st.sampled_from([NO_PROMPT, *PROMPT_KEY.values(), "another"]),
     preprocessing=st.sampled_from("12"),
 )
 
@@ -115,7 +124,7 @@ def test_columns_join_as_dictionaries_would(tmp_path_factory, rows, sounds):
         if VERSIONS.get(row.scorer) == row.fingerprint:
             by_sound.setdefault((row.sha256, row.prompt), {})[row.axis] = row.value
     expected = {
-        song: by_sound.get((sound, ANY), {}) | by_sound.get((sound, PROMPT_KEY[prompt]), {})
+        song: by_sound.get((sound, NO_PROMPT), {}) | by_sound.get((sound, PROMPT_KEY[prompt]), {})
         for prompt, song, sound in names
     }
     assert songs.by_song() == {song: values for song, values in expected.items() if values}

@@ -11,7 +11,7 @@ from support.rows import song_row
 
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import (
-    FRAMES_PER_SECOND,
+    LYRICS_FRAMES_PER_SECOND,
     VOCABULARY_VARIABLE,
     LyricsFrontEnd,
     front_end,
@@ -27,7 +27,7 @@ from diffdpo.types import Prompt
 
 PHONES = (", . ? ! _ l oʊ eɪ aɪ n iː t s k ɪ ŋ ɔː h ə w ɜː d æ uo↓↑ aɪ↓ i↓↑ x ɑʊ↓↑ i↑ … '").split()
 VOCABULARY = {phone: number for number, phone in enumerate(PHONES)}
-RATE = FRAMES_PER_SECOND
+RATE = LYRICS_FRAMES_PER_SECOND
 
 
 def starts(lrc):

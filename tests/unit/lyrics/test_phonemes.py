@@ -13,12 +13,12 @@ from diffdpo.lyrics import pinyin
 from diffdpo.lyrics.phonemes import (
     cardinal,
     english,
-    foreign,
-    mostly,
+    language_runs,
+    main_language,
     ordinal,
     phonemes,
-    runs,
     spell_out,
+    unreadable_letters,
 )
 from diffdpo.lyrics.pinyin import ipa, join_words, mandarin, sandhi
 
@@ -60,20 +60,20 @@ def test_the_boundary_behind_the_last_word_is_left_out():
     ],
 )
 def test_a_line_falls_into_runs_of_one_language(text, expected):
-    assert runs(text) == expected
+    assert language_runs(text) == expected
 
 
 def test_digits_alone_are_read_in_the_language_of_the_song():
-    assert runs("99", "zh") == [("zh", "99")]
+    assert language_runs("99", "zh") == [("zh", "99")]
     assert phonemes("99", "zh") == phonemes("九十九")
     assert phonemes("99", "en") == phonemes("ninety-nine")
-    assert mostly("我爱你 baby") == "zh"
-    assert mostly("love love love love 我") == "en"
+    assert main_language("我爱你 baby") == "zh"
+    assert main_language("love love love love 我") == "en"
 
 
 def test_letters_that_nobody_here_can_read_are_named():
-    assert foreign("Привет, ёж! café 你好 ö") == "Пвежиртё"
-    assert foreign("naïve 你好 99!") == ""
+    assert unreadable_letters("Привет, ёж! café 你好 ö") == "Пвежиртё"
+    assert unreadable_letters("naïve 你好 99!") == ""
 
 
 @settings(deadline=None, max_examples=60)

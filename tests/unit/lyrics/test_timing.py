@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import parse_lrc
-from diffdpo.lyrics.timing import fastest, plan, syllables, to_lrc
+from diffdpo.lyrics.timing import max_syllable_rate, plan_lyrics, syllables, to_lrc
 
 SONG = """[Verse 1]
 Morning on the harbour
@@ -37,7 +37,7 @@ lyrics = st.lists(st.tuples(tag, stanza).map("".join), min_size=1, max_size=6).m
 @settings(deadline=None, max_examples=60)
 @given(lyrics, st.floats(1.0, 300.0), st.floats(40.0, 240.0))
 def test_a_plan_covers_the_song_without_gaps_and_in_order(text, duration, tempo):
-    song = plan(text, duration, tempo=tempo)
+    song = plan_lyrics(text, duration, tempo=tempo)
     assert song.parts[0].start_s == 0.0
     assert song.parts[-1].end_s == duration
     for before, after in zip(song.parts, song.parts[1:], strict=False):
@@ -50,16 +50,16 @@ def test_a_plan_covers_the_song_without_gaps_and_in_order(text, duration, tempo)
 @settings(deadline=None, max_examples=60)
 @given(lyrics, st.floats(1.0, 300.0), st.floats(40.0, 240.0))
 def test_every_line_has_the_time_it_needs_or_a_warning(text, duration, tempo):
-    song = plan(text, duration, tempo=tempo)
+    song = plan_lyrics(text, duration, tempo=tempo)
     for part in song.lines:
-        enough = part.end_s - part.start_s >= part.syllables / fastest(tempo) - 1e-9
+        enough = part.end_s - part.start_s >= part.syllables / max_syllable_rate(tempo) - 1e-9
         assert enough != any(w.startswith(f"line {part.number}: ") for w in song.warnings)
 
 
 @settings(deadline=None, max_examples=60)
 @given(lyrics, st.floats(150.0, 300.0), st.floats(100.0, 240.0))
 def test_sections_are_apart_by_a_bar_at_least(text, duration, tempo):
-    song = plan(text, duration, tempo=tempo)
+    song = plan_lyrics(text, duration, tempo=tempo)
     bar = 4 * 60 / tempo
     assert all(part.end_s - part.start_s >= bar - 1e-9 for part in song.parts if part.kind != "line")
     for before, after in zip(song.lines, song.lines[1:], strict=False):
@@ -69,14 +69,14 @@ def test_sections_are_apart_by_a_bar_at_least(text, duration, tempo):
 @settings(deadline=None, max_examples=30)
 @given(lyrics, st.floats(50.0, 95.0), st.floats(20.0, 300.0))
 def test_twice_the_tempo_is_the_same_song_in_half_the_time(text, tempo, duration):
-    slow, fast = plan(text, duration, tempo=tempo), plan(text, duration / 2, tempo=2 * tempo)
+    slow, fast = plan_lyrics(text, duration, tempo=tempo), plan_lyrics(text, duration / 2, tempo=2 * tempo)
     for one, two in zip(slow.parts, fast.parts, strict=True):
         assert one.kind == two.kind
         assert one.start_s == pytest.approx(2 * two.start_s)
 
 
 def test_what_the_parts_are_and_that_they_stand_on_beats():
-    song = plan(SONG, 50.0, tempo=120.0)
+    song = plan_lyrics(SONG, 50.0, tempo=120.0)
     kinds = [part.kind for part in song.parts]
     assert kinds == (
         ["intro"] + ["line"] * 3 + ["break"] + ["line"] * 2 + ["instrumental"] + ["line"] * 2 + ["outro"]
@@ -84,11 +84,11 @@ def test_what_the_parts_are_and_that_they_stand_on_beats():
     assert [part.section for part in song.lines][::3] == ["verse 1", "chorus", "verse 2"]
     assert all(part.start_s == pytest.approx(round(2 * part.start_s) / 2) for part in song.parts)
     assert song.warnings == ()
-    assert song == plan(SONG, 50.0, tempo=120.0)
+    assert song == plan_lyrics(SONG, 50.0, tempo=120.0)
 
 
 def test_the_usual_pace_is_a_syllable_a_beat():
-    song = plan("one two three four\nfive six nine ten", 40.0, tempo=60.0)  # 16 + 4 + 4 + 16 beats
+    song = plan_lyrics("one two three four\nfive six nine ten", 40.0, tempo=60.0)  # 16 + 4 + 4 + 16 beats
     assert [(part.kind, part.end_s - part.start_s) for part in song.parts] == [
         ("intro", 16.0),
         ("line", 4.0),
@@ -99,19 +99,19 @@ def test_the_usual_pace_is_a_syllable_a_beat():
 
 def test_too_many_words_say_how_long_the_song_would_have_to_be():
     text = "\n".join(["memory another remember together"] * 20)  # 12 syllables, 5 beats at least
-    song = plan(text, 30.0, tempo=100.0)
+    song = plan_lyrics(text, 30.0, tempo=100.0)
     assert song.warnings[-1].startswith("too many words: they need 65 s")  # 100 + 8 beats
-    assert plan(text, 65.0, tempo=100.0).warnings == ()
+    assert plan_lyrics(text, 65.0, tempo=100.0).warnings == ()
 
 
 def test_a_tag_alone_is_the_intro_the_outro_or_a_pause():
-    song = plan("[intro]\n[verse]\nla\n[outro]\n", 60.0)
+    song = plan_lyrics("[intro]\n[verse]\nla\n[outro]\n", 60.0)
     assert [part.kind for part in song.parts] == ["intro", "line", "outro"]
     assert any("instrumental" in warning for warning in song.warnings)
 
 
 def test_what_is_not_understood_is_said():
-    song = plan("[whispered]\nla la\n...\n", 20.0)
+    song = plan_lyrics("[whispered]\nla la\n...\n", 20.0)
     assert song.warnings[0].startswith("line 1: [whispered]")
     assert song.warnings[1].startswith("line 3: nothing to sing")
     assert [part.words for part in song.lines] == ["la la"]
@@ -129,11 +129,11 @@ def test_what_is_not_understood_is_said():
 )
 def test_what_cannot_be_planned_is_refused(text, duration, tempo, says):
     with pytest.raises(DataError, match=says):
-        plan(text, duration, tempo=tempo)
+        plan_lyrics(text, duration, tempo=tempo)
 
 
 def test_the_lrc_of_a_plan_is_read_back_without_a_warning():
-    song = plan(SONG, 95.0, tempo=96.0)
+    song = plan_lyrics(SONG, 95.0, tempo=96.0)
     lrc = parse_lrc(to_lrc(song), duration_s=95.0)
     assert lrc.warnings == ()
     assert [words for _, words, _ in lrc.lines] == [part.words for part in song.lines]

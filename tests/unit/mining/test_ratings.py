@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.candidates import AXES, candidate, prompt, prompts_of, score, songs
 
 from diffdpo.errors import ConfigError
-from diffdpo.mining import Pair, advantages, soften, strongest
+from diffdpo.mining import Pair, advantages, pick_strongest, soften
 
 
 def pair(melody, sound, axis="", winner="w", name="p"):
@@ -99,8 +99,8 @@ def test_without_a_temperature_labels_are_hard():
 
 
 def test_all_pairs_are_kept_in_their_order_without_a_limit():
-    assert strongest([pair(1.0, 1.0), pair(2.0, 2.0)], 0, {}) == [0, 1]
-    assert strongest([pair(1.0, 1.0), pair(2.0, 2.0)], 2, {}) == [0, 1]
+    assert pick_strongest([pair(1.0, 1.0), pair(2.0, 2.0)], 0, {}) == [0, 1]
+    assert pick_strongest([pair(1.0, 1.0), pair(2.0, 2.0)], 2, {}) == [0, 1]
 
 
 def test_axes_take_turns_each_with_its_strongest():
@@ -110,15 +110,15 @@ def test_axes_take_turns_each_with_its_strongest():
         pair(8.0, 0.0, "melody", "c"),
         pair(0.0, 0.1, "sound", "d"),
     ]
-    assert strongest(pairs, 1, {}) == [1]
-    assert strongest(pairs, 2, {}) == [1, 3]
-    assert strongest(pairs, 3, {}) == [1, 3, 2]
+    assert pick_strongest(pairs, 1, {}) == [1]
+    assert pick_strongest(pairs, 2, {}) == [1, 3]
+    assert pick_strongest(pairs, 3, {}) == [1, 3, 2]
 
 
 @given(st.lists(st.tuples(score, score), max_size=9), st.integers(1, 9))
 def test_the_strongest_are_as_many_as_allowed_and_no_weaker_than_the_rest(margins, limit):
     pairs = [pair(m, s, winner=f"w{i}") for i, (m, s) in enumerate(margins)]
-    kept = strongest(pairs, limit, {})
+    kept = pick_strongest(pairs, limit, {})
     assert len(kept) == min(limit, len(pairs)) == len(set(kept))
     means = [(m + s) / 2 for m, s in margins]
     left = [means[i] for i in range(len(pairs)) if i not in kept]

@@ -214,7 +214,7 @@ def test_weights_stay_in_the_file_until_they_are_written_to(network, tmp_path, n
     places = {key: tensor.data_ptr() for key, tensor in checkpoint.state.items()}
     built = checkpoint.build()
     assert all(parameter.is_meta for parameter in built.parameters())
-    assign(built, checkpoint.state, checkpoint.where, torch.float32)
+    assign(built, checkpoint.state, checkpoint.location, torch.float32)
     assert checkpoint.state == {}
     assert {key: parameter.data_ptr() for key, parameter in built.named_parameters()} == places
     before = path.read_bytes()

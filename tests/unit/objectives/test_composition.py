@@ -120,7 +120,7 @@ class Stranger:
 
 
 def check(objective, soft_labels=False, spans=False):
-    check_takes(objective, "mine", soft_labels=soft_labels, spans=spans, where="runs/pairs")
+    check_takes(objective, "mine", soft_labels=soft_labels, spans=spans, location="runs/pairs")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -12,7 +12,7 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.guidance import GUIDERS
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
-from diffdpo.sampling.sampler import follow, generate, sample, start
+from diffdpo.sampling.sampler import follow, generate, sample_batch, start
 from diffdpo.sampling.solver import SOLVERS
 from diffdpo.types import Prompt, Row
 
@@ -145,5 +145,5 @@ def test_songs_of_a_model_can_be_differentiated_by_what_was_asked_for(bundle):
         assert ((ends[0] - ends[1]) / 0.04).item() == pytest.approx(value.grad.norm().item(), rel=0.02)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.network.parameters())
     plain = Request(sample_id="s", row=row)
-    assert not sample(model, [plain], cfg, seed=0)[0].requires_grad
+    assert not sample_batch(model, [plain], cfg, seed=0)[0].requires_grad
     assert generate(model, [plain], cfg, seed=0)[0].latents.requires_grad

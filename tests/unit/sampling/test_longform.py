@@ -20,12 +20,12 @@ from diffdpo.sampling.longform import (
     SongRequest,
     compose,
     count_steps,
-    in_turn,
+    order_windows,
     window_groups,
 )
 from diffdpo.sampling.request import InpaintContext, Request
-from diffdpo.sampling.sampler import sample
-from diffdpo.sampling.windowed import Windowed, window_row, window_shares
+from diffdpo.sampling.sampler import sample_batch
+from diffdpo.sampling.windowed import WindowedModel, window_row, window_shares
 from diffdpo.types import Prompt, Row
 from diffdpo.windows import Chunks, Window
 
@@ -73,7 +73,7 @@ def test_every_frame_is_generated_once_and_nothing_else_is_touched(length, chunk
     ends = [(windows[0].start, windows[-1].stop) for windows in stretches]
     assert all(one[1] <= other[0] for one, other in pairwise(ends))
     rest = to_generate.clone()
-    for window in in_turn(stretches, to_generate):
+    for window in order_windows(stretches, to_generate):
         assert rest[window.start : window.stop].any(), "a window with nothing to do"
         rest[window.start : window.stop] = False
     assert not rest.any()
@@ -96,9 +96,9 @@ def test_what_comes_before_a_song_is_generated_backwards():
     chunks = Chunks(size=40, overlap=10, fade=10)
     to_generate = torch.zeros(200, dtype=torch.bool)
     to_generate[:90] = True
-    assert [w.start for w in in_turn(window_groups(to_generate, chunks), to_generate)] == [60, 30, 0]
+    assert [w.start for w in order_windows(window_groups(to_generate, chunks), to_generate)] == [60, 30, 0]
     after = to_generate.flip(0)
-    assert [w.start for w in in_turn(window_groups(after, chunks), after)] == [100, 130, 160]
+    assert [w.start for w in order_windows(window_groups(after, chunks), after)] == [100, 130, 160]
 
 
 METHODS = pytest.mark.parametrize("method", ["continue", "joint"])
@@ -120,7 +120,7 @@ def test_a_song_of_one_window_is_what_the_sampler_makes(model, method):
     cfg, longform = SamplingConfig(steps=3), LongformConfig(method=method, window_s=2.0, overlap_s=0.5)
     (latents,) = compose(model, [whole], cfg, longform, seed=3)
     request = Request(sample_id=whole.sample_id, row=whole.row)
-    assert torch.equal(latents, sample(model, [request], cfg, seed=3)[0])
+    assert torch.equal(latents, sample_batch(model, [request], cfg, seed=3)[0])
 
 
 @METHODS
@@ -146,7 +146,7 @@ def test_every_window_continues_the_one_before_it(model):
         cfg,
         longform,
         seed=1,
-        on_finished=lambda name, x, count: reports.append((name, count, x.clone())),
+        on_frames=lambda name, x, count: reports.append((name, count, x.clone())),
     )
     (first, second) = window_groups(torch.ones(66, dtype=torch.bool), longform.chunks(model.spec))[0]
     assert [(name, count) for name, count, _ in reports] == [("s.000", first.stop), ("s.000", 66)]
@@ -159,7 +159,7 @@ def test_every_window_continues_the_one_before_it(model):
         context=InpaintContext(given, keep_mask),
         clamp_context=True,
     )
-    assert torch.equal(latents[second.start :], sample(model, [window], cfg, seed=1)[0])
+    assert torch.equal(latents[second.start :], sample_batch(model, [window], cfg, seed=1)[0])
 
 
 @pytest.mark.parametrize("reach", [0, 2])
@@ -171,11 +171,11 @@ def test_joint_windows_of_a_local_velocity_are_the_whole(reach):
     chunks = Chunks(size=20, overlap=8, fade=8 - 2 * reach)
     request = Request(sample_id="s", row=row(130))
     (windows,) = window_groups(torch.ones(130, dtype=torch.bool), chunks)
-    windowed = Windowed(wrapped=model, windows=tuple(windows), fade=chunks.fade, batch=3)
-    (tiled,), (untiled,) = (sample(m, [request], cfg, seed=0) for m in (windowed, whole))
+    windowed = WindowedModel(base_model=model, windows=tuple(windows), fade=chunks.fade, batch=3)
+    (tiled,), (untiled,) = (sample_batch(m, [request], cfg, seed=0) for m in (windowed, whole))
     assert torch.allclose(tiled, untiled, atol=1e-5)
     seen = window_groups(torch.ones(130, dtype=torch.bool), replace(chunks, fade=8))[0]
-    (faded,) = sample(replace(windowed, windows=tuple(seen), fade=8), [request], cfg, seed=0)
+    (faded,) = sample_batch(replace(windowed, windows=tuple(seen), fade=8), [request], cfg, seed=0)
     assert torch.allclose(faded, untiled, atol=1e-5) == (reach == 0), "a fade over frames that see the border"
 
 
@@ -235,7 +235,7 @@ def test_guidance_leaves_out_a_context_that_is_clamped(model):
             context=context,
             clamp_context=clamp_context,
         )
-        return sample(model, [request], SamplingConfig(steps=2, guidance_scale=scale), seed=0)[0]
+        return sample_batch(model, [request], SamplingConfig(steps=2, guidance_scale=scale), seed=0)[0]
 
     assert torch.allclose(guided(True, 1.0), guided(True, 4.0), atol=1e-4)
     assert not torch.allclose(guided(False, 1.0), guided(False, 4.0), atol=1e-2)
@@ -260,13 +260,15 @@ def test_a_window_is_conditioned_as_excerpts_are_in_training(model):
 
 def test_a_windowed_model_can_do_what_it_and_the_wrapped_model_can(model):
     windows = (Window(0, 20, 0, 16), Window(12, 32, 16, 32))
-    tiny, local = (Windowed(wrapped=m, windows=windows, fade=0, batch=8) for m in (model, LocalModel()))
+    tiny, local = (
+        WindowedModel(base_model=m, windows=windows, fade=0, batch=8) for m in (model, LocalModel())
+    )
     for windowed in (tiny, local):
         assert isinstance(windowed, SongModel)
-        assert windowed.spec == replace(windowed.wrapped.spec, max_frames=32)
+        assert windowed.spec == replace(windowed.base_model.spec, max_frames=32)
         for name in ("parts", "unconditional", "lora_targets", "fingerprint", "timed_lyrics", "network"):
-            assert getattr(windowed, name) is getattr(windowed.wrapped, name) or (
-                getattr(windowed, name) == getattr(windowed.wrapped, name)
+            assert getattr(windowed, name) is getattr(windowed.base_model, name) or (
+                getattr(windowed, name) == getattr(windowed.base_model, name)
             )
         assert supports(windowed, Inpaints)
         assert not supports(windowed, Plans)
@@ -277,7 +279,7 @@ def test_a_windowed_model_can_do_what_it_and_the_wrapped_model_can(model):
 def test_a_velocity_of_windows_is_theirs_where_one_counts_alone_prepared_or_not(model):
     """Dropped parts and contexts reach every window."""
     windows = tuple(Chunks(size=20, overlap=8, fade=4).windows(32))
-    windowed = Windowed(wrapped=model, windows=windows, fade=4, batch=1)
+    windowed = WindowedModel(base_model=model, windows=windows, fade=4, batch=1)
     seconds = 32.5 / model.spec.frames_per_second
     rows = [song(model, text, seconds, text=text).row for text in ("rock", "jazz")]
     x, given, keep_mask = draw_noise(0, "ab", 32, 8), draw_noise(1, "ab", 32, 8), torch.arange(32) < 14

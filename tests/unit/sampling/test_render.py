@@ -11,7 +11,7 @@ from support.local_model import PER_FRAME as LOCAL_PER_FRAME
 from diffdpo import audio
 from diffdpo.models import MODELS
 from diffdpo.sampling import render
-from diffdpo.sampling.render import Preview, SongAudio, gain, write_song
+from diffdpo.sampling.render import Preview, SongAudio, song_gain, write_song
 
 FRAMES, PER_FRAME = 130, 2048
 
@@ -60,7 +60,7 @@ def test_long_and_short_songs_are_written_alike(sound, tmp_path, monkeypatch):
 
 def test_a_given_gain_is_kept_unless_it_would_clip(sound, tmp_path):
     raw = concatenated(sound.chunks(0, FRAMES))
-    for asked in (0.5 * gain(sound), 100 / np.abs(raw).max()):
+    for asked in (0.5 * song_gain(sound), 100 / np.abs(raw).max()):
         write_song(sound, tmp_path / "song.flac", at_gain=float(asked))
         kept = min(asked, 0.98 / np.abs(raw).max())
         assert np.abs(audio.read(tmp_path / "song.flac").samples - kept * raw).max() < 1e-5

@@ -17,7 +17,7 @@ from diffdpo.sampling import velocity
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
-from diffdpo.sampling.sampler import batches_of, compile_blocks, generate, planned_nfe, sample
+from diffdpo.sampling.sampler import batch_requests, compile_blocks, generate, planned_nfe, sample_batch
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 from diffdpo.types import Prompt
@@ -88,7 +88,7 @@ def test_what_is_computed_once_a_song_is_what_would_be_computed_at_every_step(mo
         requests(model, 1.0, 2.0),
         [replace(requests(model, 1.0)[0], sample_id=f"{k}") for k in "ab"],
     ):
-        for here, there in zip(*(sample(m, wanted, cfg, seed=0) for m in (model, plain)), strict=True):
+        for here, there in zip(*(sample_batch(m, wanted, cfg, seed=0) for m in (model, plain)), strict=True):
             assert torch.allclose(here, there, atol=1e-5)
 
 
@@ -102,7 +102,9 @@ def test_songs_of_one_prompt_are_encoded_once(model, monkeypatch):
 
     monkeypatch.setattr(type(model.network), "encode_text", counting)
     (one,) = requests(model, 1.0)
-    sample(model, [replace(one, sample_id=f"p0.{k}") for k in range(3)], SamplingConfig(steps=3), seed=0)
+    sample_batch(
+        model, [replace(one, sample_id=f"p0.{k}") for k in range(3)], SamplingConfig(steps=3), seed=0
+    )
     assert seen == [2]  # the prompt and its negative, for three songs and three steps
 
 
@@ -139,7 +141,7 @@ def test_a_network_of_fixed_window_is_prepared_for_its_window(model):
     fixed = replace(model, spec=replace(model.spec, max_frames=60, window="fixed"))
     plain = SimpleNamespace(**{name: getattr(fixed, name) for name in MEMBERS})
     cfg, wanted = SamplingConfig(steps=3), requests(fixed, 1.0, 2.0)
-    for here, there in zip(*(sample(m, wanted, cfg, seed=0) for m in (fixed, plain)), strict=True):
+    for here, there in zip(*(sample_batch(m, wanted, cfg, seed=0) for m in (fixed, plain)), strict=True):
         assert torch.allclose(here, there, atol=1e-5)
 
 
@@ -151,25 +153,25 @@ def test_an_adapter_around_the_input_projection_is_not_lost(model):
             torch.nn.init.normal_(parameter, std=0.5)
     plain = SimpleNamespace(**{name: getattr(model, name) for name in MEMBERS})
     cfg, wanted = SamplingConfig(steps=2), requests(model, 1.0)
-    ours, theirs = (sample(m, wanted, cfg, seed=0)[0] for m in (model, plain))
+    ours, theirs = (sample_batch(m, wanted, cfg, seed=0)[0] for m in (model, plain))
     assert torch.allclose(ours, theirs, atol=1e-5)
     model.network.disable_adapters()
-    assert not torch.allclose(ours, sample(model, wanted, cfg, seed=0)[0], atol=1e-2)
+    assert not torch.allclose(ours, sample_batch(model, wanted, cfg, seed=0)[0], atol=1e-2)
 
 
 def test_seed_and_sample_id_decide_the_song(model):
     cfg, (request,) = SamplingConfig(steps=2), requests(model, 1.0)
-    song = sample(model, [request], cfg, seed=0)[0]
-    assert torch.equal(song, sample(model, [request], cfg, seed=0)[0])
-    assert not torch.equal(song, sample(model, [request], cfg, seed=1)[0])
+    song = sample_batch(model, [request], cfg, seed=0)[0]
+    assert torch.equal(song, sample_batch(model, [request], cfg, seed=0)[0])
+    assert not torch.equal(song, sample_batch(model, [request], cfg, seed=1)[0])
     other = replace(request, sample_id="p0.001")
-    assert not torch.equal(song, sample(model, [other], cfg, seed=0)[0])
+    assert not torch.equal(song, sample_batch(model, [other], cfg, seed=0)[0])
 
 
 def test_guidance_is_linear_between_its_branches(model):
     (request,) = requests(model, 1.0)
     ends = {
-        g: sample(model, [request], SamplingConfig(steps=1, guidance_scale=g), seed=0)[0]
+        g: sample_batch(model, [request], SamplingConfig(steps=1, guidance_scale=g), seed=0)[0]
         for g in (0.0, 1.0, 3.0)
     }
     assert torch.allclose(ends[3.0], ends[0.0] + 3 * (ends[1.0] - ends[0.0]), atol=1e-5)
@@ -182,17 +184,17 @@ def test_one_step_follows_the_network_by_hand(model):
     with torch.no_grad():
         condition = model.condition([request.row], 21)
         v = model.velocity(model.network, noise, torch.ones(1), condition, torch.tensor([21]))
-    song = sample(model, [request], SamplingConfig(steps=1, guidance_scale=1.0), seed=0)[0]
+    song = sample_batch(model, [request], SamplingConfig(steps=1, guidance_scale=1.0), seed=0)[0]
     assert torch.allclose(song, (noise - v)[0], atol=1e-6)
 
 
 def test_a_song_longer_than_the_model_is_refused(model):
     with pytest.raises(DataError, match=r"'p0\.000': 59\.95 s is longer than this model's 23\.78 s; ask"):
-        sample(model, requests(model, 60.0), SamplingConfig(), seed=0)
+        sample_batch(model, requests(model, 60.0), SamplingConfig(), seed=0)
 
 
 def test_batches_hold_songs_of_similar_length(model):
-    grouped = batches_of(requests(model, 3.0, 1.0, 3.0, 1.0), 2)
+    grouped = batch_requests(requests(model, 3.0, 1.0, 3.0, 1.0), 2)
     assert [[r.row.frames for r in group] for group in grouped] == [[21, 21], [64, 64]]
 
 
@@ -232,7 +234,7 @@ def test_kept_frames_stay_and_the_others_are_made_to_fit_them(model):
     keep_mask = torch.arange(21) < 8
     cfg = SamplingConfig(steps=3)
     edited, elsewhere, free = (
-        sample(model, [replace(request, context=context)], cfg, seed=0)[0]
+        sample_batch(model, [replace(request, context=context)], cfg, seed=0)[0]
         for context in (
             InpaintContext(given, keep_mask),
             InpaintContext(given.where(keep_mask[:, None], other), keep_mask),
@@ -248,9 +250,10 @@ def test_a_variation_begins_on_the_way_to_its_song(model):
     (request,), (given,) = requests(model, 1.0), songs(model, 21)
     cfg = SamplingConfig(steps=4)
     whole, none = (
-        sample(model, [replace(request, init=InitLatents(given, s))], cfg, seed=0)[0] for s in (1.0, 1e-6)
+        sample_batch(model, [replace(request, init=InitLatents(given, s))], cfg, seed=0)[0]
+        for s in (1.0, 1e-6)
     )
-    assert torch.allclose(whole, sample(model, [request], cfg, seed=0)[0], atol=1e-6)
+    assert torch.allclose(whole, sample_batch(model, [request], cfg, seed=0)[0], atol=1e-6)
     assert torch.allclose(none, given, atol=1e-4)
 
 
@@ -266,16 +269,16 @@ def test_a_context_of_another_length_is_refused(model):
     (request,), (given,) = requests(model, 1.0), songs(model, 20)
     wrong = replace(request, context=InpaintContext(given, torch.ones(20, dtype=torch.bool)))
     with pytest.raises(DataError, match=r"'p0.000': its context is \(20, 8\)"):
-        sample(model, [wrong], SamplingConfig(), seed=0)
+        sample_batch(model, [wrong], SamplingConfig(), seed=0)
     with pytest.raises(ValueError, match="strength must be in"):
         InitLatents(given, 0.0)
 
 
 def test_passes_cut_to_the_cache_give_the_same_songs(model, monkeypatch):
     wanted, cfg = requests(model, 1.0, 2.0, 0.6), SamplingConfig(steps=3)
-    whole = sample(model, wanted, cfg, seed=0)
+    whole = sample_batch(model, wanted, cfg, seed=0)
     monkeypatch.setattr(velocity, "CPU_FRAMES", 90)  # two rows of 43 frames
-    for one, two in zip(whole, sample(model, wanted, cfg, seed=0), strict=True):
+    for one, two in zip(whole, sample_batch(model, wanted, cfg, seed=0), strict=True):
         assert torch.allclose(one, two, atol=1e-5)
 
 
@@ -287,8 +290,8 @@ def test_a_network_that_does_not_name_its_blocks_cannot_be_compiled():
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_songs(model):
     wanted = requests(model, 1.0, 2.0)
-    plain = sample(model, wanted, SamplingConfig(steps=3), seed=0)
+    plain = sample_batch(model, wanted, SamplingConfig(steps=3), seed=0)
     for one, two in zip(
-        plain, sample(model, wanted, SamplingConfig(steps=3, compile=True), seed=0), strict=True
+        plain, sample_batch(model, wanted, SamplingConfig(steps=3, compile=True), seed=0), strict=True
     ):
         assert torch.allclose(one, two, atol=1e-5)

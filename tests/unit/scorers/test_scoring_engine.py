@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import Float
 
 from diffdpo import audio
-from diffdpo.data.scores import ANY, GATES, WHOLE, Grid
+from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, Grid
 from diffdpo.errors import ConfigError
 from diffdpo.scorers import engine
 from diffdpo.scorers.canonical import TARGET_LUFS
@@ -159,11 +159,11 @@ def test_only_the_keys_that_are_named_are_computed():
     prompts = {"a": Prompt(id="a", text="la"), "b": Prompt(id="b", text="la la")}
     keys = score_keys(scorers, versions, prompts, grid)
     assert set(keys) == {
-        ScoreKey("level", versions["level"], ANY, WHOLE),
-        ScoreKey("words", versions["words"], "a", WHOLE),
-        ScoreKey("words", versions["words"], "b", WHOLE),
-        ScoreKey(GATES, "1", ANY, WHOLE),
-        ScoreKey("level", versions["level"], ANY, "2/1"),
+        ScoreKey("level", versions["level"], NO_PROMPT, FULL_SONG),
+        ScoreKey("words", versions["words"], "a", FULL_SONG),
+        ScoreKey("words", versions["words"], "b", FULL_SONG),
+        ScoreKey(GATES, "1", NO_PROMPT, FULL_SONG),
+        ScoreKey("level", versions["level"], NO_PROMPT, "2/1"),
     }
     lacking = [key for key in keys if key.prompt == "b" or key.window == "2/1"]
     (values,) = compute_scores([noise(3.0)], [lacking], scorers, prompts=prompts, grid=grid)

@@ -8,7 +8,7 @@ import torch
 from diffdpo.objectives.dpo import DPO
 from diffdpo.objectives.flow_matching import FlowMatching
 from diffdpo.objectives.kto import KTO
-from diffdpo.objectives.reward_weighted import RewardWeighted
+from diffdpo.objectives.reward_weighted import RWR
 from tools.bench.gaussian_world import Mixture, Reward, World
 from tools.bench.toy import Budget, Policies, Run, label, measure_policies, objective_inputs, train_policies
 
@@ -67,7 +67,7 @@ def test_a_run_comes_out_of_a_stack_as_if_alone(frames):
     here = world(frames)
     runs = [
         Run(objective=DPO(beta=8.0), seed=1),
-        Run(objective=RewardWeighted(), seed=2),
+        Run(objective=RWR(), seed=2),
         Run(objective=KTO()),
     ]
     together = train_policies(here, runs, BRIEF)
