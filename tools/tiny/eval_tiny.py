@@ -101,9 +101,7 @@ def samples(model: SongModel, cfg: EvalRun) -> Latents:
     return [
         (prompt_of[request.sample_id], song)
         for batch in batch_requests(requests, cfg.sampling.batch)
-        for request, song in zip(
-            batch, sample_batch(model, batch, cfg.sampling, seed=cfg.seed), strict=True
-        )
+        for request, song in zip(batch, sample_batch(model, batch, cfg.sampling, seed=cfg.seed), strict=True)
     ]
 
 
