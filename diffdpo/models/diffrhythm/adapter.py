@@ -21,6 +21,7 @@ from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
 """Length of the direction that stands for an axis, added to styles, which have length 1."""
+LyricsKey = tuple[str, str | None, float]  # lyrics, language, duration in seconds
 
 
 @runtime_checkable
@@ -89,10 +90,8 @@ class DiffRhythm:
     encoders: Encoders | None = field(default_factory=Encoders)
     identify: Callable[[], str] = lambda: "no encoders"
     """The fingerprint of the encoders, computed on first use."""
-    lyric_lines: dict[tuple[str, str | None, float], tuple[TokenLine, ...]] = field(
-        default_factory=dict, repr=False
-    )
-    """Cache of token lines by lyrics, language and duration in seconds."""
+    lyric_lines: dict[LyricsKey, tuple[TokenLine, ...]] = field(default_factory=dict, repr=False)
+    """Cache of the token lines of lyrics."""
     parts: tuple[str, ...] = ("style", "lyrics")
     unconditional: tuple[str, ...] = ("style", "lyrics")
     timed_lyrics: bool = True
@@ -111,9 +110,8 @@ class DiffRhythm:
 
         A network with beats in the place of lyrics gets the beats of the prompt's tempo, or of its style's.
         """
-        check_controls(
-            prompt, ("axis", "bpm", "start") if self._encoders(prompt).beats else ("axis", "start")
-        )
+        controls = ("axis", "bpm", "start") if self._encoders(prompt).beats else ("axis", "start")
+        check_controls(prompt, controls)
         style, lines = self._style(prompt), self._lines(prompt)
         if lines is None:
             beats, bpm = self._encoders(prompt).beats, prompt.control("bpm")
@@ -153,9 +151,7 @@ class DiffRhythm:
                 "model.args.vocabulary or DIFFDPO_DIFFRHYTHM_VOCAB, or leave the lyrics out"
             )
         key = prompt.lyrics, prompt.language, prompt.duration_s
-        if (
-            key not in self.lyric_lines
-        ):  # the windows of a song share its lyrics, and one set of warnings is enough
+        if key not in self.lyric_lines:  # windows of a song share its lyrics; one set of warnings is enough
             self.lyric_lines[key] = encoder.lines(*key)
         return self.lyric_lines[key]
 
