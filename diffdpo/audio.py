@@ -19,7 +19,7 @@ from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
 SILENCE_LUFS = -70.0
-CEILING = 0.98
+PEAK_LIMIT = 0.98
 """No sample of a generated file is beyond it."""
 
 
@@ -64,15 +64,15 @@ def write(path: str | os.PathLike[str], clip: Clip) -> None:
     """Write FLAC or WAV by the suffix, 24 bits, never a half file. Samples beyond ±1 are clipped."""
     path = Path(path)
     buffer = io.BytesIO()
-    samples = _quantised(clip.samples)
+    samples = _quantise(clip.samples)
     soundfile.write(buffer, samples, clip.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_24")
     atomic_write(path, buffer.getvalue())
 
 
-def _quantised(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, "sample channel"]:
+def _quantise(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, "sample channel"]:
     """24 bits in the upper part of 32; done here, so that FLAC and WAV hold the same numbers."""
-    scaled = np.round(np.clip(samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
-    return scaled.astype(np.int32).T << 8
+    integers = np.round(np.clip(samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
+    return integers.astype(np.int32).T << 8
 
 
 def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFile:
@@ -85,7 +85,7 @@ def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFi
 
 def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample"]) -> None:
     """Append to a file of `writer`, as `write` would have written it."""
-    file.write(_quantised(samples))
+    file.write(_quantise(samples))
     file.flush()
 
 
@@ -143,9 +143,11 @@ class Meter:
     def add(self, samples: Float[np.ndarray, "channel sample"]) -> None:
         from scipy.signal import sosfilt
 
+        if not samples.size:
+            return
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
-        weighted, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
-        energy = (weighted**2).sum(0)
+        k_weights, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
+        energy = (k_weights**2).sum(0)
         while energy.size:
             left = self._end_of_quarter(len(self.energies)) - self.samples
             self.open += float(energy[:left].sum())
@@ -169,15 +171,15 @@ class Meter:
             return -0.691 + 10 * float(np.log10(powers.mean())) if powers.size else -np.inf
 
         with np.errstate(divide="ignore"):
-            heard = powers[-0.691 + 10 * np.log10(powers) >= SILENCE_LUFS]
-            loud = heard[-0.691 + 10 * np.log10(heard) > level(heard) - 10]
+            audible_powers = powers[-0.691 + 10 * np.log10(powers) >= SILENCE_LUFS]
+            loud = audible_powers[-0.691 + 10 * np.log10(audible_powers) > level(audible_powers) - 10]
         return level(loud)
 
 
-def gain(lufs: float, peak: float, target_lufs: float, ceiling: float = CEILING) -> float:
+def gain(lufs: float, peak: float, target_lufs: float, peak_limit: float = PEAK_LIMIT) -> float:
     """What `normalise` and then `limit` multiply a sound of this loudness and peak with."""
     factor = 10 ** ((target_lufs - lufs) / 20) if np.isfinite(lufs) and lufs >= SILENCE_LUFS else 1.0
-    return float(min(factor, ceiling / peak) if peak > 0 else factor)
+    return float(min(factor, peak_limit / peak) if peak > 0 else factor)
 
 
 def normalise(clip: Clip, target_lufs: float) -> Clip:
@@ -189,12 +191,12 @@ def normalise(clip: Clip, target_lufs: float) -> Clip:
     return Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate)
 
 
-def limit(clip: Clip, ceiling: float = CEILING) -> Clip:
+def limit(clip: Clip, peak_limit: float = PEAK_LIMIT) -> Clip:
     """Scale down, never up, so that no sample exceeds the ceiling."""
     peak = float(np.abs(clip.samples).max(initial=0.0))
-    if peak <= ceiling:
+    if peak <= peak_limit:
         return clip
-    return Clip(samples=clip.samples * np.float32(ceiling / peak), sample_rate=clip.sample_rate)
+    return Clip(samples=clip.samples * np.float32(peak_limit / peak), sample_rate=clip.sample_rate)
 
 
 def pcm_sha256(samples: Float[np.ndarray, "channel sample"], sample_rate: int) -> str:

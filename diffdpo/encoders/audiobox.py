@@ -46,8 +46,8 @@ def cut_windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> PaddedW
     if num and tail < min_tail:
         samples, tail = samples[: num * WINDOW], 0
     lengths = torch.tensor([WINDOW] * num + [tail] * (tail > 0))
-    padded = F.pad(samples, (0, len(lengths) * WINDOW - len(samples)))
-    return PaddedWindows(samples=padded.reshape(-1, WINDOW), lengths=lengths)
+    padded_samples = F.pad(samples, (0, len(lengths) * WINDOW - len(samples)))
+    return PaddedWindows(samples=padded_samples.reshape(-1, WINDOW), lengths=lengths)
 
 
 def song_score(scores: Float[Tensor, "window 4"], windows: PaddedWindows) -> Float[Tensor, "4"]:
@@ -123,7 +123,7 @@ def rate_windows(network: AudioboxNetwork, windows: PaddedWindows, batch: int) -
     return torch.cat([network(samples.to(device), lengths.to(device)).cpu() for samples, lengths in parts])
 
 
-FIXED = {
+CONSTANT_SETTINGS = {
     "sample_rate": SAMPLE_RATE,
     "proj_act_fn": "gelu",
     "use_weighted_layer_sum": True,
@@ -134,7 +134,7 @@ FIXED = {
 
 def published_heads(published: Mapping[str, Any], encoder_layers: int) -> HeadConfig:
     """Our configuration for the published one, whose own defaults are a single layer. DataError for others."""
-    for name, value in {**FIXED, "nth_layer": encoder_layers + 1}.items():
+    for name, value in {**CONSTANT_SETTINGS, "nth_layer": encoder_layers + 1}.items():
         if published.get(name, value) != value:
             raise DataError(f"Audiobox with {name}={published[name]!r} is not supported, only {value!r}")
     try:
@@ -163,25 +163,23 @@ def load_audiobox(weights: Path, config: Path | None = None) -> AudioboxNetwork:
         state, published = _read_safetensors(weights), read_json(config)
     if not isinstance(published, Mapping):
         raise DataError(f"{config or weights}: expected the configuration of Audiobox")
-    return build_audiobox(state, published, where=str(weights))
+    return build_audiobox(state, published, location=str(weights))
 
 
-def build_audiobox(state: Mapping[str, Tensor], published: Mapping[str, Any], where: str) -> AudioboxNetwork:
+def build_audiobox(
+    state: Mapping[str, Tensor], published: Mapping[str, Any], location: str
+) -> AudioboxNetwork:
     """A network of this configuration with these weights, every key and shape checked."""
     encoder = published_config(published.get("wavlm_config", {}))
     heads = published_heads(published, encoder.layers)
     with torch.device("meta"):
         network = AudioboxNetwork(encoder, heads)
     ours = {name: tensor.float() for name, tensor in state.items() if name != "wavlm_model.mask_emb"}
-    expected, actual = shapes(network.state_dict()), shapes(ours)
-    differ = sorted(
-        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
-    )
+    needs, holds = shapes(network.state_dict()), shapes(ours)
+    differ = sorted(name for name in needs.keys() | holds.keys() if needs.get(name) != holds.get(name))
     if differ:
-        first = (
-            f"{differ[0]} is {actual.get(differ[0], 'missing')}, not {expected.get(differ[0], 'expected')}"
-        )
-        raise CheckpointError(f"{where}: not weights of Audiobox: {len(differ)} tensors differ; {first}")
+        first = f"{differ[0]} is {holds.get(differ[0], 'missing')}, not {needs.get(differ[0], 'expected')}"
+        raise CheckpointError(f"{location}: not weights of Audiobox: {len(differ)} tensors differ; {first}")
     network.load_state_dict(ours, assign=True)
     return network.eval().requires_grad_(False)
 

@@ -28,7 +28,7 @@ PIECE_S = 30.0
 """Beats are looked for in pieces of about this length, each with its own tempo."""
 CLEAR = 0.3
 """Autocorrelation of onset strength at the beats' period from which a piece has a pulse; noise has 0.1."""
-FELT = 0.5
+MIN_PULSE_PROBABILITY = 0.5
 """Probability of a pulse from which a style is given beats."""
 SLOWEST, FASTEST = 40.0, 240.0
 BPM = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm\b", re.IGNORECASE)
@@ -40,15 +40,15 @@ def track_beats(clip: Clip) -> tuple[float, ...]:
         Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE
     )
     strength = librosa.onset.onset_strength(y=mono.samples[0], sr=RATE, hop_length=HOP)
-    found: list[float] = []
+    beats_s: list[float] = []
     pieces = np.array_split(np.arange(len(strength)), max(1, round(len(strength) * HOP / RATE / PIECE_S)))
     for piece in pieces:
         frames = librosa.beat.beat_track(
             onset_envelope=strength[piece], sr=RATE, hop_length=HOP, trim=False, units="frames"
         )[1]
         if len(frames) > 3 and clarity(strength[piece], float(np.median(np.diff(frames)))) >= CLEAR:
-            found += ((frames + piece[0]) * HOP / RATE).tolist()
-    return tuple(found)
+            beats_s += ((frames + piece[0]) * HOP / RATE).tolist()
+    return tuple(beats_s)
 
 
 def clarity(strength: Float[np.ndarray, " frame"], period: float) -> float:
@@ -67,8 +67,8 @@ def lines(beats: tuple[float, ...]) -> tuple[Line, ...]:
 
 def named_tempo(text: str) -> float | None:
     """Beats a minute that a text names, as in "rock, 128 bpm"; None if it names none that can be felt."""
-    named = [float(number) for number in BPM.findall(text)]
-    return next((bpm for bpm in named if SLOWEST <= bpm <= FASTEST), None)
+    tempos = [float(number) for number in BPM.findall(text)]
+    return next((bpm for bpm in tempos if SLOWEST <= bpm <= FASTEST), None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Beats:
         if style is None or not style.any():
             return None
         octaves, pulse = (self.weight @ style.float().cpu() + self.bias).tolist()
-        return min(FASTEST, max(SLOWEST, 2**octaves)) if pulse >= FELT else None
+        return min(FASTEST, max(SLOWEST, 2**octaves)) if pulse >= MIN_PULSE_PROBABILITY else None
 
 
 def load(bundle: Path) -> Beats | None:

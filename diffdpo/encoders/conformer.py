@@ -19,8 +19,8 @@ Turns = tuple[Float[Tensor, "frame 1 half"], Float[Tensor, "frame 1 half"]]
 def attend(q: Hidden, k: Hidden, v: Hidden, heads: int, valid: Valid) -> Hidden:
     """Softmax attention to the frames that exist, in memory that is linear in their number."""
     q, k, v = (rearrange(x, "batch frame (head dim) -> batch head frame dim", head=heads) for x in (q, k, v))
-    seen = None if valid is None else valid[:, None, None, :]
-    h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    mask = None if valid is None else valid[:, None, None, :]
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(h, "batch head frame dim -> batch frame (head dim)")
 
 
@@ -46,8 +46,8 @@ def rotate(h: Hidden, heads: int, turns: Turns) -> Hidden:
     """RoPE with halves: channel c of a head turns together with channel c + head_dim/2."""
     cos, sin = turns
     first, second = rearrange(h, "b frame (head dim) -> b frame head dim", head=heads).chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return rearrange(turned, "b frame head dim -> b frame (head dim)")
+    rotated_h = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return rearrange(rotated_h, "b frame head dim -> b frame (head dim)")
 
 
 class RotaryAttention(nn.Module):
@@ -62,8 +62,8 @@ class RotaryAttention(nn.Module):
         self.linear_out = nn.Linear(dim, dim)
 
     def forward(self, h: Hidden, turns: Turns, valid: Valid) -> Hidden:
-        turned = rotate(h, self.heads, turns)
-        q, k, v = self.linear_q(turned), self.linear_k(turned), self.linear_v(h)
+        rotated_h = rotate(h, self.heads, turns)
+        q, k, v = self.linear_q(rotated_h), self.linear_k(rotated_h), self.linear_v(h)
         return self.linear_out(attend(q, k, v, self.heads, valid))
 
 

@@ -16,7 +16,7 @@ from diffdpo.randomness import generator
 from diffdpo.types import Clip
 
 RATE = 22050
-MEASURED: dict[str, tuple[str, str]] = {
+MEASURES: dict[str, tuple[str, str]] = {
     "tempo_bpm": ("slow", "fast"),
     "centroid_octaves": ("dark", "bright"),
     "onsets_per_s": ("sparse", "busy"),
@@ -43,13 +43,13 @@ MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.
 
 def measured_words(values: Mapping[str, float], thirds: Mapping[str, Sequence[float]]) -> list[str]:
     """The word of every measure that lies below or above its middle third."""
-    found = []
+    descriptors = []
     for name, (low, high) in thirds.items():
         if values[name] < low:
-            found.append(MEASURED[name][0])
+            descriptors.append(MEASURES[name][0])
         elif values[name] > high:
-            found.append(MEASURED[name][1])
-    return found
+            descriptors.append(MEASURES[name][1])
+    return descriptors
 
 
 def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
@@ -78,7 +78,7 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
     onsets = librosa.onset.onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE)
     times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
-    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE, tuning=tuning(spectrum**2)).mean(1)
+    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE, tuning=tuning_semitones(spectrum**2)).mean(1)
     middle, side = (float(((stereo[0] + sign * stereo[1]) ** 2).mean()) for sign in (1, -1))
     power = (spectrum**2).sum(0)
     levels = 10 * np.log10(power + 1e-6 * power.max() + 1e-20)
@@ -93,7 +93,7 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
     }
 
 
-def tuning(power: Float[np.ndarray, "bin frame"]) -> float:
+def tuning_semitones(power: Float[np.ndarray, "bin frame"]) -> float:
     """Deviation from A440 in semitones, as librosa estimates it from tones of 150 to 4,000 Hz; 0 without any.
 
     The lower half of the spectrum holds them, and looks as if it were the whole of a sound at half the rate.

@@ -25,7 +25,7 @@ CLIP = CLIP_S * SAMPLE_RATE
 HEAD_DIM = 64
 """Of XLM-RoBERTa's attention; its parameters do not tell."""
 MAX_TOKENS = 512
-UNUSED = ("audio.aggregator.", "contrast.", "multi_layer_contrastive_learning.")
+TRAINING_PREFIXES = ("audio.aggregator.", "contrast.", "multi_layer_contrastive_learning.")
 """Published parameters that only training needs."""
 
 State = Mapping[str, Tensor]
@@ -131,8 +131,8 @@ class AudioTower:
 def clips(samples: Float[Tensor, " sample"]) -> list[Float[Tensor, " _"]]:
     """Ten seconds each, end to end; the last goes on with the beginning of the sound, as far as that reaches."""
     parts = list(samples.split(CLIP))
-    missing = CLIP - len(parts[-1])
-    return [*parts[:-1], torch.cat([parts[-1], samples[:missing]])]
+    n_missing = CLIP - len(parts[-1])
+    return [*parts[:-1], torch.cat([parts[-1], samples[:n_missing]])]
 
 
 @dataclass(frozen=True)
@@ -148,26 +148,26 @@ class TextTower:
         return self.top(self.encoder(input_ids=ids).last_hidden_state)[0]
 
 
-def audio_tower(state: State, where: str, layer: int = -1) -> AudioTower:
+def audio_tower(state: State, location: str, layer: int = -1) -> AudioTower:
     """From published parameters without their first prefix; `layer` is the hidden state of MuQ that goes on.
 
     DataError names the first parameter that does not fit.
     """
-    parameters = within(state, f"audio.model.{muq.PREFIX}")
+    parameters = subset(state, f"audio.model.{muq.PREFIX}")
     depth = muq.depth_of(parameters)
     blocks = layer if layer >= 0 else depth + 1 + layer
-    encoder = muq.build(parameters, parameters.__getitem__, where, blocks)
-    return AudioTower(encoder, top(state, "audio", encoder.config.dim, where))
+    encoder = muq.build(parameters, parameters.__getitem__, location, blocks)
+    return AudioTower(encoder, top(state, "audio", encoder.config.dim, location))
 
 
-def text_tower(state: State, where: str) -> TextTower:
+def text_tower(state: State, location: str) -> TextTower:
     """As `audio_tower`. The encoder's own pooling is left out, it leads nowhere."""
     try:
         from transformers import XLMRobertaConfig, XLMRobertaModel
     except ImportError as error:
         raise DataError(f"styles from text need transformers ({error}): pip install transformers") from None
-    skipped = ("pooler.", "embeddings.position_ids")
-    parameters = {n: t for n, t in within(state, "text.model.").items() if not n.startswith(skipped)}
+    pooler = ("pooler.", "embeddings.position_ids")
+    parameters = {n: t for n, t in subset(state, "text.model.").items() if not n.startswith(pooler)}
     try:
         vocabulary, dim = parameters["embeddings.word_embeddings.weight"].shape
         config = XLMRobertaConfig(
@@ -183,17 +183,19 @@ def text_tower(state: State, where: str) -> TextTower:
             pad_token_id=1,
         )
     except (KeyError, ValueError) as error:
-        raise DataError(f"{where}: not the weights of MuQ-MuLan: no XLM-RoBERTa in them ({error})") from None
+        raise DataError(
+            f"{location}: not the weights of MuQ-MuLan: no XLM-RoBERTa in them ({error})"
+        ) from None
     encoder = XLMRobertaModel(config, add_pooling_layer=False)
-    muq.fill(encoder, parameters, where)
-    return TextTower(encoder, top(state, "text", dim, where))
+    muq.fill(encoder, parameters, location)
+    return TextTower(encoder, top(state, "text", dim, location))
 
 
-def top(state: State, side: str, inputs: int, where: str) -> Top:
+def top(state: State, side: str, inputs: int, location: str) -> Top:
     parameters = {
-        **{f"proj.{name}": tensor for name, tensor in within(state, f"{side}.proj.").items()},
-        **{f"transformer.{name}": tensor for name, tensor in within(state, f"{side}.transformer.").items()},
-        **{f"latents.{name}": tensor for name, tensor in within(state, f"{side}_to_latents.").items()},
+        **{f"proj.{name}": tensor for name, tensor in subset(state, f"{side}.proj.").items()},
+        **{f"transformer.{name}": tensor for name, tensor in subset(state, f"{side}.transformer.").items()},
+        **{f"latents.{name}": tensor for name, tensor in subset(state, f"{side}_to_latents.").items()},
     }
     try:
         styles, dim = parameters["latents.weight"].shape
@@ -201,28 +203,30 @@ def top(state: State, side: str, inputs: int, where: str) -> Top:
         heads = len(parameters["transformer.layers.0.0.to_q.weight"]) // head_dim
         hidden = parameters["transformer.layers.0.1.4.weight"].shape[1]
     except (KeyError, IndexError, ValueError) as error:
-        raise DataError(f"{where}: not the weights of MuQ-MuLan: {error} is missing or misshapen") from None
+        raise DataError(
+            f"{location}: not the weights of MuQ-MuLan: {error} is missing or misshapen"
+        ) from None
     depth = 1 + max(int(name.split(".")[2]) for name in parameters if name.startswith("transformer.layers."))
     with torch.device("meta"):
-        made = Top(
+        network = Top(
             Transformer(dim, depth, heads, head_dim, hidden),
             nn.Linear(inputs, dim) if "proj.weight" in parameters else nn.Identity(),
             nn.Linear(dim, styles),
         )
-    muq.fill(made, parameters, where)
-    return made
+    muq.fill(network, parameters, location)
+    return network
 
 
-def within(state: State, prefix: str) -> dict[str, Tensor]:
+def subset(state: State, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def check_names(state: State, where: str) -> None:
+def check_names(state: State, location: str) -> None:
     """DataError for a parameter that belongs to neither tower and is not known to be of training only."""
-    known = (
+    prefixes = (
         *(f"{s}.{part}." for s in ("audio", "text") for part in ("model", "proj", "transformer")),
-        *UNUSED,
+        *TRAINING_PREFIXES,
     )
-    known += ("audio_to_latents.", "text_to_latents.")
-    if strange := sorted(name for name in state if not name.startswith(known)):
-        raise DataError(f"{where}: not the weights of MuQ-MuLan: {strange[0]} is none of its parameters")
+    prefixes += ("audio_to_latents.", "text_to_latents.")
+    if strange := sorted(name for name in state if not name.startswith(prefixes)):
+        raise DataError(f"{location}: not the weights of MuQ-MuLan: {strange[0]} is none of its parameters")

@@ -57,12 +57,12 @@ class MuLanStyle:
 
     def embed(self, text: str | None, clip: Clip | None) -> Style:
         """The style of a text, a sound, or the middle between them; zeros for neither."""
-        found = [self.text(text)] if text and text.strip() else []
+        styles = [self.text(text)] if text and text.strip() else []
         if clip is not None and clip.samples.any():
-            found.append(self.sound(clip))
-        if not found:
+            styles.append(self.sound(clip))
+        if not styles:
             return torch.zeros(self._towers().dim)
-        return found[0] if len(found) == 1 else blend(found, [1.0] * len(found))
+        return styles[0] if len(styles) == 1 else blend(styles, [1.0] * len(styles))
 
     def text(self, text: str) -> Style:
         """Of all that a text asks for, each by its share; unit length."""
@@ -112,28 +112,28 @@ class Towers:
     """Both networks, each built when it is first needed, on the GPU if there is one."""
 
     state: dict[str, Tensor] = field(repr=False)
-    where: str
+    location: str
     layer: int
     """The hidden state of MuQ that the audio tower goes on with."""
-    built: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    networks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def dim(self) -> int:
         return len(self.state["audio_to_latents.bias"])
 
     def sound(self, samples: Float[np.ndarray, " sample"]) -> Style:
-        if "audio" not in self.built:
-            self.built["audio"] = mulan.audio_tower(self.state, self.where, self.layer)
-            self.built["audio"].encoder.to(_device())
-            self.built["audio"].top.to(_device())
-        return self.built["audio"].embed(torch.from_numpy(samples).to(_device()))
+        if "audio" not in self.networks:
+            self.networks["audio"] = mulan.audio_tower(self.state, self.location, self.layer)
+            self.networks["audio"].encoder.to(_device())
+            self.networks["audio"].top.to(_device())
+        return self.networks["audio"].embed(torch.from_numpy(samples).to(_device()))
 
     def text(self, text: str, tokenizer: Path) -> Style:
-        if "text" not in self.built:
-            self.built["text"] = mulan.text_tower(self.state, self.where)
-            self.built["text"].encoder.to(_device())
-            self.built["text"].top.to(_device())
-        return self.built["text"].embed(tokens(tokenizer, text))
+        if "text" not in self.networks:
+            self.networks["text"] = mulan.text_tower(self.state, self.location)
+            self.networks["text"].encoder.to(_device())
+            self.networks["text"].top.to(_device())
+        return self.networks["text"].embed(tokens(tokenizer, text))
 
 
 def towers(weights: Path, config: Path) -> Towers:
@@ -142,8 +142,8 @@ def towers(weights: Path, config: Path) -> Towers:
     name = published.get("text_model", {}).get("name", "xlm-roberta-base")
     if "xlm-roberta" not in name:
         raise DataError(f"{config}: a MuQ-MuLan on {name}; only those on xlm-roberta are known here")
-    saved = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
+    tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     mulan.check_names(state, str(weights))
     return Towers(state, str(weights), published.get("audio_model", {}).get("use_layer_idx", -1))
 
@@ -168,17 +168,17 @@ def tokens(path: Path, text: str) -> list[int]:
     return _tokenizer(path).encode(text).ids
 
 
-def excerpt(clip: Clip, which: Excerpt) -> Float[np.ndarray, " sample"]:
+def excerpt(clip: Clip, part: Excerpt) -> Float[np.ndarray, " sample"]:
     """The part of a sound that is heard, mono at 24 kHz.
 
     The centre is that of DiffRhythm: from five seconds before the middle, both in whole seconds. Sounds shorter
     than ten seconds, which it refuses, are taken whole.
     """
     begin, end = 0, clip.samples.shape[1]
-    if which == "centre" and clip.seconds >= mulan.CLIP_S:
+    if part == "centre" and clip.seconds >= mulan.CLIP_S:
         begin = int((clip.seconds // 2 - mulan.CLIP_S / 2) * clip.sample_rate)
         end = begin + mulan.CLIP_S * clip.sample_rate
-    elif which == "first_30_s":
+    elif part == "first_30_s":
         end = 30 * clip.sample_rate
     mean = clip.samples[:, begin:end].mean(0, dtype=np.float32)
     rate = mulan.SAMPLE_RATE
@@ -202,14 +202,14 @@ def blend(styles: Sequence[Style], shares: Sequence[float]) -> Style:
 def read_style(path: str) -> Style:
     """An embedding that somebody stored with numpy, [style] or [1, style]."""
     try:
-        stored = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a style: {error}") from None
-    if not isinstance(stored, np.ndarray) or stored.size != max(stored.shape, default=0):
+    if not isinstance(array, np.ndarray) or array.size != max(array.shape, default=0):
         raise DataError(f"{path}: expected one vector of finite numbers")
-    if not np.isfinite(stored).all():
+    if not np.isfinite(array).all():
         raise DataError(f"{path}: expected one vector of finite numbers")
-    return torch.from_numpy(stored.reshape(-1)).float()
+    return torch.from_numpy(array.reshape(-1)).float()
 
 
 def _device() -> torch.device:

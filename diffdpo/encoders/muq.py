@@ -23,7 +23,7 @@ SAMPLE_RATE = 24_000
 HOP = 240
 WINDOW = 2048
 BANDS = 128
-SUBSAMPLING = 4
+MEL_FRAMES = 4
 """Mel frames (100 Hz) in a frame of the encoder (25 Hz)."""
 SHORTEST = WINDOW // 2 + 1
 """Samples below which the spectrogram has nothing to reflect at the edges."""
@@ -31,7 +31,7 @@ PREFIX = "model."
 """Of the published keys."""
 LAYERS = "conformer.layers."
 FILE = "model.safetensors"
-UNUSED = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
+TRAINING_PREFIXES = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
 """Published parameters, by the beginnings of their names, that only training needs or that nothing ever reads."""
 
 CHUNK = 250
@@ -74,12 +74,12 @@ class ResidualConvolution(nn.Module):
 
     def forward(self, x: Map, frames: Int[Tensor, " batch"] | None) -> Map:
         """`frames` of the output exist; the others come out as zeros."""
-        h = end(normalised(self.conv1, self.bn1, x).relu_(), frames)
-        h = normalised(self.conv2, self.bn2, h)
-        return end(h.add_(normalised(self.conv3, self.bn3, x)).relu_(), frames)
+        h = end(conv_norm(self.conv1, self.bn1, x).relu_(), frames)
+        h = conv_norm(self.conv2, self.bn2, h)
+        return end(h.add_(conv_norm(self.conv3, self.bn3, x)).relu_(), frames)
 
 
-def normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Map) -> Map:
+def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Map) -> Map:
     """norm(conv(x)) with the statistics of training, in one pass over the maps."""
     mean, variance = norm.running_mean, norm.running_var
     assert conv.bias is not None
@@ -95,31 +95,31 @@ def end(x: Map, frames: Int[Tensor, " batch"] | None) -> Map:
     """Zeros from each clip's end on, as the next convolution would pad it alone."""
     if frames is None:
         return x
-    beyond = torch.arange(x.shape[-1], device=x.device) >= frames[:, None]
-    return x.masked_fill_(beyond[:, None, None], 0)
+    is_padding = torch.arange(x.shape[-1], device=x.device) >= frames[:, None]
+    return x.masked_fill_(is_padding[:, None, None], 0)
 
 
-class Subsampling(nn.Module):
+class ConvolutionalFrontEnd(nn.Module):
     """Mel frames at 100 Hz to vectors at 25 Hz."""
 
     def __init__(self, config: MuQConfig) -> None:
         super().__init__()
         channels = config.conv_dim
         self.conv = nn.ModuleList([ResidualConvolution(1, channels), ResidualConvolution(channels, channels)])
-        self.linear = nn.Linear(channels * (BANDS // SUBSAMPLING), config.dim)
+        self.linear = nn.Linear(channels * (BANDS // MEL_FRAMES), config.dim)
 
     def forward(self, mel: Mel, frames: Int[Tensor, " batch"] | None) -> Hidden:
         """Chunk by chunk: memory does not grow with the clip, and the result is that of the whole."""
-        total = -(-mel.shape[-1] // SUBSAMPLING)
+        total = -(-mel.shape[-1] // MEL_FRAMES)
         parts = []
         for begin in range(0, total, CHUNK):
             first = max(0, begin - MARGIN)
-            part = mel[..., SUBSAMPLING * first : SUBSAMPLING * (begin + CHUNK + MARGIN)]
-            there = None if frames is None else (frames - SUBSAMPLING * first).clamp(min=0)
-            parts.append(self._whole(part, there)[:, begin - first :][:, :CHUNK])
+            part = mel[..., MEL_FRAMES * first : MEL_FRAMES * (begin + CHUNK + MARGIN)]
+            part_frames = None if frames is None else (frames - MEL_FRAMES * first).clamp(min=0)
+            parts.append(self._forward_chunk(part, part_frames)[:, begin - first :][:, :CHUNK])
         return torch.cat(parts, dim=1)
 
-    def _whole(self, mel: Mel, frames: Int[Tensor, " batch"] | None) -> Hidden:
+    def _forward_chunk(self, mel: Mel, frames: Int[Tensor, " batch"] | None) -> Hidden:
         # Channels last in memory, for all maps that follow: on CPUs with matrix units bfloat16 is then twice as
         # fast, fp32 no slower. One channel fits either layout; only a clone is sure to be marked as that one.
         x = mel[:, None].clone(memory_format=torch.channels_last)
@@ -169,7 +169,7 @@ class MuQ(nn.Module):
             raise ValueError(f"blocks must be in [0, {config.depth}], got {blocks}")
         self.config = config
         self.convolutions = convolutions
-        self.conv = Subsampling(config)
+        self.conv = ConvolutionalFrontEnd(config)
         self.conformer = Conformer(config, blocks)
 
     def forward(self, mel: Mel, frames: Int[Tensor, " batch"] | None = None) -> tuple[Hidden, Valid]:
@@ -191,16 +191,16 @@ class MuQ(nn.Module):
         """Which frames of the hidden states exist."""
         if frames is None:
             return None
-        total = -(-mel.shape[-1] // SUBSAMPLING)
-        return torch.arange(total, device=mel.device) < -(-frames // SUBSAMPLING)[:, None]
+        total = -(-mel.shape[-1] // MEL_FRAMES)
+        return torch.arange(total, device=mel.device) < -(-frames // MEL_FRAMES)[:, None]
 
     @torch.no_grad()
     def listen(self, waves: Sequence[Float[Tensor, " _"]]) -> tuple[Hidden, Valid]:
         """The last hidden state of mono clips at 24 kHz, each as if it were alone, and which frames exist."""
-        return self(*padded([log_mel(wave) for wave in waves]))
+        return self(*pad_mels([log_mel(wave) for wave in waves]))
 
 
-def padded(mels: Sequence[Float[Tensor, "128 _"]]) -> tuple[Mel, Int[Tensor, " batch"] | None]:
+def pad_mels(mels: Sequence[Float[Tensor, "128 _"]]) -> tuple[Mel, Int[Tensor, " batch"] | None]:
     """A batch, and how many frames of each exist: None if all do."""
     lengths = [mel.shape[1] for mel in mels]
     batch = torch.stack([F.pad(mel, (0, max(lengths) - mel.shape[1])) for mel in mels])
@@ -216,7 +216,7 @@ def log_mel(wave: Float[Tensor, " sample"]) -> Float[Tensor, "128 mel_frame"]:
         raise DataError(f"a clip of {len(wave)} samples is too short for MuQ: at least {SHORTEST} at 24 kHz")
     sound = F.pad(wave[None].float(), (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
     window = torch.hann_window(WINDOW, device=wave.device)
-    total, step, parts = len(wave) // HOP, SUBSAMPLING * CHUNK, []
+    total, step, parts = len(wave) // HOP, MEL_FRAMES * CHUNK, []
     for begin in range(0, total, step):
         last = min(begin + step, total) - 1
         piece = sound[HOP * begin : HOP * last + WINDOW]
@@ -247,7 +247,7 @@ def load(path: Path, blocks: int | None = None, convolutions: torch.dtype = torc
 def build(
     names: Collection[str],
     read: Callable[[str], Tensor],
-    where: str,
+    location: str,
     blocks: int | None = None,
     convolutions: torch.dtype = torch.float32,
 ) -> MuQ:
@@ -258,15 +258,15 @@ def build(
     depth = depth_of(names)
     blocks = depth if blocks is None else blocks
     if depth < max(1, blocks):
-        raise DataError(f"{where}: holds {depth} conformer blocks of MuQ, {max(1, blocks)} are needed")
+        raise DataError(f"{location}: holds {depth} conformer blocks of MuQ, {max(1, blocks)} are needed")
     try:
         config = sizes(read, depth)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{where}: not the weights of MuQ: {error} is missing or misshapen") from None
+        raise DataError(f"{location}: not the weights of MuQ: {error} is missing or misshapen") from None
     weights = {name: read(name) for name in names if is_used(name, blocks, depth)}
     with torch.device("meta"):
         network = MuQ(config, blocks, convolutions)
-    fill(network, weights, where)
+    fill(network, weights, location)
     return network
 
 
@@ -279,7 +279,9 @@ def is_used(name: str, blocks: int, depth: int) -> bool:
     """Whether the first `blocks` of `depth` blocks need a published parameter."""
     if name.startswith(LAYERS):
         return int(name.split(".")[2]) < blocks
-    return not name.startswith(UNUSED) and (blocks == depth or not name.startswith("conformer.layer_norm."))
+    return not name.startswith(TRAINING_PREFIXES) and (
+        blocks == depth or not name.startswith("conformer.layer_norm.")
+    )
 
 
 def sizes(read: Callable[[str], Tensor], depth: int) -> MuQConfig:
@@ -294,18 +296,18 @@ def sizes(read: Callable[[str], Tensor], depth: int) -> MuQConfig:
     )
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+def fill(network: nn.Module, weights: Mapping[str, Tensor], location: str) -> None:
     """Give a network its parameters, frozen and in fp32. DataError unless every name and shape fits."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if differing := sorted(name for name, _ in wanted.items() ^ found.items()):
-        name = differing[0]
+    network_shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    weight_shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if differences := sorted(name for name, _ in network_shapes.items() ^ weight_shapes.items()):
+        name = differences[0]
         raise DataError(
-            f"{where}: {len(differing)} parameters do not fit, first {name}: "
-            f"{found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
+            f"{location}: {len(differences)} parameters do not fit, first {name}: "
+            f"{weight_shapes.get(name, 'missing')} instead of {network_shapes.get(name, 'nothing')}"
         )
-    wide = {
+    float_weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
     }
-    network.load_state_dict(wide, assign=True)
+    network.load_state_dict(float_weights, assign=True)
     network.eval().requires_grad_(False)

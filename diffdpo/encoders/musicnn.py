@@ -120,16 +120,16 @@ class Musicnn(nn.Module):
         for layer in self.middle[1:]:
             layers.append(layers[-1] + layer(layers[-1]))
         features = torch.cat(layers, dim=1)
-        pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
-        embedding = self.dense_norm(self.dense(self.pool_norm(pooled)).relu())
+        pooled_features = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
+        embedding = self.dense_norm(self.dense(self.pool_norm(pooled_features)).relu())
         return Impression(tags=self.output(embedding).sigmoid(), embedding=embedding)
 
     def describe(self, clips: Sequence[Float[Tensor, " _"]]) -> Impression:
         """One row a clip: the mean over its patches."""
-        heard = [self.listen(samples) for samples in clips]
+        impressions = [self.listen(samples) for samples in clips]
         return Impression(
-            tags=torch.stack([each.tags.mean(0) for each in heard]),
-            embedding=torch.stack([each.embedding.mean(0) for each in heard]),
+            tags=torch.stack([impression.tags.mean(0) for impression in impressions]),
+            embedding=torch.stack([impression.embedding.mean(0) for impression in impressions]),
         )
 
     @torch.no_grad()
@@ -150,13 +150,13 @@ def load() -> Musicnn:
     """The pretrained network, frozen. DataError, with the command that installs it, when it is missing."""
     index, data = weight_files()
     network = Musicnn()
-    weights = converted(read_bundle(index, data, wanted=lambda name: "Adam" not in name))
+    weights = convert_weights(read_bundle(index, data, is_wanted=lambda name: "Adam" not in name))
     network.load_state_dict(network.state_dict() | weights)  # strict: every name and shape must fit
     return network.eval().requires_grad_(False)
 
 
 @cache
-def pretrained() -> Musicnn:
+def pretrained_musicnn() -> Musicnn:
     """The network of `load`, once a process."""
     return load()
 
@@ -177,7 +177,7 @@ def weight_files() -> tuple[Path, Path]:
     return index, data
 
 
-def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def convert_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Weights under our names, from a checkpoint that numbers its layers in the order of their making.
 
     TensorFlow's axes are [frame, band, in, out] and [in, out]. What the middle layers call bands are our
@@ -199,16 +199,16 @@ def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
             ("gamma", "beta", "moving_mean", "moving_variance"),
             strict=True,
         ):
-            state[f"{ours}.{key}"] = tensors[f"{_numbered('batch_normalization', i)}/{name}"]
+            state[f"{ours}.{key}"] = tensors[f"{_layer_name('batch_normalization', i)}/{name}"]
     for i, ours in enumerate([*(f"{b}.conv" for b in banks), *(f"{m}.0" for m in middle)]):
-        kernel = tensors[f"{_numbered('conv2d', i)}/kernel"].transpose(3, 2, 0, 1)
+        kernel = tensors[f"{_layer_name('conv2d', i)}/kernel"].transpose(3, 2, 0, 1)
         state[f"{ours}.weight"] = kernel if i < len(banks) else kernel[:, 0].swapaxes(1, 2)
-        state[f"{ours}.bias"] = tensors[f"{_numbered('conv2d', i)}/bias"]
+        state[f"{ours}.bias"] = tensors[f"{_layer_name('conv2d', i)}/bias"]
     for i, ours in enumerate(["dense", "output"]):
-        state[f"{ours}.weight"] = tensors[f"{_numbered('dense', i)}/kernel"].T
-        state[f"{ours}.bias"] = tensors[f"{_numbered('dense', i)}/bias"]
+        state[f"{ours}.weight"] = tensors[f"{_layer_name('dense', i)}/kernel"].T
+        state[f"{ours}.bias"] = tensors[f"{_layer_name('dense', i)}/bias"]
     return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
 
-def _numbered(name: str, i: int) -> str:
+def _layer_name(name: str, i: int) -> str:
     return f"{name}_{i}" if i else name

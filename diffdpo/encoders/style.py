@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdpo import audio
-from diffdpo.encoders.descriptors import MEASURED, RATE, measure
+from diffdpo.encoders.descriptors import MEASURES, RATE, measure
 from diffdpo.types import Clip
 
 WINDOW_S = 10.0
@@ -45,10 +45,10 @@ def words_of(text: str) -> list[str]:
 @lru_cache(maxsize=1 << 16)
 def grams_of(word: str, buckets: int) -> tuple[int, ...]:
     """Places in the table of the word as a whole, and of each 3 to 5 characters of it, its ends marked."""
-    marked = f"<{word}>"
+    chars = f"<{word}>"
     parts = [
-        marked,
-        *(marked[i : i + n] for n in GRAMS for i in range(len(marked) - n + 1) if n < len(marked)),
+        chars,
+        *(chars[i : i + n] for n in GRAMS for i in range(len(chars) - n + 1) if n < len(chars)),
     ]
     return tuple(zlib.crc32(part.encode()) % buckets for part in parts)
 
@@ -57,7 +57,7 @@ def standard_scores(
     values: Float[np.ndarray, "*batch measure"], thirds: Mapping[str, Sequence[float]]
 ) -> Float[np.ndarray, "*batch measure"]:
     """Measures on a scale where the middle third of real songs is -0.43 to 0.43; at most 3 either way."""
-    low, high = np.array([thirds[name] for name in MEASURED]).T
+    low, high = np.array([thirds[name] for name in MEASURES]).T
     return np.clip((values - (low + high) / 2) / (high - low) * 0.86, -3.0, 3.0)
 
 
@@ -89,12 +89,14 @@ class TextTower(nn.Module):
         ends = torch.tensor([0, *(len(word) for word in grams)][:-1], device=device).cumsum(0)
         flat: Int[Tensor, " gram"] = torch.tensor([g for word in grams for g in word], device=device)
         words = self.table(flat, ends)
-        owner = torch.tensor([i for i, found in enumerate(split) for _ in found], device=device)
+        owner = torch.tensor(
+            [i for i, grams_of_text in enumerate(split) for _ in grams_of_text], device=device
+        )
         weights = self.weigh(words).clamp(-8, 8).exp()
         total = words.new_zeros(len(texts), 1).index_add(0, owner, weights)
         empty = words.new_zeros(len(texts), self.widen[0].out_features)
-        pooled = empty.index_add(0, owner, weights * self.widen(words)) / total
-        return self.out(pooled), pooled
+        pooled_words = empty.index_add(0, owner, weights * self.widen(words)) / total
+        return self.out(pooled_words), pooled_words
 
 
 def spectral_profile(power: Float[Tensor, "2 frame mel"]) -> Float[Tensor, " feature"]:
@@ -129,15 +131,15 @@ class AudioTower(nn.Module):
         self.register_buffer("shift", torch.zeros(FEATURES))
         self.register_buffer("spread", torch.ones(FEATURES))
         self.profile = nn.Sequential(nn.Linear(FEATURES, dim), nn.GELU(), nn.Dropout(0.2))
-        self.measures = nn.Sequential(nn.Linear(len(MEASURED), 64), nn.GELU())
+        self.measures = nn.Sequential(nn.Linear(len(MEASURES), 64), nn.GELU())
         self.out = nn.Sequential(nn.Linear(dim + 64, 2 * dim), nn.GELU(), nn.Linear(2 * dim, out_dim))
 
     def forward(
         self, profile: Float[Tensor, "batch feature"], scores: Float[Tensor, "batch measure"]
     ) -> tuple[Float[Tensor, "batch out"], Float[Tensor, "batch dim"]]:
         """Not yet of unit length; and what was heard without the measures."""
-        heard = self.profile(((profile - self.shift) / self.spread).clamp(-4, 4))
-        return self.out(torch.cat([heard, self.measures(scores)], -1)), heard
+        profile_features = self.profile(((profile - self.shift) / self.spread).clamp(-4, 4))
+        return self.out(torch.cat([profile_features, self.measures(scores)], -1)), profile_features
 
 
 class TwoTowerStyle(ModelMixin, ConfigMixin):
@@ -161,7 +163,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         self.register_buffer("audio_centre", torch.zeros(dim))
         mel = torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=STFT, n_mels=MELS))
         self.register_buffer("mel", mel, persistent=False)
-        self._heard: tuple[Clip, Tensor] | None = None
+        self._latest: tuple[Clip, Tensor] | None = None
 
     @property
     def thirds(self) -> dict[str, list[float]]:
@@ -172,17 +174,17 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         """Of middle and side."""
         stereo = torch.from_numpy(audio.resample(audio.stereo(clip), RATE).samples)
         stereo = F.pad(stereo, (0, max(0, STFT - stereo.shape[-1])))
-        both = torch.stack([stereo[0] + stereo[1], stereo[0] - stereo[1]]) / 2
-        spectrum = torch.stft(both, STFT, HOP, window=torch.hann_window(STFT), return_complex=True)
+        mid_side = torch.stack([stereo[0] + stereo[1], stereo[0] - stereo[1]]) / 2
+        spectrum = torch.stft(mid_side, STFT, HOP, window=torch.hann_window(STFT), return_complex=True)
         return (self.mel.float().cpu() @ spectrum.abs() ** 2).transpose(1, 2)
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text {self.config.dim}"]:
         """Unit vectors; zeros for a text without a word."""
         out = torch.zeros(len(texts), self.config.dim, device=self.text_centre.device)
-        said = [i for i, text in enumerate(texts) if words_of(text)]
-        if said:
-            out[said] = F.normalize(
-                F.normalize(self.text([texts[i] for i in said])[0], dim=-1) - self.text_centre, dim=-1
+        rows = [i for i, text in enumerate(texts) if words_of(text)]
+        if rows:
+            out[rows] = F.normalize(
+                F.normalize(self.text([texts[i] for i in rows])[0], dim=-1) - self.text_centre, dim=-1
             )
         return out
 
@@ -194,9 +196,9 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 
     def embed_clip(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
         """The style of a sound: of its windows, on average. The last sound is remembered."""
-        latest = self._heard
+        latest = self._latest
         if latest is None or latest[0] is not clip:
-            latest = self._heard = clip, self._listen(clip)
+            latest = self._latest = clip, self._listen(clip)
         return latest[1]
 
     def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
@@ -209,7 +211,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, " {self.config.dim}"]:
         """The style of a window, a unit vector. `mono` is the mean of its channels at RATE, if there already."""
         values, device = measure(window, mono), self.audio_centre.device
-        scores = standard_scores(np.array([values[name] for name in MEASURED]), self.thirds)
+        scores = standard_scores(np.array([values[name] for name in MEASURES]), self.thirds)
         profile = spectral_profile(self.mel_power(window))[None].to(device)
         return self.embed_profiles(profile, torch.from_numpy(scores).float()[None].to(device))[0]
 
@@ -228,6 +230,6 @@ def load(bundle: Path) -> TwoTowerStyle:
 
 
 @cache
-def pretrained(bundle: Path) -> TwoTowerStyle:
+def pretrained_encoder(bundle: Path) -> TwoTowerStyle:
     """The encoder of `load`, once a bundle and process, for those that only read it."""
     return load(bundle)

@@ -42,12 +42,12 @@ class Entry:
 def read_bundle(
     index: str | os.PathLike[str],
     data: str | os.PathLike[str],
-    wanted: Callable[[str], bool] = lambda name: True,
+    is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, np.ndarray]:
     """The tensors whose name is `wanted`, by name. Raises DataError when the files are not a whole bundle."""
     try:
         entries = {
-            name: entry for name, entry in read_index(Path(index).read_bytes()).items() if wanted(name)
+            name: entry for name, entry in read_index(Path(index).read_bytes()).items() if is_wanted(name)
         }
         content = Path(data).read_bytes()
     except OSError as error:
@@ -120,11 +120,11 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
     num_restarts = struct.unpack("<I", block[-4:])[0]
     end, at, key = size - 4 * (num_restarts + 1), 0, b""
     while at < end:
-        shared, at = _varint(block, at)
-        unshared, at = _varint(block, at)
+        n_shared, at = _varint(block, at)
+        n_own, at = _varint(block, at)
         length, at = _varint(block, at)
-        key = key[:shared] + block[at : at + unshared]
-        at += unshared
+        key = key[:n_shared] + block[at : at + n_own]
+        at += n_own
         yield key, block[at : at + length]
         at += length
 

@@ -53,7 +53,7 @@ NAMES = {
     "num_buckets": "buckets",
     "max_distance": "max_distance",
 }
-FIXED = {
+CONSTANT_SETTINGS = {
     "extractor_mode": "default",
     "conv_bias": False,
     "layer_norm_first": False,
@@ -67,7 +67,7 @@ FIXED = {
 
 def published_config(published: Mapping[str, Any]) -> WavLMConfig:
     """Our sizes for the published names; what is not given is as in WavLM-Base. DataError for another kind."""
-    for name, value in FIXED.items():
+    for name, value in CONSTANT_SETTINGS.items():
         if published.get(name, value) != value:
             raise DataError(f"WavLM with {name}={published[name]!r} is not supported, only {value!r}")
     sizes: dict[str, Any] = {NAMES[name]: value for name, value in published.items() if name in NAMES}
@@ -81,14 +81,14 @@ def published_config(published: Mapping[str, Any]) -> WavLMConfig:
 
 def conv_layers(text: str) -> tuple[tuple[int, int, int], ...]:
     """The published notation: "[(512,10,5)] + [(512,3,2)] * 4"."""
-    found: list[tuple[int, int, int]] = []
+    layers: list[tuple[int, int, int]] = []
     for term in text.split("+"):
         match = re.fullmatch(r"\[\((\d+),(\d+),(\d+)\)\](?:\*(\d+))?", re.sub(r"\s", "", term))
         if match is None:
             raise DataError(f"conv_feature_layers: {term.strip()!r} is not like '[(512,3,2)] * 4'")
         channels, width, stride, times = (int(number or 1) for number in match.groups())
-        found += times * [(channels, width, stride)]
-    return tuple(found)
+        layers += times * [(channels, width, stride)]
+    return tuple(layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +243,8 @@ class Attention(nn.Module):
         update, reset = self.gates(x)
         positions = (2 + update * (reset * self.grep_a - 1)) * bias
         mask = positions.masked_fill(~valid[:, None, None], -math.inf)
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(rearrange(heard, "batch head frame part -> batch frame (head part)"))
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(rearrange(context, "batch head frame part -> batch frame (head part)"))
 
     def gates(
         self, x: Float[Tensor, "batch frame dim"]
@@ -272,5 +272,5 @@ def distance_classes(
     offset = at[None] - at[:, None]
     distance = offset.abs()
     growth = torch.log(distance.clamp(min=1).float() / single) / math.log(max_distance / single)
-    far = (single + (growth * (half - single)).long()).clamp(max=half - 1)
-    return torch.where(distance < single, distance, far) + half * (offset > 0)
+    log_bucket = (single + (growth * (half - single)).long()).clamp(max=half - 1)
+    return torch.where(distance < single, distance, log_bucket) + half * (offset > 0)

@@ -177,10 +177,10 @@ def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:
 
 def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> None:
     for key, by_axis in values.items():
-        undefined = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
-        if undefined and key.window == FULL_SONG:
+        undefined_axes = [axis for axis, column in by_axis.items() if not np.isfinite(column).all()]
+        if undefined_axes and key.window == FULL_SONG:
             log(
-                f"warning: {audio_file.path}: {key.scorer} gave no number for {undefined[0]}; "
+                f"warning: {audio_file.path}: {key.scorer} gave no number for {undefined_axes[0]}; "
                 "the song will not be mined on it"
             )
 

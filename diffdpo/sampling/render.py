@@ -87,7 +87,7 @@ def write_song(sound: SongAudio, path: Path, *, at_gain: float | None = None) ->
 def _factor(lufs: float, peak: float, at_gain: float | None) -> float:
     if at_gain is None:
         return audio.gain(lufs, peak, LOUDNESS_LUFS)
-    return min(at_gain, audio.CEILING / max(peak, 1e-9))
+    return min(at_gain, audio.PEAK_LIMIT / max(peak, 1e-9))
 
 
 def _write_long(sound: SongAudio, path: Path, factor: float) -> None:

@@ -60,7 +60,7 @@ class Adherence:
         import torch
 
         from diffdpo.encoders.descriptors import RATE
-        from diffdpo.encoders.style import pretrained, windows
+        from diffdpo.encoders.style import pretrained_encoder, windows
 
         clip = features.clip
         if not clip.samples.any():
@@ -68,19 +68,19 @@ class Adherence:
         target = self.embed_prompt(prompt)
         if not target.any():
             return (0.0,)
-        encoder = pretrained(self._folder())
+        encoder = pretrained_encoder(self._folder())
         parts = windows(clip)
-        shared = [mono(features, RATE, at_least_s=0.0)] if len(parts) == 1 else [None] * len(parts)
-        styles = [encoder.embed_window(*pair).cpu() for pair in zip(parts, shared, strict=True)]
+        resampled_parts = [mono(features, RATE, at_least_s=0.0)] if len(parts) == 1 else [None] * len(parts)
+        styles = [encoder.embed_window(*pair).cpu() for pair in zip(parts, resampled_parts, strict=True)]
         return (float((torch.stack(styles) @ target).mean().clamp(-1, 1)),)
 
     def embed_prompt(self, prompt: Prompt) -> Float[Tensor, " style"]:
         """The style that a prompt names by text or recording, a unit vector; zeros if it names none."""
-        from diffdpo.encoders.style import pretrained
+        from diffdpo.encoders.style import pretrained_encoder
 
-        recording = prompt.style_audio
-        clip = audio.read(recording) if isinstance(recording, str) else recording
-        return pretrained(self._folder()).embed(prompt.text, clip)
+        style_audio = prompt.style_audio
+        clip = audio.read(style_audio) if isinstance(style_audio, str) else style_audio
+        return pretrained_encoder(self._folder()).embed(prompt.text, clip)
 
     def _folder(self) -> Path:
         return Path(self.bundle) if self.bundle else BUNDLE

@@ -87,11 +87,11 @@ class Audiobox:
         return [SILENCE] * len(self.axes)
 
 
-def published_files(where: str) -> tuple[Path, ...]:
+def published_files(source: str) -> tuple[Path, ...]:
     """The weights, and their configuration if that is a file of its own."""
-    weights = find_weights(PUBLISHED, where, "model.safetensors", accept_noncommercial=False)
+    weights = find_weights(PUBLISHED, source, "model.safetensors", accept_noncommercial=False)
     if weights.suffix in (".pt", ".pth"):
         return (weights,)
-    if where and Path(where).is_file():
+    if source and Path(source).is_file():
         return weights, weights.with_name("config.json")
-    return weights, find_weights(PUBLISHED, where, "config.json", accept_noncommercial=False)
+    return weights, find_weights(PUBLISHED, source, "config.json", accept_noncommercial=False)

@@ -24,8 +24,10 @@ def canonical(clip: Clip) -> Clip:
         clip = audio.stereo(clip)
     if clip.samples.shape[1]:
         offset = clip.samples.mean(1, keepdims=True, dtype=np.float64)
-        centred = np.subtract(clip.samples, offset, out=np.empty_like(clip.samples), casting="same_kind")
-        clip = Clip(samples=centred, sample_rate=clip.sample_rate)
+        centred_samples = np.subtract(
+            clip.samples, offset, out=np.empty_like(clip.samples), casting="same_kind"
+        )
+        clip = Clip(samples=centred_samples, sample_rate=clip.sample_rate)
     level = audio.loudness(clip) if clip.samples.any() else -np.inf
     if not level > audio.SILENCE_LUFS:
         return Clip(samples=np.zeros_like(clip.samples), sample_rate=clip.sample_rate)

@@ -58,7 +58,7 @@ class ClipScores:
     """Where the windows begin, in seconds."""
     windows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of each window, by axis."""
-    undefined: tuple[str, ...] = ()
+    undefined_axes: tuple[str, ...] = ()
     """Axes on which the clip as a whole, or one of its windows, has no finite number."""
 
 
@@ -214,8 +214,8 @@ def _score_batch(
     songs = [row for row in batch if row[1].window == FULL_SONG]
     if songs:
         clips = [clip for _, _, clip in songs]
-        own = [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in songs]
-        table = scorer(clips, own) if isinstance(scorer, PromptScorer) else scorer(clips)
+        song_prompts = [prompts.get(key.prompt, EMPTY_PROMPT) for _, key, _ in songs]
+        table = scorer(clips, song_prompts) if isinstance(scorer, PromptScorer) else scorer(clips)
         for (place, key, _), row in zip(songs, table.tolist(), strict=True):
             yield place, key, _by_axis(scorer, [row])
     for place, key, clip in batch:
@@ -265,7 +265,7 @@ def _cut(clip: Clip, start_s: float, seconds: float) -> Clip:
 
 def _collect(clip: Clip, values: Mapping[ScoreKey, AxisValues], grid: Grid | None) -> ClipScores:
     """The values of a clip for all keys, sorted by what they are about."""
-    whole = {
+    song_values = {
         axis: value
         for key, by_axis in values.items()
         if key.scorer != GATES and key.window == FULL_SONG
@@ -277,11 +277,11 @@ def _collect(clip: Clip, values: Mapping[ScoreKey, AxisValues], grid: Grid | Non
         if key.window != FULL_SONG
         for axis, column in by_axis.items()
     }
-    columns = [*((axis, (value,)) for axis, value in whole.items()), *windows.items()]
+    columns = [*((axis, (value,)) for axis, value in song_values.items()), *windows.items()]
     return ClipScores(
         gates={name: value for name, (value,) in values[ScoreKey(GATES, "")].items()},
-        values=whole,
+        values=song_values,
         starts=tuple(grid.starts(clip.seconds)) if grid else (),
         windows=windows,
-        undefined=tuple(sorted({axis for axis, column in columns if not np.isfinite(column).all()})),
+        undefined_axes=tuple(sorted({axis for axis, column in columns if not np.isfinite(column).all()})),
     )

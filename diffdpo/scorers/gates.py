@@ -64,19 +64,19 @@ def gates(clip: Clip) -> dict[str, float]:
     }
 
 
-def failures(measured: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> list[str]:
+def failures(values: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> list[str]:
     """The names of the gates that a clip does not pass."""
     for name in limits:
-        if name not in measured:
+        if name not in values:
             raise ConfigError(
-                f"unknown gate {name!r}.{closest(name, measured)} Known: {', '.join(sorted(measured))}."
+                f"unknown gate {name!r}.{closest(name, values)} Known: {', '.join(sorted(values))}."
             )
-    return [name for name, (low, high) in limits.items() if not low <= measured[name] <= high]
+    return [name for name, (low, high) in limits.items() if not low <= values[name] <= high]
 
 
-def passes(measured: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> bool:
+def passes(values: Mapping[str, float], limits: Mapping[str, tuple[float, float]] = LIMITS) -> bool:
     """Whether every gate that has a limit lies within it."""
-    return not failures(measured, limits)
+    return not failures(values, limits)
 
 
 def _db(amplitude: float) -> float:
@@ -97,9 +97,9 @@ def _true_peak_db(samples: Float[np.ndarray, "channel sample"]) -> float:
     """
     peak, length = float(np.abs(samples).max()), samples.shape[1]
     width = min(BLOCK, length)
-    padded = np.pad(samples, ((0, 0), (REACH, REACH)))
-    views = np.lib.stride_tricks.sliding_window_view(padded, width + 2 * REACH, axis=1)
+    padded_samples = np.pad(samples, ((0, 0), (REACH, REACH)))
+    views = np.lib.stride_tricks.sliding_window_view(padded_samples, width + 2 * REACH, axis=1)
     blocks = views[:, np.minimum(np.arange(0, length, width), length - width)]
     loud = blocks[np.abs(blocks).max(2) * FILTER_GAIN >= peak]
-    oversampled = audio.resample(Clip(samples=loud, sample_rate=1), 4).samples[:, 4 * REACH : -4 * REACH]
-    return _db(max(float(np.abs(oversampled).max()), peak))
+    fine_samples = audio.resample(Clip(samples=loud, sample_rate=1), 4).samples[:, 4 * REACH : -4 * REACH]
+    return _db(max(float(np.abs(fine_samples).max()), peak))

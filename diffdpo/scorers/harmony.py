@@ -91,17 +91,17 @@ class Peaks:
 
 def spectral_peaks(frames: Float[np.ndarray, "frame bin"]) -> Peaks:
     """Those between 80 and 2,000 Hz that are loud enough, refined by a parabola through the log magnitudes."""
-    below, here, above = frames[:, :-2], frames[:, 1:-1], frames[:, 2:]
-    above_floor = here > LOUD * frames.max(1, keepdims=True)
-    places, bins = np.nonzero((here > below) & (here >= above) & above_floor & (here > 0))
-    a, b, c = (np.log(part[places, bins] + 1e-9) for part in (below, here, above))
+    left, center, right = frames[:, :-2], frames[:, 1:-1], frames[:, 2:]
+    above_floor = center > LOUD * frames.max(1, keepdims=True)
+    places, bins = np.nonzero((center > left) & (center >= right) & above_floor & (center > 0))
+    a, b, c = (np.log(part[places, bins] + 1e-9) for part in (left, center, right))
     curve = np.minimum(a - 2 * b + c, -1e-9)
     hertz = (bins + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / STFT
     in_range = (hertz > 80) & (hertz < 2000)
     return Peaks(
         frame=places[in_range],
         semitone=12 * np.log2(hertz[in_range] / 440),
-        magnitude=here[places, bins][in_range].astype(np.float64),
+        magnitude=center[places, bins][in_range].astype(np.float64),
     )
 
 
@@ -154,12 +154,12 @@ def _pairs(count: int) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair
     return np.triu_indices(count, 1)
 
 
-def mean_chroma(samples: Float[np.ndarray, " sample"], tuning: float) -> Float[np.ndarray, " pitch_class"]:
-    """Constant-Q energy of C, C#, … B over the whole clip, summing to 1; `tuning` in semitones from A440."""
+def mean_chroma(samples: Float[np.ndarray, " sample"], semitones: float) -> Float[np.ndarray, " pitch_class"]:
+    """Constant-Q energy of C, C#, … B over the whole clip, summing to 1; tuned `semitones` from A440."""
     import librosa
 
     lowest = float(librosa.note_to_hz("C2"))
-    energy = constant_q(samples, lowest * 2 ** (tuning / 12)).mean(1, dtype=np.float64)
+    energy = constant_q(samples, lowest * 2 ** (semitones / 12)).mean(1, dtype=np.float64)
     to_chroma = librosa.filters.cq_to_chroma(len(energy), bins_per_octave=BINS_PER_OCTAVE, fmin=lowest)
     mean = to_chroma @ energy
     return mean / max(mean.sum(), 1e-12)

@@ -71,17 +71,17 @@ class EmbeddingGaussian:
     def distance(self, embeddings: Float[np.ndarray, "window dim"]) -> Float[np.ndarray, " window"]:
         """Root mean square z-score over all dimensions."""
         deviation = embeddings - self.mean
-        along = deviation @ self.axes.T
-        beyond = np.maximum((deviation**2).sum(1) - (along**2).sum(1), 0)
-        return np.sqrt(((along**2 / self.variances).sum(1) + beyond / self.rest) / len(self.mean))
+        coordinates = deviation @ self.axes.T
+        residual = np.maximum((deviation**2).sum(1) - (coordinates**2).sum(1), 0)
+        return np.sqrt(((coordinates**2 / self.variances).sum(1) + residual / self.rest) / len(self.mean))
 
     def project(
         self, directions: Float[np.ndarray, "direction dim"]
     ) -> tuple[Float[np.ndarray, " direction"], Float[np.ndarray, " direction"]]:
         """Mean and variance of embedding @ direction."""
-        along = directions @ self.axes.T
-        beyond = np.maximum((directions**2).sum(1) - (along**2).sum(1), 0)
-        return directions @ self.mean, (along**2 * self.variances).sum(1) + beyond * self.rest
+        coordinates = directions @ self.axes.T
+        residual = np.maximum((directions**2).sum(1) - (coordinates**2).sum(1), 0)
+        return directions @ self.mean, (coordinates**2 * self.variances).sum(1) + residual * self.rest
 
 
 def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
@@ -93,7 +93,7 @@ def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
     samples = mono(features, musicnn.SAMPLE_RATE)
     if not samples.any():
         return np.zeros((0, musicnn.EMBEDDING))
-    patches = musicnn.pretrained().listen(torch.from_numpy(samples)).embedding
+    patches = musicnn.pretrained_musicnn().listen(torch.from_numpy(samples)).embedding
     return pool_patches(patches.double().numpy())
 
 

@@ -113,9 +113,9 @@ def bandwidth(power: Float[np.ndarray, " bin"], hertz: Float[np.ndarray, " bin"]
     return float(edges[1:][bands >= 1e-7 * bands.max()][-1]) if bands.any() else 0.0
 
 
-def share_db(part: Float[np.ndarray, " bin"], whole: Float[np.ndarray, " all_bins"]) -> float:
+def share_db(part: Float[np.ndarray, " bin"], spectrum: Float[np.ndarray, " all_bins"]) -> float:
     """Power of a part of the spectrum as a share of all, in dB, no lower than -80."""
-    return float(10 * np.log10(max(part.sum() / max(whole.sum(), 1e-30), 1e-8)))
+    return float(10 * np.log10(max(part.sum() / max(spectrum.sum(), 1e-30), 1e-8)))
 
 
 def correlation(clip: Clip) -> float:

@@ -92,11 +92,11 @@ def tempo_deviation(onsets: Float[np.ndarray, " frame"], period: int) -> float:
     """Mean relative deviation of the local periods from the global one; local ones lie within 15 % of it."""
     middle = parabolic_peak(autocorrelation(onsets), period)
     width = round(min(4 * FRAMES_PER_SECOND, len(onsets) / 2))
-    near = np.arange(round(0.85 * period), min(round(1.15 * period) + 1, width - 1))
+    lags = np.arange(round(0.85 * period), min(round(1.15 * period) + 1, width - 1))
     deviation, weight = [], []
     for start in range(0, len(onsets) - width + 1, round(FRAMES_PER_SECOND / 2)):
         correlation = autocorrelation(onsets[start : start + width])
-        local = int(near[correlation[near].argmax()])
+        local = int(lags[correlation[lags].argmax()])
         deviation.append(abs(math.log(parabolic_peak(correlation, local) / middle)))
         weight.append(max(1e-3, correlation[local]))
     return float(np.average(deviation, weights=weight))
@@ -104,6 +104,6 @@ def tempo_deviation(onsets: Float[np.ndarray, " frame"], period: int) -> float:
 
 def parabolic_peak(values: Float[np.ndarray, " lag"], top: int) -> float:
     """The place of a maximum between the lags, from a parabola through it and its neighbours."""
-    before, here, after = values[top - 1 : top + 2]
-    curve = before - 2 * here + after
-    return top + (float(np.clip((before - after) / (2 * curve), -0.5, 0.5)) if curve < 0 else 0.0)
+    left, middle, right = values[top - 1 : top + 2]
+    curve = left - 2 * middle + right
+    return top + (float(np.clip((left - right) / (2 * curve), -0.5, 0.5)) if curve < 0 else 0.0)

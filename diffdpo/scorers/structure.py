@@ -114,10 +114,11 @@ def variety(frames: Float[np.ndarray, "frame feature"]) -> float:
 
 def recurrence(frames: Float[np.ndarray, "frame feature"]) -> float:
     """1 - distance at the best lag / mean distance over lags. Every lag leaves 2.5 s of overlap at least."""
-    short = moving_means(frames, 0.25, 0.0)
+    short_means = moving_means(frames, 0.25, 0.0)
     nearest = round(NEAREST_RETURN_S * FRAMES_PER_SECOND)
-    farthest = round(min(FARTHEST_RETURN_S * FRAMES_PER_SECOND, len(short) - 2.5 * FRAMES_PER_SECOND))
+    farthest = round(min(FARTHEST_RETURN_S * FRAMES_PER_SECOND, len(short_means) - 2.5 * FRAMES_PER_SECOND))
     distances = [
-        np.linalg.norm(short[lag:] - short[:-lag], axis=1).mean() for lag in range(nearest, farthest)
+        np.linalg.norm(short_means[lag:] - short_means[:-lag], axis=1).mean()
+        for lag in range(nearest, farthest)
     ]
     return float(1 - min(distances) / max(np.mean(distances), 1e-6))

@@ -13,7 +13,7 @@ from diffdpo.scorers import musicnn
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
-MOST = 3.0
+MAX_LOG_RATIO = 3.0
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "calm": ("quiet", "soft"), "gentle": ("soft",), "smooth": ("soft",), "sparse": ("quiet", "slow"),
     "relaxing": ("slow", "soft"), "energetic": ("fast", "loud"), "driving": ("fast", "beat"),
@@ -64,13 +64,13 @@ class Tags:
 
         embeddings, words = features.get(musicnn.embeddings), named_tags(prompt.text or "")
         if not len(embeddings):
-            return (-MOST,)
+            return (-MAX_LOG_RATIO,)
         if not words:
             return (0.0,)
         weight, mean, deviation = _outputs()
         scores = dict(zip(TAGS, ((embeddings @ weight.T - mean) / deviation).mean(0), strict=True))
         value = np.mean([np.mean([scores[tag] for tag in tags]) for tags in words])
-        return (float(np.clip(value, -MOST, MOST)),)
+        return (float(np.clip(value, -MAX_LOG_RATIO, MAX_LOG_RATIO)),)
 
 
 def named_tags(text: str) -> list[tuple[str, ...]]:
@@ -84,8 +84,8 @@ def named_tags(text: str) -> list[tuple[str, ...]]:
 @cache
 def _outputs() -> tuple[Float[np.ndarray, "tag dim"], Float[np.ndarray, " tag"], Float[np.ndarray, " tag"]]:
     """The weights that give the logits, and their mean and deviation over real songs. The bias drops out."""
-    from diffdpo.encoders.musicnn import pretrained
+    from diffdpo.encoders.musicnn import pretrained_musicnn
 
-    weight = pretrained().output.weight.double().numpy()
+    weight = pretrained_musicnn().output.weight.double().numpy()
     mean, variance = musicnn.real_songs().project(weight)
     return weight, mean, np.sqrt(variance)

@@ -188,4 +188,4 @@ def test_a_scorer_of_another_distribution_is_found_scores_and_keeps_the_contract
             check(scorers[name])
         (row,) = score_clips([SONG], scorers)
         assert row.values.keys() == {*scorers[name].axes, "production.balance"}
-        assert not row.undefined
+        assert not row.undefined_axes

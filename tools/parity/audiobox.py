@@ -34,7 +34,7 @@ def audiobox(folder: Path) -> list[Case]:
     network = encoder.build_audiobox(
         read_tensors(folder / WEIGHTS),
         {**config["aes_config"], "wavlm_config": config["wavlm_config"]},
-        where=str(folder / WEIGHTS),
+        location=str(folder / WEIGHTS),
     )
     ours, frames = run(network, sounds(config["order_of_wavs"], golden, folder))
     cases = []

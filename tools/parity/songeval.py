@@ -125,7 +125,9 @@ def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
 def check_parameters(path: Path, network: nn.Module) -> Case:
     """The case of the keys and shapes of the original's parameters, without the unused ones."""
     shapes = {key.removeprefix(encoder.PREFIX): shape for key, shape in json.loads(path.read_text())}
-    used_shapes = {key: shape for key, shape in shapes.items() if not key.startswith(encoder.UNUSED)}
+    used_shapes = {
+        key: shape for key, shape in shapes.items() if not key.startswith(encoder.TRAINING_PREFIXES)
+    }
     return compare_keys(path.name, network.state_dict(), used_shapes)
 
 

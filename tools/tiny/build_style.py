@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.encoders.descriptors import MEASURED, measure
+from diffdpo.encoders.descriptors import MEASURES, measure
 from diffdpo.encoders.style import TwoTowerStyle, windows
 from diffdpo.progress import bar, log
 from tools.tiny.build_tiny import halve
@@ -46,7 +46,7 @@ def features(manifest: Path, work: Path) -> None:
     """Write a file for each song: the mel power of its windows of about 10 s, and the measures of each window."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     (work / "features").mkdir(parents=True, exist_ok=True)
-    model = TwoTowerStyle(thirds={name: [0.0, 1.0] for name in MEASURED})
+    model = TwoTowerStyle(thirds={name: [0.0, 1.0] for name in MEASURES})
     with bar("features", len(rows), "song") as progress:
         for row in rows:
             path = work / "features" / f"{row['id']}.pt"
@@ -63,7 +63,7 @@ def _song(model: TwoTowerStyle, row: dict[str, Any], path: Path) -> dict[str, An
     values = [measure(window) for window in clips]
     return {
         "row": row,
-        "values": torch.tensor([[measures[name] for name in MEASURED] for measures in values]),
+        "values": torch.tensor([[measures[name] for name in MEASURES] for measures in values]),
         "mel": [model.mel_power(window) for window in clips],
     }
 
@@ -73,7 +73,7 @@ def thirds_of(work: Path) -> dict[str, list[float]]:
     songs = [torch.load(path, weights_only=False) for path in sorted((work / "features").glob("*.pt"))]
     values = np.concatenate([song["values"].numpy() for song in songs if song["row"]["split"] == "train"])
     low, high = np.quantile(values, [1 / 3, 2 / 3], axis=0)
-    return {name: [float(a), float(b)] for name, a, b in zip(MEASURED, low, high, strict=True)}
+    return {name: [float(a), float(b)] for name, a, b in zip(MEASURES, low, high, strict=True)}
 
 
 def write_captions(work: Path, minilm: Path) -> None:

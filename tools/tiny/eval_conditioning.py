@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders.descriptors import MEASURED, measure
+from diffdpo.encoders.descriptors import MEASURES, measure
 from diffdpo.models import MODELS
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
@@ -30,7 +30,7 @@ from diffdpo.statistics import paired_effect
 from diffdpo.types import Prompt
 from tools.tiny.eval_style import GENRES, HELD_OUT
 
-WORDS = {"known": MEASURED, "held_out": HELD_OUT}
+WORDS = {"known": MEASURES, "held_out": HELD_OUT}
 
 
 def pole_requests(
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="")
     parser.add_argument("--network", default="")
-    parser.add_argument("--measures", nargs="+", choices=tuple(MEASURED), default=list(MEASURED)[:3])
+    parser.add_argument("--measures", nargs="+", choices=tuple(MEASURES), default=list(MEASURES)[:3])
     parser.add_argument("--words", choices=tuple(WORDS), default="known")
     parser.add_argument("--per-genre", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)

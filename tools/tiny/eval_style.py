@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.encoders.descriptors import MEASURED, measure
+from diffdpo.encoders.descriptors import MEASURES, measure
 from diffdpo.encoders.style import load, standard_scores, windows, words_of
 from diffdpo.progress import bar
 from tools.tiny.style.captions import EDGE, Captioner
@@ -61,7 +61,7 @@ class HeldOutSongs:
                 clip = audio.read(manifest.parent / row["audio"])
                 for window in windows(clip):
                     measures = measure(window)
-                    values.append([measures[name] for name in MEASURED])
+                    values.append([measures[name] for name in MEASURES])
                     styles.append(style.embed(None, window))
                     song.append(number)
                 progress.advance(note=row["id"])
@@ -75,7 +75,7 @@ class HeldOutSongs:
         """Whether a description fits each song: the mean of each measure is beyond EDGE, all words are labels."""
         true = np.array([set(words) <= set(labels) for labels in self.labels])
         for name, side in sides.items():
-            true &= side * self.song_scores[:, list(MEASURED).index(name)] > EDGE
+            true &= side * self.song_scores[:, list(MEASURES).index(name)] > EDGE
         return true
 
 
@@ -125,7 +125,7 @@ def caption_queries(held_out: HeldOutSongs, count: int) -> tuple[list[str], np.n
     while len(texts) < count:
         song = len(texts) % len(held_out.names)
         caption = captioner.caption(held_out.song_scores[song], held_out.labels[song], draw)
-        sides = {name: side for name, side in zip(MEASURED, caption.sides, strict=True) if side}
+        sides = {name: side for name, side in zip(MEASURES, caption.sides, strict=True) if side}
         texts.append(caption.text)
         true.append(held_out.true_songs(sides, caption.words))
     return texts, np.stack(true)
@@ -175,7 +175,7 @@ def directions(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> 
         [np.flatnonzero(held_out.song == i) for i in range(len(held_out.names))],
     )
     draws = [np.concatenate([songs[i] for i in rng.integers(0, len(songs), len(songs))]) for _ in range(400)]
-    for column, (name, (low, high)) in enumerate(MEASURED.items()):
+    for column, (name, (low, high)) in enumerate(MEASURES.items()):
         score = held_out.scores[:, column]
         for kind, poles in (("known", (f"{low} music", f"{high} music")), ("held_out", HELD_OUT[name])):
             nearness = nearer(held_out, *poles, embed)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffdpo.encoders.descriptors import MEASURED, directions, measure, tuning
+from diffdpo.encoders.descriptors import MEASURES, directions, measure, tuning
 from diffdpo.types import Clip
 
 RATE = 22050
-THIRDS = dict.fromkeys(MEASURED, (0.0, 0.0))
+THIRDS = dict.fromkeys(MEASURES, (0.0, 0.0))
 
 
 def tone(*hertz, seconds=6.0, side=0.0):

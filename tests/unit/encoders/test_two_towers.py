@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffdpo.encoders.descriptors import MEASURED
+from diffdpo.encoders.descriptors import MEASURES
 from diffdpo.encoders.style import (
     FEATURES,
     FLOOR,
@@ -133,7 +133,7 @@ def test_mel_power_of_a_tone_is_in_its_band_of_the_middle_or_the_side(style):
 
 
 def test_standard_scores_put_terciles_where_a_normal_distribution_has_them():
-    low, high = np.array([THIRDS[name] for name in MEASURED]).T
+    low, high = np.array([THIRDS[name] for name in MEASURES]).T
     scores = standard_scores(np.stack([low, (low + high) / 2, high, low - 100 * (high - low)]), THIRDS)
     np.testing.assert_allclose(
         scores, np.array([-0.43, 0.0, 0.43, -3.0])[:, None].repeat(len(low), 1), atol=1e-9

@@ -22,7 +22,7 @@ from diffdpo.lyrics.phonemes import (
 )
 from diffdpo.lyrics.pinyin import ipa, join_words, mandarin, sandhi
 
-MEASURED = {
+MEASURES = {
     "Ropes are humming low": "ɹ|oʊ|p|s|_|ɑːɹ|_|h|ʌ|m|ɪ|ŋ|_|l|oʊ|_",
     "Morning on the harbour": "m|ɔːɹ|n|ɪ|ŋ|_|ɔ|n|ð|ə|_|h|ɑːɹ|b|ɚ",
     "Don't let the evening win": "d|ɑː|n|'|t|iː|_|l|ɛ|t|_|ð|ɪ|_|iː|v|n|ɪ|ŋ|_|w|ɪ|n|_",
@@ -36,13 +36,13 @@ MEASURED = {
 """What the original makes of English runs, with espeak-ng 1.52.0."""
 
 
-@pytest.mark.parametrize("line", MEASURED)
+@pytest.mark.parametrize("line", MEASURES)
 def test_english_is_what_the_original_says(line):
-    assert "|".join(english(line)) == MEASURED[line]
+    assert "|".join(english(line)) == MEASURES[line]
 
 
 def test_the_boundary_behind_the_last_word_is_left_out():
-    assert phonemes("Ropes are humming low") == MEASURED["Ropes are humming low"].split("|")[:-1]
+    assert phonemes("Ropes are humming low") == MEASURES["Ropes are humming low"].split("|")[:-1]
     assert phonemes("low 你")[:3] == ["l", "oʊ", "_"]
 
 

@@ -94,7 +94,7 @@ def test_clips_of_any_level_are_scored_at_one_loudness_and_gated_at_their_own():
     for clip, scores in zip(clips, score_clips(clips, {"level": Level()}), strict=True):
         assert scores.values["level.lufs"] == pytest.approx(TARGET_LUFS, abs=0.01)
         assert scores.gates == gates(clip)
-        assert (scores.windows, scores.starts, scores.undefined) == ({}, (), ())
+        assert (scores.windows, scores.starts, scores.undefined_axes) == ({}, (), ())
 
 
 def test_windows_keep_the_level_they_have_in_the_whole_song():
@@ -137,8 +137,8 @@ def test_a_clip_that_is_not_finite_has_gates_and_no_values():
     broken.samples[0, 7] = np.inf
     scorers = {"undefined": Undefined(), "level": Level()}
     rows = score_clips([plain, broken], scorers, grid=Grid(2.0, 2.0))
-    assert rows[0].undefined == ()
-    assert rows[1].undefined == (*Level.axes, "undefined.ratio")
+    assert rows[0].undefined_axes == ()
+    assert rows[1].undefined_axes == (*Level.axes, "undefined.ratio")
     assert np.isnan(list(rows[1].values.values())).all()
     assert rows[1].starts == (0.0, 2.0)
     assert all(np.isnan(column).all() and len(column) == 2 for column in rows[1].windows.values())
@@ -149,7 +149,7 @@ def test_a_clip_that_is_not_finite_has_gates_and_no_values():
 def test_a_scorers_nan_is_kept_and_named():
     silence = Clip(samples=np.zeros((1, 4 * RATE), np.float32), sample_rate=RATE)
     (row,) = score_clips([silence], {"undefined": Undefined(), "level": Level()})
-    assert row.undefined == ("level.lufs", "undefined.ratio")  # silence has -inf LUFS
+    assert row.undefined_axes == ("level.lufs", "undefined.ratio")  # silence has -inf LUFS
 
 
 def test_only_the_keys_that_are_named_are_computed():

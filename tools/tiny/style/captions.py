@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.encoders.descriptors import MEASURED
+from diffdpo.encoders.descriptors import MEASURES
 
 FOLDER = Path(__file__).parent
 EDGE = 0.43
@@ -39,7 +39,7 @@ class Captioner:
 
     def __init__(self) -> None:
         lists = json.loads((FOLDER / "captions.json").read_text())
-        self.measures: list[list[list[str]]] = [lists["measures"][name] for name in MEASURED]
+        self.measures: list[list[list[str]]] = [lists["measures"][name] for name in MEASURES]
         self.words: dict[str, list[str]] = lists["words"]
         self.templates: list[str] = lists["templates"]
 

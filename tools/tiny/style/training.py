@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.encoders.descriptors import MEASURED
+from diffdpo.encoders.descriptors import MEASURES
 from diffdpo.encoders.style import MELS, TwoTowerStyle, spectral_profile, standard_scores
 from diffdpo.progress import log
 from tools.tiny.style.captions import Caption, failed_claims
@@ -117,7 +117,7 @@ class Teacher(nn.Module):
     def __init__(self, dim: int, audio_dim: int) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Dropout(0.4), nn.Linear(512, dim))
-        self.measures = nn.Linear(audio_dim, len(MEASURED))
+        self.measures = nn.Linear(audio_dim, len(MEASURES))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     @property
