@@ -5,9 +5,11 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from support.words import FIELD, LISTED, count
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "diffdpo").rglob("*.py"))
@@ -121,3 +123,32 @@ def test_the_default_objective_and_its_terms_are_read_in_one_sitting():
     assert len(lines) > 1
     assert lines[path] <= 60
     assert sum(lines.values()) <= 300
+
+
+def test_names_are_nouns_of_the_field():
+    """At most 3 names of 1000 are participles, pronouns or adverbs in the place of a noun."""
+    assert len(LISTED) >= 150
+    assert len(FIELD.split()) <= 40
+    for sources in (SOURCES, TOOLS):
+        words, total, places = count(sources)
+        assert sum(words.values()) <= 0.003 * total, dict(places)
+
+
+def test_a_public_name_is_defined_once():
+    """At the top level of the package: functions, classes, aliases, constants. A verb has a `run` each."""
+    owners = defaultdict(list)
+    for path in SOURCES:
+        for name in top_level_names(ast.parse(path.read_text())):
+            if not name.startswith("_") and name not in ("run", "T"):
+                owners[name].append(relative(path))
+    assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
+
+
+def top_level_names(tree):
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign):
+            yield node.target.id

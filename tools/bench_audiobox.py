@@ -27,14 +27,14 @@ def measure_batch(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[
     import torch
 
     from diffdpo.encoders.audiobox import (
-        WINDOW,
+        AUDIOBOX_WINDOW,
         AudioboxNetwork,
         HeadConfig,
         cut_windows,
         rate_windows,
         song_score,
     )
-    from diffdpo.encoders.wavlm import SAMPLE_RATE, WavLMConfig
+    from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, WavLMConfig
 
     torch.manual_seed(0)
     heads = HeadConfig(
@@ -45,7 +45,7 @@ def measure_batch(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AudioboxNetwork(small if tiny else WavLMConfig(), heads).eval().requires_grad_(False).to(device)
-    song = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
+    song = 0.1 * torch.randn(round(seconds * WAVLM_SAMPLE_RATE))
     windows = cut_windows(song)
 
     def score() -> torch.Tensor:
@@ -53,7 +53,7 @@ def measure_batch(seconds: float, batch: int, repeats: int, tiny: bool) -> dict[
 
     on_gpu = device == "cuda"
     start_mib = torch.cuda.memory_allocated() / 2**20 if on_gpu else own_peak_mib()
-    rate_windows(network, cut_windows(song[:WINDOW]), 1)
+    rate_windows(network, cut_windows(song[:AUDIOBOX_WINDOW]), 1)
     times = []
     for _ in range(repeats):
         t_start = time.perf_counter()

@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "joint": {"method": "joint"},
     "whole": {"window_s": 0.0},
 }
-PATCH_S = musicnn.PATCH_FRAMES * 256 / musicnn.SAMPLE_RATE
+PATCH_S = musicnn.PATCH_FRAMES * 256 / musicnn.MUSICNN_SAMPLE_RATE
 
 
 def song_request(store: EmbeddingStore, prompt: Prompt, sample_id: str, frames: int) -> SongRequest:
@@ -81,12 +81,12 @@ class SeamMeter:
     """Differences between the sound before and after a moment."""
 
     def __init__(self) -> None:
-        self.network = musicnn.load()
+        self.network = musicnn.load_musicnn()
 
     def embedding(self, samples: np.ndarray, start_s: float) -> np.ndarray:
         """The musicnn embedding of three seconds of mono samples from `start_s` on."""
-        first = int(start_s * musicnn.SAMPLE_RATE)
-        window = samples[first : first + int(PATCH_S * musicnn.SAMPLE_RATE)]
+        first = int(start_s * musicnn.MUSICNN_SAMPLE_RATE)
+        window = samples[first : first + int(PATCH_S * musicnn.MUSICNN_SAMPLE_RATE)]
         return self.network.listen(torch.from_numpy(np.ascontiguousarray(window))).embedding[0].numpy()
 
     def change(self, samples: np.ndarray, at_s: float) -> float:
@@ -105,7 +105,7 @@ class SeamMeter:
 
     def measure(self, clip: Clip, seams: list[float]) -> dict[str, Any]:
         """Typicality and drift of a song, and its mean changes at seams and half-way between seams."""
-        samples = mono(ClipFeatures(clip), musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(clip), musicnn.MUSICNN_SAMPLE_RATE)
         midpoints = [(start + end) / 2 for start, end in pairwise([0.0, *seams, clip.seconds])]
         result: dict[str, Any] = {
             "typicality": float(MusicnnTypicality()([clip])[0, 0]),

@@ -161,9 +161,9 @@ def run_objective(name: str, seed: int, cfg: RoundRun, mined_folder: Path, out: 
 
 def diversity(samples: Samples) -> float:
     """Mean cosine distance between musicnn embeddings of the songs of a prompt."""
-    listener, by_prompt = musicnn.load(), dict[str, list[torch.Tensor]]()
+    listener, by_prompt = musicnn.load_musicnn(), dict[str, list[torch.Tensor]]()
     for row in samples.rows():
-        clip = audio.resample(audio.read(samples.audio(row.sample_id)), musicnn.SAMPLE_RATE)
+        clip = audio.resample(audio.read(samples.audio(row.sample_id)), musicnn.MUSICNN_SAMPLE_RATE)
         embedding = listener.listen(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
         by_prompt.setdefault(row.prompt_id, []).append(embedding)
     return float(

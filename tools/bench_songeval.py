@@ -51,7 +51,10 @@ def make_weights(size: str, folder: Path) -> None:
     for layer in head.attn:
         nn.init.normal_(layer.get_parameter("in_proj_weight"), std=config.dim**-0.5)
         nn.init.zeros_(layer.get_parameter("in_proj_bias"))
-    save_file({muq.PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}, folder / muq.FILE)
+    save_file(
+        {muq.MUQ_PREFIX + name: tensor for name, tensor in encoder.state_dict().items()},
+        folder / muq.MUQ_FILE,
+    )
     (folder / "head").mkdir()
     save_file(head.state_dict(), folder / "head" / HEAD_NAME)
 
@@ -59,22 +62,24 @@ def make_weights(size: str, folder: Path) -> None:
 def sound(seconds: float) -> Tensor:
     """Notes with overtones in some noise, the same every time."""
     random = torch.Generator().manual_seed(0)
-    time_s = torch.arange(int(seconds * muq.SAMPLE_RATE)) / muq.SAMPLE_RATE
+    time_s = torch.arange(int(seconds * muq.MUQ_SAMPLE_RATE)) / muq.MUQ_SAMPLE_RATE
     pitches = 110 * 2 ** (torch.randint(0, 36, (int(2 * seconds) + 1,), generator=random) / 12)
-    phase = (pitches[(2 * time_s).long()] / muq.SAMPLE_RATE).cumsum(0) * 2 * torch.pi
+    phase = (pitches[(2 * time_s).long()] / muq.MUQ_SAMPLE_RATE).cumsum(0) * 2 * torch.pi
     notes = sum(torch.sin(k * phase) / k for k in range(1, 6))
     return 0.1 * notes + 0.01 * torch.randn(len(time_s), generator=random)
 
 
 def project_rater(folder: Path, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
-    encoder = muq.load(folder / muq.FILE, songeval.BLOCKS, dtype).to(device)
+    encoder = muq.load_muq(folder / muq.MUQ_FILE, songeval.BLOCKS, dtype).to(device)
     network = songeval.SongEvalNetwork(encoder, songeval.load_head(folder / "head" / HEAD_NAME).to(device))
     return lambda wave: network.rate([wave.numpy()])[0]
 
 
 def published_rater(folder: Path, heads: int, device: str) -> Callable[[Tensor], Tensor]:
     """SongEval in plain steps after the published description; all hidden states are kept in memory."""
-    weights = {k.removeprefix(muq.PREFIX): v.to(device) for k, v in load_file(folder / muq.FILE).items()}
+    weights = {
+        k.removeprefix(muq.MUQ_PREFIX): v.to(device) for k, v in load_file(folder / muq.MUQ_FILE).items()
+    }
     judge = load_file(folder / "head" / HEAD_NAME, device=device)
     layers = []
     for i in range(len([name for name in judge if name.endswith("in_proj_bias")])):
@@ -112,8 +117,10 @@ def batch_norm(x: Tensor, w: Weights, name: str) -> Tensor:
 
 
 def plain_mel(wave: Tensor) -> Tensor:
-    window = torch.hann_window(muq.WINDOW, device=wave.device)
-    spectrum = torch.stft(wave[None], muq.WINDOW, muq.HOP, window=window, center=True, return_complex=True)
+    window = torch.hann_window(muq.MEL_WINDOW, device=wave.device)
+    spectrum = torch.stft(
+        wave[None], muq.MEL_WINDOW, muq.MEL_HOP, window=window, center=True, return_complex=True
+    )
     power = muq.filterbank().to(wave.device).T @ spectrum.abs() ** 2
     config = muq.MuQConfig()
     return (10 * power.clamp(min=1e-10).log10()[..., :-1] - config.mean) / config.std

@@ -17,14 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
+from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.runs import read_json
 from diffdpo.weight_files import shapes
 
 AXES = ("CE", "CU", "PC", "PQ")
 """Their names in the checkpoint, in the published order."""
-WINDOW = 10 * SAMPLE_RATE
+AUDIOBOX_WINDOW = 10 * WAVLM_SAMPLE_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,17 @@ class PaddedWindows:
 
     @property
     def weights(self) -> Float[Tensor, " window"]:
-        return self.lengths / WINDOW
+        return self.lengths / AUDIOBOX_WINDOW
 
 
 def cut_windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> PaddedWindows:
     """A last window with fewer samples than `min_tail` is left out, unless it is the only one."""
-    num, tail = divmod(len(samples), WINDOW)
+    num, tail = divmod(len(samples), AUDIOBOX_WINDOW)
     if num and tail < min_tail:
-        samples, tail = samples[: num * WINDOW], 0
-    lengths = torch.tensor([WINDOW] * num + [tail] * (tail > 0))
-    padded_samples = F.pad(samples, (0, len(lengths) * WINDOW - len(samples)))
-    return PaddedWindows(samples=padded_samples.reshape(-1, WINDOW), lengths=lengths)
+        samples, tail = samples[: num * AUDIOBOX_WINDOW], 0
+    lengths = torch.tensor([AUDIOBOX_WINDOW] * num + [tail] * (tail > 0))
+    padded_samples = F.pad(samples, (0, len(lengths) * AUDIOBOX_WINDOW - len(samples)))
+    return PaddedWindows(samples=padded_samples.reshape(-1, AUDIOBOX_WINDOW), lengths=lengths)
 
 
 def song_score(scores: Float[Tensor, "window 4"], windows: PaddedWindows) -> Float[Tensor, "4"]:
@@ -123,8 +123,8 @@ def rate_windows(network: AudioboxNetwork, windows: PaddedWindows, batch: int) -
     return torch.cat([network(samples.to(device), lengths.to(device)).cpu() for samples, lengths in parts])
 
 
-CONSTANT_SETTINGS = {
-    "sample_rate": SAMPLE_RATE,
+AUDIOBOX_SETTINGS = {
+    "sample_rate": WAVLM_SAMPLE_RATE,
     "proj_act_fn": "gelu",
     "use_weighted_layer_sum": True,
     "output_dim": 1,
@@ -134,7 +134,7 @@ CONSTANT_SETTINGS = {
 
 def published_heads(published: Mapping[str, Any], encoder_layers: int) -> HeadConfig:
     """Our configuration for the published one, whose own defaults are a single layer. DataError for others."""
-    for name, value in {**CONSTANT_SETTINGS, "nth_layer": encoder_layers + 1}.items():
+    for name, value in {**AUDIOBOX_SETTINGS, "nth_layer": encoder_layers + 1}.items():
         if published.get(name, value) != value:
             raise DataError(f"Audiobox with {name}={published[name]!r} is not supported, only {value!r}")
     try:

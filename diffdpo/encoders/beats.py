@@ -20,7 +20,7 @@ from diffdpo.types import Clip
 
 Line = tuple[float, tuple[int, ...]]
 """Start in seconds, and tokens; as lines of lyrics."""
-FILE = "beats.safetensors"
+BEATS_FILE = "beats.safetensors"
 BEAT = 1
 """The token."""
 RATE, HOP = 22050, 512
@@ -102,7 +102,7 @@ class Beats:
         return min(FASTEST, max(SLOWEST, 2**octaves)) if pulse >= MIN_PULSE_PROBABILITY else None
 
 
-def load(bundle: Path) -> Beats | None:
+def load_beats(bundle: Path) -> Beats | None:
     """The maps of a bundle; None for one whose network was trained without beats."""
-    path = bundle / FILE
+    path = bundle / BEATS_FILE
     return Beats(**load_file(path)) if path.is_file() else None

@@ -18,17 +18,17 @@ from diffdpo.encoders import muq
 from diffdpo.encoders.conformer import Hidden
 from diffdpo.errors import DataError
 
-SAMPLE_RATE = muq.SAMPLE_RATE
+MULAN_SAMPLE_RATE = muq.MUQ_SAMPLE_RATE
 CLIP_S = 10
-CLIP = CLIP_S * SAMPLE_RATE
+CLIP = CLIP_S * MULAN_SAMPLE_RATE
 """Samples that the network was trained on."""
 HEAD_DIM = 64
 """Of XLM-RoBERTa's attention; its parameters do not tell."""
 MAX_TOKENS = 512
-TRAINING_PREFIXES = ("audio.aggregator.", "contrast.", "multi_layer_contrastive_learning.")
+MULAN_TRAINING_PREFIXES = ("audio.aggregator.", "contrast.", "multi_layer_contrastive_learning.")
 """Published parameters that only training needs."""
 
-State = Mapping[str, Tensor]
+MuLanState = Mapping[str, Tensor]
 Style = Float[Tensor, " style"]
 
 
@@ -43,7 +43,7 @@ class Norm(nn.Module):
         return F.layer_norm(h, h.shape[-1:], self.learned_gamma)
 
 
-class Attention(nn.Module):
+class LatentAttention(nn.Module):
     """Queries and keys of unit length, times a learned scale and 8."""
 
     def __init__(self, dim: int, heads: int, head_dim: int) -> None:
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
-                    Attention(dim, heads, head_dim),
+                    LatentAttention(dim, heads, head_dim),
                     nn.Sequential(
                         Norm(dim),
                         nn.Linear(dim, 2 * hidden, bias=False),
@@ -114,7 +114,7 @@ class Top(nn.Module):
 
 
 @dataclass(frozen=True)
-class AudioTower:
+class MuLanAudioTower:
     encoder: muq.MuQ
     top: Top
 
@@ -136,7 +136,7 @@ def clips(samples: Float[Tensor, " sample"]) -> list[Float[Tensor, " _"]]:
 
 
 @dataclass(frozen=True)
-class TextTower:
+class MuLanTextTower:
     encoder: nn.Module
     """transformers' XLMRobertaModel."""
     top: Top
@@ -148,19 +148,19 @@ class TextTower:
         return self.top(self.encoder(input_ids=ids).last_hidden_state)[0]
 
 
-def audio_tower(state: State, location: str, layer: int = -1) -> AudioTower:
+def audio_tower(state: MuLanState, location: str, layer: int = -1) -> MuLanAudioTower:
     """From published parameters without their first prefix; `layer` is the hidden state of MuQ that goes on.
 
     DataError names the first parameter that does not fit.
     """
-    parameters = subset(state, f"audio.model.{muq.PREFIX}")
+    parameters = subset(state, f"audio.model.{muq.MUQ_PREFIX}")
     depth = muq.depth_of(parameters)
     blocks = layer if layer >= 0 else depth + 1 + layer
     encoder = muq.build(parameters, parameters.__getitem__, location, blocks)
-    return AudioTower(encoder, top(state, "audio", encoder.config.dim, location))
+    return MuLanAudioTower(encoder, top(state, "audio", encoder.config.dim, location))
 
 
-def text_tower(state: State, location: str) -> TextTower:
+def text_tower(state: MuLanState, location: str) -> MuLanTextTower:
     """As `audio_tower`. The encoder's own pooling is left out, it leads nowhere."""
     try:
         from transformers import XLMRobertaConfig, XLMRobertaModel
@@ -188,10 +188,10 @@ def text_tower(state: State, location: str) -> TextTower:
         ) from None
     encoder = XLMRobertaModel(config, add_pooling_layer=False)
     muq.fill(encoder, parameters, location)
-    return TextTower(encoder, top(state, "text", dim, location))
+    return MuLanTextTower(encoder, top(state, "text", dim, location))
 
 
-def top(state: State, side: str, inputs: int, location: str) -> Top:
+def top(state: MuLanState, side: str, inputs: int, location: str) -> Top:
     parameters = {
         **{f"proj.{name}": tensor for name, tensor in subset(state, f"{side}.proj.").items()},
         **{f"transformer.{name}": tensor for name, tensor in subset(state, f"{side}.transformer.").items()},
@@ -217,15 +217,15 @@ def top(state: State, side: str, inputs: int, location: str) -> Top:
     return network
 
 
-def subset(state: State, prefix: str) -> dict[str, Tensor]:
+def subset(state: MuLanState, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def check_names(state: State, location: str) -> None:
+def check_names(state: MuLanState, location: str) -> None:
     """DataError for a parameter that belongs to neither tower and is not known to be of training only."""
     prefixes = (
         *(f"{s}.{part}." for s in ("audio", "text") for part in ("model", "proj", "transformer")),
-        *TRAINING_PREFIXES,
+        *MULAN_TRAINING_PREFIXES,
     )
     prefixes += ("audio_to_latents.", "text_to_latents.")
     if strange := sorted(name for name in state if not name.startswith(prefixes)):

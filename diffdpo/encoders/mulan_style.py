@@ -21,13 +21,13 @@ from diffdpo.runs import read_json
 from diffdpo.types import Clip
 from diffdpo.weight_files import read_pickle, read_tensors
 
-PUBLISHED = Published(
+PUBLISHED_MULAN = Published(
     name="MuQ-MuLan-large", repo="OpenMuQ/MuQ-MuLan-large", license="CC-BY-NC-4.0", noncommercial=True
 )
-FILE = "pytorch_model.bin"
+MULAN_FILE = "pytorch_model.bin"
 TOKENIZER = Published(name="the tokenizer of XLM-RoBERTa", repo="FacebookAI/xlm-roberta-base", license="MIT")
 TOKENIZER_FILE = "tokenizer.json"
-PREFIX = "mulan."
+MULAN_PREFIX = "mulan."
 AND = "||"
 SHARE = re.compile(r"(.*\S)\s*@\s*(\d+(?:\.\d+)?)\s*", re.DOTALL)
 
@@ -90,11 +90,13 @@ class MuLanStyle:
 
     def _files(self) -> tuple[Path, Path]:
         """Weights and, beside them, the configuration, which local copies may lack."""
-        path = find_weights(PUBLISHED, self.weights, FILE, accept_noncommercial=self.accept_noncommercial)
+        path = find_weights(
+            PUBLISHED_MULAN, self.weights, MULAN_FILE, accept_noncommercial=self.accept_noncommercial
+        )
         config = path.parent / "config.json"
         if not config.is_file() and not (self.weights and Path(self.weights).exists()):
             config = find_weights(
-                PUBLISHED, self.weights, "config.json", accept_noncommercial=self.accept_noncommercial
+                PUBLISHED_MULAN, self.weights, "config.json", accept_noncommercial=self.accept_noncommercial
             )
         return path, config
 
@@ -143,7 +145,7 @@ def towers(weights: Path, config: Path) -> Towers:
     if "xlm-roberta" not in name:
         raise DataError(f"{config}: a MuQ-MuLan on {name}; only those on xlm-roberta are known here")
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    state = {name.removeprefix(MULAN_PREFIX): tensor for name, tensor in tensors.items()}
     mulan.check_names(state, str(weights))
     return Towers(state, str(weights), published.get("audio_model", {}).get("use_layer_idx", -1))
 
@@ -181,7 +183,7 @@ def excerpt(clip: Clip, part: Excerpt) -> Float[np.ndarray, " sample"]:
     elif part == "first_30_s":
         end = 30 * clip.sample_rate
     mean = clip.samples[:, begin:end].mean(0, dtype=np.float32)
-    rate = mulan.SAMPLE_RATE
+    rate = mulan.MULAN_SAMPLE_RATE
     sound = librosa.resample(mean, orig_sr=clip.sample_rate, target_sr=rate, res_type="soxr_hq")
     return sound[: round(len(mean) * rate / clip.sample_rate)]  # librosa's last one would begin another clip
 

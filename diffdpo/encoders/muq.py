@@ -19,19 +19,19 @@ from torchaudio.functional import melscale_fbanks
 from diffdpo.encoders.conformer import ConformerBlock, Hidden, RotaryPositions, Valid
 from diffdpo.errors import DataError
 
-SAMPLE_RATE = 24_000
-HOP = 240
-WINDOW = 2048
+MUQ_SAMPLE_RATE = 24_000
+MEL_HOP = 240
+MEL_WINDOW = 2048
 BANDS = 128
 MEL_FRAMES = 4
 """Mel frames (100 Hz) in a frame of the encoder (25 Hz)."""
-SHORTEST = WINDOW // 2 + 1
+SHORTEST = MEL_WINDOW // 2 + 1
 """Samples below which the spectrogram has nothing to reflect at the edges."""
-PREFIX = "model."
+MUQ_PREFIX = "model."
 """Of the published keys."""
 LAYERS = "conformer.layers."
-FILE = "model.safetensors"
-TRAINING_PREFIXES = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
+MUQ_FILE = "model.safetensors"
+MUQ_TRAINING_PREFIXES = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
 """Published parameters, by the beginnings of their names, that only training needs or that nothing ever reads."""
 
 CHUNK = 250
@@ -214,13 +214,13 @@ def log_mel(wave: Float[Tensor, " sample"]) -> Float[Tensor, "128 mel_frame"]:
     """
     if len(wave) < SHORTEST:
         raise DataError(f"a clip of {len(wave)} samples is too short for MuQ: at least {SHORTEST} at 24 kHz")
-    sound = F.pad(wave[None].float(), (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
-    window = torch.hann_window(WINDOW, device=wave.device)
-    total, step, parts = len(wave) // HOP, MEL_FRAMES * CHUNK, []
+    sound = F.pad(wave[None].float(), (MEL_WINDOW // 2, MEL_WINDOW // 2), mode="reflect")[0]
+    window = torch.hann_window(MEL_WINDOW, device=wave.device)
+    total, step, parts = len(wave) // MEL_HOP, MEL_FRAMES * CHUNK, []
     for begin in range(0, total, step):
         last = min(begin + step, total) - 1
-        piece = sound[HOP * begin : HOP * last + WINDOW]
-        spectrum = torch.stft(piece, WINDOW, HOP, window=window, center=False, return_complex=True)
+        piece = sound[MEL_HOP * begin : MEL_HOP * last + MEL_WINDOW]
+        spectrum = torch.stft(piece, MEL_WINDOW, MEL_HOP, window=window, center=False, return_complex=True)
         power = filterbank().to(wave.device).T @ spectrum.abs().square()
         parts.append(10 * power.clamp(min=1e-10).log10())
     return torch.cat(parts, dim=1)
@@ -229,14 +229,14 @@ def log_mel(wave: Float[Tensor, " sample"]) -> Float[Tensor, "128 mel_frame"]:
 @cache
 def filterbank() -> Float[Tensor, "frequency 128"]:
     """Triangles of height 1 on the HTK mel scale, from 0 Hz to 12 kHz."""
-    return melscale_fbanks(WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, BANDS, SAMPLE_RATE, None, "htk")
+    return melscale_fbanks(MEL_WINDOW // 2 + 1, 0.0, MUQ_SAMPLE_RATE / 2, BANDS, MUQ_SAMPLE_RATE, None, "htk")
 
 
-def load(path: Path, blocks: int | None = None, convolutions: torch.dtype = torch.float32) -> MuQ:
+def load_muq(path: Path, blocks: int | None = None, convolutions: torch.dtype = torch.float32) -> MuQ:
     """The published network from model.safetensors, frozen; only the blocks that are wanted are read."""
     try:
         with safe_open(path, "pt") as file:
-            published = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118 - not a dict
+            published = {name.removeprefix(MUQ_PREFIX): name for name in file.keys()}  # noqa: SIM118 - not a dict
             return build(
                 published, lambda name: file.get_tensor(published[name]), str(path), blocks, convolutions
             )
@@ -279,7 +279,7 @@ def is_used(name: str, blocks: int, depth: int) -> bool:
     """Whether the first `blocks` of `depth` blocks need a published parameter."""
     if name.startswith(LAYERS):
         return int(name.split(".")[2]) < blocks
-    return not name.startswith(TRAINING_PREFIXES) and (
+    return not name.startswith(MUQ_TRAINING_PREFIXES) and (
         blocks == depth or not name.startswith("conformer.layer_norm.")
     )
 

@@ -21,12 +21,12 @@ from torchaudio.transforms import MelSpectrogram
 from diffdpo.encoders.tensorflow_bundle import read_bundle
 from diffdpo.errors import DataError
 
-SAMPLE_RATE = 16_000
-BANDS = 96
+MUSICNN_SAMPLE_RATE = 16_000
+MUSICNN_BANDS = 96
 EMBEDDING = 200
 PATCH_FRAMES = 187
 """3 s at a hop of 256 samples."""
-CHUNK = 8
+PATCH_CHUNK = 8
 """Patches in one forward pass, which bounds the memory a long song takes."""
 SHA256 = "041f3935e981a65cea739842d30c188d3a7d2adf4410955c8668eb3de4a5acab"
 """Of the weights in musicnn 0.1.0."""
@@ -84,10 +84,10 @@ class Musicnn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.spectrogram = MelSpectrogram(
-            SAMPLE_RATE,
+            MUSICNN_SAMPLE_RATE,
             512,
             hop_length=256,
-            n_mels=BANDS,
+            n_mels=MUSICNN_BANDS,
             norm="slaney",
             mel_scale="slaney",
             pad_mode="constant",
@@ -111,7 +111,7 @@ class Musicnn(nn.Module):
         if len(frames) < PATCH_FRAMES:
             frames = frames.repeat(-(-PATCH_FRAMES // len(frames)), 1)
         num = len(frames) // PATCH_FRAMES
-        return frames[: num * PATCH_FRAMES].reshape(num, PATCH_FRAMES, BANDS)
+        return frames[: num * PATCH_FRAMES].reshape(num, PATCH_FRAMES, MUSICNN_BANDS)
 
     def forward(self, patches: Float[Tensor, "patch frame band"]) -> Impression:
         x = self.input_norm(patches[:, None])
@@ -135,7 +135,7 @@ class Musicnn(nn.Module):
     @torch.no_grad()
     def listen(self, samples: Float[Tensor, " sample"]) -> Impression:
         """One row for every 3 s of a mono clip at 16 kHz."""
-        parts = [self(chunk) for chunk in self.patches(samples).split(CHUNK)]
+        parts = [self(chunk) for chunk in self.patches(samples).split(PATCH_CHUNK)]
         return Impression(
             tags=torch.cat([part.tags for part in parts]),
             embedding=torch.cat([part.embedding for part in parts]),
@@ -146,7 +146,7 @@ def _layer(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv1d(channels, 64, 7, padding=3), nn.ReLU(), nn.BatchNorm1d(64, eps=1e-3))
 
 
-def load() -> Musicnn:
+def load_musicnn() -> Musicnn:
     """The pretrained network, frozen. DataError, with the command that installs it, when it is missing."""
     index, data = weight_files()
     network = Musicnn()
@@ -158,7 +158,7 @@ def load() -> Musicnn:
 @cache
 def pretrained_musicnn() -> Musicnn:
     """The network of `load`, once a process."""
-    return load()
+    return load_musicnn()
 
 
 def weight_files() -> tuple[Path, Path]:

@@ -97,7 +97,7 @@ def load_head(path: Path) -> Head:
 def load_songeval(encoder: Path, head: Path, dtype: str) -> SongEvalNetwork:
     """Encoder and head, loaded once a process, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = muq.load(encoder, BLOCKS, getattr(torch, dtype)).to(device)
+    features = muq.load_muq(encoder, BLOCKS, getattr(torch, dtype)).to(device)
     ratings = load_head(head).to(device)
     if ratings.fc.in_features != 2 * features.config.dim:
         raise DataError(

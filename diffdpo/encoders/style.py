@@ -25,7 +25,7 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, RATE, measure
 from diffdpo.types import Clip
 
-WINDOW_S = 10.0
+STYLE_WINDOW_S = 10.0
 """Longer sound is taken apart into windows of about this length, and their styles are averaged."""
 GRAMS = (3, 4, 5)
 MOST_WORDS = 64
@@ -63,7 +63,7 @@ def standard_scores(
 
 def windows(clip: Clip) -> list[Clip]:
     """The clip in equal parts of about WINDOW_S."""
-    parts = np.array_split(clip.samples, max(1, round(clip.seconds / WINDOW_S)), axis=1)
+    parts = np.array_split(clip.samples, max(1, round(clip.seconds / STYLE_WINDOW_S)), axis=1)
     return [Clip(samples=np.ascontiguousarray(part), sample_rate=clip.sample_rate) for part in parts]
 
 
@@ -224,7 +224,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         return F.normalize(total, dim=0).cpu()
 
 
-def load(bundle: Path) -> TwoTowerStyle:
+def load_style(bundle: Path) -> TwoTowerStyle:
     """The encoder in the folder `style` of a bundle, the one its network was trained with."""
     return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
 
@@ -232,4 +232,4 @@ def load(bundle: Path) -> TwoTowerStyle:
 @cache
 def pretrained_encoder(bundle: Path) -> TwoTowerStyle:
     """The encoder of `load`, once a bundle and process, for those that only read it."""
-    return load(bundle)
+    return load_style(bundle)

@@ -19,7 +19,7 @@ from diffdpo.errors import DataError
 
 FOOTER_BYTES = 48
 TABLE_MAGIC = 0xDB4775248B80FB57
-DTYPES: dict[int, np.dtype[Any]] = {
+BUNDLE_DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -86,7 +86,7 @@ def _entry(fields: dict[int, list[Any]]) -> Entry:
     """BundleEntryProto: dtype = 1, shape = 2 (dim = 2 (size = 1)), offset = 4, size = 5."""
     dimensions = _message(fields[2][0]).get(2, []) if 2 in fields else []
     shape = tuple(_message(dimension).get(1, [0])[0] for dimension in dimensions)
-    dtype = DTYPES[fields[1][0]]
+    dtype = BUNDLE_DTYPES[fields[1][0]]
     size = fields.get(5, [0])[0]
     if size != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{size} bytes for a tensor of shape {shape}")

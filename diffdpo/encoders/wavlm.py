@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffdpo.errors import DataError
 
-SAMPLE_RATE = 16_000
+WAVLM_SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ NAMES = {
     "num_buckets": "buckets",
     "max_distance": "max_distance",
 }
-CONSTANT_SETTINGS = {
+WAVLM_SETTINGS = {
     "extractor_mode": "default",
     "conv_bias": False,
     "layer_norm_first": False,
@@ -67,7 +67,7 @@ CONSTANT_SETTINGS = {
 
 def published_config(published: Mapping[str, Any]) -> WavLMConfig:
     """Our sizes for the published names; what is not given is as in WavLM-Base. DataError for another kind."""
-    for name, value in CONSTANT_SETTINGS.items():
+    for name, value in WAVLM_SETTINGS.items():
         if published.get(name, value) != value:
             raise DataError(f"WavLM with {name}={published[name]!r} is not supported, only {value!r}")
     sizes: dict[str, Any] = {NAMES[name]: value for name, value in published.items() if name in NAMES}
@@ -199,7 +199,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: WavLMConfig, owns_table: bool) -> None:
         super().__init__()
-        self.self_attn = Attention(config, owns_table)
+        self.self_attn = GatedAttention(config, owns_table)
         self.self_attn_layer_norm = nn.LayerNorm(config.dim)
         self.fc1 = nn.Linear(config.dim, config.feedforward)
         self.fc2 = nn.Linear(config.feedforward, config.dim)
@@ -215,7 +215,7 @@ class Layer(nn.Module):
         return self.final_layer_norm(x + self.fc2(F.gelu(self.fc1(x))))
 
 
-class Attention(nn.Module):
+class GatedAttention(nn.Module):
     """softmax(q·k / √d + gate · bias): how much distance matters is up to the frame that asks.
 
     The gate is 2 + u (r a - 1), with u and r between 0 and 1, from the frame's own state, and a learned a.

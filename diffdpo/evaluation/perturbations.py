@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diffdpo.types import Clip
 
-Samples = Float[np.ndarray, "channel sample"]
-Latents = Float[Tensor, "frame channel"]
+SongSamples = Float[np.ndarray, "channel sample"]
+SongLatents = Float[Tensor, "frame channel"]
 ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
 
 
@@ -21,7 +21,7 @@ ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typical
 class Perturbation:
     """A change of a song's sound, and the axes that have to fall with it (a family stands for all of its axes)."""
 
-    do: Callable[[Samples, int, np.random.Generator], Samples]
+    do: Callable[[SongSamples, int, np.random.Generator], SongSamples]
     falls: tuple[str, ...] = ()
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
@@ -33,7 +33,7 @@ class Perturbation:
         return axis in self.falls or axis.split(".")[0] in self.falls
 
 
-def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _drift(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """A worn tape: pitch drifts by ±50 cents, once up and down in 4 s."""
     t = np.arange(x.shape[1])
     cents = 50 * np.sin(2 * np.pi * t / (4 * rate) + rng.uniform(0, 2 * np.pi))
@@ -42,12 +42,12 @@ def _drift(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
     return np.stack([ndimage.map_coordinates(channel, [positions], order=3) for channel in x])
 
 
-def _double(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _double(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """Every voice is doubled by another that is 70 cents sharp."""
     return x + librosa.effects.pitch_shift(x.astype(np.float32), sr=rate, n_steps=0.7)
 
 
-def _jitter(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _jitter(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """Grains of an eighth of a second, each read up to 80 ms too early or late: pitch stays, pulse goes."""
     hop = rate // 8
     window = np.hanning(2 * hop + 1)[:-1]
@@ -58,34 +58,34 @@ def _jitter(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
     return out
 
 
-def _shuffle(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _shuffle(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """Sections of one second in random order."""
     sections = [x[:, i : i + rate] for i in range(0, x.shape[1], rate)]
     return np.concatenate([sections[i] for i in rng.permutation(len(sections))], axis=1)
 
 
-def _low_pass(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _low_pass(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """Nothing above 4 kHz, as after a naive codec."""
     return signal.sosfiltfilt(signal.butter(8, 4000, fs=rate, output="sos"), x)
 
 
-def _clip(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _clip(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """Hard clipping at a quarter of the peak (12 dB)."""
     limit = np.abs(x).max() / 4
     return np.clip(x, -limit, limit)
 
 
-def _hiss(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _hiss(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """White noise, 20 dB below the song."""
     return x + 0.1 * x.std() * rng.standard_normal(x.shape)
 
 
-def _loop(seconds: float) -> Callable[[Samples, int, np.random.Generator], Samples]:
+def _loop(seconds: float) -> Callable[[SongSamples, int, np.random.Generator], SongSamples]:
     """The first seconds of a song, repeated to its length."""
     return lambda x, rate, rng: np.resize(x[:, : int(seconds * rate)].T, x.T.shape).T.copy()
 
 
-def _slow(x: Samples, rate: int, rng: np.random.Generator) -> Samples:
+def _slow(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
     """A tape at two thirds of its speed, cut to the old length: a fifth lower, and slower."""
     return ndimage.zoom(x[:, : 2 * x.shape[1] // 3], (1, 1.5), order=3, grid_mode=True, mode="nearest")
 
@@ -114,19 +114,19 @@ WRONG_PROMPT_FALLS = ("adherence.style", "musicnn.tags")
 """The axes that have to fall when a song is scored with the prompt of another song."""
 
 
-def noise_latents(songs: Latents, frames: int, rng: np.random.Generator) -> Latents:
+def noise_latents(songs: SongLatents, frames: int, rng: np.random.Generator) -> SongLatents:
     """Gaussian noise with the mean and deviation that each channel has in `songs`."""
     draws = torch.from_numpy(rng.standard_normal((frames, songs.shape[1])).astype(np.float32))
     return songs.mean(0) + songs.std(0) * draws
 
 
-def shuffled_latents(latents: Latents, rng: np.random.Generator, run: int = 1) -> Latents:
+def shuffled_latents(latents: SongLatents, rng: np.random.Generator, run: int = 1) -> SongLatents:
     """Latents with runs of `run` frames in random order."""
     runs = latents.split(run)
     return torch.cat([runs[i] for i in rng.permutation(len(runs))])
 
 
-def degraded_latents(latents: Latents, rng: np.random.Generator) -> Latents:
+def degraded_latents(latents: SongLatents, rng: np.random.Generator) -> SongLatents:
     """Latents with as much noise as signal, channel by channel."""
     noisy = latents + noise_latents(latents, len(latents), rng) - latents.mean(0)
     return latents.mean(0) + (noisy - latents.mean(0)) / 2**0.5

@@ -48,8 +48,8 @@ class Tiny:
                 receptive_frames=codec.receptive_frames,
             ),
             codec=codec,
-            encoders=Encoders(style=style.load(folder), beats=beats.load(folder)),
+            encoders=Encoders(style=style.load_style(folder), beats=beats.load_beats(folder)),
             identify=lambda: fingerprint_of(
-                TINY_EMBEDDING_FORMAT, sorted((folder / "style").glob("*.*")), [folder / beats.FILE]
+                TINY_EMBEDDING_FORMAT, sorted((folder / "style").glob("*.*")), [folder / beats.BEATS_FILE]
             ),
         )

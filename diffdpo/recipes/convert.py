@@ -20,7 +20,7 @@ from diffdpo.models.diffrhythm.published import N_HEADS, NETWORK_PREFIX
 from diffdpo.weight_files import assign
 
 FILES = (".pt", ".safetensors")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CONVERSION_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def convert(settings: Conversion) -> None:
     state = {name: state[name] for name in network.state_dict()}  # in the published order
     if settings.dtype != "keep":
         for name in list(state):  # one by one: the old tensor goes when the new one is there
-            state[name] = state[name].to(DTYPES[settings.dtype])
+            state[name] = state[name].to(CONVERSION_DTYPES[settings.dtype])
     partial_path = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
     clear(partial_path)
     try:

@@ -16,7 +16,7 @@ from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, coun
 from diffdpo.sampling.render import Preview, SongAudio, write_song
 from diffdpo.types import Prompt, Row
 
-SUFFIXES = (".flac", ".wav")
+OUTPUT_SUFFIXES = (".flac", ".wav")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class SongSettings:
 
 def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
     """Sample and write a song. OUT.preview.flac holds the first windows of a long song while it is generated."""
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: the file must end in {' or '.join(SUFFIXES)}")
+    if out.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"{out}: the file must end in {' or '.join(OUTPUT_SUFFIXES)}")
     try:
         cfg = SamplingConfig(steps=settings.steps, guidance_scale=settings.guidance_scale)
         longform = LongformConfig(

@@ -18,7 +18,7 @@ from diffdpo.runs import atomic_write, write_if_changed
 from diffdpo.types import Prompt
 
 PAGE, PICTURES = "index.html", "pictures"
-TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+GALLERY_TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 MAX_SONGS = 200
 """Songs on a page."""
 
@@ -53,7 +53,7 @@ def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, n_missing: int
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
     page = (
         _environment()
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .from_string(GALLERY_TEMPLATE.read_text(encoding="utf-8"))
         .render(
             title=samples.folder.resolve().name,
             sections=_sections(samples, songs[:MAX_SONGS], prompts),

@@ -15,11 +15,11 @@ from diffdpo.report.text import clock, family, format_signed, name, number, perc
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+PAGE_TEMPLATE = Path(__file__).with_name("page.html.j2")
 CLIP_BYTES = 180_000
 """Size of one song of a comparison, before base64 makes it a third larger."""
 LONG_SONG_BYTES = 2_400_000
-FARTHEST = 4.0
+MAX_EFFECT_SIZE = 4.0
 """Standard deviations at which the effect plot ends. Longer bars are cut off there; their numbers are not."""
 CHANGE_RANGE = 2.0
 """Standard deviations at which the bar of one song's change is full."""
@@ -80,7 +80,7 @@ def render(report: Report) -> str:
         : report.listen
     ]
     rises, falls = headline(report.effects)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         rises=rises,
         falls=falls,
@@ -159,7 +159,7 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
     """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
     intervals = [_interval_in_sd(e) for e in effects]
     finite = [value for values in intervals for value in values if math.isfinite(value)]
-    inside = [max(-FARTHEST, min(FARTHEST, value)) for value in finite]
+    inside = [max(-MAX_EFFECT_SIZE, min(MAX_EFFECT_SIZE, value)) for value in finite]
     low, high = min([-0.2, *inside]), max([0.2, *inside])
     margin = 0.06 * (high - low)
     low, high = low - margin, high + margin

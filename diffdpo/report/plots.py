@@ -19,7 +19,7 @@ from diffdpo.types import Clip
 
 MINUS = "\N{MINUS SIGN}"
 LISTENING_LUFS = -18.0
-PEAK_LIMIT = 0.95
+LOSSY_PEAK_LIMIT = 0.95
 """Peak of the samples that are encoded: lossy codecs overshoot."""
 KBPS_PER_CHANNEL = 64
 MP3_RATES = {
@@ -44,7 +44,7 @@ def match_loudness(clips: Sequence[Clip], target_lufs: float = LISTENING_LUFS) -
     seconds = max(clip.seconds for clip in clips)
     normal_clips = [audio.normalise(_playable(clip, seconds), target_lufs) for clip in clips]
     peak = max(float(np.abs(clip.samples).max(initial=0.0)) for clip in normal_clips)
-    gain = np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9)))
+    gain = np.float32(min(1.0, LOSSY_PEAK_LIMIT / max(peak, 1e-9)))
     return [Clip(samples=clip.samples * gain, sample_rate=clip.sample_rate) for clip in normal_clips]
 
 

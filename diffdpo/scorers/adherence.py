@@ -15,7 +15,7 @@ from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, mono, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
 
-LOWEST = -1.0
+LOWEST_COSINE = -1.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Adherence:
 
         clip = features.clip
         if not clip.samples.any():
-            return (LOWEST,)
+            return (LOWEST_COSINE,)
         target = self.embed_prompt(prompt)
         if not target.any():
             return (0.0,)

@@ -13,8 +13,10 @@ from diffdpo.hub import Published, find_weights, sha256_of
 from diffdpo.scorers.features import ClipFeatures, mono, score_each
 from diffdpo.types import Clip
 
-PUBLISHED = Published(name="Audiobox-Aesthetics", repo="facebook/audiobox-aesthetics", license="CC-BY-4.0")
-WINDOW_S = 10.0
+PUBLISHED_AUDIOBOX = Published(
+    name="Audiobox-Aesthetics", repo="facebook/audiobox-aesthetics", license="CC-BY-4.0"
+)
+AUDIOBOX_WINDOW_S = 10.0
 SILENCE = 0.0
 """The score of silence, on all axes: below the scale."""
 
@@ -42,7 +44,7 @@ class Audiobox:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("audiobox.ce", "audiobox.cu", "audiobox.pc", "audiobox.pq")
-    licenses: ClassVar[tuple[str, ...]] = (PUBLISHED.license,)
+    licenses: ClassVar[tuple[str, ...]] = (PUBLISHED_AUDIOBOX.license,)
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0
 
@@ -57,7 +59,7 @@ class Audiobox:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if not 0 <= self.min_tail_s <= WINDOW_S:
+        if not 0 <= self.min_tail_s <= AUDIOBOX_WINDOW_S:
             raise ValueError(f"min_tail_s must lie between 0 and 10 s, got {self.min_tail_s}")
 
     @property
@@ -76,9 +78,9 @@ class Audiobox:
         from diffdpo.encoders import audiobox as encoder
 
         if features.clip.samples.any():
-            samples = mono(features, encoder.SAMPLE_RATE, at_least_s=0.0)
+            samples = mono(features, encoder.WAVLM_SAMPLE_RATE, at_least_s=0.0)
             if samples.any():
-                min_tail = round(self.min_tail_s * encoder.SAMPLE_RATE)
+                min_tail = round(self.min_tail_s * encoder.WAVLM_SAMPLE_RATE)
                 windows = encoder.cut_windows(torch.from_numpy(samples), min_tail)
                 network = encoder.cached_audiobox(published_files(self.weights))
                 return encoder.song_score(
@@ -89,9 +91,9 @@ class Audiobox:
 
 def published_files(source: str) -> tuple[Path, ...]:
     """The weights, and their configuration if that is a file of its own."""
-    weights = find_weights(PUBLISHED, source, "model.safetensors", accept_noncommercial=False)
+    weights = find_weights(PUBLISHED_AUDIOBOX, source, "model.safetensors", accept_noncommercial=False)
     if weights.suffix in (".pt", ".pth"):
         return (weights,)
     if source and Path(source).is_file():
         return weights, weights.with_name("config.json")
-    return weights, find_weights(PUBLISHED, source, "config.json", accept_noncommercial=False)
+    return weights, find_weights(PUBLISHED_AUDIOBOX, source, "config.json", accept_noncommercial=False)

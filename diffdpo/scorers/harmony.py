@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, magnitudes, mono, score_each, stft
 from diffdpo.types import Clip
 
-STFT = 4096
-HOP = 1024
+HARMONY_STFT = 4096
+CHROMA_HOP = 1024
 OCTAVES = 5
 BINS_PER_OCTAVE = 36
 LOUD = 0.1
 """A spectral peak counts if it reaches this share of the loudest bin of its frame."""
-RATINGS = (1.0, -1.0, -0.4, 0.0, 0.4, 0.6, -0.2, 0.8, 0.2, 0.4, -0.4, -0.8, 1.0)
+CONSONANCE_RANKS = (1.0, -1.0, -0.4, 0.0, 0.4, 0.6, -0.2, 0.8, 0.2, 0.4, -0.4, -0.8, 1.0)
 """How consonant listeners find 0 to 12 semitones: ranks gathered by Schwartz, Howe & Purves 2003."""
 QUARTER_TONE = -1.0
 """How consonant an interval midway between two of those is."""
@@ -73,7 +73,7 @@ class Harmony:
         )  # the lowest filter of the constant-Q transform is 0.8 s long
         if not samples.any():
             return 0.0, float(LEAST), 0.0
-        peaks = spectral_peaks(magnitudes(features, STFT, HOP, at_least_s=2.0).T)
+        peaks = spectral_peaks(magnitudes(features, HARMONY_STFT, CHROMA_HOP, at_least_s=2.0).T)
         grid = semitone_grid(peaks)
         key = key_clarity(mean_chroma(samples, np.angle(grid) / (2 * np.pi)), self.flatness)
         return key, consonance(peaks), min(1.0, abs(grid) / self.steadiest)
@@ -96,7 +96,7 @@ def spectral_peaks(frames: Float[np.ndarray, "frame bin"]) -> Peaks:
     places, bins = np.nonzero((center > left) & (center >= right) & above_floor & (center > 0))
     a, b, c = (np.log(part[places, bins] + 1e-9) for part in (left, center, right))
     curve = np.minimum(a - 2 * b + c, -1e-9)
-    hertz = (bins + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / STFT
+    hertz = (bins + 1 + np.clip((a - c) / (2 * curve), -0.5, 0.5)) * SAMPLE_RATE / HARMONY_STFT
     in_range = (hertz > 80) & (hertz < 2000)
     return Peaks(
         frame=places[in_range],
@@ -119,7 +119,7 @@ def semitone_grid(peaks: Peaks) -> complex:
 def _scale() -> tuple[Float[np.ndarray, " place"], Float[np.ndarray, " place"]]:
     """Every quarter-tone of an octave, and its consonance: 1 at both ends, 0 on average over all intervals."""
     places = np.arange(0, 12.25, 0.5)
-    ratings = np.where(places % 1 == 0, np.array(RATINGS)[places.astype(int)], QUARTER_TONE)
+    ratings = np.where(places % 1 == 0, np.array(CONSONANCE_RANKS)[places.astype(int)], QUARTER_TONE)
     mean = np.trapezoid(ratings, places) / 12
     return places, (ratings - mean) / (1 - mean)
 
@@ -176,7 +176,7 @@ def constant_q(samples: Float[np.ndarray, " sample"], lowest_hz: float) -> Float
     def halve(sound: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " _"]:
         return librosa.resample(sound, orig_sr=2, target_sr=1, res_type="soxr_hq", scale=True)
 
-    rate, hop = SAMPLE_RATE / 2, HOP
+    rate, hop = SAMPLE_RATE / 2, CHROMA_HOP
     top = lowest_hz * 2 ** (OCTAVES - 1 + np.arange(BINS_PER_OCTAVE) / BINS_PER_OCTAVE)
     filters, lengths = librosa.filters.wavelet(freqs=top, sr=rate)
     n_fft = filters.shape[1]

@@ -90,7 +90,7 @@ def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
 
     from diffdpo.encoders import musicnn
 
-    samples = mono(features, musicnn.SAMPLE_RATE)
+    samples = mono(features, musicnn.MUSICNN_SAMPLE_RATE)
     if not samples.any():
         return np.zeros((0, musicnn.EMBEDDING))
     patches = musicnn.pretrained_musicnn().listen(torch.from_numpy(samples)).embedding

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from diffdpo.scorers.features import ClipFeatures, clip_run_ratio, range_score, score_each, stft
 from diffdpo.types import Clip
 
-STFT = 2048
+PRODUCTION_STFT = 2048
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Production:
             return (0.0,)
         mean, floor = spectra(clip)
         music = np.maximum(mean - 1.3 * floor, 0)  # or hiss would pass for treble
-        hertz = np.fft.rfftfreq(STFT, 1 / clip.sample_rate)
+        hertz = np.fft.rfftfreq(PRODUCTION_STFT, 1 / clip.sample_rate)
         parts = (
             range_score(loudness_range(clip), 2.0, 8.0, soft_low=1.2, soft_high=5.0),
             range_score(crest_factor(clip), 11.0, 17.0, soft_low=2.0, soft_high=3.0),
@@ -97,8 +97,8 @@ def spectra(clip: Clip) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " 
     from scipy.ndimage import median_filter
 
     samples = clip.samples.astype(np.float32)
-    samples = np.pad(samples, ((0, 0), (0, max(0, STFT - samples.shape[1]))))
-    power = (np.abs(stft(samples, STFT, STFT // 2)) ** 2).mean(0)
+    samples = np.pad(samples, ((0, 0), (0, max(0, PRODUCTION_STFT - samples.shape[1]))))
+    power = (np.abs(stft(samples, PRODUCTION_STFT, PRODUCTION_STFT // 2)) ** 2).mean(0)
     mean = power.mean(1, dtype=np.float64)
     tenth = power.shape[1] // 10
     quiet = np.partition(power, tenth, axis=1)[:, tenth] / -math.log(0.9)

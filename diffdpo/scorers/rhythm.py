@@ -12,7 +12,7 @@ from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, mel_filters, mon
 from diffdpo.types import Clip
 
 STFT, HOP, BANDS = 2048, 512, 128
-FRAMES_PER_SECOND = SAMPLE_RATE / HOP
+ONSET_FRAMES_PER_SECOND = SAMPLE_RATE / HOP
 SHORTEST_S, LONGEST_S = 0.25, 2.0
 """Periods that can be felt as a pulse or a bar: 240 to 30 a minute."""
 
@@ -54,8 +54,8 @@ class Rhythm:
     def score_features(self, features: ClipFeatures) -> tuple[float, float]:
         onsets = onset_strength(features)
         correlation = autocorrelation(onsets)
-        shortest = round(SHORTEST_S * FRAMES_PER_SECOND)
-        longest = round(min(LONGEST_S * FRAMES_PER_SECOND, len(onsets) / 4))
+        shortest = round(SHORTEST_S * ONSET_FRAMES_PER_SECOND)
+        longest = round(min(LONGEST_S * ONSET_FRAMES_PER_SECOND, len(onsets) / 4))
         if not onsets.any() or longest <= shortest:
             return 0.0, 0.0
         period = shortest + int(correlation[shortest:longest].argmax())
@@ -91,10 +91,10 @@ def autocorrelation(onsets: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " 
 def tempo_deviation(onsets: Float[np.ndarray, " frame"], period: int) -> float:
     """Mean relative deviation of the local periods from the global one; local ones lie within 15 % of it."""
     middle = parabolic_peak(autocorrelation(onsets), period)
-    width = round(min(4 * FRAMES_PER_SECOND, len(onsets) / 2))
+    width = round(min(4 * ONSET_FRAMES_PER_SECOND, len(onsets) / 2))
     lags = np.arange(round(0.85 * period), min(round(1.15 * period) + 1, width - 1))
     deviation, weight = [], []
-    for start in range(0, len(onsets) - width + 1, round(FRAMES_PER_SECOND / 2)):
+    for start in range(0, len(onsets) - width + 1, round(ONSET_FRAMES_PER_SECOND / 2)):
         correlation = autocorrelation(onsets[start : start + width])
         local = int(lags[correlation[lags].argmax()])
         deviation.append(abs(math.log(parabolic_peak(correlation, local) / middle)))

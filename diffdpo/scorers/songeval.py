@@ -13,7 +13,7 @@ from diffdpo import hub
 from diffdpo.errors import DataError
 from diffdpo.types import Clip
 
-LOWEST = 1.0
+LOWEST_SCORE = 1.0
 """The open end of the scale, which silence gets: the published network was never shown any."""
 HEAD = hub.Published(
     name="the head of SongEval",
@@ -78,7 +78,7 @@ class SongEval:
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         from diffdpo.encoders.songeval import load_songeval
 
-        scores = np.full((len(clips), len(self.axes)), LOWEST)
+        scores = np.full((len(clips), len(self.axes)), LOWEST_SCORE)
         waves = {i: at_24_khz(clip) for i, clip in enumerate(clips) if clip.samples.any()}
         order = sorted(waves, key=lambda i: len(waves[i]))  # alike lengths together: little padding
         for begin in range(0, len(order), self.batch):
@@ -92,7 +92,7 @@ class SongEval:
         from diffdpo.encoders import muq
 
         consent = self.accept_noncommercial
-        encoder = hub.find_weights(hub.MUQ_LARGE, self.muq, muq.FILE, accept_noncommercial=consent)
+        encoder = hub.find_weights(hub.MUQ_LARGE, self.muq, muq.MUQ_FILE, accept_noncommercial=consent)
         if not self.head:
             raise DataError(
                 f"songeval: no head given; fetch {HEAD_FILE} from https://github.com/{HEAD.repo} "
@@ -111,5 +111,5 @@ def at_24_khz(clip: Clip) -> Float[np.ndarray, " sample"]:
     from diffdpo.encoders import muq
 
     mean = clip.samples.mean(0, dtype=np.float32)
-    wave = librosa.resample(mean, orig_sr=clip.sample_rate, target_sr=muq.SAMPLE_RATE, res_type="soxr_hq")
+    wave = librosa.resample(mean, orig_sr=clip.sample_rate, target_sr=muq.MUQ_SAMPLE_RATE, res_type="soxr_hq")
     return np.pad(wave, (0, max(0, muq.SHORTEST - len(wave))))

@@ -21,7 +21,7 @@ from diffdpo.scorers.features import (
 from diffdpo.types import Clip
 
 STFT, HOP, BANDS = 4096, 2048, 40
-FRAMES_PER_SECOND = SAMPLE_RATE / HOP
+FRAME_RATE = SAMPLE_RATE / HOP
 SHORTEST_S = 5.0
 NEAREST_RETURN_S, FARTHEST_RETURN_S = 1.5, 60.0
 
@@ -100,7 +100,7 @@ def moving_means(
     frames: Float[np.ndarray, "frame feature"], seconds: float, hop_s: float
 ) -> Float[np.ndarray, "excerpt feature"]:
     """Moving means over `seconds`."""
-    width, hop = (max(1, round(s * FRAMES_PER_SECOND)) for s in (seconds, hop_s))
+    width, hop = (max(1, round(s * FRAME_RATE)) for s in (seconds, hop_s))
     return np.lib.stride_tricks.sliding_window_view(frames, width, axis=0)[::hop].mean(-1)
 
 
@@ -115,8 +115,8 @@ def variety(frames: Float[np.ndarray, "frame feature"]) -> float:
 def recurrence(frames: Float[np.ndarray, "frame feature"]) -> float:
     """1 - distance at the best lag / mean distance over lags. Every lag leaves 2.5 s of overlap at least."""
     short_means = moving_means(frames, 0.25, 0.0)
-    nearest = round(NEAREST_RETURN_S * FRAMES_PER_SECOND)
-    farthest = round(min(FARTHEST_RETURN_S * FRAMES_PER_SECOND, len(short_means) - 2.5 * FRAMES_PER_SECOND))
+    nearest = round(NEAREST_RETURN_S * FRAME_RATE)
+    farthest = round(min(FARTHEST_RETURN_S * FRAME_RATE, len(short_means) - 2.5 * FRAME_RATE))
     distances = [
         np.linalg.norm(short_means[lag:] - short_means[:-lag], axis=1).mean()
         for lag in range(nearest, farthest)

@@ -49,7 +49,10 @@ def write_songeval(folder: Path, seed: int = 0) -> dict[str, Any]:
     torch.manual_seed(seed)
     encoder, head = muq.MuQ(MUQ).eval(), random_head()
     (folder / HEAD_FILE).parent.mkdir(parents=True, exist_ok=True)
-    save_file({muq.PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}, folder / muq.FILE)
+    save_file(
+        {muq.MUQ_PREFIX + name: tensor for name, tensor in encoder.state_dict().items()},
+        folder / muq.MUQ_FILE,
+    )
     save_file(head.state_dict() | {"something.else": torch.zeros(1)}, folder / HEAD_FILE)
     return {"muq": str(folder), "head": str(folder), "accept_noncommercial": True}
 

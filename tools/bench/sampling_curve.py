@@ -142,10 +142,10 @@ def sample_point(
 
 def measure_clips(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
     """The embeddings of each clip's three-second patches, its typicality and its pulse."""
-    listener, judge = musicnn.load(), MusicnnTypicality()
+    listener, judge = musicnn.load_musicnn(), MusicnnTypicality()
     canonical_clips = [canonical(clip) for clip in clips]
     waves = [
-        torch.from_numpy(audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0))
+        torch.from_numpy(audio.resample(clip, musicnn.MUSICNN_SAMPLE_RATE).samples.mean(0))
         for clip in canonical_clips
     ]
     return {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffdpo.encoders import audiobox as encoder
-from diffdpo.encoders.wavlm import SAMPLE_RATE, Frames
+from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames
 from diffdpo.errors import DataError
 from diffdpo.scorers.features import ClipFeatures, mono
 from diffdpo.types import Clip
@@ -63,7 +63,7 @@ def sounds(order: Any, golden: Mapping[str, Tensor], folder: Path) -> dict[str, 
 def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[dict[str, Tensor], Frames]:
     """All outputs by name, and WavLM's frames, of all windows of all sounds in one batch, as published."""
     waves = {
-        name: torch.from_numpy(mono(ClipFeatures(clip), SAMPLE_RATE, at_least_s=0.0))
+        name: torch.from_numpy(mono(ClipFeatures(clip), WAVLM_SAMPLE_RATE, at_least_s=0.0))
         for name, clip in clips.items()
     }
     cuts = [encoder.cut_windows(samples) for samples in waves.values()]

@@ -39,7 +39,7 @@ def muq(folder: Path) -> list[Case]:
     cases, read_names = [], {"README.md", "config.json"}
     for path in sorted(folder.glob(f"*{IO}.safetensors")):
         weights = path.with_name(path.name.replace(IO, ""))
-        network = encoder.load(weights)
+        network = encoder.load_muq(weights)
         cases += [
             check_sizes(weights.stem, network.config, published),
             *check_muq(path.stem, network, read_tensors(path), folder),
@@ -114,7 +114,7 @@ def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
     return [
         compare(
             f"{weights.stem}, {blocks} blocks only",
-            encoder.load(weights, blocks)(mel)[0],
+            encoder.load_muq(weights, blocks)(mel)[0],
             golden[f"hidden_{blocks}"],
         )
         for blocks in range(1, depth)
@@ -124,9 +124,9 @@ def check_depths(weights: Path, depth: int, golden: Tensors) -> list[Case]:
 
 def check_parameters(path: Path, network: nn.Module) -> Case:
     """The case of the keys and shapes of the original's parameters, without the unused ones."""
-    shapes = {key.removeprefix(encoder.PREFIX): shape for key, shape in json.loads(path.read_text())}
+    shapes = {key.removeprefix(encoder.MUQ_PREFIX): shape for key, shape in json.loads(path.read_text())}
     used_shapes = {
-        key: shape for key, shape in shapes.items() if not key.startswith(encoder.TRAINING_PREFIXES)
+        key: shape for key, shape in shapes.items() if not key.startswith(encoder.MUQ_TRAINING_PREFIXES)
     }
     return compare_keys(path.name, network.state_dict(), used_shapes)
 

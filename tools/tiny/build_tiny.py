@@ -25,7 +25,7 @@ from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.data import tables
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
-from diffdpo.encoders.beats import FILE
+from diffdpo.encoders.beats import BEATS_FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
 LEAST_GAPS = 4
@@ -99,7 +99,7 @@ def fit_beats(data: Path, out: Path) -> None:
     maps = [ridge(styles[pulse], octaves[pulse]), ridge(styles, pulse.float())]
     weight, bias = torch.stack([w for w, _ in maps]), torch.stack([b for _, b in maps])
     out.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": weight, "bias": bias}, out / FILE)
+    save_file({"weight": weight, "bias": bias}, out / BEATS_FILE)
     styles, octaves = tempo_of_styles(data, "valid")
     pulse, predictions = ~octaves.isnan(), styles @ weight.T + bias
     correlations = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in (

@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="folder for original and decoded excerpts")
     args = parser.parse_args()
-    codec, listener = SpectralCodec.from_pretrained(args.codec).eval(), musicnn.load()
+    codec, listener = SpectralCodec.from_pretrained(args.codec).eval(), musicnn.load_musicnn()
     rows = [json.loads(line) for line in args.manifest.read_text().splitlines()]
     results, latents, decode_s, decoded_s = [], [], 0.0, 0.0
     for row in [row for row in rows if row["split"] == args.split]:

@@ -144,7 +144,7 @@ def by_latents(model: Any, cfg: EvalRun) -> dict[str, Any]:
 
 def by_musicnn(model: Any, cfg: EvalRun) -> dict[str, Any]:
     """By set, the distances, clusters and nearest songs, on musicnn embeddings of decoded sound."""
-    listener = musicnn.load()
+    listener = musicnn.load_musicnn()
     songs = {name: song_embeddings(model, name, z, cfg, listener) for name, z in library(model, cfg)}
     sets = describe_sets(model, cfg, [CODEC, SAMPLES])
     control_embeddings = [

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 
 from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, measure
-from diffdpo.encoders.style import load, standard_scores, windows, words_of
+from diffdpo.encoders.style import load_style, standard_scores, windows, words_of
 from diffdpo.progress import bar
 from tools.tiny.style.captions import EDGE, Captioner
 from tools.tiny.style.training import labels_of
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("style", type=Path)
     args = parser.parse_args()
     check_held_out()
-    style = load(args.style)
+    style = load_style(args.style)
     held_out = HeldOutSongs(args.manifest, style, style.thirds)
 
     def embed(text: str) -> torch.Tensor:

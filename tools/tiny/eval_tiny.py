@@ -170,7 +170,7 @@ def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
 
 def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
     """The musicnn embedding of each three-second patch of a clip: [patch, dim]."""
-    wave = audio.resample(clip, musicnn.SAMPLE_RATE).samples.mean(0)
+    wave = audio.resample(clip, musicnn.MUSICNN_SAMPLE_RATE).samples.mean(0)
     return listener.listen(torch.from_numpy(wave)).embedding.double().numpy()
 
 
@@ -178,7 +178,7 @@ def describe_sets(
     model: SongModel, cfg: EvalRun, names: Sequence[str] = ()
 ) -> dict[str, dict[str, np.ndarray]]:
     """The descriptions of all sets, or of those in `names`; computed only where `out` does not hold them."""
-    listener, descriptions = musicnn.load(), {}
+    listener, descriptions = musicnn.load_musicnn(), {}
 
     def description(make: Callable[[], Clips]) -> Callable[[], dict[str, np.ndarray]]:
         return lambda: describe(make(), listener)

@@ -7,16 +7,16 @@ from safetensors.torch import save_file
 from support.bundle import write_bundle
 from support.model_contract import ModelFixture
 
-from diffdpo.encoders.beats import FILE
+from diffdpo.encoders.beats import BEATS_FILE
 from diffdpo.models import MODELS
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.types import Prompt
 
 
 def load(folder: Path, network: str = "", adapter: str = "") -> DiffRhythm:
-    if not (folder / FILE).is_file():
+    if not (folder / BEATS_FILE).is_file():
         write_bundle(folder)
-        save_file({"weight": torch.zeros(2, 16), "bias": torch.tensor([7.0, 1.0])}, folder / FILE)
+        save_file({"weight": torch.zeros(2, 16), "bias": torch.tensor([7.0, 1.0])}, folder / BEATS_FILE)
     return MODELS["tiny"](bundle=str(folder), network=network, adapter=adapter).load()
 
 

@@ -14,7 +14,7 @@ from diffdpo.data import tables
 from diffdpo.data.prompts import negative_prompt
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
-from diffdpo.encoders.beats import BEAT, FILE, Beats, clarity, load, named_tempo, track_beats
+from diffdpo.encoders.beats import BEAT, BEATS_FILE, Beats, clarity, load_beats, named_tempo, track_beats
 from diffdpo.errors import DataError
 from diffdpo.models import MODELS
 from diffdpo.models.base import Transcribes, supports
@@ -129,9 +129,9 @@ def test_styles_without_a_pulse_and_no_style_get_no_beats():
 @pytest.fixture
 def with_beats(tmp_path):
     folder = write_bundle(tmp_path / "bundle")
-    assert load(folder) is None
+    assert load_beats(folder) is None
     made = maps(7.0, 0.9, dim=16)
-    save_file({"weight": made.weight, "bias": made.bias}, folder / FILE)
+    save_file({"weight": made.weight, "bias": made.bias}, folder / BEATS_FILE)
     return folder
 
 

@@ -40,8 +40,8 @@ def file(tmp_path):
         "rvq.quantizers.0.codebook.weight",
         "conformer.pos_conv_embed.conv.bias",
     )
-    save_file(state | {f"model.{name}": torch.zeros(3) for name in unused}, tmp_path / muq.FILE)
-    return tmp_path / muq.FILE
+    save_file(state | {f"model.{name}": torch.zeros(3) for name in unused}, tmp_path / muq.MUQ_FILE)
+    return tmp_path / muq.MUQ_FILE
 
 
 @pytest.mark.parametrize("lengths", [(24_000, 31_357, 5_041), (9_600, 9_840, 10_080, 10_320)])
@@ -157,22 +157,24 @@ def test_the_published_network_has_the_published_size():
 def test_states_are_counted_from_the_convolutions_and_the_last_is_normalised_once_more(file):
     mel = torch.randn(1, 128, 40)
     with torch.no_grad():
-        all_states = list(muq.load(file).states(mel))
+        all_states = list(muq.load_muq(file).states(mel))
         assert len(all_states) == 4
         for blocks in (0, 1, 2):
-            assert torch.equal(muq.load(file, blocks)(mel)[0], all_states[blocks])
+            assert torch.equal(muq.load_muq(file, blocks)(mel)[0], all_states[blocks])
     last = all_states[3]
     assert torch.allclose(last.mean(-1), torch.zeros(1, 10), atol=1e-5)
-    assert len(muq.load(file, 2).conformer.layers) == 2
-    assert muq.load(file).config == TINY
+    assert len(muq.load_muq(file, 2).conformer.layers) == 2
+    assert muq.load_muq(file).config == TINY
 
 
 def test_convolutions_may_be_rounded_and_nothing_else(file):
     waves = [noise(9_600)]
-    rounded, exact = (muq.load(file, 1, dtype).listen(waves)[0] for dtype in (torch.bfloat16, torch.float32))
+    rounded, exact = (
+        muq.load_muq(file, 1, dtype).listen(waves)[0] for dtype in (torch.bfloat16, torch.float32)
+    )
     assert rounded.dtype == torch.float32
     assert 1e-5 < (rounded - exact).abs().max() < 0.2
-    assert {p.dtype for p in muq.load(file, 1, torch.bfloat16).parameters()} == {torch.float32}
+    assert {p.dtype for p in muq.load_muq(file, 1, torch.bfloat16).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -199,15 +201,15 @@ def test_other_weights_are_refused_with_the_first_that_differs(file, change, com
     change(weights)
     save_file(weights, file)
     with pytest.raises(DataError, match=complaint):
-        muq.load(file)
+        muq.load_muq(file)
 
 
 def test_more_blocks_than_there_are_and_damaged_files_are_refused(file):
     with pytest.raises(DataError, match="holds 3 conformer blocks of MuQ, 6 are needed"):
-        muq.load(file, 6)
+        muq.load_muq(file, 6)
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match="cannot be read as safetensors"):
-        muq.load(file)
+        muq.load_muq(file)
 
 
 def test_a_clip_with_nothing_to_reflect_is_refused():

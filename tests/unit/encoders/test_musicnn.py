@@ -17,12 +17,12 @@ from diffdpo.errors import DataError
 from diffdpo.types import Clip
 
 SONG = Path(__file__).parents[2] / "data" / "galactic_temple.ogg"
-RATE = musicnn.SAMPLE_RATE
+RATE = musicnn.MUSICNN_SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
 def network() -> musicnn.Musicnn:
-    return musicnn.load()
+    return musicnn.load_musicnn()
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_missing_weights_come_with_the_command_that_installs_them(monkeypatch):
 
     monkeypatch.setattr(musicnn.metadata, "distribution", missing)
     with pytest.raises(DataError, match=r"pip install --no-deps musicnn==0\.1\.0"):
-        musicnn.load()
+        musicnn.load_musicnn()
 
 
 def varint(value: int) -> bytes:

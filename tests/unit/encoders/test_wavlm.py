@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from diffdpo.encoders.wavlm import (
-    Attention,
+    GatedAttention,
     PositionalConv,
     WavLM,
     WavLMConfig,
@@ -115,7 +115,7 @@ def test_the_convolution_of_positions_is_torchs_weight_norm(width):
 
 def test_attention_without_content_follows_the_gated_positions():
     """One head, no queries: the weights are softmax(gate * bias), the gate 2 + u (r a - 1) as worked out here."""
-    attention = Attention(WavLMConfig(dim=4, heads=1, position_groups=1), owns_table=False)
+    attention = GatedAttention(WavLMConfig(dim=4, heads=1, position_groups=1), owns_table=False)
     for parameter in attention.parameters():
         nn.init.zeros_(parameter)
     for linear in (attention.v_proj, attention.out_proj):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from diffdpo.config import build_part
 from diffdpo.encoders import audiobox
-from diffdpo.encoders.audiobox import AXES, WINDOW, AudioboxNetwork, HeadConfig, cut_windows
+from diffdpo.encoders.audiobox import AUDIOBOX_WINDOW, AXES, AudioboxNetwork, HeadConfig, cut_windows
 from diffdpo.encoders.wavlm import Frames, WavLMConfig
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.registry import Choice
@@ -67,9 +67,9 @@ def test_it_is_a_scorer_that_takes_its_arguments_from_a_configuration(folder):
 
 
 def test_a_song_is_cut_end_to_end_and_its_tail_is_filled_up():
-    song = torch.arange(1.0, 2.5 * WINDOW + 1)
+    song = torch.arange(1.0, 2.5 * AUDIOBOX_WINDOW + 1)
     cut = cut_windows(song)
-    assert cut.lengths.tolist() == [WINDOW, WINDOW, WINDOW // 2]
+    assert cut.lengths.tolist() == [AUDIOBOX_WINDOW, AUDIOBOX_WINDOW, AUDIOBOX_WINDOW // 2]
     assert cut.weights.tolist() == [1.0, 1.0, 0.5]
     assert torch.equal(cut.samples.flatten()[: len(song)], song)
     assert not cut.samples.flatten()[len(song) :].any()
@@ -78,10 +78,10 @@ def test_a_song_is_cut_end_to_end_and_its_tail_is_filled_up():
 @pytest.mark.parametrize(
     ("samples", "min_tail", "lengths"),
     [
-        (WINDOW + 1, 0, [WINDOW, 1]),  # the published way
-        (WINDOW + 15_999, 16_000, [WINDOW]),
-        (WINDOW + 16_000, 16_000, [WINDOW, 16_000]),
-        (WINDOW, 16_000, [WINDOW]),
+        (AUDIOBOX_WINDOW + 1, 0, [AUDIOBOX_WINDOW, 1]),  # the published way
+        (AUDIOBOX_WINDOW + 15_999, 16_000, [AUDIOBOX_WINDOW]),
+        (AUDIOBOX_WINDOW + 16_000, 16_000, [AUDIOBOX_WINDOW, 16_000]),
+        (AUDIOBOX_WINDOW, 16_000, [AUDIOBOX_WINDOW]),
         (800, 16_000, [800]),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_short_tail_is_left_out_unless_it_is_all_there_is(samples, min_tail, l
 
 
 def test_windows_weigh_by_their_length():
-    cut = cut_windows(torch.ones(WINDOW + WINDOW // 2))
+    cut = cut_windows(torch.ones(AUDIOBOX_WINDOW + AUDIOBOX_WINDOW // 2))
     scores = torch.tensor([[1.0, 0.0, 3.0, 5.0], [4.0, 3.0, 3.0, 2.0]])
     assert audiobox.song_score(scores, cut).tolist() == pytest.approx([2.0, 1.0, 3.0, 4.0])
 
@@ -101,7 +101,7 @@ def test_a_short_tail_does_not_count_unless_asked_for(folder):
     whole, longer = noise(10.0), noise(10.5)
     assert np.array_equal(score(folder, whole), score(folder, longer))
     published = score(folder, longer, min_tail_s=0.0)
-    tail = Clip(samples=longer.samples[:, WINDOW:], sample_rate=RATE)
+    tail = Clip(samples=longer.samples[:, AUDIOBOX_WINDOW:], sample_rate=RATE)
     expected = (score(folder, whole) + 0.05 * score(folder, tail)) / 1.05
     assert published == pytest.approx(expected, abs=1e-5)
     assert np.abs(published - score(folder, whole)).max() > 1e-4
@@ -155,7 +155,7 @@ def test_silence_is_lowest_and_finite(folder):
 
 def test_windows_in_another_order_score_the_same(folder):
     song = noise(20.0)
-    turned = Clip(samples=np.roll(song.samples, WINDOW, axis=1), sample_rate=RATE)
+    turned = Clip(samples=np.roll(song.samples, AUDIOBOX_WINDOW, axis=1), sample_rate=RATE)
     assert score(folder, turned) == pytest.approx(score(folder, song), abs=1e-4)
 
 

@@ -48,7 +48,7 @@ def write_songs(folder: Path, count: int) -> None:
 def test_fitted_maps_tell_tempo_and_pulse_of_styles_they_have_not_seen(tmp_path, capsys):
     write_songs(tmp_path / "data", 60)
     build_tiny.fit_beats(tmp_path / "data", tmp_path)
-    fitted = beats.load(tmp_path)
+    fitted = beats.load_beats(tmp_path)
     for bpm in (80.0, 120.0, 160.0):
         style = torch.zeros(DIM)
         style[:2] = torch.tensor([np.log2(bpm) - 7, 1.0])

@@ -55,7 +55,7 @@ def excerpt_embeddings(
     last = min(audio.seconds_of(file) for file in files) - EXCERPT_S - 1
     embeddings = []
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
-        samples = mono(ClipFeatures(song_excerpt(files, float(start_s))), musicnn.SAMPLE_RATE)
+        samples = mono(ClipFeatures(song_excerpt(files, float(start_s))), musicnn.MUSICNN_SAMPLE_RATE)
         if samples.any():
             patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
             embeddings.append(pool_patches(patches.double().numpy()))
@@ -106,7 +106,7 @@ def main() -> None:
     try:
         if arguments.manifest:
             songs += songs_of(arguments.manifest, arguments.root)
-        network = musicnn.load()
+        network = musicnn.load_musicnn()
         embeddings = []
         for number, files in enumerate(songs, start=1):
             embeddings.append(excerpt_embeddings(network, files, arguments.excerpts))
