@@ -68,9 +68,8 @@ class Harmony:
         return score_each(clips, self.score_features, len(self.axes))
 
     def score_features(self, features: ClipFeatures) -> tuple[float, float, float]:
-        samples = mono(
-            features, at_least_s=2.0
-        )  # the lowest filter of the constant-Q transform is 0.8 s long
+        # the lowest filter of the constant-Q transform is 0.8 s long
+        samples = mono(features, at_least_s=2.0)
         if not samples.any():
             return 0.0, float(LEAST), 0.0
         peaks = spectral_peaks(magnitudes(features, HARMONY_STFT, CHROMA_HOP, at_least_s=2.0).T)
@@ -168,8 +167,8 @@ def mean_chroma(samples: Float[np.ndarray, " sample"], semitones: float) -> Floa
 def constant_q(samples: Float[np.ndarray, " sample"], lowest_hz: float) -> Float[np.ndarray, "bin frame"]:
     """Magnitudes of OCTAVES octaves from `lowest_hz` up (constant-Q transform: Schörkhuber & Klapuri 2010).
 
-    The numbers of `librosa.cqt` at a fifth of its cost: it makes the same filters anew for every octave, while here
-    the filters of the highest octave serve all, the sound at half the rate for each octave below.
+    The numbers of `librosa.cqt` at a quarter of its cost: librosa makes the same filters anew for every octave. Here
+    those of the highest octave serve all, with the sound at half the rate for each octave below.
     """
     import librosa
 

@@ -67,9 +67,8 @@ class Structure:
     def score_features(self, features: ClipFeatures) -> tuple[float]:
         if features.clip.seconds < SHORTEST_S or not mono(features).any():
             return (0.0,)
-        frames = moments(
-            magnitudes(features, STFT, HOP // 2)[:, ::2]
-        )  # harmony takes the frames in between, too
+        # harmony takes the frames in between, too
+        frames = moments(magnitudes(features, STFT, HOP // 2)[:, ::2])
         change = range_score(variety(frames), *self.variety, soft_low=0.05, soft_high=0.3)
         repetition = range_score(recurrence(frames), *self.recurrence, soft_low=0.08, soft_high=0.3)
         return (math.sqrt(change * repetition),)
