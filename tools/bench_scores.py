@@ -53,7 +53,8 @@ def measure(clips: list[Clip], scorers: dict[str, Scorer], threads: int) -> list
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     name = " ".join(scorers) if len(scorers) == 1 else f"{len(scorers)} scorers"
     print(
-        f"{name:12s} {threads} threads  {processor / len(clips):7.3f} processor s, {wall / len(clips):7.3f} s a song"
+        f"{name:12s} {threads} threads  {processor / len(clips):7.3f} processor s, "
+        f"{wall / len(clips):7.3f} s a song"
     )
     return scores
 

@@ -78,7 +78,7 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
     onsets = librosa.onset.onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE)
     times = librosa.onset.onset_detect(onset_envelope=onsets, sr=RATE, units="time")
     tempo = librosa.feature.tempo(onset_envelope=onsets, sr=RATE)
-    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE, tuning=tuning_semitones(spectrum**2)).mean(1)
+    chroma = librosa.feature.chroma_stft(S=spectrum**2, sr=RATE, tuning=estimate_tuning(spectrum**2)).mean(1)
     middle, side = (float(((stereo[0] + sign * stereo[1]) ** 2).mean()) for sign in (1, -1))
     power = (spectrum**2).sum(0)
     levels = 10 * np.log10(power + 1e-6 * power.max() + 1e-20)
@@ -93,7 +93,7 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
     }
 
 
-def tuning_semitones(power: Float[np.ndarray, "bin frame"]) -> float:
+def estimate_tuning(power: Float[np.ndarray, "bin frame"]) -> float:
     """Deviation from A440 in semitones, as librosa estimates it from tones of 150 to 4,000 Hz; 0 without any.
 
     The lower half of the spectrum holds them, and looks as if it were the whole of a sound at half the rate.

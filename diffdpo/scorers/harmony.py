@@ -167,8 +167,8 @@ def mean_chroma(samples: Float[np.ndarray, " sample"], semitones: float) -> Floa
 def constant_q(samples: Float[np.ndarray, " sample"], lowest_hz: float) -> Float[np.ndarray, "bin frame"]:
     """Magnitudes of OCTAVES octaves from `lowest_hz` up (constant-Q transform: Schörkhuber & Klapuri 2010).
 
-    The numbers of `librosa.cqt` at a quarter of its cost: librosa makes the same filters anew for every octave. Here
-    those of the highest octave serve all, with the sound at half the rate for each octave below.
+    The numbers of `librosa.cqt` at a quarter of its cost: librosa makes the same filters anew for every octave.
+    Here those of the highest octave serve all, with the sound at half the rate for each octave below.
     """
     import librosa
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffdpo.encoders.descriptors import MEASURES, directions, measure, tuning
+from diffdpo.encoders.descriptors import MEASURES, directions, estimate_tuning, measure
 from diffdpo.types import Clip
 
 RATE = 22050
@@ -48,9 +48,9 @@ def test_level_does_not_matter():
 def test_tuning_is_librosas_estimate_from_the_whole_spectrum(cents):
     samples = tone(*(hertz * 2 ** (cents / 1200) for hertz in (220.0, 329.63, 440.0))).samples[0]
     power = np.abs(librosa.stft(samples, n_fft=2048, hop_length=512)) ** 2
-    assert tuning(power) == librosa.estimate_tuning(S=power, sr=RATE)
-    assert tuning(power) == pytest.approx(cents / 100, abs=0.05)
-    assert tuning(np.zeros_like(power)) == 0
+    assert estimate_tuning(power) == librosa.estimate_tuning(S=power, sr=RATE)
+    assert estimate_tuning(power) == pytest.approx(cents / 100, abs=0.05)
+    assert estimate_tuning(np.zeros_like(power)) == 0
 
 
 def test_words_are_unit_directions_that_hardly_overlap():

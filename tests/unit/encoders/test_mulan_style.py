@@ -136,7 +136,7 @@ def test_the_configuration_says_which_hidden_state_goes_on(folder, tmp_path):
     state = {name.removeprefix("mulan."): tensor for name, tensor in parameters().items()}
     tower = mulan.audio_tower(state, "here", layer=1)
     whole = muq.build(
-        mulan.within(state, "audio.model.model."), mulan.within(state, "audio.model.model.").get, "here"
+        mulan.subset(state, "audio.model.model."), mulan.subset(state, "audio.model.model.").get, "here"
     )
     with torch.no_grad():
         states = list(whole.states(muq.log_mel(samples)[None]))

@@ -8,14 +8,14 @@ import torch
 
 from diffdpo import audio
 from diffdpo.data.scores import prompt_key
-from diffdpo.encoders.musicnn import TAGS, pretrained
+from diffdpo.encoders.musicnn import TAGS, pretrained_musicnn
 from diffdpo.encoders.style import windows
 from diffdpo.scorers import SCORERS, musicnn
 from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.base import PromptScorer
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import ClipFeatures
-from diffdpo.scorers.tags import MOST, SYNONYMS, Tags, named_tags
+from diffdpo.scorers.tags import MAX_LOG_RATIO, SYNONYMS, Tags, named_tags
 from diffdpo.types import Clip, Prompt
 
 SONG = Path(__file__).parents[2] / "data" / "galactic_temple.ogg"
@@ -72,7 +72,7 @@ def test_words_name_tags_once_each():
 
 def test_tags_are_standard_scores_of_the_logits_over_real_songs(song):
     """Against samples drawn from the Gaussian of real songs, put through the network's last layer."""
-    gaussian, output = musicnn.real_songs(), pretrained().output
+    gaussian, output = musicnn.real_songs(), pretrained_musicnn().output
     rng = np.random.default_rng(0)
     along = rng.standard_normal((20_000, len(gaussian.variances)))
     draws = rng.standard_normal((20_000, len(gaussian.mean))) * gaussian.rest**0.5
@@ -84,7 +84,7 @@ def test_tags_are_standard_scores_of_the_logits_over_real_songs(song):
         tag = TAGS.index(word)
         expected = (logit[tag] - logits[:, tag].mean()) / logits[:, tag].std()
         assert Tags()([song], [prompt(word)])[0, 0] == pytest.approx(expected, abs=0.05)
-    assert abs(Tags()([song], [prompt("opera")])[0, 0]) <= MOST
+    assert abs(Tags()([song], [prompt("opera")])[0, 0]) <= MAX_LOG_RATIO
 
 
 def test_the_key_of_a_prompt_is_its_words_and_its_recording(tmp_path, song):
