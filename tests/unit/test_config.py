@@ -164,3 +164,10 @@ def test_a_yaml_that_is_a_list_is_refused(tmp_path):
 def test_the_printed_configuration_names_every_key():
     text = config.to_yaml(config.build_config(TrainRun, None, ["out=x"]))
     assert set(OmegaConf.create(text)) >= {"out", "model", "data", "objective", "train", "seed"}
+
+
+def test_arguments_may_stand_before_the_part_they_are_for():
+    words = ["model.args.bundle=folder", "model.name=tiny"]
+    for line in (words, words[::-1]):
+        cfg = config.build_config(SampleRun, None, [*line, "out=o", "prompts=p"])
+        assert (cfg.model.name, cfg.model.args) == ("tiny", {"bundle": "folder"})
