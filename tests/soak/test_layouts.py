@@ -14,7 +14,6 @@ LAYOUTS = {
     "checkpointing-compile": ("train.gradient_checkpointing=true", "train.compile=true"),
     "micro-batches": ("train.per_device=1",),
     "frozen-copy": ("train.reference.kind=frozen_copy",),
-    "frozen-copy-compile": ("train.reference.kind=frozen_copy", "train.compile=true"),
 }
 
 

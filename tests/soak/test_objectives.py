@@ -58,4 +58,4 @@ def test_two_processes_give_the_trajectory_of_one(trained, name, weights):
     for alone, both in zip(one, two, strict=True):
         assert alone == pytest.approx(both, rel=1e-4, abs=4e-4)
         for key in {"loss", "grad_norm"} & alone.keys():
-            assert alone[key] == pytest.approx(both[key], rel=1e-4), key
+            assert alone[key] == pytest.approx(both[key], rel=1e-4, abs=5e-6), key
