@@ -20,7 +20,7 @@ from diffdpo.types import Clip
 
 SILENCE_LUFS = -70.0
 PEAK_LIMIT = 0.98
-"""No sample of a generated file is beyond it."""
+"""Highest absolute value of a sample in a generated file."""
 
 
 def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float | None = None) -> Clip:
@@ -48,7 +48,7 @@ def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float |
 
 
 def seconds_of(path: str | os.PathLike[str]) -> float:
-    """Length of a file, from its header."""
+    """Length of an audio file in seconds, from its header."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such audio file")
     try:
@@ -70,7 +70,7 @@ def write(path: str | os.PathLike[str], clip: Clip) -> None:
 
 
 def _quantise(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, "sample channel"]:
-    """24 bits in the upper part of 32; done here, so that FLAC and WAV hold the same numbers."""
+    """Samples as integers of 24 bits in the upper part of 32, so that FLAC and WAV hold the same numbers."""
     integers = np.round(np.clip(samples, -1.0, 1.0).astype(np.float64) * (2**23 - 1))
     return integers.astype(np.int32).T << 8
 
@@ -90,7 +90,7 @@ def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample
 
 
 def blocks(path: Path, seconds: float = 20.0) -> Iterator[Clip]:
-    """A file from beginning to end in blocks, in the memory of one."""
+    """The clips of an audio file, block by block; one block is in memory at a time."""
     with soundfile.SoundFile(path) as file:
         for samples in file.blocks(int(seconds * file.samplerate), dtype="float32", always_2d=True):
             yield Clip(samples=np.ascontiguousarray(samples.T), sample_rate=file.samplerate)
@@ -108,7 +108,7 @@ def resample(clip: Clip, sample_rate: int) -> Clip:
 
 
 def stereo(clip: Clip) -> Clip:
-    """Two channels: mono is doubled, of more than two the first two are kept."""
+    """A clip with two channels: mono is doubled, of more channels the first two are kept."""
     channels = clip.samples.shape[0]
     if channels == 2:
         return clip
@@ -137,7 +137,7 @@ class Meter:
         self.filters = np.array([[*(stage.passband_gain * stage.b), *stage.a] for stage in stages])
         self.state = np.zeros((len(self.filters), channels, 2))
         self.energies: list[float] = []
-        """Of each quarter of a gating block of 400 ms that is over, all channels together."""
+        """Energy of each complete quarter of a gating block (400 ms), summed over channels."""
         self.open = 0.0
 
     def add(self, samples: Float[np.ndarray, "channel sample"]) -> None:
@@ -146,8 +146,8 @@ class Meter:
         if not samples.size:
             return
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
-        k_weights, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
-        energy = (k_weights**2).sum(0)
+        k_weighted_samples, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
+        energy = (k_weighted_samples**2).sum(0)
         while energy.size:
             left = self._end_of_quarter(len(self.energies)) - self.samples
             self.open += float(energy[:left].sum())
@@ -161,7 +161,7 @@ class Meter:
         return int(0.1 * (number + 1) * self.rate + 1e-6)
 
     def loudness(self) -> float:
-        """LUFS of all that was heard; -inf for silence and for less than a gating block."""
+        """Integrated loudness, in LUFS, of all blocks so far; -inf for silence and for less than a gating block."""
         count = round((self.samples / self.rate - 0.4) / 0.1) + 1  # as pyloudnorm: the last may be cut short
         quarters = [*self.energies, self.open][: count + 3]
         powers = np.convolve(quarters, np.ones(4), "valid") if len(quarters) >= 4 else np.zeros(0)
@@ -177,13 +177,13 @@ class Meter:
 
 
 def gain(lufs: float, peak: float, target_lufs: float, peak_limit: float = PEAK_LIMIT) -> float:
-    """What `normalise` and then `limit` multiply a sound of this loudness and peak with."""
+    """The factor by which `normalise` and then `limit` scale a sound of this loudness (LUFS) and peak."""
     factor = 10 ** ((target_lufs - lufs) / 20) if np.isfinite(lufs) and lufs >= SILENCE_LUFS else 1.0
     return float(min(factor, peak_limit / peak) if peak > 0 else factor)
 
 
 def normalise(clip: Clip, target_lufs: float) -> Clip:
-    """Bring a clip to a loudness. Silence stays silence. The result may exceed ±1."""
+    """A clip at a loudness in LUFS. Silence stays silence; samples may exceed ±1."""
     level = loudness(clip)
     if not np.isfinite(level) or level < SILENCE_LUFS:
         return clip
@@ -192,7 +192,7 @@ def normalise(clip: Clip, target_lufs: float) -> Clip:
 
 
 def limit(clip: Clip, peak_limit: float = PEAK_LIMIT) -> Clip:
-    """Scale down, never up, so that no sample exceeds the ceiling."""
+    """Scale a clip down, never up, so that no sample exceeds `peak_limit`."""
     peak = float(np.abs(clip.samples).max(initial=0.0))
     if peak <= peak_limit:
         return clip
@@ -217,7 +217,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _pcm(samples: Float[np.ndarray, "*channel sample"]) -> Int[np.ndarray, "*channel sample"]:
-    """16 bits."""
+    """Samples as 16-bit integers."""
     return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2")
 
 

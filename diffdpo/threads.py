@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 """More threads than this only wait for each other: part of the work is Python's own."""
 
 
@@ -26,7 +26,7 @@ def worker_count() -> int:
     """
     import torch
 
-    return min(torch.get_num_threads(), MOST_WORKERS)
+    return min(torch.get_num_threads(), MAX_WORKERS)
 
 
 def parallel_map(function: Callable[..., T], *iterables: Iterable[object]) -> list[T]:

@@ -87,7 +87,7 @@ class SeamMeter:
         """The musicnn embedding of three seconds of mono samples from `start_s` on."""
         first = int(start_s * musicnn.MUSICNN_SAMPLE_RATE)
         window = samples[first : first + int(PATCH_S * musicnn.MUSICNN_SAMPLE_RATE)]
-        return self.network.listen(torch.from_numpy(np.ascontiguousarray(window))).embedding[0].numpy()
+        return self.network.embed(torch.from_numpy(np.ascontiguousarray(window))).embedding[0].numpy()
 
     def change(self, samples: np.ndarray, at_s: float) -> float:
         """The cosine distance between the embeddings of the three seconds before and after a moment."""

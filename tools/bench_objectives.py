@@ -164,7 +164,7 @@ def diversity(samples: Samples) -> float:
     listener, by_prompt = musicnn.load_musicnn(), dict[str, list[torch.Tensor]]()
     for row in samples.rows():
         clip = audio.resample(audio.read(samples.audio(row.sample_id)), musicnn.MUSICNN_SAMPLE_RATE)
-        embedding = listener.listen(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
+        embedding = listener.embed(torch.from_numpy(clip.samples.mean(0))).embedding.mean(0)
         by_prompt.setdefault(row.prompt_id, []).append(embedding)
     return float(
         np.mean(

@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     clips = excerpts(args.songs, args.count, args.seconds)
     scorers: dict[str, Scorer] = {name: SCORERS[name]() for name in (*DEFAULT_SCORERS, "adherence")}
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if args.busy else []
+    competitors = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if args.busy else []
     try:
         if args.by_scorer:
             for name, scorer in scorers.items():
@@ -89,8 +89,8 @@ def main() -> None:
         for threads in args.threads:
             scores = measure(clips, scorers, threads)
     finally:
-        for other in others:
-            other.kill()
+        for competitor in competitors:
+            competitor.kill()
     values = [dict(row.values) for row in scores]
     if args.write:
         args.write.write_text(json.dumps(values))

@@ -23,7 +23,7 @@ from diffdpo.runs import read_json
 from diffdpo.weight_files import shapes
 
 AXES = ("CE", "CU", "PC", "PQ")
-"""Their names in the checkpoint, in the published order."""
+"""Names of the four ratings in the checkpoint, in the published order."""
 AUDIOBOX_WINDOW = 10 * WAVLM_SAMPLE_RATE
 
 
@@ -33,7 +33,7 @@ class PaddedWindows:
 
     samples: Float[Tensor, "window sample"]
     lengths: Int[Tensor, " window"]
-    """Samples that belong to the song."""
+    """Samples of each window that belong to the song."""
 
     @property
     def weights(self) -> Float[Tensor, " window"]:
@@ -41,7 +41,7 @@ class PaddedWindows:
 
 
 def cut_windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> PaddedWindows:
-    """A last window with fewer samples than `min_tail` is left out, unless it is the only one."""
+    """Windows of a song. A last one with fewer samples than `min_tail` is left out, unless it is the only one."""
     num, tail = divmod(len(samples), AUDIOBOX_WINDOW)
     if num and tail < min_tail:
         samples, tail = samples[: num * AUDIOBOX_WINDOW], 0
@@ -51,28 +51,28 @@ def cut_windows(samples: Float[Tensor, " sample"], min_tail: int = 0) -> PaddedW
 
 
 def song_score(scores: Float[Tensor, "window 4"], windows: PaddedWindows) -> Float[Tensor, "4"]:
-    """The mean over windows, by length."""
+    """The ratings of a song: the mean over its windows, weighted by length."""
     weights = windows.weights[:, None]
     return (scores * weights).sum(0) / weights.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What the published configuration says of the part behind WavLM."""
+    """Configuration of the heads behind WavLM, from the published config.json."""
 
     layers: int
     layer_norm: bool
     dropout: bool
     """Whether there was dropout in training, which moves the numbers of the layers."""
     normalise: bool
-    """Embeddings have length 1."""
+    """Whether embeddings are scaled to length 1."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Of the ratings in training, for each axis: a prediction is in their standard deviations."""
+    """Standard deviation of the training ratings of each axis: the unit of predictions."""
 
 
 class AudioboxNetwork(nn.Module):
-    """WavLM, and for each axis a weighting of its layers and a small network on the mean over time."""
+    """WavLM with a head an axis: a weighting of WavLM's layers and a small network on the mean over time."""
 
     def __init__(self, encoder: WavLMConfig, heads: HeadConfig) -> None:
         super().__init__()
@@ -86,11 +86,11 @@ class AudioboxNetwork(nn.Module):
     def forward(
         self, samples: Float[Tensor, "window sample"], lengths: Int[Tensor, " window"]
     ) -> Float[Tensor, "window 4"]:
-        """Ratings of windows of 16 kHz audio, on their scale."""
+        """Ratings of windows of 16 kHz audio, on the published scale."""
         return self.to_scale(self.predict(self.wavlm_model(samples, lengths)))
 
     def predict(self, frames: Frames) -> Float[Tensor, "window 4"]:
-        """Before the scale. The mean over time comes first: it commutes with the sum over layers."""
+        """Ratings in standard deviations. The mean over time comes first: it commutes with the sum over layers."""
         mask = frames.valid[..., None]
         means = torch.stack([(h * mask).sum(1) for h in frames.layers]) / mask.sum(1)
         ratings = []
@@ -133,7 +133,7 @@ AUDIOBOX_SETTINGS = {
 
 
 def published_heads(published: Mapping[str, Any], encoder_layers: int) -> HeadConfig:
-    """Our configuration for the published one, whose own defaults are a single layer. DataError for others."""
+    """The configuration of the heads from published settings. DataError for settings that are not supported."""
     for name, value in {**AUDIOBOX_SETTINGS, "nth_layer": encoder_layers + 1}.items():
         if published.get(name, value) != value:
             raise DataError(f"Audiobox with {name}={published[name]!r} is not supported, only {value!r}")

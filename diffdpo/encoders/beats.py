@@ -1,4 +1,4 @@
-"""Beats as tokens of a network: those of a song that is heard, and those of a song that is asked for.
+"""Beats as tokens of a network: tracked in a recording, or even, at the tempo that a prompt names or has by style.
 
 A model that does not sing has its token track free. The tiny model has a 1 there on every frame in which a beat
 falls: rhythm gets a grid to stand on (rhythm on the frame axis: Music ControlNet, Wu et al. 2023).
@@ -19,10 +19,10 @@ from diffdpo import audio
 from diffdpo.types import Clip
 
 Line = tuple[float, tuple[int, ...]]
-"""Start in seconds, and tokens; as lines of lyrics."""
+"""A line of tokens, as a line of lyrics: start in seconds, and the tokens."""
 BEATS_FILE = "beats.safetensors"
 BEAT = 1
-"""The token."""
+"""The token of a beat."""
 RATE, HOP = 22050, 512
 PIECE_S = 30.0
 """Beats are looked for in pieces of about this length, each with its own tempo."""
@@ -61,7 +61,7 @@ def clarity(strength: Float[np.ndarray, " frame"], period: float) -> float:
 
 
 def lines(beats: tuple[float, ...]) -> tuple[Line, ...]:
-    """As lines of one token."""
+    """Beats as lines of one token each."""
     return tuple((at, (BEAT,)) for at in beats)
 
 
@@ -103,6 +103,6 @@ class Beats:
 
 
 def load_beats(bundle: Path) -> Beats | None:
-    """The maps of a bundle; None for one whose network was trained without beats."""
+    """The linear maps of a bundle; None for a bundle whose network was trained without beats."""
     path = bundle / BEATS_FILE
     return Beats(**load_file(path)) if path.is_file() else None

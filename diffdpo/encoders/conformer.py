@@ -51,7 +51,7 @@ def rotate(h: Hidden, heads: int, turns: Turns) -> Hidden:
 
 
 class RotaryAttention(nn.Module):
-    """Unlike elsewhere the input is rotated, not queries and keys; values come from what is not rotated."""
+    """Attention with rotary positions: the input of queries and keys is rotated, the input of values is not."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class FeedForward(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Gated, then one filter a channel along time."""
+    """A gated linear unit, then a convolution along time with one filter a channel."""
 
     def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ConvolutionModule(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Half a feed-forward layer, attention, convolution, the other half."""
+    """Feed-forward layer at half weight, attention, convolution, feed-forward layer at half weight."""
 
     def __init__(self, dim: int, hidden: int, heads: int, kernel_size: int) -> None:
         super().__init__()

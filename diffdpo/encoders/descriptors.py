@@ -1,6 +1,6 @@
-"""What is measured of a song, and the words for it: slow or fast, dark or bright, sparse or busy, …
+"""Descriptors of sound: seven measures of a song, and words for their low and high values (slow, fast, …).
 
-Captions of songs are made of these words, the style encoder hears the measures, and conditioning is judged by them.
+Captions consist of these words, the style encoder takes the measures, and tests of conditioning compare them.
 """
 
 import math
@@ -62,9 +62,9 @@ def directions(words: Iterable[str], dim: int) -> Float[Tensor, " {dim}"]:
 
 
 def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dict[str, float]:
-    """What the words are about, of an excerpt of some seconds. Level does not matter.
+    """The measures of MEASURES of an excerpt of some seconds. Level does not matter.
 
-    `mono` is the mean of the channels at RATE, if it is there already.
+    `mono` is the mean of the channels at RATE, where the caller has computed it.
     """
     import librosa
 
@@ -94,9 +94,9 @@ def measure(clip: Clip, mono: Float[np.ndarray, " sample"] | None = None) -> dic
 
 
 def estimate_tuning(power: Float[np.ndarray, "bin frame"]) -> float:
-    """Deviation from A440 in semitones, as librosa estimates it from tones of 150 to 4,000 Hz; 0 without any.
+    """Deviation from A440 in semitones, as librosa estimates it from tones of 150 to 4,000 Hz; 0 without tones.
 
-    The lower half of the spectrum holds them, and looks as if it were the whole of a sound at half the rate.
+    librosa gets the lower half of the spectrum, as that of a sound at half the rate: all these tones lie in it.
     """
     import librosa
 

@@ -21,9 +21,9 @@ from diffdpo.errors import DataError
 MULAN_SAMPLE_RATE = muq.MUQ_SAMPLE_RATE
 CLIP_S = 10
 CLIP = CLIP_S * MULAN_SAMPLE_RATE
-"""Samples that the network was trained on."""
+"""Samples of a training clip."""
 HEAD_DIM = 64
-"""Of XLM-RoBERTa's attention; its parameters do not tell."""
+"""Channels of a head of XLM-RoBERTa's attention, which its parameters do not show."""
 MAX_TOKENS = 512
 MULAN_TRAINING_PREFIXES = ("audio.aggregator.", "contrast.", "multi_layer_contrastive_learning.")
 """Published parameters that only training needs."""
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
 
 class Top(nn.Module):
-    """What both towers have on top of their encoder: frames or tokens to one unit vector."""
+    """The network on top of either tower's encoder: frames or tokens to one unit vector."""
 
     def __init__(self, transformer: Transformer, proj: nn.Module, latents: nn.Linear) -> None:
         super().__init__()
@@ -120,11 +120,11 @@ class MuLanAudioTower:
 
     @torch.no_grad()
     def clip(self, samples: Float[Tensor, " sample"]) -> Style:
-        """Of one clip, as long as those of training or as short as it is."""
-        return self.top(self.encoder.listen([samples])[0])[0]
+        """The embedding of one clip of ten seconds or less, as a unit vector."""
+        return self.top(self.encoder.embed([samples])[0])[0]
 
     def embed(self, samples: Float[Tensor, " sample"]) -> Style:
-        """The mean over clips of ten seconds, as published: unit length for one clip, less for several."""
+        """The embedding of a sound: the mean over clips of ten seconds, as published. Unit length for one clip."""
         return torch.stack([self.clip(part) for part in clips(samples)]).mean(0)
 
 
@@ -143,13 +143,13 @@ class MuLanTextTower:
 
     @torch.no_grad()
     def embed(self, tokens: Sequence[int]) -> Style:
-        """Of one text, never padded: the published transformer would attend to padding and count it in the mean."""
+        """The embedding of one text. Never padded: the published transformer attends to padding and averages it."""
         ids: Int[Tensor, "1 token"] = torch.tensor([list(tokens)], device=self.top.latents.weight.device)
         return self.top(self.encoder(input_ids=ids).last_hidden_state)[0]
 
 
 def audio_tower(state: MuLanState, location: str, layer: int = -1) -> MuLanAudioTower:
-    """From published parameters without their first prefix; `layer` is the hidden state of MuQ that goes on.
+    """The audio tower, from published parameters without their first prefix; its input is MuQ's state `layer`.
 
     DataError names the first parameter that does not fit.
     """
@@ -161,7 +161,7 @@ def audio_tower(state: MuLanState, location: str, layer: int = -1) -> MuLanAudio
 
 
 def text_tower(state: MuLanState, location: str) -> MuLanTextTower:
-    """As `audio_tower`. The encoder's own pooling is left out, it leads nowhere."""
+    """The text tower, from published parameters. The encoder's pooling layer, which nothing reads, is left out."""
     try:
         from transformers import XLMRobertaConfig, XLMRobertaModel
     except ImportError as error:

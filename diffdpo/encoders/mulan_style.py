@@ -48,10 +48,10 @@ class MuLanStyle:
     """`tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the hub's."""
     accept_noncommercial: bool = False
     excerpt: Excerpt = "centre"
-    """What of a sound is heard: its ten seconds in the middle (DiffRhythm), its first thirty (JAM), or all of it
-    (MuQ-MuLan). Clips of ten seconds are averaged; a last one that is shorter goes on with the beginning."""
+    """The part of a sound that is embedded: ten seconds in the middle (DiffRhythm), the first thirty (JAM), or all
+    (MuQ-MuLan). Clips of ten seconds are averaged; a shorter last clip goes on with the beginning of the sound."""
     texts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Styles of texts that were embedded before."""
+    """Cache of the styles of texts."""
     networks: list["Towers"] = field(default_factory=list, init=False, repr=False, compare=False)
     """Both towers once they are needed; they are freed with this value."""
 
@@ -65,7 +65,7 @@ class MuLanStyle:
         return styles[0] if len(styles) == 1 else blend(styles, [1.0] * len(styles))
 
     def text(self, text: str) -> Style:
-        """Of all that a text asks for, each by its share; unit length."""
+        """The style of a text: the mean of its parts, weighted by their shares, as a unit vector."""
         parts = [part.strip() for part in text.split(AND) if part.strip()]
         matches = [SHARE.fullmatch(part) for part in parts]
         shares = [float(match[2]) if match else 1.0 for match in matches]
@@ -74,11 +74,11 @@ class MuLanStyle:
         return styles[0] if len(styles) == 1 else blend(styles, shares)
 
     def sound(self, clip: Clip) -> Style:
-        """Of one excerpt of a sound. Unit length for ten seconds; the mean of several clips is shorter."""
+        """The style of an excerpt of a sound. Unit length for ten seconds; the mean of several clips is shorter."""
         return self._towers().sound(excerpt(clip, self.excerpt)).float().cpu()
 
     def _one_text(self, text: str) -> Style:
-        """The text's own embedding, remembered: parts of a text recur."""
+        """The style of one part of a text, cached: parts recur."""
         if text not in self.texts:
             self.texts[text] = self._towers().text(text, self._tokenizer()).float().cpu()
         return self.texts[text].clone()
@@ -139,7 +139,7 @@ class Towers:
 
 
 def towers(weights: Path, config: Path) -> Towers:
-    """DataError for what is not MuQ-MuLan, or one with another text encoder."""
+    """Both towers from files. DataError for weights of another network, or with another text encoder."""
     published = read_json(config) if config.is_file() else {}
     name = published.get("text_model", {}).get("name", "xlm-roberta-base")
     if "xlm-roberta" not in name:
@@ -166,15 +166,15 @@ def _tokenizer(path: Path) -> Any:
 
 
 def tokens(path: Path, text: str) -> list[int]:
-    """The numbers of a text's pieces, from its mark of beginning to that of its end."""
+    """Token ids of a text, start and end tokens included."""
     return _tokenizer(path).encode(text).ids
 
 
 def excerpt(clip: Clip, part: Excerpt) -> Float[np.ndarray, " sample"]:
-    """The part of a sound that is heard, mono at 24 kHz.
+    """The part of a sound that is embedded, mono at 24 kHz.
 
-    The centre is that of DiffRhythm: from five seconds before the middle, both in whole seconds. Sounds shorter
-    than ten seconds, which it refuses, are taken whole.
+    The centre begins five seconds before the middle, both in whole seconds, as in DiffRhythm. Sounds shorter than
+    ten seconds, which DiffRhythm refuses, are embedded as they are.
     """
     begin, end = 0, clip.samples.shape[1]
     if part == "centre" and clip.seconds >= mulan.CLIP_S:
@@ -189,7 +189,7 @@ def excerpt(clip: Clip, part: Excerpt) -> Float[np.ndarray, " sample"]:
 
 
 def blend(styles: Sequence[Style], shares: Sequence[float]) -> Style:
-    """What lies between styles, on the unit sphere: the direction of their weighted mean."""
+    """A mixture of styles on the unit sphere: the direction of their weighted mean."""
     if sum(shares) <= 0:
         raise DataError("a style of several needs at least one share above 0")
     mean = sum(

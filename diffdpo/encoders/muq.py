@@ -28,7 +28,7 @@ MEL_FRAMES = 4
 SHORTEST = MEL_WINDOW // 2 + 1
 """Samples below which the spectrogram has nothing to reflect at the edges."""
 MUQ_PREFIX = "model."
-"""Of the published keys."""
+"""Prefix of the published keys."""
 LAYERS = "conformer.layers."
 MUQ_FILE = "model.safetensors"
 MUQ_TRAINING_PREFIXES = ("rvq.", "linear.", "cls_token", "conformer.pos_conv_embed.")
@@ -52,16 +52,16 @@ class MuQConfig:
     depth: int = 12
     heads: int = 16
     hidden: int = 4096
-    """Of the feed-forward layers."""
+    """Channels of the feed-forward layers."""
     kernel_size: int = 31
     conv_dim: int = 512
     mean: float = 6.768444971712967
-    """Of the training set's mel spectrograms in dB, and their standard deviation."""
+    """Mean and standard deviation of the training set's mel spectrograms, in dB."""
     std: float = 18.417922652295623
 
 
 class ResidualConvolution(nn.Module):
-    """Halves bands and frames. Batch normalisation is folded into the convolutions: the encoder is frozen."""
+    """Residual block that halves bands and frames; batch normalisation uses the statistics of training."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class ResidualConvolution(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Map, frames: Int[Tensor, " batch"] | None) -> Map:
-        """`frames` of the output exist; the others come out as zeros."""
+        """Maps of the output, with zeros behind its first `frames` frames."""
         h = end(conv_norm(self.conv1, self.bn1, x).relu_(), frames)
         h = conv_norm(self.conv2, self.bn2, h)
         return end(h.add_(conv_norm(self.conv3, self.bn3, x)).relu_(), frames)
@@ -109,7 +109,7 @@ class ConvolutionalFrontEnd(nn.Module):
         self.linear = nn.Linear(channels * (BANDS // MEL_FRAMES), config.dim)
 
     def forward(self, mel: Mel, frames: Int[Tensor, " batch"] | None) -> Hidden:
-        """Chunk by chunk: memory does not grow with the clip, and the result is that of the whole."""
+        """Vectors of a clip, chunk by chunk: memory does not grow with its length, and the result is the same."""
         total = -(-mel.shape[-1] // MEL_FRAMES)
         parts = []
         for begin in range(0, total, CHUNK):
@@ -130,7 +130,7 @@ class ConvolutionalFrontEnd(nn.Module):
 
 
 class Conformer(nn.Module):
-    """The first blocks; the closing normalisation only behind the last of all."""
+    """The first blocks of MuQ's conformer, with the final normalisation only if all blocks are there."""
 
     def __init__(self, config: MuQConfig, blocks: int) -> None:
         super().__init__()
@@ -195,13 +195,13 @@ class MuQ(nn.Module):
         return torch.arange(total, device=mel.device) < -(-frames // MEL_FRAMES)[:, None]
 
     @torch.no_grad()
-    def listen(self, waves: Sequence[Float[Tensor, " _"]]) -> tuple[Hidden, Valid]:
+    def embed(self, waves: Sequence[Float[Tensor, " _"]]) -> tuple[Hidden, Valid]:
         """The last hidden state of mono clips at 24 kHz, each as if it were alone, and which frames exist."""
         return self(*pad_mels([log_mel(wave) for wave in waves]))
 
 
 def pad_mels(mels: Sequence[Float[Tensor, "128 _"]]) -> tuple[Mel, Int[Tensor, " batch"] | None]:
-    """A batch, and how many frames of each exist: None if all do."""
+    """A padded batch of spectrograms, and the number of valid frames of each; None if there is no padding."""
     lengths = [mel.shape[1] for mel in mels]
     batch = torch.stack([F.pad(mel, (0, max(lengths) - mel.shape[1])) for mel in mels])
     return batch, None if len(set(lengths)) == 1 else torch.tensor(lengths, device=batch.device)

@@ -29,7 +29,7 @@ PATCH_FRAMES = 187
 PATCH_CHUNK = 8
 """Patches in one forward pass, which bounds the memory a long song takes."""
 SHA256 = "041f3935e981a65cea739842d30c188d3a7d2adf4410955c8668eb3de4a5acab"
-"""Of the weights in musicnn 0.1.0."""
+"""Hash of the weights in musicnn 0.1.0."""
 
 # fmt: off
 TAGS = (
@@ -40,12 +40,12 @@ TAGS = (
     "beats", "harp", "cello", "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 # fmt: on
-"""In the order of the output."""
+"""The tags of MagnaTagATune, in the order of the output."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impression:
-    """What musicnn hears. A row is a patch of 3 s, or a whole clip."""
+class MusicnnOutput:
+    """Tags and embeddings by musicnn. A row is a patch of 3 s, or a full clip."""
 
     tags: Float[Tensor, "row 50"]
     """Probabilities of TAGS."""
@@ -54,7 +54,7 @@ class Impression:
 
 
 class FilterBank(nn.Module):
-    """Filters of `frames` x `bands` on a spectrogram, and of each its maximum over bands. Time keeps its length."""
+    """Convolution of a spectrogram with filters of `frames` x `bands`, then the maximum over bands."""
 
     def __init__(self, num: int, frames: int, bands: int) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class FilterBank(nn.Module):
         self.norm = nn.BatchNorm1d(num, eps=1e-3)
 
     def forward(self, x: Float[Tensor, "patch 1 frame band"]) -> Float[Tensor, "patch filter frame"]:
-        """The maximum of norm(relu(conv(x))): normalised after the rectifier, as trained.
+        """The maximum over bands of norm(relu(conv(x))): normalised after the rectifier, as trained.
 
-        It is taken before them, so that they see one band instead of up to 96. They rise with what the convolution
-        gives, or fall, if the norm's weight is negative: such filters are turned over first.
+        The maximum is taken before rectifier and norm, which then work on one band instead of up to 96. Both are
+        monotonic; where the norm's weight is negative, the filter's sign is reversed before and after.
         """
         assert self.conv.bias is not None
         sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
@@ -113,7 +113,7 @@ class Musicnn(nn.Module):
         num = len(frames) // PATCH_FRAMES
         return frames[: num * PATCH_FRAMES].reshape(num, PATCH_FRAMES, MUSICNN_BANDS)
 
-    def forward(self, patches: Float[Tensor, "patch frame band"]) -> Impression:
+    def forward(self, patches: Float[Tensor, "patch frame band"]) -> MusicnnOutput:
         x = self.input_norm(patches[:, None])
         front = torch.cat([bank(x) for bank in [*self.timbre, *self.rhythm]], dim=1)
         layers = [front, self.middle[0](front)]
@@ -122,21 +122,21 @@ class Musicnn(nn.Module):
         features = torch.cat(layers, dim=1)
         pooled_features = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
         embedding = self.dense_norm(self.dense(self.pool_norm(pooled_features)).relu())
-        return Impression(tags=self.output(embedding).sigmoid(), embedding=embedding)
+        return MusicnnOutput(tags=self.output(embedding).sigmoid(), embedding=embedding)
 
-    def describe(self, clips: Sequence[Float[Tensor, " _"]]) -> Impression:
-        """One row a clip: the mean over its patches."""
-        impressions = [self.listen(samples) for samples in clips]
-        return Impression(
-            tags=torch.stack([impression.tags.mean(0) for impression in impressions]),
-            embedding=torch.stack([impression.embedding.mean(0) for impression in impressions]),
+    def describe(self, clips: Sequence[Float[Tensor, " _"]]) -> MusicnnOutput:
+        """Tags and embedding of every clip: the mean over its patches."""
+        outputs = [self.embed(samples) for samples in clips]
+        return MusicnnOutput(
+            tags=torch.stack([output.tags.mean(0) for output in outputs]),
+            embedding=torch.stack([output.embedding.mean(0) for output in outputs]),
         )
 
     @torch.no_grad()
-    def listen(self, samples: Float[Tensor, " sample"]) -> Impression:
-        """One row for every 3 s of a mono clip at 16 kHz."""
+    def embed(self, samples: Float[Tensor, " sample"]) -> MusicnnOutput:
+        """Tags and embedding of every patch of 3 s of a mono clip at 16 kHz."""
         parts = [self(chunk) for chunk in self.patches(samples).split(PATCH_CHUNK)]
-        return Impression(
+        return MusicnnOutput(
             tags=torch.cat([part.tags for part in parts]),
             embedding=torch.cat([part.embedding for part in parts]),
         )
@@ -157,7 +157,7 @@ def load_musicnn() -> Musicnn:
 
 @cache
 def pretrained_musicnn() -> Musicnn:
-    """The network of `load`, once a process."""
+    """The network of `load_musicnn`, loaded once a process."""
     return load_musicnn()
 
 

@@ -20,13 +20,13 @@ from diffdpo.encoders.conformer import Hidden, Valid, attend
 from diffdpo.errors import DataError
 
 HEADS = 8
-"""Of the head's attention, whatever its size."""
+"""Attention heads of the rating network, whatever its size."""
 BLOCKS = 6
 """The head takes MuQ's sixth hidden state; the blocks above it are never built."""
 
 
 class RatingAttention(nn.Module):
-    """Parameters as nn.MultiheadAttention keeps them, without its weights for every pair of frames."""
+    """Attention with the parameters of nn.MultiheadAttention, whose memory does not grow with pairs of frames."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -73,11 +73,11 @@ class SongEvalNetwork:
     def rate(self, waves: Sequence[Float[np.ndarray, " _"]]) -> Float[Tensor, "clip axis"]:
         """Ratings of mono clips at 24 kHz, each as if it were alone."""
         device = next(self.head.parameters()).device
-        return self.head(*self.encoder.listen([torch.from_numpy(wave).to(device) for wave in waves]))
+        return self.head(*self.encoder.embed([torch.from_numpy(wave).to(device) for wave in waves]))
 
 
 def load_head(path: Path) -> Head:
-    """The published head, frozen; its sizes are those of the parameters. Others in the file are left alone."""
+    """The published head, frozen; its sizes are those of the parameters. Other tensors in the file are ignored."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -26,12 +26,12 @@ from diffdpo.encoders.descriptors import MEASURES, RATE, measure
 from diffdpo.types import Clip
 
 STYLE_WINDOW_S = 10.0
-"""Longer sound is taken apart into windows of about this length, and their styles are averaged."""
+"""Length of the windows into which longer sound is cut; the style is their mean."""
 GRAMS = (3, 4, 5)
 MOST_WORDS = 64
 STFT, HOP, MELS = 1024, 512, 64
 FLOOR = 1e-5
-"""Of mel power, relative to its mean: -50 dB."""
+"""Floor of mel power, relative to its mean: -50 dB."""
 RATES_HZ = (0.4, 0.8, 1.2, 1.7, 2.4, 3.4, 4.8, 6.8, 10.0, 16.0)
 FEATURES = 4 * MELS + 8 * (len(RATES_HZ) - 1)
 
@@ -62,7 +62,7 @@ def standard_scores(
 
 
 def windows(clip: Clip) -> list[Clip]:
-    """The clip in equal parts of about WINDOW_S."""
+    """The clip in equal parts of about STYLE_WINDOW_S."""
     parts = np.array_split(clip.samples, max(1, round(clip.seconds / STYLE_WINDOW_S)), axis=1)
     return [Clip(samples=np.ascontiguousarray(part), sample_rate=clip.sample_rate) for part in parts]
 
@@ -82,7 +82,7 @@ class TextTower(nn.Module):
         nn.init.normal_(self.table.weight, std=0.1)
 
     def forward(self, texts: Sequence[str]) -> tuple[Float[Tensor, "text out"], Float[Tensor, "text dim"]]:
-        """Not yet of unit length; and what it is made from. Every text must hold a word."""
+        """Text embeddings before normalisation, and the pooled word vectors. Every text must hold a word."""
         split = [words_of(text) for text in texts]
         grams = [grams_of(word, self.buckets) for words in split for word in words]
         device = self.table.weight.device
@@ -137,13 +137,13 @@ class AudioTower(nn.Module):
     def forward(
         self, profile: Float[Tensor, "batch feature"], scores: Float[Tensor, "batch measure"]
     ) -> tuple[Float[Tensor, "batch out"], Float[Tensor, "batch dim"]]:
-        """Not yet of unit length; and what was heard without the measures."""
+        """Audio embeddings before normalisation, and the features of the profile alone."""
         profile_features = self.profile(((profile - self.shift) / self.spread).clamp(-4, 4))
         return self.out(torch.cat([profile_features, self.measures(scores)], -1)), profile_features
 
 
 class TwoTowerStyle(ModelMixin, ConfigMixin):
-    """Text, audio or both to a unit vector."""
+    """Style encoder of two towers: text, audio or both to a unit vector."""
 
     @register_to_config
     def __init__(
@@ -171,7 +171,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         return self.config.thirds
 
     def mel_power(self, clip: Clip) -> Float[Tensor, "2 frame mel"]:
-        """Of middle and side."""
+        """Mel power spectrogram of middle and side."""
         stereo = torch.from_numpy(audio.resample(audio.stereo(clip), RATE).samples)
         stereo = F.pad(stereo, (0, max(0, STFT - stereo.shape[-1])))
         mid_side = torch.stack([stereo[0] + stereo[1], stereo[0] - stereo[1]]) / 2
@@ -179,7 +179,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
         return (self.mel.float().cpu() @ spectrum.abs() ** 2).transpose(1, 2)
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "text {self.config.dim}"]:
-        """Unit vectors; zeros for a text without a word."""
+        """Styles of texts as unit vectors; zeros for a text without a word."""
         out = torch.zeros(len(texts), self.config.dim, device=self.text_centre.device)
         rows = [i for i, text in enumerate(texts) if words_of(text)]
         if rows:
@@ -191,17 +191,17 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
     def embed_profiles(
         self, profiles: Float[Tensor, "batch feature"], scores: Float[Tensor, "batch measure"]
     ) -> Float[Tensor, "batch {self.config.dim}"]:
-        """Unit vectors of windows."""
+        """Styles of windows, from spectral profiles and measures, as unit vectors."""
         return F.normalize(F.normalize(self.audio(profiles, scores)[0], dim=-1) - self.audio_centre, dim=-1)
 
     def embed_clip(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
-        """The style of a sound: of its windows, on average. The last sound is remembered."""
+        """The style of a sound: the mean over its windows, a unit vector. The latest sound is cached."""
         latest = self._latest
         if latest is None or latest[0] is not clip:
-            latest = self._latest = clip, self._listen(clip)
+            latest = self._latest = clip, self._embed_windows(clip)
         return latest[1]
 
-    def _listen(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
+    def _embed_windows(self, clip: Clip) -> Float[Tensor, " {self.config.dim}"]:
         styles = [self.embed_window(window) for window in windows(clip)]
         return F.normalize(torch.stack(styles).mean(0), dim=0)
 
@@ -209,7 +209,7 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
     def embed_window(
         self, window: Clip, mono: Float[np.ndarray, " sample"] | None = None
     ) -> Float[Tensor, " {self.config.dim}"]:
-        """The style of a window, a unit vector. `mono` is the mean of its channels at RATE, if there already."""
+        """The style of a window, a unit vector. `mono`: the mean of its channels at RATE, if computed."""
         values, device = measure(window, mono), self.audio_centre.device
         scores = standard_scores(np.array([values[name] for name in MEASURES]), self.thirds)
         profile = spectral_profile(self.mel_power(window))[None].to(device)
@@ -231,5 +231,5 @@ def load_style(bundle: Path) -> TwoTowerStyle:
 
 @cache
 def pretrained_encoder(bundle: Path) -> TwoTowerStyle:
-    """The encoder of `load`, once a bundle and process, for those that only read it."""
+    """The encoder of `load_style`, loaded once a bundle and process; callers share it and must not change it."""
     return load_style(bundle)

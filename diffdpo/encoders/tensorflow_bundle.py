@@ -31,7 +31,7 @@ BUNDLE_DTYPES: dict[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies in the data file."""
+    """Type, shape and position of a tensor in the data file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -94,7 +94,7 @@ def _entry(fields: dict[int, list[Any]]) -> Entry:
 
 
 def _varint(buffer: bytes, at: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, the least significant first; and the place behind it."""
+    """An integer in groups of seven bits, the least significant first; and the position behind it."""
     value = shift = 0
     while True:
         byte = buffer[at]
@@ -106,7 +106,7 @@ def _varint(buffer: bytes, at: int) -> tuple[int, int]:
 
 
 def _handle(buffer: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """A block's offset and size; and the place behind them."""
+    """A block's offset and size; and the position behind them."""
     offset, at = _varint(buffer, at)
     size, at = _varint(buffer, at)
     return (offset, size), at

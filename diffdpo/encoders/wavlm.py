@@ -1,4 +1,4 @@
-"""WavLM (Chen et al. 2022): frames of 20 ms of 16 kHz audio, heard at every depth of a transformer.
+"""WavLM (Chen et al. 2022): frames of 20 ms of 16 kHz audio, embedded by every layer of a transformer.
 
 The names of modules and weights are those of the published checkpoints.
 """
@@ -22,7 +22,7 @@ WAVLM_SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class WavLMConfig:
-    """Sizes; the defaults are those of WavLM-Base and Base+."""
+    """Sizes of the network; the defaults are those of WavLM-Base and Base+."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *4 * ((512, 3, 2),), *2 * ((512, 2, 2),))
     """(channels, width, stride) of each convolution; the product of the strides is the hop, 320 samples."""
@@ -31,7 +31,7 @@ class WavLMConfig:
     feedforward: int = 3072
     heads: int = 12
     position_width: int = 128
-    """Of the convolution that tells positions, in frames."""
+    """Width, in frames, of the convolution that encodes positions."""
     position_groups: int = 16
     buckets: int = 320
     """Classes of distance between two frames, for both directions together."""
@@ -93,7 +93,7 @@ def conv_layers(text: str) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """What WavLM makes of a batch."""
+    """Output of WavLM for a batch: the frames of every layer, and which frames are valid."""
 
     layers: tuple[Float[Tensor, "batch frame dim"], ...]
     """The input of the first transformer layer, then the output of each."""
@@ -113,7 +113,7 @@ class WavLM(nn.Module):
         self.encoder = Encoder(config)
 
     def forward(self, samples: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"]) -> Frames:
-        """All layers. What lies behind an item's length, in samples, is taken for silence.
+        """The frames of all layers. Samples behind an item's length are taken for silence.
 
         The padding is not quite inaudible: the first normalisation runs over the whole width, as published.
         """

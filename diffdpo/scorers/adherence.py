@@ -1,4 +1,4 @@
-"""Adherence: does a song have the style that was asked for?"""
+"""Adherence: does a song have the style of its prompt?"""
 
 import hashlib
 from collections.abc import Sequence

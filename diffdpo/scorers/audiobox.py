@@ -23,7 +23,7 @@ SILENCE = 0.0
 
 @dataclass(frozen=True)
 class Audiobox:
-    """What listeners would say of a clip, on the scale of 1 to 10 that they were given.
+    """Predicted ratings of listeners, on their scale of 1 to 10.
 
     audiobox.ce  Content Enjoyment: is it a pleasure to hear, is it artful?
     audiobox.cu  Content Usefulness: could one make something with it?
@@ -64,7 +64,7 @@ class Audiobox:
 
     @property
     def weights_hash(self) -> str:
-        """Of the weights and of the configuration, which holds the scale."""
+        """Hash of the weights and of the configuration, which holds the scale."""
         return hashlib.sha256(
             "".join(sha256_of(path) for path in published_files(self.weights)).encode()
         ).hexdigest()

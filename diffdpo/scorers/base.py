@@ -25,7 +25,7 @@ class Scorer(Protocol):
     axes: ClassVar[tuple[str, ...]]
     """Names of the columns, unique over all scorers: 'family.quality'."""
     licenses: ClassVar[tuple[str, ...]]
-    """Of learned weights; recorded beside the scores."""
+    """Licenses of learned weights; recorded beside the scores."""
     judge_only: ClassVar[bool]
     """A judge is held out: mining refuses its axes, so that somebody impartial watches the optimisation."""
     shortest_s: ClassVar[float]
@@ -58,12 +58,15 @@ class PromptScorer(Protocol):
 class FeatureScorer(Protocol):
     """A Scorer that shares resampled sound, spectra and embeddings of a clip with other scorers.
 
-    The engine calls it clip by clip, on one thread, with the clip's features. Its call is the same thing for clips
-    of which nothing has been computed. A large network is better off without: it wants batches, and threads.
+    The engine calls `score_features` clip by clip, several clips at a time in threads of one core each. Calling the
+    scorer itself gives the same values. A large network should not be a FeatureScorer: it wants batches and cores.
     """
 
     def score_features(self, features: ClipFeatures) -> Sequence[float]:
-        """One value an axis; that of a PromptScorer takes the prompt as its second argument."""
+        """One value an axis. A PromptScorer takes the prompt as second argument.
+
+        Several threads call the method at a time.
+        """
         ...
 
 

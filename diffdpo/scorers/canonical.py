@@ -1,4 +1,4 @@
-"""The one form in which every scorer hears a clip: at -14 LUFS. So no score can be won by being louder."""
+"""The canonical form of a clip, which every scorer gets: -14 LUFS, so that no score rises with level."""
 
 import numpy as np
 

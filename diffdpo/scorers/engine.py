@@ -27,8 +27,8 @@ FINITE = {"non_finite_ratio": (0.0, 0.0)}
 BATCH = 16
 """Clips whose canonical forms are in memory at once."""
 
-_warm: set[str] = set()
-"""Scorers that have loaded all they need, see `_warm_up`."""
+_loaded_scorers: set[str] = set()
+"""Scorers whose modules and networks are loaded, see `_warm_up`."""
 
 AxisValues = Mapping[str, tuple[float, ...]]
 """By axis: the one value of a whole clip, or one value a window."""
@@ -53,11 +53,11 @@ class ClipScores:
     gates: Mapping[str, float]
     """Faults of the raw clip as numbers, see `gates`."""
     values: Mapping[str, float]
-    """Of the whole clip, by axis."""
+    """The values of the full clip, by axis."""
     starts: tuple[float, ...] = ()
     """Where the windows begin, in seconds."""
     windows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Of each window, by axis."""
+    """The values of the windows, by axis."""
     undefined_axes: tuple[str, ...] = ()
     """Axes on which the clip as a whole, or one of its windows, has no finite number."""
 
@@ -138,8 +138,8 @@ def compute_scores(
 ) -> list[dict[ScoreKey, AxisValues]]:
     """The values of each clip for its keys, `prompts` by theirs. What is not finite is kept as it is.
 
-    Clips are shared out among the cores, each of which lends one clip to all scorers that share features. The other
-    scorers take all clips at once, with as many threads as they like.
+    Scorers that share features score clip by clip, as many clips at a time as there are workers (`parallel_map`).
+    The other scorers take all clips at once, with all threads of torch.
     """
     if worker_count() > 1:
         _warm_up(scorers)
@@ -166,17 +166,17 @@ def _warm_up(scorers: Mapping[str, Scorer]) -> None:
     So modules are imported and networks loaded in one thread: two threads must not begin either at the same time.
     """
     names = {name: f"{type(scorer).__module__}.{scorer!r}" for name, scorer in scorers.items()}
-    cold = {
+    new_scorers = {
         name: scorer
         for name, scorer in scorers.items()
-        if isinstance(scorer, FeatureScorer) and names[name] not in _warm
+        if isinstance(scorer, FeatureScorer) and names[name] not in _loaded_scorers
     }
-    if cold:
+    if new_scorers:
         samples = np.random.default_rng(0).normal(0, 0.1, (2, 6 * 44_100)).astype(np.float32)
-        keys = score_keys(cold, dict.fromkeys(cold, ""), ["text"])
+        keys = score_keys(new_scorers, dict.fromkeys(new_scorers, ""), ["text"])
         prompts = {"text": Prompt(id="text", text="rock")}
-        _score_clip(Clip(samples=samples, sample_rate=44_100), keys, cold, prompts, None)
-        _warm.update(names[name] for name in cold)
+        _score_clip(Clip(samples=samples, sample_rate=44_100), keys, new_scorers, prompts, None)
+        _loaded_scorers.update(names[name] for name in new_scorers)
 
 
 def _score_clip(

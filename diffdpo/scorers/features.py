@@ -1,4 +1,4 @@
-"""What several scorers compute from a clip, each value once, and small helpers that they share."""
+"""Features of a clip that several scorers need, each computed once, and helpers of scorers."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
@@ -13,15 +13,15 @@ from diffdpo.types import Clip, Prompt
 T = TypeVar("T")
 
 SAMPLE_RATE = 22_050
-"""Enough for pitch, rhythm and form, and librosa's default."""
+"""Sample rate of features, in Hz: enough for pitch, rhythm and form, and librosa's default."""
 EMPTY_PROMPT = Prompt(id="empty")
-"""Of a clip that is scored without a prompt."""
+"""The prompt of a clip that is scored without one."""
 
 
 class ClipFeatures:
-    """A canonical clip, and what scorers compute from it: each value once, whichever scorer needs it first.
+    """A canonical clip with a cache of what scorers compute from it.
 
-    The engine makes one of each clip or window, gives it to all scorers that can share, and drops it.
+    The engine makes one for each clip and each window, and passes it to all scorers that share features.
     """
 
     def __init__(self, clip: Clip) -> None:
@@ -29,7 +29,7 @@ class ClipFeatures:
         self._values: dict[Hashable, Any] = {}
 
     def get(self, compute: Callable[..., T], *args: Hashable) -> T:
-        """`compute(features, *args)`, kept from the first call on. Nobody may write into it."""
+        """The value of `compute(self, *args)`, cached by function and arguments. Callers must not change it."""
         key = (compute, *args)
         if key not in self._values:
             self._values[key] = compute(self, *args)
@@ -53,7 +53,7 @@ def _mono(features: ClipFeatures, sample_rate: int) -> Float[np.ndarray, " sampl
 def magnitudes(
     features: ClipFeatures, n_fft: int, hop: int, at_least_s: float = 1.0
 ) -> Float[np.ndarray, "bin frame"]:
-    """Of the `stft` of `mono` at SAMPLE_RATE."""
+    """Magnitudes of the short-time Fourier transform of the mono sound at SAMPLE_RATE, cached."""
     length = max(len(features.get(_mono, SAMPLE_RATE)), int(at_least_s * SAMPLE_RATE))
     return features.get(_magnitudes, n_fft, hop, length)
 
@@ -95,7 +95,7 @@ def mel_filters(n_fft: int, num: int) -> Float[np.ndarray, "band bin"]:
 def score_each(
     clips: Sequence[Clip], score: Callable[[ClipFeatures], Sequence[float]], num_axes: int
 ) -> Float[np.ndarray, "clip axis"]:
-    """One row a clip, each computed alone: the rest of the batch changes nothing."""
+    """The values of clips, one row a clip; each is computed alone, so no clip changes another's values."""
     rows = [score(ClipFeatures(clip)) for clip in clips]
     return np.array(rows, dtype=np.float64).reshape(len(clips), num_axes)
 
@@ -106,7 +106,7 @@ def score_each_with_prompt(
     score: Callable[[ClipFeatures, Prompt], Sequence[float]],
     num_axes: int = 1,
 ) -> Float[np.ndarray, "clip axis"]:
-    """One row a clip, each scored for its own prompt; without prompts, for an empty one."""
+    """The values of clips, one row a clip, each for its own prompt; without prompts, for an empty one."""
     per_clip = [EMPTY_PROMPT] * len(clips) if prompts is None else prompts
     rows = [score(ClipFeatures(clip), prompt) for clip, prompt in zip(clips, per_clip, strict=True)]
     return np.array(rows, dtype=np.float64).reshape(len(clips), num_axes)
@@ -130,7 +130,7 @@ def clip_run_ratio(samples: Float[np.ndarray, "channel sample"], shortest: int =
 
 
 def _in_runs(samples: Float[np.ndarray, " sample"], shortest: int) -> int:
-    """How many samples of a channel are members of such runs, all of one sign."""
+    """Number of samples of a channel in runs of at least `shortest` samples at its peak, of one sign each."""
     size = np.abs(samples)
     places = np.flatnonzero((size >= 0.999 * size.max()) & (size > 0))
     ends = (np.diff(places) > 1) | (np.diff(np.signbit(samples[places])))

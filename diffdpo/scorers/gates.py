@@ -30,14 +30,14 @@ SILENCE_DB = -60.0
 """A frame of 50 ms below this level, in dB of full scale, is silent."""
 
 
-BLOCK, REACH = 64, 8
+BLOCK, FILTER_HALF_WIDTH = 64, 8
 """Samples that are oversampled together, and samples on either side that the filter needs."""
 FILTER_GAIN = 1.9
 """Oversampling raises no peak by more than this: no phase of its filter has absolute taps that add up to more."""
 
 
 def gates(clip: Clip) -> dict[str, float]:
-    """What is wrong with a clip, as numbers that are finite whatever the clip holds.
+    """Faults of a clip, as numbers that are finite whatever the clip holds.
 
     seconds             length
     non_finite_ratio    share of samples that are NaN or infinite; the other gates take them for 0
@@ -91,15 +91,16 @@ def _silence_ratio(samples: Float[np.ndarray, "channel sample"], rate: int, thre
 
 
 def _true_peak_db(samples: Float[np.ndarray, "channel sample"]) -> float:
-    """The highest value of the wave that the samples describe.
+    """The highest absolute value of the wave that the samples describe, in dB.
 
-    Only blocks that are loud enough to hold it are oversampled: the filter gains FILTER_GAIN at most.
+    Only blocks that are loud enough to hold that value are oversampled: the filter gains FILTER_GAIN at most.
     """
     peak, length = float(np.abs(samples).max()), samples.shape[1]
     width = min(BLOCK, length)
-    padded_samples = np.pad(samples, ((0, 0), (REACH, REACH)))
-    views = np.lib.stride_tricks.sliding_window_view(padded_samples, width + 2 * REACH, axis=1)
+    margin = FILTER_HALF_WIDTH
+    padded_samples = np.pad(samples, ((0, 0), (margin, margin)))
+    views = np.lib.stride_tricks.sliding_window_view(padded_samples, width + 2 * margin, axis=1)
     blocks = views[:, np.minimum(np.arange(0, length, width), length - width)]
     loud = blocks[np.abs(blocks).max(2) * FILTER_GAIN >= peak]
-    fine_samples = audio.resample(Clip(samples=loud, sample_rate=1), 4).samples[:, 4 * REACH : -4 * REACH]
+    fine_samples = audio.resample(Clip(samples=loud, sample_rate=1), 4).samples[:, 4 * margin : -4 * margin]
     return _db(max(float(np.abs(fine_samples).max()), peak))

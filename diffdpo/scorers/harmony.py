@@ -84,12 +84,12 @@ class Peaks:
 
     frame: Int[np.ndarray, " peak"]
     semitone: Float[np.ndarray, " peak"]
-    """From A440."""
+    """Pitch in semitones from A440."""
     magnitude: Float[np.ndarray, " peak"]
 
 
 def spectral_peaks(frames: Float[np.ndarray, "frame bin"]) -> Peaks:
-    """Those between 80 and 2,000 Hz that are loud enough, refined by a parabola through the log magnitudes."""
+    """Loud peaks between 80 and 2,000 Hz, each refined by a parabola through the log magnitudes."""
     left, center, right = frames[:, :-2], frames[:, 1:-1], frames[:, 2:]
     above_floor = center > LOUD * frames.max(1, keepdims=True)
     places, bins = np.nonzero((center > left) & (center >= right) & above_floor & (center > 0))
@@ -107,7 +107,7 @@ def spectral_peaks(frames: Float[np.ndarray, "frame bin"]) -> Peaks:
 def semitone_grid(peaks: Peaks) -> complex:
     """Mean of exp(2πi · semitones from A440) over all peaks, weighted by magnitude.
 
-    Its angle is the tuning, its length says how steady that is.
+    The angle is the tuning, the length its steadiness.
     """
     if not peaks.magnitude.any():
         return 0j
@@ -116,7 +116,7 @@ def semitone_grid(peaks: Peaks) -> complex:
 
 
 def _scale() -> tuple[Float[np.ndarray, " place"], Float[np.ndarray, " place"]]:
-    """Every quarter-tone of an octave, and its consonance: 1 at both ends, 0 on average over all intervals."""
+    """Intervals of an octave in quarter-tones, and their consonance: 1 at both ends, 0 on average."""
     places = np.arange(0, 12.25, 0.5)
     ratings = np.where(places % 1 == 0, np.array(CONSONANCE_RANKS)[places.astype(int)], QUARTER_TONE)
     mean = np.trapezoid(ratings, places) / 12
@@ -149,7 +149,7 @@ def consonance(peaks: Peaks) -> float:
 
 @lru_cache(maxsize=256)
 def _pairs(count: int) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """All pairs of `count` places."""
+    """Indices (i, j), i < j, of all pairs of `count` elements."""
     return np.triu_indices(count, 1)
 
 

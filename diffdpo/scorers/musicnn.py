@@ -1,4 +1,4 @@
-"""Typicality under musicnn: a judge that no pair was ever mined with."""
+"""Typicality of a song under musicnn, a judge: held out of mining."""
 
 import hashlib
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
     samples = mono(features, musicnn.MUSICNN_SAMPLE_RATE)
     if not samples.any():
         return np.zeros((0, musicnn.EMBEDDING))
-    patches = musicnn.pretrained_musicnn().listen(torch.from_numpy(samples)).embedding
+    patches = musicnn.pretrained_musicnn().embed(torch.from_numpy(samples)).embedding
     return pool_patches(patches.double().numpy())
 
 

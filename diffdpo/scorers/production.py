@@ -88,9 +88,9 @@ def crest_factor(clip: Clip) -> float:
 
 
 def spectra(clip: Clip) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
-    """Mean power spectrum, and that of the stationary noise under the music.
+    """Mean power spectrum of a clip, and the spectrum of the stationary noise under the music.
 
-    The noise is what is there even in the quietest tenth of the frames (minimum statistics: Martin 2001) and
+    The noise is the power that remains in the quietest tenth of the frames (minimum statistics: Martin 2001) and
     is not a peak among its neighbours. For white noise the 10th percentile of the power is 0.105 of its
     mean.
     """
@@ -119,7 +119,7 @@ def share_db(part: Float[np.ndarray, " bin"], spectrum: Float[np.ndarray, " all_
 
 
 def correlation(clip: Clip) -> float:
-    """Of left and right: 1 for mono, 0 for unrelated channels, -1 for opposite phase."""
+    """Correlation of left and right: 1 for mono, 0 for unrelated channels, -1 for opposite phase."""
     if clip.samples.shape[0] == 1:
         return 1.0
     left, right = clip.samples.astype(np.float64)

@@ -81,7 +81,7 @@ def onset_strength(features: ClipFeatures) -> Float[np.ndarray, " frame"]:
 
 
 def autocorrelation(onsets: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " lag"]:
-    """Of the deviation from the mean; 1 at lag 0, corrected for the shrinking overlap."""
+    """Autocorrelation of the deviation from the mean; 1 at lag 0, corrected for the shrinking overlap."""
     num = len(onsets)
     spectrum = np.fft.rfft(onsets - onsets.mean(), 2 * num)
     raw = np.fft.irfft(np.abs(spectrum) ** 2)[:num]
@@ -103,7 +103,7 @@ def tempo_deviation(onsets: Float[np.ndarray, " frame"], period: int) -> float:
 
 
 def parabolic_peak(values: Float[np.ndarray, " lag"], top: int) -> float:
-    """The place of a maximum between the lags, from a parabola through it and its neighbours."""
+    """The position of a maximum between lags, from a parabola through the top and its neighbours."""
     left, middle, right = values[top - 1 : top + 2]
     curve = left - 2 * middle + right
     return top + (float(np.clip((left - right) / (2 * curve), -0.5, 0.5)) if curve < 0 else 0.0)

@@ -26,7 +26,7 @@ HEAD_FILE = "ckpt/model.safetensors"
 
 @dataclass(frozen=True)
 class SongEval:
-    """How human annotators would rate a song, from 1 to 5.
+    """Predicted ratings of human annotators, from 1 to 5.
 
     songeval.coherence    Overall coherence.
     songeval.musicality   Overall musicality.
@@ -63,7 +63,7 @@ class SongEval:
     accept_noncommercial: bool = field(default=False, repr=False)
     """Both are for non-commercial use only: say that this is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of MuQ's convolutions, most of the work. The rest is fp32 always."""
+    """Precision of MuQ's convolutions, most of the work. The rest is fp32 always."""
     batch: int = field(default=1, repr=False)
     """Songs in one forward pass. More fill a GPU; a score does not depend on it."""
 
@@ -88,7 +88,7 @@ class SongEval:
         return scores
 
     def _files(self) -> tuple[Path, Path]:
-        """DataError unless both are there and their licences accepted."""
+        """Files of encoder and head. DataError for a missing file and for a license that is not accepted."""
         from diffdpo.encoders import muq
 
         consent = self.accept_noncommercial

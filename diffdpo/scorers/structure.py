@@ -28,7 +28,7 @@ NEAREST_RETURN_S, FARTHEST_RETURN_S = 1.5, 60.0
 
 @dataclass(frozen=True)
 class Structure:
-    """Form: the geometric mean of variety and recurrence, each wanted in a middle range.
+    """Form: the geometric mean of variety and recurrence, each highest in a middle range.
 
     variety      mean distance between excerpts of 2 s, as a share of that between single moments: is there
                  change beyond the ripple of the surface? A loop of up to 2 s has none, a drone and noise
@@ -98,7 +98,7 @@ def chroma_filters() -> Float[np.ndarray, "pitch_class bin"]:
 def moving_means(
     frames: Float[np.ndarray, "frame feature"], seconds: float, hop_s: float
 ) -> Float[np.ndarray, "excerpt feature"]:
-    """Moving means over `seconds`."""
+    """Means over `seconds` of frames, one every `hop_s`."""
     width, hop = (max(1, round(s * FRAME_RATE)) for s in (seconds, hop_s))
     return np.lib.stride_tricks.sliding_window_view(frames, width, axis=0)[::hop].mean(-1)
 

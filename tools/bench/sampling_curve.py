@@ -149,7 +149,7 @@ def measure_clips(clips: list[audio.Clip]) -> dict[str, np.ndarray]:
         for clip in canonical_clips
     ]
     return {
-        "embeddings": np.stack([listener.listen(wave).embedding.numpy() for wave in waves]),
+        "embeddings": np.stack([listener.embed(wave).embedding.numpy() for wave in waves]),
         "typicality": judge(canonical_clips)[:, 0],
         "pulse": Rhythm()(canonical_clips)[:, 0],
     }

@@ -171,7 +171,7 @@ def describe(clips: Clips, listener: musicnn.Musicnn) -> dict[str, np.ndarray]:
 def patch_embeddings(clip: Clip, listener: musicnn.Musicnn) -> np.ndarray:
     """The musicnn embedding of each three-second patch of a clip: [patch, dim]."""
     wave = audio.resample(clip, musicnn.MUSICNN_SAMPLE_RATE).samples.mean(0)
-    return listener.listen(torch.from_numpy(wave)).embedding.double().numpy()
+    return listener.embed(torch.from_numpy(wave)).embedding.double().numpy()
 
 
 def describe_sets(

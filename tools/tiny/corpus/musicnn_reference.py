@@ -57,7 +57,7 @@ def excerpt_embeddings(
     for start_s in np.linspace(0, last, num + 2)[1:-1] if last > 0 else [0.0]:
         samples = mono(ClipFeatures(song_excerpt(files, float(start_s))), musicnn.MUSICNN_SAMPLE_RATE)
         if samples.any():
-            patches = network.listen(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
+            patches = network.embed(torch.from_numpy(samples)).embedding[:WINDOW_PATCHES]
             embeddings.append(pool_patches(patches.double().numpy()))
     return np.concatenate(embeddings) if embeddings else np.zeros((0, 200))
 
