@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from diffdpo.threads import MOST_WORKERS, parallel_map, single_thread, worker_count
+from diffdpo.threads import MAX_WORKERS, parallel_map, single_thread, worker_count
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_an_error_is_raised_and_the_number_of_threads_restored(threads):
 def test_many_cores_are_not_all_taken():
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(MOST_WORKERS + 5)
-        assert worker_count() == MOST_WORKERS
+        torch.set_num_threads(MAX_WORKERS + 5)
+        assert worker_count() == MAX_WORKERS
     finally:
         torch.set_num_threads(before)

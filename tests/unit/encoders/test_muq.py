@@ -47,18 +47,18 @@ def file(tmp_path):
 @pytest.mark.parametrize("lengths", [(24_000, 31_357, 5_041), (9_600, 9_840, 10_080, 10_320)])
 def test_a_clip_hears_nothing_of_its_batch(lengths):
     listener, waves = network(), [noise(n, seed) for seed, n in enumerate(lengths)]
-    together, valid = listener.listen(waves)
+    together, valid = listener.embed(waves)
     for i, wave in enumerate(waves):
-        alone, all_valid = listener.listen([wave])
+        alone, all_valid = listener.embed([wave])
         assert all_valid is None
         assert valid[i].sum() == alone.shape[1] == -(-(len(wave) // 240) // 4)
         assert torch.allclose(together[i, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
 
 
 def test_clips_of_one_length_need_no_mask():
-    both, valid = network().listen([noise(9_600), noise(9_600, 1)])
+    both, valid = network().embed([noise(9_600), noise(9_600, 1)])
     assert valid is None
-    assert torch.allclose(both[1], network().listen([noise(9_600, 1)])[0][0], atol=1e-5, rtol=0)
+    assert torch.allclose(both[1], network().embed([noise(9_600, 1)])[0][0], atol=1e-5, rtol=0)
 
 
 def test_whatever_stands_behind_the_end_is_not_heard():
@@ -170,7 +170,7 @@ def test_states_are_counted_from_the_convolutions_and_the_last_is_normalised_onc
 def test_convolutions_may_be_rounded_and_nothing_else(file):
     waves = [noise(9_600)]
     rounded, exact = (
-        muq.load_muq(file, 1, dtype).listen(waves)[0] for dtype in (torch.bfloat16, torch.float32)
+        muq.load_muq(file, 1, dtype).embed(waves)[0] for dtype in (torch.bfloat16, torch.float32)
     )
     assert rounded.dtype == torch.float32
     assert 1e-5 < (rounded - exact).abs().max() < 0.2

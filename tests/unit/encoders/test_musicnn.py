@@ -50,7 +50,7 @@ def heard(network: musicnn.Musicnn, samples: np.ndarray) -> dict[str, float]:
 
 
 def test_impressions_are_finite_and_tags_are_probabilities(network, song):
-    found = network.listen(song)
+    found = network.embed(song)
     assert found.tags.shape == (3, 50)
     assert found.embedding.shape == (3, 200)
     assert found.embedding.isfinite().all()
@@ -77,7 +77,7 @@ def test_a_filter_bank_is_the_maximum_over_bands_of_its_normalised_maps():
 
 def test_every_patch_has_its_own_embedding(network, song):
     """The original repeats the first."""
-    first, second, third = network.listen(song).embedding
+    first, second, third = network.embed(song).embedding
     assert not torch.allclose(first, second, atol=0.1)
     assert not torch.allclose(second, third, atol=0.1)
 
@@ -87,15 +87,15 @@ def test_a_patch_is_heard_alike_alone_and_among_others(network, song):
     with torch.no_grad():
         together, alone = network(patches), network(patches[1:2])
     assert torch.allclose(together.embedding[1:2], alone.embedding, atol=1e-4)
-    repeated = network.listen(song.repeat(3))  # more than one chunk
+    repeated = network.embed(song.repeat(3))  # more than one chunk
     assert torch.allclose(repeated.embedding[:3], together.embedding, atol=1e-4)
 
 
 def test_a_clip_is_described_by_the_mean_over_its_patches(network, song):
     both = network.describe([song, song[: 4 * RATE]])
     assert both.tags.shape == (2, 50)
-    assert torch.allclose(both.embedding[0], network.listen(song).embedding.mean(0))
-    assert torch.allclose(both.embedding[1], network.listen(song[: 4 * RATE]).embedding[0])
+    assert torch.allclose(both.embedding[0], network.embed(song).embedding.mean(0))
+    assert torch.allclose(both.embedding[1], network.embed(song[: 4 * RATE]).embedding[0])
 
 
 def test_the_spectrogram_is_librosas(network, song):

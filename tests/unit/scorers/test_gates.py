@@ -8,7 +8,7 @@ import torch
 from torchaudio.functional import resample
 
 from diffdpo.errors import ConfigError
-from diffdpo.scorers.gates import FILTER_GAIN, LIMITS, REACH, failures, gates, passes
+from diffdpo.scorers.gates import FILTER_GAIN, FILTER_HALF_WIDTH, LIMITS, failures, gates, passes
 from diffdpo.types import Clip
 
 RATE = 16_000
@@ -70,7 +70,7 @@ def test_no_wave_gains_more_by_oversampling_than_its_filter_allows():
     impulse[0, 32] = 1.0
     taps = resample(impulse, 1, 4).reshape(-1, 4)
     assert taps.abs().sum(0).max() < FILTER_GAIN
-    assert taps.abs().sum(1).nonzero().sub(32).abs().max() <= REACH
+    assert taps.abs().sum(1).nonzero().sub(32).abs().max() <= FILTER_HALF_WIDTH
 
 
 def test_offset_and_bad_numbers():
