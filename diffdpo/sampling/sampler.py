@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.errors import DataError
-from diffdpo.models.base import SongModel
+from diffdpo.models.base import SongModel, compile_blocks
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise
@@ -138,7 +137,7 @@ def conditioned_velocity(
     `network` is the model's own unless another is given.
     """
     if cfg.compile:
-        compile_blocks(model.network)
+        compile_blocks(model.network, "sampling.compile")
     device = next(model.network.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
         conditions = prepare_conditions(model, conditions)
@@ -224,13 +223,3 @@ def batch_requests(requests: Sequence[Request], size: int) -> list[list[Request]
     """Requests in batches of similar length, so that little is padded; the order of equals stays."""
     sorted_requests = sorted(requests, key=lambda request: request.row.frames)
     return [sorted_requests[first : first + size] for first in range(0, len(sorted_requests), size)]
-
-
-def compile_blocks(network: Any) -> None:
-    """Compile the blocks that a network repeats, by diffusers' convention; each once."""
-    block_names = getattr(network, "_repeated_blocks", None)
-    if not block_names:
-        raise DataError("sampling.compile: this model's network does not name its repeated blocks")
-    for block in [module for module in network.modules() if type(module).__name__ in block_names]:
-        if getattr(block, "_compiled_call_impl", None) is None:
-            block.compile(dynamic=True)

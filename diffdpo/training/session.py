@@ -10,7 +10,7 @@ from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import save_adapter
-from diffdpo.models.base import Inpaints, SongModel, require
+from diffdpo.models.base import Inpaints, SongModel, compile_blocks, require
 from diffdpo.models.checkpoints import save_network
 from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
@@ -24,7 +24,6 @@ from diffdpo.training.setup import (
     build_cache,
     build_ema,
     build_optimizer,
-    compile_repeated_blocks,
     trainable,
 )
 from diffdpo.training.step import CONTEXT
@@ -93,7 +92,7 @@ def prepare_training(
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
-        compile_repeated_blocks(network)
+        compile_blocks(network, "train.compile")
     network.train()
     optimizer = build_optimizer(network, cfg, accelerator.device)
     parameters = audit_parameters(

@@ -43,15 +43,6 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
             )
 
 
-def compile_repeated_blocks(network: Any) -> None:
-    """Compile the blocks that repeat, each in its place: names of parameters and checkpoints stay."""
-    if not getattr(network, "_repeated_blocks", None):
-        raise ConfigError(
-            f"train.compile: {type(network).__name__} names no _repeated_blocks; set it to false"
-        )
-    network.compile_repeated_blocks()
-
-
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 

@@ -10,14 +10,14 @@ from support.rows import song_row
 from diffdpo.data.prompts import negative_prompt
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models import MODELS
-from diffdpo.models.base import Prepares, SongModel, supports
+from diffdpo.models.base import Prepares, SongModel, compile_blocks, supports
 from diffdpo.randomness import draw_noise
 from diffdpo.registry import Choice
 from diffdpo.sampling import velocity
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
-from diffdpo.sampling.sampler import batch_requests, compile_blocks, generate, planned_nfe, sample_batch
+from diffdpo.sampling.sampler import batch_requests, generate, planned_nfe, sample_batch
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 from diffdpo.types import Prompt
@@ -283,8 +283,10 @@ def test_passes_cut_to_the_cache_give_the_same_songs(model, monkeypatch):
 
 
 def test_a_network_that_does_not_name_its_blocks_cannot_be_compiled():
-    with pytest.raises(DataError, match=r"sampling\.compile"):
-        compile_blocks(torch.nn.Linear(2, 2))
+    with pytest.raises(
+        ConfigError, match=r"sampling\.compile: Linear names no _repeated_blocks; set it to false"
+    ):
+        compile_blocks(torch.nn.Linear(2, 2), "sampling.compile")
 
 
 @pytest.mark.slow
