@@ -194,7 +194,7 @@ def train(
     """
     from diffdpo.data.datasets.memory import PairsInMemory
     from diffdpo.parts import build_objective
-    from diffdpo.training.config import LoraConfig, TrainConfig, export_folder
+    from diffdpo.training.config import LoraConfig, TrainConfig
     from diffdpo.training.session import optimize
 
     lora = settings.get("lora")
@@ -213,5 +213,4 @@ def train(
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
     )
-    optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
-    return export_folder(Path(out), cfg.steps)
+    return optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
