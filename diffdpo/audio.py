@@ -149,13 +149,13 @@ class Meter:
         k_weighted_samples, self.state = sosfilt(self.filters, samples.astype(np.float64), zi=self.state)
         energy = (k_weighted_samples**2).sum(0)
         while energy.size:
-            left = self._end_of_quarter(len(self.energies)) - self.samples
-            self.open += float(energy[:left].sum())
-            self.samples += min(left, energy.size)
-            if left <= energy.size:
+            n_samples = self._end_of_quarter(len(self.energies)) - self.samples
+            self.open += float(energy[:n_samples].sum())
+            self.samples += min(n_samples, energy.size)
+            if n_samples <= energy.size:
                 self.energies.append(self.open)
                 self.open = 0.0
-            energy = energy[left:]
+            energy = energy[n_samples:]
 
     def _end_of_quarter(self, number: int) -> int:
         return int(0.1 * (number + 1) * self.rate + 1e-6)

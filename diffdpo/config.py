@@ -31,10 +31,8 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     for word in words:
         if "=" not in word:
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
-    naming = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
-    for word in sorted(
-        words, key=lambda word: word.partition("=")[0] not in naming
-    ):  # parts before their arguments
+    part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
+    for word in sorted(words, key=lambda word: word.partition("=")[0] not in part_keys):  # then arguments
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
     cfg: Any = OmegaConf.structured(schema)
     named_keys: set[str] = set()

@@ -53,8 +53,8 @@ def all_presets() -> Iterator[Preset]:
         if group in LAUNCHERS:
             yield Preset(f"{group}/{path.stem}", group, path)
             continue
-        verb, _, rest = path.stem.partition("_")
-        yield Preset(f"{group}/{rest or verb}", verb, path)
+        verb, _, suffix = path.stem.partition("_")
+        yield Preset(f"{group}/{suffix or verb}", verb, path)
 
 
 def find_preset(verb: str, name: str) -> Path:

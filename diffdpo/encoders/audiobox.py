@@ -174,13 +174,13 @@ def build_audiobox(
     heads = published_heads(published, encoder.layers)
     with torch.device("meta"):
         network = AudioboxNetwork(encoder, heads)
-    ours = {name: tensor.float() for name, tensor in state.items() if name != "wavlm_model.mask_emb"}
-    needs, holds = shapes(network.state_dict()), shapes(ours)
+    network_state = {name: tensor.float() for name, tensor in state.items() if name != "wavlm_model.mask_emb"}
+    needs, holds = shapes(network.state_dict()), shapes(network_state)
     differ = sorted(name for name in needs.keys() | holds.keys() if needs.get(name) != holds.get(name))
     if differ:
         first = f"{differ[0]} is {holds.get(differ[0], 'missing')}, not {needs.get(differ[0], 'expected')}"
         raise CheckpointError(f"{location}: not weights of Audiobox: {len(differ)} tensors differ; {first}")
-    network.load_state_dict(ours, assign=True)
+    network.load_state_dict(network_state, assign=True)
     return network.eval().requires_grad_(False)
 
 

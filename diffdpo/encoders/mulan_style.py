@@ -140,14 +140,14 @@ class Towers:
 
 def towers(weights: Path, config: Path) -> Towers:
     """Both towers from files. DataError for weights of another network, or with another text encoder."""
-    published = read_json(config) if config.is_file() else {}
-    name = published.get("text_model", {}).get("name", "xlm-roberta-base")
+    config_values = read_json(config) if config.is_file() else {}
+    name = config_values.get("text_model", {}).get("name", "xlm-roberta-base")
     if "xlm-roberta" not in name:
         raise DataError(f"{config}: a MuQ-MuLan on {name}; only those on xlm-roberta are known here")
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
     state = {name.removeprefix(MULAN_PREFIX): tensor for name, tensor in tensors.items()}
     mulan.check_names(state, str(weights))
-    return Towers(state, str(weights), published.get("audio_model", {}).get("use_layer_idx", -1))
+    return Towers(state, str(weights), config_values.get("audio_model", {}).get("use_layer_idx", -1))
 
 
 @cache

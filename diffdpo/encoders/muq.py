@@ -236,9 +236,13 @@ def load_muq(path: Path, blocks: int | None = None, convolutions: torch.dtype = 
     """The published network from model.safetensors, frozen; only the blocks that are wanted are read."""
     try:
         with safe_open(path, "pt") as file:
-            published = {name.removeprefix(MUQ_PREFIX): name for name in file.keys()}  # noqa: SIM118 - not a dict
+            published_keys = {name.removeprefix(MUQ_PREFIX): name for name in file.keys()}  # noqa: SIM118 - not a dict
             return build(
-                published, lambda name: file.get_tensor(published[name]), str(path), blocks, convolutions
+                published_keys,
+                lambda name: file.get_tensor(published_keys[name]),
+                str(path),
+                blocks,
+                convolutions,
             )
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as safetensors: {error}") from error

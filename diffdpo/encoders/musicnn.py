@@ -193,20 +193,20 @@ def convert_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         "dense_norm",
     ]
     state = {}
-    for i, ours in enumerate(norms):
+    for i, target in enumerate(norms):
         for key, name in zip(
             ("weight", "bias", "running_mean", "running_var"),
             ("gamma", "beta", "moving_mean", "moving_variance"),
             strict=True,
         ):
-            state[f"{ours}.{key}"] = tensors[f"{_layer_name('batch_normalization', i)}/{name}"]
-    for i, ours in enumerate([*(f"{b}.conv" for b in banks), *(f"{m}.0" for m in middle)]):
+            state[f"{target}.{key}"] = tensors[f"{_layer_name('batch_normalization', i)}/{name}"]
+    for i, target in enumerate([*(f"{b}.conv" for b in banks), *(f"{m}.0" for m in middle)]):
         kernel = tensors[f"{_layer_name('conv2d', i)}/kernel"].transpose(3, 2, 0, 1)
-        state[f"{ours}.weight"] = kernel if i < len(banks) else kernel[:, 0].swapaxes(1, 2)
-        state[f"{ours}.bias"] = tensors[f"{_layer_name('conv2d', i)}/bias"]
-    for i, ours in enumerate(["dense", "output"]):
-        state[f"{ours}.weight"] = tensors[f"{_layer_name('dense', i)}/kernel"].T
-        state[f"{ours}.bias"] = tensors[f"{_layer_name('dense', i)}/bias"]
+        state[f"{target}.weight"] = kernel if i < len(banks) else kernel[:, 0].swapaxes(1, 2)
+        state[f"{target}.bias"] = tensors[f"{_layer_name('conv2d', i)}/bias"]
+    for i, target in enumerate(["dense", "output"]):
+        state[f"{target}.weight"] = tensors[f"{_layer_name('dense', i)}/kernel"].T
+        state[f"{target}.bias"] = tensors[f"{_layer_name('dense', i)}/bias"]
     return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
 

@@ -117,8 +117,8 @@ def explain_unsingable(words: str) -> str:
     if STRUCTURE.fullmatch(words):
         return f"{words} is a structure tag, and DiffRhythm knows none; not sung"
     if letters := unreadable_letters(words):
-        rest = "the rest is sung" if language_runs(words) else "not sung"
-        return f"letters neither Latin nor Chinese cannot be read: {letters!r}; {rest}"
+        outcome = "the rest is sung" if language_runs(words) else "not sung"
+        return f"letters neither Latin nor Chinese cannot be read: {letters!r}; {outcome}"
     if not language_runs(words):
         return f"nothing to sing: {words!r}"
     return "" if any(char.isalpha() for char in words) else f"only a number, read out: {words!r}"

@@ -190,12 +190,12 @@ def cardinal(number: int, joint: str = " ") -> str:
         tens, units = divmod(number, 10)
         return TENS[tens] + (f"-{SMALL_NUMBERS[units]}" if units else "")
     if number < 1000:
-        hundreds, rest = divmod(number, 100)
-        return f"{SMALL_NUMBERS[hundreds]} hundred" + (joint + cardinal(rest) if rest else "")
+        hundreds, remainder = divmod(number, 100)
+        return f"{SMALL_NUMBERS[hundreds]} hundred" + (joint + cardinal(remainder) if remainder else "")
     scale = (len(str(number)) - 1) // 3
-    high, rest = divmod(number, 1000**scale)
-    comma = joint if rest < 100 else ", "
-    return cardinal(high, joint) + SCALES[scale] + (comma + cardinal(rest, joint) if rest else "")
+    high, remainder = divmod(number, 1000**scale)
+    comma = joint if remainder < 100 else ", "
+    return cardinal(high, joint) + SCALES[scale] + (comma + cardinal(remainder, joint) if remainder else "")
 
 
 def ordinal(number: int) -> str:

@@ -156,10 +156,10 @@ def fill_beats(slots: Sequence[Slot], beats: int) -> list[int]:
         s.lengths[lower] + math.floor(share * (s.lengths[lower + 1] - s.lengths[lower]) + 1e-9) for s in slots
     ]
     pauses = [i for i, slot in enumerate(slots) if slot.kind != "line"]
-    extra, rest = divmod(beats - sum(lengths), len(pauses))
+    extra, remainder = divmod(beats - sum(lengths), len(pauses))
     for i in pauses:
         lengths[i] += extra
-    lengths[-1] += rest
+    lengths[-1] += remainder
     return lengths
 
 
@@ -239,8 +239,8 @@ def to_lrc(song: LyricsPlan) -> str:
 
 def _clock(seconds: float) -> str:
     hundredths = math.floor(seconds * 100 + 1e-6)
-    minutes, rest = divmod(hundredths, 6000)
-    return f"{minutes:02d}:{rest // 100:02d}.{rest % 100:02d}"
+    minutes, remainder = divmod(hundredths, 6000)
+    return f"{minutes:02d}:{remainder // 100:02d}.{remainder % 100:02d}"
 
 
 SILENT_VOWELS = (

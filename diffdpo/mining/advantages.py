@@ -34,6 +34,6 @@ def advantages(
             merits = (weight * prompt.z).tolist()
             sums |= zip(prompt.sample_ids, map(math.fsum, merits), strict=True)
     spread = math.sqrt(math.fsum(a**2 for a in sums.values()) / max(1, len(sums)))
-    rounding = 1e-9 * math.fsum(weight)  # where axes cancel each other exactly
-    scale = spread if rescale and spread > rounding else 1.0
+    tolerance = 1e-9 * math.fsum(weight)  # where axes cancel each other exactly
+    scale = spread if rescale and spread > tolerance else 1.0
     return {name: value / scale for name, value in sums.items()}

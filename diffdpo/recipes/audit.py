@@ -142,22 +142,22 @@ def perturbation_table(
     rows = [["perturbation", *axes]]
     rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
     rows.append(["*unperturbed: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
-    exceptions, quiet, claims, rest = [], 0, 0, 0
+    exceptions, quiet, claims, other_changes = [], 0, 0, 0
     for name, values in matrices.items():
         change = (values - original).mean(0) / spread
         perturbation = PERTURBATIONS.get(name) or Perturbation(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
         cells = []
         for axis, value in zip(axes, change.tolist(), strict=True):
             is_claim = perturbation.lowers(axis)
-            claims, rest = claims + is_claim, rest + (not is_claim)
+            claims, other_changes = claims + is_claim, other_changes + (not is_claim)
             exceptions += [f"{axis} under {name}"] * (is_claim and value >= 0)
             quiet += not is_claim and abs(value) < 0.5
             cells.append(f"**{value:+.2f}**" if is_claim else f"{value:+.2f}")
         rows.append([name, *cells])
     note = f"; not so: {', '.join(exceptions)}" if exceptions else ""
     return (
-        f"{markdown(rows)}\n\n{claims - len(exceptions)} of {claims} claimed axes fall{note}. Of the other {rest} "
-        f"cells {quiet} move by less than half a standard deviation."
+        f"{markdown(rows)}\n\n{claims - len(exceptions)} of {claims} claimed axes fall{note}. "
+        f"Of the other {other_changes} cells {quiet} move by less than half a standard deviation."
     )
 
 

@@ -40,12 +40,12 @@ class Conversion:
 
 def convert(settings: Conversion) -> None:
     """Write the target, complete or not at all. UserError says why nothing was written."""
-    published = settings.target.suffix in FILES
+    is_published = settings.target.suffix in FILES
     adapters = parse_adapters(settings.adapter)
-    check_target(settings, adapters, settings.target.parent if published else settings.target)
+    check_target(settings, adapters, settings.target.parent if is_published else settings.target)
     checkpoint = read_network(settings.source, release=settings.release, ema=settings.ema)
     network = checkpoint.build()
-    if published and network.config.num_attention_heads != N_HEADS:
+    if is_published and network.config.num_attention_heads != N_HEADS:
         raise ConfigError(
             f"{settings.source}: has {network.config.num_attention_heads} attention heads; the published code "
             f"always builds {N_HEADS}, so no published file can hold it"
@@ -58,14 +58,14 @@ def convert(settings: Conversion) -> None:
     partial_path = settings.target.with_name(f".{settings.target.stem}.partial{settings.target.suffix}")
     clear(partial_path)
     try:
-        if published:
+        if is_published:
             settings.target.parent.mkdir(parents=True, exist_ok=True)
             save_published(state, partial_path)
         else:
             save_network(network, state, partial_path)
         if settings.keep_adapter:
             tensors, config = read_adapter(adapters[0][0])
-            prefix, folder = (NETWORK_PREFIX, settings.target.parent) if published else ("", partial_path)
+            prefix, folder = (NETWORK_PREFIX, settings.target.parent) if is_published else ("", partial_path)
             write_adapter({prefix + name: tensor for name, tensor in tensors.items()}, config, folder)
         partial_path.rename(settings.target)
     finally:

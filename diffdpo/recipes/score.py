@@ -89,12 +89,14 @@ def run(cfg: ScoreRun) -> Path:
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     if grid and dist.main:
         _report_windowless(scorers, grid)
-    cached = _cached(out, grid)
+    cached_keys = _cached(out, grid)
     work = [
         (audio_file, keys)
         for audio_file in audio_files
         if (
-            keys := _missing_keys(score_keys(scorers, versions, audio_file.prompts, grid), audio_file, cached)
+            keys := _missing_keys(
+                score_keys(scorers, versions, audio_file.prompts, grid), audio_file, cached_keys
+            )
         )
     ]
     part = dist.shard(work)
@@ -162,9 +164,9 @@ def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:
 
 
 def _missing_keys(
-    keys: Sequence[ScoreKey], audio_file: AudioFile, cached: set[tuple[str, ...]]
+    keys: Sequence[ScoreKey], audio_file: AudioFile, cached_keys: set[tuple[str, ...]]
 ) -> list[ScoreKey]:
-    return [key for key in keys if (audio_file.sha256, VERSION, *key) not in cached]
+    return [key for key in keys if (audio_file.sha256, VERSION, *key) not in cached_keys]
 
 
 def _report_windowless(scorers: Mapping[str, Scorer], grid: Grid) -> None:

@@ -66,14 +66,15 @@ class EmbeddingGaussian:
     mean: Float[np.ndarray, " dim"]
     axes: Float[np.ndarray, "rank dim"]
     variances: Float[np.ndarray, " rank"]
-    rest: float
+    residual_variance: float
 
     def distance(self, embeddings: Float[np.ndarray, "window dim"]) -> Float[np.ndarray, " window"]:
         """Root mean square z-score over all dimensions."""
         deviation = embeddings - self.mean
         coordinates = deviation @ self.axes.T
         residual = np.maximum((deviation**2).sum(1) - (coordinates**2).sum(1), 0)
-        return np.sqrt(((coordinates**2 / self.variances).sum(1) + residual / self.rest) / len(self.mean))
+        inside = (coordinates**2 / self.variances).sum(1)
+        return np.sqrt((inside + residual / self.residual_variance) / len(self.mean))
 
     def project(
         self, directions: Float[np.ndarray, "direction dim"]
@@ -81,7 +82,9 @@ class EmbeddingGaussian:
         """Mean and variance of embedding @ direction."""
         coordinates = directions @ self.axes.T
         residual = np.maximum((directions**2).sum(1) - (coordinates**2).sum(1), 0)
-        return directions @ self.mean, (coordinates**2 * self.variances).sum(1) + residual * self.rest
+        return directions @ self.mean, (coordinates**2 * self.variances).sum(
+            1
+        ) + residual * self.residual_variance
 
 
 def embeddings(features: ClipFeatures) -> Float[np.ndarray, "window dim"]:
@@ -125,7 +128,7 @@ def real_songs() -> EmbeddingGaussian:
             mean=tensors["mean"],
             axes=tensors["axes"],
             variances=tensors["variances"],
-            rest=tensors["rest"].item(),
+            residual_variance=tensors["rest"].item(),
         )
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"diffdpo/{REFERENCE} is damaged; reinstall diffdpo") from error

@@ -10,8 +10,8 @@ PRONOUNS = """
     few former he hence her here hereafter herself him himself his hither how it its itself latter many me most
     much myself neither nobody none nothing nought one oneself ones other others ourselves own same several she
     some somebody someone something somewhere such that their theirs them themselves thence there therein these
-    they thing things this those thus us we what whatever when whence where wherever whether which whichever who
-    whoever whole whom whose why you your yours
+    ours rest they thing things this those thus us we what whatever when whence where wherever whether which
+    whichever who whoever whole whom whose why you your yours
 """
 ADVERBS = """
     after afterwards again against ahead alike alone along already always apart aside away back before behind

@@ -36,10 +36,10 @@ def audiobox(folder: Path) -> list[Case]:
         {**config["aes_config"], "wavlm_config": config["wavlm_config"]},
         location=str(folder / WEIGHTS),
     )
-    ours, frames = run(network, sounds(config["order_of_wavs"], golden, folder))
+    results, frames = run(network, sounds(config["order_of_wavs"], golden, folder))
     cases = []
     for key in sorted(key for key in golden if not key.startswith("wav.")):
-        tensor = ours.get(key, layer_frames(key, frames))
+        tensor = results.get(key, layer_frames(key, frames))
         if tensor is None:
             cases.append(Case(key, is_covered=False))
         else:
@@ -67,21 +67,19 @@ def run(network: encoder.AudioboxNetwork, clips: Mapping[str, Clip]) -> tuple[di
         for name, clip in clips.items()
     }
     cuts = [encoder.cut_windows(samples) for samples in waves.values()]
-    frames = network.wavlm_model(
-        torch.cat([cut.samples for cut in cuts]), torch.cat([cut.lengths for cut in cuts])
-    )
+    frames = network.wavlm_model(torch.cat([w.samples for w in cuts]), torch.cat([w.lengths for w in cuts]))
     predictions = network.predict(frames)
-    scores = network.to_scale(predictions).split([len(cut.lengths) for cut in cuts])
+    scores = network.to_scale(predictions).split([len(w.lengths) for w in cuts])
     finals = torch.stack([encoder.song_score(*pair) for pair in zip(scores, cuts, strict=True)])
-    ours = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in waves.items()}
-    ours |= {
-        "chunk_batch_ids": torch.cat([torch.full_like(cut.lengths, i) for i, cut in enumerate(cuts)]),
-        "chunk_weights": torch.cat([cut.weights for cut in cuts]),
+    results = {f"resampled.{name.split('_')[0]}": samples[None] for name, samples in waves.items()}
+    results |= {
+        "chunk_batch_ids": torch.cat([torch.full_like(w.lengths, i) for i, w in enumerate(cuts)]),
+        "chunk_weights": torch.cat([w.weights for w in cuts]),
         "frame_padding_mask": ~frames.valid,
     }
     for i, axis in enumerate(encoder.AXES):
-        ours |= {f"chunk_pred_normalized.{axis}": predictions[:, i], f"final.{axis}": finals[:, i]}
-    return ours, frames
+        results |= {f"chunk_pred_normalized.{axis}": predictions[:, i], f"final.{axis}": finals[:, i]}
+    return results, frames
 
 
 def layer_frames(key: str, frames: Frames) -> Tensor | None:

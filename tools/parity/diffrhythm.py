@@ -39,18 +39,18 @@ class Case:
         return not self.is_covered or self.error <= self.tolerance  # a NaN does not pass
 
 
-def compare(name: str, ours: Tensor, golden: Tensor, tolerance: float = TOLERANCE) -> Case:
+def compare(name: str, values: Tensor, golden: Tensor, tolerance: float = TOLERANCE) -> Case:
     """The case of two tensors, compared as in torch.allclose: the element that uses most of its tolerance."""
-    if ours.shape != golden.shape:
-        return Case(f"{name}: shape {list(ours.shape)} instead of {list(golden.shape)}", float("inf"))
-    errors, tolerances = (ours - golden).abs().flatten(), tolerance * (1 + golden.abs().flatten())
+    if values.shape != golden.shape:
+        return Case(f"{name}: shape {list(values.shape)} instead of {list(golden.shape)}", float("inf"))
+    errors, tolerances = (values - golden).abs().flatten(), tolerance * (1 + golden.abs().flatten())
     worst = (errors / tolerances).argmax()
     return Case(name, errors[worst].item(), tolerances[worst].item())
 
 
-def compare_keys(name: str, ours: Mapping[str, Any], golden: Mapping[str, Any]) -> Case:
+def compare_keys(name: str, values: Mapping[str, Any], golden: Mapping[str, Any]) -> Case:
     """The case of two mappings; the error is the number of keys that one side lacks or has in another shape."""
-    shapes = [{key: list(getattr(v, "shape", v)) for key, v in side.items()} for side in (ours, golden)]
+    shapes = [{key: list(getattr(v, "shape", v)) for key, v in side.items()} for side in (values, golden)]
     differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
     return Case(f"{name} keys and shapes" + (f", first {differ[0]}" if differ else ""), float(len(differ)))
 
@@ -84,8 +84,8 @@ def diffrhythm(folder: Path) -> list[Case]:
     cases = [case for path in networks for case in check_network(path)]
     cases += [case for path in listings for case in check_listing(path)]
     read_paths = {folder, *networks, *listings} | {folder / "config.json", folder / "README.md"}
-    rest = [] if single else sorted(path for path in folder.iterdir() if path not in read_paths)
-    return cases + [Case(path.name, is_covered=False) for path in rest]
+    unread_paths = [] if single else sorted(path for path in folder.iterdir() if path not in read_paths)
+    return cases + [Case(path.name, is_covered=False) for path in unread_paths]
 
 
 CONFIG_NAMES = {
@@ -106,12 +106,12 @@ def network_config(published: Mapping[str, Any], heads: int = 32) -> dict[str, A
     """The configuration of this project for the original's arguments; None if an argument is of another model."""
     if not published.keys() <= CONFIG_NAMES.keys() | UNUSED_ARGUMENTS or "dim" not in published:
         return None
-    ours = {
+    values = {
         name: published[original_name]
         for original_name, name in CONFIG_NAMES.items()
         if original_name in published
     }
-    return ours | {"num_attention_heads": heads, "duration_embedding": published.get("max_frames") == 6144}
+    return values | {"num_attention_heads": heads, "duration_embedding": published.get("max_frames") == 6144}
 
 
 def build_network(location: Path, config: Mapping[str, Any]) -> DiffRhythmTransformer:
@@ -131,10 +131,10 @@ def check_listing(path: Path) -> list[Case]:
         return [Case(path.name, is_covered=False)]
     with torch.device("meta"):
         network = build_network(path, config)
-    ours = {PREFIX + key: value for key, value in network.state_dict().items()}
+    values = {PREFIX + key: value for key, value in network.state_dict().items()}
     surplus = abs(sum(p.numel() for p in network.parameters()) - content["num_params"])
     return [
-        compare_keys(path.name, ours, content["state_dict"]),
+        compare_keys(path.name, values, content["state_dict"]),
         Case(f"{path.name} number of parameters", float(surplus)),
     ]
 
@@ -173,7 +173,7 @@ def check_case(name: str, golden: Tensors, run: Callable[[Load, Tensors], Tensor
     large ones, and processors round differently (2.5e-6 on AVX2, 2e-5 on AVX-512). Outputs have no such allowance.
     """
     try:
-        ours = run(load, golden)
+        values = run(load, golden)
     except KeyError as error:
         raise DataError(f"{name}: lacks the tensor {error}") from error
     keys = [key for key in sorted(golden) if key.startswith(("out.", "act."))]
@@ -182,5 +182,7 @@ def check_case(name: str, golden: Tensors, run: Callable[[Load, Tensors], Tensor
         largest = golden[key].abs().max().item() if key.startswith("act.") else 1.0
         return TOLERANCE * max(1.0, largest)
 
-    cases = [compare(f"{name} {key}", ours[key], golden[key], tolerance(key)) for key in keys if key in ours]
-    return cases + [Case(f"{name} {key}", is_covered=False) for key in keys if key not in ours]
+    cases = [
+        compare(f"{name} {key}", values[key], golden[key], tolerance(key)) for key in keys if key in values
+    ]
+    return cases + [Case(f"{name} {key}", is_covered=False) for key in keys if key not in values]

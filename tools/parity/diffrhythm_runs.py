@@ -70,12 +70,12 @@ def run_causal(load: Load, golden: Tensors) -> Tensors:
 def run_drops(load: Load, golden: Tensors) -> Tensors:
     """The prediction for each combination of dropped audio, text and prompt."""
     network, names = load(False), ("audio", "text", "prompt")
-    ours = {}
+    results = {}
     for flags in itertools.product((0, 1), repeat=3):
         drop = {name for name, flag in zip(names, flags, strict=True) if flag}
         key = "_".join(f"drop{name}{flag}" for name, flag in zip(names, flags, strict=True))
-        ours[f"out.pred_{key}"] = predict(network, golden, golden["in.x"], golden["in.cond"], drop)
-    return ours
+        results[f"out.pred_{key}"] = predict(network, golden, golden["in.x"], golden["in.cond"], drop)
+    return results
 
 
 def run_train_loss(load: Load, golden: Tensors) -> Tensors:
@@ -85,7 +85,7 @@ def run_train_loss(load: Load, golden: Tensors) -> Tensors:
     mask = flow.mask_from_frames(lens, song.shape[1])
     x = flow.interpolate(song, noise, 1 - golden["in.time"])
     audio = song.masked_fill(mask[..., None], 0)
-    ours: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for tag, drop in {"nodrop": (), "droptext": ("text",), "dropall": ("audio", "text", "prompt")}.items():
         network = load(False)
         prediction = predict(network, golden, x, audio, drop)
@@ -93,14 +93,14 @@ def run_train_loss(load: Load, golden: Tensors) -> Tensors:
         loss = (errors * lens).sum() / lens.sum()  # the original's mean: long songs weigh more
         loss.backward()
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-        ours |= {
+        results |= {
             f"out.pred_{tag}": prediction.detach(),
             f"out.per_elem_sqerr_mean_per_song_{tag}": errors.detach(),
             f"out.loss_{tag}": loss.detach().reshape(1),
             f"out.gradnorm_total_{tag}": torch.nn.utils.get_total_norm(list(gradients.values())).reshape(1),
             f"out.grad_proj_out_weight_{tag}": gradients["proj_out.weight"],
         }
-    return ours
+    return results
 
 
 @torch.no_grad()

@@ -60,10 +60,10 @@ def check_row(row: dict[str, Any], front_end: LyricsFrontEnd) -> list[Case]:
     ]
 
 
-def differences(ours: list[Any], golden: list[Any]) -> float:
+def differences(tokens: list[Any], golden: list[Any]) -> float:
     """The number of entries that differ, plus the difference in length."""
-    unequal = sum(a != b for a, b in zip(ours, golden, strict=False))
-    return float(unequal + abs(len(ours) - len(golden)))
+    unequal = sum(a != b for a, b in zip(tokens, golden, strict=False))
+    return float(unequal + abs(len(tokens) - len(golden)))
 
 
 def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping[str, int]) -> list[Case]:
@@ -76,6 +76,6 @@ def check_placement(song: str, golden: Mapping[str, Tensor], vocabulary: Mapping
         front_end = LyricsFrontEnd(vocabulary, end=WINDOWS[name])
         frames = len(golden_tokens)
         lines = front_end.encode(song, "en", frames / LYRICS_FRAMES_PER_SECOND).lines
-        ours = place_tokens(lines, frames, LYRICS_FRAMES_PER_SECOND)
-        cases.append(compare(name, ours.to(torch.float64), golden_tokens.to(torch.float64)))
+        tokens = place_tokens(lines, frames, LYRICS_FRAMES_PER_SECOND)
+        cases.append(compare(name, tokens.to(torch.float64), golden_tokens.to(torch.float64)))
     return cases

@@ -175,7 +175,7 @@ def check_objective(name: str, case: Tensors, family: OriginalFamily, variant: s
         else flow.velocity(flat(case["in.x0"]), flat(case["in.noise"]))
     )
     networks = {"policy": "in.pred", "reference": "in.ref_pred", "old": "in.old_pred"}
-    predictions = {ours: case[original] for ours, original in networks.items() if original in case} | {
+    predictions = {actual: case[original] for actual, original in networks.items() if original in case} | {
         "policy": prediction
     }
     predictions.setdefault(
@@ -275,6 +275,6 @@ def members(songs: flow.Latents, count: int) -> Tensor:
     return rearrange(songs, "(example member) f c -> example member f c", member=count)
 
 
-def relative(ours: Tensor, golden: Tensor) -> float:
+def relative(actual: Tensor, golden: Tensor) -> float:
     """‖ours - golden‖ / ‖golden‖."""
-    return float((ours.double() - golden.double()).norm() / golden.double().norm())
+    return float((actual.double() - golden.double()).norm() / golden.double().norm())

@@ -76,15 +76,15 @@ def check_muq(name: str, network: encoder.MuQ, golden: Tensors, folder: Path) ->
     waves = golden["wav"]
     mel = torch.stack([encoder.log_mel(wave) for wave in waves])
     spectra = golden.get("mel_db", mel)
-    ours = {f"hidden_{i}": h for i, h in enumerate(network.states(spectra))}
-    ours |= {"conv_out": ours["hidden_0"], "mel_filterbank": encoder.filterbank()}
+    results = {f"hidden_{i}": h for i, h in enumerate(network.states(spectra))}
+    results |= {"conv_out": results["hidden_0"], "mel_filterbank": encoder.filterbank()}
     for head in (folder / E2E_HEAD, folder.parent / "songeval" / E2E_HEAD):
-        if head.is_file() and "hidden_6" in ours:
-            ours["songeval_scores_from_hidden6"] = rater.load_head(head)(ours["hidden_6"])
+        if head.is_file() and "hidden_6" in results:
+            results["songeval_scores_from_hidden6"] = rater.load_head(head)(results["hidden_6"])
     cases = []
     for key in sorted(golden.keys() - {"wav", "mel_db"}):
         case = Case(f"{name} {key}", is_covered=False)
-        cases.append(compare(case.name, ours[key], golden[key]) if key in ours else case)
+        cases.append(compare(case.name, results[key], golden[key]) if key in results else case)
     if "mel_db" in golden:
         cases += check_front_end(name, network, mel, golden)
     return cases
@@ -164,17 +164,17 @@ def check_head(name: str, head: rater.Head, golden: Tensors) -> list[Case]:
     for group in sorted({key.rpartition(".")[0] for key in golden}):
         golden_stages = {key: tensor for key, tensor in golden.items() if key.rpartition(".")[0] == group}
         x = golden_stages.pop(f"{group}.x".lstrip("."), None)
-        ours = stage_outputs(
+        results = stage_outputs(
             head, hashed_tensor("input", (1, 50, head.fc.in_features // 2), 1.0) if x is None else x
         )
         for key, tensor in sorted(golden_stages.items()):
             stage = key.rpartition(".")[2]
-            if stage not in ours:
+            if stage not in results:
                 cases.append(Case(f"{name} {key}", is_covered=False))
                 continue
             tolerance = tolerances.get(stage, TOLERANCE) if name.startswith(start) else TOLERANCE
             scale = 1.0 if stage in ("logits", "scores") else max(1.0, tensor.abs().max().item())
-            cases.append(compare(f"{name} {key}", ours[stage] / scale, tensor / scale, tolerance))
+            cases.append(compare(f"{name} {key}", results[stage] / scale, tensor / scale, tolerance))
     return cases
 
 

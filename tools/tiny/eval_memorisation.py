@@ -85,8 +85,8 @@ def song_embeddings(
             if clip.seconds < SEGMENT_S + HOP_S:
                 continue
             for start in (0, round(HOP_S * clip.sample_rate)):
-                cut = Clip(samples=clip.samples[:, start:], sample_rate=clip.sample_rate)
-                embeddings.append(patch_embeddings(canonical(cut), listener))
+                remainder = Clip(samples=clip.samples[:, start:], sample_rate=clip.sample_rate)
+                embeddings.append(patch_embeddings(canonical(remainder), listener))
         return {"embeddings": np.concatenate(embeddings) if embeddings else np.zeros((0, musicnn.EMBEDDING))}
 
     return cached_arrays(Path(cfg.out) / "library" / f"{name}-musicnn.npz", make)["embeddings"]

@@ -110,8 +110,8 @@ def groups(codec: SpectralCodec) -> list[dict]:
     """The parameter groups of the optimiser; the linear path, at its optimum from the start, learns at a tenth."""
     linear = [*codec.linear_encode.parameters(), *codec.linear_decode.parameters()]
     linear_ids = {id(p) for p in linear}
-    rest = [p for p in codec.parameters() if id(p) not in linear_ids]
-    return [{"params": linear, "share": 0.1}, {"params": rest, "share": 1.0}]
+    other_parameters = [p for p in codec.parameters() if id(p) not in linear_ids]
+    return [{"params": linear, "share": 0.1}, {"params": other_parameters, "share": 1.0}]
 
 
 def crops(songs: list[np.ndarray], count: int, generator: np.random.Generator) -> torch.Tensor:

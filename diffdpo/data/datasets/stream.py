@@ -31,8 +31,8 @@ class Examples(Protocol):
 
 def accumulation(global_batch: int, per_device: int, world: int) -> int:
     """Number of micro-batches of a process in one step. ConfigError if the global batch cannot be divided so."""
-    rounds, rest = divmod(global_batch, per_device * world)
-    if rest or not rounds:
+    rounds, remainder = divmod(global_batch, per_device * world)
+    if remainder or not rounds:
         raise ConfigError(
             f"train.global_batch={global_batch} is not a multiple of train.per_device={per_device} x {world} "
             f"process(es); try per_device={max(1, global_batch // world)}"

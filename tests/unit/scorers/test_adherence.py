@@ -75,7 +75,7 @@ def test_tags_are_standard_scores_of_the_logits_over_real_songs(song):
     gaussian, output = musicnn.real_songs(), pretrained_musicnn().output
     rng = np.random.default_rng(0)
     along = rng.standard_normal((20_000, len(gaussian.variances)))
-    draws = rng.standard_normal((20_000, len(gaussian.mean))) * gaussian.rest**0.5
+    draws = rng.standard_normal((20_000, len(gaussian.mean))) * gaussian.residual_variance**0.5
     draws -= draws @ gaussian.axes.T @ gaussian.axes
     draws += gaussian.mean + (along * gaussian.variances**0.5) @ gaussian.axes
     logits = output(torch.from_numpy(draws).float()).numpy()

@@ -39,7 +39,7 @@ def test_a_song_is_more_typical_than_noise_shuffled_samples_and_a_sine():
 def test_distance_is_one_for_a_point_one_deviation_away_in_every_direction():
     """Two axes with deviations 2 and 3, two directions left out with deviation 0.5."""
     gaussian = EmbeddingGaussian(
-        mean=np.ones(4), axes=np.eye(4)[:2], variances=np.array([4.0, 9.0]), rest=0.25
+        mean=np.ones(4), axes=np.eye(4)[:2], variances=np.array([4.0, 9.0]), residual_variance=0.25
     )
     points = np.array([[3.0, 4.0, 1.5, 0.5], [1.0, 1.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0]])
     assert gaussian.distance(points) == pytest.approx([1.0, 0.0, 1.0])

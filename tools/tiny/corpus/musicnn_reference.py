@@ -74,8 +74,10 @@ def fit(songs: Sequence[Float[np.ndarray, "_ dim"]], rank: int, shrinkage: float
     variances = (1 - shrinkage) * scale**2 + shrinkage * (scale**2).sum() / len(mean)
     dims_left = len(mean) - rank
     residual = (1 - shrinkage) * (scale[rank:] ** 2).sum() / dims_left
-    rest = residual + shrinkage * (scale**2).sum() / len(mean)
-    return EmbeddingGaussian(mean=mean, axes=axes[:rank], variances=variances[:rank], rest=float(rest))
+    residual_variance = residual + shrinkage * (scale**2).sum() / len(mean)
+    return EmbeddingGaussian(
+        mean=mean, axes=axes[:rank], variances=variances[:rank], residual_variance=float(residual_variance)
+    )
 
 
 def save_reference(reference: EmbeddingGaussian, out: Path, num_songs: int, num_excerpts: int) -> None:
@@ -84,7 +86,7 @@ def save_reference(reference: EmbeddingGaussian, out: Path, num_songs: int, num_
         "mean": reference.mean,
         "axes": reference.axes,
         "variances": reference.variances,
-        "rest": np.array([reference.rest]),
+        "rest": np.array([reference.residual_variance]),
     }
     metadata = {"songs": str(num_songs), "excerpts": str(num_excerpts), "musicnn_sha256": musicnn.SHA256}
     single = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
