@@ -159,6 +159,7 @@ def as_choice(entry: Any, location: str) -> Choice:
     """An entry of a list of parts: a name, or {name: …, args: {…}}."""
     if isinstance(entry, Choice):
         return entry
-    values = {"name": entry} if isinstance(entry, str) else entry
-    cfg = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(values), location)
+    if isinstance(entry, str):
+        return Choice(entry)
+    cfg = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(entry), location)
     return to_object(Choice, cfg, location)
