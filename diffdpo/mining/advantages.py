@@ -24,16 +24,19 @@ def advantages(
     the number of axes; the mean is 0 within each prompt already. Candidates without a score on every axis, and
     prompts with a single one, have no advantage.
 
+    A song whose axes cancel has the advantage 0, not the sign of a rounding.
+
     The mean margin of `best_versus_worst` is the difference of two of these sums over the sum of the weights.
     """
     check_axes(weights, axes, "weights")
     weight = np.array([weights.get(axis, 1.0) for axis in axes])
+    tolerance = 1e-9 * math.fsum(weight)
     sums: dict[str, float] = {}
     for prompt in prompts:
         if len(prompt.sample_ids) > 1:
-            merits = (weight * prompt.z).tolist()
-            sums |= zip(prompt.sample_ids, map(math.fsum, merits), strict=True)
+            for name, merits in zip(prompt.sample_ids, (weight * prompt.z).tolist(), strict=True):
+                total = math.fsum(merits)
+                sums[name] = total if abs(total) > tolerance else 0.0  # axes that cancel: no like by rounding
     spread = math.sqrt(math.fsum(a**2 for a in sums.values()) / max(1, len(sums)))
-    tolerance = 1e-9 * math.fsum(weight)  # where axes cancel each other exactly
-    scale = spread if rescale and spread > tolerance else 1.0
+    scale = spread if rescale and spread > 0 else 1.0
     return {name: value / scale for name, value in sums.items()}

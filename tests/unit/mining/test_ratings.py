@@ -123,3 +123,10 @@ def test_the_strongest_are_as_many_as_allowed_and_no_weaker_than_the_rest(margin
     means = [(m + s) / 2 for m, s in margins]
     left = [means[i] for i in range(len(pairs)) if i not in kept]
     assert all(means[i] >= max(left) for i in kept) if left else True
+
+
+@given(low=st.floats(-10, 10), width=st.floats(0.01, 10), other_low=st.floats(-1e6, 1e6))
+def test_a_song_whose_axes_cancel_is_neither_liked_nor_disliked(low, width, other_low):
+    """Of two songs z is ±1 on each axis, but for a rounding that must not become an opinion."""
+    group = prompt(a=(low, other_low + width), b=(low + width, other_low))
+    assert advantages(prompts_of(group), AXES, {}) == {"a": 0.0, "b": 0.0}
