@@ -77,9 +77,14 @@ def _download(published: Published, repo: str, file: str) -> Path:
         ) from None
 
 
-@cache
 def sha256_of(path: Path) -> str:
-    """Hash of a weights file: part of the cache key of values computed with it."""
+    """Hash of a file; computed once a process for each state of the file."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, _size: int, _modified_ns: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

@@ -1,10 +1,12 @@
 """Parts by name: from a choice in a configuration to a model, an objective, a rule or scorers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffdpo.config import as_choice, build_part
 from diffdpo.errors import ConfigError
+from diffdpo.inputs import content_digest, digest
 from diffdpo.registry import Choice
 
 if TYPE_CHECKING:
@@ -24,6 +26,27 @@ def check_model(choice: Choice) -> Any:
     from diffdpo.models import MODELS
 
     return build_part(MODELS, choice)
+
+
+def model_digest(choice: Choice) -> str:
+    """Identity of a chosen model: its name and arguments, with the content of files and folders for their paths."""
+    return digest([choice.name, _content(choice.args)])
+
+
+def _content(value: Any) -> Any:
+    """A value with digests for the paths that exist in it, also for those of a list of adapters, `a@0.5,b`."""
+    if isinstance(value, Mapping):
+        return {key: _content(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_content(entry) for entry in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if Path(value).exists():
+        return content_digest(Path(value))
+    if "," in value:
+        return [_content(entry.strip()) for entry in value.split(",")]
+    path, _, weight = value.rpartition("@")
+    return [_content(path), weight] if path and Path(path).exists() else value
 
 
 def build_objective(choice: Choice) -> "Objective":

@@ -1,7 +1,8 @@
 """Run directories and processes of a verb: open a directory, check its inputs, split work over processes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffdpo import presets
 from diffdpo.config import to_yaml
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.inputs import INPUTS, changed_inputs, read_inputs, write_inputs
+from diffdpo.locks import LOCK, lock_folder, lock_shard
 from diffdpo.runs import CONFIG, write_if_changed
 
 T = TypeVar("T")
@@ -57,21 +60,64 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None) -> Path:
-    """The run directory `cfg.out`, made for this configuration or opened again to continue a run.
+@contextmanager
+def open_folder(out: Path, dist: DistEnv) -> Iterator[None]:
+    """Hold a folder alone that runs of several configurations share."""
+    with ExitStack() as stack:
+        if dist.main:
+            stack.enter_context(lock_folder(out))
+        dist.barrier()
+        yield
+
+
+@contextmanager
+def open_run(
+    cfg: Any,
+    *,
+    free: Sequence[str] = (),
+    inputs: Mapping[str, str] | None = None,
+    dist: DistEnv | None = None,
+    shard: tuple[int, int] = (0, 1),
+    refresh: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
+    """The run directory `cfg.out`, held by this run alone, or by this shard (number, count) beside others.
 
     ConfigError with the first key that differs if the directory holds results of another configuration; the keys in
-    `free` may differ.
+    `free` may differ. DataError if it holds results of other `inputs`, which are digests by name. `refresh` is
+    called when both are right, to drop results of inputs that changed.
     """
-    out, text = Path(cfg.out), to_yaml(cfg)
-    path = out / CONFIG
-    if dist is None or dist.main:
-        if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
-            _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
-        write_if_changed(path, text)
-    if dist is not None:
-        dist.barrier()
-    return out
+    out = Path(cfg.out)
+    with ExitStack() as stack:
+        if dist is None or dist.main:
+            lock = lock_shard(out, *shard) if shard[1] > 1 else lock_folder(out)
+            opening = stack.enter_context(lock)
+            _check_earlier_run(cfg, out, free, inputs or {})
+            if refresh is not None:
+                refresh(out)
+            opening.close()
+        if dist is not None:
+            dist.barrier()
+        yield out
+
+
+def _check_earlier_run(cfg: Any, out: Path, free: Sequence[str], inputs: Mapping[str, str]) -> None:
+    """Compare configuration and inputs with those of the results in a folder, if any; then write them there."""
+    path, text = out / CONFIG, to_yaml(cfg)
+    if path.is_file() and any(not _is_opening_file(entry.name) for entry in out.iterdir()):
+        _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+        for name in changed_inputs(out, inputs):
+            raise DataError(
+                f"{out}: the {name} changed since this run began; choose another out=…, or delete the folder to "
+                "start over"
+            )
+    write_if_changed(path, text)
+    if inputs:
+        write_inputs(out, {**read_inputs(out), **inputs})
+
+
+def _is_opening_file(name: str) -> bool:
+    """Whether a file is there from the beginning of a run, before any result."""
+    return name in (CONFIG, INPUTS) or name.startswith(LOCK)
 
 
 def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:

@@ -1,17 +1,20 @@
 """Samples: a folder of generated songs, with latents, audio, and a table of one row a song."""
 
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffdpo.data import tables
-from diffdpo.data.prompts import read_prompts
+from diffdpo.data.edits import Edit
+from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_prompts
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
+from diffdpo.runs import write_if_changed
 from diffdpo.types import Prompt
 
 PROMPTS = "prompts.jsonl"
@@ -43,6 +46,8 @@ class SampleRow:
     """JSON: the edit of another song; empty for a song without one."""
     sha256: str = ""
     """Hash of the sound (canonical PCM), the key of its scores; empty for a song without audio."""
+    inputs: str = ""
+    """Digest of what the song was generated from: prompt, edit and model; empty in tables of older versions."""
     error: str = ""
     """Why the song could not be generated; empty on success."""
 
@@ -82,6 +87,14 @@ class Samples:
         """Path of the plan that a song was generated from, for models with plans."""
         return self.folder / "plans" / f"{sample_id}.safetensors"
 
+    def files(self, sample_id: str) -> list[Path]:
+        """Paths of all files of a song, whether they exist or not."""
+        return [self.latents(sample_id), self.audio(sample_id), self.plan(sample_id), self.picture(sample_id)]
+
+    def picture(self, sample_id: str) -> Path:
+        """Path of the spectrogram of a song, for the folder's page."""
+        return self.folder / "pictures" / f"{sample_id}.png"
+
     def preview(self, sample_id: str) -> Path:
         """Path of the beginning of a song that is still being generated."""
         return self.folder / "audio" / f"{sample_id}.preview.flac"
@@ -101,3 +114,17 @@ def relative_folder(samples: Path, folder: Path) -> str:
 
 def sample_id(prompt_id: str, number: int) -> str:
     return f"{prompt_id}.{number:03d}"
+
+
+def write_prompts(path: Path, prompts: Iterable[Prompt], edits: Mapping[str, Edit]) -> None:
+    """A copy of the prompts beside the songs, with absolute paths."""
+    lines = []
+    for prompt in prompts:
+        row = prompt_row(prompt)
+        if "style_audio" in row:
+            row["style_audio"] = str(Path(row["style_audio"]).resolve())
+        if prompt.id in edits:
+            del row[DURATION]
+            row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
+        lines.append(json.dumps(row, ensure_ascii=False))
+    write_if_changed(path, "".join(f"{line}\n" for line in lines))

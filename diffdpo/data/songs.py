@@ -1,6 +1,7 @@
 """The songs table: one row a song of `prepare`, encoded or with the error."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffdpo.data.schema import TableSpec
 
@@ -25,6 +26,11 @@ class SongRow:
     """Songs of one group never fall on both sides of a split."""
     sha256: str = ""
     """Hash of the file of the recording."""
+    audio_state: str = ""
+    """Size and time of the recording's file when it was hashed; the same file is not hashed again."""
+    inputs: str = ""
+    """Digest of what latents and embeddings were made from: recording, texts and model; empty in tables of older
+    versions."""
     frames: int = 0
     """Length of the latents, in frames."""
     duration_s: float = 0.0
@@ -34,3 +40,8 @@ class SongRow:
 
 
 SONGS = TableSpec("songs", SongRow, key=("id",))
+
+
+def song_files(folder: Path, song_id: str) -> list[Path]:
+    """Paths of the latents and of the embeddings of a song."""
+    return [folder / kind / f"{song_id}.safetensors" for kind in ("latents", "embeddings")]

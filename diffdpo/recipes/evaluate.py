@@ -25,7 +25,7 @@ from diffdpo.evaluation.effects import (
 )
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
-from diffdpo.run_dir import check_inputs, dist_env
+from diffdpo.run_dir import check_inputs, dist_env, open_folder
 from diffdpo.runs import (
     CONFIG,
     MANIFEST,
@@ -76,9 +76,10 @@ def run(cfg: EvaluateRun) -> Path:
     """Compare two folders of samples and write the report."""
     check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
     dist, out = dist_env(), Path(cfg.out)
-    if dist.main:
-        _evaluate(cfg, out)
-    dist.barrier()
+    with open_folder(out, dist):
+        if dist.main:
+            _evaluate(cfg, out)
+        dist.barrier()
     return out
 
 

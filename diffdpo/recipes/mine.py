@@ -1,7 +1,7 @@
 """The verb `mine`: scores to tables of preference pairs and ratings, by the rules of `diffdpo.mining`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +15,16 @@ from diffdpo.data.pairs import PAIRS, pair_columns
 from diffdpo.data.ratings import MINED_SOURCE, RATINGS
 from diffdpo.data.samples import open_samples, relative_folder
 from diffdpo.data.scores import read_windows
-from diffdpo.data.song_scores import SongScores, join_scores, read_scores
+from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_scores
 from diffdpo.errors import DataError
+from diffdpo.inputs import digest, read_inputs, write_inputs
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
 from diffdpo.progress import log
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
-from diffdpo.runs import finish, is_finished
+from diffdpo.runs import MANIFEST, finish, is_finished
 from diffdpo.scorers.axes import mined_axes
 from diffdpo.scorers.gates import LIMITS
 
@@ -76,36 +77,43 @@ def run(cfg: MineRun) -> Path:
     check_inputs(samples=cfg.samples, scores=cfg.scores)
     dist = dist_env()
     rule = build_rule(cfg.rule)
-    out = open_run(cfg, dist=dist)
-    if dist.main and not is_finished(out):
-        _mine(cfg, rule, out)
-    dist.barrier()
+    with open_run(cfg, dist=dist) as out:
+        if dist.main:
+            _mine(cfg, rule, out)
+        dist.barrier()
     return out
 
 
 def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
+    """Mine, unless the folder holds pairs of the same songs and scores."""
     scores = read_scores(Path(cfg.scores))
     axes = mined_axes(cfg.axes, scores.axes)
+    if is_finished(out):
+        if read_inputs(out) == {str(songs.folder): songs.digest for songs in _read_songs(cfg, scores, axes)}:
+            return
+        log(f"{out}: songs or scores changed since these pairs were mined; mining anew")
+        (out / MANIFEST).unlink()
     pairs: list[FolderPair] = []
     parts: list[pa.Table] = []
     reasons: dict[str, str] = {}
+    inputs: dict[str, str] = {}
     count = 0
-    for folder in map(Path, cfg.samples):
-        samples = open_samples(folder)
-        prompts = samples.prompts()
-        candidates = to_mine(join_scores(scores, samples, prompts), axes, with_gates=cfg.gates)
+    for songs in _read_songs(cfg, scores, axes):
+        folder, candidates = songs.folder, songs.candidates
+        inputs[str(folder)] = songs.digest
         result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights)
         count += len(candidates)
         parts.append(rating_columns(candidates, result, relative_folder(folder, out)))
         pairs += [(folder, pair) for pair in result.pairs]
+        empty = songs.prompt_ids - set(candidates.prompt_ids)
         reasons |= result.reasons
-        empty = {prompt.id for prompt in prompts} - set(candidates.prompt_ids)
         reasons |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
     ratings = pa.concat_tables(parts)
     _report(cfg, len(pairs) if cfg.pairs else ratings.num_rows, reasons, count)
     pairs = _finish_pairs(cfg, pairs)
     tables.replace(out, RATINGS, ratings)
     _write_pairs(pairs, out)
+    write_inputs(out, inputs)
     finish(
         out,
         pairs=len(pairs),
@@ -119,6 +127,36 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     log(
         f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
+
+
+@dataclass(frozen=True)
+class FolderSongs:
+    """The songs of a samples folder as candidates, and what identifies all that mining reads of the folder."""
+
+    folder: Path
+    prompt_ids: set[str]
+    candidates: Candidates
+    digest: str
+
+
+def _read_songs(cfg: MineRun, scores: Scores, axes: Sequence[str]) -> Iterator[FolderSongs]:
+    """The candidates of each folder, one folder in memory at a time."""
+    for folder in map(Path, cfg.samples):
+        samples = open_samples(folder)
+        prompts = samples.prompts()
+        songs = join_scores(scores, samples, prompts)
+        candidates = to_mine(songs, axes, with_gates=cfg.gates)
+        hashes = _hashes(folder)
+        if n_without := len(hashes) - len(songs.sample_ids):
+            log(f"{folder}: {n_without} of {len(hashes)} songs have no scores; `diffdpo score` scores them")
+        windows = read_windows(Path(cfg.scores), set(hashes.values())) if cfg.spans else {}
+        sounds = [hashes[name] for name in candidates.sample_ids]
+        identity = [
+            vars(candidates),
+            sounds,
+            sorted((name, sorted(grid.items())) for name, grid in windows.items()),
+        ]
+        yield FolderSongs(folder, {prompt.id for prompt in prompts}, candidates, digest(identity))
 
 
 def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:

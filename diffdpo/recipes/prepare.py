@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +11,19 @@ from omegaconf import MISSING
 from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
-from diffdpo.data.prompts import in_share
+from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs
 from diffdpo.data.song_embeddings import write_song_embeddings
-from diffdpo.data.songs import SONGS, SongRow
+from diffdpo.data.song_manifest import SongEntry, read_songs
+from diffdpo.data.songs import SONGS, SongRow, song_files
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
-from diffdpo.parts import build_model, check_model
+from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
 from diffdpo.registry import Choice, closest
 from diffdpo.run_dir import dist_env, open_run
-from diffdpo.runs import finish, read_jsonl
+from diffdpo.runs import finish
 from diffdpo.types import Clip, Embedding, Prompt
 
 
@@ -53,47 +53,38 @@ class PrepareRun:
         check_model(self.model)
 
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SongEntry:
-    """A song to be encoded: one line of a manifest, or a file of a folder."""
-
-    id: str
-    audio: Path
-    text: str = ""
-    lyrics: str = ""
-    language: str = ""
-    license: str = ""
-    attribution: str = ""
-    split: str = ""
-    group: str = ""
-
-
 def run(cfg: PrepareRun) -> Path:
     """Encode the songs that are not there yet."""
     if cfg.dtype not in LATENT_DTYPES:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
         )
-    songs = read_songs(Path(cfg.songs), cfg.valid_share)
+    songs, weights = read_songs(Path(cfg.songs), cfg.valid_share), model_digest(cfg.model)
     dist = dist_env()
-    out = open_run(cfg, dist=dist)
-    complete_ids = {row.id for row in tables.read_rows(out, SONGS) if not row.error}
-    todo = dist.shard([song for song in songs if song.id not in complete_ids])
-    if todo:
-        model = build_model(cfg.model)
-        with bar("prepare", len(todo), "song", visible=dist.main) as progress:
-            for song in todo:
-                tables.append(out, SONGS, [_prepare(song, model, cfg, out)], rank=dist.rank)
-                progress.advance(note=song.id)
-    dist.barrier()
-    if dist.main:
-        _report(out, songs, cfg, dist.count)
-    dist.barrier()
+    with open_run(cfg, dist=dist, refresh=lambda out: refresh_songs(out, songs, weights)) as out:
+        complete_ids = {row.id for row in tables.read_rows(out, SONGS) if _is_complete(row, out)}
+        todo = dist.shard([song for song in songs if song.id not in complete_ids])
+        if todo:
+            model = build_model(cfg.model)
+            with bar("prepare", len(todo), "song", visible=dist.main) as progress:
+                for song in todo:
+                    state = recording_state(song.audio)
+                    row = _prepare(song, model, cfg, out)
+                    inputs = "" if row.error else song_inputs(song, row.sha256, weights)
+                    tables.append(
+                        out, SONGS, [replace(row, audio_state=state, inputs=inputs)], rank=dist.rank
+                    )
+                    progress.advance(note=song.id)
+        dist.barrier()
+        if dist.main:
+            _report(out, songs, cfg, dist.count)
+        dist.barrier()
     return out
+
+
+def _is_complete(row: SongRow, out: Path) -> bool:
+    """Whether a song was prepared and its files are there."""
+    return not row.error and all(path.is_file() for path in song_files(out, row.id))
 
 
 def _report(out: Path, songs: list[SongEntry], cfg: PrepareRun, world: int) -> None:
@@ -117,42 +108,6 @@ def _report(out: Path, songs: list[SongEntry], cfg: PrepareRun, world: int) -> N
         licenses=sorted({row.license for row in successes}),
         world=world,
     )
-
-
-def read_songs(path: Path, valid_share: float) -> list[SongEntry]:
-    """The songs of a manifest or of a folder, each with a split."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        songs = [SongEntry(id=_slug(file.relative_to(path)), audio=file) for file in files]
-    else:
-        songs = [_entry(row, f"{path}:{number}", path.parent) for number, row in read_jsonl(path)]
-    if not songs:
-        raise DataError(
-            f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest"
-        )
-    by_id: dict[str, SongEntry] = {}
-    for song in songs:
-        if song.id in by_id:
-            raise DataError(f"{path}: the id {song.id!r} is used twice; ids name files and must differ")
-        group = song.group or song.id
-        split = song.split or ("valid" if in_share(group, valid_share, "split") else "train")
-        by_id[song.id] = replace(song, group=group, split=split)
-    return list(by_id.values())
-
-
-def _slug(path: Path) -> str:
-    return "-".join([*path.parent.parts, path.stem])
-
-
-def _entry(row: dict[str, Any], location: str, folder: Path) -> SongEntry:
-    for key in row:
-        if key not in KEYS:
-            raise DataError(f"{location}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
-    for key in ("id", "audio"):
-        if not row.get(key):
-            raise DataError(f"{location}: a song needs {key!r}")
-    values = {key: str(value) for key, value in row.items() if value is not None and key != "audio"}
-    return SongEntry(audio=folder / row["audio"], **values)
 
 
 def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:

@@ -10,11 +10,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from diffdpo.config import INPUT_FILE
-from diffdpo.data.prompts import check_disjoint, read_prompts
+from diffdpo.data.prompts import check_disjoint, read_edits, read_prompts
+from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
-from diffdpo.parts import build_objective
+from diffdpo.inputs import digest
+from diffdpo.parts import build_objective, model_digest
 from diffdpo.progress import log
 from diffdpo.recipes import evaluate, mine, sample, score, train
 from diffdpo.recipes.evaluate import EvaluateRun
@@ -107,8 +109,15 @@ def run(cfg: RoundRun) -> Path:
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
     dist = dist_env()
-    free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE)]
-    out = open_run(cfg, free=free, dist=dist)
+    free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps")]
+    mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
+    inputs = {"mining prompts": digest(mining), "model": model_digest(cfg.model)}
+    with open_run(cfg, free=free, inputs=inputs, dist=dist) as out:
+        _run_rounds(cfg, out, dist)
+    return out
+
+
+def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
         log(f"round {number} of {cfg.rounds}", visible=dist.main)
@@ -136,7 +145,6 @@ def run(cfg: RoundRun) -> Path:
             results=[asdict(result) for result in results],
             model={"name": best.name, **best.args},
         )
-    return out
 
 
 def _check_prompts(cfg: RoundRun) -> None:
@@ -224,7 +232,7 @@ def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
 
 def _sample(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, *, seed: int) -> Path:
     stage: Any = replace(cfg.sample, out=str(out), prompts=prompts, model=model, per_prompt=count, seed=seed)
-    return sample.run(stage)
+    return sample.run(stage, free=("model",))  # songs of another model are made anew
 
 
 def _score(cfg: RoundRun, samples: Sequence[Path], out: Path, *, windows: bool) -> None:

@@ -1,7 +1,7 @@
 """The verb `sample`: prompts to songs as latents, FLAC and a row each; resumable by sample id, shardable."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,17 +17,19 @@ from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
 from diffdpo.data.plans import write_plan
-from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
-from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
+from diffdpo.data.prompts import read_edits, read_prompts
+from diffdpo.data.refresh import prompt_inputs, refresh_samples
+from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
 from diffdpo.errors import ConfigError, DataError, UserError
+from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model, check_model
+from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import DistEnv, device, dist_env, open_run
-from diffdpo.runs import finish, write_if_changed
+from diffdpo.runs import finish
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, OnFrames, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
@@ -73,31 +75,62 @@ FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 """Errors that concern one song: recorded in its row, and the song is tried again by the same command."""
 
 
-def run(cfg: SampleRun) -> Path:
-    """Generate the songs that the folder does not hold yet."""
+def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
+    """Generate the songs that the folder does not hold yet, or holds for another prompt, edit or model.
+
+    The keys in `free` may differ from those of an earlier run in the folder.
+    """
     if not 0 <= cfg.shard < cfg.shards:
         raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
+    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
+    songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}
     dist = dist_env()
-    out = open_run(cfg, free=("sampling.batch", "shard", "shards"), dist=dist)
-    samples = Samples(out)
-    if dist.main:
-        _write_prompts(out / PROMPTS, prompts, edits)
-    complete_ids = {row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)}
-    songs = [(prompt, k) for prompt in prompts for k in range(cfg.per_prompt)]
-    shard_songs = songs[cfg.shard :: cfg.shards]
-    todo = [(prompt, k) for prompt, k in shard_songs if sample_id(prompt.id, k) not in complete_ids]
-    if todo:
-        model = build_model(cfg.model)
-        torch.nn.Module.to(model.network, device())
-        jobs = sample_jobs(model.spec, todo, edits)
-        check_jobs(model, jobs, cfg.longform)
-        _sample_all(cfg, model, dist.shard(jobs), samples, dist)
-    dist.barrier()
-    if dist.main:
-        _conclude(cfg, samples, [sample_id(prompt.id, k) for prompt, k in songs], dist)
-    dist.barrier()
+    folder = open_run(
+        cfg,
+        free=("sampling.batch", "shard", "shards", *free),
+        dist=dist,
+        shard=(cfg.shard, cfg.shards),
+        refresh=partial(_refresh, cfg, songs, inputs, edits),
+    )
+    with folder as out:
+        samples = Samples(out)
+        complete_ids = {
+            row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)
+        }
+        shard_ids = list(songs)[cfg.shard :: cfg.shards]
+        if not complete_ids.issuperset(shard_ids):
+            model = build_model(cfg.model)
+            torch.nn.Module.to(model.network, device())
+            jobs = sample_jobs(model.spec, [songs[name] for name in shard_ids], edits)
+            check_jobs(model, jobs, cfg.longform)
+            _sample_all(cfg, model, dist.shard(jobs), samples, complete_ids, inputs, dist)
+        dist.barrier()
+        if dist.main:
+            _conclude(cfg, samples, list(songs), dist)
+        dist.barrier()
     return out
+
+
+def _refresh(
+    cfg: SampleRun,
+    songs: Mapping[str, tuple[Prompt, int]],
+    inputs: Mapping[str, str],
+    edits: Mapping[str, Edit],
+    out: Path,
+) -> None:
+    """Drop songs of an earlier run that were made from other inputs, then write the prompts of this run."""
+
+    def check_alone() -> None:
+        if not is_alone(out, cfg.shard, cfg.shards):
+            raise DataError(
+                f"{out}: prompts or model changed while other shards are at work here; wait until they have "
+                "ended, or choose another out=…"
+            )
+
+    prompts = {name: prompt for name, (prompt, _) in songs.items()}
+    refresh_samples(Samples(out), prompts, inputs, check_alone)
+    write_prompts(out / PROMPTS, {prompt.id: prompt for prompt in prompts.values()}.values(), edits)
 
 
 def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist: DistEnv) -> None:
@@ -121,23 +154,35 @@ def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist:
 
 
 def _sample_all(
-    cfg: SampleRun, model: SongModel, jobs: Sequence[SampleJob], samples: Samples, dist: DistEnv
+    cfg: SampleRun,
+    model: SongModel,
+    jobs: Sequence[SampleJob],
+    samples: Samples,
+    complete_ids: Collection[str],
+    inputs: Mapping[str, str],
+    dist: DistEnv,
 ) -> None:
+    """Generate the jobs that are not complete, in batches that do not depend on which are: a run that was stopped
+    and continued has the batches of a run that was not."""
     rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
     append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
-    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
-    embedded_jobs, failures = embed_jobs(store, jobs, cfg.seed)
-    model.place("encoders", None)
-    append([_row(cfg, job, error=failures[job.sample_id]) for job in jobs if job.sample_id in failures])
     size = cfg.sampling.batch
-    batches = [embedded_jobs[start : start + size] for start in range(0, len(embedded_jobs), size)]
+    full_batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    job_batches = [[job for job in batch if job.sample_id not in complete_ids] for batch in full_batches]
+    store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
+    embedded_jobs, failures = embed_jobs(store, [job for batch in job_batches for job in batch], cfg.seed)
+    model.place("encoders", None)
+    failed_jobs = [job for job in jobs if job.sample_id in failures]
+    append([_row(cfg, job, inputs, error=failures[job.sample_id]) for job in failed_jobs])
+    by_id = {embedded_job.job.sample_id: embedded_job for embedded_job in embedded_jobs}
+    batches = [[by_id[job.sample_id] for job in batch if job.sample_id in by_id] for batch in job_batches]
     total = sum(
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
-        for batch in batches
+        for batch in filter(None, batches)
     )
     with bar("sample", total, "step", visible=dist.main) as progress:
-        for batch in batches:
-            append(_sample_batch(cfg, model, batch, samples, progress.advance))
+        for batch in filter(None, batches):
+            append(_sample_batch(cfg, model, batch, samples, inputs, progress.advance))
 
 
 def _sample_batch(
@@ -145,6 +190,7 @@ def _sample_batch(
     model: SongModel,
     batch: Sequence[EmbeddedJob],
     samples: Samples,
+    inputs: Mapping[str, str],
     on_step: Callable[[], None],
 ) -> list[SampleRow]:
     """Generate and write the songs of a batch; a row each, with the error of a song that failed."""
@@ -153,7 +199,7 @@ def _sample_batch(
         try:
             requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
         except FAILURES as error:
-            rows.append(_row(cfg, embedded_job.job, error=_reason(error)))
+            rows.append(_row(cfg, embedded_job.job, inputs, error=_reason(error)))
     ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
@@ -166,7 +212,7 @@ def _sample_batch(
             on_frames=grow,
         )
         rows += [
-            _write(cfg, model, embedded_job, latents, samples)
+            _write(cfg, model, embedded_job, latents, samples, inputs)
             for embedded_job, latents in zip(ready, songs, strict=True)
         ]
     return rows
@@ -201,6 +247,7 @@ def _write(
     embedded_job: EmbeddedJob,
     latents: Float[Tensor, "frame channel"],
     samples: Samples,
+    inputs: Mapping[str, str],
 ) -> SampleRow:
     """Write one song; its row, with the error if that failed."""
     job = embedded_job.job
@@ -215,11 +262,13 @@ def _write(
             write_plan(samples.plan(job.sample_id), embedded_job.plan)
         write_latents(samples.latents(job.sample_id), latents)
     except FAILURES as error:
-        return _row(cfg, job, sha256=sha256, error=_reason(error))
-    return _row(cfg, job, sha256=sha256)
+        return _row(cfg, job, inputs, sha256=sha256, error=_reason(error))
+    return _row(cfg, job, inputs, sha256=sha256)
 
 
-def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -> SampleRow:
+def _row(
+    cfg: SampleRun, job: SampleJob, inputs: Mapping[str, str], *, sha256: str = "", error: str = ""
+) -> SampleRow:
     return SampleRow(
         sample_id=job.sample_id,
         prompt_id=job.prompt.id,
@@ -232,6 +281,7 @@ def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -
         longform=json.dumps(asdict(cfg.longform), sort_keys=True),
         edit=job.edit_json(),
         sha256=sha256,
+        inputs=inputs[job.prompt.id],
         error=error,
     )
 
@@ -243,17 +293,3 @@ def _reason(error: Exception) -> str:
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:
     return samples.latents(name).is_file() and (samples.audio(name).is_file() or not with_audio)
-
-
-def _write_prompts(path: Path, prompts: Sequence[Prompt], edits: Mapping[str, Edit]) -> None:
-    """A copy of the prompts beside the songs, with absolute paths."""
-    lines = []
-    for prompt in prompts:
-        row = prompt_row(prompt)
-        if "style_audio" in row:
-            row["style_audio"] = str(Path(row["style_audio"]).resolve())
-        if prompt.id in edits:
-            del row[DURATION]
-            row[EDIT] = asdict(edits[prompt.id]) | {"song": str(Path(edits[prompt.id].song).resolve())}
-        lines.append(json.dumps(row, ensure_ascii=False))
-    write_if_changed(path, "".join(f"{line}\n" for line in lines))

@@ -27,7 +27,7 @@ from diffdpo.data.scores import (
 from diffdpo.errors import DataError
 from diffdpo.parts import build_scorers
 from diffdpo.progress import bar, log
-from diffdpo.run_dir import check_inputs, dist_env
+from diffdpo.run_dir import DistEnv, check_inputs, dist_env, open_folder
 from diffdpo.runs import finish
 from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import Scorer
@@ -84,6 +84,12 @@ def run(cfg: ScoreRun) -> Path:
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
     dist, out = dist_env(), Path(cfg.out)
+    with open_folder(out, dist):
+        _score(cfg, scorers, out, dist)
+    return out
+
+
+def _score(cfg: ScoreRun, scorers: Mapping[str, Scorer], out: Path, dist: DistEnv) -> None:
     audio_files = _audio_files(cfg.samples)
     versions = fingerprints(scorers)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
@@ -123,7 +129,6 @@ def run(cfg: ScoreRun) -> Path:
             world=dist.count,
         )
     dist.barrier()
-    return out
 
 
 def _score_files(

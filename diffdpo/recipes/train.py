@@ -4,20 +4,25 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from diffdpo import presets
-from diffdpo.data.datasets.examples import DataConfig, build_examples
+from diffdpo.data.datasets.examples import DataConfig, build_examples, check_data_config, data_digest
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model, build_objective, check_model
+from diffdpo.parts import build_model, build_objective, check_model, model_digest
 from diffdpo.progress import log
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import read_json
-from diffdpo.training.config import FREE_TO_CHANGE, TrainConfig
+from diffdpo.training.config import TrainConfig, free_keys
+from diffdpo.types import Objective
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 """The environment variable in which `accelerate launch` names DeepSpeed's configuration."""
@@ -45,19 +50,28 @@ class TrainRun:
 
 def run(cfg: TrainRun) -> Path:
     """Train to the last step, from the newest checkpoint if there is one."""
-    from diffdpo.training.session import optimize
     from diffdpo.training.strategy import build_accelerator
 
     objective = build_objective(cfg.objective)
     check_inputs(songs=cfg.data.songs, pairs=cfg.data.pairs, ratings=cfg.data.ratings)
     accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
+    check_data_config(cfg.data, objective.batch_kind, cfg.objective.name)
     if name := os.environ.get(DEEPSPEED_FILE):
         os.environ[DEEPSPEED_FILE] = presets.deepspeed_file(name)
     accelerator = build_accelerator(cfg.train, cfg.out)
-    out = open_run(cfg, free=[f"train.{key}" for key in FREE_TO_CHANGE], dist=dist_env())
-    if _is_done(out, cfg):
-        log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
-        return out
+    inputs = {"data": data_digest(cfg.data, objective.batch_kind), "model": model_digest(cfg.model)}
+    free = [f"train.{key}" for key in free_keys(cfg.train)]
+    with open_run(cfg, free=free, inputs=inputs, dist=dist_env()) as out:
+        if _is_done(out, cfg):
+            log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
+        else:
+            _train(cfg, objective, out, accelerator)
+    return out
+
+
+def _train(cfg: TrainRun, objective: Objective, out: Path, accelerator: "Accelerator") -> None:
+    from diffdpo.training.session import optimize
+
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(
@@ -67,10 +81,9 @@ def run(cfg: TrainRun) -> Path:
         seed=cfg.seed,
         report=partial(log, visible=accelerator.is_main_process),
     )
-    examples = build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source)
     optimize(
         model,
-        examples,
+        build_examples(cfg.data, objective.batch_kind, cfg.objective.name, source),
         objective,
         cfg.train,
         out=out,
@@ -78,7 +91,6 @@ def run(cfg: TrainRun) -> Path:
         accelerator=accelerator,
         objective_name=cfg.objective.name,
     )
-    return out
 
 
 def _is_done(out: Path, cfg: TrainRun) -> bool:

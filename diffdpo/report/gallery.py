@@ -17,7 +17,7 @@ from diffdpo.report.text import clock
 from diffdpo.runs import atomic_write, write_if_changed
 from diffdpo.types import Prompt
 
-PAGE, PICTURES = "index.html", "pictures"
+PAGE = "index.html"
 GALLERY_TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 MAX_SONGS = 200
 """Songs on a page."""
@@ -104,7 +104,7 @@ def _notes(prompt: Prompt, row: SampleRow) -> tuple[str, ...]:
 
 def _entry(samples: Samples, row: SampleRow) -> GalleryEntry:
     name = row.sample_id
-    path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
+    path, image = samples.audio(name), samples.picture(name)
     if not row.sha256 or not path.is_file():
         return GalleryEntry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:

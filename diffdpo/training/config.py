@@ -139,9 +139,18 @@ FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
     "gradient_checkpointing", "time_bins", "compile",
 )  # fmt: skip
-"""Keys of `train` that a resumed run may have changed: none of them moves the trajectory."""
+"""Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
+schedule that ends at zero."""
 EXPORT = "export"
 """Folder of a checkpoint with the weights that other programs load: an adapter, or a whole network."""
+
+
+def free_keys(cfg: TrainConfig) -> list[str]:
+    """The keys of `train` that a resumed run of this configuration may have changed.
+
+    Under schedules linear and cosine the learning rate of every step depends on `steps`.
+    """
+    return [key for key in FREE_TO_CHANGE if key != "steps" or cfg.schedule == "constant"]
 
 
 def export_folder(out: Path, steps: int) -> Path:

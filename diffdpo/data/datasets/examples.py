@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from diffdpo.data.datasets.generated import Source
+from diffdpo.data import tables
+from diffdpo.data.datasets.generated import Source, generated_songs_digest
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.rated import RatedSongs, filter_decisive, select_best
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.pairs import PAIRS
-from diffdpo.data.ratings import read_ratings
+from diffdpo.data.ratings import RATINGS, read_ratings
+from diffdpo.data.songs import SONGS
 from diffdpo.errors import ConfigError
+from diffdpo.inputs import digest
 from diffdpo.types import BatchKind
 
 
@@ -57,8 +61,8 @@ class DataConfig:
             raise ValueError(f"data.top_per_prompt must not be negative, got {self.top_per_prompt}")
 
 
-def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
-    """The examples for an objective's kind of batch; ConfigError if their data is not configured."""
+def check_data_config(cfg: DataConfig, kind: BatchKind, objective: str) -> None:
+    """ConfigError unless the data for an objective's kind of batch is configured."""
     if kind == "song" and bool(cfg.songs) == bool(cfg.ratings):
         conflict = "both data.songs and data.ratings are set; keep one"
         remedy = "set data.songs to a prepared folder, or data.ratings to train on the best of rated songs"
@@ -70,6 +74,34 @@ def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Sou
             f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
             "`diffdpo import-ratings` wrote"
         )
+
+
+def data_digest(cfg: DataConfig, kind: BatchKind) -> str:
+    """Identity of the training data for a kind of batch, from the tables: which songs, made from what, and what is
+    said about them."""
+    if kind == "song" and cfg.songs:
+        songs = sorted(tables.read_rows(Path(cfg.songs), SONGS), key=lambda row: row.id)
+        return digest(
+            [(row.id, row.frames, row.sha256, row.inputs, row.split) for row in songs if not row.error]
+        )
+    if kind == "pair":
+        folder = Path(cfg.pairs)
+        pairs = tables.read_rows(folder, PAIRS)
+        facts: list[Any] = [
+            (row.samples, row.winner, row.loser, row.soft_label, row.axis, row.spans) for row in pairs
+        ]
+        names = [(row.samples, song) for row in pairs for song in (row.winner, row.loser)]
+    else:
+        folder = Path(cfg.ratings)
+        ratings = tables.read_rows(folder, RATINGS)
+        facts = [(row.samples, row.sample_id, row.rating, row.source, row.weight) for row in ratings]
+        names = [(row.samples, row.sample_id) for row in ratings]
+    return digest([sorted(facts), generated_songs_digest(folder, names)])
+
+
+def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
+    """The examples for an objective's kind of batch; ConfigError if their data is not configured."""
+    check_data_config(cfg, kind, objective)
     return {"song": _songs, "pair": _pairs, "rated": _rated_songs, "group": _groups}[kind](cfg, source)
 
 

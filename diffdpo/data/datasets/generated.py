@@ -4,6 +4,7 @@ from."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +13,7 @@ from diffdpo.data.latents import read_latents
 from diffdpo.data.plans import read_plan
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.errors import DataError
+from diffdpo.inputs import content_digest, digest
 from diffdpo.types import Embedding, Plan, Prompt, Row
 
 SongRef = tuple[str, str]
@@ -62,6 +64,25 @@ class GeneratedSongs:
     def latents(self, samples: str, sample_id: str) -> Float[Tensor, "frame channel"]:
         """The latents of a song, in float32."""
         return read_latents(self.folders[samples].latents(sample_id))
+
+
+def generated_songs_digest(folder: Path, songs: Iterable[SongRef]) -> str:
+    """Identity of the songs that a table in `folder` names.
+
+    A song is identified by its sound and by what it was made from; in tables that say neither, by its latents.
+    """
+    names = sorted(set(songs))
+    identities: list[Any] = []
+    for name in sorted({samples for samples, _ in names}):
+        samples = open_samples(folder / name)
+        rows = {row.sample_id: row for row in samples.rows()}
+        for sample in (sample for samples_name, sample in names if samples_name == name):
+            row = rows.get(sample)
+            if row is None or not (row.inputs or row.sha256):
+                identities.append((name, sample, content_digest(samples.latents(sample))))
+            else:
+                identities.append((name, sample, row.frames, row.inputs, row.sha256))
+    return digest(identities)
 
 
 def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
