@@ -1,7 +1,7 @@
 """The loop from Python, on values in memory: load a model, sample songs, score them, mine pairs, train."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +193,10 @@ def train(
     `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
     """
     from diffdpo.data.datasets.memory import PairsInMemory
+    from diffdpo.inputs import digest
     from diffdpo.parts import build_objective
-    from diffdpo.training.config import LoraConfig, TrainConfig
+    from diffdpo.run_dir import dist_env, open_folder
+    from diffdpo.training.config import LoraConfig, TrainConfig, free_keys
     from diffdpo.training.session import optimize
 
     lora = settings.get("lora")
@@ -213,4 +215,9 @@ def train(
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
     )
-    return optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
+    settings_digest = digest(
+        {name: value for name, value in asdict(cfg).items() if name not in free_keys(cfg)}
+    )
+    inputs = {"data": examples.digest, "settings": digest([objective, loss, seed, settings_digest])}
+    with open_folder(Path(out), dist_env(), inputs):
+        return optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)

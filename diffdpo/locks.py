@@ -31,14 +31,15 @@ def lock_folder(folder: Path) -> Iterator[ExitStack]:
 
 
 @contextmanager
-def lock_shard(folder: Path, shard: int, shards: int) -> Iterator[ExitStack]:
+def lock_shard(folder: Path, shard: int, shards: int, *, wait_s: float = OPENING_S) -> Iterator[ExitStack]:
     """Hold one shard of a folder, beside other shards. DataError while an unsharded run, or the same shard, is at
     work in it.
 
-    Other shards open the folder only after the stack that this yields is closed.
+    Other shards open the folder only after the stack that this yields is closed; they wait for it for `wait_s`
+    seconds.
     """
     with ExitStack() as stack, ExitStack() as opening:
-        opening.enter_context(_lock(folder / LOCK, wait_s=OPENING_S))
+        opening.enter_context(_lock(folder / LOCK, wait_s=wait_s))
         stack.enter_context(_lock(_shard_lock(folder, shard, shards)))
         yield opening
 

@@ -61,11 +61,13 @@ def device() -> torch.device:
 
 
 @contextmanager
-def open_folder(out: Path, dist: DistEnv) -> Iterator[None]:
-    """Hold a folder alone that runs of several configurations share."""
+def open_folder(out: Path, dist: DistEnv, inputs: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Hold a folder alone, whatever the configuration of earlier runs in it. DataError if it holds results of other
+    `inputs`."""
     with ExitStack() as stack:
         if dist.main:
             stack.enter_context(lock_folder(out))
+            _check_inputs(out, inputs or {})
         dist.barrier()
         yield
 
@@ -105,12 +107,18 @@ def _check_earlier_run(cfg: Any, out: Path, free: Sequence[str], inputs: Mapping
     path, text = out / CONFIG, to_yaml(cfg)
     if path.is_file() and any(not _is_opening_file(entry.name) for entry in out.iterdir()):
         _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+    write_if_changed(path, text)
+    _check_inputs(out, inputs)
+
+
+def _check_inputs(out: Path, inputs: Mapping[str, str]) -> None:
+    """Compare inputs with those of the results in a folder, if any; then write them there."""
+    if any(not _is_opening_file(entry.name) for entry in out.iterdir()):
         for name in changed_inputs(out, inputs):
             raise DataError(
                 f"{out}: the {name} changed since this run began; choose another out=…, or delete the folder to "
                 "start over"
             )
-    write_if_changed(path, text)
     if inputs:
         write_inputs(out, {**read_inputs(out), **inputs})
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.datasets.pairs import PairExample, collate_pairs
+from diffdpo.inputs import digest
 from diffdpo.mining.values import Pair
 from diffdpo.types import Batch, Row
 
@@ -32,6 +33,12 @@ class PairsInMemory:
     def has_soft_labels(self) -> bool:
         """Whether any pair has a soft label below 1."""
         return any(pair.soft_label != 1.0 for pair in self.pairs)
+
+    @property
+    def digest(self) -> str:
+        """Identity of pairs and latents."""
+        latents = {name: value.float().cpu().numpy() for name, value in sorted(self.latents.items())}
+        return digest([list(self.pairs), latents])
 
     def example(self, index: int, position: int) -> PairExample:
         """The pair at `index`."""
