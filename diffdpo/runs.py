@@ -1,6 +1,7 @@
 """Run directories: files that are complete or absent, and the manifest that is written last."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -46,8 +47,17 @@ def write_if_changed(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON with sorted keys."""
-    atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write a value as indented JSON with sorted keys; NaN and infinity, which JSON lacks, as null."""
+    atomic_write(path, json.dumps(_finite(value), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """A value with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

@@ -1,16 +1,21 @@
-"""Paired comparisons with bootstrap intervals: the unit of resampling is the prompt, not the sample."""
+"""Paired comparisons with intervals over prompts: the unit is the prompt, not the sample."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
+
+MIN_CLUSTERS = 8
+"""Prompts from which on an interval may decide: of fewer, chance says better or worse too often."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean paired difference with its percentile bootstrap interval."""
+    """A mean paired difference with its interval over clusters (prompts)."""
 
     mean: float
     low: float
@@ -24,7 +29,9 @@ class Effect:
 
     @property
     def direction(self) -> str:
-        """`better` or `worse` if the interval leaves out zero, else `unclear`."""
+        """`better` or `worse` if the interval leaves out zero, else `unclear`; below 8 clusters `unclear`."""
+        if self.clusters < MIN_CLUSTERS:
+            return "unclear"
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "unclear"
@@ -36,31 +43,30 @@ def paired_effect(
     clusters: Sequence[str],
     *,
     level: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
 ) -> Effect:
     """The effect of `treatment` over `baseline`, sample by sample, with an interval over clusters (prompts).
 
-    Whole clusters are drawn with replacement (Davison & Hinkley 1997, 3.8): samples of one prompt are alike, and
-    an interval over samples would be too narrow.
+    Samples of one prompt are alike, so that the variance is that of the clusters' sums around the mean (Cochran
+    1977, section 6.4), and the interval has the quantiles of Student's t with one degree of freedom less than there
+    are clusters. With one cluster the interval is infinite.
     """
     difference = treatment - baseline
-    names = sorted(set(clusters))
-    member = np.array([names.index(cluster) for cluster in clusters])
-    sums = np.bincount(member, weights=difference, minlength=len(names))
-    counts = np.bincount(member, minlength=len(names))
-    draws = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    member, counts = np.unique(np.array(clusters), return_inverse=True, return_counts=True)[1:]
+    mean, n_clusters = float(difference.mean()), len(counts)
+    residuals = np.bincount(member, weights=difference) - counts * mean
+    margin = math.inf
+    if n_clusters > 1:
+        variance = n_clusters / (n_clusters - 1) * float(residuals @ residuals) / len(difference) ** 2
+        margin = float(stdtrit(n_clusters - 1, (1 + level) / 2)) * math.sqrt(variance)
     spread = float(baseline.std(ddof=1)) if len(baseline) > 1 else 0.0
     return Effect(
-        mean=float(difference.mean()),
-        low=float(low),
-        high=float(high),
+        mean=mean,
+        low=mean - margin,
+        high=mean + margin,
         win_rate=float((difference > 0).mean() + 0.5 * (difference == 0).mean()),
-        effect_size=float(difference.mean() / spread) if spread > 0 else 0.0,
+        effect_size=mean / spread if spread > 0 else 0.0,
         count=len(difference),
-        clusters=len(names),
+        clusters=n_clusters,
     )
 
 

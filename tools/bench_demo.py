@@ -34,7 +34,6 @@ from diffdpo.statistics import Effect, paired_effect
 from tools.bench.measure import markdown_table, peak_mib, round_values
 
 DEMO = ROOT / "configs" / "tiny" / "demo.yaml"
-RESAMPLES = 4000
 
 
 def run(seed: int, folder: Path, overrides: Sequence[str]) -> None:
@@ -107,8 +106,8 @@ def seed_result(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     }
 
 
-def pool_seeds(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Effects over all seeds. The bootstrap draws prompts, each with its songs of all seeds."""
+def pool_seeds(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Effects over all seeds. Intervals are over prompts, each with its songs of all seeds."""
     axes = list(dict.fromkeys(axis["axis"] for report in reports.values() for axis in report["axes"]))
     seed_axes = [axis for report in reports.values() for axis in report["axes"]]
     mined_axes = {axis["axis"] for axis in seed_axes if axis["role"] == "mined"}
@@ -123,9 +122,9 @@ def pool_seeds(reports: Mapping[int, Mapping[str, Any]], resamples: int = RESAMP
         for seed, report in reports.items()
         for pair in report["samples"]
     ]
-    axis_effects = effects(pairs, mined_axes, axes, resamples)
+    axis_effects = effects(pairs, mined_axes, axes)
     changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
-    mean = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs], resamples=resamples)
+    mean = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
 
     def seeds(axis: str, direction: str) -> int:
         return sum(axis_row["axis"] == axis and axis_row["direction"] == direction for axis_row in seed_axes)

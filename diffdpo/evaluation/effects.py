@@ -9,7 +9,7 @@ import numpy as np
 
 from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
-from diffdpo.statistics import Effect, paired_effect
+from diffdpo.statistics import MIN_CLUSTERS, Effect, paired_effect
 
 Role = Literal["mined", "judge"]
 
@@ -61,7 +61,7 @@ def pair_rows(
 
 
 def effects(
-    pairs: Sequence[PairedSample], mined_axes: Collection[str], axes: Sequence[str], resamples: int
+    pairs: Sequence[PairedSample], mined_axes: Collection[str], axes: Sequence[str]
 ) -> list[AxisEffect]:
     """The effect of each axis, mined axes first, with intervals over prompts. DataError without a scored axis."""
     results = []
@@ -78,7 +78,7 @@ def effects(
                 baseline_mean=float(baseline.mean()),
                 baseline_std=float(baseline.std(ddof=1)),
                 aligned_mean=float(aligned.mean()),
-                effect=paired_effect(baseline, aligned, [p.group for p in usable], resamples=resamples),
+                effect=paired_effect(baseline, aligned, [p.group for p in usable]),
                 left_out=len(pairs) - len(usable),
             )
         )
@@ -100,8 +100,19 @@ def standardised_change(pair: PairedSample, axis_effects: Sequence[AxisEffect]) 
     return float(np.mean(changes)) if changes else 0.0
 
 
+def too_few_prompts(axis_effects: Sequence[AxisEffect]) -> str:
+    """A sentence if no axis was compared on enough prompts for a verdict; else ""."""
+    count = max((a.effect.clusters for a in axis_effects), default=0)
+    if count >= MIN_CLUSTERS:
+        return ""
+    prompts = "1 prompt" if count == 1 else f"{count} prompts"
+    return f"Unclear: {prompts}, and a verdict needs {MIN_CLUSTERS}."
+
+
 def verdict(axis_effects: Sequence[AxisEffect]) -> str:
     """One sentence: which mined axes rose or fell, and what the judges did."""
+    if few := too_few_prompts(axis_effects):
+        return few
     mined_effects = [a for a in axis_effects if a.role == "mined"]
     judges = [a for a in axis_effects if a.role == "judge"]
     better = sum(a.effect.direction == "better" for a in mined_effects)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffdpo.evaluation.effects import AxisEffect
+from diffdpo.evaluation.effects import AxisEffect, too_few_prompts
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,12 @@ def _violation(result: RoundResult, rule: StopRule) -> str:
 
 
 def round_result(axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
-    """The outcome of a round, from the effects on validation prompts (empty without) and the rows of training."""
-    effect_sizes = [a.effect.effect_size for a in axis_effects if a.role == "mined"]
+    """The outcome of a round, from the effects on validation prompts (empty without) and the rows of training.
+
+    Fewer than 8 prompts give no score.
+    """
+    decisive_effects = [] if too_few_prompts(axis_effects) else axis_effects
+    effect_sizes = [a.effect.effect_size for a in decisive_effects if a.role == "mined"]
     return RoundResult(
         score=sum(effect_sizes) / len(effect_sizes) if effect_sizes else None,
         fallen_judges=tuple(

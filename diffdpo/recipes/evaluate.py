@@ -12,6 +12,7 @@ from diffdpo.config import to_yaml
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import RATINGS
+from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError
@@ -62,7 +63,6 @@ class EvaluateRun:
     long_song: str = ""
     """Audio file of one more song for the report."""
     long_song_caption: str = ""
-    resamples: int = 4000
     command: str = ""
     """The command that the report names for making the comparison again; empty: `diffdpo evaluate` on `out`."""
     license: str = ""
@@ -91,7 +91,7 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    axis_effects = effects(pairs, mined_axes, axes, cfg.resamples)
+    axis_effects = effects(pairs, mined_axes, axes)
     sentence = verdict(axis_effects)
     result = {
         "verdict": sentence,
@@ -123,17 +123,22 @@ def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
         )
 
 
-def compare(
-    baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[str], resamples: int = 4000
-) -> list[AxisEffect]:
+def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[str]) -> list[AxisEffect]:
     """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined_axes, axes, resamples)
+    return effects(pairs, mined_axes, axes)
 
 
 def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:
     rows = pair_rows(baseline.rows(), aligned.rows())
+    contents = [prompt_inputs(side.prompts(), {}, "") for side in (baseline, aligned)]
+    for song, _ in rows:
+        if contents[0].get(song.prompt_id) != contents[1].get(song.prompt_id):
+            raise DataError(
+                f"{aligned.folder}: the prompt {song.prompt_id!r} is another than in {baseline.folder}; sample "
+                "both models with the same prompts"
+            )
     values = [join_scores(scores, side, side.prompts()).by_song() for side in (baseline, aligned)]
     missing_ids = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
     if missing_ids:

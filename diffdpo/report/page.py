@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from diffdpo.evaluation.effects import AxisEffect
+from diffdpo.evaluation.effects import AxisEffect, too_few_prompts
 from diffdpo.report import plots as pictures
 from diffdpo.report.text import clock, family, format_signed, name, number, percent
 from diffdpo.runs import atomic_write
@@ -99,6 +99,8 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
     """Two sentences: which axes rose beyond their interval, and which fell ("" if none did)."""
     if not effects:
         return "Nothing was compared.", ""
+    if few := too_few_prompts(effects):
+        return few.removesuffix("."), ""
     roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
     better = [
         f"{sum(e.effect.direction == 'better' for e in group)} of {_count_text(len(group), role)}"

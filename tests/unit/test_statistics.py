@@ -1,7 +1,10 @@
-"""Bootstrap over prompts against what theory says."""
+"""Intervals over prompts against what theory says."""
+
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from diffdpo.statistics import Interval, cluster_weights, members, paired_effect, weighted_quantiles
 
@@ -25,7 +28,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         before = rng.normal(0, 1, (40, 3))
         after = before + shift[:, None] + rng.normal(0, 0.1, (40, 3))
         names = np.repeat([f"p{i}" for i in range(40)], 3).tolist()
-        effect = paired_effect(before.ravel(), after.ravel(), names, resamples=400, seed=seed)
+        effect = paired_effect(before.ravel(), after.ravel(), names)
         covered += effect.low <= 0.3 <= effect.high
     assert 0.89 <= covered / 200 <= 0.99
 
@@ -84,3 +87,29 @@ def test_weighted_quantiles_are_those_of_repeated_values():
             np.quantile(np.repeat(values, w.astype(int)), share, method="inverted_cdf") for w in weights
         ]
         np.testing.assert_array_equal(weighted_quantiles(values, weights, share), expected)
+
+
+def test_the_interval_of_songs_alike_within_prompts_is_student_s_t_of_the_prompts():
+    """With equal numbers of songs the estimate is the mean of the prompts' means, the interval that of scipy."""
+    means = np.random.default_rng(3).normal(0.2, 1.0, 9)
+    effect = paired_effect(np.zeros(18), np.repeat(means, 2), [f"p{i // 2}" for i in range(18)])
+    low, high = stats.t.interval(0.95, 8, loc=means.mean(), scale=stats.sem(means))
+    assert (effect.mean, effect.low, effect.high) == pytest.approx((means.mean(), low, high), rel=1e-12)
+
+
+def test_one_prompt_has_no_interval_and_few_have_no_verdict():
+    one = paired_effect(np.zeros(2), np.array([-1e-6, -2e-6]), ["x", "x"])
+    assert (one.low, one.high, one.direction) == (-math.inf, math.inf, "unclear")
+    for count, direction in ((2, "unclear"), (7, "unclear"), (8, "better")):
+        names = [f"p{i}" for i in range(count)]
+        assert paired_effect(np.zeros(count), np.linspace(0.9, 1.1, count), names).direction == direction
+
+
+def test_a_change_of_nothing_is_called_better_or_worse_in_one_case_of_twenty():
+    names = [f"p{i // 2}" for i in range(16)]
+    rng = np.random.default_rng(5)
+    calls = 0
+    for _ in range(2000):
+        own = np.repeat(rng.normal(0, 1, 8), 2) + rng.normal(0, 1, 16)
+        calls += paired_effect(np.zeros(16), own, names).direction != "unclear"
+    assert 0.035 <= calls / 2000 <= 0.065

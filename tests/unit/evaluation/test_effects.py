@@ -5,6 +5,7 @@ import pytest
 from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
 from diffdpo.evaluation.effects import PairedSample, effects, pair_rows, standardised_change, verdict
+from diffdpo.evaluation.selection import RoundResult, round_result
 
 
 def row(name, **others):
@@ -41,7 +42,7 @@ def test_songs_made_differently_are_not_compared(difference):
 
 
 def test_mined_axes_come_first_and_a_known_shift_is_found():
-    mined, judge = effects(PAIRS, ["key"], ["judge", "key"], resamples=500)
+    mined, judge = effects(PAIRS, ["key"], ["judge", "key"])
     assert (mined.axis, mined.role, judge.axis, judge.role) == ("key", "mined", "judge", "judge")
     assert mined.effect.mean == pytest.approx(1.0)
     assert mined.effect.direction == "better"
@@ -52,10 +53,10 @@ def test_mined_axes_come_first_and_a_known_shift_is_found():
 
 def test_scores_that_are_not_numbers_are_left_out_and_counted():
     broken = [*PAIRS, matched("z1", (float("nan"), 1), (1, 1))]
-    (mined, judge) = effects(broken, ["key"], ["key", "judge"], resamples=100)
+    (mined, judge) = effects(broken, ["key"], ["key", "judge"])
     assert (mined.left_out, judge.left_out) == (1, 0)
     with pytest.raises(DataError, match="no axis has scores"):
-        effects(PAIRS, ["key"], ["other"], resamples=100)
+        effects(PAIRS, ["key"], ["other"])
 
 
 def test_the_verdict_says_what_fell():
@@ -63,10 +64,18 @@ def test_the_verdict_says_what_fell():
         matched(p.sample_id, tuple(p.baseline.values()), (p.aligned["key"], p.baseline["judge"] - 2))
         for p in PAIRS
     ]
-    sentence = verdict(effects(fallen, ["key"], ["key", "judge"], resamples=200))
+    sentence = verdict(effects(fallen, ["key"], ["key", "judge"]))
     assert sentence == "Better on 1 of 1 mined axes; the held-out judge judge fell."
 
 
 def test_the_change_of_a_song_is_in_baseline_deviations_of_the_mined_axes():
-    found = effects(PAIRS, ["key"], ["key", "judge"], resamples=100)
+    found = effects(PAIRS, ["key"], ["key", "judge"])
     assert standardised_change(PAIRS[0], found) == pytest.approx(1 / found[0].baseline_std)
+
+
+def test_few_prompts_give_no_verdict_and_no_score_to_choose_a_round_by():
+    few = effects(PAIRS[:2], ["key"], ["judge", "key"])
+    assert verdict(few) == "Unclear: 1 prompt, and a verdict needs 8."
+    assert verdict(effects(PAIRS[:14], ["key"], ["judge", "key"])).startswith("Unclear: 7 prompts")
+    assert round_result(few, []) == RoundResult()
+    assert round_result(effects(PAIRS, ["key"], ["judge", "key"]), []).score > 0

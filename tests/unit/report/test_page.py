@@ -35,7 +35,7 @@ from diffdpo.types import Clip
 
 
 def axis(name: str, role: Any, mean: float, *, half: float = 0.1, std: float = 0.5) -> AxisEffect:
-    effect = Effect(mean, mean - half, mean + half, win_rate=0.5, effect_size=0.0, count=8, clusters=4)
+    effect = Effect(mean, mean - half, mean + half, win_rate=0.5, effect_size=0.0, count=8, clusters=8)
     return AxisEffect(name, role, baseline_mean=1.0, baseline_std=std, aligned_mean=1.0 + mean, effect=effect)
 
 

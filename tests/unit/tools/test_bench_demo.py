@@ -36,7 +36,7 @@ def report(seed, changes, prompts=12, songs=2):
                 axis: before[axis] + float(np.broadcast_to(c, prompts)[i]) for axis, c in changes.items()
             }
             pairs.append(PairedSample(f"p{i}.{k}", f"p{i}", f"g{i}", before, after))
-    found = effects(pairs, [axis for axis in changes if axis != "judge"], list(changes), 500)
+    found = effects(pairs, [axis for axis in changes if axis != "judge"], list(changes))
     return {
         "axes": [asdict(a) | {"direction": a.effect.direction} for a in found],
         "samples": [asdict(pair) | {"change": 0.0} for pair in pairs],
@@ -46,7 +46,7 @@ def report(seed, changes, prompts=12, songs=2):
 
 def test_seeds_are_pooled_and_counted(bench):
     reports = {s: report(s, {"a": 1.0, "b": (s - 1) * 0.5, "judge": -0.2}) for s in range(3)}
-    result = bench.pool_seeds(reports, resamples=500)
+    result = bench.pool_seeds(reports)
     assert (result["prompts"], result["songs"]) == (12, 72)
     a, b, judge = (result["axes"][axis] for axis in ("a", "b", "judge"))
     assert (a["mean"], a["low"], a["high"]) == pytest.approx((1, 1, 1))
