@@ -3,11 +3,19 @@
 import json
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
-from support.launch import ROOT, command, environment, rows, same_trajectory, train_many, verb
+from support.launch import (
+    ROOT,
+    command,
+    environment,
+    rows,
+    same_trajectory,
+    stop_while,
+    train_many,
+    verb,
+)
 
 from diffdpo.models import MODELS
 from diffdpo.training.config import export_folder
@@ -150,21 +158,21 @@ def test_resuming_equals_never_stopping_bit_for_bit(tmp_path, bundle, pairs, can
     assert train(tmp_path / "run", bundle, pairs, *LORA) == canonical
 
 
-def test_a_killed_run_continues_and_loses_at_most_what_was_not_saved(tmp_path, bundle, pairs, canonical):
+def test_a_run_killed_while_it_saves_continues_from_the_checkpoint_before(tmp_path, bundle, pairs, canonical):
     out = tmp_path / "run"
     process = subprocess.Popen(
         command("train", *words(out, bundle, pairs, *LORA, "train.steps=400", "train.save_every=1")),
         cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/step-0000000[2-9]/manifest.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    stop_while(process, lambda: list(out.glob("checkpoints/.step-0000000[3-9].partial/state/*")))
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert list(out.glob("checkpoints/.step-*.partial"))
     last = max(int(path.name[5:]) for path in out.glob("checkpoints/step-*"))
     assert 2 <= last < 400
     steps = max(4, last + 1)
     seen = train(out, bundle, pairs, *LORA, f"train.steps={steps}")
+    assert not list(out.glob("checkpoints/.step-*.partial"))
     assert [row["step"] for row in seen] == list(range(1, steps + 1))
     same_trajectory(canonical, seen[:4])
 

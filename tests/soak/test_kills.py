@@ -1,10 +1,15 @@
-"""Every verb that works for long is killed at many moments, and run again."""
+"""Every verb is killed at random moments and run again: nothing that was finished is lost or made twice, and the
+end is that of a run which nothing stopped, bit for bit."""
 
 import json
+import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +19,17 @@ from support.launch import ROOT, command, environment, rows, verb
 
 from diffdpo import audio
 from diffdpo.data import tables
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.ratings import RATINGS
 from diffdpo.data.samples import SAMPLES
 from diffdpo.data.scores import SCORES
 from diffdpo.data.songs import SONGS
 from diffdpo.types import Clip
 
-MOMENTS = 6
-"""Kills of a verb, at even distances in the time between its first file and its last."""
+KILLS = 20
+"""Kills of a verb, at random moments between its first file and its end."""
+
+Values = dict[str, Any]
 
 
 def clip(number: int) -> Clip:
@@ -28,105 +37,197 @@ def clip(number: int) -> Clip:
     return Clip(samples=samples, sample_rate=44100)
 
 
+def write_prompts(path: Path, name: str, count: int) -> None:
+    prompts = [{"id": f"{name}{i}", "text": f"rock {name}", "duration_s": 3 + i % 3} for i in range(count)]
+    path.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """Prompts, recordings, and songs with scores."""
     folder = tmp_path_factory.mktemp("kills")
-    prompts = [{"id": f"p{i}", "text": "rock", "duration_s": 3 + i % 3} for i in range(8)]
-    (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts))
+    write_prompts(folder / "prompts.jsonl", "p", 8)
+    write_prompts(folder / "evaluation.jsonl", "e", 8)
     for number in range(8):
         audio.write(folder / "songs" / f"{number}.flac", clip(number))
-    verb("sample", *sample_words(folder, Path()), f"out={folder / 'sampled'}", "per_prompt=2")
+    verb(*sample_words(folder, bundle), f"out={folder / 'sampled'}")
+    verb(
+        "score", f"samples=[{folder / 'sampled'}]", f"out={folder / 'scored'}", "scorers=[production,harmony]"
+    )
     return folder
 
 
 def sample_words(folder: Path, bundle: Path) -> list[str]:
-    model = [f"model.args.bundle={bundle}"] if bundle.name else []
-    return [f"prompts={folder / 'prompts.jsonl'}", "model.name=tiny", *model, "sampling.steps=4"]
+    return ["sample", f"prompts={folder / 'prompts.jsonl'}", f"model.args.bundle={bundle}", "sampling.steps=4",
+            "per_prompt=2", "sampling.batch=3"]  # fmt: skip
 
 
-def sampled(out: Path) -> dict[str, torch.Tensor]:
-    names = [row.sample_id for row in tables.read_rows(out, SAMPLES)]
+def prepare_words(folder: Path, bundle: Path) -> list[str]:
+    return ["prepare", f"songs={folder / 'songs'}", "valid_share=0", f"model.args.bundle={bundle}"]
+
+
+def score_words(folder: Path, bundle: Path) -> list[str]:
+    return ["score", f"samples=[{folder / 'sampled'}]"]
+
+
+def mine_words(folder: Path, bundle: Path) -> list[str]:
+    return ["mine", f"samples=[{folder / 'sampled'}]", f"scores={folder / 'scored'}", "rule.args.min_margin=0.01",
+            "axes=[production.balance]"]  # fmt: skip
+
+
+TRAIN = ["global_batch=4", "per_device=4", "learning_rate=1e-3", "save_every=3", "lora.rank=4", "trackers=[]"]
+
+
+def train_words(folder: Path, bundle: Path) -> list[str]:
+    verb(*mine_words(folder, bundle), f"out={folder / 'pairs'}")
+    return ["train", f"data.pairs={folder / 'pairs'}", f"model.args.bundle={bundle}", "train.steps=30",
+            "train.dropout.style=0.3", *(f"train.{word}" for word in TRAIN)]  # fmt: skip
+
+
+def round_words(folder: Path, bundle: Path) -> list[str]:
+    return ["round", f"mining_prompts={folder / 'prompts.jsonl'}",
+            f"evaluation_prompts={folder / 'evaluation.jsonl'}", f"model.args.bundle={bundle}", "candidates=3",
+            "evaluation_samples=1", "sample.sampling.steps=2", "score.scorers=[production]",
+            "mine.axes=[production.balance]", "mine.rule.args.min_margin=0.01", "train.train.steps=6",
+            *(f"train.train.{word}" for word in TRAIN)]  # fmt: skip
+
+
+def latents(out: Path, names: list[str]) -> Values:
     assert len(set(names)) == len(names)
     return {name: load_file(out / "latents" / f"{name}.safetensors")["latents"] for name in names}
 
 
-def prepared(out: Path) -> dict[str, torch.Tensor]:
-    names = [row.id for row in tables.read_rows(out, SONGS) if not row.error]
-    assert len(set(names)) == len(names)
-    return {name: load_file(out / "latents" / f"{name}.safetensors")["latents"] for name in names}
+def sample_values(out: Path) -> Values:
+    return latents(out, [row.sample_id for row in tables.read_rows(out, SAMPLES)])
 
 
-def scored(out: Path) -> dict[str, torch.Tensor]:
-    values = {
-        f"{row.sha256}|{row.axis}|{row.prompt}": torch.tensor(row.value)
-        for row in tables.read_rows(out, SCORES)
-    }
-    assert len(values) == len(tables.read_rows(out, SCORES))
+def prepare_values(out: Path) -> Values:
+    return latents(out, [row.id for row in tables.read_rows(out, SONGS) if not row.error])
+
+
+def score_values(out: Path) -> Values:
+    table = tables.read_rows(out, SCORES)
+    values = {f"{row.sha256}|{row.axis}|{row.prompt}": row.value for row in table}
+    assert len(values) == len(table)
     return values
 
 
-def trained(out: Path) -> dict[str, torch.Tensor]:
-    return {f"{row['step']}|{name}": torch.tensor(value) for row in rows(out) for name, value in row.items()}
+def mine_values(out: Path) -> Values:
+    pairs = {f"{row.winner}|{row.loser}": dict(row.margins) for row in tables.read_rows(out, PAIRS)}
+    return pairs | {row.sample_id: row.rating for row in tables.read_rows(out, RATINGS)}
 
 
-def words(name: str, folder: Path, bundle: Path, pairs: Path) -> list[str]:
-    return {
-        "sample": ["sample", *sample_words(folder, bundle), "per_prompt=2", "sampling.batch=2"],
-        "prepare": [
-            "prepare", f"songs={folder / 'songs'}", "valid_share=0", "model.name=tiny",
-            f"model.args.bundle={bundle}",
-        ],
-        "score": ["score", f"samples=[{folder / 'sampled'}]"],
-        "train": [
-            "train", f"data.pairs={pairs}", "model.name=tiny", f"model.args.bundle={bundle}", "train.steps=30",
-            "train.global_batch=4", "train.per_device=4", "train.learning_rate=1e-3", "train.save_every=3",
-            "train.lora.rank=4", "train.dropout.style=0.3", "train.trackers=[]",
-        ],
-    }[name]  # fmt: skip
+def train_values(out: Path) -> Values:
+    newest = max((out / "checkpoints").glob("step-????????"))
+    metrics = {f"{row['step']}|{name}": value for row in rows(out) for name, value in row.items()}
+    return metrics | load_file(newest / "export" / "pytorch_lora_weights.safetensors")
 
 
-VALUES = {"sample": sampled, "prepare": prepared, "score": scored, "train": trained}
+def round_values(out: Path) -> Values:
+    report = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
+    effects = {axis["axis"]: json.dumps(axis, sort_keys=True) for axis in report["axes"]}
+    return effects | train_values(out / "round-1" / "train") | sample_values(out / "round-1" / "aligned")
 
 
-@pytest.fixture(scope="module", params=VALUES)
-def reference(request, folder, bundle, pairs):
-    """A run that nothing stops: its words, its values, and the seconds from its first file to its end."""
-    name, out = request.param, folder / f"{request.param}-whole"
+@dataclass(frozen=True)
+class Stage:
+    """A verb with the words of its command, the values that it leaves, and the files of songs that are finished."""
+
+    words: Callable[[Path, Path], list[str]]
+    values: Callable[[Path], Values]
+    finished: Callable[[Path], Mapping[Path, int]] = lambda out: {}
+
+
+def times(out: Path, names: list[str], folders: tuple[str, ...]) -> Mapping[Path, int]:
+    """When the files of songs were written."""
+    paths = [path for name in names for kind in folders for path in (out / kind).glob(f"{name}.*")]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def sample_times(out: Path) -> Mapping[Path, int]:
+    return times(out, [row.sample_id for row in tables.read_rows(out, SAMPLES)], ("latents", "audio"))
+
+
+def prepare_times(out: Path) -> Mapping[Path, int]:
+    return times(out, [row.id for row in tables.read_rows(out, SONGS)], ("latents", "embeddings"))
+
+
+STAGES = {
+    "prepare": Stage(prepare_words, prepare_values, prepare_times),
+    "sample": Stage(sample_words, sample_values, sample_times),
+    "score": Stage(score_words, score_values),
+    "mine": Stage(mine_words, mine_values),
+    "train": Stage(train_words, train_values),
+    "round": Stage(round_words, round_values, lambda out: sample_times(out / "round-1" / "candidates")),
+}
+
+
+def start(words: list[str], out: Path) -> "subprocess.Popen[bytes]":
+    """A command in a process of its own, once it has opened its folder."""
     process = subprocess.Popen(
-        command(*words(name, folder, bundle, pairs), f"out={out}"), cwd=ROOT, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(process, out)
-    start = time.monotonic()
-    assert process.wait(600) == 0
-    return name, VALUES[name](out), time.monotonic() - start
-
-
-def wait_for(process: subprocess.Popen, out: Path) -> None:
-    """Until the run has opened its folder."""
-    deadline = time.monotonic() + 300
-    while not (out / "config.yaml").is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
-@pytest.mark.parametrize("moment", range(MOMENTS))
-def test_a_kill_loses_only_what_was_in_progress(folder, bundle, pairs, reference, moment):
-    name, expected, seconds = reference
-    out = folder / f"{name}-{moment}"
-    line = [*words(name, folder, bundle, pairs), f"out={out}"]
-    process = subprocess.Popen(
-        command(*line), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*words, f"out={out}"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
-    wait_for(process, out)
-    time.sleep(seconds * (moment + 0.5) / MOMENTS)
+    deadline = time.monotonic() + 300
+    while not (out / "config.yaml").is_file() and not (out / ".lock").is_file():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return process
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def reference(request, folder, bundle) -> tuple[str, list[str], Values, float]:
+    """A run that nothing stops: stage, words, values, and the seconds from its first file to its end."""
+    name, out = request.param, folder / f"{request.param}-whole"
+    words = STAGES[name].words(folder, bundle)
+    process = start(words, out)
+    begin = time.monotonic()
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+    return name, words, STAGES[name].values(out), time.monotonic() - begin
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_kill_loses_only_what_was_in_progress(folder, reference, number):
+    name, words, expected, seconds = reference
+    stage, out = STAGES[name], folder / f"{name}-{number}"
+    moment = random.Random(f"{name}-{number}").random() * seconds
+    process = start(words, out)
+    time.sleep(moment)
     process.send_signal(signal.SIGKILL)
-    process.wait(60)
-    verb(*line)
-    values = VALUES[name](out)
-    assert values.keys() == expected.keys()
-    for key, value in expected.items():
-        if name == "sample":  # the rest of a batch is another batch, which rounds otherwise
-            assert torch.allclose(values[key], value, atol=1e-4), key
-        else:
-            assert torch.equal(values[key], value) or (value != value and values[key] != values[key]), key
+    process.communicate(timeout=60)
+    finished = stage.finished(out)
+    verb(*words, f"out={out}")
+    assert equal(stage.values(out), expected)
+    assert finished.items() <= stage.finished(out).items()
     assert not list(out.rglob("*.partial*"))
+
+
+def equal(one: Values, two: Values) -> bool:
+    """Whether two runs left the same values, bit for bit."""
+    if one.keys() != two.keys():
+        return False
+    return all(
+        torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else repr(value) == repr(two[key])
+        for key, value in one.items()
+    )
+
+
+def test_two_runs_at_once_do_not_mix(folder, reference):
+    """The second is refused in one line while the first lives, and the first ends as if it were alone."""
+    name, words, expected, _ = reference
+    out = folder / f"{name}-twice"
+    process = start(words, out)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        answer = verb(*words, f"out={out}", code=2)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert "another run is at work here" in answer
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+    assert equal(STAGES[name].values(out), expected)

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +83,21 @@ def _finish(words: list[str], launcher: str, fails: bool) -> Answer:
     )
     assert (process.returncode != 0) == fails, process.stderr[-4000:]
     return Answer(process.returncode, process.stdout, process.stderr)
+
+
+def stop_while(process: "subprocess.Popen[bytes]", condition: Callable[[], object]) -> None:
+    """Stop a process at a moment at which a condition on its files holds; the condition still holds afterwards."""
+    deadline = time.monotonic() + 240
+    while True:
+        assert process.poll() is None, "it ended before the moment came"
+        assert time.monotonic() < deadline
+        if not condition():
+            time.sleep(0.001)
+            continue
+        process.send_signal(signal.SIGSTOP)
+        if condition():
+            return
+        process.send_signal(signal.SIGCONT)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
