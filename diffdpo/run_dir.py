@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffdpo import presets
-from diffdpo.config import to_yaml
+from diffdpo.config import read_yaml, to_yaml
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.runs import CONFIG, write_if_changed
 
@@ -67,7 +67,7 @@ def open_run(cfg: Any, *, free: Sequence[str] = (), dist: DistEnv | None = None)
     path = out / CONFIG
     if dist is None or dist.main:
         if path.is_file() and any(entry.name != CONFIG for entry in out.iterdir()):
-            _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+            _check_same(read_yaml(path), OmegaConf.create(text), out, free)
         write_if_changed(path, text)
     if dist is not None:
         dist.barrier()

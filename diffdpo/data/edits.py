@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
+from diffdpo.text_files import is_file
 
 TO_THE_END = -1.0
 LATENTS_SUFFIX = ".safetensors"
@@ -89,7 +90,7 @@ def parse_edit(value: Any, folder: Path) -> Edit:
         **{"song": "", **value, "spans": tuple((float(s), float(e)) for s, e in value.get("spans", ()))}
     )
     path = folder / edit.song
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"edit.song {path}: no such file")
     return replace(edit, song=str(path))
 

@@ -1,8 +1,10 @@
 """The songs table: one row a song of `prepare`, encoded or with the error."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffdpo.data.schema import TableSpec
+from diffdpo.names import file_stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,7 +12,7 @@ class SongRow:
     """One song of a prepared dataset."""
 
     id: str
-    """Name of the song's file of latents."""
+    """Id of the song; its files are named by it, shortened where it is long."""
     audio: str = ""
     """Path of the recording."""
     text: str = ""
@@ -34,3 +36,13 @@ class SongRow:
 
 
 SONGS = TableSpec("songs", SongRow, key=("id",))
+
+
+def song_latents(folder: Path, song_id: str) -> Path:
+    """Path of the latents of a song of a prepared dataset."""
+    return folder / "latents" / f"{file_stem(song_id)}.safetensors"
+
+
+def song_embeddings(folder: Path, song_id: str) -> Path:
+    """Path of the embeddings of a song of a prepared dataset."""
+    return folder / "embeddings" / f"{file_stem(song_id)}.safetensors"

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from omegaconf import MISSING
 from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
-from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
-from diffdpo.data.songs import SONGS, SongRow
+from diffdpo.data.song_manifest import SongEntry, read_songs
+from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_latents
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.lyrics.front_end import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
@@ -23,7 +22,7 @@ from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
 from diffdpo.registry import Choice, closest
 from diffdpo.run_dir import dist_env, open_run
-from diffdpo.runs import finish, read_jsonl
+from diffdpo.runs import finish
 from diffdpo.types import Clip, Embedding, Prompt
 
 
@@ -51,25 +50,6 @@ class PrepareRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-
-
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SongEntry:
-    """A song to be encoded: one line of a manifest, or a file of a folder."""
-
-    id: str
-    audio: Path
-    text: str = ""
-    lyrics: str = ""
-    language: str = ""
-    license: str = ""
-    attribution: str = ""
-    split: str = ""
-    group: str = ""
 
 
 def run(cfg: PrepareRun) -> Path:
@@ -119,42 +99,6 @@ def _report(out: Path, songs: list[SongEntry], cfg: PrepareRun, world: int) -> N
     )
 
 
-def read_songs(path: Path, valid_share: float) -> list[SongEntry]:
-    """The songs of a manifest or of a folder, each with a split."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        songs = [SongEntry(id=_slug(file.relative_to(path)), audio=file) for file in files]
-    else:
-        songs = [_entry(row, f"{path}:{number}", path.parent) for number, row in read_jsonl(path)]
-    if not songs:
-        raise DataError(
-            f"{path}: no songs here; give a folder with {', '.join(SUFFIXES)} files or a JSONL manifest"
-        )
-    by_id: dict[str, SongEntry] = {}
-    for song in songs:
-        if song.id in by_id:
-            raise DataError(f"{path}: the id {song.id!r} is used twice; ids name files and must differ")
-        group = song.group or song.id
-        split = song.split or ("valid" if in_share(group, valid_share, "split") else "train")
-        by_id[song.id] = replace(song, group=group, split=split)
-    return list(by_id.values())
-
-
-def _slug(path: Path) -> str:
-    return "-".join([*path.parent.parts, path.stem])
-
-
-def _entry(row: dict[str, Any], location: str, folder: Path) -> SongEntry:
-    for key in row:
-        if key not in KEYS:
-            raise DataError(f"{location}: unknown key {key!r}.{closest(key, KEYS)} Known: {', '.join(KEYS)}.")
-    for key in ("id", "audio"):
-        if not row.get(key):
-            raise DataError(f"{location}: a song needs {key!r}")
-    values = {key: str(value) for key, value in row.items() if value is not None and key != "audio"}
-    return SongEntry(audio=folder / row["audio"], **values)
-
-
 def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
     """Encode one song and write its files; its row, with the error if that failed."""
     row = SongRow(
@@ -179,8 +123,8 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
         embeddings = embed_windows(model, clip, song, cfg)
     except DataError as error:
         return replace(row, error=str(error))
-    write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
-    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(LATENT_DTYPES[cfg.dtype]))
+    write_song_embeddings(song_embeddings(out, song.id), embeddings)
+    write_latents(song_latents(out, song.id), latents.to(LATENT_DTYPES[cfg.dtype]))
     return replace(
         row,
         sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),

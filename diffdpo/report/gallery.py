@@ -104,7 +104,7 @@ def _notes(prompt: Prompt, row: SampleRow) -> tuple[str, ...]:
 
 def _entry(samples: Samples, row: SampleRow) -> GalleryEntry:
     name = row.sample_id
-    path, image = samples.audio(name), samples.folder / PICTURES / f"{name}.png"
+    path, image = samples.audio(name), samples.folder / PICTURES / f"{file_stem(name)}.png"
     if not row.sha256 or not path.is_file():
         return GalleryEntry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:

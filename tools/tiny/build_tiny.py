@@ -77,7 +77,7 @@ def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]
     for row in tables.read_rows(data, SONGS):
         if row.split != split or row.error:
             continue
-        embeddings = SongEmbeddings(data / "embeddings" / f"{row.id}.safetensors")
+        embeddings = SongEmbeddings(song_embeddings(data, row.id))
         rows = [
             [embeddings.read(v, w) for w in range(embeddings.windows)] for v in range(embeddings.variants)
         ]
