@@ -10,8 +10,8 @@ LYRICS_SUFFIXES = (".lrc", ".txt")
 OTHER_SUFFIXES = (
     ".srt", ".vtt", ".ass", ".ssa", ".sbv", ".sub", ".smi", ".ttml", ".dfxp", ".elrc", ".klrc", ".krc", ".qrc",
     ".yrc", ".trc", ".ksc", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".csv", ".tsv", ".md", ".rtf", ".doc",
-    ".docx", ".odt", ".pages", ".pdf", ".htm", ".html", ".tex", ".cho", ".chordpro", ".mxl", ".musicxml", ".mid", ".wav",
-    ".flac", ".mp3", ".ogg", ".opus",
+    ".docx", ".odt", ".pages", ".pdf", ".htm", ".html", ".tex", ".cho", ".chordpro", ".mxl", ".musicxml", ".mid",
+    ".wav", ".flac", ".mp3", ".ogg", ".opus",
 )  # fmt: skip
 """Suffixes of files that hold lyrics in a form that is not read here, or none."""
 PATH = re.compile(r"(~?/|\.{1,2}/|[A-Za-z]:\\|\\\\)\S+|\S+[/\\]\S+\.[A-Za-z]\w{0,4}")

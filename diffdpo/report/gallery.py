@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
+from diffdpo.names import file_stem
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
 from diffdpo.report.text import clock
 from diffdpo.runs import atomic_write, write_if_changed

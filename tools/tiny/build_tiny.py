@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.data import tables
 from diffdpo.data.song_embeddings import SongEmbeddings
-from diffdpo.data.songs import SONGS
+from diffdpo.data.songs import SONGS, song_embeddings
 from diffdpo.encoders.beats import BEATS_FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 

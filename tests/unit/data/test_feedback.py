@@ -104,7 +104,9 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path, songs):
     with pytest.raises(DataError, match="no such file"):
         import_ratings(tmp_path / "none.csv", [str(songs)], tmp_path / "out")
     (tmp_path / "o.csv").write_bytes(b"sample_id,thumb\n\xff\xfe,up")
-    with pytest.raises(DataError, match="not text in UTF-8"):
+    with pytest.raises(
+        DataError, match=r"o\.csv: not UTF-8 \(line 2: invalid start byte at byte 16\); save it as UTF-8"
+    ):
         import_ratings(tmp_path / "o.csv", [str(songs)], tmp_path / "out")
 
 
