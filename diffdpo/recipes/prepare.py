@@ -15,7 +15,7 @@ from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.song_manifest import SongEntry, read_songs
 from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_latents
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.lyrics.front_end import is_untimed
+from diffdpo.lyrics.lrc import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
 from diffdpo.progress import bar, log
