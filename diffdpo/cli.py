@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -136,4 +137,7 @@ def main() -> None:
     """The program. Threads that wait for each other sleep: by default they spin, which on a machine with other work
     costs four times the processor time of the work itself. OpenMP reads the variable when torch is loaded."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a name or a word that the terminal cannot show is escaped
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(app())

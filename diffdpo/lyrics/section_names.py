@@ -69,7 +69,7 @@ def read_header(line: str) -> SectionHeader | None:
     text = " ".join(unicodedata.normalize("NFKC", line).split())
     if not text or LONE_REPEAT.fullmatch(text):
         return None
-    inner, bracket, is_marked = unwrap(text)
+    inner, bracket, is_marked = strip_marks(text)
     pattern = MARKED_HEADER if is_marked else BARE_HEADER
     if match := pattern.fullmatch(inner.casefold()):
         return SectionHeader(match["name"].strip(), repeat=match["repeat"] or "")
@@ -78,7 +78,7 @@ def read_header(line: str) -> SectionHeader | None:
     return _header_before_words(text)
 
 
-def unwrap(text: str) -> tuple[str, str, bool]:
+def strip_marks(text: str) -> tuple[str, str, bool]:
     """A line without brackets, asterisks, # and colon around it; its first bracket; whether it had such a mark."""
     inner, bracket = text, ""
     while True:

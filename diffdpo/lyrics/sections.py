@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from diffdpo.errors import DataError
 from diffdpo.lyrics.doubts import check_line
-from diffdpo.lyrics.section_names import SectionHeader, read_header, unwrap
+from diffdpo.lyrics.section_names import SectionHeader, read_header, strip_marks
 
 TIME_TAG = re.compile(r"\s*\[\d+:\d")
 METADATA_TAG = re.compile(
@@ -68,7 +68,9 @@ def _explain_header(header: SectionHeader, raw: str) -> list[str]:
     """Warnings about the line of a section's name."""
     warnings = []
     if not header.is_usual:
-        warnings.append(f"[{unwrap(raw)[0].split(':')[0].strip()}] is no tag we know; it begins a section")
+        warnings.append(
+            f"[{strip_marks(raw)[0].split(':')[0].strip()}] is no tag we know; it begins a section"
+        )
     if header.repeat:
         warnings.append(f"{header.repeat!r}: a repeat, which is not sung; write the lines again")
     return warnings

@@ -72,6 +72,39 @@ def test_lyrics_may_be_a_file_beside_the_prompts(tmp_path):
     assert prompt.lyrics == "[00:01.00]la la"
 
 
+@pytest.mark.parametrize("name", ["SONG.LRC", "Song.Txt", " song.lrc "])
+def test_lyrics_in_a_file_of_any_case_are_read(tmp_path, name):
+    (tmp_path / name.strip()).write_text("\ufeff[00:00.30]hello world", encoding="utf-8")
+    (prompt,) = read_prompts(write(tmp_path, {"id": "a", "lyrics": name}))
+    assert prompt.lyrics == "[00:00.30]hello world"
+
+
+@pytest.mark.parametrize(
+    "name", ["song.srt", "SONG.VTT", "Words.docx", "words/song", "../words", "lyrics/a.abc", "~/song"]
+)
+def test_words_that_look_like_a_file_are_never_lyrics(tmp_path, name):
+    looks = name not in ("words/song",)
+    path = write(tmp_path, {"id": "a", "lyrics": name})
+    if looks:
+        with pytest.raises(DataError, match=r"prompts\.jsonl:1: lyrics .*: a file of this kind is not read"):
+            read_prompts(path)
+    else:
+        assert read_prompts(path)[0].lyrics == name  # and/or is no path
+
+
+@pytest.mark.parametrize(
+    "words", ["[00:01.00]read my.txt", "one\nsong.lrc", "and/or", "No. 5", "I said no.", "a.m."]
+)
+def test_words_that_do_not_look_like_a_file_are_lyrics(tmp_path, words):
+    assert read_prompts(write(tmp_path, {"id": "a", "lyrics": words}))[0].lyrics == words
+
+
+@pytest.mark.parametrize("key", ["style_audio", "lyrics"])
+def test_a_name_too_long_for_a_file_is_no_file(tmp_path, key):
+    with pytest.raises(DataError, match=r"prompts\.jsonl:1: "):
+        read_prompts(write(tmp_path, {"id": "a", key: "a" * 300 + ".txt"}))
+
+
 def test_shares_go_by_group_and_have_about_their_size():
     inside = [in_share(f"group-{i}", 0.3) for i in range(4000)]
     assert sum(inside) / 4000 == pytest.approx(0.3, abs=0.03)
