@@ -79,7 +79,7 @@ def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFi
     """A FLAC or WAV file that grows block by block, see `extend`; what is flushed can already be heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return soundfile.SoundFile(
-        path, "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
+        os.fsencode(path), "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
     )
 
 

@@ -92,9 +92,7 @@ def test_words_that_look_like_a_file_are_never_lyrics(tmp_path, name):
         assert read_prompts(path)[0].lyrics == name  # and/or is no path
 
 
-@pytest.mark.parametrize(
-    "words", ["[00:01.00]read my.txt", "one\nsong.lrc", "and/or", "No. 5", "I said no.", "a.m."]
-)
+@pytest.mark.parametrize("words", ["[00:01.00]read my.txt", "one\nsong.lrc", "and/or", "No. 5", "I said no."])
 def test_words_that_do_not_look_like_a_file_are_lyrics(tmp_path, words):
     assert read_prompts(write(tmp_path, {"id": "a", "lyrics": words}))[0].lyrics == words
 
