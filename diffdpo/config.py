@@ -17,7 +17,7 @@ from yaml import YAMLError
 from diffdpo import presets
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import Choice, Table, closest, pick
-from diffdpo.text_files import read_text
+from diffdpo.text_files import printable, read_text
 
 T = TypeVar("T")
 INPUT_FILE: Mapping[str, Any] = {"input_file": True}
@@ -33,6 +33,8 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     for word in words:
         if "=" not in word:
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
+        if printable(word) != word:
+            raise ConfigError(f"command line: {printable(word)}: not UTF-8; rename the file, or link to it")
     part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
     for word in sorted(words, key=lambda word: word.partition("=")[0] not in part_keys):  # then arguments
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
