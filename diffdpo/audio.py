@@ -32,7 +32,7 @@ def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float |
     if not path.is_file():
         raise DataError(f"{path}: no such audio file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             rate = file.samplerate
             file.seek(min(int(start_s * rate), file.frames))
             samples = file.read(-1 if seconds is None else int(seconds * rate), "float32", always_2d=True).T
@@ -52,7 +52,7 @@ def seconds_of(path: str | os.PathLike[str]) -> float:
     if not Path(path).is_file():
         raise DataError(f"{path}: no such audio file")
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(os.fsencode(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise DataError(
             f"{path}: cannot decode ({_first_line(error)}); replace or remove the file"
@@ -79,7 +79,7 @@ def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFi
     """A FLAC or WAV file that grows block by block, see `extend`; what is flushed can already be heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return soundfile.SoundFile(
-        path, "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
+        os.fsencode(path), "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
     )
 
 
@@ -91,7 +91,7 @@ def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample
 
 def blocks(path: Path, seconds: float = 20.0) -> Iterator[Clip]:
     """The clips of an audio file, block by block; one block is in memory at a time."""
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
         for samples in file.blocks(int(seconds * file.samplerate), dtype="float32", always_2d=True):
             yield Clip(samples=np.ascontiguousarray(samples.T), sample_rate=file.samplerate)
 
@@ -207,7 +207,7 @@ def pcm_sha256(samples: Float[np.ndarray, "channel sample"], sample_rate: int) -
 
 def file_sha256(path: Path) -> str:
     """`pcm_sha256` of a file, without reading all of it at once: channel by channel, as the hash wants it."""
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
         shape, rate = (file.channels, file.frames), file.samplerate
     digest = hashlib.sha256(f"{rate}|{shape}|".encode())
     for channel in range(shape[0]):

@@ -6,6 +6,7 @@ arguments of a part that is chosen by name are the fields of its dataclass, chec
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -14,8 +15,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from diffdpo import presets
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import Choice, Table, closest, pick
+from diffdpo.text_files import printable, read_text
 
 T = TypeVar("T")
 INPUT_FILE: Mapping[str, Any] = {"input_file": True}
@@ -31,6 +33,8 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     for word in words:
         if "=" not in word:
             raise ConfigError(f"command line: {word!r} is not of the form key=value")
+        if printable(word) != word:
+            raise ConfigError(f"command line: {printable(word)}: not UTF-8; rename the file, or link to it")
     part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
     for word in sorted(words, key=lambda word: word.partition("=")[0] not in part_keys):  # then arguments
         layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
@@ -45,7 +49,11 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
 def read_yaml(path: Path) -> Any:
     """The mapping in a YAML file; ConfigError for a file without valid YAML, or without a mapping."""
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.load(StringIO(read_text(path)))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except (OSError, RecursionError):
+        raise ConfigError(f"{path}: expected keys and values") from None
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(content):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffdpo.errors import ConfigError
 from diffdpo.registry import closest
+from diffdpo.text_files import read_text
 
 LAUNCHERS = ("accelerate", "deepspeed")
 DEFAULTS = {"demo": "tiny/demo"}
@@ -33,7 +34,7 @@ class Preset:
     @property
     def headline(self) -> str:
         """The comment in the first line of the file, which says what the preset is for."""
-        first = self.path.read_text(encoding="utf-8").splitlines()[0]
+        first = read_text(self.path).split("\n")[0]
         return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
@@ -100,7 +101,7 @@ def command_that_makes(output: str) -> str:
     for preset in all_presets():
         if preset.verb in LAUNCHERS or preset.path.suffix != SUFFIX:
             continue
-        lines = preset.path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(preset.path).split("\n")
         if any(line.split("#")[0].strip() == f"out: {output}" for line in lines):
             return f"diffdpo {preset.verb} {preset.name}"
     return ""

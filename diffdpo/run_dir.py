@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffdpo import presets
-from diffdpo.config import to_yaml
+from diffdpo.config import read_yaml, to_yaml
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.inputs import INPUTS, changed_inputs, read_inputs, write_inputs
 from diffdpo.locks import LOCK, lock_folder, lock_shard
@@ -106,7 +106,7 @@ def _check_earlier_run(cfg: Any, out: Path, free: Sequence[str], inputs: Mapping
     """Compare configuration and inputs with those of the results in a folder, if any; then write them there."""
     path, text = out / CONFIG, to_yaml(cfg)
     if path.is_file() and any(not _is_opening_file(entry.name) for entry in out.iterdir()):
-        _check_same(OmegaConf.load(path), OmegaConf.create(text), out, free)
+        _check_same(read_yaml(path), OmegaConf.create(text), out, free)
     write_if_changed(path, text)
     _check_inputs(out, inputs)
 

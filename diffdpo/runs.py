@@ -5,12 +5,12 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffdpo.errors import DataError
+from diffdpo.text_files import parse_json, printable, read_text
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -32,7 +32,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(printable(content).encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -42,7 +42,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 def write_if_changed(path: Path, content: str) -> None:
     """Write a text file, unless the file already holds this text."""
-    if not path.is_file() or path.read_text() != content:
+    if not path.is_file() or path.read_bytes() != printable(content).encode():
         atomic_write(path, content)
 
 
@@ -62,12 +62,7 @@ def _finite(value: Any) -> Any:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file; DataError when it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+    return parse_json(read_text(path), str(path))
 
 
 def publish(
@@ -90,7 +85,8 @@ def publish(
     write(partial_folder)
     barrier()
     if is_main:
-        (partial_folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n")
+        text = json.dumps(dict(manifest), indent=2, sort_keys=True) + "\n"
+        (partial_folder / MANIFEST).write_text(text, encoding="utf-8")
         for path in [*partial_folder.rglob("*"), partial_folder]:
             sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -132,24 +128,6 @@ def versions() -> dict[str, str]:
     return numbers
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not empty; DataError names the line that is not an object."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not valid JSON ({error.msg})") from None
-        if not isinstance(value, dict):
-            raise DataError(
-                f'{path}:{number}: expected an object like {{"id": …}}, got {type(value).__name__}'
-            )
-        yield number, value
-
-
 class Metrics:
     """The file metrics.jsonl of a run: an object a step, cut back to the step that a resumed run starts from."""
 
@@ -157,16 +135,16 @@ class Metrics:
         self.path = folder / METRICS
         lines = []
         if self.path.is_file():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # the line a kill cut short
-                if row.get("step", 0) <= keep_until:
+                if isinstance(row, dict) and row.get("step", 0) <= keep_until:
                     lines.append(line)
         atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append the metrics of a step."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(row)) + "\n")

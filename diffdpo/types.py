@@ -76,7 +76,8 @@ class Prompt:
                 )
         if not self.group:
             content = f"{self.text}|{self.style_audio}|{self.lyrics}"
-            object.__setattr__(self, "group", hashlib.sha256(content.encode()).hexdigest()[:12])
+            digest = hashlib.sha256(content.encode("utf-8", "surrogatepass"))
+            object.__setattr__(self, "group", digest.hexdigest()[:12])
 
     def control(self, name: str) -> Control | None:
         """The value of a control, None where the prompt does not set it."""

@@ -10,9 +10,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "objectives",
-    "randomness", "report", "runs", "sampling", "scorers", "statistics", "training", "types",
-    "weight_files", "windows",
+    "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "names",
+    "objectives", "randomness", "report", "runs", "sampling", "scorers", "statistics", "text_files", "training",
+    "types", "weight_files", "windows",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],

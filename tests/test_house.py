@@ -47,6 +47,25 @@ def test_no_class_inherits_from_one_of_ours(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_text_on_disk_is_utf8_whatever_the_locale(path):
+    """Text is read by `diffdpo.text_files`, or with its encoding; lines of JSON lines end at a line feed only."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        name, keywords = function.split(".")[-1], {keyword.arg for keyword in node.keywords}
+        if name in ("read_text", "write_text") and "." in function and not function.startswith("text_files"):
+            assert "encoding" in keywords, ast.unparse(node)
+        if name == "open" and function not in ("os.open", "webbrowser.open"):
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            assert "encoding" in keywords or any("b" in str(mode) for mode in modes), ast.unparse(node)
+        if function == "OmegaConf.load":
+            assert ast.unparse(node.args[0]).startswith("StringIO"), "read_yaml reads YAML"
+        if name == "splitlines":
+            assert "read_text" not in function, "a text in JSON or YAML may hold U+2028"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_annotations_stay_checkable_at_run_time(path):
     assert "from __future__ import annotations" not in path.read_text()
 

@@ -42,9 +42,10 @@ from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
-from diffdpo.runs import METRICS, atomic_write, read_json, read_jsonl
+from diffdpo.runs import METRICS, atomic_write, read_json
 from diffdpo.scorers import DEFAULT_SCORERS, SCORERS
 from diffdpo.statistics import paired_effect
+from diffdpo.text_files import read_jsonl
 from diffdpo.training.config import ReferenceConfig, export_folder
 from tools.bench.measure import markdown_table
 
@@ -208,7 +209,10 @@ def objective_summary(
     changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     total = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
     run_results = [read_json(folder / "facts.json") for folder in folders.values()]
-    metrics = [[row for _, row in read_jsonl(folder / "train" / METRICS)] for folder in folders.values()]
+    metrics = [
+        [row for _, row in read_jsonl(folder / "train" / METRICS, non_finite=True)]
+        for folder in folders.values()
+    ]
     rises = [rise for rows in metrics if (rise := winner_rise(rows)) is not None]
     return {
         "objective": name,

@@ -4,6 +4,7 @@ An edit is the key `edit` of a prompt line. All times are seconds of the song be
 outside the edit stay as they are.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
+from diffdpo.text_files import is_file
 
 TO_THE_END = -1.0
 LATENTS_SUFFIX = ".safetensors"
@@ -89,7 +91,7 @@ def parse_edit(value: Any, folder: Path) -> Edit:
         **{"song": "", **value, "spans": tuple((float(s), float(e)) for s, e in value.get("spans", ()))}
     )
     path = folder / edit.song
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"edit.song {path}: no such file")
     return replace(edit, song=str(path))
 
@@ -108,7 +110,7 @@ def song_frames(edit: Edit, prompt_id: str, *, channels: int, frames_per_second:
     location = f"prompt {prompt_id!r}: edit.song {path}"
     if path.suffix != LATENTS_SUFFIX:
         try:
-            info = soundfile.info(str(path))
+            info = soundfile.info(os.fsencode(path))
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise DataError(f"{location}: cannot decode ({error}); give FLAC, WAV or latents") from None
         return max(1, int(info.frames / info.samplerate * frames_per_second))

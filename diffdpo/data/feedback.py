@@ -14,8 +14,9 @@ from diffdpo.data import tables
 from diffdpo.data.ratings import MINED_SOURCE, PEOPLE_SOURCE, RATINGS, RatingRow, is_from
 from diffdpo.data.samples import SampleRow, Samples, open_samples, relative_folder
 from diffdpo.errors import DataError
+from diffdpo.names import file_stem
 from diffdpo.registry import closest
-from diffdpo.runs import read_jsonl
+from diffdpo.text_files import read_jsonl, read_text
 
 SONG_COLUMNS = ("sample_id", "sha256", "file")
 """Columns that may identify a song: its id, the hash of its sound, or the name of its audio file."""
@@ -77,6 +78,7 @@ class SongIndex:
                 song = name, row.sample_id
                 self.rows[song] = row
                 self.index["sample_id", row.sample_id].append(song)
+                self.index["file", file_stem(row.sample_id)].append(song)
                 if row.sha256:
                     self.index["sha256", row.sha256].append(song)
 
@@ -87,10 +89,10 @@ class SongIndex:
         `folder`, the folder of the opinions; `location` is the file and line that an error names.
         """
         path = Path(name)
-        value, kind = (path.stem, "sample_id") if column == "file" else (name, column)
-        songs = self.index.get((kind, value), [])
+        value = path.stem if column == "file" else name
+        songs = self.index.get((column, value), [])
         if not songs:
-            hint = closest(value, (text for of, text in self.index if of == kind))
+            hint = closest(value, (text for of, text in self.index if of == column))
             raise DataError(f"{location}: no song with {column} {name!r} in {', '.join(self.folders)}.{hint}")
         if samples:
             songs = [song for song in songs if _same_folder(self.folders[song[0]], samples, folder)]
@@ -258,12 +260,7 @@ def _check_columns(names: Sequence[str], location: str) -> None:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not text in UTF-8; save it as CSV UTF-8") from None
+    text = read_text(path)
     head = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

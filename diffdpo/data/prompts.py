@@ -1,15 +1,18 @@
 """prompts.jsonl: one prompt a line, checked before any work is done; a line may hold an edit of a song."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffdpo.data.edits import Edit, parse_edit
+from diffdpo.data.lyrics_files import read_lyrics
 from diffdpo.errors import DataError
+from diffdpo.names import add_id
 from diffdpo.registry import closest
-from diffdpo.runs import read_jsonl
+from diffdpo.text_files import check_text, is_file, read_jsonl
 from diffdpo.types import CONTROLS, Prompt
 
 TEXTS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "group")
@@ -17,14 +20,13 @@ TEXTS = ("id", "text", "style_audio", "negative_text", "lyrics", "language", "gr
 DURATION, EDIT, CONTROL_MAP = "duration_s", "edit", "controls"
 PROMPT_KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
 """All keys of a line. Controls that models share are keys of the line; other controls are under `controls`."""
-LYRICS_FILES = (".lrc", ".txt")
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
 
-    `style_audio`, and `lyrics` ending in .lrc or .txt, are paths relative to the prompt file. Edits are checked
-    too; `read_edits` returns them.
+    `style_audio`, and `lyrics` that name a .lrc or .txt file, are paths relative to the prompt file. Edits are
+    checked too; `read_edits` returns them.
     """
     return [prompt for prompt, _ in _read(Path(path))]
 
@@ -35,16 +37,13 @@ def read_edits(path: str | Path) -> dict[str, Edit]:
 
 
 def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
-    prompts, ids = [], set()
+    prompts: list[tuple[Prompt, Edit | None]] = []
+    ids: dict[str, str] = {}
     for number, row in read_jsonl(path):
         location = f"{path}:{number}"
         edit = _edit(row, location, path.parent)
         prompt = _prompt(row, location, path.parent)
-        if prompt.id in ids:
-            raise DataError(
-                f"{path}:{number}: the id {prompt.id!r} is used twice; ids name files and must differ"
-            )
-        ids.add(prompt.id)
+        add_id(ids, prompt.id, location)
         prompts.append((prompt, edit))
     if not prompts:
         raise DataError(f"{path}: holds no prompts")
@@ -54,16 +53,12 @@ def _read(path: Path) -> list[tuple[Prompt, Edit | None]]:
 def _prompt(row: dict[str, Any], location: str, folder: Path) -> Prompt:
     _check_types(row, location)
     fields = {key: row[key] for key in (*TEXTS, DURATION) if row.get(key) is not None}
-    if not fields.get("id", "").strip("."):
+    if not fields.get("id"):
         raise DataError(f"{location}: a prompt needs an id")
-    if any(c in fields["id"] for c in "/\\\0"):
-        raise DataError(
-            f"{location}: the id {fields['id']!r} names files and may not contain a path separator"
-        )
     if "style_audio" in fields:
         fields["style_audio"] = str(_check_file(folder / fields["style_audio"], "style_audio", location))
-    if fields.get("lyrics", "").endswith(LYRICS_FILES):
-        fields["lyrics"] = _check_file(folder / fields["lyrics"], "lyrics", location).read_text()
+    if "lyrics" in fields:
+        fields["lyrics"] = read_lyrics(fields["lyrics"], folder, location)
     try:
         return Prompt(**fields, controls=_controls(row))
     except ValueError as error:
@@ -104,6 +99,8 @@ def _check_types(row: dict[str, Any], location: str) -> None:
         if key not in PROMPT_KEYS:
             hint = f"{closest(key, PROMPT_KEYS)} Known: {', '.join(PROMPT_KEYS)}."
             raise DataError(f"{location}: unknown key {key!r}.{hint}")
+        if key not in ("id", "style_audio", EDIT):
+            check_text(json.dumps(value, ensure_ascii=False), key, location)
         value_type: Any = {DURATION: (int, float), CONTROL_MAP: dict}.get(key, str)
         if value is None or key in CONTROLS or key == EDIT:
             continue
@@ -113,7 +110,7 @@ def _check_types(row: dict[str, Any], location: str) -> None:
 
 
 def _check_file(path: Path, key: str, location: str) -> Path:
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{location}: {key} {path}: no such file")
     return path
 

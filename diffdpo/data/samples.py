@@ -14,6 +14,7 @@ from diffdpo.data.edits import Edit
 from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_prompts
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
+from diffdpo.names import check_id, file_stem
 from diffdpo.runs import write_if_changed
 from diffdpo.types import Prompt
 
@@ -25,7 +26,7 @@ class SampleRow:
     """One generated song."""
 
     sample_id: str
-    """Name of the song's files: the prompt's id and a number."""
+    """The prompt's id and a number; the song's files are named by it, shortened where it is long."""
     prompt_id: str
     """The song's prompt in prompts.jsonl."""
     group: str = ""
@@ -66,7 +67,11 @@ class Samples:
         return [row for row in self.all_rows() if not row.error]
 
     def all_rows(self) -> list[SampleRow]:
-        return tables.read_rows(self.folder, SAMPLES)
+        """One row a song. DataError for an id that cannot name files, as in a table from elsewhere."""
+        rows = tables.read_rows(self.folder, SAMPLES)
+        for row in rows:
+            check_id(row.sample_id, str(self.folder / SAMPLES.folder))
+        return rows
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the finished songs."""
@@ -78,14 +83,14 @@ class Samples:
         return read_prompts(self.folder / PROMPTS)
 
     def latents(self, sample_id: str) -> Path:
-        return self.folder / "latents" / f"{sample_id}.safetensors"
+        return self.folder / "latents" / f"{file_stem(sample_id)}.safetensors"
 
     def audio(self, sample_id: str) -> Path:
-        return self.folder / "audio" / f"{sample_id}.flac"
+        return self.folder / "audio" / f"{file_stem(sample_id)}.flac"
 
     def plan(self, sample_id: str) -> Path:
         """Path of the plan that a song was generated from, for models with plans."""
-        return self.folder / "plans" / f"{sample_id}.safetensors"
+        return self.folder / "plans" / f"{file_stem(sample_id)}.safetensors"
 
     def files(self, sample_id: str) -> list[Path]:
         """Paths of all files of a song, whether they exist or not."""
@@ -93,11 +98,11 @@ class Samples:
 
     def picture(self, sample_id: str) -> Path:
         """Path of the spectrogram of a song, for the folder's page."""
-        return self.folder / "pictures" / f"{sample_id}.png"
+        return self.folder / "pictures" / f"{file_stem(sample_id)}.png"
 
     def preview(self, sample_id: str) -> Path:
         """Path of the beginning of a song that is still being generated."""
-        return self.folder / "audio" / f"{sample_id}.preview.flac"
+        return self.folder / "audio" / f"{file_stem(sample_id)}.preview.flac"
 
 
 def open_samples(folder: str | Path) -> Samples:
@@ -108,8 +113,11 @@ def open_samples(folder: str | Path) -> Samples:
 
 
 def relative_folder(samples: Path, folder: Path) -> str:
-    """The path of a samples folder relative to `folder`, that of a table, so that both can be moved together."""
-    return os.path.relpath(samples, folder)
+    """The path of a samples folder relative to `folder`, that of a table, so that both can be moved together.
+
+    Links are resolved first: behind a link ".." is the parent of the folder that the link points to.
+    """
+    return os.path.relpath(os.path.realpath(samples), os.path.realpath(folder))
 
 
 def sample_id(prompt_id: str, number: int) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffdpo.errors import DataError
+from diffdpo.text_files import printable
 
 RowT = TypeVar("RowT")
 
@@ -80,10 +81,12 @@ def arrow_type(hint: Any) -> pa.DataType:
 
 
 def to_columns(rows: Sequence[RowT], spec: TableSpec[RowT]) -> pa.Table:
-    """An Arrow table of rows."""
+    """An Arrow table of rows; bytes of file names that are not UTF-8 are escaped."""
     arrays, schema = [], spec.schema
     for column in schema:
         values = [getattr(row, column.name) for row in rows]
+        if column.type == pa.string():
+            values = list(map(printable, values))
         if pa.types.is_map(column.type):
             values = [list(value.items()) for value in values]
         arrays.append(pa.array(values, column.type))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffdpo.data.schema import TableSpec
+from diffdpo.names import file_stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +12,7 @@ class SongRow:
     """One song of a prepared dataset."""
 
     id: str
-    """Name of the song's file of latents."""
+    """Id of the song; its files are named by it, shortened where it is long."""
     audio: str = ""
     """Path of the recording."""
     text: str = ""
@@ -42,6 +43,16 @@ class SongRow:
 SONGS = TableSpec("songs", SongRow, key=("id",))
 
 
+def song_latents(folder: Path, song_id: str) -> Path:
+    """Path of the latents of a song of a prepared dataset."""
+    return folder / "latents" / f"{file_stem(song_id)}.safetensors"
+
+
+def song_embeddings(folder: Path, song_id: str) -> Path:
+    """Path of the embeddings of a song of a prepared dataset."""
+    return folder / "embeddings" / f"{file_stem(song_id)}.safetensors"
+
+
 def song_files(folder: Path, song_id: str) -> list[Path]:
-    """Paths of the latents and of the embeddings of a song."""
-    return [folder / kind / f"{song_id}.safetensors" for kind in ("latents", "embeddings")]
+    """Paths of all files of a song of a prepared dataset."""
+    return [song_latents(folder, song_id), song_embeddings(folder, song_id)]

@@ -11,133 +11,24 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from diffdpo.data.lyrics_files import is_file_name
 from diffdpo.errors import DataError
+from diffdpo.lyrics.lrc import Lrc, TimedWords, is_untimed, parse_lrc
 from diffdpo.lyrics.phonemes import (
     BOUNDARY,
     Language,
-    language_runs,
     main_language,
     phonemes,
-    unreadable_letters,
 )
-from diffdpo.lyrics.timing import (
-    MAX_SYLLABLE_RATE,
-    METADATA_TAG,
-    TIME_TAG,
-    plan_lyrics,
-    read_sections,
-    syllables,
-)
+from diffdpo.lyrics.timing import plan_lyrics
 from diffdpo.progress import log
 from diffdpo.runs import read_json
-
-STAMP = r"\[(\d+):(\d{1,2}(?:[.,:]\d+)?)\]"
-TIMED_LINE = re.compile(rf"\s*((?:{STAMP}\s*)+)(.*)")
-OFFSET = re.compile(r"\s*\[offset:\s*([+-]?\d+)\s*\]\s*", re.IGNORECASE)
-STRUCTURE = re.compile(r"\s*\[[^\[\]:]+\]\s*")
-WORD_TIME = re.compile(r"<\d+:\d+(?:\.\d+)?>")
 
 TokenLine = tuple[float, tuple[int, ...]]
 """Start in seconds, and tokens."""
 LineEnd = Literal["whole", "cut", "drop"]
 VOCABULARY_VARIABLE = "DIFFDPO_DIFFRHYTHM_VOCAB"
 LYRICS_FRAMES_PER_SECOND = 44100 / 2048
-
-
-class TimedWords(NamedTuple):
-    """A line of lyrics with the time of its start."""
-
-    start_s: float
-    words: str
-    number: int
-    """Number of the line in the file."""
-
-
-@dataclass(frozen=True)
-class Lrc:
-    """A parsed LRC text: the lines that can be sung, in order of time, and a warning for each that cannot."""
-
-    lines: tuple[TimedWords, ...]
-    warnings: tuple[str, ...]
-
-
-def parse_lrc(text: str, *, duration_s: float | None = None) -> Lrc:
-    """The lines `[mm:ss.xx]words` of an LRC text; every line that cannot be sung gives a warning.
-
-    A line may have several times. `[offset:+ms]` makes all lines earlier; title, author and the like are skipped;
-    `<mm:ss.xx>` word times are left out. With a duration, lines that begin after it are left out.
-    """
-    lines: list[TimedWords] = []
-    warnings: list[str] = []
-    offset_s = 0.0
-    for number, raw in enumerate(text.lstrip("\ufeff").splitlines(), start=1):
-        if offset := OFFSET.fullmatch(raw):
-            offset_s = int(offset[1]) / 1000
-        elif match := TIMED_LINE.fullmatch(raw):
-            words = " ".join(WORD_TIME.sub(" ", match[4]).split())
-            if words != " ".join(match[4].split()):
-                warnings.append(f"line {number}: times of single words are not used")
-            problem = explain_unsingable(words)
-            if problem:
-                warnings.append(f"line {number}: {problem}")
-            if language_runs(words) and not STRUCTURE.fullmatch(words):
-                lines += [
-                    TimedWords(_seconds(*stamp), words, number) for stamp in re.findall(STAMP, match[1])
-                ]
-        elif raw.strip() and not METADATA_TAG.fullmatch(raw):
-            tag = " a structure tag, and DiffRhythm knows none;" if STRUCTURE.fullmatch(raw) else ""
-            warnings.append(f"line {number}:{tag} no [mm:ss.xx] time, not sung: {raw.strip()!r}")
-    offset_lines = [line._replace(start_s=max(0.0, line.start_s - offset_s)) for line in lines]
-    sorted_lines = sorted(offset_lines, key=lambda line: line.start_s)
-    if len({line.number for line in lines}) == len(lines) and sorted_lines != offset_lines:
-        warnings.append("lines are not in order of time; sorted")
-    lines_in_song = [line for line in sorted_lines if duration_s is None or line.start_s < duration_s]
-    for line in sorted_lines[len(lines_in_song) :]:
-        warnings.append(
-            f"line {line.number}: starts at {line.start_s:.2f} s, behind the end at {duration_s:.2f} s"
-        )
-    return Lrc(tuple(lines_in_song), tuple(warnings + warn_too_close(lines_in_song, duration_s)))
-
-
-def _seconds(minutes: str, seconds: str) -> float:
-    return 60 * int(minutes) + float(re.sub("[,:]", ".", seconds))
-
-
-def is_untimed(text: str) -> bool:
-    """Whether lyrics have words but no times, so that `plan_lyrics` must time them."""
-    if any(TIME_TAG.match(line) for line in text.splitlines()):
-        return False
-    return any(section.lines for section in read_sections(text)[0])
-
-
-def explain_unsingable(words: str) -> str:
-    """The reason why the words of a line cannot be sung as written; empty if they can."""
-    if not words:
-        return "a time without words"
-    if STRUCTURE.fullmatch(words):
-        return f"{words} is a structure tag, and DiffRhythm knows none; not sung"
-    if letters := unreadable_letters(words):
-        outcome = "the rest is sung" if language_runs(words) else "not sung"
-        return f"letters neither Latin nor Chinese cannot be read: {letters!r}; {outcome}"
-    if not language_runs(words):
-        return f"nothing to sing: {words!r}"
-    return "" if any(char.isalpha() for char in words) else f"only a number, read out: {words!r}"
-
-
-def warn_too_close(lines: Sequence[TimedWords], duration_s: float | None) -> list[str]:
-    """A warning for each line that would have to be sung at more than 8 syllables a second."""
-    ends = [(next_line.start_s, f"until line {next_line.number}") for next_line in lines[1:]]
-    if duration_s is not None:
-        ends.append((duration_s, "until the end"))
-    warnings = []
-    for line, (end_s, end_name) in zip(lines, ends, strict=False):
-        count, length = syllables(line.words), end_s - line.start_s
-        if count > MAX_SYLLABLE_RATE * length:
-            warnings.append(
-                f"line {line.number}: {count} syllables in the {length:.2f} s {end_name}; "
-                f"words are lost below {count / MAX_SYLLABLE_RATE:.2f} s"
-            )
-    return warnings
 
 
 def place_tokens(
@@ -206,6 +97,8 @@ class LyricsFrontEnd:
 
     def encode(self, lyrics: str, language: str | None, duration_s: float) -> EncodedLyrics:
         """Timed lines of tokens, in order. Lyrics without any time are timed by `plan_lyrics` first."""
+        if is_file_name(lyrics):
+            raise DataError(f"the lyrics {lyrics.strip()!r} are the name of a file; give the words in it")
         lrc = parse_lrc(lyrics, duration_s=duration_s)
         warnings = list(lrc.warnings)
         if is_untimed(lyrics):

@@ -5,14 +5,14 @@ lies between them at the one level that fills the song.
 """
 
 import math
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from diffdpo.data.lyrics_files import is_file_name
 from diffdpo.errors import DataError
-from diffdpo.lyrics.phonemes import spell_out
+from diffdpo.lyrics.sections import LyricsLine, LyricsSection, read_sections
+from diffdpo.lyrics.syllables import syllables
 
 SongPartKind = Literal["intro", "line", "break", "instrumental", "outro"]
 MAX_DENSITY, USUAL_DENSITY = 2.5, 1.0
@@ -28,14 +28,6 @@ INSTRUMENTAL: dict[SongPartKind, tuple[int, int, int]] = {
     "outro": (4, 16, 32),
 }
 """Least, usual and largest number of beats of each kind of instrumental part."""
-HEADER = re.compile(r"\s*\[([^\]:]+)(?::[^\]]*)?\]\s*:?\s*")
-TIME_TAG = re.compile(r"\s*\[\d+:\d")
-METADATA_TAG = re.compile(
-    r"\s*\[(?:ar|al|ti|au|lr|by|re|ve|tool|length|tempo|section|#):.*\]\s*", re.IGNORECASE
-)
-"""Title, author and the like of an LRC, which are not sung."""
-SUNG_SECTIONS = ("verse", "chorus", "hook", "bridge", "prechorus", "postchorus", "refrain", "rap")
-PAUSES = ("inst", "instrumental", "interlude", "break", "solo", "intro", "outro")
 
 
 @dataclass(frozen=True)
@@ -67,20 +59,6 @@ class LyricsPlan:
         return tuple(part for part in self.parts if part.kind == "line")
 
 
-class LyricsLine(NamedTuple):
-    """A line of lyrics without a time, and its number in the file."""
-
-    text: str
-    number: int
-
-
-class LyricsSection(NamedTuple):
-    """A section of lyrics with its tag; a section without lines is instrumental."""
-
-    name: str
-    lines: list[LyricsLine]
-
-
 class Slot(NamedTuple):
     """A part of a plan before its length is chosen: `lengths` are the least, usual and largest, in beats."""
 
@@ -99,6 +77,8 @@ def plan_lyrics(lyrics: str, duration_s: float, *, tempo: float = 100.0) -> Lyri
     """
     if not (math.isfinite(duration_s) and duration_s > 0 and math.isfinite(tempo) and tempo > 0):
         raise DataError(f"duration and tempo must be positive, got {duration_s} s and {tempo} beats a minute")
+    if is_file_name(lyrics):
+        raise DataError(f"the lyrics {lyrics.strip()!r} are the name of a file; give the words in it")
     sections, warnings = read_sections(lyrics)
     if not any(section.lines for section in sections):
         raise DataError("the lyrics hold no words")
@@ -197,34 +177,6 @@ def _line(name: str, words: LyricsLine, max_density: float) -> Slot:
     return Slot("line", name, words, (least, usual, math.ceil(MAX_STRETCH * usual)))
 
 
-def read_sections(lyrics: str) -> tuple[list[LyricsSection], list[str]]:
-    """Sections of lyrics, by tag or by empty line, and warnings for unknown tags and lines without words."""
-    sections: list[LyricsSection] = []
-    warnings = []
-    is_new_section = True
-    for number, raw in enumerate(lyrics.lstrip("\ufeff").splitlines(), start=1):
-        if TIME_TAG.match(raw):
-            raise DataError(f"line {number}: has a time; `lyrics plan` is for lyrics without, this is an LRC")
-        if METADATA_TAG.fullmatch(raw):
-            continue
-        if header := HEADER.fullmatch(raw):
-            name = header[1].strip().lower()
-            if re.sub(r"[^a-z]", "", name) not in SUNG_SECTIONS + PAUSES:
-                warnings.append(f"line {number}: [{header[1]}] is no tag we know; it begins a section")
-            sections.append(LyricsSection(name, []))
-            is_new_section = False
-        elif not raw.strip():
-            is_new_section = is_new_section or bool(sections and sections[-1].lines)
-        elif not syllables(raw):
-            warnings.append(f"line {number}: nothing to sing: {raw.strip()!r}")
-        else:
-            if is_new_section:
-                sections.append(LyricsSection(sections[-1].name if sections else "", []))
-            sections[-1].lines.append(LyricsLine(raw.strip(), number))
-            is_new_section = False
-    return sections, warnings
-
-
 def to_lrc(song: LyricsPlan) -> str:
     """A plan as LRC, with times cut to hundredths of a second, and length, tempo and sections as tags."""
     rows = [f"[length:{_clock(song.duration_s)}]", f"[tempo:{song.tempo:g}]"]
@@ -241,36 +193,3 @@ def _clock(seconds: float) -> str:
     hundredths = math.floor(seconds * 100 + 1e-6)
     minutes, remainder = divmod(hundredths, 6000)
     return f"{minutes:02d}:{remainder // 100:02d}.{remainder % 100:02d}"
-
-
-SILENT_VOWELS = (
-    r"'(s|d|t|m|ll|re|ve)$",
-    r"(?<=[^aeiouytd])ed$|(?<=th)es$|(?<=[^aeiouyscxzghl])es$|(?<=[aeiouy]l)es$",
-    r"(?<=[^aeiouyl])e$|(?<=[aeiouy]l)e$",
-    r"(?<=[aeiouy][^aeiouy])e(?=(ly|thing|one|where|times?|ful|less|ness|ment)s?$)",
-)
-"""Ends and joints of English words that are written with a vowel and sung without."""
-EXTRA_SYLLABLES = (
-    r"(?<![tscgxn])(?<!ll)i[oau](?!ge)|eo$|(?<![qg])ua|[aeouy]ing|iet|[^t]ienc|crea|ao|oem|[dr]ea$|thm$|sm$"
-)
-"""Adjacent vowels that are two syllables, and syllables without a written vowel."""
-
-
-def syllables(text: str) -> int:
-    """Number of syllables of a line: vowel groups of Latin words, one for each Chinese or similar character.
-
-    A rule for English that needs no dictionary and is the same on every machine.
-    """
-    decomposition = unicodedata.normalize("NFD", spell_out(text).replace("\u2019", "'").lower())
-    plain = re.sub(r"([a-z])[\u0300-\u036f]+", lambda match: match[1].upper(), decomposition)
-    signs = sum(unicodedata.category(char) == "Lo" for char in text)
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", plain)
-    return signs + sum(_of_word(word) for word in words if unicodedata.category(word[0]) != "Lo")
-
-
-def _of_word(word: str) -> int:
-    """Syllables of a word in lower case; capitals are vowels with an accent, each a syllable."""
-    extra = len(re.findall(EXTRA_SYLLABLES, word)) + bool(re.search(r"[ds]n't$", word))
-    for silent in SILENT_VOWELS:
-        word = re.sub(silent, "", word)
-    return max(1, len(re.findall(r"[aeiouy]+|[AEIOUY]", word)) + extra)

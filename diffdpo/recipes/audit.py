@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 
 from diffdpo import audio
+from diffdpo.data.song_manifest import read_songs
 from diffdpo.evaluation.perturbations import (
     ALL_FAMILIES,
     PERTURBATIONS,
@@ -30,7 +31,6 @@ from diffdpo.evaluation.perturbations import (
 from diffdpo.models.base import SongModel
 from diffdpo.parts import build_model, build_scorers
 from diffdpo.progress import bar
-from diffdpo.recipes.prepare import read_songs
 from diffdpo.registry import Choice
 from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import PromptScorer, Scorer

@@ -34,11 +34,11 @@ from diffdpo.runs import (
     atomic_write,
     finish,
     read_json,
-    read_jsonl,
     versions,
     write_json,
 )
 from diffdpo.scorers import SCORERS
+from diffdpo.text_files import read_jsonl, read_text
 from diffdpo.types import Prompt
 
 
@@ -168,7 +168,9 @@ def _report(
     """The content of the report: effects, songs with the worst change first, and key numbers."""
     prompts = {prompt.id: prompt for prompt in baseline.prompts()}
     worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
-    training = [row for _, row in read_jsonl(Path(cfg.training) / METRICS)] if cfg.training else []
+    training = (
+        [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)] if cfg.training else []
+    )
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
         facts = {
@@ -218,4 +220,4 @@ def _comparison(
 def _config_yaml(cfg: EvaluateRun) -> str:
     """The configuration of the training if its folder is given; else that of the comparison."""
     path = Path(cfg.training) / CONFIG
-    return path.read_text() if cfg.training and path.is_file() else to_yaml(cfg)
+    return read_text(path) if cfg.training and path.is_file() else to_yaml(cfg)

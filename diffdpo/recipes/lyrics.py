@@ -4,9 +4,11 @@ from pathlib import Path
 
 from diffdpo import runs
 from diffdpo.errors import DataError
-from diffdpo.lyrics.front_end import front_end, parse_lrc
+from diffdpo.lyrics.front_end import front_end
+from diffdpo.lyrics.lrc import parse_lrc
 from diffdpo.lyrics.timing import LyricsPlan, plan_lyrics, to_lrc
 from diffdpo.progress import log
+from diffdpo.text_files import read_text
 
 END_S = 24 * 3600.0
 """A time after the end of every song, for lyrics without a duration."""
@@ -16,7 +18,7 @@ def check_lyrics(
     path: str, duration_s: float | None, vocabulary: str = "", language: str | None = None
 ) -> None:
     """Print the timed lines of an LRC file, or with a vocabulary their phonemes; DataError without a line."""
-    text = read_text(path)
+    text = read_text(Path(path))
     lrc = parse_lrc(text, duration_s=duration_s)
     lines, warnings = [(line.start_s, line.words) for line in lrc.lines], lrc.warnings
     reader = front_end(vocabulary)
@@ -37,8 +39,9 @@ def check_lyrics(
 
 def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool = False) -> LyricsPlan:
     """Write lyrics without times as an LRC; to the terminal without a file name. An edited file is not lost."""
+    text = read_text(Path(path))
     try:
-        song = plan_lyrics(read_text(path), duration_s, tempo=tempo)
+        song = plan_lyrics(text, duration_s, tempo=tempo)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     for warning in song.warnings:
@@ -51,15 +54,3 @@ def make_plan(path: str, duration_s: float, tempo: float, out: str, force: bool 
     runs.atomic_write(Path(out), to_lrc(song))
     log(f"{out}: {len(song.lines)} lines in {duration_s:g} s at {tempo:g} beats a minute")
     return song
-
-
-def read_text(path: str) -> str:
-    """A text file, or a one-line error."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.song_manifest import SongEntry, read_songs
-from diffdpo.data.songs import SONGS, SongRow, song_files
+from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song_latents
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.lyrics.front_end import is_untimed
+from diffdpo.lyrics.lrc import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
@@ -59,8 +60,9 @@ def run(cfg: PrepareRun) -> Path:
         raise ConfigError(
             f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
         )
-    songs, weights = read_songs(Path(cfg.songs), cfg.valid_share), model_digest(cfg.model)
     dist = dist_env()
+    songs = read_songs(Path(cfg.songs), cfg.valid_share, partial(log, visible=dist.main))
+    weights = model_digest(cfg.model)
     with open_run(cfg, dist=dist, refresh=lambda out: refresh_songs(out, songs, weights)) as out:
         complete_ids = {row.id for row in tables.read_rows(out, SONGS) if _is_complete(row, out)}
         todo = dist.shard([song for song in songs if song.id not in complete_ids])
@@ -134,8 +136,8 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
         embeddings = embed_windows(model, clip, song, cfg)
     except DataError as error:
         return replace(row, error=str(error))
-    write_song_embeddings(out / "embeddings" / f"{song.id}.safetensors", embeddings)
-    write_latents(out / "latents" / f"{song.id}.safetensors", latents.to(LATENT_DTYPES[cfg.dtype]))
+    write_song_embeddings(song_embeddings(out, song.id), embeddings)
+    write_latents(song_latents(out, song.id), latents.to(LATENT_DTYPES[cfg.dtype]))
     return replace(
         row,
         sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),

@@ -26,7 +26,8 @@ from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.run_dir import DistEnv, dist_env, open_run
-from diffdpo.runs import MANIFEST, METRICS, finish, read_json, read_jsonl, write_if_changed
+from diffdpo.runs import MANIFEST, METRICS, finish, read_json, write_if_changed
+from diffdpo.text_files import read_jsonl
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
@@ -159,7 +160,7 @@ def _check_prompts(cfg: RoundRun) -> None:
 
 def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResult:
     """The outcome of a round: on validation prompts if there are some, and by the winners' error in training."""
-    metrics = [row for _, row in read_jsonl(folder / "train" / METRICS)]
+    metrics = [row for _, row in read_jsonl(folder / "train" / METRICS, non_finite=True)]
     if not cfg.validation_prompts:
         return round_result([], metrics)
     seed, count = cfg.seed + 1, cfg.evaluation_samples

@@ -1,6 +1,5 @@
 """Checkpoints: complete or absent, newest wins, the last few are kept."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from diffdpo.errors import CheckpointError
-from diffdpo.runs import MANIFEST, publish
+from diffdpo.runs import MANIFEST, publish, read_json
 
 STEP = "step-*"
 
@@ -55,7 +54,7 @@ def load_checkpoint(
 
     CheckpointError for a checkpoint of another run.
     """
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest = read_json(checkpoint / MANIFEST)
     for name, value in fingerprint.items():
         if manifest.get(name) != value:
             raise CheckpointError(

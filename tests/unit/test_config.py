@@ -30,6 +30,7 @@ def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
         (["out=x", "train.lora.rank=0"], "lora.rank must be at least 1"),
         (["train.steps=3"], "no value for out"),
         (["out=x", "steps"], "not of the form key=value"),
+        (["out=caf\udce9"], r"out=caf\\udce9: not UTF-8; rename the file, or link to it"),
         (["out=x", "train.dropout.style=2"], r"train.dropout.style must be in \[0, 1\]"),
     ],
 )

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from diffdpo.errors import DataError
-from diffdpo.runs import MANIFEST, Metrics, atomic_write, publish, read_json, read_jsonl
+from diffdpo.runs import MANIFEST, Metrics, atomic_write, publish, read_json
+from diffdpo.text_files import read_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from diffdpo.lyrics.front_end import (
 )
 from diffdpo.lyrics.phonemes import MARKS, phonemes
 from diffdpo.lyrics.timing import plan_lyrics, to_lrc
-from diffdpo.recipes.lyrics import read_text
+from diffdpo.text_files import read_text
 
 RATE = 24000
 NOTES = (220.0, 246.94, 261.63, 293.66)
@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--wav", help="write the song here")
     args = parser.parse_args()
     try:
-        text = read_text(args.lrc) if args.lrc else to_lrc(plan_lyrics(DEFAULT_LYRICS, args.duration))
+        text = read_text(Path(args.lrc)) if args.lrc else to_lrc(plan_lyrics(DEFAULT_LYRICS, args.duration))
         lines = parse_lrc(text, duration_s=args.duration).lines
         if not lines:
             raise DataError("no line can be sung")

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, wh
 from diffdpo.codecs.spectral import SpectralCodec
 from diffdpo.data import tables
 from diffdpo.data.song_embeddings import SongEmbeddings
-from diffdpo.data.songs import SONGS
+from diffdpo.data.songs import SONGS, song_embeddings
 from diffdpo.encoders.beats import BEATS_FILE
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 
@@ -77,7 +77,7 @@ def tempo_of_styles(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]
     for row in tables.read_rows(data, SONGS):
         if row.split != split or row.error:
             continue
-        embeddings = SongEmbeddings(data / "embeddings" / f"{row.id}.safetensors")
+        embeddings = SongEmbeddings(song_embeddings(data, row.id))
         rows = [
             [embeddings.read(v, w) for w in range(embeddings.windows)] for v in range(embeddings.variants)
         ]

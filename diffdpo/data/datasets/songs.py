@@ -11,7 +11,7 @@ from torch import Tensor
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
 from diffdpo.data.song_embeddings import SongEmbeddings
-from diffdpo.data.songs import SONGS, SongRow
+from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_latents
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Row
@@ -54,9 +54,7 @@ class Songs:
         self.folder, self.crop, self.seed = folder, crop, seed
         # Long songs have more crops: an epoch has a song once for every crop length in it.
         self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
-        self.embeddings = {
-            row.id: SongEmbeddings(folder / "embeddings" / f"{row.id}.safetensors") for row in rows
-        }
+        self.embeddings = {row.id: SongEmbeddings(song_embeddings(folder, row.id)) for row in rows}
 
     def _visits(self, row: SongRow) -> int:
         return max(1, round(row.frames / self.crop.max_frames))
@@ -74,9 +72,8 @@ class Songs:
         embedding = embeddings.read(
             int(draws["style"] * embeddings.variants), min(embeddings.windows - 1, window)
         )
-        path = self.folder / "latents" / f"{row.id}.safetensors"
         return Crop(
-            latents=read_latents(path, start, start + length),
+            latents=read_latents(song_latents(self.folder, row.id), start, start + length),
             row=Row(embedding=embedding, frames=length, first_frame=start, song_frames=row.frames),
         )
 

@@ -9,6 +9,7 @@ from support.songs import write_ratings, write_samples
 from diffdpo.data import tables
 from diffdpo.data.feedback import import_ratings
 from diffdpo.data.ratings import RATINGS, read_ratings
+from diffdpo.data.samples import SAMPLES, SampleRow, Samples
 from diffdpo.errors import DataError
 
 
@@ -104,8 +105,25 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path, songs):
     with pytest.raises(DataError, match="no such file"):
         import_ratings(tmp_path / "none.csv", [str(songs)], tmp_path / "out")
     (tmp_path / "o.csv").write_bytes(b"sample_id,thumb\n\xff\xfe,up")
-    with pytest.raises(DataError, match="not text in UTF-8"):
+    with pytest.raises(
+        DataError, match=r"o\.csv: not UTF-8 \(line 2: invalid start byte at byte 16\); save it as UTF-8"
+    ):
         import_ratings(tmp_path / "o.csv", [str(songs)], tmp_path / "out")
+
+
+def test_opinions_may_begin_with_a_mark_and_name_files_of_long_ids(tmp_path):
+    name = "曲" * 85 + ".000"
+    row = SampleRow(sample_id=name, prompt_id="曲" * 85, sha256="a", duration_s=1.0)
+    tables.append(tmp_path / "a", SAMPLES, [row])
+    file = Samples(tmp_path / "a").audio(name).name
+    for suffix, text in (
+        ("csv", f"file,thumb\n{file},up\n"),
+        ("jsonl", json.dumps({"file": file, "thumb": True})),
+    ):
+        path = tmp_path / f"opinions.{suffix}"
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        import_ratings(path, [str(tmp_path / "a")], tmp_path / suffix)
+        assert [row.sample_id for row in read_ratings(tmp_path / suffix)] == [name]
 
 
 def test_a_song_two_folders_have_is_told_apart_by_folder_or_path(tmp_path, songs):

@@ -28,13 +28,13 @@ def test_a_prompt_is_read_with_its_defaults(tmp_path):
         ("{nope", r"prompts.jsonl:2: not valid JSON"),
         ("[1]", "expected an object"),
         ({"text": "x"}, "a prompt needs an id"),
-        ({"id": ".."}, "a prompt needs an id"),
+        ({"id": ".."}, "may not be of dots only"),
         ({"id": "a/b"}, "path separator"),
         ({"id": "ok"}, "the id 'ok' is used twice"),
         ({"id": "x", "txet": "y"}, r"unknown key 'txet'. Did you mean 'text'\?"),
         ({"id": "x", "duration_s": 0}, "duration_s must be positive"),
         ({"id": "x", "duration_s": -3}, "duration_s must be positive"),
-        ('{"id": "x", "duration_s": NaN}', "duration_s must be positive"),
+        ('{"id": "x", "duration_s": NaN}', "nan is not a number of JSON"),
         ({"id": "x", "duration_s": "long"}, "duration_s must be a number"),
         ({"id": "x", "text": 3}, "text must be a string"),
         ({"id": "x", "style_audio": "no.wav"}, "no such file"),
@@ -70,6 +70,37 @@ def test_lyrics_may_be_a_file_beside_the_prompts(tmp_path):
     (tmp_path / "song.lrc").write_text("[00:01.00]la la")
     (prompt,) = read_prompts(write(tmp_path, {"id": "a", "lyrics": "song.lrc"}))
     assert prompt.lyrics == "[00:01.00]la la"
+
+
+@pytest.mark.parametrize("name", ["SONG.LRC", "Song.Txt", " song.lrc "])
+def test_lyrics_in_a_file_of_any_case_are_read(tmp_path, name):
+    (tmp_path / name.strip()).write_text("\ufeff[00:00.30]hello world", encoding="utf-8")
+    (prompt,) = read_prompts(write(tmp_path, {"id": "a", "lyrics": name}))
+    assert prompt.lyrics == "[00:00.30]hello world"
+
+
+@pytest.mark.parametrize(
+    "name", ["song.srt", "SONG.VTT", "Words.docx", "words/song", "../words", "lyrics/a.abc", "~/song"]
+)
+def test_words_that_look_like_a_file_are_never_lyrics(tmp_path, name):
+    looks = name not in ("words/song",)
+    path = write(tmp_path, {"id": "a", "lyrics": name})
+    if looks:
+        with pytest.raises(DataError, match=r"prompts\.jsonl:1: lyrics .*: a file of this kind is not read"):
+            read_prompts(path)
+    else:
+        assert read_prompts(path)[0].lyrics == name  # and/or is no path
+
+
+@pytest.mark.parametrize("words", ["[00:01.00]read my.txt", "one\nsong.lrc", "and/or", "No. 5", "I said no."])
+def test_words_that_do_not_look_like_a_file_are_lyrics(tmp_path, words):
+    assert read_prompts(write(tmp_path, {"id": "a", "lyrics": words}))[0].lyrics == words
+
+
+@pytest.mark.parametrize("key", ["style_audio", "lyrics"])
+def test_a_name_too_long_for_a_file_is_no_file(tmp_path, key):
+    with pytest.raises(DataError, match=r"prompts\.jsonl:1: "):
+        read_prompts(write(tmp_path, {"id": "a", key: "a" * 300 + ".txt"}))
 
 
 def test_shares_go_by_group_and_have_about_their_size():

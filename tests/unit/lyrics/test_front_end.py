@@ -15,10 +15,10 @@ from diffdpo.lyrics.front_end import (
     VOCABULARY_VARIABLE,
     LyricsFrontEnd,
     front_end,
-    parse_lrc,
     place_tokens,
     read_vocabulary,
 )
+from diffdpo.lyrics.lrc import parse_lrc
 from diffdpo.lyrics.phonemes import phonemes
 from diffdpo.models.base import LatentSpec
 from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffdpo.errors import DataError
-from diffdpo.lyrics.front_end import parse_lrc
-from diffdpo.lyrics.timing import max_syllable_rate, plan_lyrics, syllables, to_lrc
+from diffdpo.lyrics.lrc import parse_lrc
+from diffdpo.lyrics.syllables import syllables
+from diffdpo.lyrics.timing import max_syllable_rate, plan_lyrics, to_lrc
 
 SONG = """[Verse 1]
 Morning on the harbour

@@ -9,9 +9,10 @@ import pytest
 import torch
 from support.bundle import write_bundle
 
+from diffdpo.data.song_manifest import SongEntry
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.models import MODELS
-from diffdpo.recipes.prepare import PrepareRun, SongEntry, embed_windows
+from diffdpo.recipes.prepare import PrepareRun, embed_windows
 from diffdpo.types import Clip, Prompt
 
 SONG = SongEntry(id="one", audio=Path("one.wav"), text="rock, ambient")
