@@ -36,7 +36,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def find_disk_error(error: BaseException, path: Path) -> OSError | None:
     """The system's error behind a library's, while saving to `path`; None if the disk was not the cause.
 
-    It is searched for in the chain of causes, then in the messages, then by writing a few megabytes beside the path.
+    It is searched for in the chain of causes, in their messages, and by writing a few megabytes beside the path.
     """
     chain = list(_chain(error))
     numbers = [link.errno for link in chain if isinstance(link, OSError)]

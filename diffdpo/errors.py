@@ -26,7 +26,7 @@ def ensure(condition: bool, complaint: str) -> None:
 
 
 def reason(error: BaseException, length: int = 160) -> str:
-    """The first line of an error's message, or its type: without terminal escapes, and at most `length` characters."""
+    """The first line of an error's message, else its type: plain text of at most `length` characters."""
     lines = plain(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:length]
 

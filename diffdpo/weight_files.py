@@ -92,7 +92,15 @@ def unpickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except torch.OutOfMemoryError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
         text = plain(str(error))
         if match := re.search(r"GLOBAL ([\w.]+) was not an allowed global", text):
             raise CheckpointError(

@@ -58,13 +58,17 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in state.items()}, config
 
 
-def supported_config(config: Mapping[str, Any], path: Path, keys: Collection[str] = PEFT_KEYS) -> dict[str, Any]:
+def supported_config(
+    config: Mapping[str, Any], path: Path, keys: Collection[str] = PEFT_KEYS
+) -> dict[str, Any]:
     """A LoRA's config with the keys that this peft has.
 
     A newer peft writes all its keys: those that are off (None, False, empty) are left out. CheckpointError for
     another, since the adapter would not be the one that was trained.
     """
-    unknown = sorted(key for key in config.keys() - set(keys) if key != PEFT_VERSION and not is_off(config[key]))
+    unknown = sorted(
+        key for key in config.keys() - set(keys) if key != PEFT_VERSION and not is_off(config[key])
+    )
     if unknown:
         version = config.get(PEFT_VERSION)
         needs = f"peft {version}" if version else "a newer peft"
@@ -138,7 +142,10 @@ def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
         side = 1 if ".lora_A" in name else 0  # A has the inputs of the layer, B its outputs
         layer = modules.get(name.split(".lora_")[0])
         shape = tuple(tensor.shape)
-        if not isinstance(layer, torch.nn.Linear) or shape[side : side + 1] != layer.weight.shape[side : side + 1]:
+        if (
+            not isinstance(layer, torch.nn.Linear)
+            or shape[side : side + 1] != layer.weight.shape[side : side + 1]
+        ):
             raise CheckpointError(f"{path}: an adapter of another model ({name} does not fit)")
     try:
         PeftLora(**config)

@@ -45,6 +45,7 @@ class TrainRun:
 
 def run(cfg: TrainRun) -> Path:
     """Train to the last step, from the newest checkpoint if there is one."""
+    from diffdpo.training.checkpoint import check_latest
     from diffdpo.training.session import optimize
     from diffdpo.training.strategy import build_accelerator
 
@@ -58,12 +59,14 @@ def run(cfg: TrainRun) -> Path:
     if _is_done(out, cfg):
         log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
         return out
+    check_latest(out / "checkpoints", accelerator)
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(
         embed=store.embed,
         embed_plan=store.embed_plan,
         frames_per_second=model.spec.frames_per_second,
+        channels=model.spec.channels,
         seed=cfg.seed,
         report=partial(log, visible=accelerator.is_main_process),
     )

@@ -34,7 +34,8 @@ class Checkpoint:
                 network = DiffRhythmTransformer.from_config(self.config)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.location}: no network has such sizes ({reason(error)}); {published.looks_like(shapes(self.state))}"
+                f"{self.location}: no network has such sizes ({reason(error)}); "
+                f"{published.looks_like(shapes(self.state))}"
             ) from None
         check_state(network, self.state, self.location, published.looks_like)
         return network
