@@ -8,6 +8,7 @@ import pickle
 import re
 from _codecs import encode
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import is_zipfile
@@ -28,13 +29,15 @@ LFS_SIGN = b"version https://git-lfs"
 PAGE_SIGNS = (b"<!doctype", b"<html", b"<?xml")
 COMPILED = "_orig_mod."
 """What `torch.compile` puts into the names of a module that it wraps."""
+MULTIARRAY: Any = import_module("numpy._core.multiarray")
 NUMPY_GLOBALS: list[Any] = [
     np.ndarray,
     np.dtype,
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    *(
+        entry
+        for function in (MULTIARRAY._reconstruct, MULTIARRAY.scalar)
+        for entry in (function, (function, f"numpy.core.multiarray.{function.__name__}"))
+    ),
     encode,
     *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
 ]
@@ -47,7 +50,7 @@ Identify = Callable[[Shapes], str]
 
 
 def check_weights(path: Path) -> None:
-    """CheckpointError for a file that cannot hold tensors: a folder, an empty file, a pointer, a page of the web."""
+    """CheckpointError for a file that cannot hold tensors: a folder, an empty file, a pointer, a web page."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; expected weights here")
     if path.is_dir():
@@ -77,7 +80,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary in a file of `torch.save`, its tensors mapped. Numbers and arrays of numpy may be beside them."""
+    """The dictionary in a file of `torch.save`, its tensors mapped; numbers of numpy may be beside them."""
     check_weights(path)
     content = unpickle(path)
     if not isinstance(content, dict):

@@ -106,7 +106,7 @@ def load_checkpoint(
 
 
 def check_latest(folder: Path, accelerator: Accelerator) -> None:
-    """CheckpointError unless a run can continue from its newest checkpoint, if it has one; before a model is loaded."""
+    """CheckpointError if a run cannot continue from its newest checkpoint; for use before a model is loaded."""
     if newest := latest_checkpoint(folder):
         check_checkpoint(newest, layout_of(accelerator))
 

@@ -1,7 +1,7 @@
 """Overflow in fp16: steps that the loss scaler skips.
 
-fp16 ends at 65504. The loss is multiplied by a scale, so that small gradients survive; where gradients overflow, the
-step is skipped and the scale halved. A run begins with a scale that is too large, so its first steps are skipped.
+fp16 ends at 65504. The loss is multiplied by a scale, so that small gradients survive; where gradients overflow,
+the step is skipped and the scale halved. A run begins with a scale that is too large: its first steps are skipped.
 """
 
 from collections.abc import Mapping
