@@ -65,7 +65,7 @@ def check_weights(path: Path) -> None:
     if head.startswith(LFS_SIGN):
         raise CheckpointError(f"{path}: a Git LFS pointer, not weights: git lfs pull")
     if head.startswith(PAGE_SIGNS):
-        raise CheckpointError(f"{path}: a page of the web, not weights; download the file itself")
+        raise CheckpointError(f"{path}: a web page, not weights; download the file itself")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -81,7 +81,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """The dictionary in a file of `torch.save`, its tensors mapped; numbers of numpy may be beside them."""
-    check_weights(path)
     content = unpickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
@@ -90,6 +89,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 def unpickle(path: Path) -> Any:
     """What `torch.save` wrote, read without running code; CheckpointError for a damaged file or other objects."""
+    check_weights(path)
     try:
         with torch.serialization.safe_globals(NUMPY_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

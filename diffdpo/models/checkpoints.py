@@ -40,11 +40,12 @@ def load_saved(network_class: Any, folder: str | Path, dtype: torch.dtype = torc
     CheckpointError names the first weights that are missing, unexpected or of another shape.
     """
     path = Path(folder)
+    config, state = read_config(path / CONFIG_FILE), read_tensors(path / WEIGHTS)
     try:
-        network = network_class.from_config(read_config(path / CONFIG_FILE))
+        network = network_class.from_config(config)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path / CONFIG_FILE}: no {network_class.__name__} has such sizes ({reason(error)})"
         ) from None
-    assign(network, read_tensors(path / WEIGHTS), str(path), dtype)
+    assign(network, state, str(path), dtype)
     return network

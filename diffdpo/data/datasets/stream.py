@@ -77,7 +77,7 @@ def _collate(collate: Callable[..., Batch], items: Sequence[tuple[int, Any]]) ->
     error = next((example for example in examples if isinstance(example, Exception)), None)
     try:
         return error or collate(examples, positions)
-    except UserError as refusal:
+    except (UserError, OSError) as refusal:
         return refusal
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: damage is named with the way out, copies are the user's, layouts that do not fit are told."""
+"""Checkpoints on disk: damage is named with the way out, copies are left alone, layouts must fit."""
 
 import json
 import os
@@ -146,7 +146,9 @@ def test_checkpoints_of_all_steps_are_counted_in_order(tmp_path, step):
 
 
 ONE, TWO, GPUS = (
-    Layout(world=1, distributed="NO"), Layout(world=2, distributed="MULTI_CPU"), Layout(world=8, distributed="MULTI_GPU"),
+    Layout(world=1, distributed="NO"),
+    Layout(world=2, distributed="MULTI_CPU"),
+    Layout(world=8, distributed="MULTI_GPU"),
 )  # fmt: skip
 PORTABLE = (ONE, TWO, GPUS)
 FIXED = (
@@ -186,14 +188,14 @@ def test_another_layout_is_told_before_anything_is_loaded(copy, bundle, pairs):
     shutil.rmtree(newest / "state")
     error = train(copy, bundle, pairs, 3, code=2)
     assert error == (
-        f"error: {newest}: written with ZeRO-2 on 2 processes, this run has 1 process; launch it as before, or begin a "
-        "run from its export"
+        f"error: {newest}: written with ZeRO-2 on 2 processes, this run has 1 process; launch it as before, "
+        "or begin a run from its export"
     )
 
 
 @contextmanager
 def file_limit(size: int):
-    """No file of this process may grow beyond a size: the system's answer is that of a full disk, but for its number."""
+    """No file of this process may grow beyond a size: the system's answer is that of a full disk, in its way."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -25,7 +25,7 @@ HUGE = 2.0**120
 
 
 def train(bundle, pairs, out, scale, *, steps, beta=10.0, **settings):
-    """A run in fp16 as far as a CPU can: accelerate with torch's scaler and autocast. Returns the rows of metrics."""
+    """A run in fp16 as far as a CPU can, with torch's scaler and autocast in accelerate; the rows of metrics."""
     settings = {"reference": ReferenceConfig(kind="ema", decay=0.5), "ema": 0.9, **settings}
     cfg = TrainConfig(
         steps=steps, global_batch=4, per_device=4, trackers=[], learning_rate=1e-4, time_bins=0, **settings
