@@ -108,7 +108,9 @@ def split_entries(text: str) -> list[str]:
 
 def is_folder(entry: str) -> bool:
     """Whether an entry, with or without its weight, is a folder that exists."""
-    return any(name and Path(name).is_dir() for name in (entry, entry.rpartition("@")[0]))
+    folder, _, weight = entry.rpartition("@")
+    names = (entry,) if set(",/") & set(weight) else (entry, folder)
+    return any(name and Path(name).is_dir() for name in names)
 
 
 def parse_entry(entry: str) -> tuple[Path, float]:
