@@ -49,7 +49,7 @@ Identify = Callable[[Shapes], str]
 """A description of the model that has weights of these names and shapes."""
 
 
-def check_weights(path: Path) -> None:
+def check_weights_file(path: Path) -> None:
     """CheckpointError for a file that cannot hold tensors: a folder, an empty file, a pointer, a web page."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; expected weights here")
@@ -70,7 +70,7 @@ def check_weights(path: Path) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, mapped; the names are those of a network that is not compiled."""
-    check_weights(path)
+    check_weights_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -89,7 +89,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 def unpickle(path: Path) -> Any:
     """What `torch.save` wrote, read without running code; CheckpointError for a damaged file or other objects."""
-    check_weights(path)
+    check_weights_file(path)
     try:
         with torch.serialization.safe_globals(NUMPY_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

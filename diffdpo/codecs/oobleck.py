@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffdpo.errors import CheckpointError, plain, reason
 from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
-from diffdpo.weight_files import WEIGHTS, assign, check_weights, read_tensors
+from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors
 from diffdpo.windows import CUTS, Chunks, assemble, chunks_for_context, stream
 
 VAE_SAMPLE_RATE = 44100
@@ -160,7 +160,7 @@ def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
     Sizes are measured by a trial run. The receptive frames are not: the default chunks have a context of 12 frames
     on either side; the published strides need 10.
     """
-    check_weights(path)
+    check_weights_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # nothing newer opens what was published

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, DataError, reason
 from diffdpo.runs import read_json
-from diffdpo.weight_files import check_weights, shapes, unpickle
+from diffdpo.weight_files import check_weights_file, shapes, unpickle
 
 AXES = ("CE", "CU", "PC", "PQ")
 """Names of the four ratings in the checkpoint, in the published order."""
@@ -184,7 +184,7 @@ def build_audiobox(
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    check_weights(path)
+    check_weights_file(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffdpo.encoders import muq
 from diffdpo.encoders.conformer import Hidden, Valid, attend
 from diffdpo.errors import DataError, reason
-from diffdpo.weight_files import check_weights
+from diffdpo.weight_files import check_weights_file
 
 HEADS = 8
 """Attention heads of the rating network, whatever its size."""
@@ -79,7 +79,7 @@ class SongEvalNetwork:
 
 def load_head(path: Path) -> Head:
     """The published head, frozen; its sizes are those of the parameters. Other tensors in the file are ignored."""
-    check_weights(path)
+    check_weights_file(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -26,7 +26,7 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, RATE, measure
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.types import Clip
-from diffdpo.weight_files import WEIGHTS, check_weights
+from diffdpo.weight_files import WEIGHTS, check_weights_file
 
 STYLE_WINDOW_S = 10.0
 """Length of the windows into which longer sound is cut; the style is their mean."""
@@ -231,7 +231,7 @@ def load_style(bundle: Path) -> TwoTowerStyle:
     """The encoder in the folder `style` of a bundle, the one its network was trained with."""
     folder = bundle / "style"
     for file in ("config.json", WEIGHTS):
-        check_weights(folder / file)
+        check_weights_file(folder / file)
     try:
         return TwoTowerStyle.from_pretrained(folder, torch_dtype=torch.float32).eval()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

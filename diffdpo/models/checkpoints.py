@@ -11,7 +11,7 @@ from torch import Tensor
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.runs import read_json
-from diffdpo.weight_files import WEIGHTS, assign, check_weights, read_tensors
+from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors
 
 CONFIG_FILE = "config.json"
 
@@ -27,7 +27,7 @@ def save_network(network: Any, state: Mapping[str, Tensor], folder: Path) -> Non
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration of a network; CheckpointError for another kind of file."""
     if path.exists():
-        check_weights(path)
+        check_weights_file(path)
     config = read_json(path)
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: no configuration of a network, but a {type(config).__name__}")

@@ -97,9 +97,8 @@ def test_a_song_with_values_that_are_no_numbers_is_the_same_line_whoever_reads(
     write_latents(samples / "latents" / "p01.000.safetensors", torch.full((14, CHANNELS), float("nan")))
     error = train(tmp_path, bundle, pairs, f"train.workers={workers}", code=2)
     assert error.startswith("error: ")
-    assert error.endswith(
-        "p01.000.safetensors: holds latents that are not numbers; delete it and run its stage again"
-    )
+    text = "p01.000.safetensors: holds latents that are not numbers; delete it and run its stage again"
+    assert error.endswith(text)
 
 
 @pytest.mark.parametrize(
