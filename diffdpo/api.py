@@ -193,6 +193,7 @@ def train(
     `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
     """
     from diffdpo.data.datasets.memory import PairsInMemory
+    from diffdpo.data.latents import check_width
     from diffdpo.inputs import digest
     from diffdpo.parts import build_objective
     from diffdpo.run_dir import dist_env, open_folder
@@ -209,6 +210,8 @@ def train(
     loss = build_objective(Choice(objective, dict(objective_args or {})))
     if loss.batch_kind != "pair":
         raise ConfigError(f"objective {objective!r} trains on {loss.batch_kind}s, not on pairs")
+    for song in songs:
+        check_width(f"song {song.id!r}", song.latents.shape, model.spec.channels)
     examples = PairsInMemory(
         pairs,
         {song.id: song.latents for song in songs},

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float, Int
 
+from diffdpo.disk import disk_errors
 from diffdpo.errors import DataError
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
@@ -78,15 +79,17 @@ def _quantise(samples: Float[np.ndarray, "channel sample"]) -> Int[np.ndarray, "
 def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFile:
     """A FLAC or WAV file that grows block by block, see `extend`; what is flushed can already be heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return soundfile.SoundFile(
-        os.fsencode(path), "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
-    )
+    with disk_errors(path):
+        return soundfile.SoundFile(
+            os.fsencode(path), "w", sample_rate, channels, subtype="PCM_24", format=path.suffix[1:].upper()
+        )
 
 
 def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample"]) -> None:
     """Append to a file of `writer`, as `write` would have written it."""
-    file.write(_quantise(samples))
-    file.flush()
+    with disk_errors(Path(file.name)):
+        file.write(_quantise(samples))
+        file.flush()
 
 
 def blocks(path: Path, seconds: float = 20.0) -> Iterator[Clip]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from diffdpo import __version__
-from diffdpo.errors import UserError
+from diffdpo.errors import UserError, plain
 
 VERBS = {
     "prepare": ("PrepareRun", "Songs to latents and embeddings: a dataset."),
@@ -53,6 +53,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved conf
 FULL_OR_FORBIDDEN = {
     errno.ENOSPC: "no space left; free some and run the same command again, what is finished is kept",
     errno.EDQUOT: "disk quota exceeded; free some space and run the same command again, what is finished is kept",
+    errno.EFBIG: "larger than a file may be here (ulimit -f); raise the limit and run the same command again",
     errno.EACCES: "permission denied; choose another out=… or change the permissions",
     errno.EROFS: "read-only file system; choose another out=…",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another out=…",
@@ -66,6 +67,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except UserError as error:
         _exit(str(error))
+    except EOFError as error:  # the command line's library would print the word "Aborted!" and nothing else
+        raise RuntimeError("a file or a process ended too early") from error
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN:
             raise
@@ -76,7 +79,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _exit(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {' '.join(plain(message).split())}", err=True)
     raise typer.Exit(2) from None
 
 

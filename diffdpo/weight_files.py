@@ -5,49 +5,120 @@ stays in the file's pages until somebody writes to it. Pickles are opened with `
 """
 
 import pickle
+import re
+from _codecs import encode
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from zipfile import is_zipfile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffdpo.errors import CheckpointError
+from diffdpo.errors import CheckpointError, plain, reason
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """Name of the weights in a folder of diffusers' format."""
 MAX_KEYS = 3
 """Keys of each kind that an error names."""
+LFS_SIGN = b"version https://git-lfs"
+"""The beginning of the small file that stands for a large one where Git LFS is not installed."""
+PAGE_SIGNS = (b"<!doctype", b"<html", b"<?xml")
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of a module that it wraps."""
+MULTIARRAY: Any = import_module("numpy._core.multiarray")
+NUMPY_GLOBALS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *(
+        entry
+        for function in (MULTIARRAY._reconstruct, MULTIARRAY.scalar)
+        for entry in (function, (function, f"numpy.core.multiarray.{function.__name__}"))
+    ),
+    encode,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+]
+"""Functions and types by which pickles build numbers and arrays of numpy; numpy 1 had them in another module."""
 
+V = TypeVar("V")
 Shapes = Mapping[str, tuple[int, ...]]
 Identify = Callable[[Shapes], str]
 """A description of the model that has weights of these names and shapes."""
 
 
+def check_weights_file(path: Path) -> None:
+    """CheckpointError for a file that cannot hold tensors: a folder, an empty file, a pointer, a web page."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; expected weights here")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, expected a file of weights")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if not head:
+        raise CheckpointError(f"{path}: empty; copy it again")
+    if head.startswith(LFS_SIGN):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not weights: git lfs pull")
+    if head.startswith(PAGE_SIGNS):
+        raise CheckpointError(f"{path}: a web page, not weights; download the file itself")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, mapped."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected the weights of a network here")
+    """All tensors of a safetensors file, mapped; the names are those of a network that is not compiled."""
+    check_weights_file(path)
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({reason(error)}); copy it again") from None
+    return eager_names(tensors)
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary in a file of `torch.save`, its tensors mapped."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise CheckpointError(
-            f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({reason}); copy or save it again"
-        ) from None
+    """The dictionary in a file of `torch.save`, its tensors mapped; numbers of numpy may be beside them."""
+    content = unpickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def unpickle(path: Path) -> Any:
+    """What `torch.save` wrote, read without running code; CheckpointError for a damaged file or other objects."""
+    check_weights_file(path)
+    try:
+        with torch.serialization.safe_globals(NUMPY_GLOBALS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
+        text = plain(str(error))
+        if match := re.search(r"GLOBAL ([\w.]+) was not an allowed global", text):
+            raise CheckpointError(
+                f"{path}: holds a {match[1]} beside its tensors, and reading one could run code; save the tensors "
+                "alone: torch.save(model.state_dict(), …)"
+            ) from None
+        cause = reason(error) if is_zipfile(path) else "it is cut, or no archive"
+        raise CheckpointError(
+            f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({cause}); copy or save it again"
+        ) from None
+
+
+def eager_names(state: Mapping[str, V]) -> dict[str, V]:
+    """A state dict without the marks that `torch.compile` puts into the names of a module that it wrapped."""
+    return {name.replace(COMPILED, ""): value for name, value in state.items()}
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -18,10 +18,10 @@ from diffusers import AutoencoderOobleck
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.errors import CheckpointError
+from diffdpo.errors import CheckpointError, plain, reason
 from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
-from diffdpo.weight_files import WEIGHTS, assign, read_tensors
+from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors
 from diffdpo.windows import CUTS, Chunks, assemble, chunks_for_context, stream
 
 VAE_SAMPLE_RATE = 44100
@@ -160,13 +160,13 @@ def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
     Sizes are measured by a trial run. The receptive frames are not: the default chunks have a context of 12 frames
     on either side; the published strides need 10.
     """
+    check_weights_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # nothing newer opens what was published
             script = torch.jit.load(path, map_location="cpu").eval()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: not a TorchScript archive ({reason})") from None
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a TorchScript archive ({reason(error)})") from None
     for method in ("encode_export", "decode_export"):
         if not hasattr(script, method):
             raise CheckpointError(f"{path}: a TorchScript archive, but not of a VAE: it has no {method}")
@@ -190,8 +190,8 @@ def _sizes(script: Any, path: Path, samples: int = 1 << 15) -> tuple[int, int]:
         _, parameters, frames = shape
         decoded_shape = tuple(script.decode_export(torch.zeros(1, parameters // 2, frames)).shape)
     except (RuntimeError, ValueError, torch.jit.Error) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"{path}: cannot encode and decode stereo audio ({reason})") from None
+        last_line = plain(str(error)).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: cannot encode and decode stereo audio ({last_line})") from None
     if parameters % 2 or decoded_shape != (1, 2, samples):
         raise CheckpointError(
             f"{path}: {samples} samples are encoded as {shape}, and half of those channels decoded as "

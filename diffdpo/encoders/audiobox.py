@@ -3,7 +3,6 @@
 Built here, with the published names of its parameters. The scorer is `diffdpo.scorers.audiobox`.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
-from diffdpo.errors import CheckpointError, DataError
+from diffdpo.errors import CheckpointError, DataError, reason
 from diffdpo.runs import read_json
-from diffdpo.weight_files import shapes
+from diffdpo.weight_files import check_weights_file, shapes, unpickle
 
 AXES = ("CE", "CU", "PC", "PQ")
 """Names of the four ratings in the checkpoint, in the published order."""
@@ -185,20 +184,20 @@ def build_audiobox(
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    check_weights_file(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {error}") from None
+        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    content = unpickle(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         return state, {**content["model_cfg"], "target_transform": content["target_transform"]}
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: not a checkpoint of Audiobox ({reason})") from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a checkpoint of Audiobox ({reason(error)})") from None
 
 
 @cache

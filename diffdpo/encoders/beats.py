@@ -12,11 +12,12 @@ from pathlib import Path
 import librosa
 import numpy as np
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffdpo import audio
+from diffdpo.errors import CheckpointError, reason
 from diffdpo.types import Clip
+from diffdpo.weight_files import read_tensors
 
 Line = tuple[float, tuple[int, ...]]
 """A line of tokens, as a line of lyrics: start in seconds, and the tokens."""
@@ -105,4 +106,9 @@ class Beats:
 def load_beats(bundle: Path) -> Beats | None:
     """The linear maps of a bundle; None for a bundle whose network was trained without beats."""
     path = bundle / BEATS_FILE
-    return Beats(**load_file(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Beats(**read_tensors(path))
+    except TypeError as error:
+        raise CheckpointError(f"{path}: no linear maps of beats ({reason(error)})") from None

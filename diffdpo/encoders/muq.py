@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from diffdpo.encoders.conformer import ConformerBlock, Hidden, RotaryPositions, Valid
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, reason
+from diffdpo.weight_files import check_weights_file
 
 MUQ_SAMPLE_RATE = 24_000
 MEL_HOP = 240
@@ -234,6 +235,7 @@ def filterbank() -> Float[Tensor, "frequency 128"]:
 
 def load_muq(path: Path, blocks: int | None = None, convolutions: torch.dtype = torch.float32) -> MuQ:
     """The published network from model.safetensors, frozen; only the blocks that are wanted are read."""
+    check_weights_file(path)
     try:
         with safe_open(path, "pt") as file:
             published_keys = {name.removeprefix(MUQ_PREFIX): name for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -245,7 +247,7 @@ def load_muq(path: Path, blocks: int | None = None, convolutions: torch.dtype = 
                 convolutions,
             )
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
 
 
 def build(

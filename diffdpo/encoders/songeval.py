@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from diffdpo.encoders import muq
 from diffdpo.encoders.conformer import Hidden, Valid, attend
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, reason
+from diffdpo.weight_files import check_weights_file
 
 HEADS = 8
 """Attention heads of the rating network, whatever its size."""
@@ -78,10 +79,11 @@ class SongEvalNetwork:
 
 def load_head(path: Path) -> Head:
     """The published head, frozen; its sizes are those of the parameters. Other tensors in the file are ignored."""
+    check_weights_file(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
     try:
         hidden, dim = tensors["ffd.0.weight"].shape
         axes = len(tensors["fc.bias"])

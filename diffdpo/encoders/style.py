@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, RATE, measure
+from diffdpo.errors import CheckpointError, reason
 from diffdpo.types import Clip
+from diffdpo.weight_files import WEIGHTS, check_weights_file
 
 STYLE_WINDOW_S = 10.0
 """Length of the windows into which longer sound is cut; the style is their mean."""
@@ -226,7 +229,13 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 
 def load_style(bundle: Path) -> TwoTowerStyle:
     """The encoder in the folder `style` of a bundle, the one its network was trained with."""
-    return TwoTowerStyle.from_pretrained(bundle / "style", torch_dtype=torch.float32).eval()
+    folder = bundle / "style"
+    for file in ("config.json", WEIGHTS):
+        check_weights_file(folder / file)
+    try:
+        return TwoTowerStyle.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: no encoder of styles ({reason(error)}); copy it again") from None
 
 
 @cache

@@ -22,22 +22,21 @@ class Tiny:
     """Folder of the bundle; by default the one shipped with the package."""
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run."""
-    adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; or several, comma-separated, each with an
-    optional weight: `a/export@0.5,b/export@0.5`."""
+    adapter: str | list[str] = ""
+    """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
+    each with an optional weight: `a/export@0.5,b/export@0.5`."""
 
     def load(self) -> "DiffRhythm":
-        import torch
-
         from diffdpo.codecs.spectral import SpectralCodec
         from diffdpo.encoders import beats, style
         from diffdpo.models.base import LatentSpec
+        from diffdpo.models.checkpoints import load_saved
         from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
         from diffdpo.models.diffrhythm.checkpoints import load_network
 
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
-        codec = SpectralCodec.from_pretrained(folder / "codec", torch_dtype=torch.float32).eval()
+        codec = load_saved(SpectralCodec, folder / "codec")
         return DiffRhythm(
             network=network,
             spec=LatentSpec(

@@ -226,8 +226,11 @@ def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
     if not lora:
         args = {key: value for key, value in model.args.items() if key != "adapter"}
         return Choice(model.name, {**args, "network": str(export)})
-    earlier = model.args.get("adapter", "")
-    adapters = f"{earlier},{export}" if earlier else str(export)
+    earlier = model.args.get("adapter") or ""
+    if isinstance(earlier, str):
+        adapters: str | list[str] = f"{earlier},{export}" if earlier else str(export)
+    else:
+        adapters = [*earlier, str(export)]
     return Choice(model.name, {**model.args, "adapter": adapters})
 
 

@@ -70,14 +70,17 @@ def run(cfg: TrainRun) -> Path:
 
 
 def _train(cfg: TrainRun, objective: Objective, out: Path, accelerator: "Accelerator") -> None:
+    from diffdpo.training.checkpoint import check_latest
     from diffdpo.training.session import optimize
 
+    check_latest(out / "checkpoints", accelerator)
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(
         embed=store.embed,
         embed_plan=store.embed_plan,
         frames_per_second=model.spec.frames_per_second,
+        channels=model.spec.channels,
         seed=cfg.seed,
         report=partial(log, visible=accelerator.is_main_process),
     )

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import audio
+from diffdpo.disk import disk_errors
 from diffdpo.models.base import SongModel
 from diffdpo.runs import sync
 from diffdpo.types import Clip
@@ -95,7 +96,10 @@ def _write_long(sound: SongAudio, path: Path, factor: float) -> None:
     try:
         chunks = sound.chunks(0, len(sound.latents))
         first = next(chunks)
-        with audio.writer(partial_path, sound.model.spec.sample_rate, channels=len(first)) as file:
+        with (
+            disk_errors(path),
+            audio.writer(partial_path, sound.model.spec.sample_rate, channels=len(first)) as file,
+        ):
             for chunk in chain([first], chunks):
                 audio.extend(file, chunk * np.float32(factor))
         sync(partial_path)

@@ -19,6 +19,7 @@ from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
+from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.references import ErrorCache
 from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
 from diffdpo.types import Batch, LossOutput, Objective, Outputs
@@ -73,14 +74,17 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
         workers=cfg.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+    overflows = 0
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             start_s = time.monotonic()
             means = _step(training, step, stream, objective_state)
-            objective_state = update(training.objective, objective_state, means)
+            if not means.get(SKIPPED):
+                objective_state = update(training.objective, objective_state, means)
             row = {"step": step + 1, **means}
             row["seconds"] = time.monotonic() - start_s
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
+            overflows = count_overflows(row, overflows, visible=accelerator.is_main_process)
             if metrics is not None and (step + 1) % cfg.log_every == 0:
                 metrics.write(row)
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step + 1)
@@ -148,13 +152,21 @@ def _step(
                 axes=batch.axes,
             )
         )
+    scaling = scaling_metrics(accelerator, training.optimizer)
+    means = step_means(accelerator, records, bins=cfg.time_bins, axes=getattr(training.examples, "axes", ()))
+    if scaling.get(SKIPPED):  # nothing moved, and the norm of the gradients is no number
+        return {**means, **scaling, "learning_rate": rate}
+    _follow(training, step + 1)
+    return {**means, **scaling, "grad_norm": float(norm), "learning_rate": rate}
+
+
+def _follow(training: Training, step: int) -> None:
+    """Moving averages and auxiliary policies after the policy's step, counted from 1."""
     if training.ema is not None:
         training.ema.step(p for p in training.policy.parameters() if p.requires_grad)
     auxiliaries = {id(policy): policy for policy in (training.reference, training.old) if policy is not None}
     for auxiliary in auxiliaries.values():
-        auxiliary.follow(training.policy, step + 1)
-    means = step_means(accelerator, records, bins=cfg.time_bins, axes=getattr(training.examples, "axes", ()))
-    return {**means, "grad_norm": float(norm), "learning_rate": rate}
+        auxiliary.follow(training.policy, step)
 
 
 def _with_kl(

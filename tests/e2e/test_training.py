@@ -1,6 +1,7 @@
 """Training for real: the trajectory does not depend on the layout, nor on interruptions."""
 
 import json
+import shutil
 import signal
 import subprocess
 
@@ -53,6 +54,11 @@ REFUSED = {
     ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
     ("zero3", "moving-reference"): "train.reference.kind=ema: ZeRO-3 shards the weights it would follow",
 }
+CONTINUED = {
+    "two": "",
+    "zero2": "written with 1 process, this run has ZeRO-2 on 2 processes; launch it as before",
+}
+"""What a launch answers where it is to continue a run of one process."""
 TRAINED = [
     (launcher, name)
     for launcher, runs in LAUNCHES.items()
@@ -99,12 +105,17 @@ def expected(folder, bundle, pairs, canonical):
 
 
 @pytest.fixture(scope="module")
-def launches(folder, bundle, pairs):
+def launches(folder, bundle, pairs, canonical):
     """The errors of all launched runs, by launcher and name."""
     errors = {}
     for launcher, runs in LAUNCHES.items():
         commands = [words(folder / launcher / name, bundle, pairs, *more) for name, more in runs.items()]
-        for name, error in zip(runs, train_many(folder, launcher, commands), strict=True):
+        names = list(runs)
+        if launcher in CONTINUED:
+            out = shutil.copytree(folder / "canonical", folder / launcher / "continued")
+            commands.append(words(out, bundle, pairs, *LORA, "train.per_device=4", "train.steps=6"))
+            names.append("continued")
+        for name, error in zip(names, train_many(folder, launcher, commands), strict=True):
             errors[launcher, name] = error
     return errors
 
@@ -125,6 +136,32 @@ def test_two_processes_follow_the_trajectory_of_one(folder, launches, expected, 
 @pytest.mark.parametrize(("launcher", "name"), REFUSED)
 def test_sharded_weights_have_no_moving_average(launches, launcher, name):
     assert REFUSED[launcher, name] in launches[launcher, name]
+
+
+@pytest.mark.parametrize("launcher", CONTINUED)
+def test_a_run_of_one_process_is_continued_by_two_where_the_format_allows_it(launches, launcher):
+    assert CONTINUED[launcher] in launches[launcher, "continued"]
+    assert bool(CONTINUED[launcher]) == bool(launches[launcher, "continued"])
+
+
+def test_plain_processes_continue_each_other_on_the_same_trajectory(
+    folder, tmp_path, bundle, pairs, launches, canonical
+):
+    whole = train(tmp_path / "whole", bundle, pairs, *LORA, "train.steps=6")
+    same_trajectory(whole, rows(folder / "two" / "continued"))
+    out = shutil.copytree(folder / "two" / "ddp", tmp_path / "ddp")
+    same_trajectory(whole, train(out, bundle, pairs, *LORA, "train.steps=6"))
+
+
+@pytest.mark.parametrize(("launcher", "name"), [("zero2", "accumulate"), ("zero3", "lora")])
+def test_a_sharded_run_is_continued_only_as_it_was_launched(folder, bundle, pairs, launches, launcher, name):
+    more = (*LAUNCHES[launcher][name], "train.per_device=8", "train.steps=6")
+    error = verb("train", *words(folder / launcher / name, bundle, pairs, *more), code=2)
+    stage = launcher.removeprefix("zero")
+    assert error.endswith(
+        f"step-00000004: written with ZeRO-{stage} on 2 processes, this run has 1 process; launch it as before, "
+        "or begin a run from its export"
+    )
 
 
 @pytest.mark.parametrize("launcher", ["two", "zero3"])

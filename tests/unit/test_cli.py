@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from diffdpo.cli import app
+from diffdpo.cli import app, one_line_errors
+from diffdpo.errors import UserError
 
 runner = CliRunner()
 VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "round", "demo")
@@ -100,3 +102,15 @@ def test_lyrics_are_checked(tmp_path):
     assert "12.50  first line" in result.stdout
     path.write_text("words without times")
     assert runner.invoke(app, ["lyrics", "check", str(path)]).exit_code == 2
+
+
+def test_the_end_of_a_file_is_no_abort():
+    """The command line's library turns EOFError, which torch raises for an empty file, into the word "Aborted!"."""
+    with pytest.raises(RuntimeError, match="ended too early"), one_line_errors():
+        raise EOFError
+
+
+def test_an_error_line_has_no_terminal_escapes(capsys):
+    with pytest.raises(typer.Exit), one_line_errors():
+        raise UserError("\x1b[1mbold\x1b[0m\n and\a é")
+    assert capsys.readouterr().err == "error: bold and é\n"

@@ -113,6 +113,7 @@ def _songs(cfg: DataConfig, source: Source) -> Examples:
         split=cfg.split,
         crop=cfg.crop,
         seed=source.seed,
+        channels=source.channels,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.data.latents import read_latents
+from diffdpo.data.latents import check_latents, read_latents
 from diffdpo.data.plans import read_plan
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.errors import DataError
@@ -30,6 +30,8 @@ class Source:
     seed: int
     report: Callable[[str], None]
     """Function that prints a line to the terminal."""
+    channels: int = 0
+    """Channels of the model's latents; with 0 those of files are not compared with them."""
 
 
 class GeneratedSongs:
@@ -46,11 +48,14 @@ class GeneratedSongs:
         for name, samples in self.folders.items():
             rows = {row.sample_id: row for row in samples.rows()}
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
-            for sample in (sample for folder, sample in names if folder == name):
-                row = _sample_row(rows, sample, table, name)
-                prompt = _prompt_of(row, prompts, table, name)
+            members = [sample for folder, sample in names if folder == name]
+            for sample in members:
+                self.frames[name, sample] = _sample_row(rows, sample, table, name).frames
+            if source.channels:
+                check_latents(map(samples.latents, members), source.channels)
+            for sample in members:
+                prompt = _prompt_of(rows[sample], prompts, table, name)
                 plan = _plan_embedding(samples, sample, source)
-                self.frames[name, sample] = row.frames
                 for axis in ("", *axes):
                     axis_prompt = prompt.with_control("axis", axis) if axis else prompt
                     self.embeddings[name, sample, axis] = source.embed(axis_prompt) | plan

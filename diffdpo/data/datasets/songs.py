@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.latents import read_latents
+from diffdpo.data.latents import check_latents, read_latents
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_latents
 from diffdpo.errors import DataError
@@ -43,15 +43,20 @@ class Crop:
 
 
 class Songs:
-    """A prepared dataset. Crops, embeddings and lengths are drawn by the position in the training stream."""
+    """A prepared dataset. Crops, embeddings and lengths are drawn by the position in the training stream.
 
-    def __init__(self, folder: Path, *, split: str, crop: CropConfig, seed: int) -> None:
+    With `channels` above 0, DataError for latents of another width, or that are missing.
+    """
+
+    def __init__(self, folder: Path, *, split: str, crop: CropConfig, seed: int, channels: int = 0) -> None:
         rows = [row for row in tables.read_rows(folder, SONGS) if row.split == split and not row.error]
         if not rows:
             raise DataError(
                 f"{folder}: holds no prepared songs of the split {split!r}; run `diffdpo prepare` first"
             )
         self.folder, self.crop, self.seed = folder, crop, seed
+        if channels:
+            check_latents((song_latents(folder, row.id) for row in rows), channels)
         # Long songs have more crops: an epoch has a song once for every crop length in it.
         self.rows = [row for row in sorted(rows, key=lambda row: row.id) for _ in range(self._visits(row))]
         self.embeddings = {row.id: SongEmbeddings(song_embeddings(folder, row.id)) for row in rows}

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader
 
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, UserError
 from diffdpo.randomness import generator
 from diffdpo.types import Batch
 
@@ -64,18 +64,30 @@ class _Rows(torch.utils.data.Dataset[Any]):
         self.examples, self.seed = examples, seed
 
     def __getitem__(self, position: int) -> tuple[int, Any]:
-        return position, self.examples.example(index_at(position, len(self.examples), self.seed), position)
+        """An example, or the error that it raised: a worker process would hide it in a traceback of its own."""
+        try:
+            index = index_at(position, len(self.examples), self.seed)
+            return position, self.examples.example(index, position)
+        except (UserError, OSError) as error:
+            return position, error
 
 
-def _collate(collate: Callable[..., Batch], items: Sequence[tuple[int, Any]]) -> Batch:
+def _collate(collate: Callable[..., Batch], items: Sequence[tuple[int, Any]]) -> Batch | Exception:
     positions, examples = zip(*items, strict=True)
-    return collate(examples, positions)
+    error = next((example for example in examples if isinstance(example, Exception)), None)
+    try:
+        return error or collate(examples, positions)
+    except (UserError, OSError) as refusal:
+        return refusal
 
 
 def batches(
     examples: Examples, plan: Iterator[list[int]], *, seed: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Batches for a plan of positions, read ahead by `workers` processes."""
+    """Batches for a plan of positions, read ahead by `workers` processes.
+
+    A UserError or an error of the system is the same whoever reads.
+    """
     loader: DataLoader[Any] = DataLoader(
         _Rows(examples, seed),
         batch_sampler=plan,
@@ -84,4 +96,7 @@ def batches(
         pin_memory=pin_memory,
         persistent_workers=False,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch

@@ -32,9 +32,9 @@ class DiffRhythmCheckpoint:
     """Take the moving average from a training checkpoint that holds both."""
     network: str = ""
     """Folder with other network weights, such as the `export` of a training run; overrides `checkpoint`."""
-    adapter: str = ""
-    """Folder with a LoRA adapter, merged into the network on loading; or several, comma-separated, each with an
-    optional weight: `a/export@0.5,b/export@0.5`."""
+    adapter: str | list[str] = ""
+    """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
+    each with an optional weight: `a/export@0.5,b/export@0.5`."""
     vae: str = ""
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""

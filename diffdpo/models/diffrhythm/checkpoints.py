@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffdpo.errors import CheckpointError
+from diffdpo.disk import disk_errors
+from diffdpo.errors import CheckpointError, reason
 from diffdpo.hub import Published, find_weights
-from diffdpo.models.adapters import merge_adapter, parse_adapters
+from diffdpo.models.adapters import Adapters, merge_adapter, parse_adapters
+from diffdpo.models.checkpoints import read_config
 from diffdpo.models.diffrhythm import published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, check_state, read_pickle, read_tensors, shapes
 
 
@@ -33,7 +34,8 @@ class Checkpoint:
                 network = DiffRhythmTransformer.from_config(self.config)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.location}: no network has such sizes ({error}); {published.looks_like(shapes(self.state))}"
+                f"{self.location}: no network has such sizes ({reason(error)}); "
+                f"{published.looks_like(shapes(self.state))}"
             ) from None
         check_state(network, self.state, self.location, published.looks_like)
         return network
@@ -41,7 +43,7 @@ class Checkpoint:
 
 def load_network(
     location: str | Path,
-    adapter: str = "",
+    adapter: Adapters = "",
     dtype: torch.dtype = torch.float32,
     *,
     release: str = "",
@@ -85,7 +87,7 @@ def read_network(location: str | Path, *, release: str = "", ema: bool = False) 
         source = Published(name="a DiffRhythm network", repo=name, license="see its model card")
         find_weights(source, name, WEIGHTS, accept_noncommercial=False)
         path = find_weights(source, name, "config.json", accept_noncommercial=False).parent
-    return Checkpoint(str(path), read_json(path / "config.json"), read_tensors(path / WEIGHTS))
+    return Checkpoint(str(path), read_config(path / "config.json"), read_tensors(path / WEIGHTS))
 
 
 def _read_published(path: Path, release: published.Release | str, *, ema: bool) -> Checkpoint:
@@ -100,7 +102,8 @@ def _read_published(path: Path, release: published.Release | str, *, ema: bool) 
 def save_published(state: Mapping[str, Tensor], path: Path) -> None:
     """The published layout, for other implementations: a pickle, or safetensors where `path` has that suffix."""
     tensors = {name: tensor.contiguous() for name, tensor in published.wrap(state).items()}
-    if path.suffix == ".safetensors":
-        save_file(tensors, path, metadata={"format": "pt"})
-    else:
-        torch.save({published.MODEL_STATE: tensors}, path)
+    with disk_errors(path):
+        if path.suffix == ".safetensors":
+            save_file(tensors, path, metadata={"format": "pt"})
+        else:
+            torch.save({published.MODEL_STATE: tensors}, path)

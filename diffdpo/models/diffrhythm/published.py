@@ -15,7 +15,7 @@ from torch import Tensor
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import Published
 from diffdpo.registry import pick
-from diffdpo.weight_files import Shapes
+from diffdpo.weight_files import COMPILED, Shapes
 
 CHECKPOINT_FILE = "cfm_model.pt"
 """Name of the weights in the repository of every release."""
@@ -91,6 +91,7 @@ def wrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _bare(name: str) -> str:
+    name = name.replace(COMPILED, "")
     for prefix in WRAPPINGS:
         name = name.removeprefix(prefix)
     return name
@@ -125,7 +126,7 @@ def config_of(release: Release, shapes: Shapes) -> dict[str, Any]:
     }
     try:
         return config | _sizes(shapes)
-    except (KeyError, ZeroDivisionError):
+    except (LookupError, ValueError, ZeroDivisionError):
         return config
 
 

@@ -168,8 +168,8 @@ class Stranger:
 
     network: str = ""
     """Folder of the network, such as the `export` of a training run; an untrained one without."""
-    adapter: str = ""
-    """Folders of LoRA adapters, comma-separated, merged on loading; `FOLDER@0.5` for half of one."""
+    adapter: str | list[str] = ""
+    """Folders of LoRA adapters, as a list or comma-separated, merged on loading; `FOLDER@0.5` for half of one."""
 
     def load(self) -> StrangerModel:
         with torch.random.fork_rng():
