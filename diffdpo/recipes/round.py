@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from diffdpo.config import INPUT_FILE
+from diffdpo.config_paths import INPUT_FILE
 from diffdpo.data.prompts import check_disjoint, read_prompts
 from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError

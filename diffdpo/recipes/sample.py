@@ -12,7 +12,7 @@ from jaxtyping import Float
 from omegaconf import MISSING
 from torch import Tensor
 
-from diffdpo.config import INPUT_FILE
+from diffdpo.config_paths import INPUT_FILE
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
