@@ -7,13 +7,13 @@ arguments of a part that is chosen by name are the fields of its dataclass, chec
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf, read_write
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from diffdpo import presets
-from diffdpo.config_fields import Fitter, is_optional
+from diffdpo.config_fields import Fitter
 from diffdpo.errors import ConfigError
 from diffdpo.registry import Choice, Table, pick
 from diffdpo.yaml_text import parse_word, parse_yaml
@@ -30,7 +30,7 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
         layers.append((presets.title(path), read_yaml(path)))
     part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
     for word in sorted(words, key=lambda word: word.partition("=")[0] not in part_keys):  # then arguments
-        layers.append((COMMAND_LINE, _word_tree(schema, word)))
+        layers.append((COMMAND_LINE, _word_tree(word)))
     cfg: Any = OmegaConf.structured(schema)
     named_keys: set[str] = set()
     for location, tree in layers:
@@ -42,28 +42,13 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     return to_object(schema, cfg, presets.title(path) if path else COMMAND_LINE)
 
 
-def _word_tree(schema: type, word: str) -> Any:
-    """A word of the command line as a tree. What follows the key of a dict, such as an axis, is one key of it."""
+def _word_tree(word: str) -> Any:
+    """A word of the command line as a tree."""
     keys, value = parse_word(word)
-    hint: Any = schema
-    for depth, key in enumerate(keys):
-        if is_dataclass(hint) and isinstance(hint, type):
-            hint = get_type_hints(hint).get(key)
-            if is_optional(hint):
-                hint = next(inner for inner in get_args(hint) if inner is not type(None))
-        elif get_origin(hint) is dict and hint is not None and not _holds_any(hint):
-            keys = [*keys[:depth], ".".join(keys[depth:])]
-            break
-        else:
-            break
     tree: Any = value
     for key in reversed(keys):
         tree = {key: tree}
     return tree
-
-
-def _holds_any(hint: Any) -> bool:
-    return get_args(hint)[1] is Any
 
 
 def read_yaml(path: Path) -> Any:
@@ -92,7 +77,10 @@ def merge(base: Any, layer: Any, location: str) -> Any:
 
 def to_object(schema: type[T], cfg: Any, location: str) -> T:
     """The configuration as its dataclass. ConfigError for a value that is missing or refused."""
-    missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    try:
+        missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{location}: {_message(error)}") from None
     if missing_keys:
         raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
     try:
@@ -118,7 +106,7 @@ def to_yaml(cfg: Any) -> str:
 
 def _resolve_files(schema: type, values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Values with the paths of data files beside the preset; other files are relative to the working directory."""
-    for field in fields(schema):  # type: ignore[arg-type]
+    for field in fields(schema):
         value = values.get(field.name)
         if field.metadata.get("input_file") and isinstance(value, str) and (folder / value).is_file():
             values[field.name] = str(folder / value)
@@ -158,7 +146,9 @@ def build_part(table: Table[Any], choice: Choice) -> Any:
     schema = pick(table.kind, table, choice.name)
     location = f"{table.kind} {choice.name!r}"
     values = Fitter(schema, location).fit(dict(choice.args))
-    return to_object(schema, merge(OmegaConf.structured(schema), _container(values, location), location), location)
+    return to_object(
+        schema, merge(OmegaConf.structured(schema), _container(values, location), location), location
+    )
 
 
 def as_choice(entry: Any, location: str) -> Choice:
@@ -170,4 +160,6 @@ def as_choice(entry: Any, location: str) -> Choice:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{location}: got {entry!r}, but takes names or {{name: …, args: {{…}}}}")
     values = Fitter(Choice, location).fit(dict(entry))
-    return to_object(Choice, merge(OmegaConf.structured(Choice), _container(values, location), location), location)
+    return to_object(
+        Choice, merge(OmegaConf.structured(Choice), _container(values, location), location), location
+    )

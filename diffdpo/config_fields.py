@@ -60,12 +60,12 @@ class Fitter:
             return [(str(name), value) for name, value in tree.items()]
         if isinstance(tree, Scalar) and tree.is_null:
             return []
-        self._refuse(key, "keys and values", node)
+        raise self._refusal(key, "keys and values", node)
 
-    def _refuse(self, key: str, kind: str, node: Any) -> Any:
+    def _refusal(self, key: str, kind: str, node: Any) -> ConfigError:
         value = node.text if isinstance(node, Scalar) else plain_value(node)
         place = f"{self.location}: {key}" if key else self.location
-        raise ConfigError(f"{place}: expected {kind}, got {_spell(value)}")
+        return ConfigError(f"{place}: expected {kind}, got {_spell(value)}")
 
     def _value(self, hint: Any, node: Any, key: str, field: Field[Any]) -> Any:
         """A value of one field, by its type."""
@@ -81,12 +81,14 @@ class Fitter:
             return self._dictionary(get_args(hint)[1], node, key, field)
         if get_origin(hint) in (list, tuple):
             return self._entries(hint, node, key, field)
-        if isinstance(node, Scalar | str) and _is_open(node):
+        return self._leaf(hint, node, key, field)
+
+    def _leaf(self, hint: Any, node: Any, key: str, field: Field[Any]) -> Any:
+        """A value that is not made of others."""
+        if hint is str or (isinstance(node, Scalar | str) and _is_open(node)):
             return self._text(node, key, field)
         if get_origin(hint) is Literal:
             return self._literal(get_args(hint), node, key)
-        if hint is str:
-            return self._text(node, key, field)
         if hint in NUMBERS:
             return self._number(hint, node, key)
         return plain_value(open_word(node, self.location))
@@ -96,11 +98,11 @@ class Fitter:
         if isinstance(node, Scalar):
             text = text_of(node)
             if node.is_null and text:
-                self._refuse(key, "text (quote it if it is meant, or write '' for none)", node)
+                raise self._refusal(key, "text (quote it if it is meant, or write '' for none)", node)
         elif isinstance(node, str | int | float | Path) and not isinstance(node, bool):
             text = str(node)
         else:
-            self._refuse(key, "text", node)
+            raise self._refusal(key, "text", node)
         if field is None or not field.metadata.get("path"):
             return text
         try:
@@ -128,14 +130,16 @@ class Fitter:
             value = float(node) if kind is float else int(node) if int_of(str(node)) is not None else None
         else:
             value = None
-        return self._refuse(key, NUMBERS[kind], node) if value is None else value
+        if value is None:
+            raise self._refusal(key, NUMBERS[kind], node)
+        return value
 
     def _entries(self, hint: Any, node: Any, key: str, field: Field[Any]) -> list[Any]:
         """A list; one value is a list of one, and no value is an empty list."""
         args = get_args(hint)
         entries = self._split(node, key)
         if get_origin(hint) is tuple and args[-1] is not Ellipsis and len(entries) != len(args):
-            self._refuse(key, f"{len(args)} values", entries)
+            raise self._refusal(key, f"{len(args)} values", entries)
         inner = args if get_origin(hint) is tuple else (args or (Any,)) * len(entries)
         if inner and inner[0] is Any:
             return [self._part(entry, f"{key}[{place}]", field) for place, entry in enumerate(entries)]
@@ -156,7 +160,15 @@ class Fitter:
         return [node]
 
     def _dictionary(self, hint: Any, node: Any, key: str, field: Field[Any]) -> dict[str, Any]:
-        return {name: self._value(hint, value, f"{key}.{name}", field) for name, value in self._items(node, key)}
+        """Values by key; a key with dots in it, such as an axis, may have been taken apart."""
+        values: dict[str, Any] = {}
+        for name, value in self._items(node, key):
+            if hint in (str, *NUMBERS) and isinstance(value, Mapping):
+                inner = self._dictionary(hint, value, f"{key}.{name}", field)
+                values |= {f"{name}.{end}": entry for end, entry in inner.items()}
+            else:
+                values[name] = self._value(hint, value, f"{key}.{name}", field)
+        return values
 
     def _choice(self, node: Any, key: str, field: Field[Any]) -> Any:
         """A part: its bare name, or {name: …, args: {…}}."""
@@ -172,7 +184,9 @@ class Fitter:
                 return {"name": text_of(node)}
         if not isinstance(node, Mapping):
             stem = key.rpartition(".")[2]
-            hint = next((f" Did you mean {k!r}?" for k in keys_of(self.schema) if k.startswith(f"{stem}_")), "")
+            hint = next(
+                (f" Did you mean {k!r}?" for k in keys_of(self.schema) if k.startswith(f"{stem}_")), ""
+            )
             got = plain_value(node)
             raise ConfigError(f"{key}: got {got}, but takes a name or {{name: …, args: {{…}}}}.{hint}")
         return self._named_part(node, key, field)

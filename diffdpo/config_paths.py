@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from diffdpo.errors import ConfigError
@@ -35,7 +36,12 @@ def expand_path(text: str, keys: Collection[str] = (), separator: str = "") -> s
             )
         return match[0]
 
-    path = os.path.expanduser(VARIABLE.sub(replace_variable, text))
-    if path.startswith("~") and path.split(os.sep)[0] != "~" and not os.path.lexists(path):
-        raise ConfigError(f"{text!r}: no user {path.split(os.sep)[0][1:]!r} has a home folder here")
-    return path
+    path = VARIABLE.sub(replace_variable, text)
+    if not path.startswith("~") or (path[1:2] not in ("", "/") and os.path.lexists(path)):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise ConfigError(
+            f"{text!r}: no user of this name has a home folder here; write the path out"
+        ) from None

@@ -19,7 +19,8 @@ TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y", "1"), ("false", "no", "off"
 FLOAT_TEXT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
 INFINITE_TEXT = re.compile(r"[-+]?\.?inf|\.?nan", re.IGNORECASE)
 BASES = {"0x": 16, "0o": 8, "0b": 2}
-TAGS = {f"tag:yaml.org,2002:{name}" for name in "str int float bool null timestamp map seq merge value".split()}
+TYPES = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value")
+TAGS = {f"tag:yaml.org,2002:{name}" for name in TYPES}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def parse_yaml(text: str | bytes, location: str) -> Any:
             node = loader.get_single_node()
             return {} if node is None else _tree(node, loader, location, ())
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.YAMLError as error:
         raise ConfigError(f"{location}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -1,10 +1,11 @@
 """The tiny song model shipped with the package: a DiffRhythm network, a spectral codec,
 a style encoder and the tempo that goes with a style."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.hub import BUNDLE, fingerprint_of
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ TINY_EMBEDDING_FORMAT = "tiny-1"
 class Tiny:
     """A small instrumental song model, trained on 12 hours of freely licensed music; 44.1 kHz stereo."""
 
-    bundle: str = ""
+    bundle: str = field(default="", metadata=PATH)
     """Folder of the bundle; by default the one shipped with the package."""
-    network: str = ""
+    network: str = field(default="", metadata=PATH)
     """Folder with other network weights, such as the `export` of a training run."""
-    adapter: str = ""
+    adapter: str = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, comma-separated, each with an
     optional weight: `a/export@0.5,b/export@0.5`."""
 

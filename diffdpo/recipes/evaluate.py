@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from diffdpo import audio
+from diffdpo.checks import check_range
 from diffdpo.config import to_yaml
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import RATINGS
@@ -45,21 +47,21 @@ from diffdpo.types import Prompt
 class EvaluateRun:
     """Paired comparison of two models: same prompts, same seeds."""
 
-    baseline: str = MISSING
+    baseline: str = field(default=MISSING, metadata=PATH)
     """Samples of the model before."""
-    aligned: str = MISSING
+    aligned: str = field(default=MISSING, metadata=PATH)
     """Samples of the model after."""
-    scores: str = MISSING
-    out: str = MISSING
+    scores: str = field(default=MISSING, metadata=PATH)
+    out: str = field(default=MISSING, metadata=PATH)
     mined_axes: list[str] = field(default_factory=list)
     """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
-    pairs: str = ""
+    pairs: str = field(default="", metadata=PATH)
     """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
-    training: str = ""
+    training: str = field(default="", metadata=PATH)
     """Run directory whose curves the report shows."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
-    long_song: str = ""
+    long_song: str = field(default="", metadata=PATH)
     """Audio file of one more song for the report."""
     long_song_caption: str = ""
     resamples: int = 4000
@@ -67,6 +69,10 @@ class EvaluateRun:
     """The command that the report names for making the comparison again; empty: `diffdpo evaluate` on `out`."""
     license: str = ""
     """Of the weights, and so of the songs."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "listen", low=0)
+        check_range(self, "resamples", low=100)
 
     def check_parts(self) -> None:
         """Nothing to check: an evaluation has no parts that are chosen by name."""

@@ -10,12 +10,14 @@ import torch
 from omegaconf import MISSING
 
 from diffdpo import audio
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.prompts import in_share
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.songs import SONGS, SongRow
-from diffdpo.errors import ConfigError, DataError
+from diffdpo.errors import DataError
 from diffdpo.lyrics.front_end import is_untimed
 from diffdpo.models.base import SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model
@@ -31,9 +33,9 @@ from diffdpo.types import Clip, Embedding, Prompt
 class PrepareRun:
     """Songs to latents, styles and lyric tokens."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     """The dataset folder to be made."""
-    songs: str = MISSING
+    songs: str = field(default=MISSING, metadata=PATH)
     """A folder of audio files, or a JSONL manifest (id, audio, text, lyrics, license, attribution, split)."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     loudness_lufs: float = -16.0
@@ -47,6 +49,17 @@ class PrepareRun:
     """Precision of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05
     """Share of songs held out of training when the manifest has no splits."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "loudness_lufs", low=-70, high=0)
+        check_range(self, "style_window_s", above=0)
+        check_range(self, "captions", low=0)
+        check_range(self, "valid_share", low=0, high=1)
+        if self.dtype not in LATENT_DTYPES:
+            choices = ", ".join(LATENT_DTYPES)
+            raise ValueError(
+                f"unknown dtype {self.dtype!r}.{closest(self.dtype, LATENT_DTYPES)} Known: {choices}."
+            )
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
@@ -74,10 +87,6 @@ class SongEntry:
 
 def run(cfg: PrepareRun) -> Path:
     """Encode the songs that are not there yet."""
-    if cfg.dtype not in LATENT_DTYPES:
-        raise ConfigError(
-            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
-        )
     songs = read_songs(Path(cfg.songs), cfg.valid_share)
     dist = dist_env()
     out = open_run(cfg, dist=dist)

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from diffdpo.config_paths import INPUT_FILE
+from diffdpo.checks import check_range, check_seed
+from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data.prompts import check_disjoint, read_prompts
 from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
@@ -54,7 +55,7 @@ class RoundRun:
     """Sample, score, mine, train, and evaluate against where the round began; each stage by its own
     configuration."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
@@ -87,6 +88,10 @@ class RoundRun:
     long_song_prompt: str = ""
 
     def __post_init__(self) -> None:
+        check_range(self, "candidates", low=2)
+        check_range(self, "evaluation_samples", "rounds", low=1)
+        check_range(self, "long_song_s", low=0)
+        check_seed(self, "seed")
         for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
             for name in names:

@@ -12,14 +12,15 @@ from jaxtyping import Float
 from omegaconf import MISSING
 from torch import Tensor
 
-from diffdpo.config_paths import INPUT_FILE
+from diffdpo.checks import check_range, check_seed
+from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
 from diffdpo.data.plans import write_plan
 from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
-from diffdpo.errors import ConfigError, DataError, UserError
+from diffdpo.errors import DataError, UserError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, check_model
@@ -47,7 +48,7 @@ from diffdpo.types import Prompt
 class SampleRun:
     """Prompts to songs."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     """A prompts.jsonl."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
@@ -61,8 +62,13 @@ class SampleRun:
     """Sample only every `shards`-th song, beginning with number `shard`: to split work over machines."""
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
-    embedding_cache: str = ""
+    embedding_cache: str = field(default="", metadata=PATH)
     """Folder that keeps embeddings of prompts between runs, by content."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "per_prompt", "shards", low=1)
+        check_range(self, "shard", low=0, below=self.shards)
+        check_seed(self, "seed")
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
@@ -75,8 +81,6 @@ FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 
 def run(cfg: SampleRun) -> Path:
     """Generate the songs that the folder does not hold yet."""
-    if not 0 <= cfg.shard < cfg.shards:
-        raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
     dist = dist_env()
     out = open_run(cfg, free=("sampling.batch", "shard", "shards"), dist=dist)

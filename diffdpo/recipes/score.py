@@ -9,6 +9,8 @@ import numpy as np
 from omegaconf import MISSING
 
 from diffdpo import audio
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
@@ -48,9 +50,9 @@ from diffdpo.types import Clip, Prompt
 class ScoreRun:
     """Songs to scores."""
 
-    samples: list[str] = MISSING
+    samples: list[str] = field(default=MISSING, metadata=PATH)
     """Folders that `sample` wrote."""
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     """Folder of the scores table, which many runs may share: scores are stored by the hash of the audio."""
     scorers: list[Any] = field(default_factory=lambda: list(DEFAULT_SCORERS))
     """Names, or {name: …, args: {…}} for those with arguments."""
@@ -61,9 +63,7 @@ class ScoreRun:
     """Seconds between the starts of two windows; 0: half a window."""
 
     def __post_init__(self) -> None:
-        for name in ("window_s", "hop_s"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
+        check_range(self, "window_s", "hop_s", low=0)
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
