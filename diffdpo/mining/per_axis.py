@@ -1,5 +1,6 @@
 """Pairs for each axis alone, united: for models that are told which axis a song is to be good on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class PerAxis:
 
     def __post_init__(self) -> None:
         check_range(self, "min_margin", above=0)  # ties teach nothing
-        check_range(self, "tolerance", low=0)
+        check_range(self, "tolerance", low=0, high=math.inf)
         check_range(self, "pairs_per_prompt", low=1)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:

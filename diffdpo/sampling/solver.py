@@ -108,7 +108,7 @@ RANGES: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("flow_grpo_sde", "a"): {"low": 0},
     ("flow_grpo_sde", "t_max"): {"above": 0, "below": 1},
     ("cps", "eta"): {"low": 0, "high": 1},
-    ("overshoot", "fraction"): {"low": 0, "below": 1},
+    ("overshoot", "fraction"): {"low": 0, "high": 1},
 }
 """The range of each argument of a solver's step, as `check_number` takes it."""
 

@@ -34,7 +34,7 @@ def test_the_weight_of_the_derivation_warns():
 
 
 def test_a_clip_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match=r"timestep.clip must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"timestep.clip must be a positive number, got 0.0"):
         TimestepWeight("clipped_elbo", 0.0)
 
 
