@@ -40,6 +40,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.axes import check_axis_names
 from diffdpo.types import Prompt
 
 
@@ -75,7 +76,8 @@ class EvaluateRun:
         check_range(self, "resamples", low=100)
 
     def check_parts(self) -> None:
-        """Nothing to check: an evaluation has no parts that are chosen by name."""
+        """ConfigError for an axis that does not exist, before anything is read."""
+        check_axis_names(self.mined_axes, "mined_axes")
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -93,6 +95,10 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     scores = read_scores(Path(cfg.scores))
     mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}
     mined_axes = cfg.mined_axes or mining.get("axes", [])
+    check_axis_names(cfg.mined_axes, "mined_axes")
+    for axis in cfg.mined_axes:
+        if axis not in scores.axes:
+            raise DataError(f"{cfg.scores}: no scores on the mined axis {axis!r}; score its scorer first")
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]

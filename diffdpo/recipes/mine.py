@@ -20,14 +20,14 @@ from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import SongScores, join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
-from diffdpo.mining.base import check_weights
+from diffdpo.mining.base import check_axes, check_weights
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
 from diffdpo.progress import log
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import finish, is_finished
-from diffdpo.scorers.axes import mined_axes
+from diffdpo.scorers.axes import check_axis_names, mined_axes
 from diffdpo.scorers.gates import LIMITS
 
 FolderPair = tuple[Path, Pair]
@@ -64,6 +64,8 @@ class MineRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         build_rule(self.rule)
+        check_axis_names(self.axes, "axes")
+        check_axis_names(self.weights, "weights")
 
 
 def run(cfg: MineRun) -> Path:
@@ -81,6 +83,7 @@ def run(cfg: MineRun) -> Path:
 def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     scores = read_scores(Path(cfg.scores))
     axes = mined_axes(cfg.axes, scores.axes)
+    check_axes(cfg.weights, axes, "weights")
     pairs: list[FolderPair] = []
     parts: list[pa.Table] = []
     reasons: dict[str, str] = {}

@@ -103,6 +103,7 @@ class RoundRun:
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
         self.mine.check_parts()
+        self.evaluate.check_parts()
         replace(self.train, model=self.model).check_parts()
 
 

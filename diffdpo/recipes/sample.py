@@ -41,6 +41,7 @@ from diffdpo.sampling.sample_jobs import (
     song_audio,
     song_request,
 )
+from diffdpo.scorers.axes import check_axis_controls
 from diffdpo.types import Prompt
 
 
@@ -82,6 +83,7 @@ FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
 def run(cfg: SampleRun) -> Path:
     """Generate the songs that the folder does not hold yet."""
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
+    check_axis_controls(prompts)
     dist = dist_env()
     out = open_run(cfg, free=("sampling.batch", "shard", "shards"), dist=dist)
     samples = Samples(out)
