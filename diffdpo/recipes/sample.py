@@ -20,7 +20,8 @@ from diffdpo.data.latents import write_latents
 from diffdpo.data.plans import write_plan
 from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_edits, read_prompts
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
-from diffdpo.errors import DataError, UserError
+from diffdpo.errors import DataError
+from diffdpo.faults import song_fault
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, check_model
@@ -76,10 +77,6 @@ class SampleRun:
         check_model(self.model)
 
 
-FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
-"""Errors that concern one song: recorded in its row, and the song is tried again by the same command."""
-
-
 def run(cfg: SampleRun) -> Path:
     """Generate the songs that the folder does not hold yet."""
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
@@ -96,7 +93,9 @@ def run(cfg: SampleRun) -> Path:
     if todo:
         model = build_model(cfg.model)
         torch.nn.Module.to(model.network, device())
-        jobs = sample_jobs(model.spec, todo, edits)
+        jobs, faults = sample_jobs(model.spec, todo, edits)
+        rows = [_row(cfg, job, error=reason) for job, reason in faults if dist.main]
+        tables.append(out, SAMPLES, rows, rank=cfg.shard)
         check_jobs(model, jobs, cfg.longform)
         _sample_all(cfg, model, dist.shard(jobs), samples, dist)
     dist.barrier()
@@ -158,8 +157,8 @@ def _sample_batch(
     for embedded_job in batch:
         try:
             requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
-        except FAILURES as error:
-            rows.append(_row(cfg, embedded_job.job, error=_reason(error)))
+        except Exception as error:  # whatever one song brings about
+            rows.append(_row(cfg, embedded_job.job, error=song_fault(error)))
     ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
@@ -190,8 +189,8 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> I
             return
         try:
             preview.grow(SongAudio(model, latents, -frames_before[name]), complete_frames)
-        except FAILURES as error:
-            log(f"{name}: no preview: {_reason(error)}")
+        except Exception as error:  # whatever one song brings about
+            log(f"{name}: no preview: {song_fault(error)}")
             files.pop(name).remove()
 
     try:
@@ -220,8 +219,8 @@ def _write(
         if embedded_job.plan is not None:
             write_plan(samples.plan(job.sample_id), embedded_job.plan)
         write_latents(samples.latents(job.sample_id), latents)
-    except FAILURES as error:
-        return _row(cfg, job, sha256=sha256, error=_reason(error))
+    except Exception as error:  # whatever one song brings about
+        return _row(cfg, job, sha256=sha256, error=song_fault(error))
     return _row(cfg, job, sha256=sha256)
 
 
@@ -240,11 +239,6 @@ def _row(cfg: SampleRun, job: SampleJob, *, sha256: str = "", error: str = "") -
         sha256=sha256,
         error=error,
     )
-
-
-def _reason(error: Exception) -> str:
-    """An error as one line of text."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:

@@ -26,7 +26,8 @@ from diffdpo.data.scores import (
     score_rows,
     window_rows,
 )
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, UserError
+from diffdpo.faults import song_fault
 from diffdpo.parts import build_scorers
 from diffdpo.progress import bar, log
 from diffdpo.run_dir import check_inputs, dist_env
@@ -114,6 +115,8 @@ def run(cfg: ScoreRun) -> Path:
         tables.compact(out, SCORES)
         tables.compact(out, WINDOWS)
         grid = grid or newest_grid(out)
+        if not newest_versions(out):
+            raise DataError(f"{out}: no song could be scored; the warnings say why")
         finish(
             out,
             sounds=len(audio_files),
@@ -129,12 +132,58 @@ def run(cfg: ScoreRun) -> Path:
 def _score_files(
     batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
 ) -> Iterator[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
-    """The sound of each audio file and its values for its keys."""
-    audio_files, keys = zip(*batch, strict=True)
-    clips = [audio.read(audio_file.path) for audio_file in audio_files]
+    """The sound of each audio file and its values for its keys; a warning for each that cannot be scored.
+
+    A scorer that cannot work at all, without its weights or licence, is a UserError and no song's fault.
+    """
+    clips: list[Clip] = []
+    sound_batch: list[tuple[AudioFile, Sequence[ScoreKey]]] = []
+    for audio_file, keys in batch:
+        try:
+            clips.append(_read_sound(audio_file))
+            sound_batch.append((audio_file, keys))
+        except Exception as error:  # whatever a file brings about
+            _report_fault(audio_file, error)
+    try:
+        yield from _score_clips(sound_batch, clips, scorers, grid)
+    except UserError:
+        raise
+    except Exception as batch_error:  # of one song: each alone shows which
+        song_fault(batch_error)
+        for song, clip in zip(sound_batch, clips, strict=True):
+            try:
+                yield from _score_clips([song], [clip], scorers, grid)
+            except UserError:
+                raise
+            except Exception as error:
+                _report_fault(song[0], error)
+
+
+def _read_sound(audio_file: AudioFile) -> Clip:
+    """The sound of a file; DataError unless it is the one that was sampled."""
+    clip = audio.read(audio_file.path, with_fold=False)
+    if audio.pcm_sha256(clip.samples, clip.sample_rate) != audio_file.sha256:
+        raise DataError(f"{audio_file.path}: its sound is not the one in the table; sample it again")
+    return clip
+
+
+def _report_fault(audio_file: AudioFile, error: Exception) -> None:
+    reason = song_fault(error)
+    place = "" if str(audio_file.path) in reason else f"{audio_file.path}: "
+    log(f"warning: no scores: {place}{reason}")
+
+
+def _score_clips(
+    batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]],
+    clips: Sequence[Clip],
+    scorers: Mapping[str, Scorer],
+    grid: Grid | None,
+) -> list[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
+    """Audio files with their sounds and their values."""
+    audio_files, keys = [song for song, _ in batch], [song_keys for _, song_keys in batch]
     prompts = {key: prompt for audio_file in audio_files for key, prompt in audio_file.prompts.items()}
     values = compute_scores(clips, keys, scorers, prompts=prompts, grid=grid)
-    return zip(audio_files, clips, values, strict=True)
+    return list(zip(audio_files, clips, values, strict=True))
 
 
 def _audio_files(folders: list[str]) -> list[AudioFile]:

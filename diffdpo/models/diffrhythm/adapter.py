@@ -17,6 +17,7 @@ from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
+from diffdpo.sounds import Sound, sound_of
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
@@ -38,6 +39,18 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class WindowedCodec(Protocol):
+    """A codec that reads the song it encodes window by window."""
+
+    def encode_windows(
+        self,
+        read: Callable[[int, int], Float[Tensor, "batch 2 _"]],
+        samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch frame channel"]: ...
+
+
+@runtime_checkable
 class StyleEncoder(Protocol):
     """Text, audio or both to one style vector; zeros without either."""
 
@@ -55,7 +68,7 @@ class LyricsEncoder(Protocol):
 class BeatEncoder(Protocol):
     """Beats as timed lines of one token, for networks that take beats in the place of lyrics."""
 
-    def transcribe(self, clip: Clip) -> tuple[TokenLine, ...]: ...
+    def transcribe(self, sound: Sound) -> tuple[TokenLine, ...]: ...
 
     def beats(
         self,
@@ -250,11 +263,27 @@ class DiffRhythm:
         clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
         return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
 
-    def transcribe(self, clip: Clip) -> Embedding:
-        """The beats of a recording, for a network that takes beats in the place of lyrics; see Transcribes."""
+    def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
+        """See EncodesSounds; a codec without windows takes the sound in one piece."""
+        codec = self._codec()
+        if not isinstance(codec, WindowedCodec):
+            return self.encode(sound.clip())
+        stereo = sound.resampled(self.spec.sample_rate).map(audio.stereo)
+
+        def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
+            return torch.from_numpy(stereo.read(start, stop))[None]
+
+        return codec.encode_windows(read, stereo.length)[0]
+
+    def transcribe_sound(self, sound: Sound) -> Embedding:
+        """See EncodesSounds."""
         if self.encoders is None or self.encoders.beats is None:
             return {}
-        return line_tensors(self.encoders.beats.transcribe(clip))
+        return line_tensors(self.encoders.beats.transcribe(sound))
+
+    def transcribe(self, clip: Clip) -> Embedding:
+        """The beats of a recording, for a network that takes beats in the place of lyrics; see Transcribes."""
+        return self.transcribe_sound(sound_of(clip))
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
