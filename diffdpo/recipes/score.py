@@ -115,7 +115,7 @@ def run(cfg: ScoreRun) -> Path:
         tables.compact(out, SCORES)
         tables.compact(out, WINDOWS)
         grid = grid or newest_grid(out)
-        if not newest_versions(out):
+        if part and not _cached(out, None):
             raise DataError(f"{out}: no song could be scored; the warnings say why")
         finish(
             out,
