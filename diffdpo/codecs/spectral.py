@@ -194,15 +194,22 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         per_frame = self.config.samples_per_frame
         overlap = -(-_pad(self.stft) // per_frame)
         context = self.config.encoder_depth * (self.config.encoder_kernel // 2) + overlap
-        length, chunks = -(-samples // per_frame), []
+        length = -(-samples // per_frame)
+        posterior: Float[Tensor, "2 batch frame channel"] | None = None
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
             window = read(first * per_frame, min((stop + context) * per_frame, samples))
             mean, log_variance = self.encode_features(self.analyse(window))
-            chunks.append(torch.stack([mean, log_variance])[:, :, start - first : stop - first])
-        mean, log_variance = torch.cat(chunks, 2)
+            if posterior is None:  # filled window by window: pieces to be joined would take twice the memory
+                posterior = mean.new_empty(1 if generator is None else 2, len(mean), length, mean.shape[-1])
+            for statistic, values in zip(posterior, (mean, log_variance), strict=False):
+                statistic[:, start:stop] = values[:, start - first : stop - first]
+        if posterior is None:
+            raise ValueError("a sound without samples has no latents")
+        mean = posterior[0]
         if generator is None:
             return mean
+        log_variance = posterior[1]
         return mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
 
     @torch.no_grad()
