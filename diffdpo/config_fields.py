@@ -26,7 +26,7 @@ from diffdpo.yaml_text import (
 
 MISSING_TEXT, REFERENCE = "???", "${"
 """A value that is still to be named, and the beginning of a reference to another key."""
-NUMBERS = {int: "a whole number", float: "a number", bool: "true or false"}
+NUMBER_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Fitter:
             return self._text(node, key, field)
         if get_origin(hint) is Literal:
             return self._literal(get_args(hint), node, key)
-        if hint in NUMBERS:
+        if hint in NUMBER_NAMES:
             return self._number(hint, node, key)
         return plain_value(open_word(node, self.location))
 
@@ -131,7 +131,7 @@ class Fitter:
         else:
             value = None
         if value is None:
-            raise self._refusal(key, NUMBERS[kind], node)
+            raise self._refusal(key, NUMBER_NAMES[kind], node)
         return value
 
     def _entries(self, hint: Any, node: Any, key: str, field: Field[Any]) -> list[Any]:
@@ -163,7 +163,7 @@ class Fitter:
         """Values by key; a key with dots in it, such as an axis, may have been taken apart."""
         values: dict[str, Any] = {}
         for name, value in self._items(node, key):
-            if hint in (str, *NUMBERS) and isinstance(value, Mapping):
+            if hint in (str, *NUMBER_NAMES) and isinstance(value, Mapping):
                 inner = self._dictionary(hint, value, f"{key}.{name}", field)
                 values |= {f"{name}.{end}": entry for end, entry in inner.items()}
             else:

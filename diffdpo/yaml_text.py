@@ -19,8 +19,8 @@ TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "y", "1"), ("false", "no", "off"
 FLOAT_TEXT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
 INFINITE_TEXT = re.compile(r"[-+]?\.?inf|\.?nan", re.IGNORECASE)
 BASES = {"0x": 16, "0o": 8, "0b": 2}
-TYPES = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value")
-TAGS = {f"tag:yaml.org,2002:{name}" for name in TYPES}
+YAML_TYPES = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value")
+YAML_TAGS = {f"tag:yaml.org,2002:{name}" for name in YAML_TYPES}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def parse_yaml(text: str | bytes, location: str) -> Any:
 
 
 def _tree(node: yaml.Node, loader: SafeConstructor, location: str, above: tuple[int, ...]) -> Any:
-    if node.tag not in TAGS:
+    if node.tag not in YAML_TAGS:
         raise ConfigError(f"{location}: the tag {node.tag} is not allowed; write plain values")
     if isinstance(node, yaml.ScalarNode):
         return Scalar(node.value, "plain" if node.style is None else "quoted")

@@ -24,7 +24,7 @@ BEATS_FILE = "beats.safetensors"
 BEAT = 1
 """The token of a beat."""
 RATE, HOP, FRAME = 22050, 512, 2048
-RANGE_DB = 80.0
+LEVEL_RANGE_DB = 80.0
 """Decibels below the loudest band of the recording at which levels end."""
 PIECE_S = 30.0
 """Beats are looked for in pieces of about this length, each with its own tempo."""
@@ -53,7 +53,7 @@ def onset_curve(sound: Sound) -> Float[np.ndarray, " frame"]:
         return librosa.power_to_db(mel, top_db=None)
 
     spans = [(start, min(start + step, count)) for start in range(0, count, step)]
-    floor = max(float(power(*span).max()) for span in spans) - RANGE_DB
+    floor = max(float(power(*span).max()) for span in spans) - LEVEL_RANGE_DB
     rise = np.zeros(count, np.float32)
     for first, last in spans:
         levels = np.maximum(power(max(0, first - 1), last), floor)

@@ -33,8 +33,9 @@ class Tiny:
         from diffdpo.codecs.spectral import SpectralCodec
         from diffdpo.encoders import beats, style
         from diffdpo.models.base import LatentSpec
-        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm
         from diffdpo.models.diffrhythm.checkpoints import load_network
+        from diffdpo.models.diffrhythm.encoders import Encoders
 
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)

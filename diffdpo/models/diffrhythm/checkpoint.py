@@ -61,8 +61,9 @@ class DiffRhythmCheckpoint:
         from diffdpo.encoders.mulan_style import MuLanStyle
         from diffdpo.lyrics.front_end import front_end
         from diffdpo.models.base import LatentSpec
-        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm
         from diffdpo.models.diffrhythm.checkpoints import load_network
+        from diffdpo.models.diffrhythm.encoders import Encoders
 
         if self.network:
             network = load_network(self.network, self.adapter)

@@ -65,14 +65,11 @@ class AutoBeta:
     range: tuple[float, float] = (10.0, 20000.0)
 
     def __post_init__(self) -> None:
-        low, high = self.range
         check_range(self, "target_factor", low=0, below=0.5, prefix="auto_beta.")
         check_range(self, "decay", low=0, below=1, prefix="auto_beta.")
         check_range(self, "fixed_steps", low=0, prefix="auto_beta.")
-        ensure(
-            0 < low <= high < math.inf,
-            f"auto_beta.range must be two positive numbers in order, got {self.range}",
-        )
+        is_range = 0 < self.range[0] <= self.range[1] < math.inf
+        ensure(is_range, f"auto_beta.range must be two positive numbers in order, got {self.range}")
 
     def __call__(self, beta: float, state: ObjectiveState) -> float:
         """The beta of a step, from the fixed beta and the running state."""

@@ -26,9 +26,7 @@ class TimestepWeight:
 
     def __post_init__(self) -> None:
         check_range(self, "clip", above=0, prefix="timestep.")
-        ensure(
-            self.clip == 5.0 or self.weight == "clipped_elbo", "timestep.clip is of weight=clipped_elbo only"
-        )
+        ensure(self.clip == 5.0 or self.weight == "clipped_elbo", "timestep.clip is for clipped_elbo only")
         if self.weight == "theory":
             warnings.warn("timestep.weight=theory: expect reward hacking (VideoAlign, table 4)", stacklevel=2)
 

@@ -39,5 +39,5 @@ def test_a_clip_that_is_not_positive_is_refused():
 
 
 def test_a_clip_without_its_weight_is_refused():
-    with pytest.raises(ValueError, match=r"timestep.clip is of weight=clipped_elbo only"):
+    with pytest.raises(ValueError, match=r"timestep.clip is for clipped_elbo only"):
         TimestepWeight(clip=2.0)
