@@ -6,8 +6,10 @@ this module, and a command's start should not wait for them.
 
 import hashlib
 import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,31 +22,86 @@ from diffdpo.runs import atomic_write
 from diffdpo.types import Clip
 
 SILENCE_LUFS = -70.0
+MAX_FILTER = 2**28
+"""Coefficients of the largest filter for another sample rate."""
 PEAK_LIMIT = 0.98
 """Highest absolute value of a sample in a generated file."""
 
 
-def read(path: str | os.PathLike[str], *, start_s: float = 0.0, seconds: float | None = None) -> Clip:
-    """Decode a file (WAV, FLAC, Ogg, Opus, MP3), or `seconds` of it from `start_s` on.
+HALF_POWER = 0.5**0.5
+FOLDS: Mapping[int, Sequence[tuple[float, float]]] = {
+    3: ((1, 0), (0, 1), (HALF_POWER, HALF_POWER)),
+    4: ((1, 0), (0, 1), (HALF_POWER, 0), (0, HALF_POWER)),
+    5: ((1, 0), (0, 1), (HALF_POWER, HALF_POWER), (HALF_POWER, 0), (0, HALF_POWER)),
+    6: ((1, 0), (0, 1), (HALF_POWER, HALF_POWER), (0, 0), (HALF_POWER, 0), (0, HALF_POWER)),
+    7: ((1, 0), (0, 1), (HALF_POWER, HALF_POWER), (0, 0), (0.5, 0.5), (HALF_POWER, 0), (0, HALF_POWER)),
+    8: (
+        (1, 0), (0, 1), (HALF_POWER, HALF_POWER), (0, 0),
+        (HALF_POWER, 0), (0, HALF_POWER), (HALF_POWER, 0), (0, HALF_POWER),
+    ),
+}  # fmt: skip
+"""By number of channels the share of each in the left and the right of two (ITU-R BS.775-3, table 2), in the order
+of WAV and FLAC: left, right, centre, low frequencies (left out), back or side left and right; with seven the back
+centre comes before the sides, with four there is no centre."""
 
-    Raises DataError, naming the file, when it is missing, damaged, empty or holds values that are not numbers.
-    """
-    path = Path(path)
-    if not path.is_file():
+
+@contextmanager
+def decode(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """An open audio file. DataError, naming the file, when it is missing or cannot be decoded."""
+    if not Path(path).is_file():
         raise DataError(f"{path}: no such audio file")
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
-            rate = file.samplerate
-            file.seek(min(int(start_s * rate), file.frames))
-            samples = file.read(-1 if seconds is None else int(seconds * rate), "float32", always_2d=True).T
+            yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise DataError(
             f"{path}: cannot decode ({_first_line(error)}); replace or remove the file"
         ) from error
-    if samples.shape[1] == 0:
-        raise DataError(f"{path}: holds no audio (0 samples); replace or remove the file")
+
+
+def fold_down(
+    samples: Float[np.ndarray, "channel sample"], path: str | os.PathLike[str] = "a clip"
+) -> Float[np.ndarray, "channel_of_two sample"]:
+    """At most two channels: surround sound of 3 to 8 channels mixed by ITU-R BS.775, scaled so that nothing clips.
+
+    DataError for more channels, whose places are not told by their number.
+    """
+    if len(samples) <= 2:
+        return samples
+    if len(samples) not in FOLDS:
+        raise DataError(f"{path}: {len(samples)} channels of no common layout; mix the file down to two")
+    shares = np.array(FOLDS[len(samples)], np.float32).T
+    return (shares / shares.sum(1).max()) @ samples
+
+
+def check_numbers(samples: Float[np.ndarray, "channel sample"], path: str | os.PathLike[str]) -> None:
+    """DataError, naming the file, for samples that are not numbers."""
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: holds samples that are not numbers; replace or remove the file")
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    start_s: float = 0.0,
+    seconds: float | None = None,
+    with_fold: bool = True,
+) -> Clip:
+    """Decode a file (WAV, FLAC, Ogg, Opus, MP3), or `seconds` of it from `start_s` on.
+
+    More than two channels are folded down to two, see `fold_down`, unless `with_fold` is false.
+
+    Raises DataError, naming the file, when it is missing, damaged, empty or holds values that are not numbers.
+    """
+    path = Path(path)
+    with decode(path) as file:
+        rate = file.samplerate
+        file.seek(min(int(start_s * rate), file.frames))
+        samples = file.read(-1 if seconds is None else int(seconds * rate), "float32", always_2d=True).T
+    if samples.shape[1] == 0:
+        raise DataError(f"{path}: holds no audio (0 samples); replace or remove the file")
+    check_numbers(samples, path)
+    samples = fold_down(samples, path) if with_fold else samples
     return Clip(samples=np.ascontiguousarray(samples), sample_rate=rate)
 
 
@@ -100,9 +157,18 @@ def blocks(path: Path, seconds: float = 20.0) -> Iterator[Clip]:
 
 
 def resample(clip: Clip, sample_rate: int) -> Clip:
-    """The same sound at another rate (windowed sinc, torchaudio's defaults)."""
+    """The same sound at another rate (windowed sinc, torchaudio's defaults).
+
+    DataError for two rates whose ratio needs a filter of more than a gigabyte, such as 44,101 to 44,100 Hz.
+    """
     if clip.sample_rate == sample_rate:
         return clip
+    divisor = math.gcd(clip.sample_rate, sample_rate)
+    if clip.sample_rate // divisor * (sample_rate // divisor) > MAX_FILTER:
+        raise DataError(
+            f"a sample rate of {clip.sample_rate} Hz cannot be brought to {sample_rate} Hz; save the file at a "
+            "common rate, such as 44100 or 48000 Hz"
+        )
     import torch
     from torchaudio.functional import resample as sinc_resample
 
@@ -111,11 +177,11 @@ def resample(clip: Clip, sample_rate: int) -> Clip:
 
 
 def stereo(clip: Clip) -> Clip:
-    """A clip with two channels: mono is doubled, of more channels the first two are kept."""
+    """A clip with two channels: mono is doubled, more channels are folded down."""
     channels = clip.samples.shape[0]
     if channels == 2:
         return clip
-    samples = np.repeat(clip.samples, 2, axis=0) if channels == 1 else clip.samples[:2]
+    samples = np.repeat(clip.samples, 2, axis=0) if channels == 1 else fold_down(clip.samples)
     return Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
 
 

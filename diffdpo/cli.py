@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from diffdpo import __version__
+from diffdpo.config_paths import expand_path
 from diffdpo.errors import UserError, plain
 
 VERBS = {
@@ -88,6 +89,7 @@ def load_config(verb: str, source: str | None, words: list[str] | None) -> Any:
     words = list(words or [])
     if source is not None and "=" in source:
         words, source = [source, *words], None
+    source = source if source is None else expand_path(source)
     recipe = import_module(f"diffdpo.recipes.{verb}")
     from diffdpo import config
 

@@ -3,11 +3,27 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from diffdpo.config_paths import expand_path
+from diffdpo.errors import ConfigError
+
 Errors = Callable[[], AbstractContextManager[None]]
+
+
+def _local(path: str | Path) -> Path:
+    """A path of the command line, `~` and variables expanded."""
+    return Path(expand_path(str(path)))
+
+
+def _build_settings(schema: Callable[..., Any], **values: Any) -> Any:
+    """The settings of a command; ConfigError for a value out of its range."""
+    try:
+        return schema(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def register(app: typer.Typer, errors: Errors) -> None:
@@ -33,7 +49,7 @@ def _register_presets(app: typer.Typer, errors: Errors) -> None:
             from diffdpo.recipes.presets import copy_presets, list_presets, preset_path
 
             if export:
-                copy_presets(Path(export))
+                copy_presets(_local(export))
             elif name:
                 typer.echo(preset_path(name))
             else:
@@ -62,11 +78,12 @@ def _register_song(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.recipes.song import SongSettings, write_one_song
 
-            settings = SongSettings(
+            settings = _build_settings(
+                SongSettings,
                 seconds=seconds, seed=seed, steps=steps, guidance_scale=guidance, window_s=window,
                 overlap_s=overlap, method=method, model=model, model_args=tuple(arg or ()),
             )  # fmt: skip
-            typer.echo(write_one_song(text, out, settings))
+            typer.echo(write_one_song(text, _local(out), settings))
 
 
 def _register_convert(app: typer.Typer, errors: Errors) -> None:
@@ -93,11 +110,12 @@ def _register_convert(app: typer.Typer, errors: Errors) -> None:
 
             convert(
                 Conversion(
-                    source=source, target=target, release=release, ema=ema, adapter=adapter,
+                    source=expand_path(source), target=_local(target), release=release, ema=ema,
+                    adapter=expand_path(adapter, separator=","),
                     keep_adapter=keep_adapter, dtype=dtype,
                 )
             )  # fmt: skip
-            typer.echo(target)
+            typer.echo(_local(target))
 
 
 def _register_ratings(app: typer.Typer, errors: Errors) -> None:
@@ -122,7 +140,12 @@ def _register_ratings(app: typer.Typer, errors: Errors) -> None:
             from diffdpo.data.feedback import import_ratings
 
             summary = import_ratings(
-                opinions, samples, out, source=source, keep_raters=keep_raters, centre=centre
+                _local(opinions),
+                [str(_local(folder)) for folder in samples],
+                _local(out),
+                source=source,
+                keep_raters=keep_raters,
+                centre=centre,
             )
             typer.echo("\n".join(summary.lines()))
 
@@ -145,11 +168,12 @@ def _register_audit(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.recipes.audit import AuditSettings, audit
 
-            settings = AuditSettings(
+            settings = _build_settings(
+                AuditSettings,
                 split=split, n_perturbed=n_perturbed, n_decoded=n_decoded, seconds=seconds, model=model,
                 scorers=tuple(name for name in scorers.split(",") if name),
             )  # fmt: skip
-            for table in audit(songs, settings):
+            for table in audit(_local(songs), settings):
                 typer.echo(f"{table}\n")
 
 
@@ -159,6 +183,9 @@ def _register_gpu_check(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.recipes.gpu_check import gpu_check
 
+            for name, value in (("dim", dim), ("depth", depth), ("frames", frames)):
+                if value < 1:
+                    raise ConfigError(f"--{name} must be at least 1, got {value}")
             typer.echo(gpu_check(dim, depth, frames))
 
 
@@ -183,7 +210,7 @@ def _register_lyrics(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.recipes.lyrics import check_lyrics
 
-            check_lyrics(path, duration, vocab, language)
+            check_lyrics(expand_path(path), duration, expand_path(vocab), language)
 
     @lyrics_app.command("plan", help="Give every line of untimed lyrics a time: an LRC to edit and to sing.")
     def plan_command(
@@ -198,4 +225,4 @@ def _register_lyrics(app: typer.Typer, errors: Errors) -> None:
         with errors():
             from diffdpo.recipes.lyrics import make_plan
 
-            make_plan(path, duration, tempo, out, force)
+            make_plan(expand_path(path), duration, tempo, expand_path(out), force)

@@ -6,22 +6,21 @@ arguments of a part that is chosen by name are the fields of its dataclass, chec
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf, read_write
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from diffdpo import presets
-from diffdpo.errors import ConfigError, DataError
-from diffdpo.registry import Choice, Table, closest, pick
-from diffdpo.text_files import printable, read_text
+from diffdpo.config_fields import Fitter
+from diffdpo.errors import ConfigError
+from diffdpo.registry import Choice, Table, pick
+from diffdpo.text_files import printable
+from diffdpo.yaml_text import parse_word, parse_yaml
 
 T = TypeVar("T")
-INPUT_FILE: Mapping[str, Any] = {"input_file": True}
-"""Metadata of a field that names a data file, such as prompts: the file may lie beside the preset."""
+COMMAND_LINE = "command line"
 
 
 def build_config(schema: type[T], source: str | Path | None, words: Sequence[str] = (), verb: str = "") -> T:
@@ -29,53 +28,63 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
     path = presets.find_preset(verb, str(source)) if source is not None else presets.default(verb)
     layers: list[tuple[str, Any]] = []
     if path is not None:
-        layers.append((presets.title(path), _resolve_files(schema, read_yaml(path), path.parent)))
+        layers.append((presets.title(path), read_yaml(path)))
+    part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
     for word in words:
-        if "=" not in word:
-            raise ConfigError(f"command line: {word!r} is not of the form key=value")
         if printable(word) != word:
             raise ConfigError(f"command line: {printable(word)}: not UTF-8; rename the file, or link to it")
-    part_keys = {f"{key}{end}" for key in _choice_keys(schema) for end in ("", ".name")}
     for word in sorted(words, key=lambda word: word.partition("=")[0] not in part_keys):  # then arguments
-        layers.append((f"command line: {word}", OmegaConf.from_dotlist([word])))
+        layers.append((COMMAND_LINE, _word_tree(word)))
     cfg: Any = OmegaConf.structured(schema)
     named_keys: set[str] = set()
-    for location, layer in layers:
-        full_layer = _spell_out(schema, layer)
-        cfg = merge(schema, _without_foreign_args(schema, cfg, full_layer, named_keys), full_layer, location)
-    return to_object(schema, cfg, presets.title(path) if path else "command line")
+    for location, tree in layers:
+        values = Fitter(schema, location, cfg).fit(tree)
+        if location != COMMAND_LINE and path is not None:
+            values = _resolve_files(schema, values, path.parent)
+        layer = _container(values, location)
+        cfg = merge(_without_foreign_args(schema, cfg, layer, named_keys), layer, location)
+    return to_object(schema, cfg, presets.title(path) if path else COMMAND_LINE)
+
+
+def _word_tree(word: str) -> Any:
+    """A word of the command line as a tree."""
+    keys, value = parse_word(word)
+    tree: Any = value
+    for key in reversed(keys):
+        tree = {key: tree}
+    return tree
 
 
 def read_yaml(path: Path) -> Any:
     """The mapping in a YAML file; ConfigError for a file without valid YAML, or without a mapping."""
-    try:
-        content = OmegaConf.load(StringIO(read_text(path)))
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    except (OSError, RecursionError):
-        raise ConfigError(f"{path}: expected keys and values") from None
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(content):
-        raise ConfigError(f"{path}: expected keys and values, got a list")
+    content = parse_yaml(path.read_bytes(), str(path))
+    if not isinstance(content, dict):
+        kind = "a list" if isinstance(content, list) else "one value"
+        raise ConfigError(f"{path}: expected keys and values, got {kind}")
     return content
 
 
-def merge(schema: type, base: Any, layer: Any, location: str) -> Any:
-    """A layer merged over others. ConfigError with the location for a key that the schema does not have."""
+def _container(values: Any, location: str) -> Any:
+    try:
+        return OmegaConf.create(values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{location}: {_message(error)}") from None
+
+
+def merge(base: Any, layer: Any, location: str) -> Any:
+    """A layer, already fitted to its schema, merged over others."""
     try:
         return OmegaConf.merge(base, layer)
-    except ConfigKeyError as error:
-        key = error.full_key or str(error.key)
-        hint = closest(key.rsplit(".", 1)[-1], keys(schema))
-        raise ConfigError(f"{location}: unknown key {key!r}.{hint}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{location}: {_message(error)}") from None
 
 
 def to_object(schema: type[T], cfg: Any, location: str) -> T:
     """The configuration as its dataclass. ConfigError for a value that is missing or refused."""
-    missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    try:
+        missing_keys = sorted(OmegaConf.missing_keys(cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{location}: {_message(error)}") from None
     if missing_keys:
         raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
     try:
@@ -87,17 +96,11 @@ def to_object(schema: type[T], cfg: Any, location: str) -> T:
 
 
 def _message(error: OmegaConfBaseException) -> str:
-    """The first line of an error of OmegaConf, after the key that caused it."""
-    return f"{error.full_key}: {(error.msg or str(error)).splitlines()[0]}"
-
-
-def keys(schema: type) -> Iterator[str]:
-    """All keys of a schema, at any depth."""
-    for name, hint in get_type_hints(schema).items():
-        yield name
-        for inner in (hint, *get_args(hint)):
-            if is_dataclass(inner) and isinstance(inner, type):
-                yield from keys(inner)
+    """An error of OmegaConf in one line, after the key that caused it."""
+    key = f"{error.full_key}: " if error.full_key else ""
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        return f"{key}a reference ${{…}} that cannot be resolved; name a key of this configuration, or write it out"
+    return f"{key}{(error.msg or str(error)).splitlines()[0]}"
 
 
 def to_yaml(cfg: Any) -> str:
@@ -105,13 +108,13 @@ def to_yaml(cfg: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
-def _resolve_files(schema: type, layer: Any, folder: Path) -> Any:
-    """A layer with the paths of data files beside it; other files are relative to the working directory."""
+def _resolve_files(schema: type, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Values with the paths of data files beside the preset; other files are relative to the working directory."""
     for field in fields(schema):
-        value = layer.get(field.name)
+        value = values.get(field.name)
         if field.metadata.get("input_file") and isinstance(value, str) and (folder / value).is_file():
-            layer[field.name] = str(folder / value)
-    return layer
+            values[field.name] = str(folder / value)
+    return values
 
 
 def _choice_keys(schema: type, prefix: str = "") -> Iterator[str]:
@@ -122,19 +125,6 @@ def _choice_keys(schema: type, prefix: str = "") -> Iterator[str]:
                 yield f"{prefix}{name}"
             elif is_dataclass(inner) and isinstance(inner, type):
                 yield from _choice_keys(inner, f"{prefix}{name}.")
-
-
-def _spell_out(schema: type, layer: Any) -> Any:
-    """A layer in which parts given by a bare name are {name: …}."""
-    for key in _choice_keys(schema):
-        value = OmegaConf.select(layer, key, throw_on_missing=False)
-        if isinstance(value, str) and value != "???":
-            OmegaConf.update(layer, key, {"name": value}, merge=False)
-        elif isinstance(value, bool | int | float) or OmegaConf.is_list(value):
-            name = key.rpartition(".")[2]
-            hint = next((f" Did you mean {k!r}?" for k in keys(schema) if k.startswith(f"{name}_")), "")
-            raise ConfigError(f"{key}: got {value}, but takes a name or {{name: …, args: {{…}}}}.{hint}")
-    return layer
 
 
 def _without_foreign_args(schema: type, base: Any, layer: Any, named_keys: set[str]) -> Any:
@@ -159,8 +149,10 @@ def build_part(table: Table[Any], choice: Choice) -> Any:
     """The part of a table that is chosen: an instance of its dataclass, the arguments checked."""
     schema = pick(table.kind, table, choice.name)
     location = f"{table.kind} {choice.name!r}"
-    args = _spell_out(schema, OmegaConf.create(dict(choice.args)))
-    return to_object(schema, merge(schema, OmegaConf.structured(schema), args, location), location)
+    values = Fitter(schema, location).fit(dict(choice.args))
+    return to_object(
+        schema, merge(OmegaConf.structured(schema), _container(values, location), location), location
+    )
 
 
 def as_choice(entry: Any, location: str) -> Choice:
@@ -169,5 +161,9 @@ def as_choice(entry: Any, location: str) -> Choice:
         return entry
     if isinstance(entry, str):
         return Choice(entry)
-    cfg = merge(Choice, OmegaConf.structured(Choice), OmegaConf.create(entry), location)
-    return to_object(Choice, cfg, location)
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{location}: got {entry!r}, but takes names or {{name: …, args: {{…}}}}")
+    values = Fitter(Choice, location).fit(dict(entry))
+    return to_object(
+        Choice, merge(OmegaConf.structured(Choice), _container(values, location), location), location
+    )

@@ -13,6 +13,8 @@ from einops import reduce
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from diffdpo.checks import check_range
+
 Latents = Float[Tensor, "batch frame channel"]
 Times = Float[Tensor, " batch"] | Float[Tensor, "batch frame"]
 
@@ -120,8 +122,8 @@ class Timesteps:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.std <= 0:
-            raise ValueError(f"timesteps.std must be positive, got {self.std}")
+        check_range(self, "std", above=0, prefix="timesteps.")
+        check_range(self, "mean", prefix="timesteps.")
 
     def draw(self, generator: torch.Generator, times: Sequence[float] | None = None) -> Float[Tensor, ""]:
         """One time in (0, 1); one of `times` except the song's, 0, each equally likely, for a few-step network."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from diffdpo.errors import ConfigError
@@ -63,6 +63,28 @@ class Table(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self.entries) + len(self.entry_points())
+
+
+TABLES = {
+    "model": "diffdpo.models:MODELS",
+    "objective": "diffdpo.objectives:OBJECTIVES",
+    "rule": "diffdpo.mining:RULES",
+    "rules": "diffdpo.mining:RULES",
+    "scorers": "diffdpo.scorers:SCORERS",
+    "solver": "diffdpo.sampling.solver:SOLVERS",
+    "guidance": "diffdpo.sampling.guidance:GUIDERS",
+    "link": "diffdpo.objectives.links:LINKS",
+}
+"""Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
+
+
+def table_for(field: str) -> Table[Any] | None:
+    """The table of parts that a field of this name chooses from; None for another name."""
+    if field not in TABLES:
+        return None
+    module, _, name = TABLES[field].partition(":")
+    table: Table[Any] = getattr(import_module(module), name)
+    return table
 
 
 def closest(name: str, names: Iterable[str]) -> str:

@@ -35,6 +35,8 @@ OOBLECK = Published(
 ARCHIVE = "vae_model.pt"
 SUBFOLDER = "vae"
 
+ReadAudio = Callable[[int, int], Float[Tensor, "batch 2 _"]]
+"""The samples of a song from start to stop."""
 Join = Literal["cross_fade", "published"]
 
 
@@ -62,19 +64,30 @@ class Vae:
     ) -> Float[Tensor, "batch frame channel"]:
         """Latents of a song: a sample of the posterior drawn from `generator`, the mean without one. The last frame
         is padded with silence."""
-        mean, deviation = self.posterior(audio)
+        return self.encode_windows(lambda start, stop: audio[..., start:stop], audio.shape[-1], generator)
+
+    def encode_windows(
+        self, read: ReadAudio, samples: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch frame channel"]:
+        """`encode` of a song of so many samples that is read window by window: `read(start, stop)`."""
+        mean, deviation = self._posterior(read, samples)
         return mean if generator is None else mean + deviation * torch.randn(mean.shape, generator=generator)
 
     def posterior(
         self, audio: Float[Tensor, "batch 2 sample"]
     ) -> tuple[Float[Tensor, "batch frame channel"], Float[Tensor, "batch frame channel"]]:
         """Mean and standard deviation of the latents; mean + deviation * noise, as published, is a sample."""
+        return self._posterior(lambda start, stop: audio[..., start:stop], audio.shape[-1])
+
+    def _posterior(
+        self, read: ReadAudio, samples: int
+    ) -> tuple[Float[Tensor, "batch frame channel"], Float[Tensor, "batch frame channel"]]:
         device, hop = self._place(), self.samples_per_frame
-        length = -(-audio.shape[-1] // hop)
+        length = -(-samples // hop)
 
         @torch.no_grad()
         def run(start: int, stop: int) -> Tensor:
-            window = audio[..., start * hop : stop * hop].to(device)
+            window = read(start * hop, min(stop * hop, samples)).to(device)
             return self.analyse(F.pad(window, (0, (stop - start) * hop - window.shape[-1])))
 
         parameters = assemble(stream(run, length, self.chunks), length).transpose(1, 2)

@@ -8,6 +8,8 @@ windows (bands.py). Every stage is local in time: a decoded sample depends on at
 frames on either side.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -167,7 +169,6 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch frame feature"]:
         return self.linear_decode(latents) + self.decoder_out(self.decoder(self.decoder_in(latents)))
 
-    @torch.no_grad()
     def encode(
         self,
         audio: Float[Tensor, "batch 2 sample"],
@@ -177,19 +178,38 @@ class SpectralCodec(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch frame channel"]:
         """Latents of stereo audio at the codec's sample rate, `chunk` frames at a time: a sample of the posterior
         drawn from `generator`, the mean without one."""
+        read = lambda start, stop: audio[..., start:stop]  # noqa: E731
+        return self.encode_windows(read, audio.shape[-1], generator, chunk=chunk)
+
+    @torch.no_grad()
+    def encode_windows(
+        self,
+        read: Callable[[int, int], Float[Tensor, "batch 2 _"]],
+        samples: int,
+        generator: torch.Generator | None = None,
+        *,
+        chunk: int = 512,
+    ) -> Float[Tensor, "batch frame channel"]:
+        """`encode` of a song of so many samples that is read window by window: `read(start, stop)`."""
         per_frame = self.config.samples_per_frame
-        audio = F.pad(audio, (0, -audio.shape[-1] % per_frame))
         overlap = -(-_pad(self.stft) // per_frame)
         context = self.config.encoder_depth * (self.config.encoder_kernel // 2) + overlap
-        length, chunks = audio.shape[-1] // per_frame, []
+        length = -(-samples // per_frame)
+        posterior: Float[Tensor, "2 batch frame channel"] | None = None
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
-            window = audio[..., first * per_frame : (stop + context) * per_frame]
+            window = read(first * per_frame, min((stop + context) * per_frame, samples))
             mean, log_variance = self.encode_features(self.analyse(window))
-            chunks.append(torch.stack([mean, log_variance])[:, :, start - first : stop - first])
-        mean, log_variance = torch.cat(chunks, 2)
+            if posterior is None:  # filled window by window: pieces to be joined would take twice the memory
+                posterior = mean.new_empty(1 if generator is None else 2, len(mean), length, mean.shape[-1])
+            for statistic, values in zip(posterior, (mean, log_variance), strict=False):
+                statistic[:, start:stop] = values[:, start - first : stop - first]
+        if posterior is None:
+            raise ValueError("a sound without samples has no latents")
+        mean = posterior[0]
         if generator is None:
             return mean
+        log_variance = posterior[1]
         return mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
 
     @torch.no_grad()

@@ -159,7 +159,10 @@ def place_song(
     song: Float[Tensor, "frame channel"], edit: Edit, *, length: int, frames_per_second: float
 ) -> Float[Tensor, "{length} channel"]:
     """The latents of the old song at their place in the new song, zeros in added frames."""
-    prefix = int(edit.extend_start_s * frames_per_second)
+    prefix, suffix = (int(s * frames_per_second) for s in (edit.extend_start_s, edit.extend_end_s))
+    song = song[
+        : length - prefix - suffix
+    ]  # the encoder fills up the last frame of a recording, which is cut
     full_song = song.new_zeros(length, song.shape[1])
     full_song[prefix : prefix + len(song)] = song
     return full_song

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo import audio
 from diffdpo.errors import CheckpointError, reason
+from diffdpo.sounds import Sound
 from diffdpo.types import Clip
 from diffdpo.weight_files import read_tensors
 
@@ -24,7 +24,9 @@ Line = tuple[float, tuple[int, ...]]
 BEATS_FILE = "beats.safetensors"
 BEAT = 1
 """The token of a beat."""
-RATE, HOP = 22050, 512
+RATE, HOP, FRAME = 22050, 512, 2048
+LEVEL_RANGE_DB = 80.0
+"""Decibels below the loudest band of the recording at which levels end."""
 PIECE_S = 30.0
 """Beats are looked for in pieces of about this length, each with its own tempo."""
 CLEAR = 0.3
@@ -35,12 +37,42 @@ SLOWEST, FASTEST = 40.0, 240.0
 BPM = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm\b", re.IGNORECASE)
 
 
-def track_beats(clip: Clip) -> tuple[float, ...]:
+def onset_curve(sound: Sound) -> Float[np.ndarray, " frame"]:
+    """Onset strength as librosa computes it of the whole, with a mel spectrum of half a minute in memory."""
+    mono = sound.map(mix_down).resampled(RATE)
+    count, half = 1 + mono.length // HOP, FRAME // 2
+    step = round(PIECE_S * RATE / HOP)
+
+    def power(first: int, last: int) -> Float[np.ndarray, "mel frame"]:
+        """The mel spectrum of frames, in decibels."""
+        begin, end = first * HOP - half, (last - 1) * HOP + half
+        samples = mono.read(max(0, begin), min(end, mono.length))[0]
+        padding = (max(0, -begin), max(0, end - mono.length))
+        mel = librosa.feature.melspectrogram(
+            y=np.pad(samples, padding), sr=RATE, n_fft=FRAME, hop_length=HOP, center=False
+        )
+        return librosa.power_to_db(mel, top_db=None)
+
+    spans = [(start, min(start + step, count)) for start in range(0, count, step)]
+    floor = max(float(power(*span).max()) for span in spans) - LEVEL_RANGE_DB
+    rise = np.zeros(count, np.float32)
+    for first, last in spans:
+        levels = np.maximum(power(max(0, first - 1), last), floor)
+        rise[first + (first == 0) : last] = np.maximum(np.diff(levels), 0).mean(0)
+    strength = np.zeros_like(rise)
+    delay = FRAME // (2 * HOP)  # as librosa: the rise counts where the frame that holds it begins to be heard
+    strength[delay:] = rise[: count - delay]
+    return strength
+
+
+def mix_down(clip: Clip) -> Clip:
+    """The mean of the channels."""
+    return Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate)
+
+
+def track_beats(sound: Sound) -> tuple[float, ...]:
     """Beats of a recording in seconds (dynamic programming: Ellis 2007); none where there is no pulse."""
-    mono = audio.resample(
-        Clip(samples=clip.samples.mean(0, keepdims=True), sample_rate=clip.sample_rate), RATE
-    )
-    strength = librosa.onset.onset_strength(y=mono.samples[0], sr=RATE, hop_length=HOP)
+    strength = onset_curve(sound)
     beats_s: list[float] = []
     pieces = np.array_split(np.arange(len(strength)), max(1, round(len(strength) * HOP / RATE / PIECE_S)))
     for piece in pieces:
@@ -79,9 +111,9 @@ class Beats:
     weight: Float[Tensor, "2 style"]
     bias: Float[Tensor, "2"]
 
-    def transcribe(self, clip: Clip) -> tuple[Line, ...]:
+    def transcribe(self, sound: Sound) -> tuple[Line, ...]:
         """The beats of a recording."""
-        return lines(track_beats(clip))
+        return lines(track_beats(sound))
 
     def beats(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffdpo.checks import check_range
 from diffdpo.evaluation.effects import AxisEffect, too_few_prompts
 
 
@@ -25,10 +26,8 @@ class StopRule:
     """Stop after so many rounds in a row without a new best. Needs validation prompts."""
 
     def __post_init__(self) -> None:
-        if not self.max_winner_rise >= 0:
-            raise ValueError(f"stop.max_winner_rise must not be negative, got {self.max_winner_rise}")
-        if self.patience < 1:
-            raise ValueError(f"stop.patience must be at least 1, got {self.patience}")
+        check_range(self, "max_winner_rise", low=0, high=math.inf, prefix="stop.")
+        check_range(self, "patience", low=1, prefix="stop.")
 
 
 @dataclass(frozen=True, kw_only=True)

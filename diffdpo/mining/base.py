@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from diffdpo.checks import check_number
 from diffdpo.errors import ConfigError
 from diffdpo.mining.values import MinedPairs, Pair, PromptCandidates
 from diffdpo.registry import closest
@@ -153,11 +154,5 @@ def check_axes(names: Iterable[str], axes: Collection[str], location: str) -> No
 
 def check_weights(weights: Mapping[str, float]) -> None:
     """ValueError for weights that are negative or not numbers."""
-    if not all(weight >= 0 for weight in weights.values()):
-        raise ValueError(f"weights must not be negative, got {dict(weights)}: bigger is better on every axis")
-
-
-def check_count(name: str, value: int) -> None:
-    """ValueError for a limit below one."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    for axis, weight in weights.items():
+        check_number(weight, f"weights.{axis}", low=0)

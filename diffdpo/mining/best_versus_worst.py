@@ -1,12 +1,13 @@
 """Best of a prompt against the worst, by the mean of all axes, where none of them loses."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import (
     Selection,
     check_axes,
-    check_count,
     check_weights,
     differences,
     mine_prompts,
@@ -35,9 +36,9 @@ class BestVersusWorst:
     """Largest number of pairs of a prompt; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
-        if not self.min_margin > 0:
-            raise ValueError(f"min_margin must be positive, got {self.min_margin}: ties teach nothing")
-        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_range(self, "min_margin", above=0)  # ties teach nothing
+        check_range(self, "min_axis_margin", low=-math.inf)
+        check_range(self, "pairs_per_prompt", low=1)
         check_weights(self.weights)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:

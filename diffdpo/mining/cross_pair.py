@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import (
     Selection,
     check_axes,
-    check_count,
     differences,
     mine_prompts,
     select,
@@ -46,11 +46,9 @@ class CrossPair:
     def __post_init__(self) -> None:
         if any(len(set(couple)) != 2 or len(couple) != 2 for couple in self.couples):
             raise ValueError(f"couples must each name two different axes, got {self.couples}")
-        if not 0 < self.quantile < 1:
-            raise ValueError(f"quantile must be between 0 and 1, got {self.quantile}")
-        if not self.min_margin > 0:
-            raise ValueError(f"min_margin must be positive, got {self.min_margin}: ties teach nothing")
-        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_range(self, "quantile", above=0, below=1)
+        check_range(self, "min_margin", above=0)  # ties teach nothing
+        check_range(self, "pairs_per_prompt", low=1)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes([axis for couple in self.couples for axis in couple], axes, "cross_pair: couples")

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import (
     Selection,
     check_axes,
-    check_count,
     check_weights,
     differences,
     mine_prompts,
@@ -47,11 +47,9 @@ class Pareto:
     """Largest number of pairs of a prompt; no song is winner in one and loser in another."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if not 0 < self.min_gap < 1:
-            raise ValueError(f"min_gap must be between 0 and 1, got {self.min_gap}")
-        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_range(self, "temperature", low=0)
+        check_range(self, "min_gap", above=0, below=1)
+        check_range(self, "pairs_per_prompt", low=1)
         check_weights(self.weights)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:

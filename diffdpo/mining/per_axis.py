@@ -1,11 +1,12 @@
 """Pairs for each axis alone, united: for models that are told which axis a song is to be good on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import (
     Selection,
-    check_count,
     differences,
     hold_on_other_axes,
     mine_prompts,
@@ -30,11 +31,9 @@ class PerAxis:
     """Largest number of pairs of a prompt on each axis; no song is winner in one and loser in another of these."""
 
     def __post_init__(self) -> None:
-        if not self.min_margin > 0:
-            raise ValueError(f"min_margin must be positive, got {self.min_margin}: ties teach nothing")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
-        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_range(self, "min_margin", above=0)  # ties teach nothing
+        check_range(self, "tolerance", low=0, high=math.inf)
+        check_range(self, "pairs_per_prompt", low=1)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         def choose(prompt: PromptCandidates) -> list[Selection]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import mean_margin
 from diffdpo.mining.values import Pair
 
@@ -28,10 +29,8 @@ class SpanConfig:
     """Spans shorter than this are noise."""
 
     def __post_init__(self) -> None:
-        if not self.min_margin > 0:
-            raise ValueError(f"spans.min_margin must be positive, got {self.min_margin}")
-        if not (self.max_gap_s >= 0 and self.min_s >= 0):
-            raise ValueError(f"spans.max_gap_s and spans.min_s must not be negative, got {self}")
+        check_range(self, "min_margin", above=0, prefix="spans.")
+        check_range(self, "max_gap_s", "min_s", low=0, prefix="spans.")
 
 
 def window_spread(songs: Iterable[WindowScores]) -> dict[str, float]:

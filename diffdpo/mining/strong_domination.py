@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from diffdpo.checks import check_range
 from diffdpo.mining.base import (
     Selection,
     check_axes,
-    check_count,
     differences,
     hold_on_other_axes,
     mine_prompts,
@@ -38,10 +38,8 @@ class StrongDomination:
     in another of these."""
 
     def __post_init__(self) -> None:
-        for name in ("primary_percentile", "other_percentile"):
-            if not 0 <= getattr(self, name) <= 100:
-                raise ValueError(f"{name} must be in [0, 100], got {getattr(self, name)}")
-        check_count("pairs_per_prompt", self.pairs_per_prompt)
+        check_range(self, "primary_percentile", "other_percentile", low=0, high=100)
+        check_range(self, "pairs_per_prompt", low=1)
 
     def __call__(self, prompts: Sequence[PromptCandidates], axes: Sequence[str]) -> MinedPairs:
         check_axes(self.primary, axes, "strong_domination: primary")

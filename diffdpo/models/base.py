@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
+from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
 Condition = dict[str, Tensor]
@@ -174,11 +175,23 @@ class Transcribes(Protocol):
         """Named tensors that a recording adds to its embedding; {} where nothing is transcribed."""
 
 
+@runtime_checkable
+class EncodesSounds(Protocol):
+    """A song model that encodes and transcribes sounds of any length with a slice in memory at a time. Optional."""
+
+    def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
+        """`encode` of the whole sound, but for rounding where it is resampled."""
+
+    def transcribe_sound(self, sound: Sound) -> Embedding:
+        """`transcribe` of the whole sound; {} where nothing is transcribed."""
+
+
 OPTIONAL: dict[Any, str] = {
     Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
     Plans: "plan songs",
     Transcribes: "transcribe recordings",
+    EncodesSounds: "encode sounds in slices",
 }
 """The ability that each optional protocol stands for, as an error message names it."""
 

@@ -1,10 +1,11 @@
 """The tiny song model shipped with the package: a DiffRhythm network, a spectral codec,
 a style encoder and the tempo that goes with a style."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.hub import BUNDLE, fingerprint_of
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ TINY_EMBEDDING_FORMAT = "tiny-1"
 class Tiny:
     """A small instrumental song model, trained on 12 hours of freely licensed music; 44.1 kHz stereo."""
 
-    bundle: str = ""
+    bundle: str = field(default="", metadata=PATH)
     """Folder of the bundle; by default the one shipped with the package."""
-    network: str = ""
+    network: str = field(default="", metadata=PATH)
     """Folder with other network weights, such as the `export` of a training run."""
-    adapter: str | list[str] = ""
+    adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
 
@@ -31,8 +32,9 @@ class Tiny:
         from diffdpo.encoders import beats, style
         from diffdpo.models.base import LatentSpec
         from diffdpo.models.checkpoints import load_saved
-        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm
         from diffdpo.models.diffrhythm.checkpoints import load_network
+        from diffdpo.models.diffrhythm.encoders import Encoders
 
         folder = Path(self.bundle) if self.bundle else BUNDLE
         network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)

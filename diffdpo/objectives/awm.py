@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerSong, Take, expect
 
@@ -44,7 +45,8 @@ class AWM:
     def __post_init__(self) -> None:
         names = ", ".join(LIKELIHOODS)
         ensure(self.likelihood in LIKELIHOODS, f"likelihood must be one of {names}, got {self.likelihood!r}")
-        ensure(self.clip > 0 and self.velocity_kl >= 0, "clip must be positive and velocity_kl not negative")
+        check_range(self, "clip", above=0)
+        check_range(self, "velocity_kl", low=0)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         velocities, advantage = expect(outputs.velocities), expect(outputs.score)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.margin import AutoBeta, implicit_rewards
 from diffdpo.objectives.terms.weights import TimestepWeight
@@ -29,7 +29,7 @@ class DGPO:
     update = property(lambda self: self.auto_beta.update)
 
     def __post_init__(self) -> None:
-        ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
+        check_range(self, "beta", above=0)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         score, weight = expect(outputs.score), self.timestep(outputs)

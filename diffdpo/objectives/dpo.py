@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
 from diffdpo.objectives.links import LinkChoice, build_link, link_choice
 from diffdpo.objectives.metrics import pair_metrics
@@ -39,7 +39,7 @@ class DPO:
     update = property(lambda self: self.auto_beta.update)
 
     def __post_init__(self) -> None:
-        ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
+        check_range(self, "beta", above=0)
         object.__setattr__(self, "link", link_choice(self.link))
 
     def __call__(self, outputs: Outputs) -> LossOutput:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from diffdpo import flow
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
 from diffdpo.objectives.metrics import pair_metrics
@@ -32,7 +33,7 @@ class DSPO:
     takes = property(term_takes)
 
     def __post_init__(self) -> None:
-        ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
+        check_range(self, "beta", above=0)
         ensure(
             self.soft_label.kind != "certainty_margin", "soft_label.kind of dspo must be mixture or ignore"
         )

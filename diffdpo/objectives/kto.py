@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.margin import implicit_rewards
@@ -45,15 +46,12 @@ class KTO:
     takes = property(term_takes)
 
     def __post_init__(self) -> None:
-        ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
+        check_range(self, "beta", above=0)
         ensure(
             self.utility in UTILITIES,
             f"utility must be one of {', '.join(UTILITIES)}, got {self.utility!r}",
         )
-        ensure(
-            min(self.liked_weight, self.disliked_weight) >= 0,
-            "liked_weight and disliked_weight must not be negative",
-        )
+        check_range(self, "liked_weight", "disliked_weight", low=0)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         is_liked = expect(outputs.score)[:, 0] > 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
 from diffdpo.objectives.metrics import pair_metrics
 from diffdpo.objectives.terms.margin import SoftLabel, implicit_rewards
@@ -36,8 +36,8 @@ class LinearDPO:
     takes = property(term_takes)
 
     def __post_init__(self) -> None:
-        ensure(self.beta > 0, f"beta must be positive, got {self.beta}")
-        ensure(0 <= self.floor < 0.5, f"floor must be in [0, 0.5), got {self.floor}")
+        check_range(self, "beta", above=0)
+        check_range(self, "floor", low=0, below=0.5)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         span_outputs, scale = pair_errors(outputs, self.span, self.safeguard)

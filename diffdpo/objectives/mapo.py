@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.objectives.composition import pair_errors, term_needs, term_takes
 from diffdpo.objectives.terms.margin import SoftLabel
@@ -35,8 +36,7 @@ class MaPO:
     takes = property(term_takes)
 
     def __post_init__(self) -> None:
-        for name in ("beta", "snr", "sharpness"):
-            ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        check_range(self, "beta", "snr", "sharpness", above=0)
         ensure(
             self.soft_label.kind != "certainty_margin", "soft_label.kind of mapo must be mixture or ignore"
         )

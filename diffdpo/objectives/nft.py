@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.types import BatchKind, LossOutput, Need, Outputs, PerExample, PerSong, Take, expect
 
 
@@ -35,9 +35,8 @@ class NFT:
     """Weight of the squared distance of the policy's velocity from the reference's."""
 
     def __post_init__(self) -> None:
-        for name in ("beta", "advantage_clip"):
-            ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        ensure(self.kl >= 0, f"kl must not be negative, got {self.kl}")
+        check_range(self, "beta", "advantage_clip", above=0)
+        check_range(self, "kl", low=0)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         velocities, t, score = expect(outputs.velocities), expect(outputs.t), expect(outputs.score)

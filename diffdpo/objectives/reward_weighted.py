@@ -1,11 +1,12 @@
 """Reward-weighted regression (Peters & Schaal 2007; for flows: Liu et al. 2025, VideoAlign, eq. 10)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.objectives.composition import term_needs, term_takes
 from diffdpo.objectives.terms.weights import TimestepWeight
 from diffdpo.types import BatchKind, LossOutput, Outputs, expect
@@ -28,8 +29,8 @@ class RWR:
     takes = property(term_takes)
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "max_weight"):
-            ensure(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        check_range(self, "temperature", above=0)
+        check_range(self, "max_weight", above=0, high=math.inf)
 
     def __call__(self, outputs: Outputs) -> LossOutput:
         weight = torch.exp(expect(outputs.score) / self.temperature).clamp(max=self.max_weight)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 
 from diffdpo import audio
+from diffdpo.checks import check_range
 from diffdpo.data.song_manifest import read_songs
 from diffdpo.evaluation.perturbations import (
     ALL_FAMILIES,
@@ -200,6 +201,10 @@ class AuditSettings:
     scorers: tuple[str, ...] = ()
     """Names; empty: those that need no download."""
     model: str = "tiny"
+
+    def __post_init__(self) -> None:
+        check_range(self, "n_perturbed", "n_decoded", low=0)
+        check_range(self, "seconds", above=0)
 
 
 def audit(path: Path, settings: AuditSettings) -> Iterator[str]:

@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from diffdpo import audio
+from diffdpo.checks import check_range
 from diffdpo.config import to_yaml
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import RATINGS
@@ -38,6 +40,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.axes import check_axis_names
 from diffdpo.text_files import read_jsonl, read_text
 from diffdpo.types import Prompt
 
@@ -46,21 +49,21 @@ from diffdpo.types import Prompt
 class EvaluateRun:
     """Paired comparison of two models: same prompts, same seeds."""
 
-    baseline: str = MISSING
+    baseline: str = field(default=MISSING, metadata=PATH)
     """Samples of the model before."""
-    aligned: str = MISSING
+    aligned: str = field(default=MISSING, metadata=PATH)
     """Samples of the model after."""
-    scores: str = MISSING
-    out: str = MISSING
+    scores: str = field(default=MISSING, metadata=PATH)
+    out: str = field(default=MISSING, metadata=PATH)
     mined_axes: list[str] = field(default_factory=list)
     """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
-    pairs: str = ""
+    pairs: str = field(default="", metadata=PATH)
     """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
-    training: str = ""
+    training: str = field(default="", metadata=PATH)
     """Run directory whose curves the report shows."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
-    long_song: str = ""
+    long_song: str = field(default="", metadata=PATH)
     """Audio file of one more song for the report."""
     long_song_caption: str = ""
     command: str = ""
@@ -68,8 +71,13 @@ class EvaluateRun:
     license: str = ""
     """Of the weights, and so of the songs."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "listen", low=0)
+        check_range(self, "resamples", low=100)
+
     def check_parts(self) -> None:
-        """Nothing to check: an evaluation has no parts that are chosen by name."""
+        """ConfigError for an axis that does not exist, before anything is read."""
+        check_axis_names(self.mined_axes, "mined_axes")
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -88,6 +96,10 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     scores = read_scores(Path(cfg.scores))
     mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}
     mined_axes = cfg.mined_axes or mining.get("axes", [])
+    check_axis_names(cfg.mined_axes, "mined_axes")
+    for axis in cfg.mined_axes:
+        if axis not in scores.axes:
+            raise DataError(f"{cfg.scores}: no scores on the mined axis {axis!r}; score its scorer first")
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]

@@ -10,6 +10,8 @@ import pyarrow as pa
 from jaxtyping import Bool
 from omegaconf import MISSING
 
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, pair_columns
 from diffdpo.data.ratings import MINED_SOURCE, RATINGS
@@ -19,13 +21,14 @@ from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_score
 from diffdpo.errors import DataError
 from diffdpo.inputs import digest, read_inputs, write_inputs
 from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
+from diffdpo.mining.base import check_axes, check_weights
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
 from diffdpo.progress import log
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import MANIFEST, finish, is_finished
-from diffdpo.scorers.axes import mined_axes
+from diffdpo.scorers.axes import check_axis_names, mined_axes
 from diffdpo.scorers.gates import LIMITS
 
 FolderPair = tuple[Path, Pair]
@@ -36,9 +39,9 @@ FolderPair = tuple[Path, Pair]
 class MineRun:
     """Scores to preference pairs, and to ratings of every song for objectives that need no pairs."""
 
-    samples: list[str] = MISSING
-    scores: str = MISSING
-    out: str = MISSING
+    samples: list[str] = field(default=MISSING, metadata=PATH)
+    scores: str = field(default=MISSING, metadata=PATH)
+    out: str = field(default=MISSING, metadata=PATH)
     axes: list[str] = field(default_factory=list)
     """Axes to mine; empty: all axes of all scorers that are not judges."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -56,20 +59,14 @@ class MineRun:
     """Whether songs that fail a gate (silence, clipping, NaN) are left out of the pairs and ratings."""
 
     def __post_init__(self) -> None:
-        if not self.soft_label_temperature >= 0:
-            raise ValueError(
-                f"soft_label_temperature must not be negative, got {self.soft_label_temperature}"
-            )
-        if self.max_pairs < 0:
-            raise ValueError(f"max_pairs must not be negative, got {self.max_pairs}")
-        if not all(weight >= 0 for weight in self.weights.values()):
-            raise ValueError(
-                f"weights must not be negative, got {self.weights}: bigger is better on every axis"
-            )
+        check_range(self, "soft_label_temperature", "max_pairs", low=0)
+        check_weights(self.weights)
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         build_rule(self.rule)
+        check_axis_names(self.axes, "axes")
+        check_axis_names(self.weights, "weights")
 
 
 def run(cfg: MineRun) -> Path:
@@ -93,6 +90,7 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
             return
         log(f"{out}: songs or scores changed since these pairs were mined; mining anew")
         (out / MANIFEST).unlink()
+    check_axes(cfg.weights, axes, "weights")
     pairs: list[FolderPair] = []
     parts: list[pa.Table] = []
     reasons: dict[str, str] = {}

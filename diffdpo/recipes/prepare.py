@@ -3,28 +3,35 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from omegaconf import MISSING
+from torch import Tensor
 
 from diffdpo import audio
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.song_manifest import SongEntry, read_songs
 from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song_latents
-from diffdpo.errors import ConfigError, DataError
+from diffdpo.errors import DataError
+from diffdpo.faults import song_fault
 from diffdpo.lyrics.lrc import is_untimed
-from diffdpo.models.base import SongModel, Transcribes, supports
+from diffdpo.models.base import EncodesSounds, SongModel, Transcribes, supports
 from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
 from diffdpo.registry import Choice, closest
 from diffdpo.run_dir import dist_env, open_run
 from diffdpo.runs import finish
+from diffdpo.sounds import Sound, open_sound
 from diffdpo.types import Clip, Embedding, Prompt
 
 
@@ -32,9 +39,9 @@ from diffdpo.types import Clip, Embedding, Prompt
 class PrepareRun:
     """Songs to latents, styles and lyric tokens."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     """The dataset folder to be made."""
-    songs: str = MISSING
+    songs: str = field(default=MISSING, metadata=PATH)
     """A folder of audio files, or a JSONL manifest (id, audio, text, lyrics, license, attribution, split)."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     loudness_lufs: float = -16.0
@@ -49,6 +56,17 @@ class PrepareRun:
     valid_share: float = 0.05
     """Share of songs held out of training when the manifest has no splits."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "loudness_lufs", low=-70, high=0)
+        check_range(self, "style_window_s", above=0)
+        check_range(self, "captions", low=0)
+        check_range(self, "valid_share", low=0, high=1)
+        if self.dtype not in LATENT_DTYPES:
+            choices = ", ".join(LATENT_DTYPES)
+            raise ValueError(
+                f"unknown dtype {self.dtype!r}.{closest(self.dtype, LATENT_DTYPES)} Known: {choices}."
+            )
+
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
@@ -56,10 +74,6 @@ class PrepareRun:
 
 def run(cfg: PrepareRun) -> Path:
     """Encode the songs that are not there yet."""
-    if cfg.dtype not in LATENT_DTYPES:
-        raise ConfigError(
-            f"unknown dtype {cfg.dtype!r}.{closest(cfg.dtype, LATENT_DTYPES)} Known: {', '.join(LATENT_DTYPES)}."
-        )
     dist = dist_env()
     songs = read_songs(Path(cfg.songs), cfg.valid_share, partial(log, visible=dist.main))
     weights = model_digest(cfg.model)
@@ -126,38 +140,52 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
     try:
         if model.timed_lyrics and song.lyrics and is_untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
-        clip = audio.read(song.audio)
-        if audio.loudness(clip) < audio.SILENCE_LUFS:
-            raise DataError(f"{song.audio}: silent from beginning to end; replace or remove the file")
-        clip = audio.normalise(clip, cfg.loudness_lufs)
-        latents = model.encode(clip)
-        if not torch.isfinite(latents).all():
-            raise DataError(f"{song.audio}: its latents are not numbers")
-        embeddings = embed_windows(model, clip, song, cfg)
-    except DataError as error:
-        return replace(row, error=str(error))
+        with open_sound(song.audio, out) as (file_sound, level):
+            if not level >= audio.SILENCE_LUFS:
+                raise DataError(f"{song.audio}: silent from beginning to end; replace or remove the file")
+            sound = file_sound.scaled(10 ** ((cfg.loudness_lufs - level) / 20))
+            latents = _encode(model, sound)
+            if not torch.isfinite(latents).all():
+                raise DataError(f"{song.audio}: its latents are not numbers")
+            embeddings = embed_windows(model, sound, song, cfg)
+        with song.audio.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except Exception as error:  # whatever a file or its text brings about
+        return replace(row, error=song_fault(error))
     write_song_embeddings(song_embeddings(out, song.id), embeddings)
     write_latents(song_latents(out, song.id), latents.to(LATENT_DTYPES[cfg.dtype]))
     return replace(
         row,
-        sha256=hashlib.sha256(song.audio.read_bytes()).hexdigest(),
+        sha256=sha256,
         frames=len(latents),
-        duration_s=clip.seconds,
+        duration_s=sound.seconds,
     )
 
 
-def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun) -> list[list[Embedding]]:
+def _encode(model: SongModel, sound: Sound) -> Float[Tensor, "frame channel"]:
+    """The latents of a song, in memory that does not grow with it where the model can."""
+    if supports(model, EncodesSounds):
+        return model.encode_sound(sound)  # type: ignore[attr-defined]
+    return model.encode(sound.clip())
+
+
+def _transcribe(model: SongModel, sound: Sound) -> Embedding:
+    """What a model reads off a recording; {} for a model that reads nothing."""
+    if supports(model, EncodesSounds):
+        return model.transcribe_sound(sound)  # type: ignore[attr-defined]
+    return model.transcribe(sound.clip()) if supports(model, Transcribes) else {}  # type: ignore[attr-defined]
+
+
+def embed_windows(model: SongModel, sound: Sound, song: SongEntry, cfg: PrepareRun) -> list[list[Embedding]]:
     """Embeddings of a song, by variant and window: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
     many captions of the window replace the variant of the text alone. A model that embeds no sound gets only the
     variants of texts. The transcript of a song without lyrics, such as its beats, is in all variants.
     """
-    width = int(cfg.style_window_s * clip.sample_rate)
-    count = max(1, clip.samples.shape[1] // width)
-    transcript: Embedding = {}
-    if not song.lyrics and supports(model, Transcribes):
-        transcript = model.transcribe(clip)  # type: ignore[attr-defined]
+    width = max(1, int(cfg.style_window_s * sound.sample_rate))
+    count = min(max(1, sound.length // width), sound.length)
+    transcript: Embedding = {} if song.lyrics else _transcribe(model, sound)
 
     def embed(text: str | None, style_clip: Clip | None) -> Embedding:
         prompt = Prompt(
@@ -166,13 +194,16 @@ def embed_windows(model: SongModel, clip: Clip, song: SongEntry, cfg: PrepareRun
             style_audio=style_clip,
             lyrics=song.lyrics or None,
             language=song.language or None,
-            duration_s=clip.seconds,
+            duration_s=sound.seconds,
         )
         return model.embed(prompt) | transcript
 
     windows = []
-    for number, samples in enumerate(np.array_split(clip.samples, count, axis=1)):
-        window = Clip(samples=np.ascontiguousarray(samples), sample_rate=clip.sample_rate)
+    ends = np.cumsum(
+        [0, *(sound.length // count + (i < sound.length % count) for i in range(count))]
+    ).tolist()
+    for number, (start, stop) in enumerate(pairwise(ends)):
+        window = sound.clip(start, stop)
         texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
         sounds = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
         variants = sounds + [embed(text, None) for text in texts if text] or [embed(None, None)]

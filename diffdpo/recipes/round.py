@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from diffdpo.config import INPUT_FILE
+from diffdpo.checks import check_range, check_seed
+from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data.prompts import check_disjoint, read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, sample_id
@@ -57,7 +58,7 @@ class RoundRun:
     """Sample, score, mine, train, and evaluate against where the round began; each stage by its own
     configuration."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
@@ -90,6 +91,10 @@ class RoundRun:
     long_song_prompt: str = ""
 
     def __post_init__(self) -> None:
+        check_range(self, "candidates", low=2)
+        check_range(self, "evaluation_samples", "rounds", low=1)
+        check_range(self, "long_song_s", low=0)
+        check_seed(self, "seed")
         for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
             for name in names:
@@ -101,6 +106,7 @@ class RoundRun:
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
         self.mine.check_parts()
+        self.evaluate.check_parts()
         replace(self.train, model=self.model).check_parts()
 
 

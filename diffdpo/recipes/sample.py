@@ -12,7 +12,8 @@ from jaxtyping import Float
 from omegaconf import MISSING
 from torch import Tensor
 
-from diffdpo.config import INPUT_FILE
+from diffdpo.checks import check_range, check_seed
+from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
@@ -20,7 +21,8 @@ from diffdpo.data.plans import write_plan
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs, refresh_samples
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
-from diffdpo.errors import ConfigError, DataError, UserError
+from diffdpo.errors import DataError
+from diffdpo.faults import song_fault
 from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
@@ -42,6 +44,7 @@ from diffdpo.sampling.sample_jobs import (
     song_audio,
     song_request,
 )
+from diffdpo.scorers.axes import check_axis_controls
 from diffdpo.types import Prompt
 
 
@@ -49,7 +52,7 @@ from diffdpo.types import Prompt
 class SampleRun:
     """Prompts to songs."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     """A prompts.jsonl."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
@@ -63,16 +66,17 @@ class SampleRun:
     """Sample only every `shards`-th song, beginning with number `shard`: to split work over machines."""
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
-    embedding_cache: str = ""
+    embedding_cache: str = field(default="", metadata=PATH)
     """Folder that keeps embeddings of prompts between runs, by content."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "per_prompt", "shards", low=1)
+        check_range(self, "shard", low=0, below=self.shards)
+        check_seed(self, "seed")
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-
-
-FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError)
-"""Errors that concern one song: recorded in its row, and the song is tried again by the same command."""
 
 
 def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
@@ -80,9 +84,8 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
 
     The keys in `free` may differ from those of an earlier run in the folder.
     """
-    if not 0 <= cfg.shard < cfg.shards:
-        raise ConfigError(f"shard={cfg.shard} must be at least 0 and below shards={cfg.shards}")
     prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
+    check_axis_controls(prompts)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}
     dist = dist_env()
@@ -102,7 +105,10 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
         if not complete_ids.issuperset(shard_ids):
             model = build_model(cfg.model)
             torch.nn.Module.to(model.network, device())
-            jobs = sample_jobs(model.spec, [songs[name] for name in shard_ids], edits)
+            jobs, faults = sample_jobs(model.spec, [songs[name] for name in shard_ids], edits)
+            rows = [_row(cfg, job, inputs, error=reason) for job, reason in faults]
+            if dist.main:
+                tables.append(out, SAMPLES, rows, rank=cfg.shard)
             check_jobs(model, jobs, cfg.longform)
             _sample_all(cfg, model, dist.shard(jobs), samples, complete_ids, inputs, dist)
         dist.barrier()
@@ -198,8 +204,8 @@ def _sample_batch(
     for embedded_job in batch:
         try:
             requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
-        except FAILURES as error:
-            rows.append(_row(cfg, embedded_job.job, inputs, error=_reason(error)))
+        except Exception as error:  # whatever one song brings about
+            rows.append(_row(cfg, embedded_job.job, inputs, error=song_fault(error)))
     ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
@@ -230,8 +236,8 @@ def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> I
             return
         try:
             preview.grow(SongAudio(model, latents, -frames_before[name]), complete_frames)
-        except FAILURES as error:
-            log(f"{name}: no preview: {_reason(error)}")
+        except Exception as error:  # whatever one song brings about
+            log(f"{name}: no preview: {song_fault(error)}")
             files.pop(name).remove()
 
     try:
@@ -261,8 +267,8 @@ def _write(
         if embedded_job.plan is not None:
             write_plan(samples.plan(job.sample_id), embedded_job.plan)
         write_latents(samples.latents(job.sample_id), latents)
-    except FAILURES as error:
-        return _row(cfg, job, inputs, sha256=sha256, error=_reason(error))
+    except Exception as error:  # whatever one song brings about
+        return _row(cfg, job, inputs, sha256=sha256, error=song_fault(error))
     return _row(cfg, job, inputs, sha256=sha256)
 
 
@@ -284,11 +290,6 @@ def _row(
         inputs=inputs[job.prompt.id],
         error=error,
     )
-
-
-def _reason(error: Exception) -> str:
-    """An error as one line of text."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 from omegaconf import MISSING
 
 from diffdpo import audio
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import (
@@ -24,7 +26,8 @@ from diffdpo.data.scores import (
     score_rows,
     window_rows,
 )
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, UserError
+from diffdpo.faults import song_fault
 from diffdpo.parts import build_scorers
 from diffdpo.progress import bar, log
 from diffdpo.run_dir import DistEnv, check_inputs, dist_env, open_folder
@@ -48,9 +51,9 @@ from diffdpo.types import Clip, Prompt
 class ScoreRun:
     """Songs to scores."""
 
-    samples: list[str] = MISSING
+    samples: list[str] = field(default=MISSING, metadata=PATH)
     """Folders that `sample` wrote."""
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     """Folder of the scores table, which many runs may share: scores are stored by the hash of the audio."""
     scorers: list[Any] = field(default_factory=lambda: list(DEFAULT_SCORERS))
     """Names, or {name: …, args: {…}} for those with arguments."""
@@ -61,9 +64,7 @@ class ScoreRun:
     """Seconds between the starts of two windows; 0: half a window."""
 
     def __post_init__(self) -> None:
-        for name in ("window_s", "hop_s"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)}")
+        check_range(self, "window_s", "hop_s", low=0)
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
@@ -120,6 +121,8 @@ def _score(cfg: ScoreRun, scorers: Mapping[str, Scorer], out: Path, dist: DistEn
         tables.compact(out, SCORES)
         tables.compact(out, WINDOWS)
         grid = grid or newest_grid(out)
+        if part and not _cached(out, None):
+            raise DataError(f"{out}: no song could be scored; the warnings say why")
         finish(
             out,
             sounds=len(audio_files),
@@ -134,12 +137,58 @@ def _score(cfg: ScoreRun, scorers: Mapping[str, Scorer], out: Path, dist: DistEn
 def _score_files(
     batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
 ) -> Iterator[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
-    """The sound of each audio file and its values for its keys."""
-    audio_files, keys = zip(*batch, strict=True)
-    clips = [audio.read(audio_file.path) for audio_file in audio_files]
+    """The sound of each audio file and its values for its keys; a warning for each that cannot be scored.
+
+    A scorer that cannot work at all, without its weights or licence, is a UserError and no song's fault.
+    """
+    clips: list[Clip] = []
+    sound_batch: list[tuple[AudioFile, Sequence[ScoreKey]]] = []
+    for audio_file, keys in batch:
+        try:
+            clips.append(_read_sound(audio_file))
+            sound_batch.append((audio_file, keys))
+        except Exception as error:  # whatever a file brings about
+            _report_fault(audio_file, error)
+    try:
+        yield from _score_clips(sound_batch, clips, scorers, grid)
+    except UserError:
+        raise
+    except Exception as batch_error:  # of one song: each alone shows which
+        song_fault(batch_error)
+        for song, clip in zip(sound_batch, clips, strict=True):
+            try:
+                yield from _score_clips([song], [clip], scorers, grid)
+            except UserError:
+                raise
+            except Exception as error:
+                _report_fault(song[0], error)
+
+
+def _read_sound(audio_file: AudioFile) -> Clip:
+    """The sound of a file; DataError unless it is the one that was sampled."""
+    clip = audio.read(audio_file.path, with_fold=False)
+    if audio.pcm_sha256(clip.samples, clip.sample_rate) != audio_file.sha256:
+        raise DataError(f"{audio_file.path}: its sound is not the one in the table; sample it again")
+    return clip
+
+
+def _report_fault(audio_file: AudioFile, error: Exception) -> None:
+    reason = song_fault(error)
+    place = "" if str(audio_file.path) in reason else f"{audio_file.path}: "
+    log(f"warning: no scores: {place}{reason}")
+
+
+def _score_clips(
+    batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]],
+    clips: Sequence[Clip],
+    scorers: Mapping[str, Scorer],
+    grid: Grid | None,
+) -> list[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
+    """Audio files with their sounds and their values."""
+    audio_files, keys = [song for song, _ in batch], [song_keys for _, song_keys in batch]
     prompts = {key: prompt for audio_file in audio_files for key, prompt in audio_file.prompts.items()}
     values = compute_scores(clips, keys, scorers, prompts=prompts, grid=grid)
-    return zip(audio_files, clips, values, strict=True)
+    return list(zip(audio_files, clips, values, strict=True))
 
 
 def _audio_files(folders: list[str]) -> list[AudioFile]:

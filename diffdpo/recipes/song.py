@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from diffdpo.checks import check_range, check_seed
 from diffdpo.errors import ConfigError
 from diffdpo.parts import build_model
 from diffdpo.progress import bar, log
@@ -34,6 +35,13 @@ class SongSettings:
     model_args: tuple[str, ...] = ()
     """Arguments of the model, each as key=value."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "seconds", above=0)
+        check_range(self, "steps", low=1)
+        check_range(self, "guidance_scale", "window_s", low=0)
+        check_range(self, "overlap_s", above=0)
+        check_seed(self, "seed")
+
 
 def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
     """Sample and write a song. OUT.preview.flac holds the first windows of a long song while it is generated."""
@@ -47,7 +55,11 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
         prompt = Prompt(id="song", text=text, duration_s=settings.seconds)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    args = dict(word.split("=", 1) for word in settings.model_args if "=" in word)
+    args: dict[str, str] = {}
+    for word in settings.model_args:
+        key, sign, args[key] = word.partition("=")
+        if not sign:
+            raise ConfigError(f"--arg {word}: not of the form key=value")
     model = build_model(Choice(settings.model, args))
     row = Row(embedding=model.embed(prompt), frames=model.spec.frames(settings.seconds))
     start_s, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import MISSING
 
 from diffdpo import presets
+from diffdpo.checks import check_seed
+from diffdpo.config_paths import PATH
 from diffdpo.data.datasets.examples import DataConfig, build_examples, check_data_config, data_digest
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
@@ -32,15 +34,18 @@ DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 class TrainRun:
     """Train a song model on songs, preference pairs or rated songs."""
 
-    out: str = MISSING
+    out: str = field(default=MISSING, metadata=PATH)
     """Run directory; the same command again resumes from it."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     data: DataConfig = field(default_factory=DataConfig)
     objective: Choice = field(default_factory=lambda: Choice("dpo"))
     train: TrainConfig = field(default_factory=TrainConfig)
-    embedding_cache: str = ""
+    embedding_cache: str = field(default="", metadata=PATH)
     """Folder that keeps embeddings of prompts between runs, by content."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self, "seed")
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""

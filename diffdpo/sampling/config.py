@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.checks import check_range
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import LatentSpec
 from diffdpo.registry import Choice
@@ -47,16 +48,10 @@ class SamplingConfig:
     """Songs in one forward pass; changes nothing but memory and speed."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "guidance_every", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sampling.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("guidance_scale", "cache_threshold"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"sampling.{name} must be a number of at least 0, got {getattr(self, name)}")
-        if not 0 < self.shift < float("inf"):
-            raise ValueError(f"sampling.shift must be a positive number, got {self.shift}")
-        if not -1 <= self.sway <= 1:
-            raise ValueError(f"sampling.sway must be in [-1, 1], got {self.sway}")
+        check_range(self, "steps", "guidance_every", "batch", low=1, prefix="sampling.")
+        check_range(self, "guidance_scale", "cache_threshold", low=0, prefix="sampling.")
+        check_range(self, "shift", above=0, prefix="sampling.")
+        check_range(self, "sway", low=-1, high=1, prefix="sampling.")
         interval = self.guidance_interval
         if not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(

@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffdpo.checks import check_range
 from diffdpo.flow import Latents
 from diffdpo.registry import Choice, Table, bind, pick
 from diffdpo.sampling.trajectory import RowTimes
@@ -90,8 +91,7 @@ class RescaledCFG:
     stateful: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
+        check_range(self, "rescale", low=0, high=1)
 
     def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
         v, _ = CFG()(branches, scale, memory)
@@ -144,12 +144,8 @@ class APG:
     zero_init_steps: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.limit < float("inf") and 0 <= self.parallel < float("inf")):
-            raise ValueError(
-                f"limit and parallel must be numbers of at least 0, got {self.limit} and {self.parallel}"
-            )
-        if not -1 < self.momentum < 1:
-            raise ValueError(f"momentum must be between -1 and 1, got {self.momentum}")
+        check_range(self, "limit", "parallel", low=0)
+        check_range(self, "momentum", above=-1, below=1)
 
     @property
     def stateful(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffdpo.checks import check_range
 from diffdpo.models.base import LatentSpec, SongModel
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
@@ -40,10 +41,8 @@ class LongformConfig:
     published: they go where the network takes them, are pasted over at the end, and guidance exaggerates them."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.window_s < float("inf"):
-            raise ValueError(f"longform.window_s must be seconds of at least 0, got {self.window_s}")
-        if not 0 < self.overlap_s < float("inf"):
-            raise ValueError(f"longform.overlap_s must be positive, got {self.overlap_s}")
+        check_range(self, "window_s", low=0, prefix="longform.")
+        check_range(self, "overlap_s", above=0, prefix="longform.")
         if self.window_s and 2 * self.overlap_s >= self.window_s:
             raise ValueError(
                 f"longform.overlap_s={self.overlap_s:g} must be less than half of window_s={self.window_s:g}"

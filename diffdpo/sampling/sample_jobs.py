@@ -14,7 +14,8 @@ from diffdpo import audio
 from diffdpo.data.edits import LATENTS_SUFFIX, Edit, place_song, song_frames, to_generate
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
-from diffdpo.errors import DataError, UserError
+from diffdpo.errors import DataError
+from diffdpo.faults import song_fault
 from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.randomness import generator
@@ -62,22 +63,30 @@ class EmbeddedJob:
 
 def sample_jobs(
     spec: LatentSpec, prompt_numbers: Sequence[tuple[Prompt, int]], edits: Mapping[str, Edit]
-) -> list[SampleJob]:
+) -> tuple[list[SampleJob], list[tuple[SampleJob, str]]]:
     """Jobs for prompts and song numbers, shortest first, so that batches hold songs of similar length.
 
-    DataError for an impossible edit.
+    Besides, jobs without a frame for impossible edits, each with the reason.
     """
-    rate, jobs = spec.frames_per_second, []
+    jobs, faults = [], []
     for prompt, number in prompt_numbers:
-        edit = edits.get(prompt.id)
+        name, edit = sample_id(prompt.id, number), edits.get(prompt.id)
         if edit is None:
             mask = torch.ones(spec.frames(prompt.duration_s), dtype=torch.bool)
-        else:
-            frames = song_frames(edit, prompt.id, channels=spec.channels, frames_per_second=rate)
-            mask = to_generate(edit, prompt.id, frames=frames, frames_per_second=rate)
-            prompt = replace(prompt, duration_s=(len(mask) + 0.5) / rate)
-        jobs.append(SampleJob(sample_id(prompt.id, number), prompt, mask, edit))
-    return sorted(jobs, key=lambda job: job.frames)
+            jobs.append(SampleJob(name, prompt, mask))
+            continue
+        try:
+            jobs.append(_edit_job(spec, name, prompt, edit))
+        except Exception as error:  # whatever the song to be edited brings about
+            faults.append((SampleJob(name, prompt, torch.ones(0, dtype=torch.bool), edit), song_fault(error)))
+    return sorted(jobs, key=lambda job: job.frames), faults
+
+
+def _edit_job(spec: LatentSpec, name: str, prompt: Prompt, edit: Edit) -> SampleJob:
+    rate = spec.frames_per_second
+    frames = song_frames(edit, prompt.id, channels=spec.channels, frames_per_second=rate)
+    mask = to_generate(edit, prompt.id, frames=frames, frames_per_second=rate)
+    return SampleJob(name, replace(prompt, duration_s=(len(mask) + 0.5) / rate), mask, edit)
 
 
 def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformConfig) -> None:
@@ -107,8 +116,8 @@ def embed_jobs(
     for job in jobs:
         try:
             embedded_jobs.append(_embed(store, job, seed))
-        except UserError as error:
-            failures[job.sample_id] = str(error)
+        except Exception as error:  # whatever a prompt or its recording brings about
+            failures[job.sample_id] = song_fault(error)
     return embedded_jobs, failures
 
 

@@ -1,10 +1,12 @@
 """Solver steps along the flow, and the table of all solvers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from diffdpo.checks import check_number
 from diffdpo.flow import Latents, broadcast, song_from_velocity
 from diffdpo.registry import Choice, Table, bind, pick
 from diffdpo.sampling import stochastic
@@ -101,10 +103,22 @@ SOLVERS: Table[Solver] = Table(
 )
 
 
+RANGES: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("sde", "eta"): {"low": 0},
+    ("flow_grpo_sde", "a"): {"low": 0},
+    ("flow_grpo_sde", "t_max"): {"above": 0, "below": 1},
+    ("cps", "eta"): {"low": 0, "high": 1},
+    ("overshoot", "fraction"): {"low": 0, "high": 1},
+}
+"""The range of each argument of a solver's step, as `check_number` takes it."""
+
+
 def build_solver(choice: Choice) -> Solver:
     """A solver by name with the arguments of its step; ConfigError or ValueError for an unknown or bad one."""
     solver = pick("solver", SOLVERS, choice.name)
     step = bind("solver", solver.step, choice)
+    for name, value in choice.args.items():
+        check_number(value, f"{name} of solver {choice.name!r}", **RANGES.get((choice.name, name), {}))
     evaluations = choice.args.get(solver.evaluations_key, solver.evaluations)
     if evaluations != int(evaluations) or evaluations < 1:
         raise ValueError(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import audio
+from diffdpo.config_paths import PATH
 from diffdpo.hub import BUNDLE, sha256_of
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures, mono, score_each_with_prompt
 from diffdpo.types import Clip, Prompt
@@ -42,7 +43,7 @@ class Adherence:
     shortest_s: ClassVar[float] = 5.0
     needs_prompt: ClassVar[Literal[True]] = True
 
-    bundle: str = field(default="", repr=False)
+    bundle: str = field(default="", repr=False, metadata=PATH)
     """Folder of the bundle with the encoder; the shipped one by default."""
 
     @property

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.hub import Published, find_weights, sha256_of
 from diffdpo.scorers.features import ClipFeatures, mono, score_each
 from diffdpo.types import Clip
@@ -48,7 +50,7 @@ class Audiobox:
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0
 
-    weights: str = field(default="", repr=False)
+    weights: str = field(default="", repr=False, metadata=PATH)
     """A folder with model.safetensors and config.json, the path of that file or of the older checkpoint.pt, or a
     hub id; by default facebook/audiobox-aesthetics."""
     min_tail_s: float = 1.0
@@ -57,10 +59,8 @@ class Audiobox:
     """Windows in one forward pass; changes nothing but memory and speed."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if not 0 <= self.min_tail_s <= AUDIOBOX_WINDOW_S:
-            raise ValueError(f"min_tail_s must lie between 0 and 10 s, got {self.min_tail_s}")
+        check_range(self, "batch", low=1)
+        check_range(self, "min_tail_s", low=0, high=AUDIOBOX_WINDOW_S)
 
     @property
     def weights_hash(self) -> str:

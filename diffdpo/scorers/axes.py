@@ -1,13 +1,31 @@
 """Axes to mine: those of scorers that are neither judges nor a matter of taste."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
 from diffdpo.scorers import SCORERS
+from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
 """Axes that are mined only when they are asked for: more complex is not better."""
+
+
+def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = ()) -> None:
+    """ConfigError for an axis that belongs to no scorer and is not among `others`, such as those with scores."""
+    axes = [*(axis for scorer in SCORERS.values() for axis in scorer.axes), *others]
+    for axis in names:
+        if axis not in axes:
+            raise ConfigError(
+                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {', '.join(dict.fromkeys(axes))}."
+            )
+
+
+def check_axis_controls(prompts: Iterable[Prompt]) -> None:
+    """ConfigError for a prompt whose control `axis` belongs to no scorer: no model was trained on it."""
+    for prompt in prompts:
+        if axis := prompt.control("axis"):
+            check_axis_names([str(axis)], f"prompt {prompt.id!r}: axis")
 
 
 def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:
@@ -21,6 +39,7 @@ def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:
         if axis in judges:
             raise ConfigError(f"the axis {axis!r} belongs to a judge, which is held out of mining")
         if axis not in available:
+            check_axis_names([axis], "axes")
             raise ConfigError(
                 f"no scores on the axis {axis!r}.{closest(axis, available)} Known: {', '.join(available)}."
             )

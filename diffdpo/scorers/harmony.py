@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from diffdpo.checks import check_range
 from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, magnitudes, mono, score_each, stft
 from diffdpo.types import Clip
 
@@ -61,8 +62,8 @@ class Harmony:
     steadiest: float = 0.65
 
     def __post_init__(self) -> None:
-        if self.flatness <= 0 or not 0 < self.steadiest <= 1:
-            raise ValueError(f"flatness must be positive and steadiest in (0, 1], got {self}")
+        check_range(self, "flatness", above=0)
+        check_range(self, "steadiest", above=0, high=1)
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self.score_features, len(self.axes))

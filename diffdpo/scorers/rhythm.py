@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from diffdpo.checks import check_range
 from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, mel_filters, mono, score_each
 from diffdpo.types import Clip
 
@@ -45,8 +46,8 @@ class Rhythm:
     """Mean relative deviation of the local periods at which rhythm.tempo is one half."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clearest <= 1 or self.tolerance <= 0:
-            raise ValueError(f"clearest must be in (0, 1] and tolerance positive, got {self}")
+        check_range(self, "clearest", above=0, high=1)
+        check_range(self, "tolerance", above=0)
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self.score_features, len(self.axes))

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo import hub
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.errors import DataError
 from diffdpo.types import Clip
 
@@ -56,9 +58,9 @@ class SongEval:
     shortest_s: ClassVar[float] = 10.0
 
     # What does not change the numbers is left out of repr, and so of the cache key.
-    muq: str = field(default="", repr=False)
+    muq: str = field(default="", repr=False, metadata=PATH)
     """MuQ-large-msd-iter: file, folder or hub id; by default the hub's."""
-    head: str = field(default="", repr=False)
+    head: str = field(default="", repr=False, metadata=PATH)
     """model.safetensors of SongEval's repository, the folder that holds ckpt/, or the hub id of a copy."""
     accept_noncommercial: bool = field(default=False, repr=False)
     """Both are for non-commercial use only: say that this is one."""
@@ -68,8 +70,7 @@ class SongEval:
     """Songs in one forward pass. More fill a GPU; a score does not depend on it."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        check_range(self, "batch", low=1)
 
     @property
     def weights_hash(self) -> str:

@@ -58,7 +58,7 @@ class Structure:
 
     def __post_init__(self) -> None:
         for low, high in (self.variety, self.recurrence):
-            if not 0 <= low < high:
+            if not 0 <= low < high < float("inf"):
                 raise ValueError(f"a range needs 0 <= low < high, got {self}")
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:

@@ -1,9 +1,12 @@
 """The configuration of training; its values are checked before the first step."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from diffdpo.checks import check_number, check_range
+from diffdpo.errors import ensure
 from diffdpo.flow import Timesteps
 
 
@@ -17,8 +20,12 @@ class LoraConfig:
     """Dotted suffixes of layers, as peft matches them (`q_proj`, `to_out.0`); by default those the model names."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+        check_range(self, "rank", low=1, prefix="lora.")
+        check_range(self, "alpha", above=0, prefix="lora.")
+        ensure(
+            self.targets is None or (bool(self.targets) and all(self.targets)),
+            f"lora.targets must name layers, or be null for those of the model, got {self.targets}",
+        )
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,11 @@ class InpaintConfig:
     max_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_fraction <= self.max_fraction <= 1:
-            raise ValueError("inpaint fractions must satisfy 0 < min_fraction <= max_fraction <= 1")
+        ensure(
+            0 < self.min_fraction <= self.max_fraction <= 1,
+            "inpaint fractions must satisfy 0 < min_fraction <= max_fraction <= 1, "
+            f"got {self.min_fraction} and {self.max_fraction}",
+        )
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,9 @@ class ReferenceConfig:
     three is saved from then on. For a reference that does not move, and objectives that need only its errors."""
 
     def __post_init__(self) -> None:
-        for name in ("decay", "ramp"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"reference.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.every < 1:
-            raise ValueError(f"reference.every must be at least 1, got {self.every}")
-        if self.cached_draws < 0:
-            raise ValueError(f"reference.cached_draws must not be negative, got {self.cached_draws}")
+        check_range(self, "decay", "ramp", low=0, below=1, prefix="reference.")
+        check_range(self, "every", low=1, prefix="reference.")
+        check_range(self, "cached_draws", low=0, prefix="reference.")
         if self.cached_draws and self.kind in ("ema", "synced"):
             raise ValueError("reference.cached_draws needs a reference that does not move")
         if self.kind != "frozen_copy" and (self.dtype != "same" or self.offload):
@@ -113,24 +119,20 @@ class TrainConfig:
     """Names of accelerate trackers: tensorboard, wandb, trackio, … metrics.jsonl is always written."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch", "per_device", "save_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "grad_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"train.{name} must be positive, got {getattr(self, name)}")
+        counts = ("steps", "global_batch", "per_device", "save_every", "keep_checkpoints", "log_every")
+        check_range(self, *counts, low=1, prefix="train.")
+        check_range(self, "learning_rate", above=0, prefix="train.")
+        check_range(self, "grad_clip", above=0, high=math.inf, prefix="train.")
+        sizes = ("warmup_steps", "weight_decay", "workers", "time_bins")
+        check_range(self, *sizes, low=0, prefix="train.")
+        check_range(self, "ema", low=0, below=1, prefix="train.")
         self._check_rates()
 
     def _check_rates(self) -> None:
-        if self.time_bins < 0:
-            raise ValueError(f"train.time_bins must not be negative, got {self.time_bins}")
         if self.old.cached_draws:
             raise ValueError("train.old.cached_draws: only the reference's errors can be cached")
         for part, probability in self.dropout.items():
-            if not 0 <= probability <= 1:
-                raise ValueError(f"train.dropout.{part} must be in [0, 1], got {probability}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"train.ema must be in [0, 1), got {self.ema}")
+            check_number(probability, f"train.dropout.{part}", low=0, high=1)
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"train.betas must be two numbers in [0, 1), got {self.betas}")
 

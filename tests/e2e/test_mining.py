@@ -152,7 +152,7 @@ def test_too_many_pairs_are_cut_to_the_widest_of_each_axis(mine):
         (["rule.name=cross_pair", "rule.args.couples=[[harmony.key]]"], "two different axes"),
         (["rule.name=cross_pair", "rule.args.couples=[[harmony.key, harmony.tuning]]"], "'harmony.tuning' is not"),
         (["weights={harmony.keys: 2}"], "Did you mean 'harmony.key'?"),
-        (["weights={harmony.key: -2}"], "weights must not be negative"),
+        (["weights={harmony.key: -2}"], "weights.harmony.key must be at least 0"),
         (["soft_label_temperature=-1"], "soft_label_temperature must not be negative"),
         (["max_pairs=-1"], "max_pairs must not be negative"),
     ],

@@ -53,7 +53,7 @@ def test_a_plug_ins_arguments_are_its_fields():
         parts.build_objective(Choice("dop"))
     with pytest.raises(ConfigError, match=r"objective 'dpo': unknown key 'betta'. Did you mean 'beta'\?"):
         parts.build_objective(Choice("dpo", {"betta": 1}))
-    with pytest.raises(ConfigError, match="objective 'dpo': beta must be positive"):
+    with pytest.raises(ConfigError, match="objective 'dpo': beta must be a positive number"):
         parts.build_objective(Choice("dpo", {"beta": -1}))
 
 

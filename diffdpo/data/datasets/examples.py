@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffdpo.checks import check_range
+from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.datasets.generated import Source, generated_songs_digest
 from diffdpo.data.datasets.groups import Groups
@@ -23,17 +25,17 @@ from diffdpo.types import BatchKind
 class DataConfig:
     """The training data: songs, mined pairs, or rated songs, as the objective needs."""
 
-    songs: str = ""
+    songs: str = field(default="", metadata=PATH)
     """A folder that `prepare` wrote."""
     split: str = "train"
     crop: CropConfig = field(default_factory=CropConfig)
-    pairs: str = ""
+    pairs: str = field(default="", metadata=PATH)
     """A folder that `mine` wrote."""
     axis_condition: bool = False
     """Condition the policy on the axis that a pair was chosen on; prompts may then name an `axis`."""
     axis_dropout: float = 0.1
     """Share of examples without the axis in their condition."""
-    ratings: str = ""
+    ratings: str = field(default="", metadata=PATH)
     """A folder with ratings: one that `mine` wrote, or `diffdpo import-ratings`."""
     rating_source: str = ""
     """Source of the ratings: `mined`, `people`, or one person (`people/ann`); needed where there are several."""
@@ -49,16 +51,10 @@ class DataConfig:
     """Flow matching on rated songs: at most so many songs of one prompt; 0 for any number."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.axis_dropout < 1:
-            raise ValueError(f"data.axis_dropout must be in [0, 1), got {self.axis_dropout}")
-        if self.rated_margin < 0:
-            raise ValueError(f"data.rated_margin must not be negative, got {self.rated_margin}")
-        if self.group_size < 2:
-            raise ValueError(f"data.group_size must be at least 2, got {self.group_size}")
-        if not 0 < self.top_share <= 1:
-            raise ValueError(f"data.top_share must be in (0, 1], got {self.top_share}")
-        if self.top_per_prompt < 0:
-            raise ValueError(f"data.top_per_prompt must not be negative, got {self.top_per_prompt}")
+        check_range(self, "axis_dropout", low=0, below=1, prefix="data.")
+        check_range(self, "rated_margin", "top_per_prompt", low=0, prefix="data.")
+        check_range(self, "group_size", low=2, prefix="data.")
+        check_range(self, "top_share", above=0, high=1, prefix="data.")
 
 
 def check_data_config(cfg: DataConfig, kind: BatchKind, objective: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.checks import check_range
 from diffdpo.data import tables
 from diffdpo.data.latents import check_latents, read_latents
 from diffdpo.data.song_embeddings import SongEmbeddings
@@ -30,8 +31,7 @@ class CropConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.max_frames:
             raise ValueError("crop needs 1 <= min_frames <= max_frames")
-        if self.bucket < 1:
-            raise ValueError(f"crop.bucket must be at least 1, got {self.bucket}")
+        check_range(self, "bucket", low=1, prefix="crop.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,64 +15,15 @@ from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
+from diffdpo.models.diffrhythm.encoders import Codec, Encoders, WindowedCodec
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
+from diffdpo.sounds import Sound, sound_of
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
 AXIS_SCALE = 1.0
 """Length of the direction that stands for an axis, added to styles, which have length 1."""
 LyricsKey = tuple[str, str | None, float]  # lyrics, language, duration in seconds
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Stereo audio at the model's rate <-> latents."""
-
-    def encode(
-        self, audio: Float[Tensor, "batch 2 sample"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch frame channel"]: ...
-
-    def decode(
-        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
-    ) -> Float[Tensor, "batch 2 sample"]: ...
-
-
-@runtime_checkable
-class StyleEncoder(Protocol):
-    """Text, audio or both to one style vector; zeros without either."""
-
-    def embed(self, text: str | None, clip: Clip | None) -> Float[Tensor, " style"]: ...
-
-
-@runtime_checkable
-class LyricsEncoder(Protocol):
-    """LRC or plain lyrics to timed lines of vocabulary tokens."""
-
-    def lines(self, lyrics: str, language: str | None, duration_s: float) -> tuple[TokenLine, ...]: ...
-
-
-@runtime_checkable
-class BeatEncoder(Protocol):
-    """Beats as timed lines of one token, for networks that take beats in the place of lyrics."""
-
-    def transcribe(self, clip: Clip) -> tuple[TokenLine, ...]: ...
-
-    def beats(
-        self,
-        text: str | None,
-        style: Float[Tensor, " style"] | None,
-        duration_s: float,
-        bpm: float | None = None,
-    ) -> tuple[TokenLine, ...]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoders:
-    """The encoders that turn prompts into embeddings. A model without an encoder refuses prompts that need it."""
-
-    style: StyleEncoder | None = None
-    lyrics: LyricsEncoder | None = None
-    beats: BeatEncoder | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -250,11 +201,27 @@ class DiffRhythm:
         clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
         return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
 
-    def transcribe(self, clip: Clip) -> Embedding:
-        """The beats of a recording, for a network that takes beats in the place of lyrics; see Transcribes."""
+    def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
+        """See EncodesSounds; a codec without windows takes the sound in one piece."""
+        codec = self._codec()
+        if not isinstance(codec, WindowedCodec):
+            return self.encode(sound.clip())
+        stereo = sound.resampled(self.spec.sample_rate).map(audio.stereo)
+
+        def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
+            return torch.from_numpy(stereo.read(start, stop))[None]
+
+        return codec.encode_windows(read, stereo.length)[0]
+
+    def transcribe_sound(self, sound: Sound) -> Embedding:
+        """See EncodesSounds."""
         if self.encoders is None or self.encoders.beats is None:
             return {}
-        return line_tensors(self.encoders.beats.transcribe(clip))
+        return line_tensors(self.encoders.beats.transcribe(sound))
+
+    def transcribe(self, clip: Clip) -> Embedding:
+        """The beats of a recording, for a network that takes beats in the place of lyrics; see Transcribes."""
+        return self.transcribe_sound(sound_of(clip))
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""

@@ -1,9 +1,10 @@
 """The configuration of a DiffRhythm checkpoint, which loads as a SongModel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import fingerprint_of
 
@@ -23,29 +24,29 @@ class DiffRhythmCheckpoint:
     Without a VAE and a style encoder the model trains on datasets and pairs that hold latents, but makes no sound.
     """
 
-    checkpoint: str = ""
+    checkpoint: str = field(default="", metadata=PATH)
     """The network: a release (v1.0-base, v1.0-full, v1.2-base, v1.2-full), a hub id, `cfm_model.pt` or safetensors
     in a published layout, or a folder with config.json and safetensors."""
     release: str = ""
     """The release of a published file, where neither its folder nor its weights identify it."""
     ema: bool = False
     """Take the moving average from a training checkpoint that holds both."""
-    network: str = ""
+    network: str = field(default="", metadata=PATH)
     """Folder with other network weights, such as the `export` of a training run; overrides `checkpoint`."""
-    adapter: str | list[str] = ""
+    adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
-    vae: str = ""
+    vae: str = field(default="", metadata=PATH)
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""
     vae_join: Literal["cross_fade", "published"] = "cross_fade"
     """How the chunks of a long song are joined; `published` cuts where the original implementation cuts."""
-    vocabulary: str = ""
+    vocabulary: str = field(default="", metadata=PATH)
     """The checkpoint's g2p/g2p/vocab.json, to sing lyrics; else the environment's DIFFDPO_DIFFRHYTHM_VOCAB."""
-    style: str = ""
+    style: str = field(default="", metadata=PATH)
     """The encoder of styles: `pytorch_model.bin` of MuQ-MuLan-large, its folder, or a hub id
     (OpenMuQ/MuQ-MuLan-large); without one, styles come as embeddings."""
-    tokenizer: str = ""
+    tokenizer: str = field(default="", metadata=PATH)
     """The style encoder's tokenizer: `tokenizer.json` of xlm-roberta-base, its folder, or a hub id; by default the
     hub's."""
     accept_noncommercial: bool = False
@@ -60,8 +61,9 @@ class DiffRhythmCheckpoint:
         from diffdpo.encoders.mulan_style import MuLanStyle
         from diffdpo.lyrics.front_end import front_end
         from diffdpo.models.base import LatentSpec
-        from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm
         from diffdpo.models.diffrhythm.checkpoints import load_network
+        from diffdpo.models.diffrhythm.encoders import Encoders
 
         if self.network:
             network = load_network(self.network, self.adapter)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.types import LossMetrics, ObjectiveState, Outputs, PerExample, PerSong, expect
 
@@ -64,10 +65,11 @@ class AutoBeta:
     range: tuple[float, float] = (10.0, 20000.0)
 
     def __post_init__(self) -> None:
-        factor, (low, high) = self.target_factor, self.range
-        ensure(0 <= factor < 0.5, f"auto_beta.target_factor must be in [0, 0.5), got {factor}")
-        ensure(0 <= self.decay < 1, f"auto_beta.decay must be in [0, 1), got {self.decay}")
-        ensure(0 < low <= high, f"auto_beta.range must be two positive numbers in order, got {self.range}")
+        check_range(self, "target_factor", low=0, below=0.5, prefix="auto_beta.")
+        check_range(self, "decay", low=0, below=1, prefix="auto_beta.")
+        check_range(self, "fixed_steps", low=0, prefix="auto_beta.")
+        is_range = 0 < self.range[0] <= self.range[1] < math.inf
+        ensure(is_range, f"auto_beta.range must be two positive numbers in order, got {self.range}")
 
     def __call__(self, beta: float, state: ObjectiveState) -> float:
         """The beta of a step, from the fixed beta and the running state."""

@@ -1,6 +1,6 @@
 """Restraints: what keeps the winner's error from rising while the loser's is pushed up."""
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.errors import ensure
+from diffdpo.checks import check_range
 from diffdpo.types import LossMetrics, LossOutput, Need, Outputs, PerExample, expect
 
 Gradient = Float[Tensor, "*batch element"]
@@ -27,7 +27,7 @@ class Safeguard:
     """Share of its steepest fall that the winner's error keeps, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        ensure(0 <= self.mu <= 1, f"safeguard.mu must be in [0, 1], got {self.mu}")
+        check_range(self, "mu", low=0, high=1, prefix="safeguard.")
 
     def __call__(self, outputs: Outputs) -> tuple[Outputs, LossMetrics]:
         """The same errors, the loser's with lambda times its gradient; every pair has its own lambda."""
@@ -64,7 +64,7 @@ class Anchor:
     """Weight of the mean squared distance of the policy's velocities from the reference's, both songs."""
 
     def __post_init__(self) -> None:
-        ensure(min(astuple(self)) >= 0, f"weights of anchors must not be negative, got {self}")
+        check_range(self, "winner", "reward", "hinge", "velocity", low=0, prefix="anchor.")
 
     @property
     def needs(self) -> frozenset[Need]:

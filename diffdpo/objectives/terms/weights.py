@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo import flow
+from diffdpo.checks import check_range
 from diffdpo.errors import ensure
 from diffdpo.types import Need, Outputs, expect
 
@@ -24,10 +25,8 @@ class TimestepWeight:
     """The largest weight of clipped_elbo, reached near the song."""
 
     def __post_init__(self) -> None:
-        ensure(self.clip > 0, f"timestep.clip must be positive, got {self.clip}")
-        ensure(
-            self.clip == 5.0 or self.weight == "clipped_elbo", "timestep.clip is of weight=clipped_elbo only"
-        )
+        check_range(self, "clip", above=0, prefix="timestep.")
+        ensure(self.clip == 5.0 or self.weight == "clipped_elbo", "timestep.clip is for clipped_elbo only")
         if self.weight == "theory":
             warnings.warn("timestep.weight=theory: expect reward hacking (VideoAlign, table 4)", stacklevel=2)
 
@@ -50,7 +49,7 @@ class Span:
     """In [0, 1]; 0 trains on whole songs."""
 
     def __post_init__(self) -> None:
-        ensure(0 <= self.share <= 1, f"span.share must be in [0, 1], got {self.share}")
+        check_range(self, "share", low=0, high=1, prefix="span.")
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -22,6 +22,7 @@ from diffdpo.models.diffrhythm.lines import token_lines
 from diffdpo.recipes import prepare
 from diffdpo.recipes.prepare import PrepareRun
 from diffdpo.registry import Choice
+from diffdpo.sounds import sound_of
 from diffdpo.types import Clip, Prompt
 
 RATE = 44100
@@ -44,7 +45,7 @@ def noise(seconds: float = 12.0) -> Clip:
 
 @pytest.mark.parametrize("gap_s", [0.4, 0.5, 0.6])
 def test_clicks_are_heard_where_they_are(gap_s):
-    beats = np.array(track_beats(clicks(gap_s, first_s=0.13)))
+    beats = np.array(track_beats(sound_of(clicks(gap_s, first_s=0.13))))
     assert np.median(np.diff(beats)) == pytest.approx(gap_s, abs=0.012)
     off = np.abs((beats - 0.13 + gap_s / 2) % gap_s - gap_s / 2)
     assert np.median(off) < 0.03
@@ -52,14 +53,14 @@ def test_clicks_are_heard_where_they_are(gap_s):
 
 
 def test_noise_and_silence_have_no_beats():
-    assert track_beats(noise()) == ()
-    assert track_beats(Clip(samples=np.zeros((2, 8 * RATE), np.float32), sample_rate=RATE)) == ()
-    assert track_beats(clicks(0.5, seconds=0.2)) == ()
+    assert track_beats(sound_of(noise())) == ()
+    assert track_beats(sound_of(Clip(samples=np.zeros((2, 8 * RATE), np.float32), sample_rate=RATE))) == ()
+    assert track_beats(sound_of(clicks(0.5, seconds=0.2))) == ()
 
 
 def test_a_pulse_that_begins_later_has_beats_from_there_on():
     samples = np.concatenate([noise(32).samples, clicks(0.5, 32).samples], axis=1)
-    beats = np.array(track_beats(Clip(samples=samples, sample_rate=RATE)))
+    beats = np.array(track_beats(sound_of(Clip(samples=samples, sample_rate=RATE))))
     assert len(beats) > 50
     assert beats.min() > 31
 

@@ -11,7 +11,7 @@ from diffdpo.encoders import mulan, muq
 from diffdpo.encoders import mulan_style as style
 from diffdpo.encoders.mulan_style import MuLanStyle, blend
 from diffdpo.errors import DataError
-from diffdpo.models.diffrhythm.adapter import StyleEncoder
+from diffdpo.models.diffrhythm.encoders import StyleEncoder
 from diffdpo.types import Clip
 
 RATE = 24_000

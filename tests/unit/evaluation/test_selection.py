@@ -69,5 +69,5 @@ def test_the_winners_rise_is_a_share_of_the_references_error_over_the_last_quart
 def test_the_rule_is_checked():
     with pytest.raises(ValueError, match=r"stop\.patience must be at least 1"):
         StopRule(patience=0)
-    with pytest.raises(ValueError, match=r"max_winner_rise must not be negative, got nan"):
+    with pytest.raises(ValueError, match=r"max_winner_rise must be at least 0, got nan"):
         StopRule(max_winner_rise=float("nan"))

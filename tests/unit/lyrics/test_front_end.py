@@ -21,7 +21,8 @@ from diffdpo.lyrics.front_end import (
 from diffdpo.lyrics.lrc import parse_lrc
 from diffdpo.lyrics.phonemes import phonemes
 from diffdpo.models.base import LatentSpec
-from diffdpo.models.diffrhythm.adapter import DiffRhythm, Encoders
+from diffdpo.models.diffrhythm.adapter import DiffRhythm
+from diffdpo.models.diffrhythm.encoders import Encoders
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
 from diffdpo.types import Prompt
 

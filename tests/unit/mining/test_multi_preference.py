@@ -201,8 +201,11 @@ class TestUnion:
         [
             ([], "no rules"),
             (["paretto"], "Did you mean 'pareto'"),
-            ([{"name": "per_axis", "args": {"min": 1}}], "rule 'per_axis': unknown key 'min'"),
-            ([{"nmae": "per_axis"}], "unknown key 'nmae'"),
+            (
+                [{"name": "per_axis", "args": {"min": 1}}],
+                r"unknown key 'rules\[0\].args.min'",
+            ),
+            ([{"nmae": "per_axis"}], r"unknown key 'rules\[0\].nmae'. Did you mean 'name'"),
         ],
     )
     def test_a_mistake_in_a_part_is_named(self, rules, says):

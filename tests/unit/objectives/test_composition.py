@@ -92,13 +92,13 @@ def test_all_terms_of_dpo_from_a_configuration():
         ({"timestep": {"wieght": "constant"}}, r"unknown key 'timestep.wieght'. Did you mean 'weight'"),
         ({"timestep": {"weight": "elbo"}}, "objective 'dpo': timestep.weight: "),
         ({"timestep_weight": "clipped_elbo"}, "unknown key 'timestep_weight'. Did you mean 'timestep'"),
-        ({"timestep": {"clip": -1}}, "objective 'dpo': timestep.clip must be positive"),
+        ({"timestep": {"clip": -1}}, "objective 'dpo': timestep.clip must be a positive number"),
         ({"safeguard": {"mu": 2}}, r"objective 'dpo': safeguard.mu must be in \[0, 1\], got 2.0"),
         ({"safeguard": 0.5}, "objective 'dpo': "),
         ({"span": {"share": "half"}}, "objective 'dpo': span.share: "),
         ({"link": {"name": "ippo"}}, "unknown link 'ippo'. Did you mean 'ipo'"),
         ({"link": {"name": "ipo", "args": {"beta": 1}}}, "link 'ipo' has no 'beta'"),
-        ({"anchor": {"winner": -1}}, "objective 'dpo': weights of anchors must not be negative"),
+        ({"anchor": {"winner": -1}}, "objective 'dpo': anchor.winner must be at least 0, got -1.0"),
     ],
 )
 def test_a_mistake_in_a_term_is_one_line_that_says_where(args, complaint):

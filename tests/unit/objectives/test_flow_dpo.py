@@ -47,7 +47,7 @@ def test_an_equal_change_of_both_reference_errors_changes_nothing(a, b, c, d, sh
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_a_beta_that_is_not_positive_is_refused(beta):
-    with pytest.raises(ValueError, match="beta must be positive"):
+    with pytest.raises(ValueError, match="beta must be a positive number"):
         DPO(beta=beta)
 
 

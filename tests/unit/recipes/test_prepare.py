@@ -13,6 +13,7 @@ from diffdpo.data.song_manifest import SongEntry
 from diffdpo.encoders.descriptors import THIRDS, measure, measured_words
 from diffdpo.models import MODELS
 from diffdpo.recipes.prepare import PrepareRun, embed_windows
+from diffdpo.sounds import sound_of
 from diffdpo.types import Clip, Prompt
 
 SONG = SongEntry(id="one", audio=Path("one.wav"), text="rock, ambient")
@@ -31,7 +32,7 @@ def clip():
 
 def styles(model, clip, song, cfg):
     """The style vectors of embed_windows, [variant, window, dim]."""
-    variants = embed_windows(model, clip, song, cfg)
+    variants = embed_windows(model, sound_of(clip), song, cfg)
     return torch.stack([torch.stack([embedding["style"] for embedding in windows]) for windows in variants])
 
 

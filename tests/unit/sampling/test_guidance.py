@@ -140,7 +140,7 @@ def test_padding_and_neighbours_count_nowhere(name, args):
         ("apg", {"limit": float("nan")}, ValueError, "limit of guider 'apg' must be a number"),
         ("apg", {"limit": True}, ValueError, "must be a number, got True"),
         ("apg", {"limit": -1}, ValueError, "at least 0"),
-        ("apg", {"momentum": 1.0}, ValueError, "between -1 and 1"),
+        ("apg", {"momentum": 1.0}, ValueError, r"momentum must be in \(-1, 1\)"),
         ("rescaled", {"rescale": 1.5}, ValueError, r"in \[0, 1\]"),
         ("zero_star", {"zero_init_steps": -1}, ValueError, "whole number"),
     ],

@@ -307,7 +307,7 @@ def test_a_velocity_of_windows_is_theirs_where_one_counts_alone_prepared_or_not(
     [
         ({"window_s": -1.0}, "window_s must be"),
         ({"window_s": float("nan")}, "window_s must be"),
-        ({"overlap_s": 0.0}, "overlap_s must be positive"),
+        ({"overlap_s": 0.0}, "overlap_s must be a positive number"),
         ({"window_s": 10.0, "overlap_s": 5.0}, "less than half"),
     ],
 )

@@ -142,5 +142,5 @@ def test_the_anchor_of_velocities_is_their_mean_squared_distance_over_frames_tha
 
 
 def test_anchors_of_negative_weight_are_refused():
-    with pytest.raises(ValueError, match="weights of anchors must not be negative, got Anchor"):
+    with pytest.raises(ValueError, match=r"anchor\.\w+ must be at least 0"):
         Anchor(hinge=-0.1)

@@ -34,10 +34,10 @@ def test_the_weight_of_the_derivation_warns():
 
 
 def test_a_clip_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match=r"timestep.clip must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"timestep.clip must be a positive number, got 0.0"):
         TimestepWeight("clipped_elbo", 0.0)
 
 
 def test_a_clip_without_its_weight_is_refused():
-    with pytest.raises(ValueError, match=r"timestep.clip is of weight=clipped_elbo only"):
+    with pytest.raises(ValueError, match=r"timestep.clip is for clipped_elbo only"):
         TimestepWeight(clip=2.0)
