@@ -153,8 +153,8 @@ def test_too_many_pairs_are_cut_to_the_widest_of_each_axis(mine):
         (["rule.name=cross_pair", "rule.args.couples=[[harmony.key, harmony.tuning]]"], "'harmony.tuning' is not"),
         (["weights={harmony.keys: 2}"], "Did you mean 'harmony.key'?"),
         (["weights={harmony.key: -2}"], "weights.harmony.key must be at least 0"),
-        (["soft_label_temperature=-1"], "soft_label_temperature must not be negative"),
-        (["max_pairs=-1"], "max_pairs must not be negative"),
+        (["soft_label_temperature=-1"], "soft_label_temperature must be at least 0, got -1"),
+        (["max_pairs=-1"], "max_pairs must be at least 0, got -1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(mine, words, says):
@@ -179,7 +179,7 @@ def takes(tmp_path_factory):
         for number, clip in enumerate(clips):
             name = f"{prompt}.{number:03d}"
             audio.write(folder / "audio" / f"{name}.flac", clip)
-            sha = audio.pcm_sha256(clip.samples, clip.sample_rate)
+            sha = audio.file_sha256(folder / "audio" / f"{name}.flac")
             songs.append(SampleRow(sample_id=name, prompt_id=prompt, group=prompt, sha256=sha))
     tables.append(folder, SAMPLES, songs)
     prompts = [{"id": p, "text": p, "duration_s": 16.0} for p in ("noise", "silence", "other")]
@@ -249,7 +249,7 @@ def test_a_window_is_scored_once_and_other_windows_are_added(takes):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["window_s=-1"], "window_s must be a number of seconds"),
+        (["window_s=-1"], "window_s must be at least 0, got -1"),
         (["window_s=0.5"], "no scorer scores windows of 0.5 s"),
     ],
 )

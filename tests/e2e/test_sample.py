@@ -183,13 +183,13 @@ def test_bad_prompts_are_one_line_and_nothing_is_made(tmp_path, model, line, say
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("sampling.guidance_scale=.nan", "sampling.guidance_scale must be a number of at least 0"),
+        ("sampling.guidance_scale=.nan", "sampling.guidance_scale must be at least 0, got nan"),
         ("sampling.guidance=4", "sampling.guidance: got 4, but takes a name or {name: …, args: {…}}"),
         ("sampling.guidance=4", "Did you mean 'guidance_scale'?"),
         ("sampling.steps=0", "sampling.steps must be at least 1"),
-        ("longform.overlap_s=-1", "longform.overlap_s must be positive"),
+        ("longform.overlap_s=-1", "longform.overlap_s must be a positive number"),
         ("longform.method=glue", "longform.method"),
-        ("shard=2", "shard=2 must be at least 0 and below shards=1"),
+        ("shard=2", "shard must be in [0, 1), got 2"),
     ],
 )
 def test_bad_settings_are_one_line(tmp_path, model, word, says):
