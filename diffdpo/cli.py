@@ -57,6 +57,7 @@ FULL_OR_FORBIDDEN = {
     errno.EFBIG: "larger than a file may be here (ulimit -f); raise the limit and run the same command again",
     errno.EACCES: "permission denied; choose another out=… or change the permissions",
     errno.EROFS: "read-only file system; choose another out=…",
+    errno.EEXIST: "a file stands where a folder is needed; choose another out=…",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another out=…",
 }
 

@@ -14,9 +14,9 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from diffdpo import presets
 from diffdpo.config_fields import Fitter
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import Choice, Table, pick
-from diffdpo.text_files import printable
+from diffdpo.text_files import printable, read_text
 from diffdpo.yaml_text import parse_word, parse_yaml
 
 T = TypeVar("T")
@@ -57,7 +57,10 @@ def _word_tree(word: str) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """The mapping in a YAML file; ConfigError for a file without valid YAML, or without a mapping."""
-    content = parse_yaml(path.read_bytes(), str(path))
+    try:
+        content = parse_yaml(read_text(path), str(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "one value"
         raise ConfigError(f"{path}: expected keys and values, got {kind}")

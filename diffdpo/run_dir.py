@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diffdpo import presets
-from diffdpo.config import read_yaml, to_yaml
+from diffdpo.config import to_yaml
+from diffdpo.data.samples import PROMPTS
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.inputs import INPUTS, changed_inputs, read_inputs, write_inputs
 from diffdpo.locks import LOCK, lock_folder, lock_shard
 from diffdpo.runs import CONFIG, write_if_changed
+from diffdpo.text_files import read_text
 
 T = TypeVar("T")
 
@@ -106,9 +110,21 @@ def _check_earlier_run(cfg: Any, out: Path, free: Sequence[str], inputs: Mapping
     """Compare configuration and inputs with those of the results in a folder, if any; then write them there."""
     path, text = out / CONFIG, to_yaml(cfg)
     if path.is_file() and any(not _is_opening_file(entry.name) for entry in out.iterdir()):
-        _check_same(read_yaml(path), OmegaConf.create(text), out, free)
+        _check_same(_read_config(path), OmegaConf.create(text), out, free)
     write_if_changed(path, text)
     _check_inputs(out, inputs)
+
+
+def _read_config(path: Path) -> DictConfig:
+    """The configuration of an earlier run; DataError for a file that is no longer one."""
+    try:
+        cfg = OmegaConf.create(read_text(path))
+    except (YAMLError, OmegaConfBaseException) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{path}: not the configuration of a run ({line}); choose another out=…") from None
+    if not isinstance(cfg, DictConfig):
+        raise DataError(f"{path}: not the configuration of a run; choose another out=…")
+    return cfg
 
 
 def _check_inputs(out: Path, inputs: Mapping[str, str]) -> None:
@@ -125,7 +141,7 @@ def _check_inputs(out: Path, inputs: Mapping[str, str]) -> None:
 
 def _is_opening_file(name: str) -> bool:
     """Whether a file is there from the beginning of a run, before any result."""
-    return name in (CONFIG, INPUTS) or name.startswith(LOCK)
+    return name in (CONFIG, INPUTS, PROMPTS) or name.startswith(LOCK)
 
 
 def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:

@@ -73,7 +73,6 @@ class EvaluateRun:
 
     def __post_init__(self) -> None:
         check_range(self, "listen", low=0)
-        check_range(self, "resamples", low=100)
 
     def check_parts(self) -> None:
         """ConfigError for an axis that does not exist, before anything is read."""
