@@ -72,7 +72,7 @@ def sample(world: World, *more: str) -> list[str]:
 
 def fresh(world: World, *more: str) -> list[str]:
     """Sampling into a new folder, of prompts that are wrong."""
-    return sample(world, f"out={world.path('new')}", *more)
+    return sample(world, f"out={world.path(f'new-{abs(hash(more))}')}", *more)
 
 
 def score(world: World, *more: str) -> list[str]:
