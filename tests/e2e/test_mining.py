@@ -259,4 +259,4 @@ def test_windows_that_cannot_be_scored_are_refused(takes, words, says):
 
 def test_spans_without_windows_say_how_to_get_them(mine):
     assert "run `diffdpo score` with window_s=5 first" in mine("rule.name=per_axis", "spans={}", code=2)
-    assert "spans.min_margin must be positive" in mine("spans.min_margin=0", code=2)
+    assert "spans.min_margin must be a positive number" in mine("spans.min_margin=0", code=2)

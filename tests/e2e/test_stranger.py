@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_refused_in_one_line(work):
     error = verb("train", *pairs, "train.dropout.tag=0.1", code=2)
     assert "no part 'tag'. Did you mean 'tags'?" in error
     assert "no layer 'to_ou.0'" in verb("train", *pairs, "train.lora.targets=[to_ou.0]", code=2)
-    assert "unknown key 'netwrk'. Did you mean 'network'?" in verb(
+    assert "unknown key 'model.args.netwrk'. Did you mean 'network'?" in verb(
         "train", *pairs, "model.args.netwrk=x", code=2
     )
 
