@@ -144,7 +144,7 @@ def writer(path: Path, sample_rate: int, channels: int = 2) -> soundfile.SoundFi
 
 def extend(file: soundfile.SoundFile, samples: Float[np.ndarray, "channel sample"]) -> None:
     """Append to a file of `writer`, as `write` would have written it."""
-    with disk_errors(Path(file.name)):
+    with disk_errors(Path(os.fsdecode(file.name))):
         file.write(_quantise(samples))
         file.flush()
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 MIN_CLUSTERS = 8
 """Prompts from which on an interval may decide: of fewer, chance says better or worse too often."""
@@ -50,6 +49,8 @@ def paired_effect(
     1977, section 6.4), and the interval has the quantiles of Student's t with one degree of freedom less than there
     are clusters. With one cluster the interval is infinite.
     """
+    from scipy.special import stdtrit
+
     difference = treatment - baseline
     member, counts = np.unique(np.array(clusters), return_inverse=True, return_counts=True)[1:]
     mean, n_clusters = float(difference.mean()), len(counts)

@@ -73,8 +73,9 @@ def test_commands_name_things_that_exist(page, line, tmp_path):
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}), ids=lambda page: page.name)
-def test_python_examples_run(page):
+def test_python_examples_run(page, tmp_path, monkeypatch):
     """One after the other, as a reader would; and the tests among them pass."""
+    monkeypatch.chdir(tmp_path)
     space: dict = {"__name__": "example"}
     for text in (text for where, text in blocks("python") if where == page):
         exec(compile(text, str(page), "exec"), space)

@@ -14,7 +14,7 @@ OTHER_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus",
 )  # fmt: skip
 """Suffixes of files that hold lyrics in a form that is not read here, or none."""
-PATH = re.compile(r"(~?/|\.{1,2}/|[A-Za-z]:\\|\\\\)\S+|\S+[/\\]\S+\.[A-Za-z]\w{0,4}")
+PATH_TEXT = re.compile(r"(~?/|\.{1,2}/|[A-Za-z]:\\|\\\\)\S+|\S+[/\\]\S+\.[A-Za-z]\w{0,4}")
 
 
 def is_file_name(lyrics: str) -> bool:
@@ -22,7 +22,7 @@ def is_file_name(lyrics: str) -> bool:
     name = lyrics.strip()
     if len(name.splitlines()) != 1 or name.startswith("["):
         return False
-    return name.lower().endswith((*LYRICS_SUFFIXES, *OTHER_SUFFIXES)) or bool(PATH.fullmatch(name))
+    return name.lower().endswith((*LYRICS_SUFFIXES, *OTHER_SUFFIXES)) or bool(PATH_TEXT.fullmatch(name))
 
 
 def read_lyrics(lyrics: str, folder: Path, location: str) -> str:

@@ -131,6 +131,6 @@ def test_a_time_may_belong_to_each_frame():
 
 
 def test_a_logit_normal_needs_a_spread():
-    with pytest.raises(ValueError, match="std must be positive"):
+    with pytest.raises(ValueError, match="std must be a positive number"):
         flow.Timesteps(std=0.0)
     assert math.isfinite(flow.Timesteps(std=0.1).draw(torch.Generator()).item())

@@ -100,7 +100,7 @@ def test_the_walk_reaches_the_numbers():
     assert len(names) > 80
     assert names >= {
         "TrainConfig.learning_rate", "PrepareRun.style_window_s", "LoraConfig.alpha", "RoundRun.candidates",
-        "EvaluateRun.resamples", "APG.momentum", "MineRun.weights", "AutoBeta.range", "SongEval.batch",
+        "APG.momentum", "MineRun.weights", "AutoBeta.range", "SongEval.batch",
         "SampleRun.seed", "Pareto.temperature", "CropConfig.min_frames",
     }  # fmt: skip
     assert names >= NEGATIVE

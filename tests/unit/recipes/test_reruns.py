@@ -324,7 +324,7 @@ def small_round(tmp_path, bundle):
         f"model.args.bundle={bundle}", "candidates=3", "evaluation_samples=2", "sample.sampling.steps=1",
         "score.scorers=[production]", "mine.axes=[production.balance]", "mine.rule.args.min_margin=0.01",
         "train.train.steps=1", "train.train.global_batch=2", "train.train.per_device=2", "train.train.lora.rank=2",
-        "train.train.trackers=[]", "evaluate.resamples=50",
+        "train.train.trackers=[]",
     ]  # fmt: skip
 
 
