@@ -39,7 +39,8 @@ DEMO = ROOT / "configs" / "tiny" / "demo.yaml"
 def run(seed: int, folder: Path, overrides: Sequence[str]) -> None:
     """Run one seed unless its run is complete, and write the cost of the attempt beside the folder."""
     arguments = [*overrides, f"seed={seed}", f"out={folder.resolve()}"]
-    open_run(build_config(RoundRun, DEMO, arguments))  # refuses a folder of other settings, complete or not
+    with open_run(build_config(RoundRun, DEMO, arguments)):
+        pass  # a folder of other settings is refused, complete or not
     if is_finished(folder):
         return
     log(f"seed {seed}")

@@ -242,7 +242,8 @@ def main() -> None:
     weights = [sha256_of(path) for path in sorted(BUNDLE.rglob("*.safetensors"))]
     cfg = CurveRun(out=str(args.out), prompts=str(args.prompts), per_prompt=args.per_prompt, weights=weights)
     try:
-        open_run(cfg)
+        with open_run(cfg):
+            pass  # a folder of another curve is refused
     except UserError as error:
         parser.error(str(error))
     if args.manifest and not (args.out / "reference.npz").is_file():

@@ -268,7 +268,8 @@ def open_evaluation(manifest: Path, overrides: Sequence[str]) -> tuple[Any, Eval
     cfg = build_config(EvalRun, None, [f"manifest={manifest}", *overrides])
     model = build_model(cfg.model)
     cfg = replace(cfg, identity=identity(model, cfg))
-    open_run(cfg, free=["resamples"])
+    with open_run(cfg, free=["resamples"]):
+        pass  # a folder of another evaluation is refused
     return model, cfg
 
 
