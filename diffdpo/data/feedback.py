@@ -15,6 +15,7 @@ from diffdpo.data.ratings import MINED_SOURCE, PEOPLE_SOURCE, RATINGS, RatingRow
 from diffdpo.data.samples import SampleRow, Samples, open_samples, relative_folder
 from diffdpo.errors import DataError
 from diffdpo.names import file_stem
+from diffdpo.progress import log
 from diffdpo.registry import closest
 from diffdpo.text_files import read_jsonl, read_text
 
@@ -24,6 +25,8 @@ OPINION_COLUMNS = ("thumb", "stars")
 FEEDBACK_COLUMNS = (*SONG_COLUMNS, *OPINION_COLUMNS, "samples", "rater", "weight", "comment")
 THUMBS = {"up": 1.0, "true": 1.0, "down": -1.0, "false": -1.0}
 STARS = (1.0, 5.0)
+MAX_FAULTS = 5
+"""Opinions left out that are printed, before the remaining ones are counted only."""
 RARE_SHARE = 0.25
 """A share of likes, or of dislikes, below which the import warns."""
 SongKey = tuple[str, str]
@@ -130,14 +133,20 @@ def import_ratings(
 
     A song's rating is the weighted mean of its raters' opinions, thumbs as ±1 and stars as (stars - centre) / 2; of
     several opinions of a rater the last counts. With `keep_raters` each named rater has separate rows
-    (`people/ann`). Songs whose opinions cancel out are left out.
+    (`people/ann`). Songs whose opinions cancel out are left out; so are opinions about songs that are not there,
+    which are printed.
     """
     if "/" in source or source in ("", MINED_SOURCE):
         raise DataError(f"the source {source!r} is not free for people's ratings; choose another word")
     index = SongIndex(folders)
-    lines = list(read_opinions(opinions, index, centre))
+    faults: list[str] = []
+    lines = list(read_opinions(opinions, index, centre, faults))
     if not lines:
-        raise DataError(f"{opinions}: holds no opinions")
+        raise DataError(faults[0] if faults else f"{opinions}: holds no opinions")
+    for fault in faults[:MAX_FAULTS]:
+        log(f"left out: {fault}")
+    if len(faults) > MAX_FAULTS:
+        log(f"… and {len(faults) - MAX_FAULTS} more opinions about songs that are not there")
     last = {(opinion.song, opinion.rater): opinion for opinion in lines if opinion.rater}
     valid = [opinion for opinion in lines if not opinion.rater] + list(last.values())
     ratings = [
@@ -182,8 +191,13 @@ def _rating(song: SampleRow, opinions: Sequence[Opinion], source: str, samples: 
     )
 
 
-def read_opinions(path: Path, index: SongIndex, centre: float = 3.0) -> Iterator[Opinion]:
-    """The opinions of a file, in its order. DataError names file and line of the first invalid opinion."""
+def read_opinions(
+    path: Path, index: SongIndex, centre: float = 3.0, faults: list[str] | None = None
+) -> Iterator[Opinion]:
+    """The opinions of a file, in its order. DataError names file and line of the first invalid opinion.
+
+    With `faults`, opinions about songs that are not there are left out, and their reasons appended.
+    """
     if not STARS[0] < centre < STARS[1]:
         raise DataError(f"the centre of the stars must lie between 1 and 5, got {centre:g}")
     for number, row in _lines(path):
@@ -198,12 +212,17 @@ def read_opinions(path: Path, index: SongIndex, centre: float = 3.0) -> Iterator
             if opinion_column == "thumb"
             else (_number(cells[opinion_column], "stars", location, *STARS) - centre) / 2
         )
-        yield Opinion(
-            song=index.find(song_column, cells[song_column], cells.get("samples", ""), path.parent, location),
-            rater=cells.get("rater", ""),
-            rating=rating,
-            weight=_number(cells.get("weight", "1"), "weight", location, 1e-6, 1e6),
-        )
+        weight = _number(cells.get("weight", "1"), "weight", location, 1e-6, 1e6)
+        try:
+            song = index.find(
+                song_column, cells[song_column], cells.get("samples", ""), path.parent, location
+            )
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        yield Opinion(song=song, rater=cells.get("rater", ""), rating=rating, weight=weight)
 
 
 def _single_column(cells: Mapping[str, str], columns: Sequence[str], location: str) -> str:

@@ -123,7 +123,12 @@ def prompt_key(prompt: Prompt) -> str:
     """Identity of the style of a prompt: its words, and the bytes of its recording."""
     style_audio = prompt.style_audio
     if isinstance(style_audio, str):
-        recording_bytes = Path(style_audio).read_bytes()
+        try:
+            recording_bytes = Path(style_audio).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{style_audio}: cannot be read ({error.strerror}); put the recording back"
+            ) from None
     else:
         recording_bytes = style_audio.samples.tobytes() if style_audio else b""
     digests = hashlib.sha256((prompt.text or "").encode()).digest() + hashlib.sha256(recording_bytes).digest()

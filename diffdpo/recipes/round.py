@@ -28,6 +28,7 @@ from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.run_dir import DistEnv, dist_env, open_run
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, write_if_changed
+from diffdpo.statistics import MIN_CLUSTERS
 from diffdpo.text_files import read_jsonl
 from diffdpo.training.config import FREE_TO_CHANGE, export_folder
 
@@ -160,6 +161,11 @@ def _check_prompts(cfg: RoundRun) -> None:
     check_disjoint(mining, evaluation)
     if cfg.validation_prompts:
         validation = read_prompts(cfg.validation_prompts)
+        if (count := len({prompt.group for prompt in validation})) < MIN_CLUSTERS:
+            log(
+                f"{cfg.validation_prompts}: {count} prompts decide nothing, {MIN_CLUSTERS} are needed; the newest "
+                "round within the rule is the best"
+            )
         check_disjoint(mining, validation)
         check_disjoint(validation, evaluation)
 

@@ -52,6 +52,9 @@ def save_checkpoint(
     """Publish the state after `step`; then delete all checkpoints but the newest `keep`."""
     layout = vars(layout_of(accelerator))
     manifest: dict[str, Any] = {"step": step, "running": dict(objective_state), **layout, **fingerprint}
+    if accelerator.is_main_process:
+        for partial in folder.glob(".step-*.partial"):  # of a save that was killed
+            shutil.rmtree(partial, ignore_errors=True)
 
     def write(folder: Path) -> None:
         with disk_errors(folder):

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -359,7 +360,8 @@ def test_rounds_of_reinforcement_keep_the_best_by_validation_prompts(world):
     """NFT on groups; judges and errors cannot stop it here, so it ends where the mined axes gain no more."""
     folder, model = world
     rows = [
-        {"id": f"v{k}", "text": text, "duration_s": 4} for k, text in enumerate(("dark rock", "wide ambient"))
+        {"id": f"v{k}", "text": f"{mood} {style} tune", "duration_s": 2}
+        for k, (mood, style) in enumerate(product(("dark", "wide", "calm", "bright"), ("rock", "ambient")))
     ]
     (folder / "validation.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     out = folder / "online"

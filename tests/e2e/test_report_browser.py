@@ -52,7 +52,7 @@ def comparison(prompt: str, change: float) -> Comparison:
 
 
 def axis(name: str, role: Any, mean: float) -> AxisEffect:
-    effect = Effect(mean, mean - 0.1, mean + 0.1, win_rate=0.6, effect_size=mean, count=2, clusters=2)
+    effect = Effect(mean, mean - 0.1, mean + 0.1, win_rate=0.6, effect_size=mean, count=8, clusters=8)
     return AxisEffect(name, role, baseline_mean=0.4, baseline_std=1.0, aligned_mean=0.4 + mean, effect=effect)
 
 

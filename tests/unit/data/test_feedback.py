@@ -150,3 +150,10 @@ def test_the_command_counts_opinions_warns_of_imbalance_and_exits_with_2_on_a_mi
     assert first == "4 liked, 1 disliked from 5 opinions of unnamed rater(s); 0 neutral left out"
     assert warning.startswith("warning: only 1 disliked")
     assert "thumb must be" in command("sample_id,thumb\np00.000,maybe\n", code=2)
+
+
+def test_opinions_about_songs_that_are_not_there_are_left_out_and_said(tmp_path, songs, capsys):
+    take(tmp_path, songs, "sample_id,thumb\np00.000,up\np00.007,up\np01.000,down")
+    assert {row.sample_id for row in tables.read_rows(tmp_path / "out", RATINGS)} == {"p00.000", "p01.000"}
+    assert "left out" in (line := capsys.readouterr().err)
+    assert "csv:3: no song with sample_id 'p00.007'" in line
