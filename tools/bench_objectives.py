@@ -205,7 +205,7 @@ def objective_summary(
     pairs = [
         pair for seed, folder in folders.items() for pair in paired_samples(base, folder, base_scores, seed)
     ]
-    axis_effects = effects(pairs, read_json(mined_folder / "manifest.json")["axes"], axes, 4000)
+    axis_effects = effects(pairs, read_json(mined_folder / "manifest.json")["axes"], axes)
     changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     total = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
     run_results = [read_json(folder / "facts.json") for folder in folders.values()]
