@@ -19,7 +19,8 @@ OPENING_S = 60.0
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[ExitStack]:
-    """Hold a folder alone. DataError while another run, or a shard of one, is at work in it.
+    """Hold a folder alone, without what killed runs left half-written. DataError while another run, or a shard of
+    one, is at work in it.
 
     Yields an empty stack, as `lock_shard` yields one.
     """
@@ -27,6 +28,7 @@ def lock_folder(folder: Path) -> Iterator[ExitStack]:
         stack.enter_context(_lock(folder / LOCK))
         for path in _shard_locks(folder):
             stack.enter_context(_lock(path))
+        _remove_leftovers(folder)
         yield opening
 
 
@@ -54,6 +56,14 @@ def is_alone(folder: Path, shard: int, shards: int) -> bool:
     except DataError:
         return False
     return True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what a killed write leaves in a folder and in the folders in it that are no run directories."""
+    folders = [path for path in folder.iterdir() if path.is_dir() and not (path / LOCK).exists()]
+    for path in (path for parent in (folder, *folders) for path in parent.glob(".*.partial")):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _shard_lock(folder: Path, shard: int, shards: int) -> Path:

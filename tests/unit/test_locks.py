@@ -63,3 +63,18 @@ def test_shards_work_side_by_side_but_not_twice_and_not_beside_a_whole_run(tmp_p
         lock_shard(tmp_path, 0, 2, wait_s=0.1),
     ):
         pass
+
+
+def test_a_folder_that_is_held_alone_has_no_leftovers_of_killed_writes(tmp_path):
+    leftovers = [tmp_path / ".manifest.json.71.partial", tmp_path / "latents" / ".a.safetensors.71.partial"]
+    others = [
+        tmp_path / "train" / ".config.yaml.71.partial",
+        tmp_path / "train" / ".lock",
+        tmp_path / "a.partial",
+    ]
+    for path in (*leftovers, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with lock_folder(tmp_path):
+        assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in others)
