@@ -1,8 +1,7 @@
 """The verb `sample`: prompts to songs as latents, FLAC and a row each; resumable by sample id, shardable."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,9 @@ from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import DistEnv, device, dist_env, open_run
 from diffdpo.runs import finish
 from diffdpo.sampling.config import SamplingConfig
-from diffdpo.sampling.longform import LongformConfig, OnFrames, compose, count_steps
-from diffdpo.sampling.render import Preview, SongAudio, write_song
+from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
+from diffdpo.sampling.previews import previews
+from diffdpo.sampling.render import write_song
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
     SampleJob,
@@ -207,6 +207,28 @@ def _sample_batch(
         except Exception as error:  # whatever one song brings about
             rows.append(_row(cfg, embedded_job.job, inputs, error=song_fault(error)))
     ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
+    try:
+        return rows + _compose(cfg, model, ready, requests, samples, inputs, on_step)
+    except Exception as error:  # whatever one song brings about: the others are made without it
+        reason = song_fault(error)
+    if len(ready) == 1:
+        return [*rows, _row(cfg, ready[0].job, inputs, error=reason)]
+    log(f"a batch of {len(ready)} songs failed ({reason}); its songs are made one by one")
+    for embedded_job in ready:
+        rows += _sample_batch(cfg, model, [embedded_job], samples, inputs, on_step)
+    return rows
+
+
+def _compose(
+    cfg: SampleRun,
+    model: SongModel,
+    ready: Sequence[EmbeddedJob],
+    requests: Mapping[str, SongRequest],
+    samples: Samples,
+    inputs: Mapping[str, str],
+    on_step: Callable[[], None],
+) -> list[SampleRow]:
+    """Generate and write the songs of some requests; a row each."""
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
             model,
@@ -217,34 +239,10 @@ def _sample_batch(
             on_step=on_step,
             on_frames=grow,
         )
-        rows += [
+        return [
             _write(cfg, model, embedded_job, latents, samples, inputs)
             for embedded_job, latents in zip(ready, songs, strict=True)
         ]
-    return rows
-
-
-@contextmanager
-def previews(model: SongModel, samples: Samples, jobs: Sequence[SampleJob]) -> Iterator[OnFrames]:
-    """Previews of songs of several windows while they are generated; removed when the songs are complete."""
-    files = {job.sample_id: Preview(samples.preview(job.sample_id)) for job in jobs}
-    frames_before = {job.sample_id: job.frames_before(model.spec.frames_per_second) for job in jobs}
-
-    def grow(name: str, latents: Float[Tensor, "frame channel"], complete_frames: int) -> None:
-        preview = files.get(name)
-        if preview is None or (complete_frames == len(latents) and not preview.frames):
-            return
-        try:
-            preview.grow(SongAudio(model, latents, -frames_before[name]), complete_frames)
-        except Exception as error:  # whatever one song brings about
-            log(f"{name}: no preview: {song_fault(error)}")
-            files.pop(name).remove()
-
-    try:
-        yield grow
-    finally:
-        for preview in files.values():
-            preview.remove()
 
 
 def _write(

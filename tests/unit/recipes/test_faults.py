@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffdpo.data.scores import SCORES
 from diffdpo.data.songs import SONGS
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
+from diffdpo.models import MODELS
 from diffdpo.recipes import prepare, sample, score
 from diffdpo.recipes.prepare import PrepareRun
 from diffdpo.recipes.sample import SampleRun
@@ -160,3 +162,37 @@ def test_no_song_with_scores_is_an_error(tmp_path, model, lines):
     (folder / "audio" / "one.000.flac").write_bytes(b"fLaC")
     with pytest.raises(DataError, match="no song could be scored"):
         score.run(ScoreRun(samples=[str(folder)], out=str(tmp_path / "scores"), scorers=["production"]))
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A song model of a stranger whose network fails for songs of more than 40 frames."""
+
+    bundle: str
+
+    def load(self):
+        model = MODELS["tiny"](bundle=self.bundle).load()
+
+        def refuse_long(network, args, kwargs):
+            if any(
+                value.shape[1] > 40 for value in (*args, *kwargs.values()) if getattr(value, "ndim", 0) == 3
+            ):
+                raise IndexError("position out of range")
+
+        model.network.register_forward_pre_hook(refuse_long, with_kwargs=True)
+        return model
+
+
+def test_a_song_that_breaks_its_batch_is_left_out_and_the_others_are_made(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(MODELS.entries, "fragile", Fragile)
+    rows = [
+        {"id": name, "text": "rock", "duration_s": seconds}
+        for name, seconds in (("a", 1), ("b", 3), ("c", 1))
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    cfg = SampleRun(
+        out=str(tmp_path / "out"), prompts=str(tmp_path / "p.jsonl"), model=Choice("fragile", dict(model.args)),
+        sampling=SamplingConfig(steps=1), audio=False,
+    )  # fmt: skip
+    errors = {row.sample_id: row.error for row in tables.read_rows(sample.run(cfg), SAMPLES)}
+    assert errors == {"a.000": "", "b.000": "IndexError: position out of range", "c.000": ""}
