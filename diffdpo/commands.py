@@ -33,6 +33,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_convert(app, errors)
     _register_ratings(app, errors)
     _register_audit(app, errors)
+    _register_check_data(app, errors)
     _register_gpu_check(app, errors)
     _register_lyrics(app, errors)
 
@@ -175,6 +176,27 @@ def _register_audit(app: typer.Typer, errors: Errors) -> None:
             )  # fmt: skip
             for table in audit(_local(songs), settings):
                 typer.echo(f"{table}\n")
+
+
+def _register_check_data(app: typer.Typer, errors: Errors) -> None:
+    @app.command("check-data", help="What is wrong with a folder of songs, before hours are spent on it.")
+    def check_data_command(
+        songs: Annotated[
+            Path, typer.Argument(help="A folder of songs with what stands beside, or a manifest")
+        ],
+        out: Annotated[str, typer.Option(help="A JSON file with all checks and estimates")] = "",
+    ) -> None:
+        with errors():
+            from dataclasses import asdict
+
+            from diffdpo.recipes.check_data import check_songs, table
+            from diffdpo.runs import write_json
+
+            checks = check_songs(_local(songs))
+            if out:
+                write_json(_local(out), [asdict(check) for check in checks])
+            for line in table(checks):
+                typer.echo(line)
 
 
 def _register_gpu_check(app: typer.Typer, errors: Errors) -> None:

@@ -74,7 +74,7 @@ def recording_state(path: Path) -> str:
 
 def song_inputs(song: SongEntry, sha256: str, model: str) -> str:
     """The digest of what the latents and embeddings of a recording are made from; `model` is the model's."""
-    return digest([model, sha256, song.text, song.lyrics, song.language])
+    return digest([model, sha256, song.text, song.lyrics, song.language, *song.controls])
 
 
 def refresh_songs(folder: Path, songs: Iterable[SongEntry], model: str) -> None:

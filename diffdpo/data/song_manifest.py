@@ -7,15 +7,20 @@ from typing import Any
 
 from diffdpo.data.lyrics_files import read_lyrics
 from diffdpo.data.prompts import in_share
+from diffdpo.data.sidecars import read_sidecars
 from diffdpo.errors import DataError
 from diffdpo.names import add_id, slugs
 from diffdpo.progress import log
 from diffdpo.registry import closest
 from diffdpo.text_files import check_text, read_jsonl
+from diffdpo.types import CONTROLS, Control
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 """Files that are songs; of several recordings of one name in a folder the first of these is taken."""
-SONG_KEYS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
+SONG_CONTROLS = ("bpm", "key", "metre")
+"""Keys of a song that are controls of its prompt."""
+SONG_TEXTS = ("id", "audio", "text", "lyrics", "language", "license", "attribution", "split", "group")
+SONG_KEYS = (*SONG_TEXTS, *SONG_CONTROLS)
 MAX_LINES = 5
 """Lines about recordings that are left out, before the remaining ones are counted only."""
 
@@ -33,6 +38,10 @@ class SongEntry:
     attribution: str = ""
     split: str = ""
     group: str = ""
+    controls: tuple[tuple[str, Control], ...] = ()
+    """Tempo, key and metre as sorted pairs of name and value."""
+    fault: str = ""
+    """Why what stands beside the recording cannot be used; empty if it can."""
 
 
 def read_songs(path: Path, valid_share: float, report: Callable[[str], None] = log) -> list[SongEntry]:
@@ -76,8 +85,17 @@ def _folder_songs(folder: Path, report: Callable[[str], None]) -> list[SongEntry
     songs = []
     for file, name in zip(files, slugs([file.relative_to(folder) for file in files]), strict=True):
         add_id(ids, name, str(file))
-        songs.append(SongEntry(id=name, audio=file))
+        songs.append(_with_sidecars(SongEntry(id=name, audio=file)))
     return songs
+
+
+def _with_sidecars(song: SongEntry) -> SongEntry:
+    try:
+        values = read_sidecars(song.audio)
+    except DataError as error:
+        return replace(song, fault=str(error))
+    controls = tuple(sorted((key, values.pop(key)) for key in SONG_CONTROLS if key in values))
+    return replace(song, controls=controls, **values)
 
 
 def _choose(recordings: Sequence[Path]) -> Path:
@@ -105,9 +123,13 @@ def _entry(row: dict[str, Any], location: str, folder: Path) -> SongEntry:
     for key in ("id", "audio"):
         if row.get(key) in (None, ""):
             raise DataError(f"{location}: a song needs {key!r}")
-    values = {key: str(value) for key, value in row.items() if value is not None}
+    controls = tuple(sorted((key, row[key]) for key in SONG_CONTROLS if row.get(key) is not None))
+    for key, value in controls:
+        if not CONTROLS[key].accepts(value):
+            raise DataError(f"{location}: {key} must be {CONTROLS[key].description}, got {value!r}")
+    values = {key: str(value) for key, value in row.items() if value is not None and key not in SONG_CONTROLS}
     audio = folder / values.pop("audio")
     for key, text in values.items():
         check_text(text, key, location)
     values["lyrics"] = read_lyrics(values.get("lyrics", ""), folder, location)
-    return SongEntry(audio=audio, **values)
+    return SongEntry(audio=audio, controls=controls, **values)

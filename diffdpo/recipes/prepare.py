@@ -19,7 +19,7 @@ from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
 from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs
 from diffdpo.data.song_embeddings import write_song_embeddings
-from diffdpo.data.song_manifest import SongEntry, read_songs
+from diffdpo.data.song_manifest import SONG_CONTROLS, SongEntry, read_songs
 from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song_latents
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
@@ -51,6 +51,8 @@ class PrepareRun:
     captions: int = 0
     """Styles of each window that come from captions: random parts of the song's text and of what is measured in the
     window (tempo, brightness, …). For models that are prompted with text. 0: the song's text only."""
+    controls: list[str] = field(default_factory=list)
+    """Controls that songs are conditioned on where they have them: bpm, key, metre. The model must know them."""
     dtype: str = "fp16"
     """Precision of the latents on disk: fp32, fp16 or bf16."""
     valid_share: float = 0.05
@@ -61,6 +63,11 @@ class PrepareRun:
         check_range(self, "style_window_s", above=0)
         check_range(self, "captions", low=0)
         check_range(self, "valid_share", low=0, high=1)
+        for name in self.controls:
+            if name not in SONG_CONTROLS:
+                raise ValueError(
+                    f"controls: {name!r} is none of {', '.join(SONG_CONTROLS)}.{closest(name, SONG_CONTROLS)}"
+                )
         if self.dtype not in LATENT_DTYPES:
             choices = ", ".join(LATENT_DTYPES)
             raise ValueError(
@@ -138,6 +145,8 @@ def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> S
         group=song.group,
     )
     try:
+        if song.fault:
+            raise DataError(song.fault)
         if model.timed_lyrics and song.lyrics and is_untimed(song.lyrics):
             raise DataError(f"{song.id}: lyrics without [mm:ss.xx] times cannot be aligned with a recording")
         with open_sound(song.audio, out) as (file_sound, level):
@@ -195,6 +204,7 @@ def embed_windows(model: SongModel, sound: Sound, song: SongEntry, cfg: PrepareR
             lyrics=song.lyrics or None,
             language=song.language or None,
             duration_s=sound.seconds,
+            controls=tuple(pair for pair in song.controls if pair[0] in cfg.controls),
         )
         return model.embed(prompt) | transcript
 
