@@ -5,7 +5,7 @@ of a song nor the padding of its condition is masked, and a song of a padded bat
 to 33 %. Time and velocity have our orientation already: t = 1 is noise, v = noise - song.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class AttentionMasks(NamedTuple):
     cross: Bool[Tensor, "row 1 1 token"] | None
 
 
-class AceStepTransformer1DModel(PublishedTransformer):  # type: ignore[misc]  # diffusers is not typed
+class AceStepTransformer1DModel(PublishedTransformer):
     """Diffusers' class under its own name, which config.json holds, with a `forward` that knows lengths."""
 
     _repeated_blocks = ("AceStepTransformerBlock",)
@@ -94,8 +94,9 @@ class AceStepTransformer1DModel(PublishedTransformer):  # type: ignore[misc]  # 
 
 def _embed_time(module: nn.Module, t: Float[Tensor, " row"], dtype: torch.dtype) -> MeanTimes:
     """`AceStepTimestepEmbedding` with the precision of t kept up to its sinusoids."""
-    layers: dict[str, nn.Module] = dict(module.named_children())
-    waves = layers["time_sinusoid"](t * module.scale).to(dtype)
+    layers: dict[str, Any] = dict(module.named_children())
+    scale: Any = module.scale
+    waves = layers["time_sinusoid"](t * scale).to(dtype)
     embedding = layers["linear_2"](layers["act1"](layers["linear_1"](waves)))
     return embedding, layers["time_proj"](layers["act2"](embedding)).unflatten(1, (6, -1))
 
