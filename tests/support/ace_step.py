@@ -33,18 +33,20 @@ def network(seed=0, **config):
 
 
 def tokenizer(tokens=()):
-    """Bytes with a few merges, so that every text has tokens; special tokens are one each."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Bytes, and the words of the template whole, so that every text has tokens; special tokens are one each."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    symbols, merges = sorted(pre_tokenizers.ByteLevel.alphabet()), []
+    for word, _ in split.pre_tokenize_str(TEMPLATE):
+        for end in range(1, len(word)):
+            merges.append((word[:end], word[end]))
+    merges = list(dict.fromkeys(merges))
+    words = dict.fromkeys([*symbols, *(start + letter for start, letter in merges)])
+    bpe = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    bpe.pre_tokenizer, bpe.decoder = split, decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *tokens]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400 + len(tokens), special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(8 * [TEMPLATE], trainer)
+    bpe.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     return bpe
 
 
@@ -79,7 +81,7 @@ def parts(seed=0):
         "num_attention_pooler_hidden_layers": 2,
     }
     bpe = tokenizer()
-    found = {
+    content = {
         "condition_encoder": condition,
         "audio_tokenizer": AceStepAudioTokenizer(**SIZES, **acoustic, fsq_dim=32, fsq_input_levels=list(LEVELS)),
         "audio_token_detokenizer": AceStepAudioTokenDetokenizer(**SIZES, **acoustic),
@@ -89,10 +91,10 @@ def parts(seed=0):
         ),
         "text_encoder": Qwen3Model(qwen_config(bpe.get_vocab_size())),
     }  # fmt: skip
-    torch.nn.init.normal_(found["audio_token_detokenizer"].special_tokens)
-    for part in found.values():
+    torch.nn.init.normal_(content["audio_token_detokenizer"].special_tokens)
+    for part in content.values():
         part.eval().requires_grad_(False)
-    return {"transformer": network(seed), "tokenizer": bpe, **found}
+    return {"transformer": network(seed), "tokenizer": bpe, **content}
 
 
 def write_diffusers(folder, seed=0, **config):

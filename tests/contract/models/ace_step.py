@@ -1,4 +1,4 @@
-"""ACE-Step 1.5: an exact window, texts, lyrics and timbre in one condition, a repaint, and audio codes of a planner."""
+"""ACE-Step 1.5: an exact window, lyrics, texts and timbre in one condition, a repaint, and codes of a planner."""
 
 from pathlib import Path
 
