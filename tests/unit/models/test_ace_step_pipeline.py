@@ -54,7 +54,8 @@ def turbo(tmp_path_factory):
 
 def pipeline(**config):
     content = parts()
-    net = Published.from_config({**content["transformer"].config, **config}).eval()
+    sizes = {key: value for key, value in content["transformer"].config.items() if not key.startswith("_")}
+    net = Published.from_config({**sizes, **config}).eval()
     net.load_state_dict(content["transformer"].state_dict())
     pipe = AceStepPipeline(
         vae=content["vae"],
