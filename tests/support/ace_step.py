@@ -29,7 +29,7 @@ def network(seed=0, **config):
 
     torch.manual_seed(seed)
     sizes = {"num_hidden_layers": 4, "in_channels": 3 * CHANNELS, "audio_acoustic_hidden_dim": CHANNELS}
-    return AceStepTransformer1DModel(**SIZES, **sizes, **config).eval()
+    return AceStepTransformer1DModel(**{**SIZES, **sizes, **config}).eval()
 
 
 def tokenizer(tokens=()):
@@ -110,11 +110,14 @@ def write_diffusers(folder, seed=0, **config):
     return folder
 
 
-def write_original(folder, seed=0, name="acestep-v15-base", **config):
-    """The original layout, with the text encoder and the VAE beside the checkpoint; the checkpoint's folder."""
+def write_original(folder, seed=0, name="acestep-v15-base", sizes=None, **config):
+    """The original layout, with the text encoder and the VAE beside the checkpoint; the checkpoint's folder.
+
+    `sizes` are those of another network; `config` are further keys of the configuration.
+    """
     from diffdpo.models.ace_step.layouts import NULL, SILENCE, original_names
 
-    content = parts(seed)
+    content = parts(seed) | {"transformer": network(seed, **(sizes or {}))}
     checkpoint, text = folder / name, folder / "Qwen3-Embedding-0.6B"
     for path in (checkpoint, text):
         path.mkdir(parents=True, exist_ok=True)
@@ -145,13 +148,13 @@ def write_original(folder, seed=0, name="acestep-v15-base", **config):
 
 
 def write_planner(folder, seed=0):
-    """A language model that writes audio codes, with a vocabulary that holds them."""
+    """A language model that writes audio codes, with a vocabulary that holds them; of odd seeds with tied weights."""
     from transformers import Qwen3ForCausalLM
 
     torch.manual_seed(200 + seed)
     bpe = tokenizer([f"<|audio_code_{code}|>" for code in range(CODES)])
     model = Qwen3ForCausalLM(
-        qwen_config(bpe.get_vocab_size(), tie_word_embeddings=True, initializer_range=0.5)
+        qwen_config(bpe.get_vocab_size(), tie_word_embeddings=bool(seed % 2), initializer_range=0.3)
     )
     model.save_pretrained(folder)
     bpe.save(str(folder / "tokenizer.json"))
