@@ -148,7 +148,7 @@ def write_original(folder, seed=0, name="acestep-v15-base", sizes=None, **config
 
 
 def write_planner(folder, seed=0):
-    """A language model that writes audio codes, with a vocabulary that holds them; of odd seeds with tied weights."""
+    """A language model that writes audio codes, its vocabulary holds them; of odd seeds with tied weights."""
     from transformers import Qwen3ForCausalLM
 
     torch.manual_seed(200 + seed)
