@@ -113,7 +113,8 @@ def test_what_was_trained_is_sampled_and_compared(work, trained):
     for kind, argument in (("lora", "adapter"), ("full", "network")):
         sample(work, f"after-{kind}", "evaluation", "per_prompt=2", f"model.args.{argument}={trained[kind]}")
         for one, two in zip(latents(work / "before"), latents(work / f"after-{kind}"), strict=True):
-            assert 1e-6 < (one - two).abs().max() < 5.0
+            assert two.isfinite().all()
+            assert (one - two).abs().max() > 1e-6
     folders = f"[{work / 'before'},{work / 'after-lora'}]"
     verb("score", f"samples={folders}", f"out={work / 'compared'}", "scorers=[production]")
     verb(

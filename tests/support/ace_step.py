@@ -92,6 +92,8 @@ def parts(seed=0):
         "text_encoder": Qwen3Model(qwen_config(bpe.get_vocab_size())),
     }  # fmt: skip
     torch.nn.init.normal_(content["audio_token_detokenizer"].special_tokens)
+    last = content["vae"].decoder.conv2.weight_v.data
+    last -= last.mean(-1, keepdim=True)  # no constant in the sound, which gates refuse
     for part in content.values():
         part.eval().requires_grad_(False)
     return {"transformer": network(seed), "tokenizer": bpe, **content}
