@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ACE_STEP_EMBEDDING_FORMAT = "ace-step-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
-MAX_SECONDS = 600
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0
 ACE_STEP_RATE, ACE_STEP_HOP = 48000, 1920
 """Samples a second and samples a latent frame of the published VAE."""
@@ -86,7 +85,7 @@ class AceStepCheckpoint:
         return self._with_planner(model, folder) if self.planner else model
 
     def _load_network(self, folder: "AceStepFolder") -> "AceStepTransformer1DModel":
-        from diffdpo.models.ace_step.encoders import build_part
+        from diffdpo.models.ace_step.encoders import build_from_weights
         from diffdpo.models.ace_step.network import AceStepTransformer1DModel
         from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.checkpoints import load_saved
@@ -94,7 +93,9 @@ class AceStepCheckpoint:
         if self.network:
             network = load_saved(AceStepTransformer1DModel, self.network)
         else:
-            network = build_part(AceStepTransformer1DModel, folder.read("transformer")).requires_grad_(True)
+            network = build_from_weights(
+                AceStepTransformer1DModel, folder.read("transformer")
+            ).requires_grad_(True)
         variant = variant_of(network.config)
         if self.variant and variant and variant != self.variant:
             raise CheckpointError(
@@ -154,6 +155,7 @@ class AceStepCheckpoint:
 
 def latent_spec(channels: int, rate: float, vae: Any, *, is_turbo: bool) -> Any:
     """The latents of a checkpoint: 25 frames a second, rounded up; eight times for the turbo."""
+    from diffdpo.models.ace_step.text import MAX_SECONDS
     from diffdpo.models.base import LatentSpec
 
     return LatentSpec(

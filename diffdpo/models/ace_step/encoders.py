@@ -14,13 +14,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from diffdpo.errors import CheckpointError, DataError, reason
-from diffdpo.models.ace_step.layouts import AceStepFolder, PartWeights, weight_files
+from diffdpo.models.ace_step.layouts import ORIGINAL_WEIGHTS, AceStepFolder, PartWeights, read_shards
 from diffdpo.models.ace_step.text import LYRIC_TOKENS, TEXT_TOKENS, PromptTexts
 from diffdpo.models.checkpoints import CONFIG_FILE, read_config
-from diffdpo.weight_files import assign, read_tensors
+from diffdpo.weight_files import assign
 
-TOKENIZER = "tokenizer.json"
-TEXT_WEIGHTS = "model.safetensors"
+QWEN_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -106,7 +105,7 @@ def load_encoders(checkpoint: AceStepFolder, text_folder: Path, tokenizer: Path)
     )
 
     has_codes = checkpoint.has("audio_tokenizer") and checkpoint.has("audio_token_detokenizer")
-    condition = build_part(AceStepConditionEncoder, checkpoint.read("condition_encoder"))
+    condition = build_from_weights(AceStepConditionEncoder, checkpoint.read("condition_encoder"))
     text = load_text_encoder(text_folder)
     width = text.config.hidden_size
     if condition.config.text_hidden_dim != width:
@@ -116,8 +115,10 @@ def load_encoders(checkpoint: AceStepFolder, text_folder: Path, tokenizer: Path)
         )
     quantizer = detokenizer = None
     if has_codes:
-        quantizer = build_part(AceStepAudioTokenizer, checkpoint.read("audio_tokenizer"))
-        detokenizer = build_part(AceStepAudioTokenDetokenizer, checkpoint.read("audio_token_detokenizer"))
+        quantizer = build_from_weights(AceStepAudioTokenizer, checkpoint.read("audio_tokenizer"))
+        detokenizer = build_from_weights(
+            AceStepAudioTokenDetokenizer, checkpoint.read("audio_token_detokenizer")
+        )
     return AceStepEncoders(
         tokenizer=load_tokenizer(tokenizer),
         text=text,
@@ -127,7 +128,7 @@ def load_encoders(checkpoint: AceStepFolder, text_folder: Path, tokenizer: Path)
     )
 
 
-def build_part(part_class: Any, part: PartWeights, dtype: torch.dtype = torch.float32) -> Any:
+def build_from_weights(part_class: Any, part: PartWeights, dtype: torch.dtype = torch.float32) -> Any:
     """A part of a checkpoint, its weights mapped; CheckpointError unless they fit the class exactly.
 
     Buffers that files do not hold are computed on the CPU, so they are kept from the construction there.
@@ -165,7 +166,7 @@ def load_text_encoder(folder: Path) -> Any:
         model = Qwen3Model(config)
     state = {
         name.removeprefix("model."): tensor
-        for name, tensor in read_shards_of(folder).items()
+        for name, tensor in read_shards(folder, ORIGINAL_WEIGHTS).items()
         if not name.startswith("lm_head.")
     }
     assign(model, state, str(folder), torch.float32)
@@ -181,17 +182,9 @@ def qwen_config(folder: Path, config_class: Any) -> Any:
     return config_class.from_dict(config)
 
 
-def read_shards_of(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model of transformers, from one file or from its shards."""
-    state: dict[str, Tensor] = {}
-    for path in weight_files(folder, TEXT_WEIGHTS):
-        state |= read_tensors(path)
-    return state
-
-
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder, without padding and truncation: a text that is too long is refused, not cut."""
-    path = folder / TOKENIZER
+    path = folder / QWEN_TOKENIZER
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the text encoder's tokenizer here")
     try:

@@ -101,8 +101,8 @@ class AceStepFolder:
     def files(self, part: str) -> list[Path]:
         """The files that hold a part."""
         if not self.is_original:
-            return [self.folder / part / CONFIG_FILE, *weight_files(self.folder / part, WEIGHTS)]
-        files = [self.folder / CONFIG_FILE, *weight_files(self.folder, ORIGINAL_WEIGHTS)]
+            return [self.folder / part / CONFIG_FILE, *shard_paths(self.folder / part, WEIGHTS)]
+        files = [self.folder / CONFIG_FILE, *shard_paths(self.folder, ORIGINAL_WEIGHTS)]
         return files + [self.folder / SILENCE_FILE] * (part == "condition_encoder")
 
     def has(self, part: str) -> bool:
@@ -116,7 +116,7 @@ class AceStepFolder:
         if self.is_original:
             return self._read_original(part)
         folder = self.folder / part
-        state = _read_shards(folder, WEIGHTS)
+        state = read_shards(folder, WEIGHTS)
         if part == "condition_encoder" and not (SILENCE in state and bool(state[SILENCE].any())):
             raise CheckpointError(
                 _without_silence(f"{folder}: its weights hold no {SILENCE}, or zeros for it")
@@ -124,7 +124,7 @@ class AceStepFolder:
         return PartWeights(str(folder), read_config(folder / CONFIG_FILE), state)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return _read_shards(self.folder, ORIGINAL_WEIGHTS)
+        return read_shards(self.folder, ORIGINAL_WEIGHTS)
 
     def _read_original(self, part: str) -> PartWeights:
         location, tensors = str(self.folder / ORIGINAL_WEIGHTS), self._tensors()
@@ -169,7 +169,7 @@ def ace_step_folder(location: str) -> AceStepFolder:
         folder = folder.parent
     if (folder / "transformer" / CONFIG_FILE).is_file():
         return AceStepFolder(folder, is_original=False)
-    if weight_files(folder, ORIGINAL_WEIGHTS)[0].is_file():
+    if shard_paths(folder, ORIGINAL_WEIGHTS)[0].is_file():
         return AceStepFolder(folder, is_original=True)
     if not folder.is_dir():
         raise CheckpointError(
@@ -182,7 +182,7 @@ def ace_step_folder(location: str) -> AceStepFolder:
     )
 
 
-def weight_files(folder: Path, name: str) -> list[Path]:
+def shard_paths(folder: Path, name: str) -> list[Path]:
     """The files of a part's weights: one, or the shards that an index names."""
     index = folder / f"{name}.index.json"
     if (folder / name).is_file() or not index.is_file():
@@ -193,9 +193,10 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in sorted(set(shards.values()))]
 
 
-def _read_shards(folder: Path, name: str) -> dict[str, Tensor]:
+def read_shards(folder: Path, name: str) -> dict[str, Tensor]:
+    """The mapped tensors of a part, from one file or from its shards."""
     state: dict[str, Tensor] = {}
-    for path in weight_files(folder, name):
+    for path in shard_paths(folder, name):
         state |= read_tensors(path)
     return state
 

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from diffdpo.errors import CheckpointError
-from diffdpo.models.ace_step.encoders import load_tokenizer, qwen_config, read_shards_of
+from diffdpo.models.ace_step.encoders import load_tokenizer, qwen_config
+from diffdpo.models.ace_step.layouts import ORIGINAL_WEIGHTS, read_shards
 from diffdpo.models.ace_step.text import INSTRUCTIONS, PromptTexts
 from diffdpo.weight_files import assign
 
@@ -75,7 +76,7 @@ def load_planner(folder: Path, codebook: int) -> CodePlanner:
     config = qwen_config(folder, Qwen3Config)
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config)
-    state = read_shards_of(folder)
+    state = read_shards(folder, ORIGINAL_WEIGHTS)
     if not any(name.startswith("model.") for name in state):
         state = {f"model.{name}": tensor for name, tensor in state.items()}
     if config.tie_word_embeddings and "lm_head.weight" not in state:

@@ -28,8 +28,10 @@ LANGUAGES = frozenset(LANGUAGE_CODES.split())
 METRES = {"2": "2/4", "3": "3/4", "4": "4/4", "6": "6/8"}
 """Beats a bar, as the model reads them, and the metre that each stands for."""
 BPM_RANGE = (30, 300)
+MAX_SECONDS = 600
+"""The longest song that the model was trained for."""
 KEY = re.compile(r"[A-G][#b♯♭]? (major|minor)")
-INSTRUMENTAL = "[Instrumental]"
+INSTRUMENTAL_TAG = "[Instrumental]"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,13 @@ class PromptTexts:
 
 
 def prompt_texts(prompt: Prompt) -> PromptTexts:
-    """The texts of a prompt. DataError for a control, a metre, a key or a language that the model does not know."""
+    """The texts of a prompt. DataError for a control, a metre, a key or a language that the model
+    does not know, and for a song that is too long for it."""
     check_controls(prompt, ("bpm", "key", "metre"))
+    if prompt.duration_s > MAX_SECONDS:
+        raise DataError(
+            f"prompt {prompt.id!r}: {prompt.duration_s:g} s is longer than ACE-Step's {MAX_SECONDS} s; ask for less"
+        )
     bpm, metre, key = _bpm(prompt), _metre(prompt), _key(prompt)
     duration = f"{int(prompt.duration_s)} seconds"
     metas = f"- bpm: {bpm}\n- timesignature: {metre}\n- keyscale: {key}\n- duration: {duration}\n"
@@ -79,7 +86,7 @@ def plain_lyrics(lyrics: str | None) -> str:
     if lyrics is None:
         return ""
     if not lyrics.strip():
-        return INSTRUMENTAL
+        return INSTRUMENTAL_TAG
     lines = [line for _, line in lyric_lines(lyrics)]
     if not any(TIME_TAG.match(line) for line in lines):
         return "\n".join(lines)

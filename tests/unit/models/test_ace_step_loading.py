@@ -210,13 +210,14 @@ def test_an_adapter_of_another_model_is_refused(shared, tmp_path):
     [
         (replace(PROMPT, text="x" * 300), r"its text takes \d+ tokens, ACE-Step reads 256; shorten it"),
         (replace(PROMPT, lyrics="la la\n" * 900), r"its lyrics takes \d+ tokens, ACE-Step reads 2048"),
+        (replace(PROMPT, duration_s=601), "601 s is longer than ACE-Step's 600 s; ask for less"),
         (replace(PROMPT, language="tlh"), "does not sing language 'tlh'"),
         (PROMPT.with_control("bpm", 25), "bpm 25 is outside ACE-Step's 30 to 300"),
         (PROMPT.with_control("metre", "7/8"), "knows no metre '7/8', choose one of 2/4, 3/4, 4/4, 6/8"),
         (PROMPT.with_control("key", "H minor"), "knows no key 'H minor'; write it as in 'F# minor'"),
         (PROMPT.with_control("sections", ((0.0, "verse"),)), "no control 'sections'"),
     ],
-    ids=["text", "lyrics", "language", "bpm", "metre", "key", "sections"],
+    ids=["text", "lyrics", "duration", "language", "bpm", "metre", "key", "sections"],
 )
 def test_prompts_that_it_does_not_understand_are_refused(model, prompt, says):
     with one_line_error(f"prompt 'a': .*{says}"):
