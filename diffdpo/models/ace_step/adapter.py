@@ -14,7 +14,7 @@ from diffdpo.codecs.oobleck import Vae
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.ace_step.encoders import AceStepEncoders, pad_rows
-from diffdpo.models.ace_step.network import AceStepTransformer1DModel
+from diffdpo.models.ace_step.network import AceStepTransformer1DModel, host_value
 from diffdpo.models.ace_step.planner import CodePlanner
 from diffdpo.models.ace_step.text import TASKS, prompt_texts
 from diffdpo.models.base import Condition, LatentSpec, check_part
@@ -275,7 +275,7 @@ def pack(
     text_tokens: Int[Tensor, " row"],
 ) -> Float[Tensor, "row token width"]:
     """Two padded sequences a row as one, the text right behind the last valid token of the head."""
-    width = int((head_tokens + text_tokens).max())
+    width = host_value((head_tokens + text_tokens).max()) or head.shape[1] + text.shape[1]
     place = torch.arange(width, device=head.device)[None]
     behind = place - head_tokens[:, None] + head.shape[1]
     index = torch.where(place < head_tokens[:, None], place, behind).clamp(

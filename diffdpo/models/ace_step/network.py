@@ -13,6 +13,7 @@ from diffusers import AceStepTransformer1DModel as PublishedTransformer
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from diffdpo.flow import Latents, mask_from_frames
 
@@ -101,6 +102,14 @@ def _embed_time(module: nn.Module, t: Float[Tensor, " row"], dtype: torch.dtype)
     return embedding, layers["time_proj"](layers["act2"](embedding)).unflatten(1, (6, -1))
 
 
+def host_value(number: Int[Tensor, ""]) -> int | None:
+    """An integer on the host; None where it has no value, as in a pass that is traced for its shapes alone."""
+    try:
+        return int(number)
+    except DataDependentOutputException:
+        return None
+
+
 def attention_masks(
     patches: Int[Tensor, " row"],
     length: int,
@@ -114,13 +123,12 @@ def attention_masks(
     Patches behind the end see themselves, since attention over nothing is not a number on every device; nobody sees
     them, and their velocity is zero in the end. What needs no mask has none, so that the fast kernels are used.
     """
-    ends, counts = patches.tolist(), tokens.tolist()
     places = torch.arange(length, device=device)
     near = ((places[:, None] - places).abs() <= window)[None, None]
     full, sliding, cross = None, near, None
-    if min(ends) < length:
+    if host_value(patches.min()) != length:
         full = mask_from_frames(patches.to(device), length)[:, None, None]
         sliding = near & (full | (places[:, None] == places))
-    if min(counts) < width:
+    if host_value(tokens.min()) != width:
         cross = mask_from_frames(tokens.to(device), width)[:, None, None]
     return AttentionMasks(full, sliding, cross)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.ace_step import CHANNELS, CODES, write_diffusers, write_original, write_planner
-from support.model_contract import draw, one_line_error
+from support.ace_step import CHANNELS, CODES, parts, write_diffusers, write_original, write_planner
+from support.model_contract import distance, draw, noise, one_line_error
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.models import MODELS
@@ -15,11 +16,13 @@ from diffdpo.models.ace_step.encoders import AceStepEncoders
 from diffdpo.models.ace_step.layouts import ace_step_folder, diffusers_names, original_names
 from diffdpo.models.ace_step.text import plain_lyrics
 from diffdpo.models.adapters import write_adapter
+from diffdpo.models.base import EncodesSounds, Inpaints, Plans, supports
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import prompt_request
 from diffdpo.sampling.sampler import sample_batch
+from diffdpo.sounds import sound_of
 from diffdpo.types import Plan, Prompt
 
 PROMPT = Prompt(id="a", text="slow rock", lyrics="[verse]\nla", language="en", duration_s=1.0)
@@ -322,6 +325,39 @@ def test_prompts_are_encoded_once_and_their_encoders_leave_memory(shared, tmp_pa
 
 def test_a_cache_of_embeddings_is_of_its_encoders(shared, tmp_path):
     assert load(shared / "diffusers").fingerprint != load(write_diffusers(tmp_path, seed=1)).fingerprint
+
+
+def test_without_a_planner_no_plan_is_asked_for(model, planned):
+    assert supports(planned, Plans)
+    assert not supports(model, Plans)
+    assert supports(model, Inpaints)
+    assert supports(model, EncodesSounds)
+
+
+def test_songs_are_encoded_in_windows_as_in_one_piece(shared, model):
+    """The mean of the posterior, of a clip and of a sound that is read slice by slice."""
+    clip = noise(20.0, 4000, 2)
+    with torch.no_grad():
+        whole = parts()["vae"].encode(torch.from_numpy(clip.samples)[None]).latent_dist.mean[0].T
+    assert distance(model.encode(clip), whole) <= 1e-4
+    assert distance(model.encode_sound(sound_of(clip)), whole) <= 1e-4
+
+
+def test_a_pass_can_be_traced_without_values(model):
+    """Shapes of the velocity and of its gradient, nothing computed: how memory is estimated."""
+    rows = [
+        prompt_request(replace(PROMPT, text=text), "a", 25, model.embed).row for text in ("a", "a longer one")
+    ]
+    condition = model.condition(rows, 25)
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in condition.items()}
+        network = type(model.network).from_config(model.network.config)
+        frames = mode.from_tensor(torch.tensor([25, 25]))
+        null = replace(model, null=mode.from_tensor(model.null), network=network)
+        v = null.velocity(network, torch.randn(2, 25, CHANNELS), torch.rand(2), fake, frames)
+        v.square().mean().backward()
+    assert v.shape == (2, 25, CHANNELS)
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in network.parameters())
 
 
 def test_a_plan_of_part_of_the_song_leaves_silence_behind_it(planned):
