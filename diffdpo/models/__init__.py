@@ -3,6 +3,7 @@
 The values are frozen dataclasses of what a configuration says; their `load()` imports networks and encoders.
 """
 
+from diffdpo.models.ace_step.checkpoint import AceStepCheckpoint
 from diffdpo.models.diffrhythm.checkpoint import DiffRhythmCheckpoint
 from diffdpo.models.tiny import Tiny
 from diffdpo.registry import Table
@@ -12,5 +13,6 @@ MODELS: Table[type] = Table(
     {
         "tiny": Tiny,
         "diffrhythm": DiffRhythmCheckpoint,
+        "ace_step": AceStepCheckpoint,
     },
 )

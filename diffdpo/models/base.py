@@ -43,6 +43,9 @@ class LatentSpec:
     """The number of frames is a multiple of this."""
     headroom_s: float = 0.0
     """Seconds that a song is generated longer than its duration; cut off after decoding."""
+    unconditional_context: bool = False
+    """Whether the unconditional branch of guidance is shown the in-painting context too, so that guidance is of the
+    prompt alone."""
     times: tuple[float, ...] | None = None
     """The times t of a few-step network, from 1 to 0; None for a network of all times in [0, 1]."""
 

@@ -42,6 +42,9 @@ class EmbeddingStore:
         """The embedding of a plan. DataError if another planner made it."""
         require(self.model, Plans)
         model: Any = self.model
+        if plan.planner != model.planner:  # the model refuses it, also where an earlier run has cached it
+            refusal: Embedding = model.embed_plan(plan)
+            return refusal
         return self._get_or_compute(plan_digest(plan), lambda: model.embed_plan(plan))
 
     def _get_or_compute(self, key: str, compute: Any) -> Embedding:

@@ -9,7 +9,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from diffdpo.errors import DataError
-from diffdpo.models.base import Condition, Inpaints, Prepares, SongModel, move, require, supports, take
+from diffdpo.models.base import (
+    Condition,
+    Inpaints,
+    LatentSpec,
+    Prepares,
+    SongModel,
+    move,
+    require,
+    supports,
+    take,
+)
 from diffdpo.sampling.guidance import Guidance
 from diffdpo.sampling.request import InpaintContext, Request
 from diffdpo.types import Row
@@ -67,7 +77,7 @@ def encode_conditions(
     """The conditions of a batch on a device, those of both branches where there is guidance."""
     entries = [ConditionEntry(request.row, request.context) for request in requests]
     if guidance.active:
-        entries += [_negative(request) for request in requests]
+        entries += [_negative(request, model.spec) for request in requests]
     if not model.unconditional and any(entry.is_null for entry in entries):
         raise DataError(
             "this model has no unconditional branch (a distilled network?); set sampling.guidance_scale=1, or "
@@ -88,9 +98,9 @@ def encode_conditions(
     )
 
 
-def _negative(request: Request) -> ConditionEntry:
+def _negative(request: Request, spec: LatentSpec) -> ConditionEntry:
     """The unconditional branch: of the negative prompt, or of the null."""
-    context = request.context if request.clamp_context else None
+    context = request.context if request.clamp_context or spec.unconditional_context else None
     if request.negative is not None:
         return ConditionEntry(request.negative, context)
     return ConditionEntry(request.row, context, is_null=True)

@@ -33,7 +33,7 @@ class SamplingConfig:
     """Scale s of v = v_uncond + s (v_cond - v_uncond); 1 is no guidance and needs one pass an evaluation, not two.
     DiffRhythm's is 5."""
     guidance: Choice = field(default_factory=lambda: Choice("cfg"))
-    """The guider: cfg, rescaled, zero_star or apg."""
+    """The guider: cfg, rescaled, zero_star, apg, or channel_apg (ACE-Step's)."""
     guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
     """Lowest and highest t with guidance; elsewhere an evaluation is one pass."""
     guidance_every: int = 1

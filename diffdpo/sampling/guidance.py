@@ -168,6 +168,48 @@ class APG:
         return branches.cond - (scale - 1) * update / t, memory
 
 
+@dataclass(frozen=True)
+class ChannelAPG:
+    """Adaptive projected guidance as ACE-Step 1.5 has it: on the velocities, each channel over time by itself.
+
+    The difference cond - uncond, with momentum, its size limited, without its projection on the prompt's velocity:
+    v = cond + (s - 1) (rest + parallel * projection).
+    """
+
+    parallel: float = 0.0
+    """Share of the projection that is added."""
+    limit: float = 2.5
+    """Largest Euclidean norm of a channel of the difference over a song's frames; 0 is no limit."""
+    momentum: float = -0.75
+    """Share of the last differences that is added."""
+    zero_init_steps: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, "limit", "parallel", low=0)
+        check_range(self, "momentum", above=-1, below=1)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there is momentum."""
+        return self.momentum != 0
+
+    def __call__(self, branches: Branches, scale: float, memory: Memory) -> tuple[Latents, Memory]:
+        dtype = torch.promote_types(branches.cond.dtype, torch.float32)
+        difference = branches.cond - branches.uncond
+        if self.stateful:
+            difference = memory = difference + self.momentum * memory
+        difference, cond = (
+            v.to(dtype).masked_fill(~branches.mask[..., None], 0) for v in (difference, branches.cond)
+        )
+        if self.limit:
+            size = difference.norm(dim=1, keepdim=True).clamp(min=1e-8)
+            difference = difference * (self.limit / size).clamp(max=1)
+        direction = cond / cond.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        projection = (difference * direction).sum(1, keepdim=True) * direction
+        update = difference - projection + self.parallel * projection
+        return branches.cond + (scale - 1) * update.to(branches.cond), memory
+
+
 GUIDERS: Table[type[Guider]] = Table(
     "guider",
     {
@@ -175,6 +217,7 @@ GUIDERS: Table[type[Guider]] = Table(
         "rescaled": RescaledCFG,
         "zero_star": ZeroStar,
         "apg": APG,
+        "channel_apg": ChannelAPG,
     },
 )
 

@@ -4,6 +4,7 @@ A model has one fixture file, tests/contract/models/NAME.py. The models of this 
 packages announce as entry points are tested alike; one such package is on the path here.
 """
 
+import hashlib
 import re
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from support.model_contract import (
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.base import OPTIONAL, Inpaints, Plans, Prepares, SongModel, require, supports, take
+from diffdpo.models.embeddings import EmbeddingStore, plan_digest
 from diffdpo.sampling.windowed import WindowedModel
 from diffdpo.types import Row
 from diffdpo.windows import Window
@@ -173,8 +175,23 @@ def test_a_plan_decides_and_one_of_another_planner_is_refused(subject):
     moved, plain = subject.velocity(other), subject.velocity(inputs)
     assert distance(moved[0], plain[0]) > 1e-4
     assert distance(moved[1:], plain[1:]) <= 1e-5
+    foreign = replace(plans[0], planner="another")
     with one_line_error(model.planner):
-        model.embed_plan(replace(plans[0], planner="another"))
+        model.embed_plan(foreign)
+
+
+def test_a_cached_plan_of_another_planner_is_refused_too(subject, tmp_path):
+    model = subject.model
+    if not supports(model, Plans):
+        return
+    plan = model.plan(subject.fixture.prompts[0], LENGTH, torch.Generator().manual_seed(0))
+    EmbeddingStore(model, tmp_path).embed_plan(plan)
+    foreign = replace(plan, planner="another")
+    for path in tmp_path.iterdir():  # what a run with the other planner would have left here
+        name = hashlib.sha256(f"{model.fingerprint}|{plan_digest(foreign)}".encode()).hexdigest()
+        path.rename(tmp_path / f"{name}.safetensors")
+    with one_line_error(model.planner):
+        EmbeddingStore(model, tmp_path).embed_plan(foreign)
 
 
 def test_a_window_is_a_slice_of_its_song_or_refused(subject):

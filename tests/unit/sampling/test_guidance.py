@@ -7,6 +7,7 @@ from diffusers.guiders import (
     ClassifierFreeGuidance,
     ClassifierFreeZeroStarGuidance,
 )
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
 from diffdpo import flow
 from diffdpo.errors import ConfigError
@@ -19,6 +20,8 @@ CHOICES = [
     ("zero_star", {"zero_init_steps": 0}),
     ("apg", {}),
     ("apg", {"parallel": 0.5, "limit": 0.3, "momentum": -0.5}),
+    ("channel_apg", {}),
+    ("channel_apg", {"parallel": 0.5, "limit": 0.3, "momentum": 0.5}),
 ]
 
 
@@ -85,6 +88,18 @@ def test_projected_guidance_equals_that_of_diffusers_on_songs_step_after_step():
         songs = (flow.song_from_velocity(at.x, v, at.t) for v in (at.cond, at.uncond))
         theirs = guider.forward(*songs).pred
         assert torch.allclose(flow.song_from_velocity(at.x, guided, at.t), theirs, atol=1e-9)
+
+
+@pytest.mark.parametrize(("eta", "limit"), [(0.0, 2.5), (0.25, 0.3), (1.0, 0.0)])
+def test_projected_guidance_of_each_channel_equals_that_of_diffusers_step_after_step(eta, limit):
+    buffer, memory, scale = MomentumBuffer(-0.75), None, 7.0
+    for step in range(4):
+        at = branches(seed=10 * step)
+        guided, memory = guide("channel_apg", {"parallel": eta, "limit": limit}, at, scale, memory)
+        theirs = normalized_guidance(
+            at.cond, at.uncond, scale - 1, buffer, eta, limit, use_original_formulation=True, norm_dim=(1,)
+        )
+        assert torch.allclose(guided, theirs, atol=1e-9)
 
 
 def test_the_best_scale_of_zero_star_leaves_nothing_along_the_negative():
@@ -154,7 +169,7 @@ def test_only_momentum_is_remembered_and_what_is_remembered_is_no_input_that_cha
     at = branches()
     for name, guider in GUIDERS.items():
         assert guider().zero_init_steps >= 0
-        assert not guider().stateful, name
+        assert guider().stateful == (getattr(guider(), "momentum", 0) != 0), name
     memory = torch.zeros_like(at.cond)
     args = {"momentum": 0.5}
     _, first = guide("apg", args, at, 3.0, memory)
