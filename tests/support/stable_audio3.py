@@ -1,0 +1,74 @@
+"""Small random parts of Stable Audio 3 as diffusers builds them: network, text encoder, durations, autoencoder."""
+
+import torch
+from diffusers import AutoencoderSAME, StableAudio3DiTModel
+from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
+
+CHANNELS, TEXT = 8, 16
+SIZES = {
+    "io_channels": CHANNELS, "embed_dim": 32, "depth": 3, "num_heads": 4, "cond_token_dim": TEXT,
+    "global_cond_dim": TEXT, "local_add_cond_dim": CHANNELS + 1, "timestep_features_dim": 16, "ff_mult": 2.0,
+    "num_memory_tokens": 3,
+}  # fmt: skip
+SAME_SIZES = {
+    "patch_size": 8, "encoder_channels": 8, "encoder_c_mults": [4], "encoder_strides": [4],
+    "encoder_transformer_depths": [2], "latent_dim": CHANNELS, "dim_heads": 8, "sampling_rate": 800,
+}  # fmt: skip
+"""800 Hz at 32 samples a frame: 25 frames a second."""
+
+
+def draw_zeros(module):
+    """Random values for weights that are zero in a new module, so that tests see what passes through them."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+    return module.eval().requires_grad_(False)
+
+
+def dit(differential=True, seed=0):
+    """Diffusers' network."""
+    torch.manual_seed(seed)
+    return draw_zeros(StableAudio3DiTModel(**SIZES, use_differential_attention=differential))
+
+
+def same(seed=1):
+    """Diffusers' autoencoder."""
+    torch.manual_seed(seed)
+    module = draw_zeros(AutoencoderSAME(**SAME_SIZES))
+    with torch.no_grad():
+        module.bottleneck.running_std.fill_(0.7)
+    return module
+
+
+def duration_embedder(seed=2):
+    torch.manual_seed(seed)
+    return draw_zeros(StableAudio3DurationEmbedder(output_dim=TEXT, fourier_dim=8))
+
+
+def tokenizer():
+    """Bytes as tokens, behind a mark of the beginning."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2} | {byte: 3 + i for i, byte in enumerate(alphabet)}
+    whole = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = decoders.ByteLevel()
+    whole.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=whole, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", model_max_length=256
+    )
+
+
+def text_encoder(seed=3):
+    torch.manual_seed(seed)
+    module = T5GemmaModuleConfig(
+        vocab_size=260, hidden_size=TEXT, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, sliding_window=16, pad_token_id=0,
+        eos_token_id=1, bos_token_id=2, attn_implementation="eager",
+    )  # fmt: skip
+    config = T5GemmaConfig(
+        encoder=module, decoder=module, is_encoder_decoder=False, vocab_size=260, attn_implementation="eager"
+    )
+    return T5GemmaEncoderModel(config).eval().requires_grad_(False)
