@@ -49,6 +49,20 @@ def mask_from_frames(frames: Int[Tensor, " batch"], length: int) -> Bool[Tensor,
     return torch.arange(length, device=frames.device) < frames[:, None]
 
 
+def log_snr_times(
+    steps: int, start: float = -6.2, end: float = 2.0, dtype: torch.dtype = torch.float64
+) -> Float[Tensor, " point"]:
+    """Times from noise, 1, to the song, 0, evenly spaced in the logarithm of the signal-to-noise ratio.
+
+    t = sigmoid(-l) for l = log((1 - t) / t) from `start` to `end`, with the two ends put to 1 and 0, as published with
+    Stable Audio 3 (arXiv 2605.17991).
+    """
+    ramp = torch.linspace(1, 0, steps + 1, dtype=dtype)
+    times = torch.sigmoid(ramp * (end - start) - end)
+    times[0], times[-1] = 1.0, 0.0
+    return times
+
+
 def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch frame"]:
     """Squared error averaged over channels, in at least fp32 whatever the forward's precision.
 

@@ -1,10 +1,15 @@
 """Small random parts of Stable Audio 3 as diffusers builds them: network, text encoder, durations, autoencoder."""
 
 import torch
-from diffusers import AutoencoderSAME, StableAudio3DiTModel
+from diffusers import (
+    AutoencoderSAME,
+    FlowMatchEulerDiscreteScheduler,
+    StableAudio3DiTModel,
+    StableAudio3Pipeline,
+)
 from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
 
 CHANNELS, TEXT = 8, 16
 SIZES = {
@@ -72,3 +77,28 @@ def text_encoder(seed=3):
         encoder=module, decoder=module, is_encoder_decoder=False, vocab_size=260, attn_implementation="eager"
     )
     return T5GemmaEncoderModel(config).eval().requires_grad_(False)
+
+
+def write_diffusers(folder, *, differential=True, distilled=False):
+    """A folder as a pipeline of diffusers has it."""
+    dit(differential).save_pretrained(folder / "transformer")
+    same().save_pretrained(folder / "vae")
+    duration_embedder().save_pretrained(folder / "duration_embedder")
+    text_encoder().save_pretrained(folder / "text_encoder")
+    tokenizer().save_pretrained(folder / "tokenizer")
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, stochastic_sampling=distilled)
+    scheduler.save_pretrained(folder / "scheduler")
+
+
+def pipeline(folder, kind=StableAudio3Pipeline):
+    """Diffusers' pipeline of the parts in a folder that `write_diffusers` wrote."""
+    whole = kind(
+        vae=AutoencoderSAME.from_pretrained(folder / "vae"),
+        text_encoder=T5GemmaEncoderModel.from_pretrained(folder / "text_encoder", attn_implementation="eager"),
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        duration_embedder=StableAudio3DurationEmbedder.from_pretrained(folder / "duration_embedder"),
+        transformer=StableAudio3DiTModel.from_pretrained(folder / "transformer"),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    )
+    whole.set_progress_bar_config(disable=True)
+    return whole
