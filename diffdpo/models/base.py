@@ -52,6 +52,11 @@ class LatentSpec:
         bare, whole = self._count(seconds), self._count(seconds + self.headroom_s)
         return max(bare, min(whole, self.max_frames))
 
+    @property
+    def headroom(self) -> int:
+        """Whole frames in the headroom."""
+        return int(self.headroom_s * self.frames_per_second)
+
     def _count(self, seconds: float) -> int:
         exact = seconds * self.frames_per_second
         frames = int(exact) if self.rounding == "down" else math.ceil(exact - 1e-9)
