@@ -1,5 +1,7 @@
 """Small random parts of Stable Audio 3 as diffusers builds them: network, text encoder, durations, autoencoder."""
 
+import json
+
 import torch
 from diffusers import (
     AutoencoderSAME,
@@ -8,6 +10,7 @@ from diffusers import (
     StableAudio3Pipeline,
 )
 from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
 
@@ -102,3 +105,92 @@ def pipeline(folder, kind=StableAudio3Pipeline):
     )
     whole.set_progress_bar_config(disable=True)
     return whole
+
+
+INVERSE = (
+    ("ff.proj_in.", "ff.ff.0.proj."),
+    ("ff.proj_out.", "ff.ff.2."),
+    ("norm_attn.", "pre_norm."),
+    ("norm_ff.", "ff_norm."),
+)
+
+
+def published_qkv(name, tensor):
+    """Diffusers' q, q2, k, k2, v as the published q, k, v, q2, k2."""
+    if not name.endswith("attn.to_qkv.weight") or len(tensor) != 5 * tensor.shape[1]:
+        return tensor
+    q, q2, k, k2, v = tensor.chunk(5)
+    return torch.cat([q, k, v, q2, k2])
+
+
+def published_state(network, codec=None, durations=None):
+    """The tensors of diffusers' modules under the names and in the order of the published files."""
+    state = {}
+    outer = ("to_timestep", "to_cond", "to_global", "preprocess", "postprocess")
+    for name, tensor in network.state_dict().items():
+        if name == "prompt_padding_embedding":
+            state["conditioner.conditioners.prompt.padding_embedding"] = tensor
+            continue
+        tensor = published_qkv(name, tensor)
+        for new, old in INVERSE:
+            name = name.replace(new, old)
+        name = name.replace("transformer_blocks.", "layers.")
+        name = name.replace("proj_in.", "project_in.").replace("proj_out.", "project_out.")
+        state["model.model." + ("" if name.startswith(outer) else "transformer.") + name] = tensor
+    if durations is not None:
+        prefix = "conditioner.conditioners.seconds_total.embedder.embedding.1."
+        state |= {prefix + name: getattr(durations.linear, name) for name in ("weight", "bias")}
+    levels = len(codec.config.encoder_strides) if codec else 0
+    for name, tensor in codec.state_dict().items() if codec else ():
+        tensor = published_qkv(name, tensor)
+        for new, old in INVERSE:
+            name = name.replace(new, old)
+        name = name.replace(".attn.", ".self_attn.").replace("bottleneck.scale", "bottleneck.scaling_factor")
+        name = name.replace("encoder.proj.", f"encoder.layers.{levels + 1}.").replace("encoder.blocks.", "encoder.layers.")
+        name = name.replace("decoder.proj.", "decoder.layers.1.")
+        if name.startswith("decoder.blocks."):
+            number, rest = name.removeprefix("decoder.blocks.").split(".", 1)
+            name = f"decoder.layers.{int(number) + 3}.{rest}"
+        state[f"pretransform.model.{name}"] = tensor
+    if codec:
+        state["pretransform.model.bottleneck.noise_scaling_factor"] = torch.ones(1, 0, 1)
+        state["pretransform.model.encoder.layers.0.transformers.0.rope.inv_freq"] = torch.ones(2)
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+
+def model_config(distilled=False, window=(1, 1)):
+    """A model_config.json of the small parts."""
+    sides = {
+        "channels": SAME_SIZES["encoder_channels"], "c_mults": SAME_SIZES["encoder_c_mults"],
+        "strides": SAME_SIZES["encoder_strides"], "latent_dim": CHANNELS, "dim_heads": 8, "differential": True,
+        "transformer_depths": SAME_SIZES["encoder_transformer_depths"],
+        "sliding_window": list(window) if window else None,
+    }  # fmt: skip
+    return {
+        "sample_rate": 800,
+        "sample_size": 800 * 384,
+        "model": {
+            "diffusion": {"diffusion_objective": "rf_denoiser" if distilled else "rectified_flow"},
+            "conditioning": {
+                "configs": [
+                    {"id": "prompt", "type": "t5gemma", "config": {"max_length": 256}},
+                    {"id": "seconds_total", "type": "number", "config": {"min_val": 0, "max_val": 384}},
+                ]
+            },
+            "pretransform": {
+                "config": {
+                    "io_channels": 2, "downsampling_ratio": 32,
+                    "encoder": {"config": sides}, "decoder": {"config": sides},
+                }
+            },
+        },
+    }  # fmt: skip
+
+
+def write_published(folder, *, differential=True, **config):
+    """The same parts as `write_diffusers`, in the published layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(published_state(dit(differential), same(), duration_embedder()), folder / "model.safetensors")
+    (folder / "model_config.json").write_text(json.dumps(model_config(**config)))
+    text_encoder().save_pretrained(folder / "t5gemma-b-b-ul2")
+    tokenizer().save_pretrained(folder / "t5gemma-b-b-ul2")
