@@ -5,6 +5,7 @@ The values are frozen dataclasses of what a configuration says; their `load()` i
 
 from diffdpo.models.diffrhythm.checkpoint import DiffRhythmCheckpoint
 from diffdpo.models.stable_audio3.checkpoint import StableAudio3Checkpoint
+from diffdpo.models.stable_audio_open.checkpoint import StableAudioOpenCheckpoint
 from diffdpo.models.tiny import Tiny
 from diffdpo.registry import Table
 
@@ -14,5 +15,6 @@ MODELS: Table[type] = Table(
         "tiny": Tiny,
         "diffrhythm": DiffRhythmCheckpoint,
         "stable_audio_3": StableAudio3Checkpoint,
+        "stable_audio_open": StableAudioOpenCheckpoint,
     },
 )

@@ -81,7 +81,9 @@ class SamplingConfig:
         check_range(self, "sway", low=-1, high=1, prefix="sampling.")
         interval = self.guidance_interval
         if self.log_snr is not None and (self.shift, self.sway) != (1.0, 0.0):
-            raise ValueError("sampling.log_snr is a schedule of its own; leave sampling.shift and sampling.sway out")
+            raise ValueError(
+                "sampling.log_snr is a schedule of its own; leave sampling.shift and sampling.sway out"
+            )
         if not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(
                 f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"

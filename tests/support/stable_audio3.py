@@ -12,7 +12,13 @@ from diffusers import (
 from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    T5GemmaConfig,
+    T5GemmaEncoderModel,
+    T5GemmaModuleConfig,
+)
 
 CHANNELS, TEXT = 8, 16
 SIZES = {
@@ -97,7 +103,9 @@ def pipeline(folder, kind=StableAudio3Pipeline):
     """Diffusers' pipeline of the parts in a folder that `write_diffusers` wrote."""
     whole = kind(
         vae=AutoencoderSAME.from_pretrained(folder / "vae"),
-        text_encoder=T5GemmaEncoderModel.from_pretrained(folder / "text_encoder", attn_implementation="eager"),
+        text_encoder=T5GemmaEncoderModel.from_pretrained(
+            folder / "text_encoder", attn_implementation="eager"
+        ),
         tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
         duration_embedder=StableAudio3DurationEmbedder.from_pretrained(folder / "duration_embedder"),
         transformer=StableAudio3DiTModel.from_pretrained(folder / "transformer"),
@@ -146,7 +154,9 @@ def published_state(network, codec=None, durations=None):
         for new, old in INVERSE:
             name = name.replace(new, old)
         name = name.replace(".attn.", ".self_attn.").replace("bottleneck.scale", "bottleneck.scaling_factor")
-        name = name.replace("encoder.proj.", f"encoder.layers.{levels + 1}.").replace("encoder.blocks.", "encoder.layers.")
+        name = name.replace("encoder.proj.", f"encoder.layers.{levels + 1}.").replace(
+            "encoder.blocks.", "encoder.layers."
+        )
         name = name.replace("decoder.proj.", "decoder.layers.1.")
         if name.startswith("decoder.blocks."):
             number, rest = name.removeprefix("decoder.blocks.").split(".", 1)

@@ -63,7 +63,9 @@ class StableAudio3:
                 f"prompt {prompt.id!r}: the encoders were freed, and this prompt is not among the embeddings kept"
             )
         if prompt.style_audio is not None:
-            raise DataError(f"prompt {prompt.id!r}: this model takes no style_audio; describe the style as text")
+            raise DataError(
+                f"prompt {prompt.id!r}: this model takes no style_audio; describe the style as text"
+            )
         if prompt.lyrics:
             raise DataError(f"prompt {prompt.id!r}: this model is instrumental; leave the lyrics out")
         embedding = {

@@ -160,11 +160,15 @@ def _read_published(weights: Path, config: Mapping[str, Any]) -> StableAudio3Fil
         objective = config["model"]["diffusion"]["diffusion_objective"]
         longest_s = config["sample_size"] / config["sample_rate"]
         options = next(
-            entry["config"] for entry in config["model"]["conditioning"]["configs"] if entry["id"] == "seconds_total"
+            entry["config"]
+            for entry in config["model"]["conditioning"]["configs"]
+            if entry["id"] == "seconds_total"
         )
         linear = parts.duration["linear.weight"]
     except (LookupError, TypeError, StopIteration, ZeroDivisionError) as error:
-        raise CheckpointError(f"{weights}: not with a model_config.json of Stable Audio 3 ({reason(error)})") from None
+        raise CheckpointError(
+            f"{weights}: not with a model_config.json of Stable Audio 3 ({reason(error)})"
+        ) from None
     duration_config = {
         "output_dim": linear.shape[0],
         "fourier_dim": linear.shape[1],

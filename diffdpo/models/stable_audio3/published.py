@@ -57,7 +57,9 @@ def split_published(state: dict[str, Tensor], location: str) -> PublishedParts:
     if not any(name.startswith(NETWORK) for name in state):
         raise CheckpointError(f"{location}: no Stable Audio 3: {describe_weights(state)}")
     parts = PublishedParts()
-    levels = sum(bool(re.fullmatch(rf"{re.escape(CODEC)}encoder\.layers\.\d+\.new_tokens", name)) for name in state)
+    levels = sum(
+        bool(re.fullmatch(rf"{re.escape(CODEC)}encoder\.layers\.\d+\.new_tokens", name)) for name in state
+    )
     for name in list(state):
         tensor = state.pop(name)
         if name == PADDING:
@@ -118,7 +120,9 @@ def network_config(shapes: Shapes, location: str) -> dict[str, Any]:
             "use_differential_attention": shapes[f"{block}self_attn.to_qkv.weight"][0] == 5 * dim,
         }
     except (LookupError, ValueError, ZeroDivisionError):
-        raise CheckpointError(f"{location}: no whole network of Stable Audio 3: {describe_weights(shapes)}") from None
+        raise CheckpointError(
+            f"{location}: no whole network of Stable Audio 3: {describe_weights(shapes)}"
+        ) from None
 
 
 def codec_config(model_config: Mapping[str, Any], location: str) -> dict[str, Any]:

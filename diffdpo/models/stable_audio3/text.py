@@ -46,7 +46,9 @@ class T5GemmaPrompts:
         ids = tokenizer(text, truncation=False, verbose=False).input_ids
         limit = min(TOKENS, tokenizer.model_max_length)
         if len(ids) > limit:
-            raise DataError(f"prompt {name!r}: its text has {len(ids)} tokens, this model takes {limit}; shorten it")
+            raise DataError(
+                f"prompt {name!r}: its text has {len(ids)} tokens, this model takes {limit}; shorten it"
+            )
         if not ids:
             return torch.zeros(0, encoder.config.encoder.hidden_size)
         tokens = torch.tensor([ids], device=self.device)
@@ -86,7 +88,9 @@ class T5GemmaPrompts:
             if config.model_type != "t5gemma":
                 raise ValueError(f"a {config.model_type}, not a t5gemma")
             config.is_encoder_decoder = False
-            encoder, info = T5GemmaEncoderModel.from_pretrained(source, config=config, output_loading_info=True)
+            encoder, info = T5GemmaEncoderModel.from_pretrained(
+                source, config=config, output_loading_info=True
+            )
             if info["missing_keys"]:
                 raise ValueError(f"weights are missing, first {sorted(info['missing_keys'])[0]}")
             return encoder.requires_grad_(False)
@@ -110,4 +114,6 @@ def text_files(location: str) -> list[Path]:
     folder = Path(location)
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".bin"))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".bin")
+    )

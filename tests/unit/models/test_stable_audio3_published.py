@@ -62,7 +62,10 @@ def test_both_layouts_are_one_model(folder, tmp_path):
     prompt = Prompt(id="p", text="slow jazz", duration_s=0.7)
     songs = [
         sample_batch(
-            model, [prompt_request(prompt, "p", model.spec.frames(0.7), model.embed)], SamplingConfig(steps=3), seed=0
+            model,
+            [prompt_request(prompt, "p", model.spec.frames(0.7), model.embed)],
+            SamplingConfig(steps=3),
+            seed=0,
         )[0]
         for model in (one, two)
     ]
@@ -128,7 +131,9 @@ def test_the_longest_song_is_the_checkpoints(folder):
     assert model.spec.max_frames == 384 * 25
     assert model.spec.frames(10.0) == 16 * 25
     assert model.spec.frames(380.0) == 384 * 25  # no headroom beyond what the network knows
-    request = prompt_request(Prompt(id="p", text="x", duration_s=385.0), "p", model.spec.frames(385.0), model.embed)
+    request = prompt_request(
+        Prompt(id="p", text="x", duration_s=385.0), "p", model.spec.frames(385.0), model.embed
+    )
     with one_line_error("longer than this model's"):
         sample_batch(model, [request], SamplingConfig(steps=1), seed=0)
 
@@ -162,7 +167,10 @@ LAYER = "model.model.transformer.layers.1."
     [
         (lambda s: {"lora_A.weight": torch.ones(2)}, "LoRA adapter"),
         (lambda s: {"decoder.layers.0.weight": torch.ones(2)}, "ACE-Step"),
-        (lambda s: {n: t for n, t in s.items() if n != LAYER + "ff.ff.2.bias"}, "1 missing.*blocks.1.ff.proj_out.bias"),
+        (
+            lambda s: {n: t for n, t in s.items() if n != LAYER + "ff.ff.2.bias"},
+            "1 missing.*blocks.1.ff.proj_out.bias",
+        ),
         (lambda s: s | {LAYER + "more": torch.ones(2)}, "1 unexpected"),
         (lambda s: s | {LAYER + "self_attn.to_out.weight": torch.ones(2, 2)}, "1 misshapen"),
         (lambda s: {n: t for n, t in s.items() if "seconds_total" not in n}, "model_config.json"),
