@@ -48,10 +48,10 @@ def dit(differential=True, seed=0):
     return draw_zeros(StableAudio3DiTModel(**SIZES, use_differential_attention=differential))
 
 
-def same(seed=1):
+def same(seed=1, **sizes):
     """Diffusers' autoencoder."""
     torch.manual_seed(seed)
-    module = draw_zeros(AutoencoderSAME(**SAME_SIZES))
+    module = draw_zeros(AutoencoderSAME(**SAME_SIZES | sizes))
     with torch.no_grad():
         module.bottleneck.running_std.fill_(0.7)
     return module
@@ -168,7 +168,11 @@ def published_state(network, codec=None, durations=None):
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
-def model_config(distilled=False, window=(1, 1)):
+AUDIBLE = {"patch_size": 40, "sampling_rate": 4000}
+"""Sizes of an autoencoder whose sound scorers can hear, at the same 25 frames a second."""
+
+
+def model_config(distilled=False, window=(1, 1), rate=800):
     """A model_config.json of the small parts."""
     sides = {
         "channels": SAME_SIZES["encoder_channels"], "c_mults": SAME_SIZES["encoder_c_mults"],
@@ -177,8 +181,8 @@ def model_config(distilled=False, window=(1, 1)):
         "sliding_window": list(window) if window else None,
     }  # fmt: skip
     return {
-        "sample_rate": 800,
-        "sample_size": 800 * 384,
+        "sample_rate": rate,
+        "sample_size": rate * 384,
         "model": {
             "diffusion": {"diffusion_objective": "rf_denoiser" if distilled else "rectified_flow"},
             "conditioning": {
@@ -189,7 +193,7 @@ def model_config(distilled=False, window=(1, 1)):
             },
             "pretransform": {
                 "config": {
-                    "io_channels": 2, "downsampling_ratio": 32,
+                    "io_channels": 2, "downsampling_ratio": rate // 25,
                     "encoder": {"config": sides}, "decoder": {"config": sides},
                 }
             },
@@ -197,10 +201,12 @@ def model_config(distilled=False, window=(1, 1)):
     }  # fmt: skip
 
 
-def write_published(folder, *, differential=True, **config):
+def write_published(folder, *, differential=True, audible=False, **config):
     """The same parts as `write_diffusers`, in the published layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(published_state(dit(differential), same(), duration_embedder()), folder / "model.safetensors")
+    codec = same(**(AUDIBLE if audible else {}))
+    save_file(published_state(dit(differential), codec, duration_embedder()), folder / "model.safetensors")
+    config |= {"rate": codec.config.sampling_rate}
     (folder / "model_config.json").write_text(json.dumps(model_config(**config)))
     text_encoder().save_pretrained(folder / "t5gemma-b-b-ul2")
     tokenizer().save_pretrained(folder / "t5gemma-b-b-ul2")

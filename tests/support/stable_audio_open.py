@@ -11,8 +11,8 @@ CHANNELS, TEXT, FRAMES = 8, 16, 50
 TOKENS = 32
 
 
-def write_open(folder):
-    """All parts; 400 Hz at 16 samples a frame, 2 s at most."""
+def write_open(folder, *, audible=False):
+    """All parts; 400 Hz at 16 samples a frame, or 4 kHz at 160, 2 s at most."""
     torch.manual_seed(0)
     draw_zeros(
         StableAudioDiTModel(
@@ -22,8 +22,8 @@ def write_open(folder):
         )
     ).save_pretrained(folder / "transformer")  # fmt: skip
     AutoencoderOobleck(
-        encoder_hidden_size=2 * CHANNELS, downsampling_ratios=[4, 4], channel_multiples=[1, 2], decoder_channels=8,
-        decoder_input_channels=CHANNELS, sampling_rate=400,
+        encoder_hidden_size=2 * CHANNELS, downsampling_ratios=[10, 16] if audible else [4, 4], channel_multiples=[1, 2], decoder_channels=8,
+        decoder_input_channels=CHANNELS, sampling_rate=4000 if audible else 400,
     ).save_pretrained(folder / "vae")  # fmt: skip
     T5EncoderModel(
         T5Config(vocab_size=260, d_model=12, d_kv=6, d_ff=24, num_layers=2, num_heads=2, pad_token_id=0)
