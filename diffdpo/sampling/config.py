@@ -27,7 +27,7 @@ class LogSnrGrid:
     end: float = LOG_SNR_END
     """Near the song."""
     rate: float = 0.0
-    """What is taken from `start` for each doubling of the length that the prompt asks for; published are 0 and 1."""
+    """What is taken from `start` for each doubling of the length that the prompt asks for; published: 0."""
     anchor_frames: int = 2000
 
     def __post_init__(self) -> None:

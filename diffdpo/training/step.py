@@ -60,8 +60,8 @@ def sample_noise(
 ) -> StepNoise:
     """Timestep, noise, dropped parts and span as functions of (seed, position in the stream).
 
-    `times` are those of a few-step network, see `LatentSpec.times`; `headroom` are the frames that the model adds to
-    the length that a prompt asks for.
+    `times` are those of a few-step network, see `LatentSpec.times`; `headroom` are the frames that the model
+    adds to the length that a prompt asks for.
     """
     _, _, frames, channels = batch.latents.shape
     lengths = [max(1, rows[0].total_frames - headroom) for rows in batch.rows]

@@ -1,4 +1,4 @@
-"""Small random Stable Audio models through the verbs: the whole loop of Stable Audio 3, three steps of the others."""
+"""Small random Stable Audio models through the verbs: the whole loop of Stable Audio 3, three steps of Open."""
 
 import json
 

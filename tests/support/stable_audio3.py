@@ -172,14 +172,18 @@ AUDIBLE = {"patch_size": 40, "sampling_rate": 4000}
 """Sizes of an autoencoder whose sound scorers can hear, at the same 25 frames a second."""
 
 
+CHUNKS = {"sliding_window": None, "chunk_size": 8, "chunk_midpoint_shift": True}
+"""Two segments of four, as the two of sixteen of SAME-S."""
+
+
 def model_config(distilled=False, window=(1, 1), rate=800):
     """A model_config.json of the small parts."""
     sides = {
         "channels": SAME_SIZES["encoder_channels"], "c_mults": SAME_SIZES["encoder_c_mults"],
         "strides": SAME_SIZES["encoder_strides"], "latent_dim": CHANNELS, "dim_heads": 8, "differential": True,
         "transformer_depths": SAME_SIZES["encoder_transformer_depths"],
-        "sliding_window": list(window) if window else None,
     }  # fmt: skip
+    sides |= {"sliding_window": list(window)} if window else CHUNKS
     return {
         "sample_rate": rate,
         "sample_size": rate * 384,
@@ -194,7 +198,8 @@ def model_config(distilled=False, window=(1, 1), rate=800):
             "pretransform": {
                 "config": {
                     "io_channels": 2, "downsampling_ratio": rate // 25,
-                    "encoder": {"config": sides}, "decoder": {"config": sides},
+                    "encoder": {"config": sides},
+                    "decoder": {"config": sides | {"conv_mapping": window is None}},
                 }
             },
         },

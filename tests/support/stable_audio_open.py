@@ -22,7 +22,8 @@ def write_open(folder, *, audible=False):
         )
     ).save_pretrained(folder / "transformer")  # fmt: skip
     AutoencoderOobleck(
-        encoder_hidden_size=2 * CHANNELS, downsampling_ratios=[10, 16] if audible else [4, 4], channel_multiples=[1, 2], decoder_channels=8,
+        encoder_hidden_size=2 * CHANNELS, downsampling_ratios=[10, 16] if audible else [4, 4],
+        channel_multiples=[1, 2], decoder_channels=8,
         decoder_input_channels=CHANNELS, sampling_rate=4000 if audible else 400,
     ).save_pretrained(folder / "vae")  # fmt: skip
     T5EncoderModel(

@@ -19,9 +19,9 @@ from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Prompt, Row
 
 Behavior = Literal["original", "diffusers"]
-"""Where the two implementations differ. `original`: the in-painting channels are zero where nothing is kept, and the
-null of guidance is zeros. `diffusers`: without a context there are no in-painting channels, and the null is the empty
-text."""
+"""Where the two implementations differ. `original`: the in-painting channels are zero where nothing is kept,
+and the null of guidance is zeros. `diffusers`: without a context there are no in-painting channels, and the
+null is the empty text."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class StableAudio3:
         return self.identify()
 
     def embed(self, prompt: Prompt) -> Embedding:
-        """The text's tokens without padding, the duration and, for diffusers' null, the tokens of the empty text."""
+        """The text's tokens without padding, the duration, and for diffusers' null the tokens of the empty text."""
         check_controls(prompt, ())
         if self.encoders is None:
             raise DataError(

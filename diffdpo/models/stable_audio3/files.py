@@ -68,8 +68,8 @@ class StableAudio3Files:
         state, self.parts.codec = self.parts.codec, {}
         if not state:
             return None
-        config = published.codec_config(self.model_config, self.location)
-        return build_same(config, state, self.location)
+        config, attention = published.codec_config(self.model_config, self.location)
+        return build_same(config, state, self.location, attention)
 
     def spec(
         self, network: StableAudio3DiTModel, codec: SameCodec | None, *, headroom_s: float, distilled: bool
@@ -89,6 +89,7 @@ class StableAudio3Files:
             max_frames=-(-int(self.longest_s * rate) // hop),
             receptive_frames=codec.chunks.context if codec else 0,
             rounding="up",
+            multiple=codec.alignment if codec else 1,
             headroom_s=headroom_s,
             times=tuple(few_step_times()) if distilled else None,
         )
@@ -206,5 +207,5 @@ def _read_diffusers(folder: Path) -> StableAudio3Files:
 
 
 def few_step_times() -> list[float]:
-    """The times of a distilled network, evenly spaced in the logarithm of the signal-to-noise ratio, as published."""
+    """The published times of a distilled network: even steps in the logarithm of the signal-to-noise ratio."""
     return log_snr_times(FEW_STEPS).tolist()

@@ -105,7 +105,7 @@ class StableAudio3DiTModel(DiffusersDiT, PeftAdapterMixin):
             block.self_attn.set_processor(MaskedSelfAttention())
             block.to_local_embed = LocalProjection(*block.to_local_embed)
 
-    def forward(  # noqa: PLR0913 - the network's published inputs
+    def forward(
         self,
         x: Latents,
         t: Times,

@@ -1,9 +1,10 @@
 """Stable Audio 3 as its authors released it: one file with all parts under the names of stable-audio-tools.
 
-Names, and the order of the parts of fused projections, are mapped to diffusers'. The functions read names and shapes
-of tensors only; what the weights do not show, such as strides, is in the model_config.json beside them.
+Names, and the order of the parts of fused projections, are mapped to diffusers'. The functions read names and
+shapes of tensors only; what the weights do not show, such as strides, is in the model_config.json beside them.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffdpo.codecs.same_chunks import ChunkedAttention
 from diffdpo.errors import CheckpointError
 from diffdpo.weight_files import Shapes
 
@@ -125,27 +127,18 @@ def network_config(shapes: Shapes, location: str) -> dict[str, Any]:
         ) from None
 
 
-def codec_config(model_config: Mapping[str, Any], location: str) -> dict[str, Any]:
-    """The configuration of diffusers' AutoencoderSAME, from a published model_config.json.
-
-    CheckpointError for an autoencoder that attends in chunks, which diffusers has not.
-    """
+def codec_config(
+    model_config: Mapping[str, Any], location: str
+) -> tuple[dict[str, Any], ChunkedAttention | None]:
+    """The configuration of diffusers' AutoencoderSAME, from a published model_config.json, and how it attends in
+    chunks, None where it attends in sliding windows."""
     try:
         pretransform = model_config["model"]["pretransform"]["config"]
         encoder, decoder = pretransform["encoder"]["config"], pretransform["decoder"]["config"]
-        window = encoder.get("sliding_window")
-        if not window or decoder.get("conv_mapping"):
-            raise CheckpointError(
-                f"{location}: this autoencoder attends in chunks (SAME-S), which diffusers' AutoencoderSAME does not; "
-                "give one with sliding_window, such as SAME-L, or a folder of diffusers' form, as model.args.vae"
-            )
-        strides = list(encoder["strides"])
-        hop = 1
-        for stride in strides:
-            hop *= stride
-        return {
+        strides, window = list(encoder["strides"]), encoder.get("sliding_window")
+        config = {
             "audio_channels": pretransform.get("io_channels", 2),
-            "patch_size": pretransform["downsampling_ratio"] // hop,
+            "patch_size": pretransform["downsampling_ratio"] // math.prod(strides),
             "encoder_channels": encoder["channels"],
             "encoder_c_mults": list(encoder["c_mults"]),
             "encoder_strides": strides,
@@ -154,11 +147,19 @@ def codec_config(model_config: Mapping[str, Any], location: str) -> dict[str, An
             "use_differential_attention": encoder.get("differential", True),
             "dim_heads": encoder.get("dim_heads", 64),
             "ff_mult": encoder.get("ff_mult", 3),
-            "sliding_window": window[0],
+            "sliding_window": window[0] if window else 1,
             "encoder_sinusoidal_blocks": list(encoder.get("sinusoidal_blocks", [0])),
             "decoder_sinusoidal_blocks": list(decoder.get("sinusoidal_blocks", [0])),
             "sampling_rate": model_config.get("sample_rate", 44100),
         }
+        attention = None
+        if not window:
+            attention = ChunkedAttention(
+                size=encoder["chunk_size"],
+                midpoint_shift=encoder.get("chunk_midpoint_shift", False),
+                decoder_kernel=3 if decoder.get("conv_mapping") else 1,
+            )
+        return config, attention
     except (LookupError, TypeError, AttributeError, ZeroDivisionError):
         raise CheckpointError(f"{location}: no model_config.json of Stable Audio 3") from None
 

@@ -81,16 +81,17 @@ class T5GemmaPrompts:
         return _read(self.tokenizer_location, lambda source: AutoTokenizer.from_pretrained(source))
 
     def _encoder(self) -> Any:
-        from transformers import AutoConfig, T5GemmaEncoderModel
+        from transformers import AutoConfig
+        from transformers import T5GemmaEncoderModel as Encoder
+
+        model_class: Any = Encoder
 
         def read(source: str) -> Any:
             config = AutoConfig.from_pretrained(source)
             if config.model_type != "t5gemma":
                 raise ValueError(f"a {config.model_type}, not a t5gemma")
             config.is_encoder_decoder = False
-            encoder, info = T5GemmaEncoderModel.from_pretrained(
-                source, config=config, output_loading_info=True
-            )
+            encoder, info = model_class.from_pretrained(source, config=config, output_loading_info=True)
             if info["missing_keys"]:
                 raise ValueError(f"weights are missing, first {sorted(info['missing_keys'])[0]}")
             return encoder.requires_grad_(False)

@@ -25,8 +25,8 @@ from diffdpo.types import Clip, Embedding, Prompt, Row
 class StableAudioOpen:
     """A song model built from a Stable Audio Open network and the encoders around it.
 
-    Embeddings hold the text's tokens and those of start and end in seconds. Songs are generated at the network's full
-    length and cut, as published. The null of guidance is zeros in the place of all tokens.
+    Embeddings hold the text's tokens and those of start and end in seconds. Songs are generated at the
+    network's full length and cut, as published. The null of guidance is zeros in the place of all tokens.
     """
 
     network: StableAudioDiTModel

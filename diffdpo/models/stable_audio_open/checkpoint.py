@@ -21,8 +21,8 @@ class StableAudioOpenCheckpoint:
     """A Stable Audio Open network with its autoencoder and text encoder, as a pipeline of diffusers has them."""
 
     checkpoint: str = field(default="", metadata=PATH)
-    """Folder of stabilityai/stable-audio-open-1.0 or a like model, with transformer, vae, text_encoder, tokenizer and
-    projection_model in it (hf download stabilityai/stable-audio-open-1.0 --local-dir FOLDER)."""
+    """Folder of stabilityai/stable-audio-open-1.0 or a like model, with transformer, vae, text_encoder,
+    tokenizer and projection_model in it (hf download stabilityai/stable-audio-open-1.0 --local-dir FOLDER)."""
     network: str = field(default="", metadata=PATH)
     """Folder with other network weights, such as the `export` of a training run."""
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)

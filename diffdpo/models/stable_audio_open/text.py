@@ -19,8 +19,8 @@ class T5Prompts:
     modules: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def embed(self, text: str, seconds: float, limit: int, name: str) -> Embedding:
-        """Tokens of one text without padding, and the tokens of its start, 0, and end. DataError, with the `name` of
-        the prompt, for a text of more than `limit` tokens."""
+        """Tokens of one text without padding, and the tokens of its start, 0, and end. DataError, with the
+        `name` of the prompt, for a text of more than `limit` tokens."""
         if not self.modules:
             self.modules = self._load()
         ids = self.modules["tokenizer"](text, truncation=False, verbose=False).input_ids
@@ -50,12 +50,11 @@ class T5Prompts:
         from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
         from transformers import AutoTokenizer, T5EncoderModel
 
+        encoder_class: Any = T5EncoderModel
         try:
             return {
                 "tokenizer": AutoTokenizer.from_pretrained(self.folder / "tokenizer"),
-                "encoder": T5EncoderModel.from_pretrained(self.folder / "text_encoder")
-                .to(self.device)
-                .eval(),
+                "encoder": encoder_class.from_pretrained(self.folder / "text_encoder").to(self.device).eval(),
                 "projection": StableAudioProjectionModel.from_pretrained(self.folder / "projection_model")
                 .to(self.device)
                 .eval(),

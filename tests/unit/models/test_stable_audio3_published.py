@@ -185,7 +185,7 @@ def test_files_of_another_kind_are_refused_in_one_line(folder, tmp_path, edit, p
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        (model_config(window=None), "attends in chunks"),
+        (model_config(window=None), "1 misshapen, first decoder.blocks.0.mapping.weight_v"),
         ({}, "model_config.json of Stable Audio 3"),
         ([], "no configuration of a network"),
     ],
@@ -193,6 +193,22 @@ def test_files_of_another_kind_are_refused_in_one_line(folder, tmp_path, edit, p
 def test_configurations_of_another_kind_are_refused_in_one_line(folder, tmp_path, config, problem):
     with one_line_error(problem, CheckpointError):
         load(change(folder, tmp_path, config=config))
+
+
+def test_the_small_model_attends_in_chunks_and_has_whole_ones(tmp_path):
+    """Its autoencoder has a wider convolution behind the decoder, and songs of an even number of frames."""
+    write_published(tmp_path, window=None)
+    state = load_file(tmp_path / "model.safetensors")
+    name = "pretransform.model.decoder.layers.3.mapping.weight_v"
+    state[name] = state[name].repeat(1, 1, 3)
+    save_file(state, tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    assert model.codec.module.decoder.blocks[0].attention.size == 8
+    assert [model.spec.frames(seconds) for seconds in (0.01, 0.05, 0.09)] == [152, 152, 154]
+    latents = torch.randn(7, 8)
+    sound = model.decode(latents)
+    assert sound.samples.shape == (2, 7 * 32)
+    assert model.encode(sound).shape == (7, 8)
 
 
 def test_a_file_without_its_configuration_is_refused(folder, tmp_path):

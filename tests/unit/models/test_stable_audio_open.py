@@ -1,4 +1,4 @@
-"""Stable Audio Open against diffusers' pipeline on the same small parts: encoders, network, guidance, trajectory."""
+"""Stable Audio Open against diffusers' pipeline on the same small parts, from the text to the sound."""
 
 from dataclasses import replace
 
@@ -40,8 +40,8 @@ def test_guided_songs_are_the_pipelines(folder, seconds, seed, negative):
     prompt = Prompt(id=f"p{seed}", text=f"song {seed}", negative_text=negative, duration_s=seconds)
     noise = draw_noise(seed, [prompt.id], FRAMES, CHANNELS)
     sound = whole(
-        prompt.text, audio_end_in_s=seconds, num_inference_steps=steps, guidance_scale=4.0, negative_prompt=negative,
-        latents=noise.transpose(1, 2), return_dict=False,
+        prompt.text, audio_end_in_s=seconds, num_inference_steps=steps, guidance_scale=4.0,
+        negative_prompt=negative, latents=noise.transpose(1, 2), return_dict=False,
     )[0][0]  # fmt: skip
     sigmas = whole.scheduler.sigmas.double()
     scale = whole.scheduler.init_noise_sigma / (1 + sigmas[0])
