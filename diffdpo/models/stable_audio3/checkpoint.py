@@ -23,7 +23,7 @@ class StableAudio3Checkpoint:
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
     text_encoder: str = field(default="", metadata=PATH)
-    """Folder or hub id of T5Gemma; by default the one in the checkpoint's folder, else google/t5gemma-b-b-ul2."""
+    """Folder or hub id of T5Gemma; by default the checkpoint's own, else google/t5gemma-b-b-ul2."""
     vae: str = field(default="", metadata=PATH)
     """Folder of an AutoencoderSAME in diffusers' form, where the checkpoint has none that can be used."""
     audio: bool = True

@@ -25,9 +25,10 @@ from diffdpo.weight_files import WEIGHTS, assign, check_state, read_pickle, read
 STABLE_AUDIO3_EMBEDDING_FORMAT = "stable-audio-3-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
 SAMPLE_RATE, HOP, LONGEST_S = 44100, 4096, 384.0
-TEXT_ENCODER = "google/t5gemma-b-b-ul2"
+TEXT_FOLDER = "t5gemma-b-b-ul2"
+"""Where a published checkpoint keeps its text encoder; google has it under the same name."""
 FEW_STEPS = 8
-LICENSE = "Stability AI Community License"
+STABLE_AUDIO3_LICENSE = "Stability AI Community License"
 
 
 @dataclass
@@ -44,6 +45,8 @@ class StableAudio3Files:
     longest_s: float
     duration_config: dict[str, Any]
     duration: dict[str, Tensor]
+    repo: str = ""
+    """The hub id, where the files came from the hub."""
 
     def network(self) -> StableAudio3DiTModel:
         """The network; CheckpointError names the first weights that are missing, unexpected or misshapen."""
@@ -98,7 +101,10 @@ class StableAudio3Files:
         """The encoders of prompts, not loaded yet."""
         encoder, tokenizer = self._text_locations(text_encoder)
         return T5GemmaPrompts(
-            location=encoder, tokenizer_location=tokenizer, build_duration=self._build_duration
+            location=encoder,
+            tokenizer_location=tokenizer,
+            subfolder=TEXT_FOLDER if encoder == self.repo else "",
+            build_duration=self._build_duration,
         )
 
     def fingerprint(self, text_encoder: str, behavior: str) -> str:
@@ -118,8 +124,8 @@ class StableAudio3Files:
             return choice, choice
         if (self.folder / "text_encoder").is_dir():
             return str(self.folder / "text_encoder"), str(self.folder / "tokenizer")
-        inner = self.folder / TEXT_ENCODER.split("/")[1]
-        location = str(inner) if inner.is_dir() else TEXT_ENCODER
+        inner = self.folder / TEXT_FOLDER
+        location = str(inner) if inner.is_dir() else self.repo or f"google/{TEXT_FOLDER}"
         return location, location
 
     def _build_duration(self) -> Any:
@@ -137,7 +143,7 @@ def read_files(location: str) -> StableAudio3Files:
     path = Path(location)
     if (path / "transformer" / CONFIG_FILE).is_file():
         return _read_diffusers(path)
-    source = Published(name="Stable Audio 3", repo=location, license=LICENSE)
+    source = Published(name="Stable Audio 3", repo=location, license=STABLE_AUDIO3_LICENSE)
     weights = find_weights(source, location, published.CHECKPOINT_FILE, accept_noncommercial=False)
     config_path = weights.parent / published.CONFIG_JSON
     if not path.exists():
@@ -146,10 +152,10 @@ def read_files(location: str) -> StableAudio3Files:
         raise CheckpointError(
             f"{config_path}: no such file; the weights do not tell strides and lengths: copy it from where they are"
         )
-    return _read_published(weights, read_config(config_path))
+    return _read_published(weights, read_config(config_path), "" if path.exists() else location)
 
 
-def _read_published(weights: Path, config: Mapping[str, Any]) -> StableAudio3Files:
+def _read_published(weights: Path, config: Mapping[str, Any], repo: str) -> StableAudio3Files:
     if weights.suffix == ".safetensors":
         state = read_tensors(weights)
     else:
@@ -185,6 +191,7 @@ def _read_published(weights: Path, config: Mapping[str, Any]) -> StableAudio3Fil
         longest_s=longest_s,
         duration_config=duration_config,
         duration=parts.duration,
+        repo=repo,
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diffdpo.flow import Latents, Times, mask_from_frames
 
 ROPE_BASE = 10_000.0
-Visible = Bool[Tensor, "batch 1 1 key"] | None
+KeyMask = Bool[Tensor, "batch 1 1 key"] | None
 """The keys that self-attention sees; None where no song has padding."""
 
 
@@ -34,7 +34,7 @@ class MaskedSelfAttention(StableAudio3SelfAttnProcessor):
     block runs again.
     """
 
-    def __call__(self, attn: Any, hidden_states: Tensor, rope: tuple[Tensor, Visible]) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, rope: tuple[Tensor, KeyMask]) -> Tensor:
         angles, visible = rope
         maps = 2 if attn.use_differential else 1
         parts = attn.to_qkv(hidden_states).chunk(2 * maps + 1, dim=-1)

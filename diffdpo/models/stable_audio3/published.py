@@ -164,7 +164,7 @@ def codec_config(
         raise CheckpointError(f"{location}: no model_config.json of Stable Audio 3") from None
 
 
-SIGNS = (
+WEIGHT_SIGNS = (
     ("lora_", "a LoRA adapter; give it as adapter="),
     ("transformer_blocks.", "a network of diffusers; give the folder with its config.json"),
     ("decoder.layers.", "an ACE-Step network"),
@@ -175,7 +175,7 @@ SIGNS = (
 
 def describe_weights(names: Mapping[str, Any]) -> str:
     """A sentence for error messages: which model has weights of these names."""
-    for sign, model in SIGNS:
+    for sign, model in WEIGHT_SIGNS:
         if any(sign in name for name in names):
             return f"the weights look like {model}"
     return f"the weights look like no model known here, first {next(iter(names), 'none')}"

@@ -34,6 +34,7 @@ class T5GemmaPrompts:
     """Folder or hub id of the text encoder and, unless `tokenizer` is another, of its tokenizer."""
     tokenizer_location: str
     subfolder: str = ""
+    """Folder inside a hub id."""
     build_duration: Callable[[], Any]
     """Builds diffusers' StableAudio3DurationEmbedder."""
     device: str = "cpu"
@@ -78,7 +79,10 @@ class T5GemmaPrompts:
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return _read(self.tokenizer_location, lambda source: AutoTokenizer.from_pretrained(source))
+        return _read(
+            self.tokenizer_location,
+            lambda source: AutoTokenizer.from_pretrained(source, subfolder=self.subfolder),
+        )
 
     def _encoder(self) -> Any:
         from transformers import AutoConfig
@@ -87,11 +91,13 @@ class T5GemmaPrompts:
         model_class: Any = Encoder
 
         def read(source: str) -> Any:
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, subfolder=self.subfolder)
             if config.model_type != "t5gemma":
                 raise ValueError(f"a {config.model_type}, not a t5gemma")
             config.is_encoder_decoder = False
-            encoder, info = model_class.from_pretrained(source, config=config, output_loading_info=True)
+            encoder, info = model_class.from_pretrained(
+                source, config=config, subfolder=self.subfolder, output_loading_info=True
+            )
             if info["missing_keys"]:
                 raise ValueError(f"weights are missing, first {sorted(info['missing_keys'])[0]}")
             return encoder.requires_grad_(False)
