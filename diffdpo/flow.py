@@ -145,7 +145,7 @@ class LengthShift:
     max_frames: int = 4096
 
     def __post_init__(self) -> None:
-        check_range(self, "low", "high", prefix="timesteps.length_shift.")
+        check_range(self, "low", "high", low=0, prefix="timesteps.length_shift.")
         check_range(self, "min_frames", low=1, prefix="timesteps.length_shift.")
         check_range(self, "max_frames", above=self.min_frames, prefix="timesteps.length_shift.")
 

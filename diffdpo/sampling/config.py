@@ -31,7 +31,8 @@ class LogSnrGrid:
     anchor_frames: int = 2000
 
     def __post_init__(self) -> None:
-        check_range(self, "start", "rate", prefix="sampling.log_snr.")
+        check_range(self, "start", prefix="sampling.log_snr.")
+        check_range(self, "rate", low=0, prefix="sampling.log_snr.")
         check_range(self, "end", above=self.start, prefix="sampling.log_snr.")
         check_range(self, "anchor_frames", low=1, prefix="sampling.log_snr.")
 

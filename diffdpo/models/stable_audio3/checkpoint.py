@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH, PATH_LIST
 
 if TYPE_CHECKING:
@@ -38,12 +39,11 @@ class StableAudio3Checkpoint:
     """Seconds that a song is generated longer than its duration, cut off after decoding; diffusers has 0."""
 
     def __post_init__(self) -> None:
+        check_range(self, "headroom_s", low=0, high=60)
         if not self.checkpoint:
             raise ValueError(
                 "the model needs a checkpoint, such as checkpoint=stabilityai/stable-audio-3-medium-base"
             )
-        if not 0 <= self.headroom_s <= 60:
-            raise ValueError(f"headroom_s must be between 0 and 60 seconds, got {self.headroom_s}")
 
     def load(self) -> "StableAudio3":
         from diffdpo.codecs.same import load_same
