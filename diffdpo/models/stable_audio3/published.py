@@ -102,6 +102,33 @@ def reorder(name: str, tensor: Tensor) -> Tensor:
     return torch.cat([q, q2, k, k2, v])
 
 
+PUBLISHED_NAMES = (
+    (r"^transformer_blocks\.", "transformer.layers."),
+    (r"^proj_(in|out)\.", r"transformer.project_\1."),
+    (r"^(memory_tokens$|rotary_pos_emb\.|global_cond_embedder\.)", r"transformer.\1"),
+    (r"\.ff\.proj_in\.", ".ff.ff.0.proj."),
+    (r"\.ff\.proj_out\.", ".ff.ff.2."),
+)
+
+
+def publish_network(state: Mapping[str, Tensor], *, differential: bool) -> dict[str, Tensor]:
+    """Tensors of a network, or of a LoRA of it, under published names and in the published order of rows.
+
+    The names have the prefix of the published file. Of a LoRA, B has the rows of the layer: it is put in order
+    as the layer's weight is, and A stays as it is.
+    """
+    published = {}
+    for name, tensor in state.items():
+        if name == "prompt_padding_embedding":
+            published[PADDING] = tensor
+            continue
+        if differential and re.search(r"self_attn\.to_qkv\.(lora_B\..*)?weight$", name):
+            q, q2, k, k2, v = tensor.chunk(5)
+            tensor = torch.cat([q, k, v, q2, k2])
+        published[NETWORK + rename(name, PUBLISHED_NAMES)] = tensor
+    return published
+
+
 def network_config(shapes: Shapes, location: str) -> dict[str, Any]:
     """The configuration of a network with tensors of these shapes, under diffusers' names."""
     try:

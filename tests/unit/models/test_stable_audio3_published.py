@@ -55,6 +55,25 @@ def test_published_files_are_the_networks_they_were_written_from(tmp_path, diffe
     assert model.network.config["use_differential_attention"] == differential
 
 
+@pytest.mark.parametrize("differential", [True, False])
+def test_a_network_is_published_as_it_was_and_an_adapter_changes_the_same_rows(differential):
+    network = dit(differential)
+    expected = published_state(network)
+    written = published.publish_network(network.state_dict(), differential=differential)
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    layer = "transformer_blocks.1.self_attn.to_qkv"
+    rows = network.state_dict()[f"{layer}.weight"].shape[0]
+    adapter = {f"{layer}.lora_A.weight": torch.randn(2, 32), f"{layer}.lora_B.weight": torch.randn(rows, 2)}
+    change = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
+    place = "model.model.transformer.layers.1.self_attn.to_qkv"
+    moved = published.publish_network(adapter, differential=differential)
+    assert moved.keys() == {f"{place}.lora_A.weight", f"{place}.lora_B.weight"}
+    published_change = moved[f"{place}.lora_B.weight"] @ moved[f"{place}.lora_A.weight"]
+    whole = published.publish_network({f"{layer}.weight": change}, differential=differential)
+    assert torch.equal(published_change, whole[f"{place}.weight"])
+
+
 def test_both_layouts_are_one_model(folder, tmp_path):
     write_diffusers(tmp_path)
     one, two = load(folder), load(tmp_path)
