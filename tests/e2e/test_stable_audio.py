@@ -78,6 +78,8 @@ def test_the_whole_loop_of_stable_audio_3(work):
     verb(*train, f"out={work / 'lora'}", "train.steps=4")
     assert rows(work / "lora") == rows(work / "once")
     assert rows(work / "lora")[0]["margin"] == 0.0 != rows(work / "lora")[-1]["margin"]
+    verb(*train, f"out={work / 'few'}", "train.steps=3", "model.args.distilled=true", "train.dropout={}")
+    assert len(rows(work / "few")) == 3  # a distilled network, at its eight times
     adapter = f"model.args.adapter={export(work / 'lora', 4)}"
     for name, words in (("before", ()), ("after", (adapter,))):
         sample(work, name, "evaluation", *words)
@@ -127,10 +129,10 @@ def test_a_distilled_one_is_sampled_in_eight_steps_and_refuses_guidance(work):
     )  # fmt: skip
     assert "guidance_scale=1" in error
     sample(
-        work, "few", "evaluation", *few, "sampling.guidance_scale=1", "sampling.steps=8",
+        work, "few_songs", "evaluation", *few, "sampling.guidance_scale=1", "sampling.steps=8",
         "sampling.solver.name=ping_pong",
     )  # fmt: skip
-    assert (work / "few" / "audio" / "e0.000.flac").is_file()
+    assert (work / "few_songs" / "audio" / "e0.000.flac").is_file()
 
 
 def test_stable_audio_open_samples_and_trains_three_steps(work):
