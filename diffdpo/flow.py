@@ -49,6 +49,24 @@ def mask_from_frames(frames: Int[Tensor, " batch"], length: int) -> Bool[Tensor,
     return torch.arange(length, device=frames.device) < frames[:, None]
 
 
+LOG_SNR_START, LOG_SNR_END = -6.2, 2.0
+
+
+def log_snr_times(
+    steps: int, start: float = LOG_SNR_START, end: float = LOG_SNR_END
+) -> Float[Tensor, " point"]:
+    """Times from noise, 1, to the song, 0, evenly spaced in the logarithm of the signal-to-noise ratio.
+
+    t = sigmoid(-l) for l = log((1 - t) / t) from `start` to `end`, with the two ends put to 1 and 0, as
+    published with Stable Audio 3 (arXiv 2605.17991). The values are those of fp32, in fp64: that network's
+    features of the time oscillate so fast that they tell neighbours in fp32 apart.
+    """
+    ramp = torch.linspace(1, 0, steps + 1, dtype=torch.float32)
+    times = torch.sigmoid(ramp * (end - start) - end)
+    times[0], times[-1] = 1.0, 0.0
+    return times.double()
+
+
 def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch frame"]:
     """Squared error averaged over channels, in at least fp32 whatever the forward's precision.
 
@@ -113,23 +131,66 @@ def masked_error(
 
 
 @dataclass(frozen=True)
+class LengthShift:
+    """More noise for longer songs: logits of t are moved by a number that is linear in the length, between bounds.
+
+    The defaults are those of Stable Audio 3.
+    """
+
+    low: float = 0.5
+    """The shift, in logits, of a song of `min_frames` or fewer."""
+    high: float = 1.15
+    """The shift of a song of `max_frames` or more."""
+    min_frames: int = 256
+    max_frames: int = 4096
+
+    def __post_init__(self) -> None:
+        check_range(self, "low", "high", low=0, prefix="timesteps.length_shift.")
+        check_range(self, "min_frames", low=1, prefix="timesteps.length_shift.")
+        check_range(self, "max_frames", above=self.min_frames, prefix="timesteps.length_shift.")
+
+    def __call__(self, frames: int) -> float:
+        """The shift of a song of so many frames."""
+        place = (frames - self.min_frames) / (self.max_frames - self.min_frames)
+        return self.low + (self.high - self.low) * min(max(place, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
 class Timesteps:
     """The density from which training times are drawn."""
 
-    density: Literal["logit_normal", "uniform"] = "logit_normal"
+    density: Literal["logit_normal", "logit_uniform", "uniform"] = "logit_normal"
+    """Of the logit of t, which is minus the logarithm of the signal-to-noise ratio, or of t itself."""
     mean: float = 0.0
     """Of the logit-normal, in logits of t: positive means more noise."""
     std: float = 1.0
+    low: float = -5.0
+    """Ends of the logit-uniform, in logits of t."""
+    high: float = 6.0
+    length_shift: LengthShift | None = None
+    """More noise for longer songs, by the length that the prompt asks for."""
 
     def __post_init__(self) -> None:
         check_range(self, "std", above=0, prefix="timesteps.")
-        check_range(self, "mean", prefix="timesteps.")
+        check_range(self, "mean", "low", prefix="timesteps.")
+        check_range(self, "high", above=self.low, prefix="timesteps.")
 
-    def draw(self, generator: torch.Generator, times: Sequence[float] | None = None) -> Float[Tensor, ""]:
-        """One time in (0, 1); one of `times` except the song's, 0, each equally likely, for a few-step network."""
+    def draw(
+        self, generator: torch.Generator, times: Sequence[float] | None = None, frames: int = 1
+    ) -> Float[Tensor, ""]:
+        """One time in (0, 1); one of `times` except the song's, 0, each equally likely, for a few-step network.
+
+        `frames` is the length that the prompt asks for.
+        """
         if times is not None:
             noisy = torch.tensor([t for t in times if t > 0])
             return noisy[torch.randint(len(noisy), (), generator=generator)]
+        t = self._draw(generator)
+        return t if self.length_shift is None else torch.sigmoid(torch.logit(t) + self.length_shift(frames))
+
+    def _draw(self, generator: torch.Generator) -> Float[Tensor, ""]:
         if self.density == "uniform":
             return torch.rand((), generator=generator)
+        if self.density == "logit_uniform":
+            return torch.sigmoid(self.low + (self.high - self.low) * torch.rand((), generator=generator))
         return torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator))

@@ -42,7 +42,8 @@ class LatentSpec:
     multiple: int = 1
     """The number of frames is a multiple of this."""
     headroom_s: float = 0.0
-    """Seconds that a song is generated longer than its duration; cut off after decoding."""
+    """Seconds that a song is generated longer than its duration, as far as the longest song allows; cut off after
+    decoding."""
     unconditional_context: bool = False
     """Whether the unconditional branch of guidance is shown the in-painting context too, so that guidance is of the
     prompt alone."""
@@ -50,8 +51,17 @@ class LatentSpec:
     """The times t of a few-step network, from 1 to 0; None for a network of all times in [0, 1]."""
 
     def frames(self, seconds: float) -> int:
-        """Latent frames of a duration, at least one."""
-        exact = (seconds + self.headroom_s) * self.frames_per_second
+        """Latent frames of a duration, headroom included, at least one."""
+        bare, whole = self._count(seconds), self._count(seconds + self.headroom_s)
+        return max(bare, min(whole, self.max_frames))
+
+    @property
+    def headroom(self) -> int:
+        """Whole frames in the headroom."""
+        return int(self.headroom_s * self.frames_per_second)
+
+    def _count(self, seconds: float) -> int:
+        exact = seconds * self.frames_per_second
         frames = int(exact) if self.rounding == "down" else math.ceil(exact - 1e-9)
         return max(1, -(-frames // self.multiple)) * self.multiple
 

@@ -1,5 +1,6 @@
 """Configuration of sampling."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,11 +10,36 @@ from torch import Tensor
 
 from diffdpo.checks import check_range
 from diffdpo.errors import ConfigError
+from diffdpo.flow import LOG_SNR_END, LOG_SNR_START, log_snr_times
 from diffdpo.models.base import LatentSpec
 from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import Guidance, build_guider
 from diffdpo.sampling.solver import Solver, build_solver
 from diffdpo.sampling.trajectory import schedule
+
+
+@dataclass(frozen=True)
+class LogSnrGrid:
+    """A schedule of even steps in the logarithm of the signal-to-noise ratio. The defaults are Stable Audio 3's."""
+
+    start: float = LOG_SNR_START
+    """Near the noise, for a song of `anchor_frames`."""
+    end: float = LOG_SNR_END
+    """Near the song."""
+    rate: float = 0.0
+    """What is taken from `start` for each doubling of the length that the prompt asks for; published: 0."""
+    anchor_frames: int = 2000
+
+    def __post_init__(self) -> None:
+        check_range(self, "start", prefix="sampling.log_snr.")
+        check_range(self, "rate", low=0, prefix="sampling.log_snr.")
+        check_range(self, "end", above=self.start, prefix="sampling.log_snr.")
+        check_range(self, "anchor_frames", low=1, prefix="sampling.log_snr.")
+
+    def times(self, steps: int, frames: int | None = None) -> Float[Tensor, " point"]:
+        """The times of a song of so many frames, without its headroom."""
+        doublings = 0.0 if frames is None else math.log2(frames / self.anchor_frames)
+        return log_snr_times(steps, self.start - self.rate * doublings, self.end)
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,8 @@ class SamplingConfig:
     """Shift s of the schedule, t -> s t / (s t + 1 - t), as in SD3; above 1 more steps are spent near the noise."""
     sway: float = 0.0
     """Sway of the schedule in [-1, 1], as in F5-TTS; below 0 more steps are spent near the noise."""
+    log_snr: LogSnrGrid | None = None
+    """The schedule of Stable Audio 3, in the place of `shift` and `sway`."""
     guidance_scale: float = 5.0
     """Scale s of v = v_uncond + s (v_cond - v_uncond); 1 is no guidance and needs one pass an evaluation, not two.
     DiffRhythm's is 5."""
@@ -53,6 +81,10 @@ class SamplingConfig:
         check_range(self, "shift", above=0, prefix="sampling.")
         check_range(self, "sway", low=-1, high=1, prefix="sampling.")
         interval = self.guidance_interval
+        if self.log_snr is not None and (self.shift, self.sway) != (1.0, 0.0):
+            raise ValueError(
+                "sampling.log_snr is a schedule of its own; leave sampling.shift and sampling.sway out"
+            )
         if not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(
                 f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"
@@ -78,9 +110,15 @@ class SamplingConfig:
         guidance = self.build_guidance()
         return guidance.guider.zero_init_steps if guidance.active else 0
 
-    def times(self, spec: LatentSpec | None = None) -> Float[Tensor, " point"]:
-        """Times of the solver from 1, noise, to 0, the song, in fp64; the network's own for a few-step network."""
+    def times(self, spec: LatentSpec | None = None, frames: int | None = None) -> Float[Tensor, " point"]:
+        """Times of the solver from 1, noise, to 0, the song, in fp64; the network's own for a few-step network.
+
+        `frames` is the length of the song to be generated, with its headroom.
+        """
         if spec is None or spec.times is None:
+            if self.log_snr is not None:
+                headroom = 0 if spec is None else spec.headroom
+                return self.log_snr.times(self.steps, None if frames is None else max(1, frames - headroom))
             return schedule(self.steps, self.shift, self.sway)
         if self.steps != len(spec.times) - 1:
             raise ConfigError(

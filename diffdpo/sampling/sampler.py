@@ -118,7 +118,7 @@ def start(
     noise = start_noise(requests, seed, conditions.length, model.spec.channels)
     velocity = conditioned_velocity(model, conditions, cfg, network=network)
     velocity = clamped_velocity(velocity, *_clamped_frames(requests, noise))
-    x, times = _start_points(requests, noise, cfg.times(model.spec))
+    x, times = _start_points(requests, noise, _time_grid(model, requests, cfg))
     x = x.to(device)
     return Trajectories(
         velocity=with_song_estimate(velocity) if estimate else velocity,
@@ -193,8 +193,13 @@ def planned_nfe(cfg: SamplingConfig) -> int:
     return int(follow(path, cfg)[1]["nfe"])
 
 
+def _time_grid(model: SongModel, requests: Sequence[Request], cfg: SamplingConfig) -> TimeGrid:
+    """The times of each sample, by the length of its whole song."""
+    return torch.stack([cfg.times(model.spec, request.row.total_frames) for request in requests], 1)
+
+
 def _start_points(
-    requests: Sequence[Request], noise: flow.Latents, grid: Float[Tensor, " point"]
+    requests: Sequence[Request], noise: flow.Latents, grid: TimeGrid
 ) -> tuple[flow.Latents, TimeGrid]:
     """Latents at which each sample begins, and its times: a variation takes equally many, shorter steps."""
     inits = [request.init for request in requests]
@@ -203,7 +208,7 @@ def _start_points(
     for row, init in enumerate(inits):
         if init is not None:
             song[row, : len(init.latents)] = init.latents
-    return flow.interpolate(song, noise, strength.float()), grid[:, None] * strength
+    return flow.interpolate(song, noise, strength.float()), grid * strength
 
 
 def _clamped_frames(

@@ -197,7 +197,8 @@ def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
 
 def _sample_noise(training: Training, batch: Batch) -> StepNoise:
     """The randomness of a batch, drawn on the CPU so that its numbers do not depend on the device."""
-    noise = sample_noise(batch, training.cfg, training.seed, training.model.spec.times)
+    spec = training.model.spec
+    noise = sample_noise(batch, training.cfg, training.seed, spec.times, headroom=spec.headroom)
     device = batch.latents.device
     return replace(
         noise,

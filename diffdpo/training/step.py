@@ -51,20 +51,32 @@ def noise_keys(batch: Batch, cfg: TrainConfig) -> tuple[int | str, ...]:
 
 
 def sample_noise(
-    batch: Batch, cfg: TrainConfig, seed: int, times: Sequence[float] | None = None
+    batch: Batch,
+    cfg: TrainConfig,
+    seed: int,
+    times: Sequence[float] | None = None,
+    *,
+    headroom: int = 0,
 ) -> StepNoise:
     """Timestep, noise, dropped parts and span as functions of (seed, position in the stream).
 
-    `times` are those of a few-step network, see `LatentSpec.times`.
+    `times` are those of a few-step network, see `LatentSpec.times`; `headroom` are the frames that the model
+    adds to the length that a prompt asks for.
     """
     _, _, frames, channels = batch.latents.shape
+    lengths = [max(1, rows[0].total_frames - headroom) for rows in batch.rows]
     keys = noise_keys(batch, cfg)
     drop_masks = {
         part: draw_uniform(seed, keys, f"drop-{part}") < probability
         for part, probability in sorted(cfg.dropout.items())
     }
     return StepNoise(
-        t=torch.stack([cfg.timesteps.draw(generator(seed, key, "timestep"), times) for key in keys]),
+        t=torch.stack(
+            [
+                cfg.timesteps.draw(generator(seed, key, "timestep"), times, length)
+                for key, length in zip(keys, lengths, strict=True)
+            ]
+        ),
         noise=draw_noise(seed, keys, frames, channels),
         drop_masks=drop_masks,
         span=_sample_spans(batch, cfg.inpaint, keys, seed),

@@ -134,3 +134,28 @@ def test_a_logit_normal_needs_a_spread():
     with pytest.raises(ValueError, match="std must be a positive number"):
         flow.Timesteps(std=0.0)
     assert math.isfinite(flow.Timesteps(std=0.1).draw(torch.Generator()).item())
+
+
+def test_uniform_logits_are_uniform_and_longer_songs_are_noisier():
+    """The shift is linear in the length between its bounds; a pair's draw differs by nothing else."""
+
+    def logits(timesteps, frames=1, count=2000):
+        generator = torch.Generator().manual_seed(0)
+        return torch.logit(
+            torch.stack([timesteps.draw(generator, frames=frames) for _ in range(count)]).double()
+        )
+
+    plain = logits(flow.Timesteps("logit_uniform"))
+    assert plain.min() >= -5.001
+    assert plain.max() <= 6.001
+    for low in (-5, -2, 1):  # three of eleven
+        share = ((plain > low) & (plain < low + 3)).double().mean()
+        assert share == pytest.approx(3 / 11, abs=0.05)
+    shifted = flow.Timesteps(length_shift=flow.LengthShift())
+    base = logits(flow.Timesteps(), count=50)
+    for frames, shift in ((1, 0.5), (256, 0.5), (2176, 0.825), (4096, 1.15), (9000, 1.15)):
+        assert torch.allclose(logits(shifted, frames, 50), base + shift, atol=1e-4)
+    with pytest.raises(ValueError, match="max_frames"):
+        flow.LengthShift(min_frames=10, max_frames=10)
+    with pytest.raises(ValueError, match="high"):
+        flow.Timesteps(low=1.0, high=0.5)

@@ -29,6 +29,10 @@ NEGATIVE = {
     "PrepareRun.loudness_lufs",
     "SamplingConfig.sway",
     "Timesteps.mean",
+    "Timesteps.low",
+    "Timesteps.high",
+    "LogSnrGrid.start",
+    "LogSnrGrid.end",
     "BestVersusWorst.min_axis_margin",
 }
 """Numbers that may be negative."""

@@ -1,8 +1,12 @@
 """The times of a path, and the loop of steps along it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from diffdpo.models.base import LatentSpec
+from diffdpo.sampling.config import LogSnrGrid, SamplingConfig
 from diffdpo.sampling.solver import SOLVERS
 from diffdpo.sampling.trajectory import schedule, solve
 
@@ -45,3 +49,27 @@ def test_a_hook_stands_behind_every_step_and_may_replace_x_and_state():
     assert times_reached == pytest.approx([2 / 3, 1 / 3, 1 / 6, 1 / 6, 0, 0])
     assert state["row"].tolist() == [1, 1]
     assert torch.allclose(x.flatten(), torch.full((2,), 7 - 0.5, dtype=torch.float64))
+
+
+def test_the_log_snr_grid_is_even_in_log_snr_and_begins_earlier_for_longer_songs():
+    """log((1 - t) / t) rises by equal steps; each doubling of the length takes `rate` off the start."""
+    for frames, start in ((None, -6.2), (2000, -6.2), (8000, -8.2), (500, -4.2)):
+        times = LogSnrGrid(rate=1.0).times(4, frames)
+        assert times.dtype == torch.float64
+        assert (times[0], times[-1]) == (1.0, 0.0)
+        expected = torch.linspace(start, 2.0, 5, dtype=torch.float64)[1:-1]
+        assert torch.allclose(torch.logit(1 - times[1:-1]), expected, atol=1e-4)
+    assert torch.equal(LogSnrGrid().times(4, 8000), LogSnrGrid().times(4, 100))
+    assert torch.equal(LogSnrGrid().times(5), LogSnrGrid().times(5).float().double())  # values of fp32
+
+
+def test_the_length_that_was_asked_for_has_no_headroom():
+    spec = LatentSpec(
+        channels=1, frames_per_second=10.0, sample_rate=100, max_frames=3000, headroom_s=6.0, rounding="up"
+    )
+    cfg = SamplingConfig(steps=4, log_snr=LogSnrGrid(rate=1.0))
+    assert torch.equal(cfg.times(spec, spec.frames(200.0)), LogSnrGrid(rate=1.0).times(4, 2000))
+    few = replace(spec, times=(1.0, 0.7, 0.0))
+    assert replace(cfg, steps=2).times(few, 100).tolist() == [1.0, 0.7, 0.0]
+    with pytest.raises(ValueError, match=r"leave sampling\.shift"):
+        SamplingConfig(log_snr=LogSnrGrid(), shift=3.0)

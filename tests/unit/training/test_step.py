@@ -9,7 +9,7 @@ import torch
 from support.training import batch, identity, select_examples
 
 from diffdpo.errors import DataError
-from diffdpo.flow import Timesteps
+from diffdpo.flow import LengthShift, Timesteps
 from diffdpo.models import MODELS
 from diffdpo.models.base import Inpaints, SongModel, supports
 from diffdpo.objectives.dpo import DPO
@@ -234,6 +234,19 @@ def test_times_of_a_few_step_network_are_the_only_ones_drawn(model, density):
     assert torch.equal(again[2], draws[0][3])
     plain = sample_noise(many, cfg, 0)
     assert torch.equal(plain.noise, sample_noise(many, cfg, 0, known).noise)
+
+
+def test_times_are_shifted_by_the_length_asked_for_without_its_headroom():
+    """Members share a time; songs of other lengths have their logits moved, by nothing but the length."""
+    data = batch()
+    long = replace(data, rows=tuple(tuple(replace(row, frames=1064) for row in rows) for rows in data.rows))
+    cfg = replace(
+        CFG, timesteps=Timesteps(length_shift=LengthShift(0.0, 2.0, min_frames=500, max_frames=1500))
+    )
+    plain = sample_noise(data, CFG, seed=3).t
+    assert torch.allclose(sample_noise(data, cfg, seed=3).t, plain, atol=1e-6)  # all shorter than 500
+    moved = torch.sigmoid(torch.logit(plain) + 1.0)
+    assert torch.allclose(sample_noise(long, cfg, seed=3, headroom=64).t, moved, atol=1e-6)
 
 
 def test_the_learning_rate_is_a_function_of_the_step():
