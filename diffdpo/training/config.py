@@ -94,6 +94,9 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass. Errors are reduced and parameters updated in fp32 in every case."""
     gradient_checkpointing: bool = False
+    split_backward: bool = False
+    """One song at a time through backward: a pair needs the memory of one song, for one more forward pass. The
+    gradient is the same, but for rounding."""
     compile: bool = False
     """The transformer's blocks with torch.compile: up to a minute of waiting, then faster steps."""
     lora: LoraConfig | None = None
@@ -139,7 +142,7 @@ class TrainConfig:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "time_bins", "compile",
+    "gradient_checkpointing", "split_backward", "time_bins", "compile",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -21,8 +21,9 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.references import ErrorCache
+from diffdpo.training.split import split_backward
 from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
-from diffdpo.types import Batch, LossOutput, Objective, Outputs
+from diffdpo.types import Batch, LossOutput, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +136,7 @@ def _step(
         batch = _to_device(next(stream), accelerator.device)
         with accelerator.accumulate(training.policy):
             noise = _sample_noise(training, batch)
-            with accelerator.autocast():
-                values = _outputs(training, batch, noise)
-            result = training.objective(replace(values, state=objective_state))
-            accelerator.backward(
-                (result.loss * batch.weight).mean()
-            )  # under DeepSpeed this is also the update
+            result = _backward(training, batch, noise, objective_state)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
             training.optimizer.step()
@@ -180,19 +176,30 @@ def _with_kl(
     return replace(result, metrics={**result.metrics, "implied_kl": kl})
 
 
-def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
-    """Errors of all policies; the reference's from the cache where it holds them."""
+def _backward(
+    training: Training, batch: Batch, noise: StepNoise, objective_state: Mapping[str, float]
+) -> LossOutput:
+    """Add the gradient of a micro-batch; the reference's errors are from the cache where it holds them.
+
+    Under DeepSpeed the backward pass that ends a step is also its update.
+    """
     model, policy, objective = training.model, training.policy, training.objective
-    if training.cache is None:
-        return outputs(model, policy, training.reference, batch, objective, noise, old=training.old)
-    keys = tuple(map(str, noise_keys(batch, training.cfg)))
-    cached = training.cache.lookup(keys, batch.latents.device)
-    values = outputs(
-        model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
-    )
-    if cached is None and values.reference is not None:
+    keys = () if training.cache is None else tuple(map(str, noise_keys(batch, training.cfg)))
+    cached = None if training.cache is None else training.cache.lookup(keys, batch.latents.device)
+    policies: dict[str, Any] = {"old": training.old, "cached": cached}
+    if training.cfg.split_backward:
+        values, result = split_backward(
+            training.accelerator, model, policy, training.reference, batch, objective, noise,
+            objective_state=objective_state, **policies,
+        )  # fmt: skip
+    else:
+        with training.accelerator.autocast():
+            values = outputs(model, policy, training.reference, batch, objective, noise, **policies)
+        result = objective(replace(values, state=objective_state))
+        training.accelerator.backward((result.loss * batch.weight).mean())
+    if training.cache is not None and cached is None and values.reference is not None:
         training.cache.store(keys, values.reference)
-    return values
+    return result
 
 
 def _sample_noise(training: Training, batch: Batch) -> StepNoise:
