@@ -21,7 +21,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.references import ErrorCache
-from diffdpo.training.split import split_backward
+from diffdpo.training.split import Standards, split_backward
 from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
 from diffdpo.types import Batch, LossOutput, Objective
 
@@ -79,7 +79,7 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             start_s = time.monotonic()
-            means = _step(training, step, stream, objective_state)
+            means = train_step(training, step, stream, objective_state)
             if not means.get(SKIPPED):
                 objective_state = update(training.objective, objective_state, means)
             row = {"step": step + 1, **means}
@@ -122,7 +122,7 @@ def update(
     return objective_update(objective_state, means) if objective_update else objective_state
 
 
-def _step(
+def train_step(
     training: Training, step: int, stream: Iterator[Batch], objective_state: Mapping[str, float]
 ) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
@@ -186,15 +186,16 @@ def _backward(
     model, policy, objective = training.model, training.policy, training.objective
     keys = () if training.cache is None else tuple(map(str, noise_keys(batch, training.cfg)))
     cached = None if training.cache is None else training.cache.lookup(keys, batch.latents.device)
-    policies: dict[str, Any] = {"old": training.old, "cached": cached}
     if training.cfg.split_backward:
         values, result = split_backward(
-            training.accelerator, model, policy, training.reference, batch, objective, noise,
-            objective_state=objective_state, **policies,
+            training.accelerator, model, policy, batch, objective, noise, objective_state=objective_state,
+            standards=Standards(reference=training.reference, old=training.old, cached=cached),
         )  # fmt: skip
     else:
         with training.accelerator.autocast():
-            values = outputs(model, policy, training.reference, batch, objective, noise, **policies)
+            values = outputs(
+                model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
+            )
         result = objective(replace(values, state=objective_state))
         training.accelerator.backward((result.loss * batch.weight).mean())
     if training.cache is not None and cached is None and values.reference is not None:

@@ -46,6 +46,17 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def reference_kind(
+    name: str, cfg: ReferenceConfig, lora: LoraConfig | None
+) -> Literal["adapter_off", "frozen_copy", "ema", "synced"]:
+    """The kind of an auxiliary policy, `auto` resolved. ConfigError for adapters off where there are none."""
+    if cfg.kind == "auto":
+        return "frozen_copy" if lora is None else "adapter_off"
+    if cfg.kind == "adapter_off" and lora is None:
+        raise ConfigError(f"train.{name}.kind=adapter_off needs train.lora; without adapters use frozen_copy")
+    return cfg.kind
+
+
 def build_auxiliary(
     name: Literal["reference", "old"],
     cfg: ReferenceConfig,
@@ -60,14 +71,8 @@ def build_auxiliary(
     """
     if name not in objective.needs:
         return None
-    kind = cfg.kind
-    if kind == "auto":
-        kind = "frozen_copy" if lora is None else "adapter_off"
+    kind = reference_kind(name, cfg, lora)
     if kind == "adapter_off":
-        if lora is None:
-            raise ConfigError(
-                f"train.{name}.kind=adapter_off needs train.lora; without adapters use frozen_copy"
-            )
         return AdapterOff(accelerator.unwrap_model)
     if kind == "frozen_copy":
         return FrozenCopy.take(network, accelerator.device, DTYPES[cfg.dtype], cfg.offload)

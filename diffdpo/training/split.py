@@ -8,7 +8,7 @@ the activations of one song. It costs one more forward pass of the policy.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,17 +30,25 @@ from diffdpo.training.step import (
 from diffdpo.types import Batch, LossOutput, Objective, ObjectiveState, Outputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standards:
+    """What a policy is measured against."""
+
+    reference: AuxiliaryPolicy | None = None
+    old: AuxiliaryPolicy | None = None
+    cached: Float[Tensor, "example member"] | None = None
+    """Errors of the reference that were measured before."""
+
+
 def split_backward(
     accelerator: Accelerator,
     model: SongModel,
     policy: Any,
-    reference: AuxiliaryPolicy | None,
     batch: Batch,
     objective: Objective,
     noise: StepNoise,
     *,
-    old: AuxiliaryPolicy | None = None,
-    cached: Float[Tensor, "example member"] | None = None,
+    standards: Standards,
     objective_state: ObjectiveState | None = None,
 ) -> tuple[Outputs, LossOutput]:
     """Add the gradient of the mean loss of a batch to the parameters; what the objective saw, and its result.
@@ -56,9 +64,10 @@ def split_backward(
         velocity = torch.cat(parts)
         v = {"policy": velocity.to(torch.promote_types(velocity.dtype, torch.float32)).requires_grad_()}
         v |= auxiliary_velocities(
-            model, policy, reference, rows, objective, old=old, has_errors=cached is not None, per_pass=1
-        )
-        values = measure(batch, noise, rows, v, objective, cached)
+            model, policy, standards.reference, rows, objective,
+            old=standards.old, has_errors=standards.cached is not None, per_pass=1,
+        )  # fmt: skip
+        values = measure(batch, noise, rows, v, objective, standards.cached)
     result = objective(replace(values, state=objective_state or {}))
     (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
     backward_rows(accelerator, model, policy, rows, slopes)

@@ -12,7 +12,7 @@ from diffdpo.objectives import OBJECTIVES
 from diffdpo.training.config import LoraConfig, TrainConfig
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import add_lora, trainable
-from diffdpo.training.split import split_backward
+from diffdpo.training.split import Standards, split_backward
 from diffdpo.training.step import outputs, sample_noise
 from diffdpo.training.strategy import build_accelerator
 
@@ -80,8 +80,8 @@ def both(accelerator, model, reference, objective, data, old=None, cached=None):
     (expected.loss * data.weight).mean().backward()
     stacked = gradients(network)
     _, result = split_backward(
-        accelerator, model, network, reference, data, objective, noise,
-        old=old, cached=cached, objective_state=STATE,
+        accelerator, model, network, data, objective, noise,
+        standards=Standards(reference=reference, old=old, cached=cached), objective_state=STATE,
     )  # fmt: skip
     return (expected, stacked), (result, gradients(network))
 
