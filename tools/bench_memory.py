@@ -1,4 +1,4 @@
-"""Measures the memory of a training step on a pair, live tensor bytes, beside what `diffdpo estimate` says. JSON out.
+"""Measures the live tensor bytes of a training step on a pair, beside what `diffdpo estimate` says. JSON out.
 
     python tools/bench_memory.py [--sizes 512x8x1024 768x6x1024 512x8x1536] [--markdown]
 
@@ -76,7 +76,7 @@ def measure_step(cfg: TrainConfig, width: int, depth: int, frames: int) -> dict[
     examples = PairsInMemory(
         pairs=[Pair(prompt_id="p", group="p", winner="a", loser="b", rule="r", margins={})],
         latents={name: torch.randn(frames, CHANNELS) for name in "ab"},
-        rows={name: row for name in "ab"},
+        rows=dict.fromkeys("ab", row),
         frames_per_second=21.5,
     )
     objective = DPO()

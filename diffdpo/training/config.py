@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diffdpo.checks import check_number, check_range
 from diffdpo.errors import ensure
@@ -18,8 +18,13 @@ class LoraConfig:
     alpha: float = 16.0
     targets: list[str] | None = None
     """Dotted suffixes of layers, as peft matches them (`q_proj`, `to_out.0`); by default those the model names."""
+    peft: dict[str, Any] = field(default_factory=dict)
+    """Other fields of peft's LoraConfig under their own names: `use_dora: true`, `use_rslora`, `rank_pattern`,
+    `alpha_pattern`, `exclude_modules`, `init_lora_weights`, `lora_dropout` (for objectives on single songs)."""
 
     def __post_init__(self) -> None:
+        for name, own_name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
+            ensure(name not in self.peft, f"lora.peft.{name}: set lora.{own_name}")
         check_range(self, "rank", low=1, prefix="lora.")
         check_range(self, "alpha", above=0, prefix="lora.")
         ensure(

@@ -20,8 +20,9 @@ from diffdpo.data.datasets.stream import accumulation
 from diffdpo.models.base import SongModel
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
+from diffdpo.training.lora import add_lora
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
-from diffdpo.training.setup import DTYPES, add_lora, reference_kind, trainable
+from diffdpo.training.setup import DTYPES, reference_kind, trainable
 from diffdpo.training.step import (
     AuxiliaryPolicy,
     StepNoise,

@@ -70,7 +70,7 @@ class LiveBytes(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run an operation and count what it made; an operation on wrapped tensors is counted inside the wrapper."""
+        """Run an operation and count what it made; one on wrapped tensors is counted inside the wrapper."""
         if any(is_traceable_wrapper_subclass(value) for value in tree_leaves((args, kwargs))):
             return NotImplemented
         result = func(*args, **(kwargs or {}))

@@ -18,8 +18,8 @@ from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
 from diffdpo.training.loop import Training, fit
+from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.setup import (
-    add_lora,
     build_auxiliaries,
     build_cache,
     build_ema,
@@ -48,6 +48,7 @@ def optimize(
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
+    check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
     for part in ("encoders", "codec"):
         model.place(part, None)
