@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from diffdpo import commands_training
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
@@ -34,6 +35,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_ratings(app, errors)
     _register_audit(app, errors)
     _register_gpu_check(app, errors)
+    commands_training.register(app, errors)
     _register_lyrics(app, errors)
 
 
