@@ -21,6 +21,7 @@ from diffdpo.models.base import SongModel
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
 from diffdpo.training.lora import add_lora
+from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers, require_package
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
 from diffdpo.training.step import (
@@ -90,18 +91,22 @@ def estimate_memory(
         add_lora(adapted, cfg.lora, model.lora_targets, seed=0)
     else:
         adapted.requires_grad_(True)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, LiveBytes() as count:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         network = hollow_copy(adapted, "cpu")
+        if cfg.base != "full":
+            require_package(PACKAGES[cfg.base], f"train.base={cfg.base}")
+            quantize_layers(network, block_layers(network), cfg.base)
         reference, old = _prepare(network, cfg, objective)
-        count.add(list(network.parameters()) + list(network.buffers()), "weights")
-        count.add([auxiliary_tensors(auxiliary) for auxiliary in (reference, old)], "reference")
-        fake = fake_rows(mode, rows)
-        parts = list(split_rows(rows, 1)) if cfg.split_backward else []
-        hooks = count_gradients(count, network.parameters())
+        fake, parts = fake_rows(mode, rows), list(split_rows(rows, 1)) if cfg.split_backward else []
         step = _FakeStep(model, network, objective, cfg, mode, reference, old)
         rounds = accumulation(cfg.global_batch, cfg.per_device, layout.processes)
-        for _ in range(min(rounds, 2)):  # the second begins with the gradients of the first
-            step.run(batch, noise, fake, parts)
+        count = LiveBytes()
+        count.add([*network.parameters(), *network.buffers()], "weights")
+        count.add([auxiliary_tensors(auxiliary) for auxiliary in (reference, old)], "reference")
+        hooks = count_gradients(count, network.parameters())
+        with count:
+            for _ in range(min(rounds, 2)):  # the second begins with the gradients of the first
+                step.run(batch, noise, fake, parts)
         for hook in hooks:
             hook.remove()
     weights = trainable(network)

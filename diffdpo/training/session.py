@@ -19,6 +19,7 @@ from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
 from diffdpo.training.loop import Training, fit
 from diffdpo.training.lora import add_lora, check_dropout
+from diffdpo.training.quantize import keep_adapter_only, quantize_base
 from diffdpo.training.setup import (
     build_auxiliaries,
     build_cache,
@@ -84,6 +85,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
     else:
@@ -100,6 +102,8 @@ def prepare_training(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )
     policy, optimizer = accelerator.prepare(network, optimizer)
+    if cfg.base != "full":
+        keep_adapter_only(accelerator)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     training = Training(
