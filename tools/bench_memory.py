@@ -95,7 +95,8 @@ def measure_step(cfg: TrainConfig, width: int, depth: int, frames: int) -> dict[
         start_s = time.monotonic()
         with count:
             train_step(training, 1, stream, {})
-        return {**count.peaks, "peak": count.peak, "seconds": time.monotonic() - start_s}
+        peaks = {str(kind): float(size) for kind, size in count.peaks.items()}
+        return {**peaks, "peak": count.peak, "seconds": time.monotonic() - start_s}
 
 
 def bench(width: int, depth: int, frames: int) -> list[dict[str, Any]]:

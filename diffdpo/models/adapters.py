@@ -212,7 +212,11 @@ def check_fit(network: Any, state: Mapping[str, Tensor], path: Path) -> None:
         side = 1 if ".lora_A" in name else 0  # A has the inputs of the layer, B its outputs
         layer = modules.get(name.split(".lora_")[0])
         shape = tuple(tensor.shape)
-        if not is_adaptable(layer) or shape[side : side + 1] != layer.weight.shape[side : side + 1]:
+        if (
+            layer is None
+            or not is_adaptable(layer)
+            or shape[side : side + 1] != layer.weight.shape[side : side + 1]
+        ):
             raise CheckpointError(f"{path}: an adapter of another model ({name} does not fit)")
 
 

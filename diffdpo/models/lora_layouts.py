@@ -95,7 +95,7 @@ def from_comfyui(
         )
         if match is None:
             raise CheckpointError(f"{name}: no part of a LoRA in ComfyUI's layout")
-        layer = names.get(match[1], match[1])
+        layer = str(names.get(match[1], match[1]))
         if match[2] == "alpha":
             alphas[layer] = float(tensor)
         else:

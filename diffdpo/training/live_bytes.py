@@ -84,7 +84,7 @@ def plain_tensors(values: Iterable[Any]) -> Iterator[Tensor]:
         if not isinstance(value, Tensor):
             continue
         if is_traceable_wrapper_subclass(value):
-            names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
+            names, _ = value.__tensor_flatten__()
             yield from plain_tensors(getattr(value, name) for name in names)
         else:
             yield value

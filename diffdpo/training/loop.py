@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from diffdpo.data.datasets.stream import Examples, batches, micro_batches
+from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar
@@ -172,7 +173,9 @@ def _with_kl(
     coefficient = getattr(objective, "kl_coefficient", None)
     if coefficient is None:
         return result
-    kl = coefficient(objective_state, batch.frames.double().mean(1), batch.latents.shape[-1])
+    kl = coefficient(
+        objective_state, batch.frames.to(widest_float(batch.frames.device)).mean(1), batch.latents.shape[-1]
+    )
     return replace(result, metrics={**result.metrics, "implied_kl": kl})
 
 
