@@ -49,6 +49,7 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, over the configuration", metavar="[KEY=VALUE]...")
 ]
+Device = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu; the same as device=…")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 
 FULL_OR_FORBIDDEN = {
@@ -99,11 +100,33 @@ def load_config(verb: str, source: str | None, words: list[str] | None) -> Any:
     return cfg
 
 
+def set_device(
+    source: str | None, words: list[str] | None, device: str
+) -> tuple[str | None, list[str] | None]:
+    """The arguments of a verb without `device=…`, which goes into the environment: it belongs to no run.
+
+    ConfigError for a device that is not there. Processes that the verb starts have the device too.
+    """
+    sign = "device="
+    names = [word.removeprefix(sign) for word in (source, *(words or ())) if word and word.startswith(sign)]
+    if device or names:
+        from diffdpo.devices import DEVICE, choose_device
+
+        name = device or names[-1]
+        choose_device(name)
+        os.environ[DEVICE] = name
+    words = [word for word in words or () if not word.startswith(sign)]
+    return (None if source and source.startswith(sign) else source), words
+
+
 def _verb(verb: str) -> Callable[..., None]:
     """The command of a verb."""
 
-    def command(source: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    def command(
+        source: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False, device: Device = ""
+    ) -> None:
         with one_line_errors():
+            source, overrides = set_device(source, overrides, device)
             cfg = load_config(verb, source, overrides)
             if dry_run:
                 from diffdpo import config

@@ -15,6 +15,7 @@ from yaml import YAMLError
 from diffdpo import presets
 from diffdpo.config import to_yaml
 from diffdpo.data.samples import PROMPTS
+from diffdpo.devices import choose_device
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.inputs import INPUTS, changed_inputs, read_inputs, write_inputs
 from diffdpo.locks import LOCK, lock_folder, lock_shard
@@ -47,7 +48,7 @@ def dist_env() -> DistEnv:
         return DistEnv(0, 1, lambda: None)
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=choose_device().type == "cpu")
     return DistEnv(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
@@ -58,10 +59,8 @@ def shutdown() -> None:
 
 
 def device() -> torch.device:
-    """The GPU of this process, or the CPU without a GPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """The device of this process; see `choose_device`."""
+    return choose_device()
 
 
 @contextmanager

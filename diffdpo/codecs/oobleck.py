@@ -18,6 +18,7 @@ from diffusers import AutoencoderOobleck
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffdpo.devices import choose_device
 from diffdpo.errors import CheckpointError, plain, reason
 from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
@@ -111,7 +112,7 @@ class Vae:
         return stream(run, latents.shape[1], self.chunks, per_frame=self.samples_per_frame)
 
     def _place(self) -> torch.device:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         nn.Module.to(self.module, device)
         return device
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffdpo.devices import choose_device
 from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, DataError, reason
 from diffdpo.runs import read_json
@@ -203,4 +204,4 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 @cache
 def cached_audiobox(paths: tuple[Path, ...]) -> AudioboxNetwork:
     """The network of these files, loaded once a process, on the GPU if there is one."""
-    return load_audiobox(*paths).to("cuda" if torch.cuda.is_available() else "cpu")
+    return load_audiobox(*paths).to(choose_device())

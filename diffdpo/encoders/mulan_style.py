@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.devices import choose_device
 from diffdpo.encoders import mulan
 from diffdpo.encoders.mulan import Style
 from diffdpo.errors import DataError
@@ -215,4 +216,4 @@ def read_style(path: str) -> Style:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose_device()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffdpo.devices import choose_device
 from diffdpo.encoders import muq
 from diffdpo.encoders.conformer import Hidden, Valid, attend
 from diffdpo.errors import DataError, reason
@@ -98,7 +99,7 @@ def load_head(path: Path) -> Head:
 @cache
 def load_songeval(encoder: Path, head: Path, dtype: str) -> SongEvalNetwork:
     """Encoder and head, loaded once a process, on the GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     features = muq.load_muq(encoder, BLOCKS, getattr(torch, dtype)).to(device)
     ratings = load_head(head).to(device)
     if ratings.fc.in_features != 2 * features.config.dim:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, reason
+from diffdpo.models import lora_layouts
+from diffdpo.models.checkpoints import read_config
 from diffdpo.weight_files import WEIGHTS, read_tensors
 
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -26,19 +28,24 @@ ADAPTER_PREFIX = "transformer."
 """What diffusers' pipelines put before the names of a transformer's adapter."""
 PEFT_KEYS = frozenset(field.name for field in fields(PeftLora))
 """Keys of a LoRA's config in this version of peft."""
+ADAPTABLE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+"""Layers that LoRA can adapt."""
+MAGNITUDE = "lora_magnitude_vector"
+"""The part of DoRA beside the two factors."""
 PEFT_VERSION = "peft_version"
 """The key under which newer versions of peft keep their number."""
 
 Adapters = str | Sequence[str]
-"""Folders of adapters, comma-separated or as a list, each with an optional weight."""
+"""Folders or files of adapters, comma-separated or as a list, each with an optional weight."""
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_adapter(folder: Path, network: Any = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A LoRA's tensors under bare names, and its config, which is empty where the file has none.
 
-    CheckpointError for a folder without an adapter, a damaged file, or a config that only a newer peft understands.
+    `folder` is in any layout of `lora_layouts`, or a file of ComfyUI's, for which the names of some models need the
+    network. CheckpointError for a folder without an adapter, a damaged file, or a config that is none.
     """
-    path = folder / ADAPTER
+    path = adapter_file(folder)
     if not path.is_file():
         hint = (
             "it holds a whole network; give it as network="
@@ -47,6 +54,11 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
         raise CheckpointError(f"{folder}: no adapter here: {hint}")
     state = read_tensors(path)
+    if lora_layouts.is_comfyui(state):
+        return lora_layouts.from_comfyui(state, network)
+    if path.name == lora_layouts.PEFT_FILE:
+        config = read_config(path.with_name(lora_layouts.PEFT_CONFIG))
+        return {lora_layouts.from_peft(name): tensor for name, tensor in state.items()}, config
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(ADAPTER_METADATA, "{}")
     try:
@@ -55,7 +67,16 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: its {ADAPTER_METADATA} is no JSON ({reason(error)})") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: its {ADAPTER_METADATA} is a {type(config).__name__}, not an object")
-    return {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in state.items()}, config
+    bare_config = {name.removeprefix(ADAPTER_PREFIX): value for name, value in config.items()}
+    return {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in state.items()}, bare_config
+
+
+def adapter_file(folder: Path) -> Path:
+    """The file with the tensors of an adapter: of a folder in diffusers' or peft's layout, or the file itself."""
+    if folder.is_file():
+        return folder
+    peft_path = folder / lora_layouts.PEFT_FILE
+    return peft_path if peft_path.is_file() and not (folder / ADAPTER).is_file() else folder / ADAPTER
 
 
 def supported_config(
@@ -128,14 +149,61 @@ def parse_entry(entry: str) -> tuple[Path, float]:
 
 
 def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
-    """Add `weight` times a LoRA to the weights: W + weight (alpha / rank) B A.
+    """Add `weight` times a LoRA's change to the weights; for a plain LoRA W + weight (alpha / rank) B A.
 
     Sums commute, so several adapters trained from one network give its LoRA soup whatever their order (LeVo's
-    interpolation of per-axis models), and adapters trained on top of each other give the last one.
+    interpolation of per-axis models), and adapters trained on top of each other give the last one. DoRA's change
+    depends on the weights below it: see `check_soup`.
     """
-    state, config = read_adapter(folder)
-    path = folder / ADAPTER
+    state, config = read_adapter(folder, network)
+    path = adapter_file(folder)
     config = supported_config(config, path)
+    check_fit(network, state, path)
+    layers = {name.split(".lora_")[0] for name in state}
+    before = {name: _weights_of(network, name) for name in layers} if weight != 1 else {}
+    try:
+        check_mergeable(PeftLora(**config), path)
+        network.load_lora_adapter(dict(sorted(state.items())), prefix=None, metadata=config or None)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        text = reason(error.__cause__ or error)
+        raise CheckpointError(f"{path}: its {ADAPTER_METADATA} does not fit its tensors ({text})") from None
+    try:
+        network.fuse_lora()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: cannot be merged ({reason(error)})") from None
+    network.unload_lora()
+    with torch.no_grad():
+        for name, tensors in before.items():
+            for parameter, old in zip(_parameters_of(network, name), tensors, strict=True):
+                parameter.copy_(torch.lerp(old, parameter, weight))
+
+
+def merge_adapters(network: Any, adapter: Adapters) -> None:
+    """Merge the adapters of a list, in its order; see `parse_adapters` and `check_soup`."""
+    entries = parse_adapters(adapter)
+    check_soup(entries)
+    for folder, weight in entries:
+        merge_adapter(network, folder, weight)
+
+
+def check_soup(entries: Sequence[tuple[Path, float]]) -> None:
+    """CheckpointError for a weighted sum of adapters that is none.
+
+    What DoRA changes depends on the weights below it, so changes do not add up: a single DoRA may have a
+    weight, and several adapters one of which is a DoRA are merged in their order, each whole, as rounds train them.
+    """
+    if len(entries) < 2 or all(weight == 1 for _, weight in entries):
+        return
+    for folder, _ in entries:
+        if any(MAGNITUDE in name for name in read_adapter(folder)[0]):
+            raise CheckpointError(
+                f"{folder}: a DoRA in a weighted sum: what it changes depends on the others; merge it alone with a "
+                "weight, or all of them in the order of training with weight 1"
+            )
+
+
+def check_fit(network: Any, state: Mapping[str, Tensor], path: Path) -> None:
+    """CheckpointError unless every layer of an adapter has both factors, of the sizes of the network's."""
     downs, ups = ({name.split(side)[0] for name in state if side in name} for side in (".lora_A", ".lora_B"))
     if not downs or downs != ups:
         raise CheckpointError(f"{path}: no whole adapter: {len(downs)} layers have an A and {len(ups)} a B")
@@ -145,32 +213,57 @@ def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
         layer = modules.get(name.split(".lora_")[0])
         shape = tuple(tensor.shape)
         if (
-            not isinstance(layer, torch.nn.Linear)
+            layer is None
+            or not is_adaptable(layer)
             or shape[side : side + 1] != layer.weight.shape[side : side + 1]
         ):
             raise CheckpointError(f"{path}: an adapter of another model ({name} does not fit)")
-    try:
-        PeftLora(**config)
-        network.load_lora_adapter(state, prefix=None, metadata=config or None)
-    except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        text = reason(error.__cause__ or error)
-        raise CheckpointError(f"{path}: its {ADAPTER_METADATA} does not fit its tensors ({text})") from None
-    network.fuse_lora(lora_scale=weight)
-    network.unload_lora()
+
+
+def is_adaptable(layer: Any) -> bool:
+    """Whether a layer can have a LoRA that can be merged: linear ones, and convolutions not in groups."""
+    return isinstance(layer, ADAPTABLE) and getattr(layer, "groups", 1) == 1
+
+
+def check_mergeable(config: PeftLora, path: Path) -> None:
+    """CheckpointError for an adapter that acts on some tokens only, or on the input: no weights are like it."""
+    for key in ("alora_invocation_tokens", "use_qalora", "monteclora_config", "arrow_config"):
+        if getattr(config, key, None):
+            raise CheckpointError(f"{path}: an adapter with {key} cannot be merged into weights")
+
+
+def _parameters_of(network: Any, layer: str) -> list[torch.nn.Parameter]:
+    return list(network.get_submodule(layer).parameters())
+
+
+def _weights_of(network: Any, layer: str) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in _parameters_of(network, layer)]
 
 
 def save_adapter(network: Any, state: dict[str, Tensor], folder: Path) -> None:
     """The diffusers LoRA format, from a gathered state dict of the whole network."""
     adapter = get_peft_model_state_dict(network, state_dict=state, adapter_name="default")
-    config = {
-        k: sorted(v) if isinstance(v, set) else v for k, v in network.peft_config["default"].to_dict().items()
-    }
-    write_adapter(adapter, config, folder)
+    write_adapter(adapter, plain_config(network.peft_config["default"]), folder)
 
 
-def write_adapter(state: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
-    """A LoRA in diffusers' format, from tensors under bare names and its config."""
-    header = {"format": "pt", ADAPTER_METADATA: json.dumps(config, sort_keys=True)}
+def plain_config(config: PeftLora) -> dict[str, Any]:
+    """A LoRA's config as JSON can hold it."""
+    return json.loads(json.dumps(config.to_dict(), default=lambda value: sorted(value)))
+
+
+def write_adapter(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path, prefix: str = ""
+) -> None:
+    """A LoRA in diffusers' format, from tensors under bare names and its config.
+
+    With the prefix `ADAPTER_PREFIX` pipelines find it with `load_lora_weights`, and networks with
+    `load_lora_adapter`; without, networks do with `prefix=None`.
+    """
+    text = json.dumps({prefix + name: value for name, value in config.items()}, sort_keys=True)
     with disk_errors(folder / ADAPTER):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / ADAPTER, metadata=header)
+        save_file(
+            {prefix + name: tensor.contiguous() for name, tensor in state.items()},
+            folder / ADAPTER,
+            metadata={"format": "pt", ADAPTER_METADATA: text},
+        )

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from diffdpo.errors import ConfigError
-from diffdpo.models.adapters import ADAPTER, merge_adapter, parse_adapters, read_adapter, write_adapter
+from diffdpo.models.adapters import (
+    ADAPTER,
+    check_soup,
+    merge_adapter,
+    parse_adapters,
+    read_adapter,
+    write_adapter,
+)
 from diffdpo.models.checkpoints import save_network
 from diffdpo.models.diffrhythm.checkpoints import Checkpoint, read_network, save_published
 from diffdpo.models.diffrhythm.published import N_HEADS, NETWORK_PREFIX
@@ -98,6 +105,7 @@ def merge_state(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]]) 
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.state.items()}
     network = checkpoint.build()
     assign(network, checkpoint.state, checkpoint.location, torch.float32)
+    check_soup(adapters)
     for folder, weight in adapters:
         merge_adapter(network, folder, weight)
     state = dict(network.state_dict())

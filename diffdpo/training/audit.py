@@ -4,6 +4,7 @@ Published trainers have violated this: a projection shared by policy and referen
 adapter for the reference that was the trained one (flow_grpo issue 47). No loss shows it at the first step.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def _active_adapter(network: Any) -> frozenset[str]:
     return frozenset(
         name
         for name, _ in network.named_parameters()
-        if any(f".lora_{side}.{adapter}." in name for side in "AB" for adapter in active)
+        if any(re.search(rf"\.lora_\w+\.{re.escape(adapter)}(\.|$)", name) for adapter in active)
     )
 
 

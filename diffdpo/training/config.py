@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diffdpo.checks import check_number, check_range
 from diffdpo.errors import ensure
@@ -18,8 +18,13 @@ class LoraConfig:
     alpha: float = 16.0
     targets: list[str] | None = None
     """Dotted suffixes of layers, as peft matches them (`q_proj`, `to_out.0`); by default those the model names."""
+    peft: dict[str, Any] = field(default_factory=dict)
+    """Other fields of peft's LoraConfig under their own names: `use_dora: true`, `use_rslora`, `rank_pattern`,
+    `alpha_pattern`, `exclude_modules`, `init_lora_weights`, `lora_dropout` (for objectives on single songs)."""
 
     def __post_init__(self) -> None:
+        for name, own_name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
+            ensure(name not in self.peft, f"lora.peft.{name}: set lora.{own_name}")
         check_range(self, "rank", low=1, prefix="lora.")
         check_range(self, "alpha", above=0, prefix="lora.")
         ensure(
@@ -94,10 +99,16 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass. Errors are reduced and parameters updated in fp32 in every case."""
     gradient_checkpointing: bool = False
+    split_backward: bool = False
+    """One song at a time through backward: a pair needs the memory of one song, for one more forward pass. The
+    gradient is the same, but for rounding."""
     compile: bool = False
     """The transformer's blocks with torch.compile: up to a minute of waiting, then faster steps."""
     lora: LoraConfig | None = None
     """None trains every parameter."""
+    base: Literal["full", "int8", "nf4"] = "full"
+    """Weights of the blocks below the adapters. int8: a quarter of fp32's memory (torchao, on any device). nf4: an
+    eighth (bitsandbytes, CUDA only; not measured by us)."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     """The policy that preferences are measured against."""
     old: ReferenceConfig = field(default_factory=ReferenceConfig)
@@ -139,7 +150,7 @@ class TrainConfig:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "time_bins", "compile",
+    "gradient_checkpointing", "split_backward", "time_bins", "compile",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from diffdpo.data.datasets.stream import Examples, batches, micro_batches
+from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
 from diffdpo.models.base import SongModel
 from diffdpo.progress import bar
@@ -21,8 +22,9 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.references import ErrorCache
+from diffdpo.training.split import Standards, split_backward
 from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
-from diffdpo.types import Batch, LossOutput, Objective, Outputs
+from diffdpo.types import Batch, LossOutput, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             start_s = time.monotonic()
-            means = _step(training, step, stream, objective_state)
+            means = train_step(training, step, stream, objective_state)
             if not means.get(SKIPPED):
                 objective_state = update(training.objective, objective_state, means)
             row = {"step": step + 1, **means}
@@ -121,7 +123,7 @@ def update(
     return objective_update(objective_state, means) if objective_update else objective_state
 
 
-def _step(
+def train_step(
     training: Training, step: int, stream: Iterator[Batch], objective_state: Mapping[str, float]
 ) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
@@ -135,12 +137,7 @@ def _step(
         batch = _to_device(next(stream), accelerator.device)
         with accelerator.accumulate(training.policy):
             noise = _sample_noise(training, batch)
-            with accelerator.autocast():
-                values = _outputs(training, batch, noise)
-            result = training.objective(replace(values, state=objective_state))
-            accelerator.backward(
-                (result.loss * batch.weight).mean()
-            )  # under DeepSpeed this is also the update
+            result = _backward(training, batch, noise, objective_state)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
             training.optimizer.step()
@@ -176,23 +173,37 @@ def _with_kl(
     coefficient = getattr(objective, "kl_coefficient", None)
     if coefficient is None:
         return result
-    kl = coefficient(objective_state, batch.frames.double().mean(1), batch.latents.shape[-1])
+    kl = coefficient(
+        objective_state, batch.frames.to(widest_float(batch.frames.device)).mean(1), batch.latents.shape[-1]
+    )
     return replace(result, metrics={**result.metrics, "implied_kl": kl})
 
 
-def _outputs(training: Training, batch: Batch, noise: StepNoise) -> Outputs:
-    """Errors of all policies; the reference's from the cache where it holds them."""
+def _backward(
+    training: Training, batch: Batch, noise: StepNoise, objective_state: Mapping[str, float]
+) -> LossOutput:
+    """Add the gradient of a micro-batch; the reference's errors are from the cache where it holds them.
+
+    Under DeepSpeed the backward pass that ends a step is also its update.
+    """
     model, policy, objective = training.model, training.policy, training.objective
-    if training.cache is None:
-        return outputs(model, policy, training.reference, batch, objective, noise, old=training.old)
-    keys = tuple(map(str, noise_keys(batch, training.cfg)))
-    cached = training.cache.lookup(keys, batch.latents.device)
-    values = outputs(
-        model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
-    )
-    if cached is None and values.reference is not None:
+    keys = () if training.cache is None else tuple(map(str, noise_keys(batch, training.cfg)))
+    cached = None if training.cache is None else training.cache.lookup(keys, batch.latents.device)
+    if training.cfg.split_backward:
+        values, result = split_backward(
+            training.accelerator, model, policy, batch, objective, noise, objective_state=objective_state,
+            standards=Standards(reference=training.reference, old=training.old, cached=cached),
+        )  # fmt: skip
+    else:
+        with training.accelerator.autocast():
+            values = outputs(
+                model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
+            )
+        result = objective(replace(values, state=objective_state))
+        training.accelerator.backward((result.loss * batch.weight).mean())
+    if training.cache is not None and cached is None and values.reference is not None:
         training.cache.store(keys, values.reference)
-    return values
+    return result
 
 
 def _sample_noise(training: Training, batch: Batch) -> StepNoise:

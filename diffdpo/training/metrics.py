@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdpo.devices import widest_float
 from diffdpo.types import LossOutput
 
 METRICS_PER_BIN = (
@@ -41,19 +42,20 @@ def step_means(
     `axes` are all axes of the data, in one order on all processes. A bin or an axis without an example in this step
     has no entry.
     """
-    t = torch.cat([s.t.detach() for s in records]).double()
+    t = torch.cat([s.t.detach() for s in records])
+    t = t.to(widest_float(t.device))
     labels = [axis for s in records for axis in (s.axes or ("",) * len(s.t))]
     names = ["loss", *records[0].result.metrics]
-    values = [torch.cat([s.result.loss.detach() for s in records]).double()]
-    values += [torch.cat([s.result.metrics[name].detach() for s in records]).double() for name in names[1:]]
+    values = [torch.cat([s.result.loss.detach() for s in records]).to(t)]
+    values += [torch.cat([s.result.metrics[name].detach() for s in records]).to(t) for name in names[1:]]
     columns = dict(zip(names, values, strict=True))
     terms = {name: (value, torch.ones_like(value)) for name, value in columns.items()}
     for name in METRICS_PER_BIN:
         for low, high in ((k / bins, (k + 1) / bins) for k in range(bins if name in columns else 0)):
             inside = (t >= low) & ((t < high) | (high == 1.0))
-            terms[f"{name}/t{low:.2f}-{high:.2f}"] = (columns[name], inside.double())
+            terms[f"{name}/t{low:.2f}-{high:.2f}"] = (columns[name], inside.to(t))
     for axis in axes if PER_AXIS in columns else ():
-        on_axis = torch.tensor([label == axis for label in labels], device=t.device).double()
+        on_axis = torch.tensor([label == axis for label in labels], device=t.device).to(t)
         terms[f"{PER_AXIS}/{axis}"] = (columns[PER_AXIS], on_axis)
     sums = torch.stack(
         [torch.stack([(value * weight).sum(), weight.sum()]) for value, weight in terms.values()]

@@ -18,8 +18,9 @@ from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
 from diffdpo.training.loop import Training, fit
+from diffdpo.training.lora import add_lora, check_dropout
+from diffdpo.training.quantize import keep_adapter_only, quantize_base
 from diffdpo.training.setup import (
-    add_lora,
     build_auxiliaries,
     build_cache,
     build_ema,
@@ -48,6 +49,7 @@ def optimize(
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
+    check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
     for part in ("encoders", "codec"):
         model.place(part, None)
@@ -83,6 +85,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
     else:
@@ -99,6 +102,8 @@ def prepare_training(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )
     policy, optimizer = accelerator.prepare(network, optimizer)
+    if cfg.base != "full":
+        keep_adapter_only(accelerator)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     training = Training(

@@ -1,49 +1,32 @@
 """What is trained, before the loop: adapters, auxiliary policies, the optimiser."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from peft import LoraConfig as PeftLora
 
 from diffdpo.errors import ConfigError
-from diffdpo.registry import closest
+from diffdpo.models.adapters import ADAPTABLE as ADAPTABLE
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
+from diffdpo.training.lora import add_lora as add_lora
 from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, MovingCopy
 from diffdpo.training.step import AuxiliaryPolicy
 from diffdpo.training.strategy import zero_stage
 from diffdpo.types import Objective
 
-ADAPTABLE = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
-"""Layers that LoRA can adapt."""
-
-
-def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) -> None:
-    """Freeze the network and put adapters on the layers that `lora.targets`, else `targets`, match.
-
-    Adapters start as the identity. ConfigError for a target that matches no linear layer or convolution.
-    """
-    patterns = list(targets if lora.targets is None else lora.targets)
-    layers = [name for name, m in network.named_modules() if isinstance(m, ADAPTABLE)]
-    for target in patterns:
-        if not any(name == target or name.endswith(f".{target}") for name in layers):
-            suffixes = sorted({name.rsplit(".", 1)[-1] for name in layers})
-            raise ConfigError(
-                f"train.lora.targets: the network has no layer {target!r}.{closest(target, suffixes)} "
-                f"It has {', '.join(suffixes)}."
-            )
-    network.requires_grad_(False)
-    if not getattr(network, "peft_config", None):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network.add_adapter(
-                PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=patterns, lora_dropout=0.0)
-            )
-
-
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def reference_kind(
+    name: str, cfg: ReferenceConfig, lora: LoraConfig | None
+) -> Literal["adapter_off", "frozen_copy", "ema", "synced"]:
+    """The kind of an auxiliary policy, `auto` resolved. ConfigError for adapters off where there are none."""
+    if cfg.kind == "auto":
+        return "frozen_copy" if lora is None else "adapter_off"
+    if cfg.kind == "adapter_off" and lora is None:
+        raise ConfigError(f"train.{name}.kind=adapter_off needs train.lora; without adapters use frozen_copy")
+    return cfg.kind
 
 
 def build_auxiliary(
@@ -60,14 +43,8 @@ def build_auxiliary(
     """
     if name not in objective.needs:
         return None
-    kind = cfg.kind
-    if kind == "auto":
-        kind = "frozen_copy" if lora is None else "adapter_off"
+    kind = reference_kind(name, cfg, lora)
     if kind == "adapter_off":
-        if lora is None:
-            raise ConfigError(
-                f"train.{name}.kind=adapter_off needs train.lora; without adapters use frozen_copy"
-            )
         return AdapterOff(accelerator.unwrap_model)
     if kind == "frozen_copy":
         return FrozenCopy.take(network, accelerator.device, DTYPES[cfg.dtype], cfg.offload)

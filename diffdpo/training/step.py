@@ -1,17 +1,17 @@
 """From a batch to what the objective sees: the mathematics of one training step, free of plumbing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.models.base import Condition, Inpaints, SongModel, move, require
+from diffdpo.models.base import Condition, Inpaints, SongModel, move, require, take
 from diffdpo.randomness import draw_noise, draw_uniform, generator
 from diffdpo.training.config import InpaintConfig, TrainConfig
 from diffdpo.training.references import grid_key
@@ -100,6 +100,128 @@ def _sample_spans(
     return (index >= start[:, None]) & (index < (start + width)[:, None])
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepRows:
+    """The rows of a step's forward passes: the members of all examples, winners first, at their noise levels."""
+
+    x: Float[Tensor, "row frame channel"]
+    t: Float[Tensor, " row"]
+    target: Float[Tensor, "row frame channel"]
+    mask: Bool[Tensor, "row frame"]
+    """The frames on which the error counts."""
+    frames: Int[Tensor, " row"]
+    condition: Condition
+    reference_condition: Condition
+    """The condition for the reference, which may not know all that the policy is told."""
+
+    def select(self, index: Int[Tensor, " part"]) -> "StepRows":
+        """Some of the rows."""
+        own = take(self.condition, index)
+        same = self.reference_condition is self.condition
+        return StepRows(
+            **{name: getattr(self, name)[index] for name in ("x", "t", "target", "mask", "frames")},
+            condition=own,
+            reference_condition=own if same else take(self.reference_condition, index),
+        )
+
+
+def stack_rows(model: SongModel, batch: Batch, noise: StepNoise) -> StepRows:
+    """The rows of a batch under this noise, on the device of `batch.latents`."""
+    _, members, length, _ = batch.latents.shape
+    song, frames = _stack(batch.latents), _stack(batch.frames)
+    x_noise, t = noise.noise.repeat(members, 1, 1), noise.t.repeat(members)
+    condition, span = encode_batch(model, batch.rows, batch, noise)
+    reference_condition = condition
+    if batch.reference_rows is not None:
+        reference_condition, _ = encode_batch(model, batch.reference_rows, batch, noise)
+    return StepRows(
+        x=flow.interpolate(song, x_noise, t),
+        t=t,
+        target=flow.velocity(song, x_noise),
+        mask=flow.mask_from_frames(frames, length) & span.repeat(members, 1),
+        frames=frames,
+        condition=condition,
+        reference_condition=reference_condition,
+    )
+
+
+def row_velocity(model: SongModel, network: Any, rows: StepRows, name: str = "policy") -> Tensor:
+    """The velocity that a network predicts for the rows; `reference` sees the reference's condition."""
+    condition = rows.reference_condition if name == "reference" else rows.condition
+    return model.velocity(network, rows.x, rows.t, condition, rows.frames)
+
+
+def auxiliary_velocities(
+    model: SongModel,
+    policy: Any,
+    reference: AuxiliaryPolicy | None,
+    rows: StepRows,
+    objective: Objective,
+    *,
+    old: AuxiliaryPolicy | None = None,
+    has_errors: bool = False,
+    per_pass: int = 0,
+) -> dict[str, Tensor]:
+    """The velocities of the reference and the old policy, of which the objective needs some, without gradient.
+
+    `has_errors`: the reference's errors are there already. `per_pass` rows go through a network at a time; 0: all.
+    An old policy that is the reference is run once.
+    """
+    v: dict[str, Tensor] = {}
+    for name, auxiliary in (("reference", reference), ("old", old)):
+        if name not in objective.needs or (name == "reference" and has_errors):
+            continue
+        assert auxiliary is not None, f"the trainer built no {name} policy for an objective that needs one"
+        if name == "old" and auxiliary is reference:
+            v[name] = v["reference"]
+            continue
+        with torch.no_grad(), auxiliary.of(policy) as network:
+            v[name] = torch.cat([row_velocity(model, network, r, name) for r in split_rows(rows, per_pass)])
+    return v
+
+
+def split_rows(rows: StepRows, per_pass: int) -> Iterator[StepRows]:
+    """The rows in parts of `per_pass`; all of them at once for 0."""
+    if not per_pass:
+        yield rows
+        return
+    for index in torch.arange(len(rows.t)).split(per_pass):
+        yield rows.select(index.to(rows.x.device))
+
+
+def measure(
+    batch: Batch,
+    noise: StepNoise,
+    rows: StepRows,
+    v: Mapping[str, Tensor],
+    objective: Objective,
+    cached: Float[Tensor, "example member"] | None = None,
+) -> Outputs:
+    """What the objective sees of the velocities `v`, by policy. `cached` are the reference's errors."""
+    members = batch.latents.shape[1]
+
+    def unstack(values: Tensor) -> Tensor:
+        return rearrange(values, "(member example) ... -> example member ...", member=members)
+
+    per_frame = {name: flow.frame_errors(prediction, rows.target) for name, prediction in v.items()}
+    errors: dict[str, Any] = {name: unstack(flow.masked_mean(e, rows.mask)) for name, e in per_frame.items()}
+    if cached is not None:
+        errors["reference"] = cached
+    needs_velocities, needs_frames = "velocities" in objective.needs, "frame_errors" in objective.needs
+    return Outputs(
+        **errors,
+        t=noise.t,
+        mask=unstack(rows.mask),
+        soft_label=batch.soft_label,
+        score=batch.score,
+        span=batch.span,
+        velocities=Velocities(target=unstack(rows.target), **{n: unstack(p) for n, p in v.items()})
+        if needs_velocities
+        else None,
+        frame_errors=FrameErrors(**{n: unstack(e) for n, e in per_frame.items()}) if needs_frames else None,
+    )
+
+
 def outputs(
     model: SongModel,
     policy: Any,
@@ -115,50 +237,14 @@ def outputs(
 
     The members of all examples are stacked, winners first, into one forward a network. Everything is on the
     device of `batch.latents`. `cached` are the reference's errors of these examples under this noise, if they were
-    measured before: its forward pass is left out. An old policy that is the reference is run once.
+    measured before: its forward pass is left out.
     """
-    _, members, length, _ = batch.latents.shape
-    song, frames = _stack(batch.latents), _stack(batch.frames)
-    x_noise, t = noise.noise.repeat(members, 1, 1), noise.t.repeat(members)
-    x, target = flow.interpolate(song, x_noise, t), flow.velocity(song, x_noise)
-    condition, span = encode_batch(model, batch.rows, batch, noise)
-    mask = flow.mask_from_frames(frames, length) & span.repeat(members, 1)
-
-    v = {"policy": model.velocity(policy, x, t, condition, frames)}
-    for name, auxiliary in (("reference", reference), ("old", old)):
-        if name not in objective.needs or (name == "reference" and cached is not None):
-            continue
-        assert auxiliary is not None, f"the trainer built no {name} policy for an objective that needs one"
-        if name == "old" and auxiliary is reference:
-            v[name] = v["reference"]
-            continue
-        if name == "reference" and batch.reference_rows is not None:
-            own_condition, _ = encode_batch(model, batch.reference_rows, batch, noise)
-        else:
-            own_condition = condition
-        with torch.no_grad(), auxiliary.of(policy) as network:
-            v[name] = model.velocity(network, x, t, own_condition, frames)
-
-    def unstack(values: Tensor) -> Tensor:
-        return rearrange(values, "(member example) ... -> example member ...", member=members)
-
-    per_frame = {name: flow.frame_errors(prediction, target) for name, prediction in v.items()}
-    errors: dict[str, Any] = {name: unstack(flow.masked_mean(e, mask)) for name, e in per_frame.items()}
-    if cached is not None:
-        errors["reference"] = cached
-    needs_velocities, needs_frames = "velocities" in objective.needs, "frame_errors" in objective.needs
-    return Outputs(
-        **errors,
-        t=noise.t,
-        mask=unstack(mask),
-        soft_label=batch.soft_label,
-        score=batch.score,
-        span=batch.span,
-        velocities=Velocities(target=unstack(target), **{n: unstack(p) for n, p in v.items()})
-        if needs_velocities
-        else None,
-        frame_errors=FrameErrors(**{n: unstack(e) for n, e in per_frame.items()}) if needs_frames else None,
+    rows = stack_rows(model, batch, noise)
+    v = {"policy": row_velocity(model, policy, rows)}
+    v |= auxiliary_velocities(
+        model, policy, reference, rows, objective, old=old, has_errors=cached is not None
     )
+    return measure(batch, noise, rows, v, objective, cached)
 
 
 def _stack(values: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ each."""
 import os
 from collections.abc import Sequence
 
-import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from diffdpo.data.datasets.stream import accumulation
+from diffdpo.devices import choose_device, is_cpu_forced
 from diffdpo.errors import ConfigError
 from diffdpo.registry import pick
 from diffdpo.training.config import TrainConfig
@@ -17,7 +17,7 @@ from diffdpo.training.config import TrainConfig
 
 def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
     """The accelerator of the environment `accelerate launch` made, or of one process."""
-    cpu = not torch.cuda.is_available()
+    cpu = choose_device().type == "cpu"
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     handlers = (
@@ -30,6 +30,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
     rounds = accumulation(cfg.global_batch, cfg.per_device, world)
     AcceleratorState._reset_state()  # a process may train more than once, each time with another precision
     accelerator = Accelerator(
+        cpu=is_cpu_forced(),
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=rounds,
         kwargs_handlers=handlers,

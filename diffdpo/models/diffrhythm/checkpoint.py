@@ -10,6 +10,7 @@ from diffdpo.hub import fingerprint_of
 
 if TYPE_CHECKING:
     from diffdpo.models.diffrhythm.adapter import DiffRhythm
+    from diffdpo.types import Embedding
 
 SAMPLE_RATE, SAMPLES_PER_FRAME = 44100, 2048
 """Samples a second and samples a latent frame of DiffRhythm's VAE, which is Stable Audio's."""
@@ -55,6 +56,37 @@ class DiffRhythmCheckpoint:
     def __post_init__(self) -> None:
         if not self.checkpoint and not self.network:
             raise ValueError("the model needs a checkpoint, such as checkpoint=ASLP-lab/DiffRhythm-1_2")
+
+    def sketch(self) -> "tuple[DiffRhythm, Embedding]":
+        """The model with its network on the meta device, and the embedding of an instrumental. A release needs no
+        file; of anything else only sizes are read."""
+        import torch
+
+        from diffdpo.models.base import LatentSpec
+        from diffdpo.models.diffrhythm.adapter import DiffRhythm
+        from diffdpo.models.diffrhythm.checkpoints import read_network
+        from diffdpo.models.diffrhythm.lines import line_tensors
+        from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+        from diffdpo.models.diffrhythm.published import RELEASES, config_of
+
+        name = self.network or self.checkpoint
+        releases = {entry.repo: entry for entry in RELEASES.values()} | RELEASES
+        config = config_of(releases[name], {}) if name in releases else read_network(name).config
+        with torch.device("meta"):
+            network = DiffRhythmTransformer.from_config(config)
+        spec = LatentSpec(
+            channels=network.config.latent_channels,
+            frames_per_second=SAMPLE_RATE / SAMPLES_PER_FRAME,
+            sample_rate=SAMPLE_RATE,
+            max_frames=network.config.max_frames,
+            window="exact" if network.config.duration_embedding else "fixed",
+        )
+        embedding = {
+            "style": torch.zeros(network.config.style_dim),
+            "start": torch.zeros(()),
+            **line_tensors(()),
+        }
+        return DiffRhythm(network=network, spec=spec, encoders=None), embedding
 
     def load(self) -> "DiffRhythm":
         from diffdpo.codecs.oobleck import load_vae

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.hub import Published, find_weights
-from diffdpo.models.adapters import Adapters, merge_adapter, parse_adapters
+from diffdpo.models.adapters import Adapters, merge_adapters
 from diffdpo.models.checkpoints import read_config
 from diffdpo.models.diffrhythm import published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
@@ -56,8 +56,7 @@ def load_network(
     checkpoint = read_network(location, release=release, ema=ema)
     network = checkpoint.build()
     assign(network, checkpoint.state, checkpoint.location, dtype, published.looks_like)
-    for folder, weight in parse_adapters(adapter):
-        merge_adapter(network, folder, weight)
+    merge_adapters(network, adapter)
     return network
 
 

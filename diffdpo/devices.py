@@ -1,0 +1,43 @@
+"""The device of a process: CUDA, Apple's MPS or the CPU, chosen in one place."""
+
+import os
+
+import torch
+
+from diffdpo.errors import ConfigError
+
+DEVICE = "DIFFDPO_DEVICE"
+"""The environment variable that `--device` sets."""
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def choose_device(name: str = "") -> torch.device:
+    """The device of this process by name; "" is the environment's, and auto the best there is.
+
+    Under `accelerate launch` every process has a GPU of its own. ConfigError for a device that is not there.
+    """
+    name = name or os.environ.get(DEVICE) or "auto"
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (":" in name and not (number.isdecimal() and kind == "cuda")):
+        raise ConfigError(f"device={name}: choose one of {', '.join(DEVICES)}, or a GPU by number, cuda:1")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        kind = next(candidate for candidate in ("cuda", "mps", "cpu") if available[candidate])
+    if not available[kind]:
+        raise ConfigError(f"device={name}: PyTorch sees no such device here; choose auto or cpu")
+    if kind != "cuda":
+        return torch.device(kind)
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device={name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return torch.device("cuda", index)
+
+
+def is_cpu_forced() -> bool:
+    """Whether the CPU was chosen although there is another device."""
+    return choose_device().type == "cpu" and choose_device("auto").type != "cpu"
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """The most precise floating-point type that a device has: MPS has no fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,290 @@
+"""Memory of a training step, counted without allocating it: the step runs on fake tensors, which have sizes only.
+
+What is counted is what `LiveBytes` measures in a real step. Workspaces inside operations, the allocator's rounding
+and the CUDA context, about half a gigabyte, are not in it.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffdpo.checks import check_range
+from diffdpo.data.datasets.stream import accumulation
+from diffdpo.models.base import SongModel
+from diffdpo.training.config import TrainConfig
+from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
+from diffdpo.training.lora import add_lora
+from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers, require_package
+from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
+from diffdpo.training.setup import DTYPES, reference_kind, trainable
+from diffdpo.training.step import (
+    AuxiliaryPolicy,
+    StepNoise,
+    StepRows,
+    auxiliary_velocities,
+    measure,
+    row_velocity,
+    sample_noise,
+    split_rows,
+    stack_rows,
+)
+from diffdpo.types import Batch, Embedding, Objective, Row
+
+MEMBERS = {"song": 1, "rated": 1, "pair": 2}
+"""Songs of an example, by kind of batch; a group has as many as the user says."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many processes train, with which stage of DeepSpeed's ZeRO, and how large a group of songs is."""
+
+    processes: int = 1
+    zero_stage: int = 0
+    group_size: int = 4
+
+    def __post_init__(self) -> None:
+        check_range(self, "processes", "group_size", low=1)
+        check_range(self, "zero_stage", low=0, high=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on each device, the largest of each kind; they do not all occur at the same moment as `peak` does."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    activations: int
+    """All else that a step makes: activations, casts of weights, latents and conditions."""
+    peak: int
+
+    def lines(self) -> list[str]:
+        """A table in GiB."""
+        return [f"{field.name:12}{getattr(self, field.name) / GIB:10.3f} GiB" for field in fields(self)]
+
+
+def estimate_memory(
+    model: SongModel,
+    embedding: Embedding,
+    objective: Objective,
+    cfg: TrainConfig,
+    frames: int,
+    layout: Layout | None = None,
+) -> MemoryEstimate:
+    """Memory of a training step on songs of `frames` frames. The weights may be on the meta device."""
+    layout = layout or Layout()
+    members = MEMBERS.get(objective.batch_kind, layout.group_size)
+    batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
+    noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
+    rows = stack_rows(model, batch, noise)
+    adapted = hollow_copy(model.network, "meta")
+    if cfg.lora is not None:
+        add_lora(adapted, cfg.lora, model.lora_targets, seed=0)
+    else:
+        adapted.requires_grad_(True)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        network = hollow_copy(adapted, "cpu")
+        if cfg.base != "full":
+            require_package(PACKAGES[cfg.base], f"train.base={cfg.base}")
+            quantize_layers(network, block_layers(network), cfg.base)
+        reference, old = _prepare(network, cfg, objective)
+        fake, parts = fake_rows(mode, rows), list(split_rows(rows, 1)) if cfg.split_backward else []
+        step = _FakeStep(model, network, objective, cfg, mode, reference, old)
+        rounds = accumulation(cfg.global_batch, cfg.per_device, layout.processes)
+        count = LiveBytes()
+        count.add([*network.parameters(), *network.buffers()], "weights")
+        count.add([auxiliary_tensors(auxiliary) for auxiliary in (reference, old)], "reference")
+        hooks = count_gradients(count, network.parameters())
+        with count:
+            for _ in range(min(rounds, 2)):  # the second begins with the gradients of the first
+                step.run(batch, noise, fake, parts)
+        for hook in hooks:
+            hook.remove()
+    weights = trainable(network)
+    largest = max(p.numel() * p.element_size() for p in weights)
+    optimizer = sum(2 * p.numel() * p.element_size() for p in weights)
+    update = count.peaks["weights"] + count.peaks["gradients"] + count.peaks.get("reference", 0) + 2 * largest
+    whole = MemoryEstimate(
+        weights=count.peaks["weights"],
+        gradients=count.peaks["gradients"],
+        optimizer=optimizer,
+        reference=count.peaks.get("reference", 0),
+        activations=count.peaks["activations"],
+        peak=max(count.peak, update) + optimizer,
+    )
+    return shard_memory(whole, layout, _largest_block(network))
+
+
+def empty_batch(embedding: Embedding, examples: int, members: int, frames: int, channels: int) -> Batch:
+    """A batch of songs of one length and one prompt."""
+    row = Row(embedding=embedding, frames=frames)
+    return Batch(
+        latents=torch.zeros(examples, members, frames, channels),
+        frames=torch.full((examples, members), frames),
+        rows=((row,) * members,) * examples,
+        positions=tuple(range(examples)),
+        ids=tuple(map(str, range(examples))),
+        visits=(0,) * examples,
+        weight=torch.ones(examples),
+        score=torch.linspace(-1, 1, examples * members).view(examples, members),
+    )
+
+
+def hollow_copy(network: Any, device: str, dtype: torch.dtype | None = None) -> Any:
+    """A copy of the network with empty tensors of a device for its weights and buffers, of the same sizes.
+
+    Numbers are of the precision they have, or of `dtype`. On the CPU inside FakeTensorMode they take no memory.
+    """
+
+    def empty(tensor: Tensor) -> Tensor:
+        own_dtype = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return torch.empty(tensor.shape, dtype=own_dtype, device=device)
+
+    copies: dict[int, Any] = {
+        id(p): torch.nn.Parameter(empty(p), requires_grad=p.requires_grad) for p in network.parameters()
+    }
+    copies |= {id(buffer): empty(buffer) for buffer in network.buffers()}
+    return copy.deepcopy(network, copies)
+
+
+def fake_rows(mode: FakeTensorMode, rows: StepRows) -> StepRows:
+    """Rows without memory. The numbers of frames stay what they are: networks read them."""
+
+    def fake(value: Tensor) -> Tensor:
+        return torch.empty(value.shape, dtype=value.dtype, device="cpu") if value.numel() > 1 else value
+
+    condition = {name: fake(value) for name, value in rows.condition.items()}
+    reference_condition = condition
+    if rows.reference_condition is not rows.condition:
+        reference_condition = {name: fake(value) for name, value in rows.reference_condition.items()}
+    return replace(
+        rows,
+        **{name: fake(getattr(rows, name)) for name in ("x", "t", "target", "mask")},
+        condition=condition,
+        reference_condition=reference_condition,
+    )
+
+
+def _prepare(
+    network: Any, cfg: TrainConfig, objective: Objective
+) -> tuple[AuxiliaryPolicy | None, AuxiliaryPolicy | None]:
+    """What a run does with a network before its first step: checkpointing, auxiliary policies."""
+    if cfg.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    network.train()
+    auxiliaries: list[AuxiliaryPolicy | None] = []
+    for name, settings in (("reference", cfg.reference), ("old", cfg.old)):
+        if name not in objective.needs:
+            auxiliaries.append(None)
+            continue
+        if name == "old" and settings == cfg.reference and auxiliaries[0] is not None:
+            auxiliaries.append(auxiliaries[0])
+            continue
+        kind, cpu = reference_kind(name, settings, cfg.lora), torch.device("cpu")
+        if kind == "adapter_off":
+            auxiliaries.append(AdapterOff(lambda module: module))
+        elif kind == "frozen_copy":
+            frozen_network = hollow_copy(network, "cpu", DTYPES[settings.dtype]).requires_grad_(False).eval()
+            auxiliaries.append(FrozenCopy(frozen_network, cpu))
+        else:
+            auxiliaries.append(MovingCopy.start(network, cpu, lambda module: module))
+    return auxiliaries[0], auxiliaries[1]
+
+
+def auxiliary_tensors(auxiliary: AuxiliaryPolicy | None) -> list[Tensor]:
+    """The tensors that an auxiliary policy holds beside the policy's own."""
+    if isinstance(auxiliary, FrozenCopy):
+        return [*auxiliary.network.parameters(), *auxiliary.network.buffers()]
+    return list(auxiliary.weights.values()) if isinstance(auxiliary, MovingCopy) else []
+
+
+@dataclass(frozen=True)
+class _FakeStep:
+    """A micro-batch of training on fake tensors."""
+
+    model: SongModel
+    network: Any
+    objective: Objective
+    cfg: TrainConfig
+    mode: FakeTensorMode
+    reference: AuxiliaryPolicy | None
+    old: AuxiliaryPolicy | None
+
+    def run(self, batch: Batch, noise: StepNoise, rows: StepRows, parts: list[StepRows]) -> None:
+        """Forward and backward. `rows` are fake; `parts` are the same rows one by one, still to be made fake."""
+        with self._autocast():
+            if parts:
+                with torch.no_grad():
+                    velocity = torch.cat([self._velocity(part) for part in parts]).requires_grad_()
+            else:
+                velocity = self._velocity(None, rows)
+            v = {"policy": velocity} | self._auxiliary(rows, parts)
+            values = measure(batch, noise, rows, v, self.objective)
+        loss = (self.objective(values).loss * batch.weight).mean()
+        if not parts:
+            loss.backward()
+            return
+        (slopes,) = torch.autograd.grad(loss, velocity)
+        del values, v
+        for part, slope in zip(parts, slopes.split(1), strict=True):
+            with self._autocast():
+                own_velocity = self._velocity(part)
+            (own_velocity * slope).sum().backward()
+
+    def _auxiliary(self, rows: StepRows, parts: list[StepRows]) -> dict[str, Tensor]:
+        selections = [fake_rows(self.mode, part) for part in parts] or [rows]
+        velocities = [
+            auxiliary_velocities(
+                self.model, self.network, self.reference, part, self.objective, old=self.old,
+                has_errors=False,
+            )
+            for part in selections
+        ]  # fmt: skip
+        return {name: torch.cat([v[name] for v in velocities]) for name in velocities[0]}
+
+    def _velocity(self, part: StepRows | None, rows: StepRows | None = None) -> Tensor:
+        fake = rows if part is None else fake_rows(self.mode, part)
+        assert fake is not None
+        return row_velocity(self.model, self.network, fake).float()
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.cfg.precision]
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            yield
+
+
+def shard_memory(whole: MemoryEstimate, layout: Layout, largest_block: int) -> MemoryEstimate:
+    """The memory on each of several devices, by what DDP copies and ZeRO shards (Rajbhandari et al. 2020).
+
+    DDP keeps gradients in buckets beside their tensors. Every stage of ZeRO shards the optimiser's state, to which
+    DeepSpeed adds a copy of the trained weights in fp32; stage 2 shards gradients too, stage 3 weights as well, of
+    which the largest block is gathered at a time. A frozen copy is not sharded.
+    """
+    n, stage = layout.processes, layout.zero_stage
+    if stage == 0:
+        buckets = whole.gradients if n > 1 else 0
+        return replace(whole, gradients=whole.gradients + buckets, peak=whole.peak + buckets)
+    optimizer = math.ceil((whole.optimizer + whole.gradients) / n)
+    gradients = math.ceil(whole.gradients / n) if stage >= 2 else whole.gradients
+    weights = (
+        min(whole.weights, math.ceil(whole.weights / n) + largest_block) if stage == 3 else whole.weights
+    )
+    saved = (whole.optimizer - optimizer) + (whole.gradients - gradients) + (whole.weights - weights)
+    return replace(whole, optimizer=optimizer, gradients=gradients, weights=weights, peak=whole.peak - saved)
+
+
+def _largest_block(network: Any) -> int:
+    """Bytes of the largest of the blocks that a network repeats; 0 where it names none."""
+    names = getattr(network, "_repeated_blocks", None) or ()
+    blocks = [module for module in network.modules() if type(module).__name__ in names]
+    return max((tensor_bytes(list(block.parameters())) for block in blocks), default=0)

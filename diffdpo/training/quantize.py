@@ -1,0 +1,125 @@
+"""The base below the adapters in 8 or 4 bits: the weights of a network's blocks, everything else as it is.
+
+Adapters, their gradients and the optimiser keep their precision. The reference is the same base with the adapters
+off, so that the first margins are zero.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from diffdpo.errors import ConfigError
+from diffdpo.training.config import TrainConfig
+from diffdpo.training.strategy import is_deepspeed
+from diffdpo.weight_files import read_tensors
+
+ADAPTER_STATE = "adapter.safetensors"
+"""What a checkpoint keeps of a network whose base is quantised, since the base does not change."""
+PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+"""What each precision of the base needs."""
+
+
+def quantize_base(network: Any, cfg: TrainConfig, accelerator: Accelerator) -> None:
+    """Quantise the linear layers of the network's blocks; nothing for base=full. To be called before adapters.
+
+    ConfigError without adapters, without the package, and under DeepSpeed, which cannot shard such weights.
+    """
+    if cfg.base == "full":
+        return
+    check_base(cfg, accelerator)
+    layers = block_layers(network)
+    if not layers:
+        raise ConfigError(
+            f"train.base={cfg.base}: {type(network).__name__} names no _repeated_blocks; use full"
+        )
+    quantize_layers(network, layers, cfg.base)
+
+
+def quantize_layers(network: Any, layers: Sequence[str], base: str) -> None:
+    """Quantise the linear layers of these names, in their places."""
+    {"int8": _to_int8, "nf4": _to_nf4}[base](network, layers)
+
+
+def check_base(cfg: TrainConfig, accelerator: Accelerator) -> None:
+    """ConfigError for a precision of the base that this run cannot have."""
+    key = f"train.base={cfg.base}"
+    if cfg.lora is None:
+        raise ConfigError(f"{key}: weights in few bits cannot be trained; set train.lora.rank, or base=full")
+    if is_deepspeed(accelerator):
+        raise ConfigError(f"{key}: DeepSpeed cannot hold such weights; launch without it, or use base=full")
+    if cfg.base == "nf4" and accelerator.device.type != "cuda":
+        raise ConfigError(f"{key}: bitsandbytes needs a CUDA device; use int8")
+    require_package(PACKAGES[cfg.base], key)
+
+
+def require_package(package: str, key: str) -> None:
+    """ConfigError, with the key that needs it, for a package that is not installed."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise ConfigError(f"{key} needs {package}, which is not installed; pip install {package}") from None
+
+
+def block_layers(network: Any) -> list[str]:
+    """Names of the linear layers inside the blocks that a network repeats, adapters left out."""
+    block_names = getattr(network, "_repeated_blocks", None) or ()
+    blocks = [name for name, module in network.named_modules() if type(module).__name__ in block_names]
+    return [
+        name
+        for name, module in network.named_modules()
+        if type(module) is torch.nn.Linear
+        and ".lora_" not in name
+        and any(name.startswith(f"{block}.") for block in blocks)
+    ]
+
+
+def _to_int8(network: Any, layers: Sequence[str]) -> None:
+    """A whole number of 8 bits a weight, and a scale for each output (torchao's weight-only scheme)."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    names = frozenset(layers)
+    is_layer: Callable[[Any, str], bool] = lambda module, name: name in names  # noqa: E731
+    quantize_(network, Int8WeightOnlyConfig(), filter_fn=is_layer)
+
+
+def _to_nf4(network: Any, layers: Sequence[str]) -> None:
+    """Four bits a weight in blocks of 64, QLoRA's normal floats. Not measured by us."""
+    from bitsandbytes.nn import Linear4bit
+
+    for name in layers:
+        owner, _, leaf = name.rpartition(".")
+        layer = network.get_submodule(name)
+        linear = Linear4bit(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, quant_type="nf4",
+            compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+        linear.load_state_dict(layer.state_dict())
+        setattr(network.get_submodule(owner), leaf, linear)
+
+
+def keep_adapter_only(accelerator: Accelerator) -> None:
+    """Let checkpoints hold the trained tensors alone: a quantised base never changes."""
+
+    def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        weights.clear()
+        if accelerator.is_main_process:
+            save_file(adapter_state(accelerator.unwrap_model(models[0])), Path(folder) / ADAPTER_STATE)
+
+    def load(models: list[Any], folder: str) -> None:
+        own = dict(accelerator.unwrap_model(models.pop()).named_parameters())
+        with torch.no_grad():
+            for name, tensor in read_tensors(Path(folder) / ADAPTER_STATE).items():
+                own[name].copy_(tensor)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def adapter_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that are trained, by name."""
+    return {name: p.detach().contiguous() for name, p in network.named_parameters() if p.requires_grad}
