@@ -36,7 +36,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_audit(app, errors)
     _register_check_data(app, errors)
     _register_gpu_check(app, errors)
-    commands_training.register(app, errors)
+    commands_training.register_training(app, errors)
     _register_lyrics(app, errors)
 
 

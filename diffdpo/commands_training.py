@@ -11,16 +11,16 @@ import typer
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
-Errors = Callable[[], AbstractContextManager[None]]
+_Errors = Callable[[], AbstractContextManager[None]]
 
 
-def register(app: typer.Typer, errors: Errors) -> None:
+def register_training(app: typer.Typer, errors: _Errors) -> None:
     """Add the commands to an app; `errors` turns the user's mistakes into one line."""
     _register_estimate(app, errors)
     _register_export_adapter(app, errors)
 
 
-def _register_estimate(app: typer.Typer, errors: Errors) -> None:
+def _register_estimate(app: typer.Typer, errors: _Errors) -> None:
     @app.command("estimate", help="The memory of a training run on each device, without allocating it.")
     def estimate_command(
         source: Annotated[
@@ -50,7 +50,7 @@ def _register_estimate(app: typer.Typer, errors: Errors) -> None:
             typer.echo("\n".join(estimate(cfg, settings).lines()))
 
 
-def _register_export_adapter(app: typer.Typer, errors: Errors) -> None:
+def _register_export_adapter(app: typer.Typer, errors: _Errors) -> None:
     @app.command("export-adapter", help="A LoRA adapter in the layout of another program, with a model card.")
     def export_command(  # noqa: PLR0913 - each is an option
         source: Annotated[str, typer.Argument(help="Folder or file with an adapter, in any layout")],

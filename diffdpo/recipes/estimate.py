@@ -34,7 +34,7 @@ class EstimateSettings:
 
 def estimate(cfg: TrainRun, settings: EstimateSettings) -> "MemoryEstimate":
     """The memory of this training run. ConfigError for a length that the model does not take."""
-    from diffdpo.training.estimate import Layout, estimate_memory
+    from diffdpo.training.estimate import Deployment, estimate_memory
     from diffdpo.training.session import check_config
 
     model, embedding = sketch_model(cfg.model)
@@ -46,8 +46,8 @@ def estimate(cfg: TrainRun, settings: EstimateSettings) -> "MemoryEstimate":
         raise ConfigError(
             f"--seconds {settings.seconds:g}: this model takes songs of {longest_s:.0f} s at most"
         )
-    layout = Layout(settings.processes, settings.zero_stage, settings.group_size)
-    return estimate_memory(model, embedding, build_objective(cfg.objective), cfg.train, frames, layout)
+    deployment = Deployment(settings.processes, settings.zero_stage, settings.group_size)
+    return estimate_memory(model, embedding, build_objective(cfg.objective), cfg.train, frames, deployment)
 
 
 def sketch_model(choice: Choice) -> "tuple[SongModel, Embedding]":

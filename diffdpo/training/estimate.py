@@ -29,7 +29,7 @@ from diffdpo.training.step import (
     StepNoise,
     StepRows,
     auxiliary_velocities,
-    measure,
+    measure_outputs,
     row_velocity,
     sample_noise,
     split_rows,
@@ -43,7 +43,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Layout:
+class Deployment:
     """How many processes train, with which stage of DeepSpeed's ZeRO, and how large a group of songs is."""
 
     processes: int = 1
@@ -78,11 +78,11 @@ def estimate_memory(
     objective: Objective,
     cfg: TrainConfig,
     frames: int,
-    layout: Layout | None = None,
+    deployment: Deployment | None = None,
 ) -> MemoryEstimate:
     """Memory of a training step on songs of `frames` frames. The weights may be on the meta device."""
-    layout = layout or Layout()
-    members = MEMBERS.get(objective.batch_kind, layout.group_size)
+    deployment = deployment or Deployment()
+    members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
     noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
     rows = stack_rows(model, batch, noise)
@@ -99,7 +99,7 @@ def estimate_memory(
         reference, old = _prepare(network, cfg, objective)
         fake, parts = fake_rows(mode, rows), list(split_rows(rows, 1)) if cfg.split_backward else []
         step = _FakeStep(model, network, objective, cfg, mode, reference, old)
-        rounds = accumulation(cfg.global_batch, cfg.per_device, layout.processes)
+        rounds = accumulation(cfg.global_batch, cfg.per_device, deployment.processes)
         count = LiveBytes()
         count.add([*network.parameters(), *network.buffers()], "weights")
         count.add([auxiliary_tensors(auxiliary) for auxiliary in (reference, old)], "reference")
@@ -121,7 +121,7 @@ def estimate_memory(
         activations=count.peaks["activations"],
         peak=max(count.peak, update) + optimizer,
     )
-    return shard_memory(whole, layout, _largest_block(network))
+    return shard_memory(whole, deployment, _largest_block(network))
 
 
 def empty_batch(embedding: Embedding, examples: int, members: int, frames: int, channels: int) -> Batch:
@@ -228,7 +228,7 @@ class _FakeStep:
             else:
                 velocity = self._velocity(None, rows)
             v = {"policy": velocity} | self._auxiliary(rows, parts)
-            values = measure(batch, noise, rows, v, self.objective)
+            values = measure_outputs(batch, noise, rows, v, self.objective)
         loss = (self.objective(values).loss * batch.weight).mean()
         if not parts:
             loss.backward()
@@ -263,14 +263,14 @@ class _FakeStep:
             yield
 
 
-def shard_memory(whole: MemoryEstimate, layout: Layout, largest_block: int) -> MemoryEstimate:
+def shard_memory(whole: MemoryEstimate, deployment: Deployment, largest_block: int) -> MemoryEstimate:
     """The memory on each of several devices, by what DDP copies and ZeRO shards (Rajbhandari et al. 2020).
 
     DDP keeps gradients in buckets beside their tensors. Every stage of ZeRO shards the optimiser's state, to which
     DeepSpeed adds a copy of the trained weights in fp32; stage 2 shards gradients too, stage 3 weights as well, of
     which the largest block is gathered at a time. A frozen copy is not sharded.
     """
-    n, stage = layout.processes, layout.zero_stage
+    n, stage = deployment.processes, deployment.zero_stage
     if stage == 0:
         buckets = whole.gradients if n > 1 else 0
         return replace(whole, gradients=whole.gradients + buckets, peak=whole.peak + buckets)

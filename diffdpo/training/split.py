@@ -22,7 +22,7 @@ from diffdpo.training.step import (
     StepNoise,
     StepRows,
     auxiliary_velocities,
-    measure,
+    measure_outputs,
     row_velocity,
     split_rows,
     stack_rows,
@@ -67,7 +67,7 @@ def split_backward(
             model, policy, standards.reference, rows, objective,
             old=standards.old, has_errors=standards.cached is not None, per_pass=1,
         )  # fmt: skip
-        values = measure(batch, noise, rows, v, objective, standards.cached)
+        values = measure_outputs(batch, noise, rows, v, objective, standards.cached)
     result = objective(replace(values, state=objective_state or {}))
     (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
     backward_rows(accelerator, model, policy, rows, slopes)

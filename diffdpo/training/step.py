@@ -189,7 +189,7 @@ def split_rows(rows: StepRows, per_pass: int) -> Iterator[StepRows]:
         yield rows.select(index.to(rows.x.device))
 
 
-def measure(
+def measure_outputs(
     batch: Batch,
     noise: StepNoise,
     rows: StepRows,
@@ -244,7 +244,7 @@ def outputs(
     v |= auxiliary_velocities(
         model, policy, reference, rows, objective, old=old, has_errors=cached is not None
     )
-    return measure(batch, noise, rows, v, objective, cached)
+    return measure_outputs(batch, noise, rows, v, objective, cached)
 
 
 def _stack(values: Tensor) -> Tensor:

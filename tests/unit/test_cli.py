@@ -26,7 +26,17 @@ def test_help_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    commands = ("lyrics", "presets", "song", "convert", "import-ratings", "audit", "gpu-check")
+    commands = (
+        "lyrics",
+        "presets",
+        "song",
+        "convert",
+        "import-ratings",
+        "audit",
+        "gpu-check",
+        "estimate",
+        "export-adapter",
+    )
     assert all(verb in done.stdout for verb in (*VERBS, *commands))
 
 
