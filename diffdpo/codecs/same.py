@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdpo.codecs.same_chunks import ChunkedAttention, chunk_attention
+from diffdpo.devices import choose_device
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, read_tensors
@@ -89,7 +90,7 @@ class SameCodec:
         return sound[..., : length * hop]
 
     def _place(self) -> torch.device:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         nn.Module.to(self.module, device)
         return device
 
