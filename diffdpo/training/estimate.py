@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffdpo.checks import check_range
 from diffdpo.data.datasets.stream import accumulation
+from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
@@ -82,10 +83,19 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Memory of a training step on songs of `frames` frames. The weights may be on the meta device."""
     deployment = deployment or Deployment()
+    if cfg.base == "nf4":
+        raise ConfigError(
+            "train.base=nf4: bitsandbytes quantises on a GPU only, so there is no estimate; try int8"
+        )
+    if cfg.base != "full" and cfg.lora is None:
+        raise ConfigError(
+            f"train.base={cfg.base}: weights in few bits cannot be trained; set train.lora.rank"
+        )
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
     noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
     rows = stack_rows(model, batch, noise)
+    parts = list(split_rows(rows, 1)) if cfg.split_backward else []
     adapted = hollow_copy(model.network, "meta")
     if cfg.lora is not None:
         add_lora(adapted, cfg.lora, model.lora_targets, seed=0)
@@ -97,7 +107,7 @@ def estimate_memory(
             require_package(PACKAGES[cfg.base], f"train.base={cfg.base}")
             quantize_layers(network, block_layers(network), cfg.base)
         reference, old = _prepare(network, cfg, objective)
-        fake, parts = fake_rows(mode, rows), list(split_rows(rows, 1)) if cfg.split_backward else []
+        fake = fake_rows(mode, rows)
         step = _FakeStep(model, network, objective, cfg, mode, reference, old)
         rounds = accumulation(cfg.global_batch, cfg.per_device, deployment.processes)
         count = LiveBytes()

@@ -132,14 +132,9 @@ def test_the_policy_sees_one_song_at_a_time(accelerator, lora):
     hook = lora.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     data = songs(objective)
     split_backward(
-        accelerator,
-        lora,
-        lora.network,
-        AdapterOff(identity),
-        data,
-        objective,
-        sample_noise(data, CFG, seed=3),
-    )
+        accelerator, lora, lora.network, data, objective, sample_noise(data, CFG, seed=3),
+        standards=Standards(reference=AdapterOff(identity)),
+    )  # fmt: skip
     hook.remove()
     lora.network.zero_grad()
     assert sizes == [1] * (3 * 8)
