@@ -58,13 +58,13 @@ def log_snr_times(
     """Times from noise, 1, to the song, 0, evenly spaced in the logarithm of the signal-to-noise ratio.
 
     t = sigmoid(-l) for l = log((1 - t) / t) from `start` to `end`, with the two ends put to 1 and 0, as
-    published with Stable Audio 3 (arXiv 2605.17991). The values are those of fp32, in fp64: that network's
-    features of the time oscillate so fast that they tell neighbours in fp32 apart.
+    published with Stable Audio 3 (arXiv 2605.17991). The values are those of fp32: that network's features of
+    the time oscillate so fast that they tell neighbours in fp32 apart.
     """
     ramp = torch.linspace(1, 0, steps + 1, dtype=torch.float32)
     times = torch.sigmoid(ramp * (end - start) - end)
     times[0], times[-1] = 1.0, 0.0
-    return times.double()
+    return times
 
 
 def frame_errors(prediction: Latents, target: Latents) -> Float[Tensor, "batch frame"]:

@@ -62,7 +62,7 @@ class SameCodec:
         """`encode` of a song of so many samples that is read window by window: `read(start, stop)`."""
         device, hop = self._place(), self.samples_per_frame
         length = -(-samples // hop)
-        whole = -(-length // self.alignment) * self.alignment
+        total = -(-length // self.alignment) * self.alignment
 
         @torch.no_grad()
         def run(start: int, stop: int) -> Tensor:
@@ -70,7 +70,7 @@ class SameCodec:
             window = F.pad(window, (0, (stop - start) * hop - window.shape[-1]))
             return self.module.encode(window, return_dict=False)[0]
 
-        return assemble(stream(run, whole, self.chunks), whole)[..., :length].transpose(1, 2)
+        return assemble(stream(run, total, self.chunks), total)[..., :length].transpose(1, 2)
 
     def decode(
         self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
@@ -79,14 +79,14 @@ class SameCodec:
         device, hop = self._place(), self.samples_per_frame
         length = latents.shape[1]
         latents = F.pad(latents, (0, 0, 0, -length % self.alignment))
-        whole = latents.shape[1]
+        total = latents.shape[1]
 
         @torch.no_grad()
         def run(start: int, stop: int) -> Tensor:
             window = latents[:, start:stop].transpose(1, 2).float().to(device)
             return self.module.decode(window, return_dict=False)[0]
 
-        sound = assemble(stream(run, whole, self.chunks, per_frame=hop), whole * hop)
+        sound = assemble(stream(run, total, self.chunks, per_frame=hop), total * hop)
         return sound[..., : length * hop]
 
     def _place(self) -> torch.device:

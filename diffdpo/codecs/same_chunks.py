@@ -66,10 +66,10 @@ class ChunkedResamplingBlock(SAMETransformerResamplingBlock):
     def _attend(
         self, h: Float[Tensor, "batch place dim"], layers: nn.ModuleList, chunk: int
     ) -> Float[Tensor, "batch place dim"]:
-        folded = h.reshape(-1, chunk, h.shape[-1])
+        chunks = h.reshape(-1, chunk, h.shape[-1])
         for layer in layers:
-            folded = layer(folded)
-        return folded.reshape(h.shape)
+            chunks = layer(chunks)
+        return chunks.reshape(h.shape)
 
 
 def chunk_attention(module: AutoencoderSAME, attention: ChunkedAttention) -> None:

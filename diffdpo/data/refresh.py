@@ -59,8 +59,8 @@ def refresh_samples(
             SAMPLES,
             current,
             files,
-            changed=names & prompts.keys(),
-            gone=names - prompts.keys(),
+            stale_ids=names & prompts.keys(),
+            foreign_ids=names - prompts.keys(),
         )
 
 
@@ -87,7 +87,7 @@ def refresh_songs(folder: Path, songs: Iterable[SongEntry], model: str) -> None:
     if current != rows:
         names = {row.id for row in rows} - {row.id for row in current}
         files = [path for name in sorted(names) for path in song_files(folder, name)]
-        _drop(folder, SONGS, current, files, changed=names & by_id.keys(), gone=names - by_id.keys())
+        _drop(folder, SONGS, current, files, stale_ids=names & by_id.keys(), foreign_ids=names - by_id.keys())
 
 
 def _current_row(row: SongRow, songs: Mapping[str, SongEntry], model: str) -> SongRow | None:
@@ -112,14 +112,14 @@ def _drop(
     current: Sequence[RowT],
     files: Iterable[Path],
     *,
-    changed: set[str],
-    gone: set[str],
+    stale_ids: set[str],
+    foreign_ids: set[str],
 ) -> None:
     """Delete files, then replace the table, so that a kill in between is noticed by the next run."""
-    if changed:
-        log(f"{folder}: {len(changed)} songs are made anew, since what they were made from changed")
-    if gone:
-        log(f"{folder}: {len(gone)} songs are dropped, since nothing asks for them any more")
+    if stale_ids:
+        log(f"{folder}: {len(stale_ids)} songs are made anew, since what they were made from changed")
+    if foreign_ids:
+        log(f"{folder}: {len(foreign_ids)} songs are dropped, since nothing asks for them any more")
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in files:
         path.unlink(missing_ok=True)

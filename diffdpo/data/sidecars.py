@@ -32,7 +32,7 @@ NO_VALUES = ("", "n/a", "none", "null", "unknown", "auto")
 INSTRUMENTAL_TEXT = re.compile(r"\s*[\[(]?\s*instrumental\s*[\])]?\s*", re.IGNORECASE)
 ELEMENT = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
 SECTION_LINE = re.compile(r"^\s*\[[^\]\n]+\]\s*$", re.MULTILINE)
-KEY = re.compile(r"([A-Ga-g])\s*([#b♯♭]?)\s*(major|minor|maj|min|dur|moll|m)?", re.IGNORECASE)
+KEY_TEXT = re.compile(r"([A-Ga-g])\s*([#b♯♭]?)\s*(major|minor|maj|min|dur|moll|m)?", re.IGNORECASE)
 
 
 def read_sidecars(audio: Path) -> dict[str, Any]:
@@ -119,10 +119,10 @@ def _properties(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The properties of a sidecar file under our names, in our units."""
     values: dict[str, Any] = {}
     for name, value in content.items():
-        ours = PROPERTY_NAMES.get(str(name).strip().lower())
-        if ours is None or value is None or str(value).strip().lower() in NO_VALUES:
+        label = PROPERTY_NAMES.get(str(name).strip().lower())
+        if label is None or value is None or str(value).strip().lower() in NO_VALUES:
             continue
-        values.setdefault(ours, _value(ours, value, f"{path}: {name}"))
+        values.setdefault(label, _value(label, value, f"{path}: {name}"))
     return values
 
 
@@ -149,7 +149,7 @@ def _value(name: str, value: Any, location: str) -> Any:
 
 def spell_key(text: str, location: str = "key") -> str:
     """A key as 'A minor': 'Am', 'a moll', 'A min' and 'A minor' are one. DataError for what is no key."""
-    match = KEY.fullmatch(text.strip())
+    match = KEY_TEXT.fullmatch(text.strip())
     if match is None:
         raise DataError(f"{location}: must be a key such as 'A minor', got {text!r}")
     tonic, accidental, mode = match[1], match[2].replace("♯", "#").replace("♭", "b"), match[3]

@@ -111,8 +111,8 @@ def too_few_prompts(axis_effects: Sequence[AxisEffect]) -> str:
 
 def verdict(axis_effects: Sequence[AxisEffect]) -> str:
     """One sentence: which mined axes rose or fell, and what the judges did."""
-    if few := too_few_prompts(axis_effects):
-        return few
+    if sentence := too_few_prompts(axis_effects):
+        return sentence
     mined_effects = [a for a in axis_effects if a.role == "mined"]
     judges = [a for a in axis_effects if a.role == "judge"]
     better = sum(a.effect.direction == "better" for a in mined_effects)

@@ -99,8 +99,8 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
     """Two sentences: which axes rose beyond their interval, and which fell ("" if none did)."""
     if not effects:
         return "Nothing was compared.", ""
-    if few := too_few_prompts(effects):
-        return few.removesuffix("."), ""
+    if sentence := too_few_prompts(effects):
+        return sentence.removesuffix("."), ""
     roles = {role: [e for e in effects if e.role == role] for role in ("mined", "judge")}
     better = [
         f"{sum(e.effect.direction == 'better' for e in group)} of {_count_text(len(group), role)}"

@@ -39,7 +39,7 @@ class LogSnrGrid:
     def times(self, steps: int, frames: int | None = None) -> Float[Tensor, " point"]:
         """The times of a song of so many frames, without its headroom."""
         doublings = 0.0 if frames is None else math.log2(frames / self.anchor_frames)
-        return log_snr_times(steps, self.start - self.rate * doublings, self.end)
+        return log_snr_times(steps, self.start - self.rate * doublings, self.end).double()
 
 
 @dataclass(frozen=True)

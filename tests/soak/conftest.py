@@ -11,6 +11,7 @@ TITLES = {
     "test_objectives": "Each objective, all weights and LoRA: two processes give the trajectory of one",
     "test_layouts": "torch.compile, checkpointing, micro-batches: one trajectory",
     "test_batches": "A song of a batch of random lengths is the song alone, under each solver",
+    "test_estimates": "The memory in a preset's comment is the estimate for it",
     "test_intervals": "95 % intervals over prompts hold the true effect",
 }
 RESULTS: dict[str, list[tuple[str, float]]] = defaultdict(list)

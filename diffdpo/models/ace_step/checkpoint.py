@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffdpo.models.ace_step.adapter import AceStep
     from diffdpo.models.ace_step.layouts import AceStepFolder
     from diffdpo.models.ace_step.network import AceStepTransformer1DModel
+    from diffdpo.types import Embedding
 
 ACE_STEP_EMBEDDING_FORMAT = "ace-step-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
@@ -20,6 +21,8 @@ TURBO_STEPS, TURBO_SHIFT = 8, 3.0
 ACE_STEP_RATE, ACE_STEP_HOP = 48000, 1920
 """Samples a second and samples a latent frame of the published VAE."""
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
+SKETCH_TOKENS = 256
+"""Tokens of the text in an estimate of memory; lyrics have twice as many."""
 Variant = Literal["", "base", "sft", "turbo"]
 
 
@@ -83,6 +86,39 @@ class AceStepCheckpoint:
             unconditional=() if is_turbo else ("prompt",),
         )
         return self._with_planner(model, folder) if self.planner else model
+
+    def sketch(self) -> "tuple[AceStep, Embedding]":
+        """The model with its network on the meta device, and the embedding of a prompt with 256 tokens of text and
+        512 of lyrics. Of a checkpoint that is there only sizes are read; else they are the published 2 B model's.
+        """
+        import torch
+
+        from diffdpo.models.ace_step.adapter import AceStep
+        from diffdpo.models.ace_step.layouts import ace_step_folder
+        from diffdpo.models.ace_step.network import AceStepTransformer1DModel
+        from diffdpo.models.ace_step.text import TASKS
+
+        is_here = Path(self.checkpoint).is_dir()
+        config = dict(ace_step_folder(self.checkpoint).read("transformer").config) if is_here else {}
+        with torch.device("meta"):
+            network: AceStepTransformer1DModel = AceStepTransformer1DModel.from_config(config)
+        channels = network.config.audio_acoustic_hidden_dim
+        width = network.config.encoder_hidden_size or network.config.hidden_size
+        is_turbo = variant_of(network.config) == "turbo" or self.variant == "turbo"
+        model = AceStep(
+            network=network,
+            spec=latent_spec(channels, ACE_STEP_RATE / ACE_STEP_HOP, None, is_turbo=is_turbo),
+            null=torch.zeros(width),
+            silence=torch.zeros(1, channels),
+            identify=lambda: "",
+            unconditional=() if is_turbo else ("prompt",),
+        )
+        embedding = {
+            "head": torch.zeros(SKETCH_TOKENS * 2, width),
+            "text": torch.zeros(len(TASKS), SKETCH_TOKENS, width),
+            "text_tokens": torch.full((len(TASKS),), SKETCH_TOKENS),
+        }
+        return model, embedding
 
     def _load_network(self, folder: "AceStepFolder") -> "AceStepTransformer1DModel":
         from diffdpo.models.ace_step.encoders import build_from_weights
