@@ -190,10 +190,15 @@ class Transcribes(Protocol):
 
 @runtime_checkable
 class EncodesSounds(Protocol):
-    """A song model that encodes and transcribes sounds of any length with a slice in memory at a time. Optional."""
+    """A song model that encodes sounds of any length with a slice in memory at a time. Optional."""
 
     def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
         """`encode` of the whole sound, but for rounding where it is resampled."""
+
+
+@runtime_checkable
+class TranscribesSounds(Protocol):
+    """A song model that transcribes sounds of any length with a slice in memory at a time. Optional."""
 
     def transcribe_sound(self, sound: Sound) -> Embedding:
         """`transcribe` of the whole sound; {} where nothing is transcribed."""
@@ -205,6 +210,7 @@ OPTIONAL: dict[Any, str] = {
     Plans: "plan songs",
     Transcribes: "transcribe recordings",
     EncodesSounds: "encode sounds in slices",
+    TranscribesSounds: "transcribe sounds in slices",
 }
 """The ability that each optional protocol stands for, as an error message names it."""
 

@@ -24,7 +24,7 @@ from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
 from diffdpo.lyrics.lrc import is_untimed
-from diffdpo.models.base import EncodesSounds, SongModel, Transcribes, supports
+from diffdpo.models.base import EncodesSounds, SongModel, Transcribes, TranscribesSounds, supports
 from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
@@ -180,7 +180,7 @@ def _encode(model: SongModel, sound: Sound) -> Float[Tensor, "frame channel"]:
 
 def _transcribe(model: SongModel, sound: Sound) -> Embedding:
     """What a model reads off a recording; {} for a model that reads nothing."""
-    if supports(model, EncodesSounds):
+    if supports(model, TranscribesSounds):
         return model.transcribe_sound(sound)  # type: ignore[attr-defined]
     return model.transcribe(sound.clip()) if supports(model, Transcribes) else {}  # type: ignore[attr-defined]
 

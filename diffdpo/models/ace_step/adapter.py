@@ -18,6 +18,7 @@ from diffdpo.models.ace_step.network import AceStepTransformer1DModel, host_valu
 from diffdpo.models.ace_step.planner import CodePlanner
 from diffdpo.models.ace_step.text import TASKS, prompt_texts
 from diffdpo.models.base import Condition, LatentSpec, check_part
+from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
 from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
@@ -212,26 +213,15 @@ class AceStep:
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel."""
-        clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
-        return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0].cpu()
+        return encode_clip(self.codec, clip, self.spec.sample_rate, generator)
 
     def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
         """See EncodesSounds."""
-        stereo = sound.resampled(self.spec.sample_rate).map(audio.stereo)
-
-        def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
-            return torch.from_numpy(stereo.read(start, stop))[None]
-
-        return self._codec().encode_windows(read, stereo.length)[0].cpu()
-
-    def transcribe_sound(self, sound: Sound) -> Embedding:
-        """See EncodesSounds: nothing is read off a recording."""
-        return {}
+        return encode_slices(self.codec, sound, self.spec.sample_rate)
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
-        samples = self._codec().decode(latents[None].float(), first_frame=first_frame)[0]
-        return Clip(samples=samples.cpu().numpy(), sample_rate=self.spec.sample_rate)
+        return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""
@@ -261,11 +251,6 @@ class AceStep:
                 self.place("encoders", self.memory["device"])
         encoders: AceStepEncoders = self.memory["encoders"]
         return encoders
-
-    def _codec(self) -> Vae:
-        if self.codec is None:
-            raise DataError("this model has no codec in memory; it can be trained on latents, not heard")
-        return self.codec
 
 
 def pack(

@@ -15,7 +15,8 @@ from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
-from diffdpo.models.diffrhythm.encoders import Codec, Encoders, WindowedCodec
+from diffdpo.models.codec_audio import Codec, decode_clip, encode_clip, encode_slices
+from diffdpo.models.diffrhythm.encoders import Encoders
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
 from diffdpo.sounds import Sound, sound_of
@@ -198,23 +199,14 @@ class DiffRhythm:
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel. Audio keeps its level: `diffdpo prepare` brings songs to a common loudness first."""
-        clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
-        return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
+        return encode_clip(self.codec, clip, self.spec.sample_rate, generator)
 
     def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
-        """See EncodesSounds; a codec without windows takes the sound in one piece."""
-        codec = self._codec()
-        if not isinstance(codec, WindowedCodec):
-            return self.encode(sound.clip())
-        stereo = sound.resampled(self.spec.sample_rate).map(audio.stereo)
-
-        def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
-            return torch.from_numpy(stereo.read(start, stop))[None]
-
-        return codec.encode_windows(read, stereo.length)[0]
+        """See EncodesSounds."""
+        return encode_slices(self.codec, sound, self.spec.sample_rate)
 
     def transcribe_sound(self, sound: Sound) -> Embedding:
-        """See EncodesSounds."""
+        """See TranscribesSounds."""
         if self.encoders is None or self.encoders.beats is None:
             return {}
         return line_tensors(self.encoders.beats.transcribe(sound))
@@ -225,8 +217,7 @@ class DiffRhythm:
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
-        samples = self._codec().decode(latents[None].float(), first_frame=first_frame)[0]
-        return Clip(samples=samples.cpu().numpy(), sample_rate=self.spec.sample_rate)
+        return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""
@@ -236,11 +227,6 @@ class DiffRhythm:
         module = self.codec if part == "codec" else self.encoders and self.encoders.style
         if isinstance(module, torch.nn.Module):
             torch.nn.Module.to(module, device)
-
-    def _codec(self) -> Codec:
-        if self.codec is None:
-            raise DataError("this model has no codec in memory; it can be trained on latents, not heard")
-        return self.codec
 
 
 def axis_direction(axis: str, dim: int) -> Float[Tensor, " {dim}"]:

@@ -1,41 +1,14 @@
-"""The parts around a DiffRhythm network, as protocols: its codec, and the encoders of style, lyrics and beats."""
+"""The encoders around a DiffRhythm network, as protocols: of style, of lyrics and of beats."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.sounds import Sound
 from diffdpo.types import Clip
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Stereo audio at the model's rate <-> latents."""
-
-    def encode(
-        self, audio: Float[Tensor, "batch 2 sample"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch frame channel"]: ...
-
-    def decode(
-        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
-    ) -> Float[Tensor, "batch 2 sample"]: ...
-
-
-@runtime_checkable
-class WindowedCodec(Protocol):
-    """A codec that reads the song it encodes window by window."""
-
-    def encode_windows(
-        self,
-        read: Callable[[int, int], Float[Tensor, "batch 2 _"]],
-        samples: int,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch frame channel"]: ...
 
 
 @runtime_checkable

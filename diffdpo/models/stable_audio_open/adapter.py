@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffdpo import audio
 from diffdpo.codecs.oobleck import Vae
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
+from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
 from diffdpo.models.reparametrization import velocity_from_v, vp_point
 from diffdpo.models.stable_audio_open.network import StableAudioDiTModel
 from diffdpo.models.stable_audio_open.text import T5Prompts
@@ -99,26 +99,15 @@ class StableAudioOpen:
 
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel. Audio keeps its level."""
-        clip = audio.stereo(audio.resample(clip, self.spec.sample_rate))
-        return self._codec().encode(torch.from_numpy(clip.samples)[None], generator)[0]
+        return encode_clip(self.codec, clip, self.spec.sample_rate, generator)
 
     def encode_sound(self, sound: Sound) -> Float[Tensor, "frame channel"]:
         """See EncodesSounds."""
-        stereo = sound.resampled(self.spec.sample_rate).map(audio.stereo)
-
-        def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
-            return torch.from_numpy(stereo.read(start, stop))[None]
-
-        return self._codec().encode_windows(read, stereo.length)[0]
-
-    def transcribe_sound(self, sound: Sound) -> Embedding:
-        """Nothing: see EncodesSounds."""
-        return {}
+        return encode_slices(self.codec, sound, self.spec.sample_rate)
 
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
-        samples = self._codec().decode(latents[None].float(), first_frame=first_frame)[0]
-        return Clip(samples=samples.cpu().numpy(), sample_rate=self.spec.sample_rate)
+        return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""
@@ -128,8 +117,3 @@ class StableAudioOpen:
             torch.nn.Module.to(self.codec.module, device)
         elif part == "encoders" and self.encoders is not None:
             self.encoders.to(device)
-
-    def _codec(self) -> Vae:
-        if self.codec is None:
-            raise DataError("this model has no codec in memory; it can be trained on latents, not heard")
-        return self.codec
