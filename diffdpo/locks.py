@@ -24,12 +24,12 @@ def lock_folder(folder: Path) -> Iterator[ExitStack]:
 
     Yields an empty stack, as `lock_shard` yields one.
     """
-    with ExitStack() as stack, ExitStack() as opening:
+    with ExitStack() as stack, ExitStack() as entry:
         stack.enter_context(_lock(folder / LOCK))
         for path in _shard_locks(folder):
             stack.enter_context(_lock(path))
         _remove_leftovers(folder)
-        yield opening
+        yield entry
 
 
 @contextmanager
@@ -40,10 +40,10 @@ def lock_shard(folder: Path, shard: int, shards: int, *, wait_s: float = OPENING
     Other shards open the folder only after the stack that this yields is closed; they wait for it for `wait_s`
     seconds.
     """
-    with ExitStack() as stack, ExitStack() as opening:
-        opening.enter_context(_lock(folder / LOCK, wait_s=wait_s))
+    with ExitStack() as stack, ExitStack() as entry:
+        entry.enter_context(_lock(folder / LOCK, wait_s=wait_s))
         stack.enter_context(_lock(_shard_lock(folder, shard, shards)))
-        yield opening
+        yield entry
 
 
 def is_alone(folder: Path, shard: int, shards: int) -> bool:

@@ -95,11 +95,11 @@ def open_run(
     with ExitStack() as stack:
         if dist is None or dist.main:
             lock = lock_shard(out, *shard) if shard[1] > 1 else lock_folder(out)
-            opening = stack.enter_context(lock)
+            entry = stack.enter_context(lock)
             _check_earlier_run(cfg, out, free, inputs or {})
             if refresh is not None:
                 refresh(out)
-            opening.close()
+            entry.close()
         if dist is not None:
             dist.barrier()
         yield out

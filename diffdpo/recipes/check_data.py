@@ -23,7 +23,7 @@ TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 EXCERPT_S = 60.0
 """Length of the excerpt, from the middle of a song, in which tempo and key are estimated."""
 SINGABLE = 7.0
-"""Syllables a second over a whole song beyond which lyrics cannot be sung; fast rap has about 6."""
+"""Syllables a second over a whole song, rests included, beyond which its lyrics are taken for too long."""
 TEMPO_TOLERANCE = 0.08
 CONFIDENT = 0.6
 """Confidence from which an estimate contradicts what the user wrote."""
@@ -96,7 +96,7 @@ def text_remarks(song: SongEntry, seconds: float) -> list[str]:
         remarks.append(f"language {song.language}, but most letters of the lyrics are {script}")
     rate = syllables(song.lyrics) / seconds
     if rate > SINGABLE:
-        remarks.append(f"lyrics of {rate:.1f} syllables a second cannot be sung in {seconds:.0f} s")
+        remarks.append(f"lyrics of {rate:.1f} syllables a second are too long for {seconds:.0f} s")
     if not is_untimed(song.lyrics):
         late = [line for line in parse_lrc(song.lyrics).lines if line[0] > seconds]
         if late:

@@ -82,7 +82,7 @@ def test_texts_are_held_against_the_length(tmp_path):
     assert remarks(60) == ["no caption"]
     assert remarks(60, text="rock", lyrics="la la la", language="en") == []
     assert remarks(1, text="rock", lyrics="la " * 20, language="en") == [
-        "lyrics of 20.0 syllables a second cannot be sung in 1 s"
+        "lyrics of 20.0 syllables a second are too long for 1 s"
     ]
     late = remarks(10, text="rock", lyrics="[00:05.00]la\n[00:20.00]la", language="en")
     assert late == ["1 lines of lyrics begin after the song ends"]

@@ -153,8 +153,8 @@ def test_weights_that_changed_at_their_path_make_all_songs_anew(tmp_path, words,
 def test_a_shard_drops_nothing_while_another_shard_is_at_work(tmp_path, words):
     out = run_sample(words)
     write_prompts(tmp_path / "p.jsonl", TWO)
-    with lock_shard(out, 1, 2) as opening:
-        opening.close()
+    with lock_shard(out, 1, 2) as entry:
+        entry.close()
         with pytest.raises(DataError, match="other shards are at work"):
             run_sample(words, "shards=2")
     assert len(latents(out)) == 4
