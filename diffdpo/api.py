@@ -52,13 +52,14 @@ def sample(
 ) -> list[Song]:
     """Songs for prompts, `per_prompt` for each, ordered by prompt.
 
-    A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
-    A song does not depend on the other songs of its batch.
+    A text is a prompt of `seconds`. A song of a model that plans follows a plan of its own, which is in its `row`.
+    `settings` are fields of SamplingConfig: steps, guidance_scale, solver, …. A song does not depend on the other
+    songs of its batch.
     """
     import torch
 
     from diffdpo.models.embeddings import EmbeddingStore
-    from diffdpo.sampling.request import prompt_request
+    from diffdpo.sampling.request import Request, plan_candidate, prompt_request
     from diffdpo.sampling.sampler import batch_requests, sample_batch
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
@@ -66,14 +67,12 @@ def sample(
     by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
     if len(by_id) < len(entries):
         raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
-    requests = {
-        f"{p.id}.{k:03d}": (
-            p,
-            prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
-        )
-        for p in by_id.values()
-        for k in range(per_prompt)
-    }
+    requests: dict[str, tuple[Prompt, Request]] = {}
+    for p in by_id.values():
+        for k in range(per_prompt):
+            name, frames = f"{p.id}.{k:03d}", model.spec.frames(p.duration_s)
+            _, plan = plan_candidate(store, p, name, frames, seed)
+            requests[name] = p, prompt_request(p, name, frames, store.embed, plan)
     latents: dict[str, Tensor] = {}
     with torch.no_grad():
         for batch in batch_requests([request for _, request in requests.values()], cfg.batch):

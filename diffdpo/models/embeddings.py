@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
 from diffdpo.models.base import Plans, SongModel, require
 from diffdpo.runs import atomic_write
@@ -99,13 +100,3 @@ def _recording_digest(style_audio: str | Clip | None) -> str:
         return hashlib.sha256(Path(style_audio).read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"{style_audio}: cannot be read ({error.strerror})") from None
-
-
-def plan_digest(plan: Plan) -> str:
-    """Identity of a plan: its planner and its tensors."""
-    digest = hashlib.sha256(plan.planner.encode())
-    for name in sorted(plan.tensors):
-        tensor = plan.tensors[name].contiguous()
-        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

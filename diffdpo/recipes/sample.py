@@ -16,7 +16,7 @@ from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.latents import write_latents
-from diffdpo.data.plans import write_plan
+from diffdpo.data.plans import plan_digest, write_plan
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs, refresh_samples
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
@@ -254,24 +254,29 @@ def _write(
     inputs: Mapping[str, str],
 ) -> SampleRow:
     """Write one song; its row, with the error if that failed."""
-    job = embedded_job.job
-    sha256 = ""
+    job, plan, sha256 = embedded_job.job, embedded_job.plan, ""
     try:
         if not torch.isfinite(latents).all():
             raise DataError("the sampled latents are not numbers")
         if cfg.audio:
             sound, gain = song_audio(model, job, latents)
             sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
-        if embedded_job.plan is not None:
-            write_plan(samples.plan(job.sample_id), embedded_job.plan)
+        if plan is not None:
+            write_plan(samples.plan(job.sample_id), plan)
         write_latents(samples.latents(job.sample_id), latents)
     except Exception as error:  # whatever one song brings about
         return _row(cfg, job, inputs, sha256=sha256, error=song_fault(error))
-    return _row(cfg, job, inputs, sha256=sha256)
+    return _row(cfg, job, inputs, sha256=sha256, plan=plan_digest(plan) if plan else "")
 
 
 def _row(
-    cfg: SampleRun, job: SampleJob, inputs: Mapping[str, str], *, sha256: str = "", error: str = ""
+    cfg: SampleRun,
+    job: SampleJob,
+    inputs: Mapping[str, str],
+    *,
+    sha256: str = "",
+    plan: str = "",
+    error: str = "",
 ) -> SampleRow:
     return SampleRow(
         sample_id=job.sample_id,
@@ -285,6 +290,7 @@ def _row(
         longform=json.dumps(asdict(cfg.longform), sort_keys=True),
         edit=job.edit_json(),
         sha256=sha256,
+        plan=plan,
         inputs=inputs[job.prompt.id],
         error=error,
     )

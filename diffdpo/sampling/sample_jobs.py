@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,12 +15,11 @@ from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
-from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
+from diffdpo.models.base import Inpaints, LatentSpec, SongModel, supports
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.randomness import generator
 from diffdpo.sampling.longform import LongformConfig, SongRequest
 from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, song_gain
-from diffdpo.sampling.request import InpaintContext, prompt_rows
+from diffdpo.sampling.request import InpaintContext, plan_candidate, prompt_rows
 from diffdpo.types import Plan, Prompt, Row
 
 
@@ -122,11 +120,7 @@ def embed_jobs(
 
 
 def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
-    model: Any = store.model
-    plan, embedding = None, None
-    if supports(model, Plans):
-        plan = model.plan(job.prompt, job.frames, generator(seed, job.sample_id, "plan"))
-        embedding = store.embed_plan(plan)
+    plan, embedding = plan_candidate(store, job.prompt, job.sample_id, job.frames, seed)
     row, negative = prompt_rows(job.prompt, job.frames, store.embed, embedding)
     return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 

@@ -47,7 +47,7 @@ class CodePlanner:
             code = int(torch.multinomial(probabilities, 1, generator=generator))
             codes.append(code)
             ids = self.code_ids[code].view(1, 1).to(device)
-        return torch.tensor(codes)
+        return torch.tensor(codes, dtype=torch.int32)
 
 
 def planner_prompt(texts: PromptTexts) -> str:
