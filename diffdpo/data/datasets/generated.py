@@ -49,11 +49,11 @@ class GeneratedSongs:
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
             members = [sample for folder, sample in names if folder == name]
             for sample in members:
-                self.frames[name, sample] = _sample_row(rows, sample, table, name).frames
+                self.frames[name, sample] = sample_row(rows, sample, table, name).frames
             if source.channels:
                 check_latents(map(samples.latents, members), source.channels)
             for sample in members:
-                prompt = _prompt_of(rows[sample], prompts, table, name)
+                prompt = sample_prompt(rows[sample], prompts, table, name)
                 song_plan = sample_plan(samples, rows[sample])
                 plan = source.embed_plan(song_plan) if song_plan else {}
                 for axis in ("", *axes):
@@ -91,13 +91,14 @@ def generated_songs_digest(folder: Path, songs: Iterable[SongRef]) -> str:
     return digest(identities)
 
 
-def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+def sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+    """The row of a song that a table names, of the rows of its folder. DataError if it is not there."""
     if sample not in rows:
         raise DataError(f"{table}: names the song {sample!r}, which {folder} does not have")
     return rows[sample]
 
 
-def _prompt_of(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
+def sample_prompt(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
     """The prompt of a song, with the song's duration, since an edit takes its length from the song."""
     if row.prompt_id not in prompts:
         raise DataError(f"{table}: has songs of the prompt {row.prompt_id!r}, which {folder} does not know")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffdpo.models.ace_step.adapter import AceStep
     from diffdpo.models.ace_step.layouts import AceStepFolder
     from diffdpo.models.ace_step.network import AceStepTransformer1DModel
-    from diffdpo.types import Embedding
+    from diffdpo.types import Embedding, Plan, PlanText, Prompt
 
 ACE_STEP_EMBEDDING_FORMAT = "ace-step-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
@@ -86,6 +86,12 @@ class AceStepCheckpoint:
             unconditional=() if is_turbo else ("prompt",),
         )
         return self._with_planner(model, folder) if self.planner else model
+
+    def plan_text(self, prompt: "Prompt", plan: "Plan") -> "PlanText":
+        """What the planner read for a candidate's plan, and the codes as it writes them."""
+        from diffdpo.models.ace_step.planner import code_text
+
+        return code_text(prompt, plan)
 
     def sketch(self) -> "tuple[AceStep, Embedding]":
         """The model with its network on the meta device, and the embedding of a prompt with 256 tokens of text and
