@@ -143,8 +143,8 @@ def text_function(song: SampleRow, samples: Samples) -> Callable[..., PlanText]:
     model = check_model(Choice(name, args))
     if not hasattr(model, "plan_text"):
         raise DataError(
-            f"{samples.folder}: the plans of model {name!r} are not text, so they train no language model; use songs "
-            "of another model"
+            f"{samples.folder}: the plans of model {name!r} are not text, so they train no language model; "
+            "use songs of another model"
         )
     function: Callable[..., PlanText] = model.plan_text
     return function
