@@ -97,6 +97,11 @@ def test_candidates_keep_their_codes(work):
     plans = [read_plan(path) for path in sorted((work / "songs" / "plans").iterdir())]
     assert [len(plan.tensors["codes"]) for plan in plans] == 3 * [10] + 3 * [8]
     assert not torch.equal(plans[0].tensors["codes"], plans[1].tensors["codes"])
+    verb("export-pairs", work / "pairs", "--for", "trl", "--out", work / "planner.jsonl")
+    line = json.loads((work / "planner.jsonl").read_text().splitlines()[0])
+    winner = read_plan(work / "songs" / "plans" / f"{line['id'].split('|')[1]}.safetensors")
+    assert line["planner"] == winner.planner
+    assert line["chosen"] == "".join(f"<|audio_code_{code}|>" for code in winner.tensors["codes"].tolist())
 
 
 def test_training_resumes_on_its_path(work, trained):

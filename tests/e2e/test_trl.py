@@ -1,6 +1,7 @@
 """What `export-pairs` writes is read by TRL's own DPO trainer, which trains ACE-Step's planner on it."""
 
-import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from diffdpo.models.ace_step.planner import load_planner
 
 pytestmark = pytest.mark.slow
 
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "planners.md"
 PROMPTS = [
     {
         "id": "a",
@@ -37,14 +39,20 @@ PLANS = {"a.000": range(10), "a.001": [7, 7, *range(8)], "b.000": [24] * 8, "b.0
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    """TRL's trainer, built on the file as a user would build it."""
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
-    from trl import DPOConfig, DPOTrainer
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("trl")
 
-    work = tmp_path_factory.mktemp("trl")
+
+@pytest.fixture(scope="module")
+def trainer(work):
+    """TRL's trainer after three steps on the exported pairs, by the function of the how-to."""
+    import datasets
+    from transformers import PreTrainedTokenizerFast
+
     planner = write_planner(work / "planner")
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(planner / "tokenizer.json"), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(planner)
     pairs = write_planned_pairs(
         work,
         {"name": "ace_step", "checkpoint": "acestep-v15-base", "planner": str(planner)},
@@ -53,23 +61,16 @@ def trainer(tmp_path_factory):
         [("a.000", "a.001", {"margins": {"harmony.key": 1.5}}), ("b.000", "b.001", {})],
     )
     verb("export-pairs", pairs, "--for", "trl", "--out", work / "pairs.jsonl")
-    dataset = Dataset.from_json(str(work / "pairs.jsonl"), cache_dir=str(work / "cache"))
-    config = DPOConfig(
-        output_dir=str(work / "run"), max_length=None, max_steps=3, per_device_train_batch_size=2,
-        learning_rate=1e-2, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
-        disable_tqdm=True,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        yield DPOTrainer(
-            model=Qwen3ForCausalLM.from_pretrained(planner),
-            args=config,
-            train_dataset=dataset,
-            processing_class=PreTrainedTokenizerFast(
-                tokenizer_file=str(planner / "tokenizer.json"),
-                eos_token="<|im_end|>",
-                pad_token="<|endoftext|>",
-            ),
-        )
+    (text,) = re.findall(r"```python\n(.*?)```", HOWTO.read_text(), re.DOTALL)
+    space: dict = {}
+    exec(compile(text, HOWTO.name, "exec"), space)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", work / "cache")
+        return space["train_planner"](
+            str(work / "pairs.jsonl"), str(planner), str(work / "trained"), max_steps=3,
+            per_device_train_batch_size=2, learning_rate=1e-2, logging_steps=1, save_strategy="no",
+            report_to=[], use_cpu=True, bf16=False, disable_tqdm=True,
+        )  # fmt: skip
 
 
 def test_trl_reads_prompt_and_codes_as_the_planner_has_them(trainer, tmp_path):
@@ -86,13 +87,12 @@ def test_trl_reads_prompt_and_codes_as_the_planner_has_them(trainer, tmp_path):
     assert batch["completion_mask"].sum().item() == 2 * 11 + 2 * 9
 
 
-def test_trl_trains_the_planner_and_what_it_saves_is_one(trainer, tmp_path):
-    trainer.train()
+def test_trl_trains_the_planner_and_what_it_saves_is_one(work, trainer):
     first, *_, last = [row for row in trainer.state.log_history if "loss" in row]
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-4)
     assert last["rewards/margins"] > 0.1
-    trainer.save_model(str(tmp_path / "planner"))
-    planner = load_planner(tmp_path / "planner", CODES)
+    planner = load_planner(work / "trained", CODES)
     state = trainer.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in planner.model.state_dict().items())
-    assert json.loads((tmp_path / "planner" / "config.json").read_text())["model_type"] == "qwen3"
+    before = load_planner(work / "planner", CODES).model.state_dict()
+    assert not all(torch.equal(before[name], tensor) for name, tensor in state.items())
