@@ -81,6 +81,26 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
+class SpikeConfig:
+    """The guard against spikes: a step whose loss or gradient norm lies far above those of the last steps is not
+    taken. Compared are values of steps that were taken, so a spike does not hide the next one."""
+
+    window: int = 50
+    """Steps that a step is compared with. Before half of them are there, only values that are not finite are
+    skipped."""
+    threshold: float = 10.0
+    """Standard deviations above the median, estimated by the median absolute deviation, and at least 5 % of the
+    median."""
+    max_in_row: int = 5
+    """More skipped steps in a row end the run with an error."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "window", low=4, prefix="train.spike.")
+        check_range(self, "threshold", above=0, prefix="train.spike.")
+        check_range(self, "max_in_row", low=0, prefix="train.spike.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train. `global_batch` is mathematics; `per_device` is a memory knob that moves nothing else."""
 
@@ -120,6 +140,8 @@ class TrainConfig:
     """Probability, for each part of the condition, that an example is trained without it; `context` is what
     in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
+    spike: SpikeConfig | None = None
+    """Skip updates of steps whose loss or gradient norm spikes; null takes every step. Not under DeepSpeed."""
     time_bins: int = 4
     """Errors, margins and gradient factors are logged for so many intervals of t as well; 0 for none."""
     save_every: int = 100

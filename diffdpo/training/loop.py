@@ -2,50 +2,35 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
-from diffdpo.data.datasets.stream import Examples, batches, micro_batches
+from diffdpo.data.datasets.stream import batches, micro_batches
 from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
-from diffdpo.models.base import SongModel
 from diffdpo.progress import bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
-from diffdpo.training.references import ErrorCache
+from diffdpo.training.run import LoopState, Training
+from diffdpo.training.spikes import (
+    SPIKE,
+    SpikeHistory,
+    check_spikes,
+    extend_history,
+    find_spike,
+    report_spike,
+)
 from diffdpo.training.split import Standards, split_backward
-from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
+from diffdpo.training.step import StepNoise, noise_keys, outputs, sample_noise
 from diffdpo.types import Batch, LossOutput, Objective
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """All that a run of training consists of, prepared by accelerate."""
-
-    accelerator: Accelerator
-    model: SongModel
-    policy: Any
-    reference: AuxiliaryPolicy | None
-    old: AuxiliaryPolicy | None = None
-    cache: ErrorCache | None = None
-    objective: Objective
-    optimizer: Any
-    ema: EMAModel | None
-    examples: Examples
-    cfg: TrainConfig
-    seed: int
-    folder: Path
-    fingerprint: dict[str, Any]
-    """What identifies the run: a checkpoint with another fingerprint is refused."""
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
@@ -65,9 +50,10 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     cfg, accelerator = training.cfg, training.accelerator
     folder = training.folder / "checkpoints"
     newest = checkpoint.latest_checkpoint(folder)
-    first, objective_state = (
-        checkpoint.load_checkpoint(accelerator, newest, training.fingerprint) if newest else (0, {})
+    manifest = (
+        checkpoint.load_checkpoint(accelerator, newest, training.fingerprint) if newest else {"step": 0}
     )
+    first, state = int(manifest["step"]), LoopState.restore(manifest)
     metrics = Metrics(training.folder, keep_until=first) if accelerator.is_main_process else None
     stream = batches(
         training.examples,
@@ -80,10 +66,8 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
         for step in range(first, cfg.steps):
             start_s = time.monotonic()
-            means = train_step(training, step, stream, objective_state)
-            if not means.get(SKIPPED):
-                objective_state = update(training.objective, objective_state, means)
-            row = {"step": step + 1, **means}
+            row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
+            state = _after_step(training, state, row)
             row["seconds"] = time.monotonic() - start_s
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
             overflows = count_overflows(row, overflows, visible=accelerator.is_main_process)
@@ -96,12 +80,23 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
                     folder,
                     step + 1,
                     training.fingerprint,
-                    objective_state,
+                    state.entries(),
                     save_extra,
                     cfg.keep_checkpoints,
                 )
-            progress.advance(1, note=f"loss {row['loss']:.4f}")
+            progress.advance(1, note=f"loss {row['loss']:.4f}" if "loss" in row else "spike")
     return cfg.steps - first
+
+
+def _after_step(training: Training, state: LoopState, row: Mapping[str, float]) -> LoopState:
+    """The state after a step with these metrics. UserError for spikes that do not end."""
+    if not (row.get(SKIPPED) or row.get(SPIKE)):
+        state = replace(state, objective=update(training.objective, state.objective, row))
+    if training.cfg.spike is not None:
+        state = replace(state, spikes=extend_history(state.spikes, training.cfg.spike, row))
+        newest = checkpoint.latest_checkpoint(training.folder / "checkpoints")
+        check_spikes(state.spikes, training.cfg.spike, int(row["step"]), newest)
+    return state
 
 
 def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[list[int]]:
@@ -124,7 +119,11 @@ def update(
 
 
 def train_step(
-    training: Training, step: int, stream: Iterator[Batch], objective_state: Mapping[str, float]
+    training: Training,
+    step: int,
+    stream: Iterator[Batch],
+    objective_state: Mapping[str, float],
+    spikes: SpikeHistory | None = None,
 ) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = training.cfg, training.accelerator
@@ -133,28 +132,50 @@ def train_step(
         group["lr"] = rate
     records: list[StepRecord] = []
     norm: Any = None
+    means: dict[str, float] = {}
+    spike = ""
     for _ in range(accelerator.gradient_accumulation_steps):
         batch = _to_device(next(stream), accelerator.device)
         with accelerator.accumulate(training.policy):
             noise = _sample_noise(training, batch)
             result = _backward(training, batch, noise, objective_state)
+            result = _with_kl(training.objective, result, batch, objective_state)
+            records.append(StepRecord(result=result, t=noise.t, axes=batch.axes))
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
-            training.optimizer.step()
+                means = _means(training, records)
+                spike = _spike(training, spikes, means["loss"], norm)
+            if not spike:
+                training.optimizer.step()
+            elif accelerator.scaler is not None:
+                accelerator.scaler.update()
             training.optimizer.zero_grad()
-        records.append(
-            StepRecord(
-                result=_with_kl(training.objective, result, batch, objective_state),
-                t=noise.t,
-                axes=batch.axes,
-            )
-        )
+    if spike:
+        report_spike(step + 1, spike, visible=accelerator.is_main_process)
+        row = {**means, SPIKE: 1.0, "grad_norm": float(norm), "learning_rate": rate}
+        return {name: value for name, value in row.items() if math.isfinite(value)}
     scaling = scaling_metrics(accelerator, training.optimizer)
-    means = step_means(accelerator, records, bins=cfg.time_bins, axes=getattr(training.examples, "axes", ()))
+    if cfg.spike is not None:
+        scaling[SPIKE] = 0.0
     if scaling.get(SKIPPED):  # nothing moved, and the norm of the gradients is no number
         return {**means, **scaling, "learning_rate": rate}
     _follow(training, step + 1)
     return {**means, **scaling, "grad_norm": float(norm), "learning_rate": rate}
+
+
+def _means(training: Training, records: Sequence[StepRecord]) -> dict[str, float]:
+    axes = getattr(training.examples, "axes", ())
+    return step_means(training.accelerator, records, bins=training.cfg.time_bins, axes=axes)
+
+
+def _spike(training: Training, history: SpikeHistory | None, loss: float, norm: Any) -> str:
+    """Why the update of a step is to be skipped, the same on all processes; "" where it is not."""
+    if training.cfg.spike is None or history is None:
+        return ""
+    accelerator: Any = training.accelerator
+    equal_norm = accelerator.reduce(torch.as_tensor(norm, device=accelerator.device).float(), "mean")
+    scaled = accelerator.mixed_precision == "fp16"
+    return find_spike(history, training.cfg.spike, loss=loss, grad_norm=float(equal_norm), scaled=scaled)
 
 
 def _follow(training: Training, step: int) -> None:

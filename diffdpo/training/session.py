@@ -17,9 +17,10 @@ from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
-from diffdpo.training.loop import Training, fit
+from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.quantize import keep_adapter_only, quantize_base
+from diffdpo.training.run import Training
 from diffdpo.training.setup import (
     build_auxiliaries,
     build_cache,
@@ -28,7 +29,7 @@ from diffdpo.training.setup import (
     trainable,
 )
 from diffdpo.training.step import CONTEXT
-from diffdpo.training.strategy import build_accelerator, zero_stage
+from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
 from diffdpo.types import Objective
 
 
@@ -49,6 +50,10 @@ def optimize(
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
+    if cfg.spike is not None and is_deepspeed(accelerator):
+        raise ConfigError(
+            "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
+        )
     check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
     for part in ("encoders", "codec"):
