@@ -8,6 +8,8 @@ from typing import Any, Literal
 from diffdpo.checks import check_number, check_range
 from diffdpo.errors import ensure
 from diffdpo.flow import Timesteps
+from diffdpo.runs import MANIFEST, read_json
+from diffdpo.training.validation_config import ValidationConfig
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class TrainConfig:
     """Probability, for each part of the condition, that an example is trained without it; `context` is what
     in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
+    validation: ValidationConfig | None = None
+    """Losses on held-out examples and songs of fixed prompts during the training; null for none."""
     spike: SpikeConfig | None = None
     """Skip updates of steps whose loss or gradient norm spikes; null takes every step. Not under DeepSpeed."""
     time_bins: int = 4
@@ -172,7 +176,8 @@ class TrainConfig:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "split_backward", "time_bins", "compile",
+    "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
+    "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""
@@ -191,3 +196,9 @@ def free_keys(cfg: TrainConfig) -> list[str]:
 def export_folder(out: Path, steps: int) -> Path:
     """The folder of the weights after the last step of a run."""
     return out / "checkpoints" / f"step-{steps:08d}" / EXPORT
+
+
+def result_folder(out: Path) -> Path:
+    """The folder of the weights that are the result of a finished run: the last step's, or the best step's."""
+    manifest = read_json(out / MANIFEST)
+    return out / manifest["result"] if "result" in manifest else export_folder(out, int(manifest["steps"]))

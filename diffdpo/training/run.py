@@ -1,6 +1,7 @@
 """The values of a run of training: what it consists of, and what it carries from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.references import ErrorCache
 from diffdpo.training.spikes import SpikeHistory
 from diffdpo.training.step import AuxiliaryPolicy
+from diffdpo.training.validation_rule import BestStep
 from diffdpo.types import Objective
 
 
@@ -45,14 +47,37 @@ class LoopState:
     objective: Mapping[str, float] = field(default_factory=dict)
     """The state of the objective."""
     spikes: SpikeHistory = field(default_factory=SpikeHistory)
+    best: BestStep = field(default_factory=BestStep)
 
     def entries(self) -> dict[str, Any]:
         """The state as entries of a manifest."""
-        return {"running": dict(self.objective), "spikes": asdict(self.spikes)}
+        return {
+            "running": dict(self.objective),
+            "spikes": asdict(self.spikes),
+            "validation": self.best.entries(),
+        }
 
     @staticmethod
     def restore(manifest: Mapping[str, Any]) -> "LoopState":
         """The state in a manifest; entries that older versions did not write are as at the start."""
         return LoopState(
-            objective=manifest.get("running", {}), spikes=SpikeHistory.restore(manifest.get("spikes", {}))
+            objective=manifest.get("running", {}),
+            spikes=SpikeHistory.restore(manifest.get("spikes", {})),
+            best=BestStep.restore(manifest.get("validation", {})),
         )
+
+
+@contextmanager
+def averaged_weights(training: Training) -> Iterator[None]:
+    """The policy with the moving average of its weights inside the `with`, if the run has one."""
+    if training.ema is None:
+        yield
+        return
+    bare = training.accelerator.unwrap_model(training.policy)
+    parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    training.ema.store(parameters)
+    training.ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        training.ema.restore(parameters)

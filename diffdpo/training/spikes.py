@@ -62,7 +62,8 @@ def find_spike(
             return f"{name} is {value}"
         limit = spike_limit(values, cfg)
         if value > limit:
-            return f"{name} {value:.4g} is above {limit:.4g}, the median of {len(values)} steps is {median(values):.4g}"
+            center = f"the median of {len(values)} steps is {median(values):.4g}"
+            return f"{name} {value:.4g} is above {limit:.4g}, {center}"
     return ""
 
 

@@ -60,7 +60,7 @@ def test_a_spike_enters_no_history_and_too_many_in_a_row_end_the_run(tmp_path):
     check_spikes(history, CFG, 7, tmp_path / "step-00000002")
     history = extend_history(history, CFG, {"spike": 1.0})
     with pytest.raises(
-        UserError, match="step 8: 2 spikes in a row; the last good checkpoint is .*step-00000002"
+        UserError, match=r"step 8: 2 spikes in a row; the last good checkpoint is .*step-00000002"
     ):
         check_spikes(history, CFG, 8, tmp_path / "step-00000002")
     assert SpikeHistory.restore(json.loads(json.dumps(vars(history)))) == history
@@ -151,6 +151,6 @@ def test_the_history_is_in_the_checkpoint(bundle, tmp_path):
 
 def test_spikes_without_end_are_one_line(bundle, tmp_path):
     with pytest.raises(
-        UserError, match="step 8: 3 spikes in a row; the last good checkpoint is .*step-00000006"
+        UserError, match=r"step 8: 3 spikes in a row; the last good checkpoint is .*step-00000006"
     ):
         train(bundle, tmp_path / "run", examples(tuple(range(10, 40))))
