@@ -42,7 +42,7 @@ class Part:
         """Whether a group of prompts belongs to the part."""
         return self.side == "all" or in_share(group, self.fraction, SALT) == (self.side == "validation")
 
-    def select(self, rows: Sequence[PartRow], table: Path) -> list[PartRow]:
+    def select(self, rows: Sequence[PartRow], table: str | Path) -> list[PartRow]:
         """The rows that belong to the part. DataError if there are some, but none of them does."""
         selection = [row for row in rows if self.has(group_of(row))]
         if rows and not selection:
