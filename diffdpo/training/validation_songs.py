@@ -23,6 +23,7 @@ from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, write_prompts
 from diffdpo.errors import DataError
+from diffdpo.models.base import SongModel
 from diffdpo.runs import finish, is_finished
 from diffdpo.sampling.longform import LongformConfig, compose, count_steps
 from diffdpo.sampling.sample_files import sample_row, write_sample
@@ -105,14 +106,13 @@ def _sample(
     accelerator.wait_for_everyone()
     is_sharded = zero_stage(accelerator) == 3
     jobs = songs.jobs if is_sharded else songs.jobs[accelerator.process_index :: accelerator.num_processes]
+    model: Any = _Unprepared(training.model) if is_sharded else training.model
     rows: list[SampleRow] = []
     for start in range(0, len(jobs), cfg.sampling.batch):
         batch = jobs[start : start + cfg.sampling.batch]
         with torch.no_grad(), accelerator.autocast():
-            requests = [song_request(training.model, job) for job in batch]
-            latents = compose(
-                training.model, requests, cfg.sampling, LongformConfig(), seed=cfg.seed, on_step=on_step
-            )
+            requests = [song_request(model, job) for job in batch]
+            latents = compose(model, requests, cfg.sampling, LongformConfig(), seed=cfg.seed, on_step=on_step)
         if not is_sharded or accelerator.is_main_process:
             rows += [
                 _write(training, songs, cfg, Samples(folder), job, song, step)
@@ -126,6 +126,19 @@ def _sample(
         failed = [row for row in rows if row.error]
         finish(folder, samples=len(rows) - len(failed), failed=len(failed), step=step)
     accelerator.wait_for_everyone()
+
+
+class _Unprepared:
+    """A model without `prepare`, which would use weights outside of the network's forward pass, where sharded weights
+    are not gathered."""
+
+    def __init__(self, model: SongModel) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "prepare":
+            raise AttributeError(name)
+        return getattr(self._model, name)
 
 
 def _write(

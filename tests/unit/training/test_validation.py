@@ -11,13 +11,26 @@ from support.launch import rows, verb
 from support.songs import write_pairs, write_ratings, write_samples
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import diffdpo
+from diffdpo.config import build_config
 from diffdpo.data import tables
+from diffdpo.data.datasets.parts import SALT
 from diffdpo.data.latents import read_latents
 from diffdpo.data.pairs import PAIRS
+from diffdpo.data.prompts import in_share
 from diffdpo.data.samples import Samples
+from diffdpo.errors import ConfigError, DataError
+from diffdpo.mining.values import Pair
+from diffdpo.models import MODELS
 from diffdpo.models.adapters import read_adapter
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.recipes.round import RoundRun
+from diffdpo.recipes.train import TrainRun
 from diffdpo.runs import read_json
 from diffdpo.training.config import export_folder, result_folder
+from diffdpo.training.validation_config import ValidationConfig
+from diffdpo.training.validation_data import build_songs
+from diffdpo.training.validation_rule import BestStep, choose_best, is_due, is_stopped
 
 PROMPTS = [
     {"id": "a", "text": "slow rock", "duration_s": 1.0, "group": "va"},
@@ -284,3 +297,109 @@ def test_what_cannot_be_validated_is_one_line(tmp_path, bundle, pairs, prompts, 
         for word in more
     ]
     assert text in train(tmp_path / "run", bundle, pairs, *replaced, code=2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "words", "text"),
+    [
+        ("flow_matching", "songs", ["pairs=x"], "trains on no pairs; set train.validation.split=valid"),
+        ("flow_matching", "songs", ["fraction=0.1"], "prepared songs have splits of their own"),
+        ("flow_matching", "songs", ["split=train"], "split=train is what is trained on"),
+        (
+            "kto",
+            "ratings",
+            ["pairs=x"],
+            "trains on no pairs; hold prompts out with train.validation.fraction",
+        ),
+    ],
+)
+def test_an_objective_refuses_held_out_examples_of_another_kind(tmp_path, objective, data, words, text):
+    more = [f"train.validation.{word}" for word in words]
+    error = verb(
+        "train", f"out={tmp_path / 'run'}", f"objective.name={objective}", f"data.{data}={tmp_path}", *more, code=2
+    )  # fmt: skip
+    assert text in error
+
+
+def test_prompts_lie_beside_the_configuration_at_any_depth(tmp_path, prompts):
+    """The how-to's group, in a configuration of `train` and one of `round`."""
+    page = Path(__file__).parents[3] / "docs/howto/validate-a-training.md"
+    text = page.read_text().split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "prompts_validation.jsonl").write_text(prompts.read_text())
+    (tmp_path / "train.yaml").write_text(text)
+    cfg = build_config(TrainRun, tmp_path / "train.yaml", ())
+    cfg.check_parts()
+    beside = str(tmp_path / "prompts_validation.jsonl")
+    assert cfg.train.validation.prompts == beside
+    assert cfg.train.spike.threshold == 10.0
+    group = {"prompts": "prompts_validation.jsonl", "every": 7}
+    tree = {
+        "out": "x",
+        "mining_prompts": "m",
+        "evaluation_prompts": "e",
+        "train": {"train": {"validation": group}},
+    }
+    (tmp_path / "round.yaml").write_text(json.dumps(tree))
+    cfg = build_config(RoundRun, tmp_path / "round.yaml", ())
+    assert (cfg.train.train.validation.prompts, cfg.train.train.validation.every) == (beside, 7)
+
+
+def test_the_best_step_by_hand():
+    lower = ValidationConfig(fraction=0.1, patience=2, min_delta=0.1)
+    best = BestStep()
+    for step, value, expected in (
+        (0, math.nan, (-1, 1)), (1, 1.0, (1, 0)), (2, 0.95, (1, 1)), (3, 0.8, (3, 0)), (4, math.nan, (3, 1)),
+        (5, 0.75, (3, 2)),
+    ):  # fmt: skip
+        assert not is_stopped(best, lower)
+        best = choose_best(best, step, value, lower)
+        assert (best.step, best.stale) == expected
+        assert BestStep.restore(json.loads(json.dumps(best.entries()))) == best or best.step < 0
+    assert is_stopped(best, lower)
+    higher = ValidationConfig(fraction=0.1, metric="accuracy")
+    assert choose_best(BestStep(step=1, value=0.5), 2, 0.6, higher).step == 2
+    assert choose_best(BestStep(step=1, value=0.5), 2, 0.4, higher).step == 1
+    assert [step for step in range(8) if is_due(step, 7, ValidationConfig(fraction=0.1, every=3))] == [
+        0,
+        3,
+        6,
+        7,
+    ]
+
+
+def test_prompts_in_the_cache_need_no_encoders(tmp_path, bundle, prompts):
+    cfg = ValidationConfig(prompts=str(prompts))
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    songs = build_songs(cfg, EmbeddingStore(model, tmp_path), {}, {}, "")
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    model.place("encoders", None)
+    again = build_songs(cfg, EmbeddingStore(model, tmp_path), {}, {}, "")
+    for one, two in zip(songs.jobs, again.jobs, strict=True):
+        embeddings = one.row.embedding, two.row.embedding
+        assert all(torch.equal(value, embeddings[1][name]) for name, value in embeddings[0].items())
+    with pytest.raises(DataError, match=r"validation.jsonl: a.000: "):
+        build_songs(cfg, EmbeddingStore(model), {}, {}, "")
+
+
+def test_validation_from_python_holds_out_the_same_prompts(tmp_path, bundle):
+    model = diffdpo.load_model("tiny", bundle=str(bundle))
+    songs = diffdpo.sample(model, [f"song {i}" for i in range(8)], per_prompt=2, seconds=1, steps=1)
+    pairs = [
+        Pair(prompt_id=a.prompt.id, group=a.prompt.id, winner=a.id, loser=b.id, rule="test", margins={})
+        for a, b in zip(songs[::2], songs[1::2], strict=True)
+    ]
+    held_out = {pair.group for pair in pairs if in_share(pair.group, 0.4, SALT)}
+    assert 0 < len(held_out) < 8
+    settings = {"steps": 1, "global_batch": 1, "per_device": 1, "lora": {"rank": 2}, "trackers": []}
+    for fraction in (0.4, 1e-9):
+        validation = {"fraction": fraction, "keep": "best", "result": "best"}
+        out = tmp_path / str(fraction)
+        if fraction < 0.1:
+            with pytest.raises(DataError, match="holds out none of 8 prompt"):
+                diffdpo.train(model, songs, pairs, out=out, validation=validation, **settings)
+            continue
+        folder = diffdpo.train(model, songs, pairs, out=out, validation=validation, **settings)
+        assert folder == result_folder(out)
+        assert folder.parent.name.startswith("best-")
+    with pytest.raises(ConfigError, match="leave pairs and split out"):
+        diffdpo.train(model, songs, pairs, out=tmp_path / "no", validation={"pairs": "x"}, **settings)
