@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.data import tables
-from diffdpo.data.datasets.generated import sample_prompt, sample_row
+from diffdpo.data.datasets.generated import find_sample_row, sample_prompt
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.plans import plan_digest
 from diffdpo.data.samples import SampleRow, Samples, open_samples, sample_plan
@@ -113,7 +113,7 @@ class PairedPlans:
         songs = {song.sample_id: song for song in samples.rows()}
         pairs = [row for row in self.rows if row.samples == name]
         for sample in sorted({sample for row in pairs for sample in (row.winner, row.loser)}):
-            song = self.songs[name, sample] = sample_row(songs, sample, self.table, name)
+            song = self.songs[name, sample] = find_sample_row(songs, sample, self.table, name)
             plan = sample_plan(samples, song)
             self.plans[name, sample] = SongPlan(plan.planner, plan_digest(plan)) if plan else SongPlan()
 

@@ -30,7 +30,7 @@ from diffdpo.run_dir import DistEnv, dist_env, open_run
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, write_if_changed
 from diffdpo.statistics import MIN_CLUSTERS
 from diffdpo.text_files import read_jsonl
-from diffdpo.training.config import FREE_TO_CHANGE, export_folder
+from diffdpo.training.config import FREE_TO_CHANGE, result_folder
 
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
@@ -159,6 +159,9 @@ def _check_prompts(cfg: RoundRun) -> None:
     """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
     mining, evaluation = read_prompts(cfg.mining_prompts), read_prompts(cfg.evaluation_prompts)
     check_disjoint(mining, evaluation)
+    if cfg.train.train.validation is not None and (path := cfg.train.train.validation.prompts):
+        check_disjoint(mining, read_prompts(path))
+        check_disjoint(read_prompts(path), evaluation)
     if cfg.validation_prompts:
         validation = read_prompts(cfg.validation_prompts)
         if (count := len({prompt.group for prompt in validation})) < MIN_CLUSTERS:
@@ -229,8 +232,7 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
         seed=cfg.seed,
     )
     train.run(training)
-    export = export_folder(folder / "train", training.train.steps)
-    return next_model(model, export, lora=training.train.lora is not None)
+    return next_model(model, result_folder(folder / "train"), lora=training.train.lora is not None)
 
 
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:

@@ -49,7 +49,7 @@ class GeneratedSongs:
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
             members = [sample for folder, sample in names if folder == name]
             for sample in members:
-                self.frames[name, sample] = sample_row(rows, sample, table, name).frames
+                self.frames[name, sample] = find_sample_row(rows, sample, table, name).frames
             if source.channels:
                 check_latents(map(samples.latents, members), source.channels)
             for sample in members:
@@ -91,7 +91,7 @@ def generated_songs_digest(folder: Path, songs: Iterable[SongRef]) -> str:
     return digest(identities)
 
 
-def sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+def find_sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
     """The row of a song that a table names, of the rows of its folder. DataError if it is not there."""
     if sample not in rows:
         raise DataError(f"{table}: names the song {sample!r}, which {folder} does not have")
