@@ -14,6 +14,7 @@ from diffdpo.config_paths import PATH
 from diffdpo.data.datasets.examples import DataConfig, build_examples, check_data_config, data_digest
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import accumulation
+from diffdpo.models.adapter_config import check_untimed
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, check_model, model_digest
 from diffdpo.progress import log
@@ -51,6 +52,7 @@ class TrainRun:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         build_objective(self.objective)
         check_model(self.model)
+        check_untimed(self.model)
 
 
 def run(cfg: TrainRun) -> Path:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from diffdpo.errors import ConfigError
+from diffdpo.models.adapter_config import block_names
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.strategy import is_deepspeed
 from diffdpo.weight_files import read_tensors
@@ -67,8 +68,7 @@ def require_package(package: str, key: str) -> None:
 
 def block_layers(network: Any) -> list[str]:
     """Names of the linear layers inside the blocks that a network repeats, adapters left out."""
-    block_names = getattr(network, "_repeated_blocks", None) or ()
-    blocks = [name for name, module in network.named_modules() if type(module).__name__ in block_names]
+    blocks = block_names(network)
     return [
         name
         for name, module in network.named_modules()

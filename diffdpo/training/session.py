@@ -12,6 +12,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import Inpaints, SongModel, compile_blocks, require
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.timed_adapters import timed_adapters
 from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
 from diffdpo.runs import finish
@@ -142,6 +143,10 @@ def export(training: Training, folder: Path, *, lora: bool) -> None:
 
 def check_config(cfg: TrainConfig, model: SongModel) -> None:
     """ConfigError or DataError for a part or a capability that the configuration needs and the model lacks."""
+    if timed_adapters(model.network) is not None:
+        raise ConfigError(
+            "train: the model has an adapter that acts at some times t only; leave its interval out"
+        )
     if cfg.inpaint is not None:
         require(model, Inpaints)
     parts = (*model.parts, CONTEXT)
