@@ -20,6 +20,7 @@ from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
+from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.references import ErrorCache
 from diffdpo.training.split import Standards, split_backward
@@ -129,8 +130,7 @@ def train_step(
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = training.cfg, training.accelerator
     rate = learning_rate(cfg, step)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(training.optimizer, rate)
     records: list[StepRecord] = []
     norm: Any = None
     for _ in range(accelerator.gradient_accumulation_steps):

@@ -20,16 +20,16 @@ from diffdpo.training.audit import audit_parameters
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder
 from diffdpo.training.loop import Training, fit
 from diffdpo.training.lora import add_lora, check_dropout
+from diffdpo.training.optimizer import build_optimizer, check_optimizer
 from diffdpo.training.quantize import keep_adapter_only, quantize_base
 from diffdpo.training.setup import (
     build_auxiliaries,
     build_cache,
     build_ema,
-    build_optimizer,
     trainable,
 )
 from diffdpo.training.step import CONTEXT
-from diffdpo.training.strategy import build_accelerator, zero_stage
+from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
 from diffdpo.types import Objective
 
 
@@ -86,6 +86,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    check_optimizer(cfg, is_sharded=is_deepspeed(accelerator))
     quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)

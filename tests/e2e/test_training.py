@@ -42,6 +42,7 @@ LAUNCHES = {
     },
     "zero2": {
         "accumulate": (*LORA, "train.per_device=2"),
+        "adamw_8bit": (*LORA, "train.optimizer=adamw_8bit", "train.per_device=4"),
         "split": (*LORA, *SPLIT, "train.per_device=2"),
         "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
     },
@@ -55,6 +56,7 @@ LAUNCHES = {
 }
 """By launcher the runs of one launch, since starting the processes takes longer than training."""
 REFUSED = {
+    ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",
     ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
     ("zero3", "moving-reference"): "train.reference.kind=ema: ZeRO-3 shards the weights it would follow",
 }
@@ -138,7 +140,7 @@ def test_two_processes_follow_the_trajectory_of_one(folder, launches, expected, 
 
 
 @pytest.mark.parametrize(("launcher", "name"), REFUSED)
-def test_sharded_weights_have_no_moving_average(launches, launcher, name):
+def test_what_cannot_be_sharded_is_refused(launches, launcher, name):
     assert REFUSED[launcher, name] in launches[launcher, name]
 
 
