@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
+from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel, compile_blocks
-from diffdpo.models.timed_adapters import by_adapters
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise

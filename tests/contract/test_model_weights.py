@@ -8,9 +8,10 @@ from support.model_contract import distance, draw, one_line_error
 from diffdpo.errors import ConfigError
 from diffdpo.models import MODELS
 from diffdpo.models.adapter_config import AdapterConfig
+from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.checkpoints import save_network
-from diffdpo.models.timed_adapters import apply_adapters, timed_adapters
+from diffdpo.models.timed_adapters import apply_adapters
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import ADAPTABLE, add_lora
 

@@ -11,9 +11,9 @@ from diffdpo import flow
 from diffdpo.errors import CheckpointError, ConfigError
 from diffdpo.models import MODELS
 from diffdpo.models.adapter_config import AdapterConfig, block_names, check_untimed
+from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import read_adapter, save_adapter
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
-from diffdpo.models.timed_adapters import timed_adapters
 from diffdpo.parts import build_model
 from diffdpo.recipes.round import next_model
 from diffdpo.recipes.train import TrainRun
