@@ -15,6 +15,7 @@ import typer
 from diffdpo import __version__
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import UserError, plain
+from diffdpo.torchao_import import deferred_torchao
 
 VERBS = {
     "prepare": ("PrepareRun", "Songs to latents and embeddings: a dataset."),
@@ -184,4 +185,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name or a word that the terminal cannot show is escaped
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(app())
+    with deferred_torchao():
+        sys.exit(app())

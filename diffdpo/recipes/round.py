@@ -238,8 +238,12 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
     """The model after a training run. Adapters of earlier rounds are listed before the new one."""
     if not lora:
-        args = {key: value for key, value in model.args.items() if key != "adapter"}
+        args = {key: value for key, value in model.args.items() if key not in ("adapter", "adapters")}
         return Choice(model.name, {**args, "network": str(export)})
+    if model.args.get("adapters"):
+        return Choice(
+            model.name, {**model.args, "adapters": [*model.args["adapters"], {"path": str(export)}]}
+        )
     earlier = model.args.get("adapter") or ""
     if isinstance(earlier, str):
         adapters: str | list[str] = f"{earlier},{export}" if earlier else str(export)

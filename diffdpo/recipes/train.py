@@ -17,6 +17,7 @@ from diffdpo.data.datasets.stream import Examples, accumulation
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.inputs import digest
+from diffdpo.models.adapter_config import check_untimed
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, build_scorers, check_model, model_digest
 from diffdpo.progress import log
@@ -58,6 +59,7 @@ class TrainRun:
         check_model(self.model)
         if self.train.validation is not None:
             build_scorers(self.train.validation.scorers)
+        check_untimed(self.model)
 
 
 def run(cfg: TrainRun) -> Path:

@@ -111,6 +111,9 @@ class TrainConfig:
     """Examples (songs or pairs) an optimiser step, over all processes and accumulation."""
     per_device: int = 8
     """Examples a forward pass on each process. Accumulation follows from the two."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: the moments of AdamW in 8 bits (torchao, on any device), a quarter of their memory; not under
+    DeepSpeed."""
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"

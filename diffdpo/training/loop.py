@@ -19,6 +19,7 @@ from diffdpo.training import checkpoint
 from diffdpo.training.best import prune_best, save_best
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
+from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.run import LoopState, Training
 from diffdpo.training.spikes import (
@@ -180,8 +181,7 @@ def train_step(
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = training.cfg, training.accelerator
     rate = learning_rate(cfg, step)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(training.optimizer, rate)
     records: list[StepRecord] = []
     norm: Any = None
     means: dict[str, float] = {}

@@ -9,6 +9,7 @@ from diffdpo.data.datasets.memory import PairsInMemory
 from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.errors import ConfigError
+from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import Inpaints, SongModel, compile_blocks, require
 from diffdpo.models.checkpoints import save_network
@@ -20,13 +21,13 @@ from diffdpo.training.best import best_folder
 from diffdpo.training.config import EXPORT, TrainConfig, export_folder, result_folder
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
+from diffdpo.training.optimizer import build_optimizer, check_optimizer
 from diffdpo.training.quantize import keep_adapter_only, quantize_base
 from diffdpo.training.run import LoopState, Training, averaged_weights
 from diffdpo.training.setup import (
     build_auxiliaries,
     build_cache,
     build_ema,
-    build_optimizer,
 )
 from diffdpo.training.step import CONTEXT
 from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
@@ -116,6 +117,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    check_optimizer(cfg, is_sharded=is_deepspeed(accelerator))
     quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
@@ -168,6 +170,10 @@ def export(training: Training, folder: Path, *, lora: bool) -> None:
 
 def check_config(cfg: TrainConfig, model: SongModel) -> None:
     """ConfigError or DataError for a part or a capability that the configuration needs and the model lacks."""
+    if timed_adapters(model.network) is not None:
+        raise ConfigError(
+            "train: the model has an adapter that acts at some times t only; leave its interval out"
+        )
     if cfg.inpaint is not None:
         require(model, Inpaints)
     parts = (*model.parts, CONTEXT)

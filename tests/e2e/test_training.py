@@ -51,6 +51,7 @@ LAUNCHES = {
     },
     "zero2": {
         "accumulate": (*LORA, "train.per_device=2"),
+        "adamw_8bit": (*LORA, "train.optimizer=adamw_8bit", "train.per_device=4"),
         "split": (*LORA, *SPLIT, "train.per_device=2"),
         "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
     },
@@ -64,6 +65,7 @@ LAUNCHES = {
 }
 """By launcher the runs of one launch, since starting the processes takes longer than training."""
 REFUSED = {
+    ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",
     ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
     ("zero3", "moving-reference"): "train.reference.kind=ema: ZeRO-3 shards the weights it would follow",
 }
@@ -161,7 +163,7 @@ def test_held_out_pairs_have_the_same_numbers_on_two_processes(folder, launches,
 
 
 @pytest.mark.parametrize(("launcher", "name"), REFUSED)
-def test_sharded_weights_have_no_moving_average(launches, launcher, name):
+def test_what_cannot_be_sharded_is_refused(launches, launcher, name):
     assert REFUSED[launcher, name] in launches[launcher, name]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import fingerprint_of
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.ace_step.adapter import AceStep
@@ -43,6 +44,8 @@ class AceStepCheckpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     vae: str = field(default="", metadata=PATH)
     """Folder of the VAE, where it is not with the checkpoint."""
     text_encoder: str = field(default="", metadata=PATH)
@@ -129,8 +132,8 @@ class AceStepCheckpoint:
     def _load_network(self, folder: "AceStepFolder") -> "AceStepTransformer1DModel":
         from diffdpo.models.ace_step.encoders import build_from_weights
         from diffdpo.models.ace_step.network import AceStepTransformer1DModel
-        from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.checkpoints import load_saved
+        from diffdpo.models.timed_adapters import apply_adapters
 
         if self.network:
             network = load_saved(AceStepTransformer1DModel, self.network)
@@ -145,8 +148,7 @@ class AceStepCheckpoint:
                 f"{self.variant}; give {self.variant} weights, or set model.args.variant={variant} with the preset "
                 f"of {variant}"
             )
-        for path, weight in parse_adapters(self.adapter):
-            merge_adapter(network, path, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         model: AceStepTransformer1DModel = network.eval()
         return model
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.stable_audio3.adapter import StableAudio3
@@ -23,6 +24,8 @@ class StableAudio3Checkpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     text_encoder: str = field(default="", metadata=PATH)
     """Folder or hub id of T5Gemma; by default the checkpoint's own, else google/t5gemma-b-b-ul2."""
     vae: str = field(default="", metadata=PATH)
@@ -47,16 +50,15 @@ class StableAudio3Checkpoint:
 
     def load(self) -> "StableAudio3":
         from diffdpo.codecs.same import load_same
-        from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.checkpoints import load_saved
         from diffdpo.models.stable_audio3.adapter import StableAudio3
         from diffdpo.models.stable_audio3.files import read_files
         from diffdpo.models.stable_audio3.network import StableAudio3DiTModel
+        from diffdpo.models.timed_adapters import apply_adapters
 
         files = read_files(self.checkpoint)
         network = load_saved(StableAudio3DiTModel, self.network) if self.network else files.network()
-        for folder, weight in parse_adapters(self.adapter):
-            merge_adapter(network, folder, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         codec = None
         if self.audio:
             codec = load_same(Path(self.vae)) if self.vae else files.codec()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import fingerprint_of
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.stable_audio_open.adapter import StableAudioOpen
@@ -28,6 +29,8 @@ class StableAudioOpenCheckpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     audio: bool = True
     """Load the autoencoder; without, the model trains on latents and makes no sound."""
 
@@ -37,12 +40,12 @@ class StableAudioOpenCheckpoint:
 
     def load(self) -> "StableAudioOpen":
         from diffdpo.codecs.oobleck import oobleck
-        from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.base import LatentSpec
         from diffdpo.models.checkpoints import load_saved, read_config
         from diffdpo.models.stable_audio_open.adapter import StableAudioOpen
         from diffdpo.models.stable_audio_open.network import StableAudioDiTModel
         from diffdpo.models.stable_audio_open.text import T5Prompts
+        from diffdpo.models.timed_adapters import apply_adapters
 
         folder = Path(self.checkpoint)
         for part in PARTS:
@@ -52,8 +55,7 @@ class StableAudioOpenCheckpoint:
                     "(hf download stabilityai/stable-audio-open-1.0 --local-dir FOLDER)"
                 )
         network = load_saved(StableAudioDiTModel, self.network or folder / "transformer")
-        for adapter_folder, weight in parse_adapters(self.adapter):
-            merge_adapter(network, adapter_folder, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         codec = oobleck(folder / "vae") if self.audio else None
         channels, length = int(network.config.in_channels), int(network.config.sample_size)
         if codec is not None and codec.channels != channels:
