@@ -47,7 +47,10 @@ def launched(folder, models, pairs):
     for launcher, runs in LAUNCHES.items():
         present = [run for run in runs if run[1] != "int8" or not INT8.args[0]]
         lines = [
-            words(folder / launcher / "-".join(run), pairs, models[run[0]], run[1], "train.per_device=1", *runs[run])
+            words(
+                folder / launcher / "-".join(run), pairs, models[run[0]], run[1], "train.per_device=1",
+                *runs[run],
+            )
             for run in present
         ]  # fmt: skip
         errors |= {

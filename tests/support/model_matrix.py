@@ -21,7 +21,9 @@ WEIGHTS = {
     "full": ("train.learning_rate=1e-4",),
 }
 SPLIT = "train.split_backward=true"
-INT8 = pytest.mark.skipif(not find_spec("torchao"), reason="an int8 base needs torchao, which is not installed")
+INT8 = pytest.mark.skipif(
+    not find_spec("torchao"), reason="an int8 base needs torchao, which is not installed"
+)
 MARKS = {"int8": (INT8,)}
 
 
