@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
@@ -253,6 +254,14 @@ def take(tree: dict[str, Tensor], index: Int[Tensor, " row"]) -> dict[str, Tenso
 def move(tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Named tensors on a device."""
     return {name: tensor.to(device) for name, tensor in tree.items()}
+
+
+def host_value(number: Int[Tensor, ""]) -> int | None:
+    """An integer on the host; None where it has no value, as in a pass that is traced for its shapes alone."""
+    try:
+        return int(number)
+    except DataDependentOutputException:
+        return None
 
 
 def compile_blocks(network: Any, key: str) -> None:

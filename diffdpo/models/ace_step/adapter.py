@@ -14,10 +14,10 @@ from diffdpo.codecs.oobleck import Vae
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.ace_step.encoders import AceStepEncoders, pad_rows
-from diffdpo.models.ace_step.network import AceStepTransformer1DModel, host_value
+from diffdpo.models.ace_step.network import AceStepTransformer1DModel
 from diffdpo.models.ace_step.planner import CodePlanner
 from diffdpo.models.ace_step.text import TASKS, prompt_texts
-from diffdpo.models.base import Condition, LatentSpec, check_part
+from diffdpo.models.base import Condition, LatentSpec, check_part, host_value
 from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
 from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
