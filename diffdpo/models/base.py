@@ -182,6 +182,21 @@ class Plans(Protocol):
 
 
 @runtime_checkable
+class Covers(Protocol):
+    """A song model that makes a song anew after codes that it reads off the song's sound. Optional."""
+
+    @property
+    def cover_planner(self) -> str:
+        """Identity of the tokenizer that reads the codes: the planner of the plans of `cover_plan`."""
+
+    def cover_plan(self, latents: Float[Tensor, "frame channel"]) -> Plan:
+        """The plan that a song's latents stand for. DataError where the checkpoint lacks the tokenizer."""
+
+    def embed_plan(self, plan: Plan) -> Embedding:
+        """See Plans."""
+
+
+@runtime_checkable
 class Transcribes(Protocol):
     """A song model with conditions on the time axis that can be read off recordings, such as beats. Optional."""
 
@@ -209,6 +224,7 @@ OPTIONAL: dict[Any, str] = {
     Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
     Plans: "plan songs",
+    Covers: "cover a recording, which edit.cover needs",
     Transcribes: "transcribe recordings",
     EncodesSounds: "encode sounds in slices",
     TranscribesSounds: "transcribe sounds in slices",
