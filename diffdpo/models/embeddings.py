@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
-from diffdpo.models.base import Plans, SongModel, require
+from diffdpo.models.base import Covers, Plans, SongModel, require, supports
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip, Embedding, Plan, Prompt
 
@@ -41,9 +41,11 @@ class EmbeddingStore:
 
     def embed_plan(self, plan: Plan) -> Embedding:
         """The embedding of a plan. DataError if another planner made it."""
-        require(self.model, Plans)
+        if not supports(self.model, Covers):
+            require(self.model, Plans)
         model: Any = self.model
-        if plan.planner != model.planner:  # the model refuses it, also where an earlier run has cached it
+        planners = (getattr(model, "planner", None), getattr(model, "cover_planner", None))
+        if plan.planner not in planners:  # the model refuses it, also where an earlier run has cached it
             refusal: Embedding = model.embed_plan(plan)
             return refusal
         return self._get_or_compute(plan_digest(plan), lambda: model.embed_plan(plan))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapter_config import block_names
@@ -109,6 +110,13 @@ def keep_adapter_only(accelerator: Accelerator) -> None:
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def keep_base_local(network: torch.nn.Module) -> None:
+    """Let DDP leave the frozen weights where they are: quantised ones cannot be broadcast, and every process reads
+    the same. To be called with the adapters in place, before the network is prepared."""
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, frozen)
 
 
 def adapter_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:

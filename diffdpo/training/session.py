@@ -22,7 +22,7 @@ from diffdpo.training.config import EXPORT, TrainConfig, export_folder, result_f
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_optimizer
-from diffdpo.training.quantize import keep_adapter_only, quantize_base
+from diffdpo.training.quantize import keep_adapter_only, keep_base_local, quantize_base
 from diffdpo.training.run import LoopState, Training, averaged_weights
 from diffdpo.training.setup import (
     build_auxiliaries,
@@ -134,9 +134,10 @@ def prepare_training(
     parameters = audit_parameters(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )
-    policy, optimizer = accelerator.prepare(network, optimizer)
     if cfg.base != "full":
+        keep_base_local(network)
         keep_adapter_only(accelerator)
+    policy, optimizer = accelerator.prepare(network, optimizer)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     training = Training(

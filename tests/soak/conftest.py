@@ -9,6 +9,7 @@ import pytest
 TITLES = {
     "test_kills": "A verb, killed at any moment and run again, leaves what a run leaves that never stopped",
     "test_objectives": "Each objective, all weights and LoRA: two processes give the trajectory of one",
+    "test_matrix": "Published models, all weights, split or not, two processes, ZeRO-2 and 3: one trajectory",
     "test_layouts": "torch.compile, checkpointing, micro-batches: one trajectory",
     "test_batches": "A song of a batch of random lengths is the song alone, under each solver",
     "test_estimates": "The memory in a preset's comment is the estimate for it",

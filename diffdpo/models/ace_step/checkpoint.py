@@ -85,6 +85,12 @@ class AceStepCheckpoint:
             silence=condition.state[SILENCE][0].float().clone(),
             identify=partial(self._fingerprint, folder, text, tokenizer),
             load_encoders=partial(load_encoders, folder, text, tokenizer),
+            identify_tokenizer=partial(
+                fingerprint_of,
+                ACE_STEP_EMBEDDING_FORMAT,
+                folder.files("audio_tokenizer"),
+                folder.files("audio_token_detokenizer"),
+            ),
             codec=vae,
             unconditional=() if is_turbo else ("prompt",),
         )

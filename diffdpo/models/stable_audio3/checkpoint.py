@@ -10,6 +10,7 @@ from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.stable_audio3.adapter import StableAudio3
+    from diffdpo.types import Embedding
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,9 @@ class StableAudio3Checkpoint:
             distilled=distilled,
             identify=lambda: files.fingerprint(self.text_encoder, self.behavior),
         )
+
+    def sketch(self) -> "tuple[StableAudio3, Embedding]":
+        """The model with its network on the meta device, and the embedding of a prompt; see sketch.py."""
+        from diffdpo.models.stable_audio3.sketch import sketch_stable_audio3
+
+        return sketch_stable_audio3(self)

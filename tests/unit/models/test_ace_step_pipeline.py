@@ -158,6 +158,25 @@ def test_audio_codes_replace_the_source(model, pipe):
     check(path, published(pipe, prompt, 40, 0), 2, 40)
 
 
+@pytest.mark.parametrize("seconds", [1.6, 1.32])
+def test_a_cover_of_a_recording_is_the_pipelines(model, pipe, monkeypatch, seconds):
+    """Whole codes, and a last one filled up with silence."""
+    prompt, sound = replace(PROMPTS[0], duration_s=seconds), noise(seconds, 4000, 2)
+    frames = model.spec.frames(seconds)
+    mean_of_posterior(monkeypatch)
+    reference = published(
+        pipe, prompt, frames, 0, src_audio=torch.from_numpy(sound.samples), task_type="cover"
+    )
+    plan = model.cover_plan(model.encode(sound))
+    assert len(plan.tensors["codes"]) == -(-frames // 5)
+    plain = request(model, prompt)
+    hints = model.embed_plan(plan)
+    cover = replace(plain, row=replace(plain.row, embedding=plain.row.embedding | hints))
+    path = ours(model, [request(model, LONG), cover, plain], APG, 0)
+    check(path, reference, 1, frames)
+    assert distance(path[-1][1, :frames], path[-1][2, :frames]) > 1e-3
+
+
 def test_a_repaint_is_the_pipelines(model, pipe, monkeypatch):
     """Equal after every step; in the end the pipeline has rendered what is kept anew, and ours has put it back."""
     prompt, sound = PROMPTS[0], noise(1.6, 4000, 2)
