@@ -226,8 +226,8 @@ def _spike(training: Training, history: SpikeHistory | None, loss: float, norm: 
         return ""
     accelerator: Any = training.accelerator
     equal_norm = accelerator.reduce(torch.as_tensor(norm, device=accelerator.device).float(), "mean")
-    scaled = accelerator.mixed_precision == "fp16"
-    return find_spike(history, training.cfg.spike, loss=loss, grad_norm=float(equal_norm), scaled=scaled)
+    is_fp16 = accelerator.mixed_precision == "fp16"
+    return find_spike(history, training.cfg.spike, loss=loss, grad_norm=float(equal_norm), is_fp16=is_fp16)
 
 
 def _follow(training: Training, step: int) -> None:

@@ -49,15 +49,15 @@ def spike_limit(values: tuple[float, ...], cfg: SpikeConfig) -> float:
 
 
 def find_spike(
-    history: SpikeHistory, cfg: SpikeConfig, *, loss: float, grad_norm: float, scaled: bool = False
+    history: SpikeHistory, cfg: SpikeConfig, *, loss: float, grad_norm: float, is_fp16: bool = False
 ) -> str:
     """What is a spike in a step, in words; "" for a step that may be taken.
 
-    `scaled`: gradients of fp16, whose overflow is left to the loss scaler.
+    `is_fp16`: gradients are of fp16, whose overflow is left to the loss scaler.
     """
     for name, value, values in (("loss", loss, history.loss), ("grad_norm", grad_norm, history.grad_norm)):
         if not math.isfinite(value):
-            if scaled and name == "grad_norm":
+            if is_fp16 and name == "grad_norm":
                 continue
             return f"{name} is {value}"
         limit = spike_limit(values, cfg)

@@ -25,9 +25,9 @@ from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.training.validation_losses import Pass, measure_losses
 from diffdpo.training.validation_rule import PREFIX
 from diffdpo.training.validation_songs import (
-    Scores,
+    ScoresById,
     ValidationSongs,
-    check_songs,
+    check_some_song,
     count_song_steps,
     sample_step,
     score_folder,
@@ -45,7 +45,7 @@ class Validation:
     """Held-out examples, none of which is trained on."""
     songs: ValidationSongs | None = None
     reference_errors: dict[Pass, Tensor] = field(default_factory=dict)
-    base_scores: Scores | None = None
+    base_scores: ScoresById | None = None
 
 
 def validate(
@@ -58,7 +58,7 @@ def validate(
     """The metrics of a step, the same on all processes. `note` gets a line on the progress."""
     start_s = time.monotonic()
     metrics: dict[str, float] = {}
-    with _undisturbed(training):
+    with _evaluation(training):
         if validation.examples is not None:
             note("validation: losses")
             metrics |= measure_losses(
@@ -93,7 +93,7 @@ def _song_metrics(
     finally:
         if cfg.audio:
             training.model.place("codec", "cpu")
-    check_songs(folder)
+    check_some_song(folder)
     if cfg.audio and accelerator.is_main_process:
         _log_songs(training, songs, cfg, {"": folder, "/base": base if base != folder else None}, step)
     if not songs.scorers:
@@ -127,7 +127,7 @@ def _log_songs(
 
 
 @contextmanager
-def _undisturbed(training: Training) -> Iterator[None]:
+def _evaluation(training: Training) -> Iterator[None]:
     """The network in evaluation, with the weights that are exported; afterwards all is as before."""
     bare = training.accelerator.unwrap_model(training.policy)
     modes = {module: module.training for module in bare.modules()}
@@ -150,6 +150,6 @@ def report_validation(step: int, metrics: Mapping[str, float], *, visible: bool)
     """Print the metrics of a validation in one line."""
     names = ("loss", "accuracy", "winner_error_ratio")
     values = {name.removeprefix(PREFIX): value for name, value in metrics.items()}
-    shown = {name: value for name, value in values.items() if name in names or name.startswith("gain/")}
-    text = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    headline = {name: value for name, value in values.items() if name in names or name.startswith("gain/")}
+    text = ", ".join(f"{name} {value:.4g}" for name, value in headline.items())
     log(f"validation at step {step}: {text or 'songs'} ({values['seconds']:.0f} s)", visible=visible)

@@ -7,7 +7,7 @@ from typing import Any
 from diffdpo.data.datasets.examples import DataConfig, build_examples
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.pairs import Pairs
-from diffdpo.data.datasets.parts import WHOLE, Part
+from diffdpo.data.datasets.parts import ALL_PROMPTS, Part
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
@@ -22,12 +22,12 @@ from diffdpo.training.validation_losses import validation_times
 from diffdpo.training.validation_songs import ValidationSongs
 from diffdpo.types import BatchKind
 
-KEY = "train.validation"
+_KEY = "train.validation"
 
 
 def training_part(cfg: ValidationConfig | None) -> Part:
     """The part of the prompts that is trained on."""
-    return Part("train", cfg.fraction) if cfg is not None and cfg.fraction else WHOLE
+    return Part("train", cfg.fraction) if cfg is not None and cfg.fraction else ALL_PROMPTS
 
 
 def check_validation(cfg: ValidationConfig | None, data: DataConfig, kind: BatchKind, objective: str) -> None:
@@ -37,15 +37,15 @@ def check_validation(cfg: ValidationConfig | None, data: DataConfig, kind: Batch
     is_prepared = kind == "song" and bool(data.songs)
     if cfg.pairs and kind != "pair":
         raise ConfigError(
-            f"{KEY}.pairs: objective {objective!r} trains on no pairs; "
-            + (f"set {KEY}.split=valid" if is_prepared else f"hold prompts out with {KEY}.fraction")
+            f"{_KEY}.pairs: objective {objective!r} trains on no pairs; "
+            + (f"set {_KEY}.split=valid" if is_prepared else f"hold prompts out with {_KEY}.fraction")
         )
     if cfg.fraction and is_prepared:
-        raise ConfigError(f"{KEY}.fraction: prepared songs have splits of their own; set {KEY}.split=valid")
+        raise ConfigError(f"{_KEY}.fraction: prepared songs have splits of their own; set {_KEY}.split=valid")
     if cfg.split and not is_prepared:
-        raise ConfigError(f"{KEY}.split is for data.songs; hold prompts out with {KEY}.fraction")
+        raise ConfigError(f"{_KEY}.split is for data.songs; hold prompts out with {_KEY}.fraction")
     if cfg.split and cfg.split == data.split:
-        raise ConfigError(f"{KEY}.split={cfg.split} is what is trained on; choose another split")
+        raise ConfigError(f"{_KEY}.split={cfg.split} is what is trained on; choose another split")
 
 
 def check_times(cfg: ValidationConfig, model: SongModel) -> None:
@@ -54,7 +54,7 @@ def check_times(cfg: ValidationConfig, model: SongModel) -> None:
     for t in validation_times(cfg, model.spec):
         if times is not None and t not in times:
             choices = ", ".join(f"{t:g}" for t in times if t > 0)
-            raise ConfigError(f"{KEY}.times: this model knows the times {choices} only, got {t:g}")
+            raise ConfigError(f"{_KEY}.times: this model knows the times {choices} only, got {t:g}")
 
 
 def build_held_out(
@@ -80,9 +80,9 @@ def _check_apart(pairs: str, held_out: Examples, examples: Examples) -> None:
     """DataError for pairs of prompts that are trained on as well."""
     if not (isinstance(held_out, Pairs) and isinstance(examples, Pairs)):
         return
-    if shared := sorted(held_out.groups & examples.groups):
+    if overlap := sorted(held_out.groups & examples.groups):
         raise DataError(
-            f"{pairs}: the prompt group {shared[0]!r} is trained on as well; mine validation pairs from others"
+            f"{pairs}: the prompt group {overlap[0]!r} is trained on as well; mine validation pairs from others"
         )
 
 

@@ -53,13 +53,13 @@ def measure_losses(
     """
     times = validation_times(cfg, training.model.spec)
     rows: dict[Pass, Columns] = {}
-    for key in _own_passes(training, passes(len(examples), cfg, times)):
+    for key in _own_passes(training, list_passes(len(examples), cfg, times)):
         rows[key] = _measure(training, examples, cfg, times, key, objective_state, cache)
-    merged = {key: columns for part in gather_object([rows]) for key, columns in part.items()}
-    return mean_columns([merged[key] for key in sorted(merged)])
+    by_pass = {key: columns for part in gather_object([rows]) for key, columns in part.items()}
+    return mean_columns([by_pass[key] for key in sorted(by_pass)])
 
 
-def passes(count: int, cfg: ValidationConfig, times: Sequence[float]) -> list[Pass]:
+def list_passes(count: int, cfg: ValidationConfig, times: Sequence[float]) -> list[Pass]:
     """All forward passes over so many examples."""
     batches = -(-count // cfg.batch)
     return [(b, t, d) for b in range(batches) for t in range(len(times)) for d in range(cfg.draws)]

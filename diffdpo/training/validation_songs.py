@@ -1,7 +1,7 @@
 """The songs of validation: fixed prompts and seeds, with and without what was trained, heard and scored.
 
 Songs lie in the run directory in the layout of `sample`, `validation/base` and `validation/step_000100`, so that
-`score` and `evaluate` read them. Scores are of these files, and equal those of the verb.
+`score` and `evaluate` read them. ScoresById are of these files, and equal those of the verb.
 """
 
 import json
@@ -38,7 +38,7 @@ from diffdpo.types import Prompt
 
 BASE = "base"
 """Folder of the songs without what was trained."""
-Scores = Mapping[str, Mapping[str, float]]
+ScoresById = Mapping[str, Mapping[str, float]]
 """Values by sample id and axis."""
 
 
@@ -106,7 +106,7 @@ def _sample(
     accelerator.wait_for_everyone()
     is_sharded = zero_stage(accelerator) == 3
     jobs = songs.jobs if is_sharded else songs.jobs[accelerator.process_index :: accelerator.num_processes]
-    model: Any = _Unprepared(training.model) if is_sharded else training.model
+    model: Any = _WithoutPrepare(training.model) if is_sharded else training.model
     rows: list[SampleRow] = []
     for start in range(0, len(jobs), cfg.sampling.batch):
         batch = jobs[start : start + cfg.sampling.batch]
@@ -123,14 +123,14 @@ def _sample(
         rows.sort(key=lambda row: row.sample_id)
         tables.append(folder, SAMPLES, rows)
         write_prompts(folder / PROMPTS, songs.prompts.values(), songs.edits)
-        failed = [row for row in rows if row.error]
-        finish(folder, samples=len(rows) - len(failed), failed=len(failed), step=step)
+        failures = [row for row in rows if row.error]
+        finish(folder, samples=len(rows) - len(failures), failed=len(failures), step=step)
     accelerator.wait_for_everyone()
 
 
-class _Unprepared:
-    """A model without `prepare`, which would use weights outside of the network's forward pass, where sharded weights
-    are not gathered."""
+class _WithoutPrepare:
+    """A model without `prepare`, which would use weights outside of the network's forward pass: sharded weights are
+    gathered inside it alone."""
 
     def __init__(self, model: SongModel) -> None:
         self._model = model
@@ -175,18 +175,18 @@ def count_song_steps(training: Training, songs: ValidationSongs, cfg: Validation
     return sum(count_steps(spec, batch, cfg.sampling, LongformConfig()) for batch in masks)
 
 
-def score_folder(training: Training, songs: ValidationSongs, folder: Path) -> Scores:
+def score_folder(training: Training, songs: ValidationSongs, folder: Path) -> ScoresById:
     """The scores of the songs in a folder, the same on all processes, which share the songs."""
     samples = Samples(folder)
     rows = sorted(samples.rows(), key=lambda row: row.sample_id)
-    own = rows[training.accelerator.process_index :: training.accelerator.num_processes]
-    clips = [audio.read(samples.audio(row.sample_id)) for row in own]
-    scores = score_clips(clips, songs.scorers, prompts=[songs.prompts[row.prompt_id] for row in own])
-    values = [(row.sample_id, dict(score.values)) for row, score in zip(own, scores, strict=True)]
+    shard = rows[training.accelerator.process_index :: training.accelerator.num_processes]
+    clips = [audio.read(samples.audio(row.sample_id)) for row in shard]
+    scores = score_clips(clips, songs.scorers, prompts=[songs.prompts[row.prompt_id] for row in shard])
+    values = [(row.sample_id, dict(score.values)) for row, score in zip(shard, scores, strict=True)]
     return dict(sorted(gather_object(values)))
 
 
-def score_metrics(scores: Scores, base: Scores | None) -> dict[str, float]:
+def score_metrics(scores: ScoresById, base: ScoresById | None) -> dict[str, float]:
     """Means over the songs on every axis, and mean differences to the same songs of the base, where both are
     numbers; `song_failures` counts songs without a sound."""
     metrics: dict[str, float] = {}
@@ -204,7 +204,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(finite) / len(finite) if finite else math.nan
 
 
-def check_songs(folder: Path) -> None:
+def check_some_song(folder: Path) -> None:
     """DataError if not one song of a folder could be made: the configuration is wrong, not one song."""
     rows = Samples(folder).all_rows()
     if all(row.error for row in rows):

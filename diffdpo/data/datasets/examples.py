@@ -10,7 +10,7 @@ from diffdpo.data import tables
 from diffdpo.data.datasets.generated import Source, generated_songs_digest
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
-from diffdpo.data.datasets.parts import WHOLE, Part
+from diffdpo.data.datasets.parts import ALL_PROMPTS, Part
 from diffdpo.data.datasets.rated import RatedSongs, filter_decisive, select_best
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
@@ -97,7 +97,7 @@ def data_digest(cfg: DataConfig, kind: BatchKind) -> str:
 
 
 def build_examples(
-    cfg: DataConfig, kind: BatchKind, objective: str, source: Source, part: Part = WHOLE
+    cfg: DataConfig, kind: BatchKind, objective: str, source: Source, part: Part = ALL_PROMPTS
 ) -> Examples:
     """The examples for an objective's kind of batch; ConfigError if their data is not configured.
 

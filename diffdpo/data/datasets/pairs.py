@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffdpo.data import tables
 from diffdpo.data.datasets.generated import GeneratedSongs, Source
-from diffdpo.data.datasets.parts import WHOLE, Part, group_of
+from diffdpo.data.datasets.parts import ALL_PROMPTS, Part, group_of
 from diffdpo.data.pairs import PAIRS
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
@@ -48,7 +48,7 @@ class Pairs:
         *,
         axis_condition: bool = False,
         axis_dropout: float = 0.0,
-        part: Part = WHOLE,
+        part: Part = ALL_PROMPTS,
     ) -> None:
         rows = part.select(tables.read_rows(path.parent, PAIRS), path)
         self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))

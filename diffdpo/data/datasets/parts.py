@@ -55,7 +55,7 @@ class Part:
         return selection
 
 
-WHOLE = Part("all")
+ALL_PROMPTS = Part("all")
 
 
 def group_of(row: PromptRow) -> str:

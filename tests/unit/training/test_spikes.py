@@ -45,7 +45,7 @@ def test_what_is_not_finite_is_a_spike_from_the_first_step_but_not_the_overflow_
     history = SpikeHistory()
     assert "loss is nan" in find_spike(history, CFG, loss=math.nan, grad_norm=1.0)
     assert "grad_norm is inf" in find_spike(history, CFG, loss=1.0, grad_norm=math.inf)
-    assert find_spike(history, CFG, loss=1.0, grad_norm=math.inf, scaled=True) == ""
+    assert find_spike(history, CFG, loss=1.0, grad_norm=math.inf, is_fp16=True) == ""
     assert find_spike(history, CFG, loss=1e9, grad_norm=1e9) == ""  # nothing to compare with
 
 
@@ -143,9 +143,9 @@ def test_a_broken_step_is_skipped_on_one_of_several_micro_batches(bundle, tmp_pa
 
 def test_the_history_is_in_the_checkpoint(bundle, tmp_path):
     data = examples((11,))
-    whole = train(bundle, tmp_path / "whole", data)
-    train(bundle, tmp_path / "cut", data, steps=4)
-    assert train(bundle, tmp_path / "cut", data) == whole
+    whole = train(bundle, tmp_path / "whole", data, steps=6, save_every=4)
+    train(bundle, tmp_path / "cut", data, steps=4, save_every=4)
+    assert train(bundle, tmp_path / "cut", data, steps=6, save_every=4) == whole
     assert whole[5]["spike"] == 1.0
 
 
