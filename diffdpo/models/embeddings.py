@@ -1,4 +1,6 @@
-"""Embeddings of prompts and plans by content: each is computed once, and kept in memory and optionally on disk.
+"""Embeddings of prompts and plans by content: each is computed once, and kept in memory or on disk.
+
+On disk they stay in the pages of their files, which are read when an embedding is used and can be given up again.
 
 After all prompts are embedded, a model's encoders can be freed: prompts in the store still work.
 """
@@ -31,7 +33,7 @@ class EmbeddingStore:
 
     model: SongModel
     folder: Path | None = None
-    """Where embeddings are kept between runs, a file each; None keeps them in memory only."""
+    """Where embeddings are kept between runs, a file each, and mapped from there; None keeps them in memory."""
     memory: dict[str, Embedding] = field(default_factory=dict)
 
     def embed(self, prompt: Prompt) -> Embedding:
@@ -51,15 +53,15 @@ class EmbeddingStore:
         return self._get_or_compute(plan_digest(plan), lambda: model.embed_plan(plan))
 
     def _get_or_compute(self, key: str, compute: Any) -> Embedding:
-        """From memory, from the folder, or computed; then kept in both."""
+        """From memory, from the folder, or computed; then mapped from the folder if there is one."""
         if key not in self.memory:
             path = self._path(key)
-            if path is not None and path.is_file():
-                self.memory[key] = read_embedding(path)
-            else:
+            if path is None:
                 self.memory[key] = compute()
-                if path is not None:
-                    write_embedding(path, self.memory[key])
+            else:
+                if not path.is_file():
+                    write_embedding(path, compute())
+                self.memory[key] = read_embedding(path)
         return self.memory[key]
 
     def _path(self, key: str) -> Path | None:
@@ -71,7 +73,7 @@ class EmbeddingStore:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """An embedding from its file; DataError if the file is damaged."""
+    """An embedding mapped from its file; DataError if the file is damaged."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
