@@ -60,6 +60,8 @@ class AceStep:
     parts: tuple[str, ...] = ("prompt", "plan")
     timed_lyrics: bool = False
     embeds_audio: bool = True
+    own_style_reference: bool = False
+    """The published trainer shows a song no reference."""
     lora_targets: tuple[str, ...] = tuple(
         f"{kind}.{layer}"
         for kind in ("self_attn", "cross_attn")
