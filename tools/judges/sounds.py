@@ -19,13 +19,15 @@ def sounds(rate: int) -> dict[str, np.ndarray]:
     mono = Clip(samples=song.samples.mean(0, keepdims=True), sample_rate=song.sample_rate)
     music = audio.resample(mono, rate).samples[0]
     chord = sum(np.sin(2 * np.pi * pitch * time) for pitch in (220.0, 277.18, 329.63))
+    hiss = 1e-4 * rng.standard_normal(10 * rate)
     waves = {
         "music": music,
-        "music_3s": music[: 3 * rate + 17],
-        "music_1s": music[2 * rate : 3 * rate],
+        "music_hiss": music[: 10 * rate] + hiss[: len(music)],
+        "music_3s": music[: 3 * rate + 17] + hiss[: 3 * rate + 17],
+        "music_1s": music[2 * rate : 3 * rate] + hiss[:rate],
         "silence": np.zeros(3 * rate),
         "noise": 0.2 * rng.standard_normal(4 * rate),
-        "chord": 0.1 * chord * np.exp(-3 * (time % 0.5)),
+        "chord": 0.1 * chord * np.exp(-3 * (time % 0.5)) + hiss[: 5 * rate],
         "half_silent": np.concatenate([np.zeros(3 * rate), music[: 2 * rate]]),
     }
     return {name: wave.astype(np.float32) for name, wave in waves.items()}
