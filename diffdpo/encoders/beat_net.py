@@ -26,7 +26,7 @@ BANDS_PER_OCTAVE = 24
 LOWEST_HZ, HIGHEST_HZ = 30.0, 17_000.0
 BAND_COUNT = 136
 UNITS = 150
-BEATS_FILE = "beats.safetensors"
+WEIGHTS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/beats.safetensors")))
 
 
 class BeatNetwork(nn.Module):
@@ -108,4 +108,4 @@ def build_beat_networks(state: Mapping[str, Tensor], location: str) -> BeatEnsem
 @cache
 def pretrained_beat_networks() -> BeatEnsemble:
     """The networks shipped with the package, loaded once a process."""
-    return load_beat_networks(Path(str(resources.files("diffdpo").joinpath("assets/judges", BEATS_FILE))))
+    return load_beat_networks(WEIGHTS_PATH)

@@ -41,7 +41,7 @@ HARMONIC_SHIFTS = (-36, 0, 36, 57, 72, 84, 93, 101)
 SMALLEST_POWER = 1e-10
 LOWEST_NOTE = 21
 """The MIDI number of the lowest key of the piano."""
-NOTES_FILE = "notes.safetensors"
+WEIGHTS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/notes.safetensors")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,4 +170,4 @@ def build_notes(state: Mapping[str, Tensor], location: str) -> NoteNetwork:
 @cache
 def pretrained_notes() -> NoteNetwork:
     """The network shipped with the package, loaded once a process."""
-    return load_notes(Path(str(resources.files("diffdpo").joinpath("assets/judges", NOTES_FILE))))
+    return load_notes(WEIGHTS_PATH)

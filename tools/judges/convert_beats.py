@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders.beat_net import BEATS_FILE, build_beat_networks
+from diffdpo.encoders.beat_net import WEIGHTS_PATH, build_beat_networks
 from diffdpo.weight_files import read_pickle
 
-WEIGHTS = ROOT / "diffdpo" / "assets" / "judges" / BEATS_FILE
 NAMES = {"conv1": "conv", "linear0": "project", "lstm": "recurrent", "linear": "output"}
 """Their names of the layers, and ours."""
 
@@ -43,5 +42,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     tensors = convert(arguments.package, arguments.networks, getattr(torch, arguments.dtype))
     build_beat_networks(tensors, "the converted weights")
-    save_file(tensors, WEIGHTS, metadata={"source": "BeatNet 1.1.3", "license": "CC-BY-4.0"})
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size} bytes")
+    save_file(tensors, WEIGHTS_PATH, metadata={"source": "BeatNet 1.1.3", "license": "CC-BY-4.0"})
+    print(f"{WEIGHTS_PATH}: {WEIGHTS_PATH.stat().st_size} bytes")

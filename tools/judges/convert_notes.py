@@ -22,11 +22,10 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders.notes import NOTES_FILE, NOTES_SAMPLE_RATE, load_notes
+from diffdpo.encoders.notes import WEIGHTS_PATH, NOTES_SAMPLE_RATE, load_notes
 from tools.judges.sounds import sounds
 
 GRAPH = "basic_pitch/saved_models/icassp_2022/nmp.onnx"
-WEIGHTS = ROOT / "diffdpo" / "assets" / "judges" / NOTES_FILE
 OUTPUTS = ("StatefulPartitionedCall:1", "StatefulPartitionedCall:2", "StatefulPartitionedCall:0")
 """Notes, onsets, contours."""
 PARTS = ("note", "onset", "contour")
@@ -111,7 +110,7 @@ def original(path: Path) -> Any:
 def check(path: Path, golden: Path | None) -> None:
     """Compare the outputs of both on every sound; print, and store what the tests compare."""
     torch.set_num_threads(1)
-    network, run = load_notes(WEIGHTS), original(path)
+    network, run = load_notes(WEIGHTS_PATH), original(path)
     stored, worst = {}, 0.0
     for name, samples in sounds(NOTES_SAMPLE_RATE).items():
         begin = time.process_time()
@@ -139,5 +138,5 @@ if __name__ == "__main__":
     if arguments.check:
         check(graph, arguments.golden)
     else:
-        save_file(convert(graph), WEIGHTS, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"})
-        print(f"{WEIGHTS}: {WEIGHTS.stat().st_size} bytes")
+        save_file(convert(graph), WEIGHTS_PATH, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"})
+        print(f"{WEIGHTS_PATH}: {WEIGHTS_PATH.stat().st_size} bytes")
