@@ -26,6 +26,9 @@ BANDS_PER_OCTAVE = 24
 LOWEST_HZ, HIGHEST_HZ = 30.0, 17_000.0
 BAND_COUNT = 136
 UNITS = 150
+LARGEST_LEVEL = 32_767
+LEVELS, STEP = ".levels", ".step"
+"""What the names of weights end in that are stored as integers, and those of the sizes of their steps."""
 WEIGHTS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/beats.safetensors")))
 
 
@@ -93,7 +96,35 @@ def filter_bank() -> Float[Tensor, "bin band"]:
 
 def load_beat_networks(path: Path) -> BeatEnsemble:
     """The networks with the weights of a file, frozen. CheckpointError for other weights."""
-    return build_beat_networks(read_tensors(path), str(path))
+    return build_beat_networks(join_levels(read_tensors(path)), str(path))
+
+
+def split_levels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as integers of 16 bits and the size of a step in each row, half of their size; biases as they are.
+
+    A step is 1 / 32,767 of the largest weight of the row, finer than float16 for all that matters.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        if tensor.dim() < 2:
+            tensors[name] = tensor.float()
+            continue
+        step = tensor.flatten(1).abs().amax(1).clamp_min(1e-12) / LARGEST_LEVEL
+        rows = step.reshape(-1, *[1] * (tensor.dim() - 1))
+        tensors[name + LEVELS], tensors[name + STEP] = (tensor / rows).round().to(torch.int16), step
+    return tensors
+
+
+def join_levels(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of `split_levels`."""
+    state = {}
+    for name, tensor in tensors.items():
+        if name.endswith(LEVELS):
+            step = tensors[name.removesuffix(LEVELS) + STEP]
+            state[name.removesuffix(LEVELS)] = tensor * step.reshape(-1, *[1] * (tensor.dim() - 1))
+        elif not name.endswith(STEP):
+            state[name] = tensor
+    return state
 
 
 def build_beat_networks(state: Mapping[str, Tensor], location: str) -> BeatEnsemble:
@@ -101,7 +132,7 @@ def build_beat_networks(state: Mapping[str, Tensor], location: str) -> BeatEnsem
     count = len({name.split(".")[1] for name in state if name.startswith("networks.")})
     ensemble = BeatEnsemble(count)
     check_state(ensemble, state, location)
-    ensemble.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    ensemble.load_state_dict(state)
     return ensemble.eval().requires_grad_(False)
 
 
