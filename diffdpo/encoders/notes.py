@@ -106,7 +106,9 @@ class NoteNetwork(nn.Module):
 
     def forward(
         self, samples: Float[Tensor, "window sample"]
-    ) -> tuple[Float[Tensor, "window frame 88"], Float[Tensor, "window frame 88"], Float[Tensor, "window frame 264"]]:
+    ) -> tuple[
+        Float[Tensor, "window frame 88"], Float[Tensor, "window frame 88"], Float[Tensor, "window frame 264"]
+    ]:
         """Notes, onsets and contours of windows of NOTES_WINDOW samples."""
         levels = normalise_levels(self.transform(samples)) * self.input_scale + self.input_shift
         x = stack_harmonics(levels)
@@ -136,7 +138,9 @@ def normalise_levels(magnitudes: Float[Tensor, "window frame bin"]) -> Float[Ten
     return torch.where(highest > 0, levels / highest, 0.0)
 
 
-def stack_harmonics(levels: Float[Tensor, "window frame bin"]) -> Float[Tensor, "window harmonic frame pitch"]:
+def stack_harmonics(
+    levels: Float[Tensor, "window frame bin"],
+) -> Float[Tensor, "window harmonic frame pitch"]:
     """For every pitch the levels at its harmonics, as channels; 0 where there is no bin."""
     low, high = -min(HARMONIC_SHIFTS), max(HARMONIC_SHIFTS)
     padded_levels = F.pad(levels, (low, max(0, high + PITCH_BINS - levels.shape[2])))
@@ -144,7 +148,7 @@ def stack_harmonics(levels: Float[Tensor, "window frame bin"]) -> Float[Tensor, 
     return torch.stack(channels, dim=-1).permute(0, 3, 1, 2)  # channels last: a third of the cost
 
 
-def overlapping_windows(samples: Float[Tensor, " sample"]) -> Float[Tensor, "window sample"]:
+def overlapping_windows(samples: Float[Tensor, " sample"]) -> Float[Tensor, "window _"]:
     """Windows that overlap by OVERLAP_FRAMES, with silence before the first and behind the last."""
     overlap = OVERLAP_FRAMES * NOTES_HOP
     step = NOTES_WINDOW - overlap

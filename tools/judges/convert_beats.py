@@ -83,13 +83,18 @@ def original(package: Path, features: np.ndarray) -> np.ndarray:
         network = build(features.shape[1], 150, 2, "cpu")
         network.load_state_dict(read_pickle(package / "BeatNet" / "models" / f"model_{number}_weights.pt"))
         with torch.no_grad():
-            outputs.append(network.final_pred(network.eval()(torch.from_numpy(features)[None])[0])[:2].T.numpy())
+            outputs.append(
+                network.final_pred(network.eval()(torch.from_numpy(features)[None])[0])[:2].T.numpy()
+            )
     return np.mean(outputs, axis=0)
 
 
 def check(package: Path, golden: Path | None) -> None:
     """Compare features and probabilities on every sound; print, and store what the tests compare."""
-    networks = {"shipped": load_beat_networks(WEIGHTS_PATH), "exact": build_beat_networks(convert(package), "")}
+    networks = {
+        "shipped": load_beat_networks(WEIGHTS_PATH),
+        "exact": build_beat_networks(convert(package), ""),
+    }
     stored = {}
     for name, samples in sounds(BEATS_SAMPLE_RATE).items():
         features = features_by_definition(samples)
@@ -106,7 +111,9 @@ def check(package: Path, golden: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("package", type=Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--golden", type=Path)

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders.notes import WEIGHTS_PATH, NOTES_SAMPLE_RATE, load_notes
+from diffdpo.encoders.notes import NOTES_SAMPLE_RATE, WEIGHTS_PATH, load_notes
 from tools.judges.sounds import sounds
 
 GRAPH = "basic_pitch/saved_models/icassp_2022/nmp.onnx"
@@ -122,14 +122,22 @@ def check(path: Path, golden: Path | None) -> None:
             error = float(np.abs(ours - values).max() / np.abs(values).max())
             worst = max(worst, error)
             stored[f"{name}/{part}"] = values.reshape(-1)[::STEP].copy()
-            print(f"{name:14s} {part:8s} {error:.1e}   largest {values.max():.3f}   {seconds:.2f} processor s")
+            print(
+                f"{name:14s} {part:8s} {error:.1e}   largest {values.max():.3f}   {seconds:.2f} processor s"
+            )
     print(f"largest difference {worst:.1e} of the largest element")
     if golden:
-        save_file(stored, golden, metadata={"source": "basic-pitch 0.4.0 (Apache-2.0) by onnxruntime", "step": str(STEP)})
+        save_file(
+            stored,
+            golden,
+            metadata={"source": "basic-pitch 0.4.0 (Apache-2.0) by onnxruntime", "step": str(STEP)},
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("package", type=Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--golden", type=Path)
@@ -138,5 +146,7 @@ if __name__ == "__main__":
     if arguments.check:
         check(graph, arguments.golden)
     else:
-        save_file(convert(graph), WEIGHTS_PATH, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"})
+        save_file(
+            convert(graph), WEIGHTS_PATH, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"}
+        )
         print(f"{WEIGHTS_PATH}: {WEIGHTS_PATH.stat().st_size} bytes")

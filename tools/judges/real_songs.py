@@ -180,7 +180,9 @@ def summary(table: RealSongs) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "real_songs.jsonl")
@@ -193,7 +195,9 @@ def main() -> None:
     scorers = build_scorers(SCORERS)
     version = hashlib.sha256(json.dumps(fingerprints(scorers), sort_keys=True).encode()).hexdigest()[:16]
     arguments.work.parent.mkdir(parents=True, exist_ok=True)
-    lines = list(score_songs(rows[: arguments.limit or None], arguments.corpus, arguments.work, scorers, version))
+    lines = list(
+        score_songs(rows[: arguments.limit or None], arguments.corpus, arguments.work, scorers, version)
+    )
     rows.sort(key=lambda row: row["path"])
     write_table(arguments.out, build_table(rows, lines, scorers))
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")

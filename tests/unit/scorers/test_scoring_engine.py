@@ -33,7 +33,11 @@ class Level:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("level.lufs", "level.rms", "level.seconds")
-    traits: ClassVar[Mapping[str, str]] = {"level.lufs": "production", "level.rms": "production", "level.seconds": "production"}
+    traits: ClassVar[Mapping[str, str]] = {
+        "level.lufs": "production",
+        "level.rms": "production",
+        "level.seconds": "production",
+    }
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 2.0
