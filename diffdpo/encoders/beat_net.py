@@ -1,8 +1,8 @@
 """Beats and downbeats of a recording by the networks of BeatNet (Heydari, Cwitkowitz & Duan 2021), built here.
 
 A logarithmic spectrum and its rise, 50 frames a second, go through one convolution and a recurrent network, which
-only hears the past. The weights are those of the PyPI package BeatNet 1.1.3 (CC BY 4.0, Mojtaba Heydari), converted by
-`tools/judges/convert_beats.py`. The front end gives the numbers of madmom's, which that package uses.
+only hears the past. The weights are those of the PyPI package BeatNet 1.1.3 (CC BY 4.0, Mojtaba Heydari), converted
+by `tools/judges/convert_beats.py`. The front end gives the numbers of madmom's, which that package uses.
 """
 
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def beat_features(samples: Float[Tensor, " sample"]) -> Float[Tensor, "frame fea
 def filter_bank() -> Float[Tensor, "bin band"]:
     """Overlapping triangles of sum 1, each from one quarter-tone to the next but one, rounded to bins.
 
-    Where quarter-tones fall on one bin they are one; the frequency of a bin is that of a transform of an even length.
+    Where quarter-tones fall on one bin they are one; a bin's frequency is that of a transform of an even length.
     """
     bins = BEATS_FRAME // 2
     step = BEATS_SAMPLE_RATE / (2 * bins)
