@@ -33,20 +33,20 @@ ACTIVE = 1e-6
 class NoteHarmony:
     """Harmony of the notes that basic-pitch (Bittner et al. 2022) transcribes, with four diagnoses.
 
-    note.triad    How close the pitch classes of every half second come to a major or minor triad: the cosine with the
-                  nearest, weighted by how much sounds. In [0, 1]; silence 0.
+    note.triad    How close the pitch classes of every half second come to a major or minor triad: the cosine with
+                  the nearest, weighted by how much sounds. In [0, 1]; silence 0.
     note.key      Key clarity of all notes' pitch classes together, as `harmony.key` has it of a chroma.
     note.scale    Share of notes in the best diatonic scale: 0 where no scale is better than another, 1 for all.
     note.clean    A diagnosis: minus how much neighbouring semitones sound together. In [-1, 0]; silence -1.
     note.pulse    A diagnosis: highest autocorrelation of note onsets at a period of 0.25 to 2 s.
-    note.recur    A diagnosis: how much smaller the distance of the pitch classes is at the best lag than on average.
+    note.recur    A diagnosis: how much smaller the distance of pitch classes is at the best lag than on average.
     note.variety  A diagnosis: distance of excerpts of 2 s over that of single moments. Compare clips of one length.
 
     Judges are the first three; the others are reported, and only a band of real songs says what is good.
 
     How it can be gamed: a drone on a triad gets 0.95 of note.triad, so judge harmony, rhythm and form together. All
-    rise beyond real songs when harmony alone is optimised: look at the band. A loop has the highest recurrence and pulse.
-    Percussion has no notes and scores low without being bad.
+    rise beyond real songs when harmony alone is optimised: look at the band. A loop has the highest recurrence and
+    pulse. Percussion has no notes and scores low without being bad.
     """
 
     version: ClassVar[str] = "1"

@@ -1,4 +1,4 @@
-"""The judges' networks against numbers of the originals: basic-pitch by onnxruntime, BeatNet by its own torch code."""
+"""The judges' networks against numbers of the originals: basic-pitch by onnxruntime, BeatNet by its own code."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tools.judges.sounds import sounds
 FOLDER = Path(__file__).parent / "judges"
 SOUNDS = sounds(22_050)
 BELOW_ROUNDING = ("music", "half_silent")
-"""Sounds with bands far below the rounding of single precision, which the logarithm shows: there the original itself
-is 3e-4 from double precision."""
+"""Sounds with bands far below the rounding of single precision, which the logarithm shows: there the original
+itself is 3e-4 from double precision."""
 
 
 @pytest.mark.parametrize("name", SOUNDS)

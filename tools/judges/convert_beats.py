@@ -4,9 +4,9 @@
     python tools/judges/convert_beats.py PACKAGES                             # writes the weights
     python tools/judges/convert_beats.py PACKAGES --check [--golden FILE]
 
-Nothing of the package is imported but, for `--check`, its file model.py, which needs torch alone: its networks in single
-precision, on features by the definition in double precision, against ours, with weights stored as 16-bit integers.
-`--golden` stores a part of the original's numbers for the tests. The package is not part of diffdpo.
+Nothing of the package is imported but, for `--check`, its file model.py, which needs torch alone: its networks in
+single precision, on features by the definition in double precision, against ours, with weights stored as 16-bit
+integers. `--golden` stores a part of the original's numbers for the tests. The package is not part of diffdpo.
 """
 
 import argparse

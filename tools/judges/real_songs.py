@@ -3,8 +3,8 @@
     python tools/judges/real_songs.py MANIFEST --corpus FOLDER [--work build/real_songs.jsonl] [--limit N]
 
 FOLDER holds a folder for each Debian package. Of every song that is there, three windows of ten seconds are brought
-through the codec and scored. Songs that are in the work file under the same scorers are not scored again, so that the
-tool can be stopped and continued; at its end it writes the table of the package from what the work file holds.
+through the codec and scored. Songs that are in the work file under the same scorers are not scored again, so that
+the tool can be stopped and continued; at its end it writes the table of the package from what the work file holds.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ PLACES = (0.2, 0.45, 0.7)
 WINDOW_S = 9.985
 """As long as what the tiny model makes of a prompt of ten seconds."""
 SHORTEST_S = 9.0
+LEVEL_LUFS = -16.0
+"""The level of the songs that the codec was trained on."""
 TRAINING_SONGS = ROOT / "diffdpo" / "assets" / "tiny" / "SONGS.md"
 
 
@@ -88,7 +89,7 @@ def windows(row: Row, path: Path, model: SongModel, scorers: Mapping[str, Scorer
         start_s = round(place * row["duration_s"], 2)
         clip = audio.read(path, start_s=start_s, seconds=WINDOW_S)
         if clip.seconds >= SHORTEST_S and clip.samples.any():
-            clips.append(model.decode(model.encode(clip)))
+            clips.append(model.decode(model.encode(audio.normalise(clip, LEVEL_LUFS))))
             starts.append(start_s)
     prompts = [Prompt(id="window", text=", ".join(row["style_words"]))] * len(clips)
     scores = score_clips(clips, scorers, prompts=prompts)
@@ -156,9 +157,7 @@ def build_table(rows: list[Row], lines: list[Row], scorers: Mapping[str, Scorer]
 def summary(table: RealSongs) -> str:
     """Songs, windows and packages of each group, what the tiny model was trained on, and the bands of all axes."""
     songs = {song: place for place, song in enumerate(table.song)}
-    artists = Counter()
-    for song, place in songs.items():
-        artists[table.package[place], table.artist[place], table.group[place]] += 1
+    artists = {(table.package[place], table.artist[place], table.group[place]) for place in songs.values()}
     lines = [f"{len(songs)} songs, {len(table)} windows"]
     for group in SONG_GROUPS:
         places = [place for place in songs.values() if table.group[place] == group]
@@ -193,7 +192,8 @@ def main() -> None:
     rows = [json.loads(line) for line in arguments.manifest.read_text().splitlines()]
     random.Random(0).shuffle(rows)  # an unfinished table is a sample of all packages
     scorers = build_scorers(SCORERS)
-    version = hashlib.sha256(json.dumps(fingerprints(scorers), sort_keys=True).encode()).hexdigest()[:16]
+    settings = [fingerprints(scorers), PLACES, WINDOW_S, LEVEL_LUFS]
+    version = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     arguments.work.parent.mkdir(parents=True, exist_ok=True)
     lines = list(
         score_songs(rows[: arguments.limit or None], arguments.corpus, arguments.work, scorers, version)
