@@ -1,8 +1,8 @@
 """Notes of a recording by the network of basic-pitch (Bittner et al. 2022), built here.
 
 A constant-Q transform of windows of two seconds, its harmonics stacked as channels, and a few convolutions give,
-for every frame of 11.6 ms, how likely each key of the piano sounds, and how likely it is struck. The weights and the
-filters are those of the PyPI package basic-pitch 0.4.0 (Apache-2.0, Spotify AB), converted by
+for every frame of 11.6 ms, how likely each key of the piano sounds, and how likely it is struck. The weights and
+the filters are those of the PyPI package basic-pitch 0.4.0 (Apache-2.0, Spotify AB), converted by
 `tools/judges/convert_notes.py`.
 """
 

@@ -1,8 +1,8 @@
 """A table of real songs: what the scorers give windows of them after a codec, a measure for generated songs.
 
-Songs are in four groups that share no artist, but for those held out of training, which are all in the judge's: what
-is optimised looks at `targets`, what judges at `judge`, what is learned at `critic` and `second_critic`. The table of
-the package holds numbers only; `tools/judges/real_songs.py` makes it.
+Songs are in four groups that share no artist, but for those held out of training, which are all in the judge's:
+what is optimised looks at `targets`, what judges at `judge`, what learns at `critic` and `second_critic`. The table
+of the package holds numbers only; `tools/judges/real_songs.py` makes it.
 """
 
 import hashlib

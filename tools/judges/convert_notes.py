@@ -5,8 +5,8 @@
     PYTHONPATH=PACKAGES python tools/judges/convert_notes.py PACKAGES/basic_pitch --check [--golden FILE]
 
 `--check` needs onnxruntime as well: it runs the original and our network on music, silence, noise and tones of
-several lengths and prints the largest difference, as a share of the largest element. `--golden` stores a part of the
-original's numbers for the tests. Neither package is part of diffdpo.
+several lengths and prints the largest difference, as a share of the largest element. `--golden` stores a part of
+the original's numbers for the tests. Neither package is part of diffdpo.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def convert(path: Path) -> dict[str, np.ndarray]:
 
 
 def original(path: Path) -> Any:
-    """A function from samples at 22,050 Hz to notes, onsets and contours, by onnxruntime on the published windows."""
+    """A function from samples at 22,050 Hz to notes, onsets and contours, by onnxruntime on its own windows."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
