@@ -8,8 +8,10 @@ from diffdpo.registry import Table
 from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
+from diffdpo.scorers.beats import BeatRhythm
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
+from diffdpo.scorers.notes import NoteHarmony
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.songeval import SongEval
@@ -25,6 +27,8 @@ SCORERS: Table[type[Scorer]] = Table(
         "production": Production,
         "musicnn": MusicnnTypicality,
         "tags": Tags,
+        "notes": NoteHarmony,
+        "beats": BeatRhythm,
         "adherence": Adherence,
         "songeval": SongEval,
         "audiobox": Audiobox,

@@ -1,7 +1,7 @@
 """Adherence: does a song have the style of its prompt?"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -38,6 +38,7 @@ class Adherence:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("adherence.style",)
+    traits: ClassVar[Mapping[str, str]] = {"adherence.style": "adherence"}
     licenses: ClassVar[tuple[str, ...]] = ("CC-BY-SA-4.0",)
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 5.0

@@ -1,7 +1,7 @@
 """Audiobox-Aesthetics (Tjandra et al. 2025): four ratings of 1 to 10 for every ten seconds."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -46,6 +46,12 @@ class Audiobox:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("audiobox.ce", "audiobox.cu", "audiobox.pc", "audiobox.pq")
+    traits: ClassVar[Mapping[str, str]] = {
+        "audiobox.ce": "appeal",
+        "audiobox.cu": "appeal",
+        "audiobox.pc": "complexity",
+        "audiobox.pq": "production",
+    }
     licenses: ClassVar[tuple[str, ...]] = (PUBLISHED_AUDIOBOX.license,)
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0

@@ -1,10 +1,11 @@
-"""Axes to mine: those of scorers that are neither judges nor a matter of taste."""
+"""Axes of all scorers: which are mined, which judge, and what each claims to measure."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.base import PartialJudge
 from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
@@ -26,6 +27,21 @@ def check_axis_controls(prompts: Iterable[Prompt]) -> None:
     for prompt in prompts:
         if axis := prompt.control("axis"):
             check_axis_names([str(axis)], f"prompt {prompt.id!r}: axis")
+
+
+def judge_axes() -> tuple[str, ...]:
+    """The axes that judge: those of judges, without their diagnoses."""
+    judges = [scorer for scorer in SCORERS.values() if scorer.judge_only]
+    return tuple(
+        axis
+        for scorer in judges
+        for axis in (scorer.judges if isinstance(scorer, PartialJudge) else scorer.axes)
+    )
+
+
+def axis_traits() -> dict[str, str]:
+    """The trait of every axis of every scorer."""
+    return {axis: trait for scorer in SCORERS.values() for axis, trait in scorer.traits.items()}
 
 
 def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:

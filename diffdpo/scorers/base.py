@@ -1,7 +1,7 @@
 """What a scorer is: audio in, one number an axis out, bigger is better."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,6 +9,9 @@ from jaxtyping import Float
 
 from diffdpo.scorers.features import ClipFeatures
 from diffdpo.types import Clip, Prompt
+
+TRAITS = ("harmony", "rhythm", "form", "production", "adherence", "naturalness", "appeal", "complexity")
+"""What the axes of this package measure."""
 
 
 @runtime_checkable
@@ -24,6 +27,8 @@ class Scorer(Protocol):
     """Part of the cache key: raise it whenever the numbers change."""
     axes: ClassVar[tuple[str, ...]]
     """Names of the columns, unique over all scorers: 'family.quality'."""
+    traits: ClassVar[Mapping[str, str]]
+    """What each axis claims to measure: one of TRAITS, or another word. Axes of one trait should agree."""
     licenses: ClassVar[tuple[str, ...]]
     """Licenses of learned weights; recorded beside the scores."""
     judge_only: ClassVar[bool]
@@ -37,6 +42,13 @@ class Scorer(Protocol):
         ...
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]: ...
+
+
+@runtime_checkable
+class PartialJudge(Protocol):
+    """A judge of which only some axes judge. The others are diagnoses: reported, but no verdict depends on them."""
+
+    judges: ClassVar[tuple[str, ...]]
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -52,6 +52,11 @@ class Harmony:
 
     version: ClassVar[str] = "2"
     axes: ClassVar[tuple[str, ...]] = ("harmony.key", "harmony.consonance", "harmony.tuning")
+    traits: ClassVar[Mapping[str, str]] = {
+        "harmony.key": "harmony",
+        "harmony.consonance": "harmony",
+        "harmony.tuning": "harmony",
+    }
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 2.0

@@ -1,7 +1,7 @@
 """Typicality of a song under musicnn, a judge: held out of mining."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -39,6 +39,7 @@ class MusicnnTypicality:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("musicnn.typicality",)
+    traits: ClassVar[Mapping[str, str]] = {"musicnn.typicality": "naturalness"}
     licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
     shortest_s: ClassVar[float] = 3.0

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +39,7 @@ class Production:
 
     version: ClassVar[str] = "2"
     axes: ClassVar[tuple[str, ...]] = ("production.balance",)
+    traits: ClassVar[Mapping[str, str]] = {"production.balance": "production"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0

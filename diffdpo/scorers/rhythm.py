@@ -1,7 +1,7 @@
 """Rhythm: is there a pulse, and does its tempo hold?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ class Rhythm:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("rhythm.pulse", "rhythm.tempo")
+    traits: ClassVar[Mapping[str, str]] = {"rhythm.pulse": "rhythm", "rhythm.tempo": "rhythm"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 4.0

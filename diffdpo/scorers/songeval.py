@@ -1,7 +1,7 @@
 """SongEval (Yao et al. 2025): five ratings of a whole song, learned from those of human annotators."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -53,6 +53,13 @@ class SongEval:
         "songeval.clarity",
         "songeval.naturalness",
     )
+    traits: ClassVar[Mapping[str, str]] = {
+        "songeval.coherence": "form",
+        "songeval.musicality": "appeal",
+        "songeval.memorability": "appeal",
+        "songeval.clarity": "form",
+        "songeval.naturalness": "naturalness",
+    }
     licenses: ClassVar[tuple[str, ...]] = (hub.MUQ_LARGE.license, HEAD.license)
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 10.0

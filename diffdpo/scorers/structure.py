@@ -1,7 +1,7 @@
 """Structure: do things come back, and do they differ in between?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -47,6 +47,7 @@ class Structure:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("structure.form",)
+    traits: ClassVar[Mapping[str, str]] = {"structure.form": "form"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = SHORTEST_S

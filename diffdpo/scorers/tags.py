@@ -1,7 +1,7 @@
 """Tags: does a song have the tags that its prompt's words name? A judge of adherence, never mined with."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal
@@ -45,6 +45,7 @@ class Tags:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("musicnn.tags",)
+    traits: ClassVar[Mapping[str, str]] = {"musicnn.tags": "adherence"}
     licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
     shortest_s: ClassVar[float] = 3.0

@@ -19,7 +19,7 @@ from contract.scorer_fixtures import WEIGHTS, build
 from diffdpo import audio
 from diffdpo.parts import build_scorers
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.base import PromptScorer, Scorer, fingerprint
+from diffdpo.scorers.base import TRAITS, PromptScorer, Scorer, fingerprint
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.engine import score_clips
 from diffdpo.types import Clip, Prompt
@@ -58,6 +58,8 @@ def test_it_says_what_it_is(scorer):
     assert isinstance(scorer, Scorer)
     assert scorer.axes
     assert all(re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", axis) for axis in scorer.axes)
+    assert scorer.traits.keys() == set(scorer.axes)
+    assert set(getattr(scorer, "judges", scorer.axes)) <= set(scorer.axes)
     assert type(scorer).__doc__
     with pytest.raises(dataclasses.FrozenInstanceError):
         scorer.version = "99"
@@ -160,10 +162,12 @@ def test_the_fingerprint_follows_the_weights(name, folder, tmp_path):
     assert first == copy != others
 
 
-def test_axes_are_unique_over_all_scorers_and_judges_are_the_musicnn_family():
+def test_axes_are_unique_and_judges_are_networks_that_no_model_is_trained_on():
     axes = [axis for entry in SCORERS.values() for axis in entry.axes]
     assert len(set(axes)) == len(axes)
-    assert {name for name, entry in SCORERS.entries.items() if entry.judge_only} == {"musicnn", "tags"}
+    judges = {name for name, entry in SCORERS.entries.items() if entry.judge_only}
+    assert judges == {"musicnn", "tags", "notes", "beats"}
+    assert {trait for entry in SCORERS.entries.values() for trait in entry.traits.values()} <= set(TRAITS)
 
 
 def test_a_scorer_of_another_distribution_is_found_scores_and_keeps_the_contract(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Scores of clips in memory: what scorers are given, for which keys, and what comes of clips without numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,6 +33,11 @@ class Level:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("level.lufs", "level.rms", "level.seconds")
+    traits: ClassVar[Mapping[str, str]] = {
+        "level.lufs": "production",
+        "level.rms": "production",
+        "level.seconds": "production",
+    }
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 2.0
@@ -49,6 +54,7 @@ class Words:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("words.count",)
+    traits: ClassVar[Mapping[str, str]] = {"words.count": "production"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0
@@ -68,6 +74,7 @@ class Undefined:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("undefined.ratio",)
+    traits: ClassVar[Mapping[str, str]] = {"undefined.ratio": "production"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False
     shortest_s: ClassVar[float] = 1.0

@@ -1,0 +1,1 @@
+"""How the judges' weights, golden numbers and tables of real songs were made."""
