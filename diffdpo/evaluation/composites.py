@@ -93,11 +93,8 @@ def composite_effects(
         usable = np.isfinite(base_values[name]) & np.isfinite(aligned_values[name])
         if not usable.any():
             raise DataError(f"{name}: no pair of songs has all of its witnesses; score both sides")
-        results[name] = paired_effect(
-            base_values[name][usable],
-            aligned_values[name][usable],
-            [prompt for prompt, use in zip(prompts, usable, strict=True) if use],
-        )
+        names = np.array(prompts)[usable].tolist()
+        results[name] = paired_effect(base_values[name][usable], aligned_values[name][usable], names)
     return results
 
 

@@ -36,6 +36,7 @@ def test_help_does_not_import_torch():
         "gpu-check",
         "estimate",
         "export-adapter",
+        "power",
     )
     assert all(verb in done.stdout for verb in (*VERBS, *commands))
 
