@@ -13,16 +13,15 @@ from scipy.spatial.distance import pdist
 from diffdpo.errors import DataError
 from diffdpo.evaluation.best_of_n import prompt_places
 from diffdpo.evaluation.composites import WitnessValues
+from diffdpo.evaluation.distances import Embeddings
 from diffdpo.statistics import MIN_CLUSTERS, Interval, adjust_p_values
 from diffdpo.statistics_ratios import estimate_ratio, ratio_p_value
 
-SongEmbeddings = Float[np.ndarray, "_ dim"]
-"""One embedding a song."""
 SPREAD_LIMIT = 0.9
 """A witness' spread relative to the base's that its whole interval may not lie below."""
 
 
-def vendi_score(embeddings: SongEmbeddings) -> float:
+def vendi_score(embeddings: Embeddings) -> float:
     """The effective number of different songs: 1 for copies of one, n for n orthogonal ones.
 
     After Friedman & Dieng 2023, the exponential of the entropy of the eigenvalues of the matrix of cosines over n.
@@ -37,7 +36,7 @@ def vendi_score(embeddings: SongEmbeddings) -> float:
 
 
 def prompt_distances(
-    embeddings: SongEmbeddings, prompts: Sequence[str]
+    embeddings: Embeddings, prompts: Sequence[str]
 ) -> tuple[Float[np.ndarray, " prompt"], list[str]]:
     """The mean cosine distance of two songs of a prompt, for each prompt with two songs or more, and its name.
 
@@ -65,7 +64,7 @@ class DiversityChange:
         return self.ratio.value - 1
 
 
-def vendi_change(base: SongEmbeddings, aligned: SongEmbeddings) -> DiversityChange:
+def vendi_change(base: Embeddings, aligned: Embeddings) -> DiversityChange:
     """The Vendi scores of two sets of songs, of equal number since the score grows with it."""
     if len(base) != len(aligned):
         raise DataError(f"Vendi scores of {len(base)} and {len(aligned)} songs cannot be compared")
@@ -74,7 +73,7 @@ def vendi_change(base: SongEmbeddings, aligned: SongEmbeddings) -> DiversityChan
     return DiversityChange(*scores, Interval(scores[1] / scores[0], nan, nan))
 
 
-def distance_change(base: SongEmbeddings, aligned: SongEmbeddings, prompts: Sequence[str]) -> DiversityChange:
+def distance_change(base: Embeddings, aligned: Embeddings, prompts: Sequence[str]) -> DiversityChange:
     """The mean distance of two songs of a prompt, songs paired by place, with an interval over prompts."""
     distances, names = prompt_distances(base, prompts)
     aligned_distances = prompt_distances(aligned, prompts)[0]
@@ -154,7 +153,7 @@ def _spread_change(
 
 
 def diversity_changes(
-    embeddings: Mapping[str, tuple[SongEmbeddings, SongEmbeddings]], prompts: Sequence[str]
+    embeddings: Mapping[str, tuple[Embeddings, Embeddings]], prompts: Sequence[str]
 ) -> dict[str, DiversityChange]:
     """Vendi score and distance of two songs of a prompt, by each embedding: the base's songs, the aligned model's.
 
