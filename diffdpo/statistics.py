@@ -28,6 +28,8 @@ class Effect:
     """The mean in standard deviations of the baseline."""
     count: int
     clusters: int
+    p_value: float = math.nan
+    """Two-sided, of the hypothesis that there is no effect; NaN where it was not computed."""
 
     @property
     def direction(self) -> str:
@@ -63,6 +65,7 @@ def paired_effect(
         effect_size=estimate.mean / spread if spread > 0 else 0.0,
         count=len(difference),
         clusters=estimate.clusters,
+        p_value=estimate.p_value(),
     )
 
 
