@@ -154,13 +154,10 @@ def estimate_mean(
         return MeanEstimate(mean, math.inf, 1, 0.0, np.zeros(0), np.zeros(0))
     weights = cluster_weights(clusters, resamples=resamples)
     residuals = sums - counts * mean
-    totals = weights @ counts
-    deviations = weights @ residuals / totals
-    squares = (
-        weights @ residuals**2
-        - 2 * deviations * (weights @ (counts * residuals))
-        + deviations**2 * (weights @ counts**2)
-    )
+    columns = np.stack([counts, residuals, residuals**2, counts * residuals, counts**2], axis=1)
+    totals, shifts, squares, products, square_counts = (weights @ columns).T
+    deviations = shifts / totals
+    squares = squares - 2 * deviations * products + deviations**2 * square_counts
     scale = n_clusters / (n_clusters - 1)
     errors = np.sqrt(scale * np.maximum(squares, 0)) / totals
     return MeanEstimate(mean, float(errors[0]), n_clusters, n_clusters - 1.0, deviations[1:], errors[1:])

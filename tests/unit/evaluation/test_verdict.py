@@ -139,10 +139,10 @@ def test_few_prompts_decide_nothing():
 def test_judges_without_an_effect_fail_a_model_in_one_case_of_twenty_however_many_there_are():
     rng, failed = np.random.default_rng(1), 0
     names = [f"p{k:02d}" for k in range(24)]
-    for _ in range(150):
+    for _ in range(60):
         judges = {str(k): paired_effect(np.zeros(24), rng.normal(size=24), names) for k in range(6)}
         failed += not reach_verdict(Evidence(judges=judges)).passed
-    assert failed / 150 <= 0.025 + 3 * (0.025 * 0.975 / 150) ** 0.5  # half of the 5 %: only a fall counts
+    assert failed / 60 <= 0.025 + 3 * (0.025 * 0.975 / 60) ** 0.5  # half of the 5 %: only a fall counts
 
 
 def pairs_of(aligned):
@@ -184,17 +184,15 @@ def test_evidence_is_gathered_from_pairs_as_far_as_it_is_there():
 
 
 def test_a_witness_without_any_score_is_left_out_and_a_song_without_one_is_nan():
-    base, aligned = model(), model()
+    pairs = pairs_of(model())
     pairs = [
-        dataclasses.replace(pair, aligned={"note.key": 1.0} if k else {})
-        for k, pair in enumerate(pairs_of(base))
+        dataclasses.replace(pair, aligned={"note.key": 1.0} if k else {}) for k, pair in enumerate(pairs)
     ]
     sides = witness_values(pairs, BAND_WITNESSES)
     assert set(sides[0]) == set(BAND_WITNESSES)
     assert set(sides[1]) == {"note.key"}
     assert np.isnan(sides[1]["note.key"][0])
     assert gather_evidence(pairs, [], judges=(), bands=real_bands(REAL)).band is None
-    assert len(aligned) == 9
 
 
 def test_the_error_of_held_out_winners_is_the_newest():
