@@ -139,7 +139,7 @@ class MeanEstimate:
 
     def _ratios(self) -> Float[np.ndarray, " _"]:
         """Studentised deviations of the draws, without those whose clusters are all alike: they have no error."""
-        usable = self.errors > 1e-9 * self.error
+        usable = self.errors > 1e-6 * self.error  # less is rounding
         return self.deviations[usable] / self.errors[usable]
 
 
@@ -155,7 +155,7 @@ def estimate_mean(
     weights = cluster_weights(clusters, resamples=resamples)
     residuals = sums - counts * mean
     columns = np.stack([counts, residuals, residuals**2, counts * residuals, counts**2], axis=1)
-    totals, shifts, squares, products, square_counts = (weights @ columns).T
+    totals, shifts, squares, products, square_counts = np.ascontiguousarray((weights @ columns).T)
     deviations = shifts / totals
     squares = squares - 2 * deviations * products + deviations**2 * square_counts
     scale = n_clusters / (n_clusters - 1)

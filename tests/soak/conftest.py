@@ -1,4 +1,4 @@
-"""The tables of the soak tier: a row a file, with its number of tests and its minutes, and coverage of intervals."""
+"""The tables of the soak tier: a row a file, with its tests and minutes; and the coverage of intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterator

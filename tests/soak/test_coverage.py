@@ -7,11 +7,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from diffdpo.evaluation.best_of_n import GainCurve, equivalent_n
-from diffdpo.statistics import cluster_weights, estimate_mean, paired_effect
+from diffdpo.statistics import estimate_mean, paired_effect
 from diffdpo.statistics_power import smallest_effect
 from diffdpo.statistics_ratios import ratio_p_value
 
@@ -33,14 +32,12 @@ def names(count):
     return [f"p{k:02d}" for k in range(count)]
 
 
-def alternatives(values, weights):
-    """The 95 % intervals that were not chosen, by name."""
-    count, mean, error = len(values), values.mean(), stats.sem(values)
-    means = weights @ values / count
-    errors = np.sqrt(np.maximum(weights @ values**2 / count - means**2, 0) / (count - 1))
-    usable = errors > 1e-9 * error
-    low, high = np.quantile((means[usable] - mean) / errors[usable], [0.025, 0.975])
-    t = stats.t.ppf(0.975, count - 1)
+def alternatives(values, estimate):
+    """The 95 % intervals that were not chosen, by name, from the same draws."""
+    mean, error, means = estimate.mean, estimate.error, estimate.mean + estimate.deviations
+    usable = estimate.errors > 1e-6 * error
+    low, high = np.quantile(estimate.deviations[usable] / estimate.errors[usable], [0.025, 0.975])
+    t = stdtrit(len(values) - 1, 0.975)
     bias = ndtri(np.clip((means < mean).mean(), 1e-4, 1 - 1e-4))
     skew = ((values - mean) ** 3).sum() / (6 * ((values - mean) ** 2).sum() ** 1.5)
     normal = bias + ndtri(np.array([0.025, 0.975]))
@@ -57,11 +54,11 @@ def alternatives(values, weights):
 def test_the_interval_of_a_mean_holds_it(law, count, record_property):
     draw, mean = LAWS[law]
     rng, hits, widths = np.random.default_rng(0), {}, {}
-    weights = cluster_weights(names(count), resamples=1000)[1:]
     for _ in range(SIMULATIONS):
         values = draw(rng, count)
-        interval = estimate_mean(values, names(count)).interval()
-        intervals = {"ours": (interval.low, interval.high)} | alternatives(values, weights)
+        estimate = estimate_mean(values, names(count))
+        interval = estimate.interval()
+        intervals = {"ours": (interval.low, interval.high)} | alternatives(values, estimate)
         for name, (low, high) in intervals.items():
             hits[name] = hits.get(name, 0) + (low <= mean <= high)
             widths.setdefault(name, []).append(high - low)
