@@ -19,8 +19,8 @@ def estimate_ratio(
     """The ratio of the means of two measures that are not below zero.
 
     The interval holds every ratio r for which the mean of numerator - r · denominator is not told from zero by the
-    interval of `MeanEstimate` (Fieller's construction), and so covers as that does, or a little more. It may be open: 0 below,
-    infinite above. NaN where the denominator is zero throughout.
+    interval of `MeanEstimate` (Fieller's construction), and so covers as that does or a little more. It may be
+    open: 0 below, infinite above. NaN where the denominator is zero throughout.
     """
     if denominator.mean() == 0:
         return Interval(math.nan, 0.0, math.inf)
