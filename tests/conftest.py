@@ -11,8 +11,8 @@ from jaxtyping import install_import_hook
 
 CHECKED = (
     "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "names",
-    "objectives", "randomness", "report", "runs", "sampling", "scorers", "statistics", "text_files", "training",
-    "types", "weight_files", "windows",
+    "objectives", "randomness", "report", "runs", "sampling", "scorers", "statistics", "statistics_power",
+    "statistics_ratios", "text_files", "training", "types", "weight_files", "windows",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],

@@ -17,7 +17,7 @@ from diffdpo.data.ratings import RATINGS
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, NotPassedError
 from diffdpo.evaluation.effects import (
     AxisEffect,
     PairedSample,
@@ -26,6 +26,8 @@ from diffdpo.evaluation.effects import (
     standardised_change,
     verdict,
 )
+from diffdpo.evaluation.evidence import UNPROVEN_AXES, gather_evidence
+from diffdpo.evaluation.verdict import reach_verdict
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
@@ -57,6 +59,10 @@ class EvaluateRun:
     out: str = field(default=MISSING, metadata=PATH)
     mined_axes: list[str] = field(default_factory=list)
     """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
+    judges: list[str] = field(default_factory=list)
+    """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
+    require_pass: bool = False
+    """Exit with code 1 unless the verdict is passed; the report is written all the same."""
     pairs: str = field(default="", metadata=PATH)
     """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
     training: str = field(default="", metadata=PATH)
@@ -77,6 +83,7 @@ class EvaluateRun:
     def check_parts(self) -> None:
         """ConfigError for an axis that does not exist, before anything is read."""
         check_axis_names(self.mined_axes, "mined_axes")
+        check_axis_names(self.judges, "judges")
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -87,7 +94,16 @@ def run(cfg: EvaluateRun) -> Path:
         if dist.main:
             _evaluate(cfg, out)
         dist.barrier()
+    if cfg.require_pass:
+        check_passed(out)
     return out
+
+
+def check_passed(folder: Path) -> None:
+    """NotPassedError with the reasons unless the verdict of a report is passed."""
+    verdict = read_json(folder / "report.json")["verdict"]
+    if not verdict["passed"]:
+        raise NotPassedError(f"{folder}: the verdict is not passed: {'; '.join(verdict['reasons'])}")
 
 
 def _evaluate(cfg: EvaluateRun, out: Path) -> None:
@@ -104,8 +120,11 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     axis_effects = effects(pairs, mined_axes, axes)
     sentence = verdict(axis_effects)
+    decision = reach_verdict(
+        gather_evidence(pairs, axis_effects, judges=_judges(cfg, axis_effects), metrics=_training_rows(cfg))
+    )
     result = {
-        "verdict": sentence,
+        "verdict": {"sentence": sentence, **asdict(decision)},
         "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in axis_effects],
         "samples": [asdict(pair) | {"change": standardised_change(pair, axis_effects)} for pair in pairs],
         "mining": mining,
@@ -116,7 +135,24 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     write_report(out / "report.html", _report(cfg, baseline, aligned, pairs, axis_effects, mining))
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
     log(sentence)
+    log(decision.text)
     log(f"report: {out / 'report.html'}")
+
+
+def _judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> list[str]:
+    """The held-out axes that the verdict depends on. DataError for one of the configuration that cannot judge."""
+    held_out = [a.axis for a in axis_effects if a.role == "judge"]
+    for axis in cfg.judges:
+        if axis not in held_out:
+            raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
+    return cfg.judges or [axis for axis in held_out if axis not in UNPROVEN_AXES]
+
+
+def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:
+    """The metrics of the training, if its folder is given."""
+    if not cfg.training:
+        return []
+    return [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)]
 
 
 def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
@@ -179,9 +215,7 @@ def _report(
     """The content of the report: effects, songs with the worst change first, and key numbers."""
     prompts = {prompt.id: prompt for prompt in baseline.prompts()}
     worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
-    training = (
-        [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)] if cfg.training else []
-    )
+    training = _training_rows(cfg)
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
         facts = {

@@ -133,6 +133,8 @@ def evaluation_table(folder: Path) -> str:
             for row in report["axes"]
         ]
         head = "| axis | role | base | with the adapter | change, 95 % interval |\n|---|---|---|---|---|"
-        return "\n".join([report["verdict"], "", head, *rows])
+        verdict = report["verdict"]  # a sentence alone in reports of earlier versions
+        sentence = verdict if isinstance(verdict, str) else verdict["sentence"]
+        return "\n".join([sentence, "", head, *rows])
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{folder / 'report.json'}: no report of `diffdpo evaluate`") from None

@@ -83,7 +83,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen. The round sets the folders, long_song, command and license."""
+    """The report: listen, judges, require_pass. The round sets the folders, long_song, command and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     seed: int = 0
@@ -117,11 +117,17 @@ def run(cfg: RoundRun) -> Path:
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
     dist = dist_env()
-    free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps")]
+    free = [
+        "rounds",
+        "evaluate.require_pass",
+        *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
+    ]
     mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
     inputs = {"mining prompts": digest(mining), "model": model_digest(cfg.model)}
     with open_run(cfg, free=free, inputs=inputs, dist=dist) as out:
         _run_rounds(cfg, out, dist)
+    if cfg.evaluate.require_pass:
+        evaluate.check_passed(out / "report")
     return out
 
 
@@ -152,6 +158,7 @@ def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
             stopped=decision.reason,
             results=[asdict(result) for result in results],
             model={"name": best.name, **best.args},
+            verdict=read_json(out / "report" / "report.json")["verdict"],
         )
 
 
@@ -209,6 +216,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
             command=f"diffdpo round {out / 'config.yaml'}",
             license=cfg.license,
+            require_pass=False,  # not before the round is complete
         )
     )
 
