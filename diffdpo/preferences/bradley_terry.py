@@ -1,4 +1,4 @@
-"""The model of Bradley and Terry (1952): the better of two wins with a probability that follows from one number each.
+"""The model of Bradley and Terry (1952): who wins follows from one number of each of the two.
 
 The number, the utility, is linear in features: P(first over second) = sigmoid(w · (features of first - of second)).
 There is no intercept, so that exchanging the two gives one minus the probability. The loss is convex, and with a
@@ -12,7 +12,7 @@ STEPS = 100
 TOLERANCE = 1e-9
 """Largest element of the gradient, as a share of the number of pairs, at which the minimum counts as reached."""
 TEMPERATURES = (0.02, 50.0)
-"""Temperatures are kept in this range: margins that are never wrong ask for 0, margins that say nothing for infinity."""
+"""The range of temperatures: margins that are never wrong ask for 0, margins that say nothing for infinity."""
 
 Pairs = Float[np.ndarray, "pair feature"]
 PairColumn = Float[np.ndarray, " pair"]
@@ -33,8 +33,9 @@ def fit_weights(
 ) -> Float[np.ndarray, " feature"]:
     """The weights at the minimum of sum(counts · log_loss) + l2 / 2 · |weights|².
 
-    `differences` are the features of the first minus those of the second; `targets` default to 1, `counts`, how often
-    each pair was seen, too. ValueError without a penalty: pairs that a plane divides would have no minimum.
+    `differences` are the features of the first minus those of the second. `targets` is 1 by default, and so is
+    `counts`, how often each pair was seen. ValueError without a penalty: pairs that a plane divides would have no
+    minimum.
     """
     if not l2 > 0:
         raise ValueError(f"l2 must be above 0, got {l2}")
@@ -74,8 +75,8 @@ def gradient(
 def calibrate_temperature(margins: PairColumn, targets: PairColumn | None = None) -> float:
     """The temperature T at which sigmoid(margin / T) is most likely.
 
-    Give margins of songs that the weights were not fitted to: on those they were fitted to, T would be near 1 however
-    wrong the probabilities are elsewhere. Within TEMPERATURES.
+    Give margins of songs that the weights were not fitted to: on those they were fitted to, T would be near 1
+    however wrong the probabilities are elsewhere. Within TEMPERATURES.
     """
     low, high = TEMPERATURES
     scale = max(float(np.abs(margins).mean()), 1e-12)

@@ -22,8 +22,8 @@ Rows = Float[np.ndarray, "row feature"]
 class UtilityHead:
     """A utility of features: the mean over the members of an ensemble, less `caution` times their spread.
 
-    Features are first brought to `center` and `scale` and cut at ±`limit`, so that what lies far outside of the songs
-    that the head was fitted to cannot win by that alone.
+    Features are first brought to `center` and `scale` and cut at ±`limit`, so that what lies far outside of the
+    songs that the head was fitted to cannot win by that alone.
     """
 
     center: Float[np.ndarray, " feature"]

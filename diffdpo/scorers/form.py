@@ -26,11 +26,11 @@ class FormOrder:
     """Order of a song's seconds as `structure.order` has it, by two networks trained elsewhere on other tasks.
 
     form.order  Self-similarity of the notes that basic-pitch transcribes and of the frames of musicnn's front end,
-                weighed so that windows of real songs come before their own seconds shuffled and before loops of one
-                second. In standard deviations of real windows; silence, and clips under 5 s, get the lowest there is.
+                weighed so that windows of real songs come before their own seconds shuffled and before loops of
+                one second. In standard deviations of real windows; silence, and clips under 5 s, get the lowest.
 
-    It shares its four facts with `structure.order`, which is mined, but neither the features nor the songs that the
-    weights are fitted to.
+    It shares its four facts with `structure.order`, which is mined, but neither the features nor the songs that
+    the weights are fitted to.
 
     How it can be gamed: by few long notes, and by a loop of two seconds and more.
     """

@@ -27,8 +27,8 @@ LOOP_PENALTY = 3.0
 class FormUtility:
     """Form from the facts of ten seconds: a head that prefers seconds in order, less what a loop lacks.
 
-    Its unit is the standard deviation over windows of real songs. The second head prefers songs to loops of them; it
-    takes away LOOP_PENALTY times what a song has less than nineteen in twenty real windows, and else nothing.
+    Its unit is the standard deviation over windows of real songs. The second head prefers songs to loops of them;
+    it takes away LOOP_PENALTY times what a song has less than nineteen in twenty real windows, and else nothing.
     """
 
     order: UtilityHead
@@ -49,9 +49,9 @@ class FormUtility:
 class StructureOrder:
     """Whether a song's seconds stand in an order that its own seconds, shuffled, do not have.
 
-    structure.order  Self-similarity of chroma and timbre in half seconds, weighed so that windows of real songs come
-                     before the same windows with their seconds shuffled, and before loops of one second. In standard
-                     deviations of real windows; silence, and clips under 5 s, get the lowest there is. Songs of
+    structure.order  Self-similarity of chroma and timbre in half seconds, weighed so that windows of real songs
+                     come before the same windows with their seconds shuffled, and before loops of one second. In
+                     standard deviations of real windows; silence, and clips under 5 s, get the lowest. Songs of
                      more than ten seconds get the mean over windows of ten.
 
     The weights are four for each of the two, fitted to windows of real songs through the tiny model's codec
@@ -86,7 +86,7 @@ class StructureOrder:
 
 
 def window_starts(count: int) -> list[int]:
-    """Where windows of ten seconds begin among `count` moments: evenly, as few as cover all; a shorter song is one."""
+    """Where windows of ten seconds begin among `count` moments: evenly, and as few as cover all."""
     num = max(1, -(-count // WINDOW))
     return [round(place) for place in np.linspace(0, max(0, count - WINDOW), num)]
 

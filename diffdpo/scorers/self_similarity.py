@@ -41,8 +41,8 @@ def form_facts(moments: Float[np.ndarray, "moment feature"]) -> Float[np.ndarray
     """Four facts of a song in moments of half a second.
 
     continuity  1 - mean squared distance at lags of 0.5 to 1.25 s over that at 2 s and more: neighbours are alike.
-    recurrence  1 - mean over excerpts of 2 s of the distance to the most similar one that begins 1.5 s away or more,
-                over the mean distance: what was heard comes back.
+    recurrence  1 - mean over excerpts of 2 s of the distance to the most similar one that begins 1.5 s away or
+                more, over the mean distance: what was heard comes back.
     period      1 - distance at the best lag over the mean one, lags of 1.5 s and more: all comes back at once.
     spread      logarithm of the mean distance of moments 2 s apart and more: how much there is at all.
 

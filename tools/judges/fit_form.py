@@ -3,9 +3,9 @@
     python tools/judges/fit_form.py MANIFEST --corpus FOLDER [--work build/windows] [--minutes N]
 
 The mined axis learns from the songs of the groups `targets` and `critic`, the judge from those of `second_critic`;
-songs of the group `judge` are scored and never fitted. Descriptions of windows lie in the work folder, so that the tool
-can be stopped, given more minutes and continued; the fit itself takes seconds. It writes the weights of the package and
-prints what falls below the window that it was made of.
+songs of the group `judge` are scored and never fitted. Descriptions of windows lie in the work folder, so that the
+tool can be stopped, given more minutes and continued; the fit itself takes seconds. It writes the weights of the
+package and prints what falls below the window that it was made of.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def facts_of(arrays: Table, scale: np.ndarray | None) -> np.ndarray:
 
 
 def fit(facts: Table, packages: np.ndarray, names: Sequence[str]) -> FormUtility:
-    """The heads, each in the standard deviation of real windows, and the floor under which a song counts as a loop."""
+    """The heads, each in standard deviations of real windows, and the floor below which a song is like a loop."""
     fit_head = partial(HeadFit(), groups=packages, reference=facts["clean"])
     order = fit_head(facts["clean"], facts["shuffled"]).in_units_of(facts["clean"])
     loops = fit_head(facts["clean"], facts["loop"]).in_units_of(facts["clean"])

@@ -1,4 +1,4 @@
-"""Windows of real songs through the tiny model's codec and changed versions of them, described once and kept on disk."""
+"""Windows of real songs through the tiny model's codec, and changed versions of them, described once for all."""
 
 import hashlib
 import json
