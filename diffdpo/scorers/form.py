@@ -18,6 +18,7 @@ from diffdpo.scorers.self_similarity import half_second_means
 from diffdpo.scorers.structure import SHORTEST_S
 from diffdpo.types import Clip
 
+LAYER_LIMIT = 4.0
 FORM_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/form.safetensors")))
 
 
@@ -59,8 +60,8 @@ class FormOrder:
         utility = read_form_utility(FORM_PATH)
         if features.clip.seconds < SHORTEST_S or not mono(features).any():
             return (utility.lowest,)
-        notes, layers = note_moments(features), layer_moments(features)
-        facts = window_facts(notes, layers / layer_scale(FORM_PATH))
+        layers = standardise_layers(layer_moments(features), *read_layer_scale(FORM_PATH))
+        facts = window_facts(note_moments(features), layers)
         return (float(utility(facts).mean()),)
 
 
@@ -88,13 +89,26 @@ def musicnn_frames(features: ClipFeatures) -> Float[np.ndarray, "frame 753"]:
     return musicnn.pretrained_musicnn().describe_frames(samples).numpy()
 
 
+def standardise_layers(
+    moments: Float[np.ndarray, "moment 753"],
+    center: Float[np.ndarray, " 753"],
+    scale: Float[np.ndarray, " 753"],
+) -> Float[np.ndarray, "moment 753"]:
+    """Features in standard deviations of real songs, cut at ±LAYER_LIMIT.
+
+    A third of them hardly ever moves in music: without the limit, a sound that moves them would be all that counts.
+    """
+    return np.clip((moments - center) / scale, -LAYER_LIMIT, LAYER_LIMIT)
+
+
 @cache
-def layer_scale(path: Path) -> Float[np.ndarray, " 753"]:
-    """Standard deviation of each of musicnn's features over moments of real songs."""
+def read_layer_scale(path: Path) -> tuple[Float[np.ndarray, " 753"], Float[np.ndarray, " 753"]]:
+    """Mean and standard deviation of each of musicnn's features over moments of real songs."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)["layer_scale"].astype(np.float64)
+        tensors = load_file(path)
+        return tensors["layer_center"].astype(np.float64), tensors["layer_scale"].astype(np.float64)
     except (OSError, SafetensorError, KeyError) as error:
         raise DataError(f"{path} is missing or damaged ({error}); reinstall diffdpo") from None

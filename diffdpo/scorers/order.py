@@ -91,7 +91,7 @@ def window_starts(count: int) -> list[int]:
     return [round(place) for place in np.linspace(0, max(0, count - WINDOW), num)]
 
 
-def window_facts(*sequences: Float[np.ndarray, "moment feature"]) -> Float[np.ndarray, "window fact"]:
+def window_facts(*sequences: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "window fact"]:
     """The facts of form of each window, those of several sequences of moments beside one another.
 
     The sequences run side by side; the shortest says how long the song is. ValueError below SHORTEST moments.

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.preferences.heads import HeadFit
 from diffdpo.scorers.features import ClipFeatures
-from diffdpo.scorers.form import FORM_PATH, layer_moments, note_moments
+from diffdpo.scorers.form import FORM_PATH, layer_moments, note_moments, standardise_layers
 from diffdpo.scorers.order import ORDER_PATH, FormUtility, window_facts
 from diffdpo.scorers.self_similarity import FACTS, half_second_means
 from diffdpo.scorers.structure import FRAME_RATE, structure_frames
@@ -37,6 +37,7 @@ CONTROLS = ("shuffled in latents", "loop of 2 s", "noise")
 GROUPS = {"order": ("targets", "critic"), "form": ("second_critic",)}
 PATHS = {"order": ORDER_PATH, "form": FORM_PATH}
 FLOOR_SHARE = 5
+SMALLEST_SHARE, UNMOVED = 1e-3, 1e6
 
 
 def describe_sound(features: ClipFeatures) -> dict[str, np.ndarray]:
@@ -63,11 +64,19 @@ def wanted_versions(row: Row) -> dict[str, Sequence[str]]:
     }
 
 
-def facts_of(arrays: Table, scale: np.ndarray | None) -> np.ndarray:
-    """The facts of a version of a window."""
-    if scale is None:
+def facts_of(arrays: Table, layer_scale: Sequence[np.ndarray]) -> np.ndarray:
+    """The facts of a version of a window: of networks where there is a scale for musicnn's, else of sound."""
+    if not layer_scale:
         return window_facts(arrays["sound"].astype(float))[0]
-    return window_facts(arrays["notes"].astype(float), arrays["layers"] / scale)[0]
+    layers = standardise_layers(arrays["layers"].astype(float), *layer_scale)
+    return window_facts(arrays["notes"].astype(float), layers)[0]
+
+
+def layer_scale_of(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of musicnn's features over moments; what hardly moves counts as constant."""
+    moments = np.concatenate([window.arrays["clean"]["layers"] for window in windows]).astype(float)
+    deviation = moments.std(0)
+    return moments.mean(0), np.where(deviation > SMALLEST_SHARE * deviation.max(), deviation, UNMOVED)
 
 
 def fit(facts: Table, packages: np.ndarray, names: Sequence[str]) -> FormUtility:
@@ -115,11 +124,10 @@ def fit_axis(axis: str, windows: Sequence[Window]) -> None:
     windows = [w for w in windows if all(DESCRIPTION[axis] in w.arrays.get(v, {}) for v in VERSIONS)]
     group, song = np.array([w.group for w in windows]), np.array([w.song for w in windows])
     training = np.isin(group, GROUPS[axis])
-    scale = None
+    scale: Sequence[np.ndarray] = ()
     if axis == "form":
-        moments = [w.arrays["clean"]["layers"] for w, inside in zip(windows, training, strict=True) if inside]
-        scale = np.concatenate(moments).astype(float).std(0) + 1e-4
-    names = FACTS if scale is None else [f"{part}.{fact}" for part in ("notes", "layers") for fact in FACTS]
+        scale = layer_scale_of([w for w, inside in zip(windows, training, strict=True) if inside])
+    names = FACTS if not scale else [f"{part}.{fact}" for part in ("notes", "layers") for fact in FACTS]
     facts = {}
     for version in VERSIONS + CONTROLS:
         tables = [w.arrays.get(version, {}) for w in windows]
@@ -135,8 +143,8 @@ def fit_axis(axis: str, windows: Sequence[Window]) -> None:
     tensors = {f"order.{key}": array for key, array in utility.order.tensors().items()}
     tensors |= {f"loops.{key}": array for key, array in utility.loops.tensors().items()}
     tensors["floor"] = np.array([utility.floor])
-    if scale is not None:
-        tensors["layer_scale"] = scale
+    if scale:
+        tensors["layer_center"], tensors["layer_scale"] = scale
     PATHS[axis].parent.mkdir(parents=True, exist_ok=True)
     save_file({key: np.ascontiguousarray(array, np.float32) for key, array in tensors.items()}, PATHS[axis])
     print(f"  lowest {utility.lowest:.2f}; {PATHS[axis].name}: {PATHS[axis].stat().st_size} bytes")
