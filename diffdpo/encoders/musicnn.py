@@ -28,6 +28,10 @@ PATCH_FRAMES = 187
 """3 s at a hop of 256 samples."""
 PATCH_CHUNK = 8
 """Patches in one forward pass, which bounds the memory a long song takes."""
+FRAME_CHUNK = 1250
+CONTEXT_FRAMES = 73
+"""Frames on either side that a frame's layers depend on."""
+LAYER_FRAMES_PER_SECOND = MUSICNN_SAMPLE_RATE / 256
 SHA256 = "041f3935e981a65cea739842d30c188d3a7d2adf4410955c8668eb3de4a5acab"
 """Hash of the weights in musicnn 0.1.0."""
 
@@ -114,15 +118,30 @@ class Musicnn(nn.Module):
         return frames[: num * PATCH_FRAMES].reshape(num, PATCH_FRAMES, MUSICNN_BANDS)
 
     def forward(self, patches: Float[Tensor, "patch frame band"]) -> MusicnnOutput:
+        features = self.layers(patches)
+        pooled_features = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
+        embedding = self.dense_norm(self.dense(self.pool_norm(pooled_features)).relu())
+        return MusicnnOutput(tags=self.output(embedding).sigmoid(), embedding=embedding)
+
+    def layers(self, patches: Float[Tensor, "patch frame band"]) -> Float[Tensor, "patch 753 frame"]:
+        """What the front end and the dense layers say of every frame, before pooling."""
         x = self.input_norm(patches[:, None])
         front = torch.cat([bank(x) for bank in [*self.timbre, *self.rhythm]], dim=1)
         layers = [front, self.middle[0](front)]
         for layer in self.middle[1:]:
             layers.append(layers[-1] + layer(layers[-1]))
-        features = torch.cat(layers, dim=1)
-        pooled_features = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
-        embedding = self.dense_norm(self.dense(self.pool_norm(pooled_features)).relu())
-        return MusicnnOutput(tags=self.output(embedding).sigmoid(), embedding=embedding)
+        return torch.cat(layers, dim=1)
+
+    @torch.no_grad()
+    def describe_frames(self, samples: Float[Tensor, " sample"]) -> Float[Tensor, "frame 753"]:
+        """The layers of every frame of 16 ms of a mono clip at 16 kHz, as if it were one patch."""
+        frames = torch.log10(1 + 10_000 * self.spectrogram(samples)).T
+        parts = []
+        for begin in range(0, len(frames), FRAME_CHUNK):
+            first, end = max(0, begin - CONTEXT_FRAMES), min(len(frames), begin + FRAME_CHUNK)
+            part = self.layers(frames[None, first : end + CONTEXT_FRAMES])[0].T
+            parts.append(part[begin - first : end - first])
+        return torch.cat(parts)
 
     def describe(self, clips: Sequence[Float[Tensor, " _"]]) -> MusicnnOutput:
         """Tags and embedding of every clip: the mean over its patches."""

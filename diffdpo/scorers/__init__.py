@@ -9,9 +9,11 @@ from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.beats import BeatRhythm
+from diffdpo.scorers.form import FormOrder
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.notes import NoteHarmony
+from diffdpo.scorers.order import StructureOrder
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.songeval import SongEval
@@ -24,11 +26,13 @@ SCORERS: Table[type[Scorer]] = Table(
         "harmony": Harmony,
         "rhythm": Rhythm,
         "structure": Structure,
+        "order": StructureOrder,
         "production": Production,
         "musicnn": MusicnnTypicality,
         "tags": Tags,
         "notes": NoteHarmony,
         "beats": BeatRhythm,
+        "form": FormOrder,
         "adherence": Adherence,
         "songeval": SongEval,
         "audiobox": Audiobox,

@@ -68,11 +68,15 @@ class Structure:
     def score_features(self, features: ClipFeatures) -> tuple[float]:
         if features.clip.seconds < SHORTEST_S or not mono(features).any():
             return (0.0,)
-        # harmony takes the frames in between, too
-        frames = moments(magnitudes(features, STFT, HOP // 2)[:, ::2])
+        frames = features.get(structure_frames)
         change = range_score(variety(frames), *self.variety, soft_low=0.05, soft_high=0.3)
         repetition = range_score(recurrence(frames), *self.recurrence, soft_low=0.08, soft_high=0.3)
         return (math.sqrt(change * repetition),)
+
+
+def structure_frames(features: ClipFeatures) -> Float[np.ndarray, "frame feature"]:
+    """The moments of a clip; harmony takes the spectra in between, too."""
+    return moments(magnitudes(features, STFT, HOP // 2)[:, ::2])
 
 
 def moments(magnitude: Float[np.ndarray, "bin frame"]) -> Float[np.ndarray, "frame feature"]:

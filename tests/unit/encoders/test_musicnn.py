@@ -187,3 +187,13 @@ def test_what_is_no_bundle_is_refused(tmp_path):
 def test_the_index_lists_whole_layers():
     index, _ = musicnn.weight_files()
     assert read_index(index.read_bytes())["conv2d/kernel"].shape == (7, 38, 1, 204)
+
+
+def test_frames_are_those_of_one_long_patch_however_they_are_divided(network, song, monkeypatch):
+    samples = song[: 4 * RATE]
+    frames = torch.log10(1 + 10_000 * network.spectrogram(samples)).T
+    with torch.no_grad():
+        expected = network.layers(frames[None])[0].T
+    for chunk in (1250, 60):
+        monkeypatch.setattr("diffdpo.encoders.musicnn.FRAME_CHUNK", chunk)
+        assert torch.allclose(network.describe_frames(samples), expected, atol=1e-5)
