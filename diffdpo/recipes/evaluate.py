@@ -28,6 +28,7 @@ from diffdpo.evaluation.effects import (
 )
 from diffdpo.evaluation.evidence import UNPROVEN_AXES, gather_evidence
 from diffdpo.evaluation.verdict import reach_verdict
+from diffdpo.evaluation.witness_report import Candidate, shipped_bands, witness_report
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
@@ -42,7 +43,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import check_axis_names
+from diffdpo.scorers.axes import check_axis_names, is_diagnosis
 from diffdpo.text_files import read_jsonl, read_text
 from diffdpo.types import Prompt
 
@@ -67,6 +68,8 @@ class EvaluateRun:
     """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
     training: str = field(default="", metadata=PATH)
     """Run directory whose curves the report shows."""
+    candidates: str = field(default="", metadata=PATH)
+    """Songs of the model before, several a prompt, with scores: the report names the best-of-N that gains as much."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = field(default="", metadata=PATH)
@@ -120,11 +123,15 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     axis_effects = effects(pairs, mined_axes, axes)
     sentence = verdict(axis_effects)
-    decision = reach_verdict(
-        gather_evidence(pairs, axis_effects, judges=_judges(cfg, axis_effects), metrics=_training_rows(cfg))
+    bands = shipped_bands()
+    evidence = gather_evidence(
+        pairs, axis_effects, judges=_judges(cfg, axis_effects), metrics=_training_rows(cfg), bands=bands
     )
+    decision = reach_verdict(evidence)
+    witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
     result = {
         "verdict": {"sentence": sentence, **asdict(decision)},
+        "witnesses": asdict(witnesses) if witnesses is not None else None,
         "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in axis_effects],
         "samples": [asdict(pair) | {"change": standardised_change(pair, axis_effects)} for pair in pairs],
         "mining": mining,
@@ -134,8 +141,8 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     atomic_write(out / CONFIG, to_yaml(cfg))
     write_report(out / "report.html", _report(cfg, baseline, aligned, pairs, axis_effects, mining))
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
-    log(sentence)
-    log(decision.text)
+    for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
+        log(line)
     log(f"report: {out / 'report.html'}")
 
 
@@ -145,7 +152,16 @@ def _judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> list[str]:
     for axis in cfg.judges:
         if axis not in held_out:
             raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
-    return cfg.judges or [axis for axis in held_out if axis not in UNPROVEN_AXES]
+    return cfg.judges or [axis for axis in held_out if axis not in UNPROVEN_AXES and not is_diagnosis(axis)]
+
+
+def _candidates(cfg: EvaluateRun, scores: Scores) -> list[Candidate]:
+    """The stored candidates of the model before, with their scores."""
+    if not cfg.candidates:
+        return []
+    samples = open_samples(cfg.candidates)
+    values = join_scores(scores, samples, samples.prompts()).by_song()
+    return [Candidate(row.group, values[row.sample_id]) for row in samples.rows() if row.sample_id in values]
 
 
 def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:

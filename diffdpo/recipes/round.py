@@ -39,7 +39,17 @@ ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "score": ("out", "samples"),
     "mine": ("out", "samples", "scores", "pairs"),
     "train": ("out", "model", "seed"),
-    "evaluate": ("out", "baseline", "aligned", "scores", "pairs", "training", "command", "license"),
+    "evaluate": (
+        "out",
+        "baseline",
+        "aligned",
+        "scores",
+        "pairs",
+        "training",
+        "candidates",
+        "command",
+        "license",
+    ),
 }
 """The keys of each stage's configuration that the round sets itself."""
 
@@ -212,6 +222,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
             out=str(out / "report"),
             pairs=str(folder / "pairs"),
             training=str(folder / "train"),
+            candidates=str(out / "round-1" / "candidates"),
             long_song=str(song or ""),
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
             command=f"diffdpo round {out / 'config.yaml'}",

@@ -39,6 +39,13 @@ def judge_axes() -> tuple[str, ...]:
     )
 
 
+def is_diagnosis(axis: str) -> bool:
+    """Whether an axis belongs to a judge and is watched only."""
+    return axis not in judge_axes() and any(
+        scorer.judge_only and axis in scorer.axes for scorer in SCORERS.values()
+    )
+
+
 def axis_traits() -> dict[str, str]:
     """The trait of every axis of every scorer."""
     return {axis: trait for scorer in SCORERS.values() for axis, trait in scorer.traits.items()}
