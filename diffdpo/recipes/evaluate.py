@@ -69,7 +69,7 @@ class EvaluateRun:
     training: str = field(default="", metadata=PATH)
     """Run directory whose curves the report shows."""
     candidates: str = field(default="", metadata=PATH)
-    """Songs of the model before, several a prompt, with scores: the report names the best-of-N that gains as much."""
+    """Scored songs of the model before, several a prompt: the report names the best-of-N that gains as much."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = field(default="", metadata=PATH)
