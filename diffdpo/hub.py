@@ -81,10 +81,10 @@ def _download(published: Published, repo: str, file: str) -> Path:
         ) from None
 
 
-def find_folder(published: Published, location: str, beside: Sequence[str] = ()) -> Path:
+def find_folder(published: Published, location: str, siblings: Sequence[str] = ()) -> Path:
     """A folder of published weights: the path `location`, or a hub id, OWNER/NAME, fetched whole.
 
-    OWNER/NAME/FOLDER is one folder of a repository, fetched with the folders `beside` it. What is neither on disk
+    OWNER/NAME/FOLDER is one folder of a repository, fetched with its `siblings`. What is neither on disk
     nor like a hub id is returned as it is. DataError where the hub does not have it or cannot be reached.
     """
     path = Path(location)
@@ -94,7 +94,7 @@ def find_folder(published: Published, location: str, beside: Sequence[str] = ())
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     owner, name, *inner = location.split("/")
-    patterns = [f"{part}/*" for part in ("/".join(inner), *beside)] if inner else None
+    patterns = [f"{part}/*" for part in ("/".join(inner), *siblings)] if inner else None
     log(f"{published.name}: {owner}/{name} on the hub; licence: {published.license}")
     try:
         folder = Path(snapshot_download(f"{owner}/{name}", allow_patterns=patterns))
