@@ -64,7 +64,7 @@ class SampleRun:
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
     embedding_cache: str = field(default="", metadata=PATH)
-    """Folder that keeps embeddings of prompts between runs, by content; they are then mapped, else in memory."""
+    """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
 
     def __post_init__(self) -> None:
         check_range(self, "per_prompt", "shards", low=1)

@@ -47,7 +47,7 @@ class TrainRun:
     objective: Choice = field(default_factory=lambda: Choice("dpo"))
     train: TrainConfig = field(default_factory=TrainConfig)
     embedding_cache: str = field(default="", metadata=PATH)
-    """Folder that keeps embeddings of prompts between runs, by content; they are then mapped, else in memory."""
+    """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
     seed: int = 0
 
     def __post_init__(self) -> None:

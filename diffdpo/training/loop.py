@@ -129,14 +129,9 @@ def _save(training: Training, step: int, state: LoopState, save_extra: Callable[
     """Publish the checkpoint of a step."""
     folder = training.folder / "checkpoints"
     checkpoint.save_checkpoint(
-        training.accelerator,
-        folder,
-        step,
-        training.fingerprint,
-        state.entries(),
-        save_extra,
+        training.accelerator, folder, step, training.fingerprint, state.entries(), save_extra,
         training.cfg.keep_checkpoints,
-    )
+    )  # fmt: skip
     if training.accelerator.is_main_process:
         prune_best(folder, state.best.step)
 

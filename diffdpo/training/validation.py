@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diffdpo import audio
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.samples import Samples
+from diffdpo.devices import unchanged_randomness
 from diffdpo.progress import log
 from diffdpo.training.run import Training, averaged_weights
 from diffdpo.training.validation_audio import log_audio
@@ -132,9 +132,8 @@ def _evaluation(training: Training) -> Iterator[None]:
     bare = training.accelerator.unwrap_model(training.policy)
     modes = {module: module.training for module in bare.modules()}
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - scorers may draw from it
-    devices = [torch.cuda.current_device()] if training.accelerator.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), averaged_weights(training):
+        with unchanged_randomness(training.accelerator.device), averaged_weights(training):
             bare.eval()
             yield
     finally:
@@ -142,8 +141,6 @@ def _evaluation(training: Training) -> Iterator[None]:
             module.training = mode
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        if devices:
-            torch.cuda.empty_cache()
 
 
 def report_validation(step: int, metrics: Mapping[str, float], *, visible: bool) -> None:

@@ -103,7 +103,7 @@ def _measure(
     columns = {"loss": result.loss, **result.metrics}
     if training.objective.batch_kind == "pair" and values.reference is not None:
         columns |= {POLICY: values.policy[:, 0], REFERENCE: values.reference[:, 0]}
-    return {name: column.cpu().double().tolist() for name, column in columns.items()}
+    return {name: column.cpu().tolist() for name, column in columns.items()}
 
 
 def fixed_noise(batch: Batch, t: float, seed: int, purpose: str) -> StepNoise:

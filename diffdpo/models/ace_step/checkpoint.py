@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
-from diffdpo.hub import fingerprint_of
+from diffdpo.hub import find_folder, fingerprint_of
 from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ ACE_STEP_EMBEDDING_FORMAT = "ace-step-1"
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0
 ACE_STEP_RATE, ACE_STEP_HOP = 48000, 1920
 """Samples a second and samples a latent frame of the published VAE."""
-TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 SKETCH_TOKENS = 256
 """Tokens of the text in an estimate of memory; lyrics have twice as many."""
 Variant = Literal["", "base", "sft", "turbo"]
@@ -36,7 +35,8 @@ class AceStepCheckpoint:
 
     checkpoint: str = field(default="", metadata=PATH)
     """A folder in the original layout (`checkpoints/acestep-v15-base`, with `vae` and `Qwen3-Embedding-0.6B` beside
-    it) or in diffusers' (with `transformer`, `condition_encoder`, …)."""
+    it) or in diffusers' (with `transformer`, `condition_encoder`, …); or a hub id of either, OWNER/NAME or
+    OWNER/NAME/FOLDER (ACE-Step/Ace-Step1.5/acestep-v15-turbo)."""
     variant: Variant = ""
     """The variant that the checkpoint has to be: base, sft or turbo; another one is refused. Empty takes any."""
     network: str = field(default="", metadata=PATH)
@@ -47,12 +47,12 @@ class AceStepCheckpoint:
     adapters: list[AdapterConfig] = field(default_factory=list)
     """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     vae: str = field(default="", metadata=PATH)
-    """Folder of the VAE, where it is not with the checkpoint."""
+    """Folder or hub id of the VAE (ACE-Step/Ace-Step1.5/vae), where it is not with the checkpoint."""
     text_encoder: str = field(default="", metadata=PATH)
-    """Folder of Qwen3-Embedding-0.6B with its tokenizer, where it is not with the checkpoint."""
+    """Folder or hub id of Qwen3-Embedding-0.6B with its tokenizer, where it is not with the checkpoint."""
     planner: str = field(default="", metadata=PATH)
-    """Folder of a 5 Hz planner (acestep-5Hz-lm-1.7B): each candidate follows audio codes of its own, which are
-    stored with it. Without one, songs follow no codes."""
+    """Folder or hub id of a 5 Hz planner (acestep-5Hz-lm-1.7B): each candidate follows audio codes of its own,
+    which are stored with it. Without one, songs follow no codes."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -69,11 +69,12 @@ class AceStepCheckpoint:
         condition = folder.read("condition_encoder")
         if NULL not in condition.state:
             raise CheckpointError(f"{condition.location}: holds no {NULL}; fetch the checkpoint again")
-        vae = load_vae(str(self._vae(folder))) if self._vae(folder).is_dir() else None
+        vae_folder = self._vae(folder)
+        vae = load_vae(str(vae_folder)) if vae_folder.is_dir() else None
         channels = network.config.audio_acoustic_hidden_dim
         if vae is not None and vae.channels != channels:
             raise CheckpointError(
-                f"{self._vae(folder)}: a VAE of {vae.channels} channels, the network has {channels}"
+                f"{vae_folder}: a VAE of {vae.channels} channels, the network has {channels}"
             )
         is_turbo = variant_of(network.config) == "turbo"
         rate = vae.frames_per_second if vae else ACE_STEP_RATE / ACE_STEP_HOP
@@ -159,6 +160,7 @@ class AceStepCheckpoint:
         return model
 
     def _with_planner(self, model: "AceStep", folder: "AceStepFolder") -> "AceStep":
+        from diffdpo.models.ace_step.layouts import ACE_STEP
         from diffdpo.models.ace_step.planner import load_planner
 
         if not folder.has("audio_token_detokenizer"):
@@ -166,7 +168,7 @@ class AceStepCheckpoint:
                 f"{self.checkpoint}: holds no audio tokenizer, so its songs cannot follow a planner; leave "
                 "model.args.planner out, or convert the checkpoint again"
             )
-        path = Path(self.planner)
+        path = find_folder(ACE_STEP, self.planner)
         quantizer, detokenizer = (
             folder.read(part).config for part in ("audio_tokenizer", "audio_token_detokenizer")
         )
@@ -183,13 +185,18 @@ class AceStepCheckpoint:
         return model
 
     def _vae(self, folder: "AceStepFolder") -> Path:
+        from diffdpo.models.ace_step.layouts import ACE_STEP
+
         root = folder.folder.parent if folder.is_original else folder.folder
-        return Path(self.vae) if self.vae else root / "vae"
+        return find_folder(ACE_STEP, self.vae) if self.vae else root / "vae"
 
     def _text_encoder(self, folder: "AceStepFolder") -> tuple[Path, Path]:
         """The folders of the text encoder and of its tokenizer."""
+        from diffdpo.models.ace_step.layouts import ACE_STEP, TEXT_ENCODER
+
         if self.text_encoder:
-            return Path(self.text_encoder), Path(self.text_encoder)
+            path = find_folder(ACE_STEP, self.text_encoder)
+            return path, path
         if folder.is_original:
             return folder.folder.parent / TEXT_ENCODER, folder.folder.parent / TEXT_ENCODER
         return folder.folder / "text_encoder", folder.folder / "tokenizer"

@@ -1,16 +1,22 @@
 """The configuration of a Stable Audio 3 checkpoint, which loads as a SongModel."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.hub import Published, find_folder
 from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.stable_audio3.adapter import StableAudio3
     from diffdpo.types import Embedding
+
+SAME = Published(
+    name="Stable Audio 3's autoencoder",
+    repo="stabilityai/stable-audio-3-medium-base",
+    license="Stability AI Community License",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class StableAudio3Checkpoint:
     text_encoder: str = field(default="", metadata=PATH)
     """Folder or hub id of T5Gemma; by default the checkpoint's own, else google/t5gemma-b-b-ul2."""
     vae: str = field(default="", metadata=PATH)
-    """Folder of an AutoencoderSAME in diffusers' form, where the checkpoint has none that can be used."""
+    """Folder or hub id of an AutoencoderSAME in diffusers' form, where the checkpoint has none that can be used."""
     audio: bool = True
     """Load the autoencoder; without, the model trains on latents and makes no sound."""
     distilled: bool | None = None
@@ -62,7 +68,7 @@ class StableAudio3Checkpoint:
         apply_adapters(network, self.adapter, self.adapters)
         codec = None
         if self.audio:
-            codec = load_same(Path(self.vae)) if self.vae else files.codec()
+            codec = load_same(find_folder(SAME, self.vae)) if self.vae else files.codec()
         distilled = files.distilled if self.distilled is None else self.distilled
         return StableAudio3(
             network=network,

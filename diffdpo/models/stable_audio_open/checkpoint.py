@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
-from diffdpo.hub import fingerprint_of
+from diffdpo.hub import Published, find_folder, fingerprint_of
 from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 STABLE_AUDIO_OPEN_EMBEDDING_FORMAT = "stable-audio-open-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
+STABLE_AUDIO_OPEN = Published(
+    name="Stable Audio Open",
+    repo="stabilityai/stable-audio-open-1.0",
+    license="Stability AI Community License",
+)
 OPEN_RATE, OPEN_HOP, TOKENS = 44100, 2048, 128
 """Samples a second, samples a latent frame, and tokens of text of the published model."""
 PARTS = ("transformer", "text_encoder", "tokenizer", "projection_model")
@@ -26,8 +31,8 @@ class StableAudioOpenCheckpoint:
     """A Stable Audio Open network with its autoencoder and text encoder, as a pipeline of diffusers has them."""
 
     checkpoint: str = field(default="", metadata=PATH)
-    """Folder of stabilityai/stable-audio-open-1.0 or a like model, with transformer, vae, text_encoder,
-    tokenizer and projection_model in it (hf download stabilityai/stable-audio-open-1.0 --local-dir FOLDER)."""
+    """Folder or hub id of stabilityai/stable-audio-open-1.0 or a like model, with transformer, vae, text_encoder,
+    tokenizer and projection_model in it."""
     network: str = field(default="", metadata=PATH)
     """Folder with other network weights, such as the `export` of a training run."""
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
@@ -50,7 +55,7 @@ class StableAudioOpenCheckpoint:
         from diffdpo.models.stable_audio_open.text import T5Prompts
         from diffdpo.models.timed_adapters import apply_adapters
 
-        folder = Path(self.checkpoint)
+        folder = find_folder(STABLE_AUDIO_OPEN, self.checkpoint)
         for part in PARTS:
             if not (folder / part).is_dir():
                 raise CheckpointError(
@@ -68,7 +73,7 @@ class StableAudioOpenCheckpoint:
         return StableAudioOpen(
             network=network,
             spec=open_spec(network, codec),
-            tokens=self._tokens(),
+            tokens=self._tokens(folder),
             codec=codec,
             encoders=T5Prompts(folder=folder),
             identify=lambda: fingerprint_of(
@@ -93,14 +98,16 @@ class StableAudioOpenCheckpoint:
                 read_config(path) if path.is_file() else {}
             )
         width = network.config.cross_attention_input_dim
-        model = StableAudioOpen(network=network, spec=open_spec(network, None), tokens=self._tokens())
+        model = StableAudioOpen(
+            network=network, spec=open_spec(network, None), tokens=self._tokens(Path(self.checkpoint))
+        )
         return model, {"text": torch.zeros(model.tokens, width), "seconds": torch.zeros(2, width)}
 
-    def _tokens(self) -> int:
+    def _tokens(self, folder: Path) -> int:
         """The longest text, as the tokenizer's configuration says."""
         from diffdpo.models.checkpoints import read_config
 
-        path = Path(self.checkpoint) / "tokenizer" / "tokenizer_config.json"
+        path = folder / "tokenizer" / "tokenizer_config.json"
         config = read_config(path) if path.is_file() else {}
         return int(config.get("model_max_length", TOKENS))
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers import AceStepTransformer1DModel as Published
 from support.ace_step import CODES, parts, write_diffusers
+from support.adapters import write_export
 from support.model_contract import distance, draw, noise
 from transformers import PreTrainedTokenizerFast
 
@@ -144,6 +145,21 @@ def test_schedules_and_intervals_are_the_pipelines(model, pipe, cfg, more):
     frames = model.spec.frames(prompt.duration_s)
     path = ours(model, [request(model, LONG), request(model, prompt)], cfg, 0)
     check(path, published(pipe, prompt, frames, 0, **more), 1, frames)
+
+
+@pytest.mark.parametrize("peft", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_the_pipeline_loads_an_exported_adapter_and_takes_our_path(model, folder, tmp_path, peft):
+    """`pipe.load_lora_weights` on what `export-adapter` wrote; ours has it merged."""
+    export = write_export(MODELS["ace_step"](checkpoint=str(folder)).load(), tmp_path, "diffusers", **peft)
+    adapted, pipe, prompt = (
+        MODELS["ace_step"](checkpoint=str(folder), adapter=str(export)).load(), pipeline(), PROMPTS[0]
+    )  # fmt: skip
+    pipe.load_lora_weights(str(export))
+    reference = published(pipe, prompt, 40, 0)
+    path = ours(adapted, [request(adapted, LONG), request(adapted, prompt)], APG, 0)
+    check(path, reference, 1, 40)
+    plain = ours(model, [request(model, LONG), request(model, prompt)], APG, 0)
+    assert distance(plain[-1][1, :40], reference[-1]) > 1e-2
 
 
 def test_audio_codes_replace_the_source(model, pipe):

@@ -1,4 +1,4 @@
-"""Stable Audio 3 with the plain attention of the small network, in one process: a prepared folder and a round."""
+"""Stable Audio 3 with the plain attention of the small network, in one process: prepare, train, and a round."""
 
 import json
 
