@@ -29,7 +29,7 @@ UNITS = 150
 LARGEST_LEVEL = 32_767
 LEVELS, STEP = ".levels", ".step"
 """What the names of weights end in that are stored as integers, and those of the sizes of their steps."""
-WEIGHTS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/beats.safetensors")))
+BEATS_WEIGHTS = Path(str(resources.files("diffdpo").joinpath("assets/judges/beats.safetensors")))
 
 
 class BeatNetwork(nn.Module):
@@ -139,4 +139,4 @@ def build_beat_networks(state: Mapping[str, Tensor], location: str) -> BeatEnsem
 @cache
 def pretrained_beat_networks() -> BeatEnsemble:
     """The networks shipped with the package, loaded once a process."""
-    return load_beat_networks(WEIGHTS_PATH)
+    return load_beat_networks(BEATS_WEIGHTS)

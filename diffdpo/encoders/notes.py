@@ -1,8 +1,8 @@
 """Notes of a recording by the network of basic-pitch (Bittner et al. 2022), built here.
 
 A constant-Q transform of windows of two seconds, its harmonics stacked as channels, and a few convolutions give,
-for every frame of 11.6 ms, how likely each key of the piano sounds, and how likely it is struck. The weights and the
-filters are those of the PyPI package basic-pitch 0.4.0 (Apache-2.0, Spotify AB), converted by
+for every frame of 11.6 ms, how likely each key of the piano sounds, and how likely it is struck. The weights and
+the filters are those of the PyPI package basic-pitch 0.4.0 (Apache-2.0, Spotify AB), converted by
 `tools/judges/convert_notes.py`.
 """
 
@@ -30,8 +30,8 @@ OVERLAP_FRAMES = 30
 """Frames that neighbouring windows share; each gives half of them away."""
 NOTES_FRAMES_PER_SECOND = 86
 """Frames that are kept of each second: the published number, a little less than rate / hop."""
-OCTAVES = 9
-OCTAVE_BINS = 36
+CQT_OCTAVES = 9
+CQT_OCTAVE_BINS = 36
 CQT_BINS = 309
 """Bins from 27.5 Hz up, three a semitone."""
 PITCH_BINS = 264
@@ -41,7 +41,7 @@ HARMONIC_SHIFTS = (-36, 0, 36, 57, 72, 84, 93, 101)
 SMALLEST_POWER = 1e-10
 LOWEST_NOTE = 21
 """The MIDI number of the lowest key of the piano."""
-WEIGHTS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/notes.safetensors")))
+NOTES_WEIGHTS = Path(str(resources.files("diffdpo").joinpath("assets/judges/notes.safetensors")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ConstantQ(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         width = 256
-        self.register_buffer("filters", torch.zeros(2 * OCTAVE_BINS, 1, width))
+        self.register_buffer("filters", torch.zeros(2 * CQT_OCTAVE_BINS, 1, width))
         """Real parts, then imaginary parts."""
         self.register_buffer("low_pass", torch.zeros(1, 1, width))
         self.register_buffer("scale", torch.zeros(CQT_BINS))
@@ -71,14 +71,14 @@ class ConstantQ(nn.Module):
     def forward(self, samples: Float[Tensor, "window sample"]) -> Float[Tensor, "window frame bin"]:
         x = samples[:, None]
         octaves = []
-        for octave in range(OCTAVES):
+        for octave in range(CQT_OCTAVES):
             if octave:
                 x = F.conv1d(F.pad(x, (127, 127)), self.get_buffer("low_pass"), stride=2)
             stride = NOTES_HOP >> octave
             octaves.append(
                 F.conv1d(F.pad(x, (128, 128), mode="reflect"), self.get_buffer("filters"), stride=stride)
             )
-        parts = [octave.unflatten(1, (2, OCTAVE_BINS)) for octave in reversed(octaves)]
+        parts = [octave.unflatten(1, (2, CQT_OCTAVE_BINS)) for octave in reversed(octaves)]
         real, imaginary = torch.cat(parts, dim=2)[:, :, -CQT_BINS:].unbind(1)
         scale = self.get_buffer("scale")[:, None]
         return torch.hypot(real * scale, imaginary * scale).transpose(1, 2)
@@ -174,4 +174,4 @@ def build_notes(state: Mapping[str, Tensor], location: str) -> NoteNetwork:
 @cache
 def pretrained_notes() -> NoteNetwork:
     """The network shipped with the package, loaded once a process."""
-    return load_notes(WEIGHTS_PATH)
+    return load_notes(NOTES_WEIGHTS)

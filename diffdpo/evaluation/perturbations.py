@@ -14,7 +14,16 @@ from diffdpo.types import Clip
 
 SongSamples = Float[np.ndarray, "channel sample"]
 SongLatents = Float[Tensor, "frame channel"]
-ALL_FAMILIES = ("harmony", "rhythm", "structure", "production", "musicnn.typicality")
+NOTE_JUDGES = ("note.triad", "note.key", "note.scale")
+ALL_FAMILIES = (
+    "harmony",
+    "rhythm",
+    "structure",
+    "production",
+    "musicnn.typicality",
+    *NOTE_JUDGES,
+    "beat.coherence",
+)
 
 
 @dataclass(frozen=True)
@@ -91,9 +100,9 @@ def _slow(x: SongSamples, rate: int, rng: np.random.Generator) -> SongSamples:
 
 
 PERTURBATIONS: dict[str, Perturbation] = {
-    "drifting detune ±50 cents": Perturbation(_drift, ("harmony.key", "harmony.tuning")),
-    "voices doubled 70 cents sharp": Perturbation(_double, ("harmony",)),
-    "time jitter ±80 ms": Perturbation(_jitter, ("rhythm",)),
+    "drifting detune ±50 cents": Perturbation(_drift, ("harmony.key", "harmony.tuning", *NOTE_JUDGES)),
+    "voices doubled 70 cents sharp": Perturbation(_double, ("harmony", *NOTE_JUDGES, "note.clean")),
+    "time jitter ±80 ms": Perturbation(_jitter, ("rhythm", "beat", "note.pulse")),
     "shuffled seconds": Perturbation(_shuffle, ("structure",)),
     "low-pass 4 kHz": Perturbation(_low_pass, ("production", "musicnn.typicality")),
     "hard clipping 12 dB": Perturbation(_clip, ("production",)),

@@ -1,8 +1,8 @@
 """A table of real songs: what the scorers give windows of them after a codec, a measure for generated songs.
 
-Songs are in four groups that share no artist, but for those held out of training, which are all in the judge's: what
-is optimised looks at `targets`, what judges at `judge`, what is learned at `critic` and `second_critic`. The table of
-the package holds numbers only; `tools/judges/real_songs.py` makes it.
+Songs are in four groups that share no artist, but for those held out of training, which are all in the judge's:
+what is optimised looks at `targets`, what judges at `judge`, what learns at `critic` and `second_critic`. The table
+of the package holds numbers only; `tools/judges/real_songs.py` makes it.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from diffdpo.errors import DataError, reason
 REAL_SONGS_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/real_songs.parquet")))
 SONG_GROUPS = ("targets", "judge", "critic", "second_critic")
 HELD_OUT_SPLITS = ("valid", "test")
-SONG_COLUMNS = ("song", "title", "package", "artist", "style", "tags", "split", "group", "in_training")
+REAL_SONG_COLUMNS = ("song", "title", "package", "artist", "style", "tags", "split", "group", "in_training")
 """Of a window's song. `style` are the words of people, `tags` those of a tagger, both with commas in between."""
-WINDOW_COLUMNS = (*SONG_COLUMNS, "start_s")
+REAL_WINDOW_COLUMNS = (*REAL_SONG_COLUMNS, "start_s")
 SALT = b"diffdpo-real-songs-2889"
 """Part of the hash that divides artists; chosen for groups of even size, without a look at any value."""
 
@@ -66,7 +66,9 @@ class RealSongs:
     def select(self, mask: Bool[np.ndarray, " window"]) -> "RealSongs":
         """The windows where the mask is true."""
         places = np.flatnonzero(mask)
-        columns = {name: tuple(getattr(self, name)[place] for place in places) for name in WINDOW_COLUMNS}
+        columns = {
+            name: tuple(getattr(self, name)[place] for place in places) for name in REAL_WINDOW_COLUMNS
+        }
         return RealSongs(axes=self.axes, values=self.values[places], versions=self.versions, **columns)
 
     def of_group(self, *groups: str) -> "RealSongs":
@@ -82,8 +84,8 @@ def read_table(path: Path = REAL_SONGS_PATH) -> RealSongs:
     """The table of a file, by default the one of the package. DataError if it is missing or damaged."""
     try:
         table = pq.read_table(path)
-        columns = {name: tuple(table.column(name).to_pylist()) for name in WINDOW_COLUMNS}
-        axes = tuple(name for name in table.column_names if name not in WINDOW_COLUMNS)
+        columns = {name: tuple(table.column(name).to_pylist()) for name in REAL_WINDOW_COLUMNS}
+        axes = tuple(name for name in table.column_names if name not in REAL_WINDOW_COLUMNS)
         values = np.stack([table.column(axis).to_numpy() for axis in axes], axis=1).astype(np.float64)
         versions = json.loads(table.schema.metadata[b"versions"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -93,7 +95,7 @@ def read_table(path: Path = REAL_SONGS_PATH) -> RealSongs:
 
 def write_table(path: Path, songs: RealSongs) -> None:
     """Write a table as Parquet, values in single precision."""
-    columns = {name: pa.array(getattr(songs, name)) for name in WINDOW_COLUMNS}
+    columns = {name: pa.array(getattr(songs, name)) for name in REAL_WINDOW_COLUMNS}
     columns |= {axis: pa.array(songs.column(axis).astype(np.float32)) for axis in songs.axes}
     table = pa.table(columns).replace_schema_metadata({"versions": json.dumps(songs.versions)})
     pq.write_table(table, path, compression="zstd")

@@ -40,10 +40,10 @@ class BeatRhythm:
 
     @property
     def weights_hash(self) -> str:
-        from diffdpo.encoders.beat_net import WEIGHTS_PATH
+        from diffdpo.encoders.beat_net import BEATS_WEIGHTS
         from diffdpo.hub import sha256_of
 
-        return sha256_of(WEIGHTS_PATH)
+        return sha256_of(BEATS_WEIGHTS)
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self.score_features, len(self.axes))

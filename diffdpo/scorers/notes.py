@@ -75,10 +75,10 @@ class NoteHarmony:
 
     @property
     def weights_hash(self) -> str:
-        from diffdpo.encoders.notes import WEIGHTS_PATH
+        from diffdpo.encoders.notes import NOTES_WEIGHTS
         from diffdpo.hub import sha256_of
 
-        return sha256_of(WEIGHTS_PATH)
+        return sha256_of(NOTES_WEIGHTS)
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self.score_features, len(self.axes))
@@ -138,7 +138,7 @@ def _rotations(*chords: Sequence[int]) -> Float[np.ndarray, "chord 12"]:
 
 
 TRIADS = _rotations((0, 4, 7), (0, 3, 7)) / 3**0.5
-SCALES = _rotations((0, 2, 4, 5, 7, 9, 11))
+DIATONIC_SCALES = _rotations((0, 2, 4, 5, 7, 9, 11))
 
 
 def triad_fit(classes: Float[np.ndarray, "frame 12"]) -> float:
@@ -150,7 +150,7 @@ def triad_fit(classes: Float[np.ndarray, "frame 12"]) -> float:
 
 def scale_fit(share: Float[np.ndarray, " 12"]) -> float:
     """Share of notes in the best diatonic scale, from 0, as chance has it, to 1."""
-    return float((SCALES @ share).max() - DIATONIC_SHARE) / (1 - DIATONIC_SHARE)
+    return float((DIATONIC_SCALES @ share).max() - DIATONIC_SHARE) / (1 - DIATONIC_SHARE)
 
 
 def neighbour_share(notes: Float[np.ndarray, "frame 88"]) -> float:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.encoders.beat_net import (
     BEATS_SAMPLE_RATE,
-    WEIGHTS_PATH,
+    BEATS_WEIGHTS,
     beat_features,
     build_beat_networks,
     load_beat_networks,
@@ -92,7 +92,7 @@ def original(package: Path, features: np.ndarray) -> np.ndarray:
 def check(package: Path, golden: Path | None) -> None:
     """Compare features and probabilities on every sound; print, and store what the tests compare."""
     networks = {
-        "shipped": load_beat_networks(WEIGHTS_PATH),
+        "shipped": load_beat_networks(BEATS_WEIGHTS),
         "exact": build_beat_networks(convert(package), ""),
     }
     stored = {}
@@ -123,5 +123,5 @@ if __name__ == "__main__":
         check(arguments.package, arguments.golden)
     else:
         tensors = split_levels(convert(arguments.package))
-        save_file(tensors, WEIGHTS_PATH, metadata={"source": "BeatNet 1.1.3", "license": "CC-BY-4.0"})
-        print(f"{WEIGHTS_PATH}: {WEIGHTS_PATH.stat().st_size} bytes")
+        save_file(tensors, BEATS_WEIGHTS, metadata={"source": "BeatNet 1.1.3", "license": "CC-BY-4.0"})
+        print(f"{BEATS_WEIGHTS}: {BEATS_WEIGHTS.stat().st_size} bytes")

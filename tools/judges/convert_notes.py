@@ -5,8 +5,8 @@
     PYTHONPATH=PACKAGES python tools/judges/convert_notes.py PACKAGES/basic_pitch --check [--golden FILE]
 
 `--check` needs onnxruntime as well: it runs the original and our network on music, silence, noise and tones of
-several lengths and prints the largest difference, as a share of the largest element. `--golden` stores a part of the
-original's numbers for the tests. Neither package is part of diffdpo.
+several lengths and prints the largest difference, as a share of the largest element. `--golden` stores a part of
+the original's numbers for the tests. Neither package is part of diffdpo.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.encoders.notes import NOTES_SAMPLE_RATE, WEIGHTS_PATH, load_notes
+from diffdpo.encoders.notes import NOTES_SAMPLE_RATE, NOTES_WEIGHTS, load_notes
 from tools.judges.sounds import sounds
 
 GRAPH = "basic_pitch/saved_models/icassp_2022/nmp.onnx"
@@ -87,7 +87,7 @@ def convert(path: Path) -> dict[str, np.ndarray]:
 
 
 def original(path: Path) -> Any:
-    """A function from samples at 22,050 Hz to notes, onsets and contours, by onnxruntime on the published windows."""
+    """A function from samples at 22,050 Hz to notes, onsets and contours, by onnxruntime on its own windows."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -110,7 +110,7 @@ def original(path: Path) -> Any:
 def check(path: Path, golden: Path | None) -> None:
     """Compare the outputs of both on every sound; print, and store what the tests compare."""
     torch.set_num_threads(1)
-    network, run = load_notes(WEIGHTS_PATH), original(path)
+    network, run = load_notes(NOTES_WEIGHTS), original(path)
     stored, worst = {}, 0.0
     for name, samples in sounds(NOTES_SAMPLE_RATE).items():
         begin = time.process_time()
@@ -147,6 +147,6 @@ if __name__ == "__main__":
         check(graph, arguments.golden)
     else:
         save_file(
-            convert(graph), WEIGHTS_PATH, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"}
+            convert(graph), NOTES_WEIGHTS, metadata={"source": "basic-pitch 0.4.0", "license": "Apache-2.0"}
         )
-        print(f"{WEIGHTS_PATH}: {WEIGHTS_PATH.stat().st_size} bytes")
+        print(f"{NOTES_WEIGHTS}: {NOTES_WEIGHTS.stat().st_size} bytes")

@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 from diffdpo import audio
 from diffdpo.evaluation.real_songs import (
     HELD_OUT_SPLITS,
+    REAL_SONG_COLUMNS,
     REAL_SONGS_PATH,
-    SONG_COLUMNS,
+    REAL_WINDOW_COLUMNS,
     SONG_GROUPS,
-    WINDOW_COLUMNS,
     RealSongs,
     read_table,
     song_group,
@@ -125,7 +125,7 @@ def build_table(rows: list[Row], lines: list[Row], scorers: Mapping[str, Scorer]
     """The lines of the work file as a table, in the order of the manifest."""
     by_path, titles = {line["path"]: line for line in lines}, training_titles()
     axes = tuple(axis for scorer in scorers.values() for axis in scorer.axes)
-    columns: dict[str, list[Any]] = {name: [] for name in WINDOW_COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in REAL_WINDOW_COLUMNS}
     values = []
     for row in rows:
         artist = row["artist"] or ""
@@ -142,7 +142,7 @@ def build_table(rows: list[Row], lines: list[Row], scorers: Mapping[str, Scorer]
             "in_training": was_trained_on(row, titles),
         }
         for window in by_path.get(row["path"], {"windows": []})["windows"]:
-            for name in SONG_COLUMNS:
+            for name in REAL_SONG_COLUMNS:
                 columns[name].append(song[name])
             columns["start_s"].append(window["start_s"])
             values.append([window["values"][axis] for axis in axes])

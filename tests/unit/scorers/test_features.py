@@ -18,7 +18,11 @@ from diffdpo.threads import single_thread
 from diffdpo.types import Clip, Prompt
 
 SONG = audio.read(Path(__file__).parents[2] / "data" / "galactic_temple.ogg", start_s=40.0, seconds=10.0)
-LOCAL = [name for name in (*DEFAULT_SCORERS, "adherence") if issubclass(SCORERS[name], FeatureScorer)]
+LOCAL = [
+    name
+    for name in (*DEFAULT_SCORERS, "adherence", "notes", "beats")
+    if issubclass(SCORERS[name], FeatureScorer)
+]
 """The scorers that share features and need no download."""
 
 
