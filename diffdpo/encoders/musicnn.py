@@ -28,7 +28,7 @@ PATCH_FRAMES = 187
 """3 s at a hop of 256 samples."""
 PATCH_CHUNK = 8
 """Patches in one forward pass, which bounds the memory a long song takes."""
-FRAME_CHUNK = 1250
+LAYER_CHUNK = 1250
 CONTEXT_FRAMES = 73
 """Frames on either side that a frame's layers depend on."""
 LAYER_FRAMES_PER_SECOND = MUSICNN_SAMPLE_RATE / 256
@@ -137,8 +137,8 @@ class Musicnn(nn.Module):
         """The layers of every frame of 16 ms of a mono clip at 16 kHz, as if it were one patch."""
         frames = torch.log10(1 + 10_000 * self.spectrogram(samples)).T
         parts = []
-        for begin in range(0, len(frames), FRAME_CHUNK):
-            first, end = max(0, begin - CONTEXT_FRAMES), min(len(frames), begin + FRAME_CHUNK)
+        for begin in range(0, len(frames), LAYER_CHUNK):
+            first, end = max(0, begin - CONTEXT_FRAMES), min(len(frames), begin + LAYER_CHUNK)
             part = self.layers(frames[None, first : end + CONTEXT_FRAMES])[0].T
             parts.append(part[begin - first : end - first])
         return torch.cat(parts)

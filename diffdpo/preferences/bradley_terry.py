@@ -14,7 +14,7 @@ TOLERANCE = 1e-9
 TEMPERATURES = (0.02, 50.0)
 """The range of temperatures: margins that are never wrong ask for 0, margins that say nothing for infinity."""
 
-Pairs = Float[np.ndarray, "pair feature"]
+PairRows = Float[np.ndarray, "pair feature"]
 PairColumn = Float[np.ndarray, " pair"]
 
 
@@ -29,7 +29,7 @@ def win_probability(margins: PairColumn) -> PairColumn:
 
 
 def fit_weights(
-    differences: Pairs, *, l2: float, targets: PairColumn | None = None, counts: PairColumn | None = None
+    differences: PairRows, *, l2: float, targets: PairColumn | None = None, counts: PairColumn | None = None
 ) -> Float[np.ndarray, " feature"]:
     """The weights at the minimum of sum(counts · log_loss) + l2 / 2 · |weights|².
 
@@ -54,8 +54,8 @@ def fit_weights(
         probability = win_probability(x @ weights)
         curvature = (x.T * (counts * probability * (1 - probability))) @ x + l2 * np.eye(len(weights))
         step = np.linalg.solve(curvature, slope)
-        size, before = 1.0, loss(weights)
-        while size > 1e-8 and loss(weights - size * step) > before - 1e-4 * size * (slope @ step):
+        size, level = 1.0, loss(weights)
+        while size > 1e-8 and loss(weights - size * step) > level - 1e-4 * size * (slope @ step):
             size /= 2
         weights = weights - size * step
     return weights
@@ -63,7 +63,7 @@ def fit_weights(
 
 def gradient(
     weights: Float[np.ndarray, " feature"],
-    differences: Pairs,
+    differences: PairRows,
     targets: PairColumn,
     counts: PairColumn,
     l2: float,

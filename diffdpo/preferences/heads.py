@@ -53,8 +53,10 @@ class UtilityHead:
         return self.members(rows).mean(0) - self.caution * self.spread(rows)
 
     def lowest(self) -> float:
-        """No row has a lower mean over members."""
-        return -self.limit * float(np.abs(self.weights.mean(0)).sum())
+        """A bound: no row has a lower utility."""
+        deviation = self.weights.std(0, ddof=1) if len(self.weights) > 1 else np.zeros(self.weights.shape[1])
+        bounds = np.abs(self.weights.mean(0)) + self.caution * deviation
+        return -self.limit * float(bounds.sum())
 
     def probability(self, first: Rows, second: Rows) -> Float[np.ndarray, " row"]:
         """How likely the first of each two is the better, by the mean over members."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from diffdpo.errors import DataError
 from diffdpo.preferences.heads import UtilityHead, read_head
 from diffdpo.scorers.features import ClipFeatures, mono, score_each
-from diffdpo.scorers.self_similarity import SHORTEST, form_facts, half_second_means
+from diffdpo.scorers.self_similarity import FEWEST_MOMENTS, form_facts, half_second_means
 from diffdpo.scorers.structure import FRAME_RATE, SHORTEST_S, structure_frames
 from diffdpo.types import Clip
 
@@ -94,11 +94,11 @@ def window_starts(count: int) -> list[int]:
 def window_facts(*sequences: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "window fact"]:
     """The facts of form of each window, those of several sequences of moments beside one another.
 
-    The sequences run side by side; the shortest says how long the song is. ValueError below SHORTEST moments.
+    The sequences run side by side; the shortest says how long the song is. ValueError below FEWEST_MOMENTS moments.
     """
     count = min(len(moments) for moments in sequences)
-    if count < SHORTEST:
-        raise ValueError(f"{count} moments, the facts of form need {SHORTEST}")
+    if count < FEWEST_MOMENTS:
+        raise ValueError(f"{count} moments, the facts of form need {FEWEST_MOMENTS}")
     return np.array(
         [
             np.concatenate([form_facts(moments[start : min(start + WINDOW, count)]) for moments in sequences])

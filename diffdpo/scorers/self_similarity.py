@@ -11,9 +11,9 @@ NEAREST = 6
 """Moments between an excerpt and one that may repeat it: 1.5 s."""
 BEAT_LAGS, SECTION_LAG = slice(2, 6), 8
 """Lags of 0.5 to 1.25 s, and that of 2 s, from which on two moments are no neighbours."""
-SHORTEST = EXCERPT + SECTION_LAG + 1
+FEWEST_MOMENTS = EXCERPT + SECTION_LAG + 1
 """Moments that the facts need: 4.5 s."""
-STILL = 1e-9
+STILLNESS = 1e-9
 FACTS = ("continuity", "recurrence", "period", "spread")
 """See `form_facts`."""
 
@@ -31,8 +31,8 @@ def half_second_means(
 
 def squared_distances(moments: Float[np.ndarray, "moment feature"]) -> Float[np.ndarray, "moment moment"]:
     """Squared Euclidean distances of all pairs of moments."""
-    centred = moments - moments.mean(0)
-    products = centred @ centred.T
+    deviations = moments - moments.mean(0)
+    products = deviations @ deviations.T
     norms = np.diagonal(products)
     return np.maximum(norms[:, None] + norms - 2 * products, 0.0)
 
@@ -46,15 +46,15 @@ def form_facts(moments: Float[np.ndarray, "moment feature"]) -> Float[np.ndarray
     period      1 - distance at the best lag over the mean one, lags of 1.5 s and more: all comes back at once.
     spread      logarithm of the mean distance of moments 2 s apart and more: how much there is at all.
 
-    A song in which nothing moves has 0, 0, 0 and a very small spread. ValueError below SHORTEST moments.
+    A song in which nothing moves has 0, 0, 0 and a very small spread. ValueError below FEWEST_MOMENTS moments.
     """
     count = len(moments)
-    if count < SHORTEST:
-        raise ValueError(f"{count} moments, the facts of form need {SHORTEST}")
+    if count < FEWEST_MOMENTS:
+        raise ValueError(f"{count} moments, the facts of form need {FEWEST_MOMENTS}")
     distances = squared_distances(moments)
-    far = np.sqrt(distances[np.triu_indices(count, SECTION_LAG)]).mean()
+    far_distance = np.sqrt(distances[np.triu_indices(count, SECTION_LAG)]).mean()
     level = distances[np.triu_indices(count, SECTION_LAG // 2)].mean()
-    if level <= STILL:
+    if level <= STILLNESS:
         return np.array([0.0, 0.0, 0.0, np.log(1e-3)])
     profile = np.array([np.diagonal(distances, lag).mean() for lag in range(count - EXCERPT)])
     far_lags = profile[NEAREST:]
@@ -63,7 +63,7 @@ def form_facts(moments: Float[np.ndarray, "moment feature"]) -> Float[np.ndarray
             1 - profile[BEAT_LAGS].mean() / profile[SECTION_LAG:].mean(),
             1 - nearest_returns(distances).mean() / level,
             1 - far_lags.min() / far_lags.mean(),
-            np.log(far + 1e-3),
+            np.log(far_distance + 1e-3),
         ]
     )
 
@@ -74,8 +74,8 @@ def nearest_returns(distances: Float[np.ndarray, "moment moment"]) -> Float[np.n
     means = np.full((count, count), np.inf)
     for lag in range(NEAREST, count):
         sums = np.concatenate([[0.0], np.cumsum(np.diagonal(distances, lag))])
-        along = (sums[EXCERPT:] - sums[:-EXCERPT]) / EXCERPT
-        places = np.arange(len(along))
-        means[places, places + lag] = means[places + lag, places] = along
+        lag_means = (sums[EXCERPT:] - sums[:-EXCERPT]) / EXCERPT
+        places = np.arange(len(lag_means))
+        means[places, places + lag] = means[places + lag, places] = lag_means
     nearest = means.min(1)
     return nearest[np.isfinite(nearest)]

@@ -37,7 +37,7 @@ CONTROLS = ("shuffled in latents", "loop of 2 s", "noise")
 GROUPS = {"order": ("targets", "critic"), "form": ("second_critic",)}
 PATHS = {"order": ORDER_PATH, "form": FORM_PATH}
 FLOOR_SHARE = 5
-SMALLEST_SHARE, UNMOVED = 1e-3, 1e6
+SMALLEST_SHARE, CONSTANT = 1e-3, 1e6
 
 
 def describe_sound(features: ClipFeatures) -> dict[str, np.ndarray]:
@@ -76,7 +76,7 @@ def layer_scale_of(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of musicnn's features over moments; what hardly moves counts as constant."""
     moments = np.concatenate([window.arrays["clean"]["layers"] for window in windows]).astype(float)
     deviation = moments.std(0)
-    return moments.mean(0), np.where(deviation > SMALLEST_SHARE * deviation.max(), deviation, UNMOVED)
+    return moments.mean(0), np.where(deviation > SMALLEST_SHARE * deviation.max(), deviation, CONSTANT)
 
 
 def fit(facts: Table, packages: np.ndarray, names: Sequence[str]) -> FormUtility:
@@ -111,11 +111,11 @@ def report(utility: FormUtility, facts: Table, group: np.ndarray, song: np.ndarr
         band = " ".join(f"{value:+.2f}" for value in np.percentile(real, [10, 50, 90]))
         print(f"  {name:14s} {len(set(song[inside]))} songs, {inside.sum()} windows; band {band}")
         for version, values in facts.items():
-            there = np.isfinite(values[inside]).all(1)
-            if version != "clean" and there.any():
-                fall = real[there] - utility(values[inside][there])
+            present = np.isfinite(values[inside]).all(1)
+            if version != "clean" and present.any():
+                fall = real[present] - utility(values[inside][present])
                 print(
-                    f"    {version:20s} falls in {share(fall > 0, song[inside][there])}, by {fall.mean():.2f}"
+                    f"    {version:20s} falls in {share(fall > 0, song[inside][present])}, by {fall.mean():.2f}"
                 )
 
 

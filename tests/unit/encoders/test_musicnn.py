@@ -195,5 +195,5 @@ def test_frames_are_those_of_one_long_patch_however_they_are_divided(network, so
     with torch.no_grad():
         expected = network.layers(frames[None])[0].T
     for chunk in (1250, 60):
-        monkeypatch.setattr("diffdpo.encoders.musicnn.FRAME_CHUNK", chunk)
+        monkeypatch.setattr("diffdpo.encoders.musicnn.LAYER_CHUNK", chunk)
         assert torch.allclose(network.describe_frames(samples), expected, atol=1e-5)

@@ -51,7 +51,7 @@ def test_songs_that_leave_the_band_are_over_optimised() -> None:
 
 
 def test_best_of_n_of_the_base_is_found_where_the_gains_meet() -> None:
-    """Candidates whose selection axes order them as their witnesses do: the best of two of 0 and 1 gains one half."""
+    """Selection axes order the candidates as their witnesses do: the best of two of 0 and 1 gains one half."""
     pairs = _pairs({})
     scale = {axis: np.std([pair.baseline[axis] for pair in pairs], ddof=1) for axis in WITNESSES}
     candidates = [

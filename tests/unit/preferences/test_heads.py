@@ -70,6 +70,9 @@ def test_features_beyond_the_limit_count_as_at_the_limit():
     head = make_head(limit=4.0)
     assert head.utility(np.array([[100.0, 4.0]])) == head.utility(np.array([[4.0, 4.0]])) == [4.0]
     assert head.lowest() == head.utility(np.array([[-1e9, -1e9]]))[0] == -4.0
+    rows = 100 * np.random.default_rng(0).standard_normal((500, 2))
+    for caution in (0.0, 0.5, 5.0):
+        assert make_head(caution=caution).utility(rows).min() >= make_head(caution=caution).lowest()
 
 
 def test_exchanging_the_two_gives_one_minus_the_probability():

@@ -22,7 +22,7 @@ from diffdpo.scorers.order import (
 )
 from diffdpo.scorers.self_similarity import (
     FACTS,
-    SHORTEST,
+    FEWEST_MOMENTS,
     form_facts,
     half_second_means,
     squared_distances,
@@ -102,7 +102,7 @@ def test_what_stands_still_has_no_form_and_the_smallest_spread():
 
 
 def test_few_moments_are_enough_or_an_error():
-    moments = np.random.default_rng(0).standard_normal((SHORTEST, 4))
+    moments = np.random.default_rng(0).standard_normal((FEWEST_MOMENTS, 4))
     assert np.isfinite(form_facts(moments)).all()
     with pytest.raises(ValueError, match="facts of form need"):
         form_facts(moments[1:])
@@ -110,7 +110,7 @@ def test_few_moments_are_enough_or_an_error():
         window_facts(moments, moments[1:])
 
 
-@pytest.mark.parametrize("count", [SHORTEST, WINDOW - 1, WINDOW, WINDOW + 1, 60, 200, 1000])
+@pytest.mark.parametrize("count", [FEWEST_MOMENTS, WINDOW - 1, WINDOW, WINDOW + 1, 60, 200, 1000])
 def test_windows_cover_every_moment_evenly(count):
     starts = window_starts(count)
     covered = {moment for start in starts for moment in range(start, min(start + WINDOW, count))}
