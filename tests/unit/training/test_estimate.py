@@ -90,7 +90,7 @@ def test_pairs_and_groups_need_less_when_they_are_split(model, name):
 
 
 def test_a_split_pair_is_as_small_as_what_must_be_held_allows(model):
-    """With W bytes of weights and A of activations of a song. Adapters: (W + A) / (W + 2 A), .6 from A = 2 W on.
+    """W bytes of weights, A of a song's activations. Adapters: (W + A) / (W + 2 A), at most 0.6 from A = 2 W.
 
     Whole networks hold two moments and a reference of W each as well, and the first song's gradients during the
     second's backward: (5 W + A) / (4 W + 2 A), 0.8 at A = 3 W. What is small beside both lets it be a little less.
