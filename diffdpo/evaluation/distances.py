@@ -131,8 +131,8 @@ def _frechet(
     shift = first[0] - second[0]
     values, vectors = np.linalg.eigh(first[1])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second[1] @ root), 0)).sum()
-    return float(shift @ shift + np.trace(first[1]) + np.trace(second[1]) - 2 * shared)
+    overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second[1] @ root), 0)).sum()
+    return float(shift @ shift + np.trace(first[1]) + np.trace(second[1]) - 2 * overlap)
 
 
 def _kernel(left: Embeddings, right: Embeddings, bandwidth: float) -> Float[np.ndarray, "_ _"]:

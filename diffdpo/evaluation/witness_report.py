@@ -34,7 +34,7 @@ BAND_GROUP = "judge"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class StoredCandidate:
     """A stored candidate of the base: its prompt's group and its scores."""
 
     group: str
@@ -81,18 +81,18 @@ def shipped_bands() -> dict[str, Band]:
 def witness_report(
     pairs: Sequence[PairedSample],
     mined_axes: Collection[str],
-    candidates: Sequence[Candidate] = (),
+    candidates: Sequence[StoredCandidate] = (),
     bands: Mapping[str, Band] | None = None,
 ) -> WitnessReport | None:
     """The report of paired songs; None unless all have the witnesses of harmony and rhythm.
 
     Witnesses that were mined are no witnesses: None then, too. `candidates` are the base's, for best-of-N.
     """
-    needed = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
-    names = {*needed, FORM_WITNESS, *BAND_WITNESSES} - set(mined_axes)
+    requirements = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
+    names = {*requirements, FORM_WITNESS, *BAND_WITNESSES} - set(mined_axes)
     base, aligned = witness_values(pairs, names)
     complete = {axis for axis in names if _is_complete(base, axis) and _is_complete(aligned, axis)}
-    if not complete.issuperset(needed):
+    if not complete.issuperset(requirements):
         return None
     prompts = [pair.group for pair in pairs]
     scale = fit_composites(base, [FORM_WITNESS] if FORM_WITNESS in complete else [])
@@ -115,7 +115,7 @@ def _equivalent(
     scale: CompositeScale,
     change: Float[np.ndarray, " song"],
     prompts: Sequence[str],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[StoredCandidate],
 ) -> EquivalentN | None:
     """The N of the change, by the candidates that have all scores."""
     axes = {*SELECTION_AXES, *(axis for members in scale.members.values() for axis in members)}

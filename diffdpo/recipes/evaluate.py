@@ -28,7 +28,7 @@ from diffdpo.evaluation.effects import (
 )
 from diffdpo.evaluation.evidence import UNPROVEN_AXES, gather_evidence
 from diffdpo.evaluation.verdict import reach_verdict
-from diffdpo.evaluation.witness_report import Candidate, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import StoredCandidate, shipped_bands, witness_report
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
@@ -155,13 +155,15 @@ def _judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> list[str]:
     return cfg.judges or [axis for axis in held_out if axis not in UNPROVEN_AXES and not is_diagnosis(axis)]
 
 
-def _candidates(cfg: EvaluateRun, scores: Scores) -> list[Candidate]:
+def _candidates(cfg: EvaluateRun, scores: Scores) -> list[StoredCandidate]:
     """The stored candidates of the model before, with their scores."""
     if not cfg.candidates:
         return []
     samples = open_samples(cfg.candidates)
     values = join_scores(scores, samples, samples.prompts()).by_song()
-    return [Candidate(row.group, values[row.sample_id]) for row in samples.rows() if row.sample_id in values]
+    return [
+        StoredCandidate(row.group, values[row.sample_id]) for row in samples.rows() if row.sample_id in values
+    ]
 
 
 def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from diffdpo.evaluation.band import BAND_WITNESSES, Band
 from diffdpo.evaluation.best_of_n import SELECTION_AXES
 from diffdpo.evaluation.composites import HARMONY_WITNESSES
 from diffdpo.evaluation.effects import PairedSample
-from diffdpo.evaluation.witness_report import FORM_WITNESS, Candidate, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import FORM_WITNESS, StoredCandidate, shipped_bands, witness_report
 
 WITNESSES = (*BAND_WITNESSES, FORM_WITNESS)
 
@@ -55,7 +55,7 @@ def test_best_of_n_of_the_base_is_found_where_the_gains_meet() -> None:
     pairs = _pairs({})
     scale = {axis: np.std([pair.baseline[axis] for pair in pairs], ddof=1) for axis in WITNESSES}
     candidates = [
-        Candidate(
+        StoredCandidate(
             f"c{i}",
             {axis: step * float(scale[axis]) for axis in WITNESSES}
             | dict.fromkeys(SELECTION_AXES, float(step)),
