@@ -123,7 +123,8 @@ def pool_seeds(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         for seed, report in reports.items()
         for pair in report["samples"]
     ]
-    axis_effects = effects(pairs, mined_axes, axes)
+    watched_axes = {axis["axis"] for axis in seed_axes if axis["role"] == "diagnosis"}
+    axis_effects = effects(pairs, mined_axes, axes, watched_axes)
     changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     mean = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
 

@@ -121,7 +121,7 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    axis_effects = effects(pairs, mined_axes, axes)
+    axis_effects = effects(pairs, mined_axes, axes, diagnoses(axes, cfg.judges))
     sentence = verdict(axis_effects)
     bands = shipped_bands()
     evidence = gather_evidence(
@@ -152,7 +152,14 @@ def _judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> list[str]:
     for axis in cfg.judges:
         if axis not in held_out:
             raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
-    return cfg.judges or [axis for axis in held_out if axis not in UNPROVEN_AXES and not is_diagnosis(axis)]
+    return held_out
+
+
+def diagnoses(axes: Sequence[str], judges: Sequence[str] = ()) -> list[str]:
+    """The axes that judge nothing: all but `judges`, or those without shown validity."""
+    if judges:
+        return [axis for axis in axes if axis not in judges]
+    return [axis for axis in axes if axis in UNPROVEN_AXES or is_diagnosis(axis)]
 
 
 def _candidates(cfg: EvaluateRun, scores: Scores) -> list[StoredCandidate]:
@@ -192,7 +199,7 @@ def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[st
     """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined_axes, axes)
+    return effects(pairs, mined_axes, axes, diagnoses(axes))
 
 
 def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:

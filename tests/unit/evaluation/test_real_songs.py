@@ -16,7 +16,6 @@ from diffdpo.evaluation.real_songs import (
     song_group,
     write_table,
 )
-from diffdpo.scorers.axes import judge_axes
 
 FIXED_WITNESSES = (
     "note.triad",
