@@ -14,7 +14,7 @@ from typing import Any
 
 from diffdpo.errors import ConfigError
 
-NAME = "torchao"
+TORCHAO = "torchao"
 NOISE = "torch.utils._pytree"
 """The logger that warns of how torchao registers its enumerations."""
 PEFT_CHECKS = ("is_torchao_available", "is_torchao_ge_v0_18_0")
@@ -24,20 +24,20 @@ PEFT_CHECKS = ("is_torchao_available", "is_torchao_ge_v0_18_0")
 @contextmanager
 def deferred_torchao() -> Iterator[None]:
     """A context in which no library imports torchao by itself; for programs, as libraries remember that."""
-    is_deferred = NAME not in sys.modules
+    is_deferred = TORCHAO not in sys.modules
     if is_deferred:
-        sys.modules[NAME] = None  # type: ignore[assignment]  # as if it were not installed
+        sys.modules[TORCHAO] = None  # type: ignore[assignment]  # as if it were not installed
     try:
         yield
     finally:
-        if is_deferred and sys.modules.get(NAME, 0) is None:
-            del sys.modules[NAME]
+        if is_deferred and sys.modules.get(TORCHAO, 0) is None:
+            del sys.modules[TORCHAO]
 
 
 def import_torchao(module: str) -> Any:
     """A module of torchao, such as `torchao.optim`, imported without its warnings."""
-    if sys.modules.get(NAME, 0) is None:
-        del sys.modules[NAME]
+    if sys.modules.get(TORCHAO, 0) is None:
+        del sys.modules[TORCHAO]
         for check in PEFT_CHECKS:
             answer: Any = getattr(sys.modules.get("peft.import_utils"), check, None)
             if hasattr(answer, "cache_clear"):

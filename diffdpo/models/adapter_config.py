@@ -64,7 +64,7 @@ def match_layers(network: Any, layers: Iterable[str], patterns: Sequence[str], p
     CheckpointError for a pattern that chooses none, and for numbers of blocks where a network names no blocks.
     """
     names = sorted(layers)
-    chosen: set[str] = set()
+    selection: set[str] = set()
     for pattern in patterns:
         matches = [name for name in names if _is_match(network, name, pattern, path)]
         if not matches:
@@ -72,8 +72,8 @@ def match_layers(network: Any, layers: Iterable[str], patterns: Sequence[str], p
             raise CheckpointError(
                 f"{path}: the adapter has no layer {pattern!r}.{closest(pattern, parts)} It begins with {names[0]}"
             )
-        chosen.update(matches)
-    return frozenset(chosen)
+        selection.update(matches)
+    return frozenset(selection)
 
 
 def _is_match(network: Any, name: str, pattern: str, path: Any) -> bool:

@@ -165,8 +165,8 @@ def merge_adapter(
     config = supported_config(config, path)
     check_fit(network, state, path)
     names = {name.split(".lora_")[0] for name in state}
-    chosen = match_layers(network, names, layers, path)
-    before = {name: _weights_of(network, name) for name in names if weight != 1 or name not in chosen}
+    selection = match_layers(network, names, layers, path)
+    before = {name: _weights_of(network, name) for name in names if weight != 1 or name not in selection}
     try:
         check_mergeable(PeftLora(**config), path)
         network.load_lora_adapter(dict(sorted(state.items())), prefix=None, metadata=config or None)
@@ -181,7 +181,7 @@ def merge_adapter(
     with torch.no_grad():
         for name, tensors in before.items():
             for parameter, old in zip(_parameters_of(network, name), tensors, strict=True):
-                parameter.copy_(torch.lerp(old, parameter, weight) if name in chosen else old)
+                parameter.copy_(torch.lerp(old, parameter, weight) if name in selection else old)
 
 
 def merge_adapters(network: Any, adapter: Adapters) -> None:

@@ -71,11 +71,11 @@ def check_together(entries: Sequence[AdapterConfig]) -> None:
 
 
 def _add_adapter(network: Any, entry: AdapterConfig, name: str) -> None:
-    """One adapter in peft's layers, with its strength, in the layers that were chosen."""
+    """One adapter in peft's layers, with its strength, in the layers that were selected."""
     path = adapter_file(Path(entry.path))
     state, config = read_adapter(Path(entry.path), network)
     config = supported_config(config, path)
-    chosen = match_layers(network, {key.split(".lora_")[0] for key in state}, entry.layers, path)
+    selection = match_layers(network, {key.split(".lora_")[0] for key in state}, entry.layers, path)
     try:
         check_mergeable(PeftLora(**config), path)
         with warnings.catch_warnings():  # peft warns of a second adapter
@@ -89,7 +89,7 @@ def _add_adapter(network: Any, entry: AdapterConfig, name: str) -> None:
     for layer, module in network.named_modules():
         if not isinstance(module, BaseTunerLayer) or name not in module.lora_A:
             continue
-        if layer in chosen:
+        if layer in selection:
             module.set_scale(name, entry.strength)
         else:
             module.delete_adapter(name)

@@ -8,33 +8,33 @@ from importlib.util import find_spec
 
 import pytest
 
-from diffdpo.torchao_import import NAME, NOISE, deferred_torchao, import_torchao, quiet_torchao
+from diffdpo.torchao_import import NOISE, TORCHAO, deferred_torchao, import_torchao, quiet_torchao
 
 
 def test_while_it_is_deferred_it_counts_as_not_installed(monkeypatch):
-    torchao = pytest.importorskip(NAME)
-    monkeypatch.delitem(sys.modules, NAME)
+    torchao = pytest.importorskip(TORCHAO)
+    monkeypatch.delitem(sys.modules, TORCHAO)
     with deferred_torchao():
-        assert find_spec(NAME) is None
+        assert find_spec(TORCHAO) is None
         with pytest.raises(ImportError):
-            importlib.import_module(NAME)
-    assert find_spec(NAME) is not None
-    monkeypatch.setitem(sys.modules, NAME, torchao)
+            importlib.import_module(TORCHAO)
+    assert find_spec(TORCHAO) is not None
+    monkeypatch.setitem(sys.modules, TORCHAO, torchao)
     with deferred_torchao():  # what is there already stays
-        assert importlib.import_module(NAME) is torchao
+        assert importlib.import_module(TORCHAO) is torchao
 
 
 def test_what_needs_it_has_it_and_peft_asks_again(monkeypatch):
-    pytest.importorskip(NAME)
+    pytest.importorskip(TORCHAO)
     from peft.import_utils import is_torchao_available
 
-    monkeypatch.delitem(sys.modules, NAME)
+    monkeypatch.delitem(sys.modules, TORCHAO)
     with deferred_torchao():
         is_torchao_available.cache_clear()
         assert not is_torchao_available()
         assert import_torchao("torchao.quantization").Int8WeightOnlyConfig
         assert is_torchao_available()
-    assert sys.modules.get(NAME, 0) is not None
+    assert sys.modules.get(TORCHAO, 0) is not None
 
 
 def test_only_its_own_warnings_are_silenced(caplog):
