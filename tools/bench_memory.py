@@ -120,7 +120,7 @@ def bench(width: int, depth: int, frames: int, trainings: Sequence[str]) -> list
             "activations_per_weight": measured["activations"] / songs / measured["weights"],
             "seconds": measured["seconds"],
         }
-        stacked = [other for other in rows if f"{other['training']}, split" == name]
+        stacked = [pair_row for pair_row in rows if f"{pair_row['training']}, split" == name]
         if stacked:
             row["of_stacked"] = row["measured_mib"] / stacked[0]["measured_mib"]
         rows.append(round_values(row, 3))

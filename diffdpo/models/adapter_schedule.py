@@ -31,12 +31,12 @@ class TimedAdapters:
     @contextmanager
     def act(self, names: frozenset[str]) -> Iterator[None]:
         """The network with these adapters alone."""
-        before = self.names
+        old_names = self.names
         self.switch(names)
         try:
             yield
         finally:
-            self.switch(before)
+            self.switch(old_names)
 
     def switch(self, names: frozenset[str]) -> None:
         """Let these adapters act, and no others."""
@@ -74,7 +74,7 @@ def by_adapters(network: Any, evaluate: Callable[[], Callable[..., Tensor]]) -> 
             return evaluate_part(x, t, rows, sets[0])
         v: Tensor | None = None
         for part in sets:
-            index = t.new_tensor([place for place, own in enumerate(names) if own == part]).long()
+            index = t.new_tensor([place for place, active in enumerate(names) if active == part]).long()
             values = evaluate_part(x[index.to(x.device)], t[index], rows[index], part)
             v = x.new_empty(x.shape, dtype=values.dtype) if v is None else v
             v[index.to(x.device)] = values

@@ -71,7 +71,7 @@ def check_together(entries: Sequence[AdapterConfig]) -> None:
 
 
 def _add_adapter(network: Any, entry: AdapterConfig, name: str) -> None:
-    """One adapter in peft's layers, with its strength, in the layers that were chosen."""
+    """One adapter in peft's layers, with its strength, in the layers that were selected."""
     path = adapter_file(Path(entry.path))
     state, config = read_adapter(Path(entry.path), network)
     config = supported_config(config, path)

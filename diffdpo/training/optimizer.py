@@ -55,11 +55,11 @@ def _adamw_8bit(
     require_package("torchao", "train.optimizer=adamw_8bit")
     optimizer: Any = import_torchao("torchao.optim").AdamW8bit(groups, lr=rate, betas=betas)
     if device.type == "cpu":
-        optimizer.step = _uncompiled(optimizer.step)
+        optimizer.step = _eager_step(optimizer.step)
     return optimizer
 
 
-def _uncompiled(step: Callable[..., Any]) -> Callable[..., Any]:
+def _eager_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """A step whose compiled functions run as they are written."""
 
     @functools.wraps(step)
