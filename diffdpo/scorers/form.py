@@ -50,7 +50,7 @@ class FormOrder:
         from diffdpo.encoders import musicnn, notes
         from diffdpo.hub import sha256_of
 
-        hashes = sha256_of(FORM_PATH) + sha256_of(notes.WEIGHTS_PATH) + musicnn.SHA256
+        hashes = sha256_of(FORM_PATH) + sha256_of(notes.NOTES_WEIGHTS) + musicnn.SHA256
         return hashlib.sha256(hashes.encode()).hexdigest()
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:

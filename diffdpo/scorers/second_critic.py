@@ -51,7 +51,7 @@ class SecondCritic:
         from diffdpo.encoders import beat_net, musicnn, notes
         from diffdpo.hub import sha256_of
 
-        paths = (SECOND_CRITIC_PATH, notes.WEIGHTS_PATH, beat_net.WEIGHTS_PATH)
+        paths = (SECOND_CRITIC_PATH, notes.NOTES_WEIGHTS, beat_net.BEATS_WEIGHTS)
         hashes = [*map(sha256_of, paths), musicnn.SHA256]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
