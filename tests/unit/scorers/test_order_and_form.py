@@ -160,7 +160,7 @@ def test_no_feature_of_a_network_counts_for_more_than_the_limit_and_constants_fo
     assert standardise_layers(moments, center, scale) == pytest.approx(
         np.tile([-4.0, -4.0, 0.0, 4.0, 4.0], (753, 1)).T, abs=1e-6
     )
-    assert np.abs(standardise_layers(center + 5.0, center, scale)[:, scale > 1e3]).max() < 1e-4
+    assert np.abs(standardise_layers((center + 5.0)[None], center, scale)[:, scale > 1e3]).max() < 1e-4
 
 
 def test_one_is_mined_the_other_judges():
