@@ -18,8 +18,19 @@ def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = (
     for axis in names:
         if axis not in axes:
             raise ConfigError(
-                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {', '.join(dict.fromkeys(axes))}."
+                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {_by_family(axes)}."
             )
+
+
+def _by_family(axes: Iterable[str]) -> str:
+    """Names of axes in short: `harmony.key/tuning, rhythm.pulse`."""
+    families: dict[str, list[str]] = {}
+    for axis in dict.fromkeys(axes):
+        family, _, name = axis.partition(".")
+        families.setdefault(family, []).append(name)
+    return ", ".join(
+        f"{family}.{'/'.join(names)}" if any(names) else family for family, names in families.items()
+    )
 
 
 def check_axis_controls(prompts: Iterable[Prompt]) -> None:
