@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist, pdist
 
 from diffdpo.errors import DataError
 from diffdpo.statistics import cluster_weights, members
@@ -14,6 +13,8 @@ Embeddings = Float[np.ndarray, "_ dim"]
 
 def median_bandwidth(reference: Embeddings) -> float:
     """The median distance between reference items: the kernel's width, fixed by the reference alone."""
+    from scipy.spatial.distance import pdist
+
     return float(np.median(pdist(reference)))
 
 
@@ -136,6 +137,8 @@ def _frechet(
 
 
 def _kernel(left: Embeddings, right: Embeddings, bandwidth: float) -> Float[np.ndarray, "_ _"]:
+    from scipy.spatial.distance import cdist
+
     return np.exp(cdist(left, right, "sqeuclidean") / (-2 * bandwidth**2))
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.distance import pdist
 
 from diffdpo.errors import DataError
 from diffdpo.evaluation.best_of_n import prompt_places
@@ -42,6 +41,8 @@ def prompt_distances(
 
     DataError without such a prompt.
     """
+    from scipy.spatial.distance import pdist
+
     groups = {name: places for name, places in prompt_places(prompts).items() if len(places) > 1}
     if not groups:
         raise DataError("the distance of two songs of a prompt needs two songs of a prompt")
