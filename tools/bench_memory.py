@@ -100,8 +100,9 @@ def measure_step(cfg: TrainConfig, width: int, depth: int, frames: int) -> dict[
         return {**peaks, "peak": count.peak, "seconds": time.monotonic() - start_s}
 
 
-def bench(width: int, depth: int, frames: int, trainings: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each kind of training of one size."""
+def bench(size: str, trainings: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each kind of training of one size, WIDTHxDEPTHxFRAMES."""
+    width, depth, frames = map(int, size.split("x"))
     rows: list[dict[str, Any]] = []
     for name in trainings:
         settings = RUNS[name]
@@ -112,7 +113,7 @@ def bench(width: int, depth: int, frames: int, trainings: Sequence[str]) -> list
         )
         songs = 1 if cfg.split_backward else 2
         row = {
-            "size": f"{width}x{depth}x{frames}",
+            "size": size,
             "training": name,
             "measured_mib": measured["peak"] / MIB,
             "estimate_mib": estimate.peak / MIB,
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--trainings", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    rows = [row for size in args.sizes for row in bench(*map(int, size.split("x")), args.trainings)]
+    rows = [row for size in args.sizes for row in bench(size, args.trainings)]
     if args.markdown:
         head = list(dict.fromkeys(key for row in rows for key in row))
         print(markdown_table(head, [[row.get(key, "") for key in head] for row in rows]))

@@ -148,7 +148,8 @@ def describe_windows(
             for version in names:
                 path = work / f"{key}.{name}.{version.replace(' ', '_')}.npz"
                 if not path.exists() and may_compute:
-                    np.savez(path, **describe[name](ClipFeatures(sounds.version(version))))
+                    description = describe[name](ClipFeatures(sounds.version(version)))
+                    np.savez(path, **dict(description))  # type: ignore[arg-type]
                 if path.exists():
                     with np.load(path) as file:
                         arrays.setdefault(version, {}).update(file)
