@@ -110,7 +110,7 @@ def usage(settings: AdapterExport) -> str:
         load = f'network = PeftModel.from_pretrained(network, "{name}")'
         return f"```python\nfrom peft import PeftModel\n\n{load}\n```"
     return (
-        "With a pipeline that loads LoRA, as ACE-Step's does (Stable Audio's does not: export with `layout=peft`):\n\n"
+        "Where the pipeline loads LoRA, as ACE-Step's does (for Stable Audio export with `layout=peft`):\n\n"
         f'```python\npipe.load_lora_weights("{name}")\n```\n\nor, for the network alone,\n\n'
         f'```python\nnetwork.load_lora_adapter("{name}", use_safetensors=True)\n```\n\nWith diffdpo, at a strength:'
         f"\n\n```bash\ndiffdpo sample CONFIG model.args.adapter={name}@0.7\n```"
