@@ -11,18 +11,6 @@ from diffdpo.evaluation.diversity import Embeddings, diversity_changes, spread_c
 from diffdpo.evaluation.effects import AxisEffect, PairedSample
 from diffdpo.evaluation.verdict import Evidence
 
-UNPROVEN_AXES = frozenset(
-    {
-        "musicnn.typicality",
-        "musicnn.tags",
-        "harmony.consonance",
-        "rhythm.tempo",
-        "production.balance",
-        "adherence.style",
-        "audiobox.pc",
-    }
-)
-"""Axes without shown validity on generated songs (docs/theory/evaluation.md): no verdict depends on them."""
 WINNER_ERROR = "winner_error_ratio"
 """The end of the name, in a training's metrics, of the held-out winners' error in that of the reference."""
 
@@ -48,13 +36,12 @@ def gather_evidence(
     pairs: Sequence[PairedSample],
     axis_effects: Sequence[AxisEffect],
     *,
-    judges: Collection[str],
     metrics: Sequence[Mapping[str, Any]] = (),
     bands: WitnessBands | None = None,
     embeddings: Mapping[str, tuple[Embeddings, Embeddings]] | None = None,
     drift_kl: float | None = None,
 ) -> Evidence:
-    """The evidence that there is: the changes of `judges`, in-band shares, diversity, held-out winners.
+    """The evidence that there is: the changes of judges, in-band shares, diversity, held-out winners.
 
     `metrics` are the rows of the training, `bands` those of real songs, `embeddings` of both models' songs in the
     order of the pairs. What a piece needs and is not there leaves the piece out.
@@ -64,7 +51,7 @@ def gather_evidence(
     witnesses = set(base) & set(aligned)
     has_band = bands is not None and witnesses.issuperset(BAND_WITNESSES)
     return Evidence(
-        judges={a.axis: a.effect for a in axis_effects if a.role == "judge" and a.axis in judges},
+        judges={a.axis: a.effect for a in axis_effects if a.role == "judge"},
         band=band_change(base, aligned, prompts, bands) if has_band and bands is not None else None,
         diversity=diversity_changes(embeddings, prompts) if embeddings else None,
         spreads=spread_changes(base, aligned, prompts) or None,

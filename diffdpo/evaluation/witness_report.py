@@ -26,19 +26,12 @@ from diffdpo.evaluation.composites import (
 from diffdpo.evaluation.effects import PairedSample
 from diffdpo.evaluation.evidence import witness_values
 from diffdpo.evaluation.real_songs import read_table
+from diffdpo.mining.values import Candidate
 from diffdpo.statistics import Effect
 
 FORM_WITNESS = "form.order"
 BAND_GROUP = "judge"
 """The real songs that the band is taken from: those that nothing is fitted to."""
-
-
-@dataclass(frozen=True)
-class StoredCandidate:
-    """A stored candidate of the base: its prompt's group and its scores."""
-
-    group: str
-    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ def shipped_bands() -> dict[str, Band]:
 def witness_report(
     pairs: Sequence[PairedSample],
     mined_axes: Collection[str],
-    candidates: Sequence[StoredCandidate] = (),
+    candidates: Sequence[Candidate] = (),
     bands: Mapping[str, Band] | None = None,
 ) -> WitnessReport | None:
     """The report of paired songs; None unless all have the witnesses of harmony and rhythm.
@@ -115,7 +108,7 @@ def _equivalent(
     scale: CompositeScale,
     change: Float[np.ndarray, " song"],
     prompts: Sequence[str],
-    candidates: Sequence[StoredCandidate],
+    candidates: Sequence[Candidate],
 ) -> EquivalentN | None:
     """The N of the change, by the candidates that have all scores."""
     axes = {*SELECTION_AXES, *(axis for members in scale.members.values() for axis in members)}

@@ -26,9 +26,10 @@ from diffdpo.evaluation.effects import (
     standardised_change,
     verdict,
 )
-from diffdpo.evaluation.evidence import UNPROVEN_AXES, gather_evidence
+from diffdpo.evaluation.evidence import gather_evidence
 from diffdpo.evaluation.verdict import reach_verdict
-from diffdpo.evaluation.witness_report import StoredCandidate, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import shipped_bands, witness_report
+from diffdpo.mining import Candidate
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
@@ -43,7 +44,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import check_axis_names, is_diagnosis
+from diffdpo.scorers.axes import check_axis_names, diagnosis_axes
 from diffdpo.text_files import read_jsonl, read_text
 from diffdpo.types import Prompt
 
@@ -59,7 +60,8 @@ class EvaluateRun:
     scores: str = field(default=MISSING, metadata=PATH)
     out: str = field(default=MISSING, metadata=PATH)
     mined_axes: list[str] = field(default_factory=list)
-    """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
+    """Axes that were optimised; all others in the scores are judges or diagnoses. Empty: those of the manifest of
+    `pairs`."""
     judges: list[str] = field(default_factory=list)
     """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
     require_pass: bool = False
@@ -121,13 +123,11 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    axis_effects = effects(pairs, mined_axes, axes, diagnoses(axes, cfg.judges))
+    axis_effects = effects(pairs, mined_axes, axes, diagnosis_axes(axes, cfg.judges))
+    _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
-    evidence = gather_evidence(
-        pairs, axis_effects, judges=_judges(cfg, axis_effects), metrics=_training_rows(cfg), bands=bands
-    )
-    decision = reach_verdict(evidence)
+    decision = reach_verdict(gather_evidence(pairs, axis_effects, metrics=_training_rows(cfg), bands=bands))
     witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
     result = {
         "verdict": {"sentence": sentence, **asdict(decision)},
@@ -146,30 +146,26 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     log(f"report: {out / 'report.html'}")
 
 
-def _judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> list[str]:
-    """The held-out axes that the verdict depends on. DataError for one of the configuration that cannot judge."""
-    held_out = [a.axis for a in axis_effects if a.role == "judge"]
+def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
+    """DataError for a judge of the configuration that was mined or has no scores."""
+    judges = [a.axis for a in axis_effects if a.role == "judge"]
     for axis in cfg.judges:
-        if axis not in held_out:
+        if axis not in judges:
             raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
-    return held_out
 
 
-def diagnoses(axes: Sequence[str], judges: Sequence[str] = ()) -> list[str]:
-    """The axes that judge nothing: all but `judges`, or those without shown validity."""
-    if judges:
-        return [axis for axis in axes if axis not in judges]
-    return [axis for axis in axes if axis in UNPROVEN_AXES or is_diagnosis(axis)]
-
-
-def _candidates(cfg: EvaluateRun, scores: Scores) -> list[StoredCandidate]:
+def _candidates(cfg: EvaluateRun, scores: Scores) -> list[Candidate]:
     """The stored candidates of the model before, with their scores."""
     if not cfg.candidates:
         return []
     samples = open_samples(cfg.candidates)
     values = join_scores(scores, samples, samples.prompts()).by_song()
     return [
-        StoredCandidate(row.group, values[row.sample_id]) for row in samples.rows() if row.sample_id in values
+        Candidate(
+            prompt_id=row.prompt_id, group=row.group, sample_id=row.sample_id, scores=values[row.sample_id]
+        )
+        for row in samples.rows()
+        if row.sample_id in values
     ]
 
 
@@ -199,7 +195,7 @@ def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[st
     """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined_axes, axes, diagnoses(axes))
+    return effects(pairs, mined_axes, axes, diagnosis_axes(axes))
 
 
 def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:

@@ -10,6 +10,10 @@ from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
 """Axes that are mined only when they are asked for: more complex is not better."""
+UNPROVEN_AXES = NOT_QUALITY | {
+    "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style",
+}  # fmt: skip
+"""Axes that are not shown to be valid on generated songs: held out of mining, they judge nothing."""
 
 
 def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = ()) -> None:
@@ -50,11 +54,13 @@ def judge_axes() -> tuple[str, ...]:
     )
 
 
-def is_diagnosis(axis: str) -> bool:
-    """Whether an axis belongs to a judge and is watched only."""
-    return axis not in judge_axes() and any(
-        scorer.judge_only and axis in scorer.axes for scorer in SCORERS.values()
-    )
+def diagnosis_axes(axes: Sequence[str], judges: Collection[str] = ()) -> list[str]:
+    """The axes that are watched and judge nothing: all but `judges`, by default those without shown validity."""
+    if judges:
+        return [axis for axis in axes if axis not in judges]
+    held_out = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
+    watched = UNPROVEN_AXES | (held_out - set(judge_axes()))
+    return [axis for axis in axes if axis in watched]
 
 
 def axis_traits() -> dict[str, str]:

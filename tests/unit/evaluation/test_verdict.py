@@ -159,11 +159,12 @@ def pairs_of(aligned):
 def test_evidence_is_gathered_from_pairs_as_far_as_it_is_there():
     aligned = model()
     pairs = pairs_of(aligned)
-    axis_effects = effects(pairs, ["note.recur"], list(BAND_WITNESSES))
+    judges = ("note.triad", "beat.coherence", "note.recur")
+    diagnoses = [axis for axis in BAND_WITNESSES if axis not in judges]
+    axis_effects = effects(pairs, ["note.recur"], list(BAND_WITNESSES), diagnoses)
     gathered = gather_evidence(
         pairs,
         axis_effects,
-        judges=("note.triad", "beat.coherence", "note.recur"),
         metrics=[
             {"validation/winner_error_ratio": 1.3},
             {"validation/winner_error_ratio": 1.02},
@@ -173,12 +174,12 @@ def test_evidence_is_gathered_from_pairs_as_far_as_it_is_there():
         embeddings={"style": (EMBEDDINGS, EMBEDDINGS)},
         drift_kl=40.0,
     )
-    assert gathered.judges == HONEST.judges, "a mined axis judges nothing"
+    assert gathered.judges == HONEST.judges, "neither a mined axis nor a diagnosis judges"
     assert gathered.winner_error == 1.02
     assert gathered.band.change == HONEST.band.change
     assert gathered.spreads.keys() == HONEST.spreads.keys()
     assert reach_verdict(gathered).passed
-    bare = gather_evidence(pairs, axis_effects, judges=("note.triad",))
+    bare = gather_evidence(pairs, axis_effects)
     assert (bare.band, bare.diversity, bare.winner_error, bare.has_winners) == (None, None, None, False)
     assert isinstance(axis_effects[0], AxisEffect)
 
@@ -192,7 +193,7 @@ def test_a_witness_without_any_score_is_left_out_and_a_song_without_one_is_nan()
     assert set(sides[0]) == set(BAND_WITNESSES)
     assert set(sides[1]) == {"note.key"}
     assert np.isnan(sides[1]["note.key"][0])
-    assert gather_evidence(pairs, [], judges=(), bands=real_bands(REAL)).band is None
+    assert gather_evidence(pairs, [], bands=real_bands(REAL)).band is None
 
 
 def test_the_error_of_held_out_winners_is_the_newest():

@@ -7,7 +7,8 @@ from diffdpo.evaluation.band import BAND_WITNESSES, Band
 from diffdpo.evaluation.best_of_n import SELECTION_AXES
 from diffdpo.evaluation.composites import HARMONY_WITNESSES
 from diffdpo.evaluation.effects import PairedSample
-from diffdpo.evaluation.witness_report import FORM_WITNESS, StoredCandidate, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import FORM_WITNESS, shipped_bands, witness_report
+from diffdpo.mining.values import Candidate
 
 WITNESSES = (*BAND_WITNESSES, FORM_WITNESS)
 
@@ -55,9 +56,11 @@ def test_best_of_n_of_the_base_is_found_where_the_gains_meet() -> None:
     pairs = _pairs({})
     scale = {axis: np.std([pair.baseline[axis] for pair in pairs], ddof=1) for axis in WITNESSES}
     candidates = [
-        StoredCandidate(
-            f"c{i}",
-            {axis: step * float(scale[axis]) for axis in WITNESSES}
+        Candidate(
+            prompt_id=f"c{i}",
+            group=f"c{i}",
+            sample_id=f"c{i}.{step}",
+            scores={axis: step * float(scale[axis]) for axis in WITNESSES}
             | dict.fromkeys(SELECTION_AXES, float(step)),
         )
         for i in range(12)
