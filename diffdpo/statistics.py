@@ -82,8 +82,8 @@ class Interval:
         """The percentile bootstrap interval of a statistic from its values for the rows of `cluster_weights`, the
         estimate first.
 
-        Too narrow over few clusters: for a mean of normal effects it holds the truth in 88 % of cases at 8
-        clusters, 91 % at 12, 93 % at 24 and 94 % at 48, and in less for skewed ones (docs/theory/evaluation.md).
+        Too narrow over few clusters: for a mean of normal effects it holds the truth in 89 % of cases at 8
+        clusters, 91 % at 12, 93 % at 24 and 94 % at 48, and in less for skewed ones (docs/reference/coverage.md).
         """
         low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(draws[0]), float(low), float(high))
@@ -96,7 +96,7 @@ class MeanEstimate:
     An interval is the hull of two: Student's t, which is too short on one side for skewed effects, and the
     studentised bootstrap, which is too short for heavy tails. Together they hold the truth in 93 to 97 % of cases
     from 8 clusters on, for normal, moderately skewed and heavy-tailed effects; the table is in
-    docs/theory/evaluation.md.
+    docs/reference/coverage.md.
     """
 
     mean: float

@@ -1,7 +1,7 @@
 """The songs of validation: fixed prompts and seeds, with and without what was trained, heard and scored.
 
 Songs lie in the run directory in the layout of `sample`, `validation/base` and `validation/step_000100`, so that
-`score` and `evaluate` read them. ScoresById are of these files, and equal those of the verb.
+`score` and `evaluate` read them. Scores are of these files, and equal those of the verb.
 """
 
 import json

@@ -107,6 +107,17 @@ def test_validation_changes_no_bit_of_the_training(whole, tmp_path, bundle, pair
     assert adapters_equal(export_folder(out, 4), export_folder(whole, 4))
 
 
+def test_a_training_without_validation_is_the_same(tmp_path, bundle, pairs, prompts):
+    """Songs are sampled before, within and after the training; no prompt is held out of it."""
+    songs = (f"train.validation.prompts={prompts}", *SONGS[:-1], "train.validation.every=1")
+    for name, more in (("none", ()), ("songs", songs)):
+        train(tmp_path / name, bundle, pairs, *more, steps=3)
+    without, with_songs = split(tmp_path / "none"), split(tmp_path / "songs")
+    assert (len(without[1]), len(with_songs[1])) == (0, 4)
+    assert without[0] == with_songs[0]
+    assert adapters_equal(*(export_folder(tmp_path / name, 3) for name in ("none", "songs")))
+
+
 def adapters_equal(*folders):
     first, second = (read_adapter(folder)[0] for folder in folders)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
