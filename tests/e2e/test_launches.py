@@ -7,7 +7,7 @@ import json
 
 import pytest
 from support.launch import rows, train_many
-from support.model_matrix import INT8, SPLIT, case, same_steps, train, words, write_models
+from support.model_matrix import SPLIT, same_steps, train, words
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ LAUNCHES = {
 }
 """By launcher the runs of one launch, model and weights, and how their steps are computed."""
 TOLERANCES = {"two": 1e-5, "zero3": 1e-4}
-RUNS = [case(launcher, *run) for launcher, runs in LAUNCHES.items() for run in runs]
+RUNS = [(launcher, *run) for launcher, runs in LAUNCHES.items() for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -36,36 +36,32 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def models(folder):
-    return write_models(folder)
-
-
-@pytest.fixture(scope="module")
-def launched(folder, models, pairs):
+def launched(folder, published_models, pairs):
     """The errors of all runs, a launch for each launcher."""
     errors = {}
     for launcher, runs in LAUNCHES.items():
-        present = [run for run in runs if run[1] != "int8" or not INT8.args[0]]
         lines = [
             words(
-                folder / launcher / "-".join(run), pairs, models[run[0]], run[1], "train.per_device=1",
+                folder / launcher / "-".join(run), pairs, published_models[run[0]], run[1], "train.per_device=1",
                 *runs[run],
             )
-            for run in present
+            for run in runs
         ]  # fmt: skip
         errors |= {
             (launcher, *run): error
-            for run, error in zip(present, train_many(folder, launcher, lines), strict=True)
+            for run, error in zip(runs, train_many(folder, launcher, lines), strict=True)
         }
     return errors
 
 
 @pytest.mark.parametrize(("launcher", "name", "weights"), RUNS)
-def test_two_processes_follow_the_trajectory_of_one(folder, models, pairs, launched, launcher, name, weights):
+def test_two_processes_follow_the_trajectory_of_one(
+    folder, published_models, pairs, launched, launcher, name, weights
+):
     assert launched[launcher, name, weights] == ""
     out = folder / launcher / f"{name}-{weights}"
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["world"], manifest["zero_stage"]) == (2, {"two": 0, "zero3": 3}[launcher])
-    expected = train(folder / "one" / f"{launcher}-{name}-{weights}", pairs, models[name], weights)
+    expected = train(folder / "one" / f"{launcher}-{name}-{weights}", pairs, published_models[name], weights)
     assert expected[-1]["margin"] != 0.0
     same_steps(expected, rows(out), TOLERANCES[launcher])

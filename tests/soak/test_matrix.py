@@ -4,7 +4,7 @@ import json
 
 import pytest
 from support.launch import rows, train_many
-from support.model_matrix import INT8, SPLIT, WEIGHTS, case, same_steps, train, words, write_models
+from support.model_matrix import SPLIT, WEIGHTS, same_steps, train, words
 
 NAMES = ("ace_step", "stable_audio_3", "stable_audio_open")
 LAYOUTS = {"stacked": (), "split": (SPLIT,)}
@@ -20,39 +20,32 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def models(folder):
-    return write_models(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(folder, models, pairs):
+def expected(folder, published_models, pairs):
     """Trajectories of one process, by model and weights."""
     return {
-        (name, weights): train(folder / "one" / f"{name}-{weights}", pairs, models[name], weights)
+        (name, weights): train(folder / "one" / f"{name}-{weights}", pairs, published_models[name], weights)
         for name in NAMES
         for weights in WEIGHTS
-        if weights != "int8" or not INT8.args[0]
     }
 
 
 @pytest.fixture(scope="module")
-def errors(folder, models, pairs):
+def errors(folder, published_models, pairs):
     """The error of every launched run, a launch for each launcher."""
-    present = [run for run in RUNS if run[1] != "int8" or not INT8.args[0]]
     return {
         (launcher, *run): error
         for launcher in STAGES
         for run, error in zip(
-            present,
+            RUNS,
             train_many(
                 folder,
                 launcher,
                 [
                     words(
-                        folder / launcher / "-".join(run), pairs, models[run[0]], run[1], "train.per_device=1",
-                        *LAYOUTS[run[2]],
+                        folder / launcher / "-".join(run), pairs, published_models[run[0]], run[1],
+                        "train.per_device=1", *LAYOUTS[run[2]],
                     )
-                    for run in present
+                    for run in RUNS
                 ],
             ),
             strict=True,
@@ -61,7 +54,7 @@ def errors(folder, models, pairs):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "name", "weights", "layout"), [case(launcher, *run) for launcher in STAGES for run in RUNS]
+    ("launcher", "name", "weights", "layout"), [(launcher, *run) for launcher in STAGES for run in RUNS]
 )
 def test_two_processes_follow_one(folder, expected, errors, launcher, name, weights, layout):
     error = errors[launcher, name, weights, layout]

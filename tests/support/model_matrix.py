@@ -1,6 +1,5 @@
 """Small random ACE-Step and Stable Audio under every way to train: which weights, and how a step is computed."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,6 @@ WEIGHTS = {
     "full": ("train.learning_rate=1e-4",),
 }
 SPLIT = "train.split_backward=true"
-INT8 = pytest.mark.skipif(
-    not find_spec("torchao"), reason="an int8 base needs torchao, which is not installed"
-)
-MARKS = {"int8": (INT8,)}
-
-
-def case(*names, **marks):
-    """A case of the matrix, skipped where its weights need a package that is not here."""
-    return pytest.param(*names, marks=[m for name in names for m in MARKS.get(name, ())], id="-".join(names))
 
 
 def write_models(folder: Path) -> dict[str, tuple[str, ...]]:
