@@ -47,5 +47,6 @@ def _rounding(prompt: PromptCandidates) -> Float[np.ndarray, " axis"]:
     """By how much rounding may move z on each axis: more, the farther the scores lie from 0 for their spread."""
     spread = prompt.scores.std(0)
     size = np.abs(prompt.scores).max(0)
-    relative = np.divide(size, spread, out=np.zeros_like(size), where=spread > 0)
+    varies = prompt.z.any(0) & (spread > 0)  # equal scores can have a spread of rounding alone; their z are 0
+    relative = np.divide(size, spread, out=np.zeros_like(size), where=varies)
     return 1e-9 + 8 * np.finfo(np.float64).eps * relative

@@ -65,3 +65,13 @@ def test_without_dominance_it_takes_the_widest_gap_of_gdpo_advantages(group, wei
         assert a[pair.winner] - a[pair.loser] == pytest.approx(max(a.values()) - min(a.values()))
         mean = (weight * pair.margins["melody"] + pair.margins["sound"]) / (weight + 1)
         assert (a[pair.winner] - a[pair.loser]) / (weight + 1) == pytest.approx(mean)
+
+
+def test_an_axis_of_equal_scores_takes_no_advantage_from_the_others():
+    group = [candidate("p", name, melody, 0.2) for name, melody in (("a", 0.0), ("b", 0.0), ("c", 1.0))]
+    values = advantages(prompts_of(group), AXES, {}, rescale=False)  # the mean of three 0.2 is not 0.2
+    assert values == {
+        "a": pytest.approx(-(0.5**0.5)),
+        "b": pytest.approx(-(0.5**0.5)),
+        "c": pytest.approx(2**0.5),
+    }
