@@ -12,19 +12,19 @@ from jaxtyping import Float
 from diffdpo.scorers.beats import BeatRhythm
 from diffdpo.scorers.critic import read_critic
 from diffdpo.scorers.features import ClipFeatures, mono, score_each
-from diffdpo.scorers.musicnn import embeddings
+from diffdpo.scorers.form import FORM_PATH, network_facts
 from diffdpo.scorers.notes import NoteHarmony
+from diffdpo.scorers.self_similarity import FACTS
 from diffdpo.scorers.structure import SHORTEST_S
 from diffdpo.types import Clip
 
 SECOND_CRITIC_PATH = Path(str(resources.files("diffdpo").joinpath("assets/judges/second_critic.safetensors")))
-EMBEDDING_SIZE = 200
 SECOND_CRITIC_PARTS = (NoteHarmony(), BeatRhythm())
 SECOND_CRITIC_FEATURES = (
     *(axis for part in SECOND_CRITIC_PARTS for axis in part.axes),
-    *(f"musicnn {number}" for number in range(EMBEDDING_SIZE)),
+    *(f"{network} {fact}" for network in ("notes", "musicnn") for fact in FACTS),
 )
-"""The features: all axes of notes and beats, and the mean embedding by musicnn."""
+"""The features: all axes of notes and beats, and the facts of form of notes and of musicnn's frames."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SecondCritic:
         from diffdpo.encoders import beat_net, musicnn, notes
         from diffdpo.hub import sha256_of
 
-        paths = (SECOND_CRITIC_PATH, notes.NOTES_WEIGHTS, beat_net.BEATS_WEIGHTS)
+        paths = (SECOND_CRITIC_PATH, FORM_PATH, notes.NOTES_WEIGHTS, beat_net.BEATS_WEIGHTS)
         hashes = [*map(sha256_of, paths), musicnn.SHA256]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -68,4 +68,4 @@ class SecondCritic:
 def second_critic_features(features: ClipFeatures) -> Float[np.ndarray, " feature"]:
     """The features SECOND_CRITIC_FEATURES of a clip that is not silent."""
     values = [value for part in SECOND_CRITIC_PARTS for value in part.score_features(features)]
-    return np.concatenate([values, features.get(embeddings).mean(0)])
+    return np.concatenate([values, network_facts(features).mean(0)])

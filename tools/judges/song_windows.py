@@ -93,6 +93,8 @@ SOUND_CHANGES = {
     "loop of 2 s": "loop of 2 s",
     "noise": "white noise",
     "jitter": "time jitter ±80 ms",
+    "drifting": "drifting detune ±50 cents",
+    "doubled": "voices doubled 70 cents sharp",
 }
 """Versions that are a known perturbation of the decoded window."""
 LATENT_CHANGES: dict[str, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] = {
