@@ -2,9 +2,9 @@
 
     python tools/judges/fit_critics.py MANIFEST --corpus FOLDER [--work build/windows] [--minutes N] [--songs N]
 
-Pairs are a window of a real song through the codec and a damaged version of it, the window and what the tiny model
-makes of the song's style words, and what the model makes and what it makes of the same noise with fewer steps or
-without guidance. The critic learns from songs of the group `critic`, the second one from `second_critic`, each from
+Pairs are a window of a real song through the codec and a damaged version of it. Three more kinds are tried and not
+learnt from: the window and what the tiny model makes of the song's style words, and what the model makes and what it
+makes of the same noise with fewer steps, or without guidance. The critic learns from songs of the group `critic`, the second one from `second_critic`, each from
 damages of its own; both are tried on songs of the group `judge`. Descriptions lie in the work folder, as those of
 `fit_form.py` do.
 """
@@ -38,7 +38,7 @@ MODEL_PAIRS: Pairs = {
     "6 > 2 steps": ("generated", "two steps"),
     "guidance 5 > 1": ("generated", "unguided"),
 }
-"""Only tried: what these teach is not what is better (see docs/theory/scorers.md)."""
+"""Only tried: what these teach is not what is better, as docs/theory/scorers.md says."""
 DAMAGES: dict[str, Pairs] = {
     "critic": {
         "real > noisy latents": ("clean", "degraded"),

@@ -150,7 +150,8 @@ def describe_windows(
             for version in names:
                 path = work / f"{key}.{name}.{version.replace(' ', '_')}.npz"
                 if not path.exists() and may_compute:
-                    np.savez(path, **describe[name](ClipFeatures(sounds.version(version))))
+                    values: dict[str, Any] = dict(describe[name](ClipFeatures(sounds.version(version))))
+                    np.savez(path, **values)
                 if path.exists():
                     with np.load(path) as file:
                         arrays.setdefault(version, {}).update(file)
