@@ -3,11 +3,11 @@
     python tools/judges/fit_critics.py MANIFEST --corpus FOLDER [--work build/windows] [--minutes N] [--songs N]
 
 Pairs are a window of a real song through the codec and a damaged version of it. Three more kinds are tried and not
-learnt from: the window and what the tiny model makes of the song's style words, and what the model makes and what it
-makes of the same noise with fewer steps, or without guidance. The critic learns from songs of the group `critic`, the
-second one from `second_critic`, each from damages of its own; both are tried on songs of the group `judge`.
-Descriptions lie in the work folder, as those of `fit_form.py` do; delete those of the second critic when the judge of
-form was fitted anew, whose scale it shares.
+learnt from: the window and what the tiny model makes of the song's style words, and what the model makes and what
+it makes of the same noise with fewer steps, or without guidance. The critic learns from songs of the group
+`critic`, the second one from `second_critic`, each from damages of its own; both are tried on songs of the group `judge`.
+Descriptions lie in the work folder, as those of `fit_form.py` do; delete those of the second critic when the judge
+of form was fitted anew, whose scale it shares.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def fit_critic(critic: str, windows: Sequence[Window], settings: HeadFit) -> Non
     unseen, trial_songs = feature_table(critic, "judge", versions_of(pairs | MODEL_PAIRS), windows)
     head = fit(learnt, pairs, songs, settings)
     print(f"{critic}: {len(songs)} songs, {len(pairs)} kinds of pairs, {learnt['clean'].shape[1]} features")
-    print(f"  temperature {head.temperature:.2f}; on {len(trial_songs)} songs of the judge's group:")
+    band = " ".join(f"{value:+.2f}" for value in np.percentile(head.utility(unseen["clean"]), [10, 50, 90]))
+    print(f"  temperature {head.temperature:.2f}; lowest {head.lowest():.1f}")
+    print(f"  on {len(trial_songs)} songs of the judge's group, band {band}:")
     report(head, unseen, pairs | MODEL_PAIRS, trial_songs)
     for kind in pairs:
         print(f"  fitted to {kind} alone:")
