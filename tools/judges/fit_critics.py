@@ -6,8 +6,8 @@ Pairs are a window of a real song through the codec and a damaged version of it.
 learnt from: the window and what the tiny model makes of the song's style words, and what the model makes and what
 it makes of the same noise with fewer steps, or without guidance. The critic learns from songs of the group
 `critic`, the second one from `second_critic`, each from damages of its own; both are tried on songs of the group
-`judge`. Descriptions lie in the work folder, as those of `fit_form.py` do; delete those of the second critic when the
-judge of form was fitted anew, whose scale it shares.
+`judge`. Descriptions lie in the work folder, as those of `fit_form.py` do; delete those of the second critic when
+the judge of form was fitted anew, whose scale it shares.
 """
 
 import argparse
