@@ -1,7 +1,7 @@
 """The loop from Python, on values in memory: load a model, sample songs, score them, mine pairs, train."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,14 @@ def sample(
 ) -> list[Song]:
     """Songs for prompts, `per_prompt` for each, ordered by prompt.
 
-    A text is a prompt of `seconds`. `settings` are fields of SamplingConfig: steps, guidance_scale, solver, ….
-    A song does not depend on the other songs of its batch.
+    A text is a prompt of `seconds`. A song of a model that plans follows a plan of its own, which is in its `row`.
+    `settings` are fields of SamplingConfig: steps, guidance_scale, solver, …. A song does not depend on the other
+    songs of its batch.
     """
     import torch
 
     from diffdpo.models.embeddings import EmbeddingStore
-    from diffdpo.sampling.request import prompt_request
+    from diffdpo.sampling.request import Request, plan_candidate, prompt_request
     from diffdpo.sampling.sampler import batch_requests, sample_batch
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
@@ -66,14 +67,12 @@ def sample(
     by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
     if len(by_id) < len(entries):
         raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
-    requests = {
-        f"{p.id}.{k:03d}": (
-            p,
-            prompt_request(p, f"{p.id}.{k:03d}", model.spec.frames(p.duration_s), store.embed),
-        )
-        for p in by_id.values()
-        for k in range(per_prompt)
-    }
+    requests: dict[str, tuple[Prompt, Request]] = {}
+    for p in by_id.values():
+        for k in range(per_prompt):
+            name, frames = f"{p.id}.{k:03d}", model.spec.frames(p.duration_s)
+            _, plan = plan_candidate(store, p, name, frames, seed)
+            requests[name] = p, prompt_request(p, name, frames, store.embed, plan)
     latents: dict[str, Tensor] = {}
     with torch.no_grad():
         for batch in batch_requests([request for _, request in requests.values()], cfg.batch):
@@ -190,7 +189,8 @@ def train(
 ) -> Path:
     """Train a model on pairs; the folder of the exported adapter or network, for `load_model(adapter=…)`.
 
-    `settings` are fields of TrainConfig: steps, learning_rate, lora, ….
+    `settings` are fields of TrainConfig: steps, learning_rate, lora, …. `validation` is a mapping of the fields of
+    ValidationConfig: a `fraction` of the prompts is held out, songs of `prompts` are sampled.
     """
     from diffdpo.data.datasets.memory import PairsInMemory
     from diffdpo.data.latents import check_width
@@ -199,11 +199,13 @@ def train(
     from diffdpo.run_dir import dist_env, open_folder
     from diffdpo.training.config import LoraConfig, TrainConfig, free_keys
     from diffdpo.training.session import optimize
+    from diffdpo.training.validation_data import training_part
 
-    lora = settings.get("lora")
-    if isinstance(lora, Mapping):
-        settings["lora"] = LoraConfig(**lora)
     try:
+        if isinstance(lora := settings.get("lora"), Mapping):
+            settings["lora"] = LoraConfig(**lora)
+        if isinstance(validation := settings.get("validation"), Mapping):
+            settings["validation"] = _validation_config(validation)
         cfg = TrainConfig(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
@@ -213,7 +215,7 @@ def train(
     for song in songs:
         check_width(f"song {song.id!r}", song.latents.shape, model.spec.channels)
     examples = PairsInMemory(
-        pairs,
+        training_part(cfg.validation).select(pairs, "pairs"),
         {song.id: song.latents for song in songs},
         {song.id: song.row for song in songs},
         model.spec.frames_per_second,
@@ -223,4 +225,36 @@ def train(
     )
     inputs = {"data": examples.digest, "settings": digest([objective, loss, seed, settings_digest])}
     with open_folder(Path(out), dist_env(), inputs):
-        return optimize(model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective)
+        return optimize(
+            model, examples, loss, cfg, out=Path(out), seed=seed, objective_name=objective,
+            validation=_validation(cfg.validation, model, replace(examples, pairs=pairs)),
+        )  # fmt: skip
+
+
+def _validation_config(fields: Mapping[str, Any]) -> Any:
+    from diffdpo.training.validation_config import ValidationConfig
+
+    sampling = fields.get("sampling")
+    settings = {**fields, "sampling": sampling_config(sampling)} if isinstance(sampling, Mapping) else fields
+    return ValidationConfig(**settings)
+
+
+def _validation(cfg: Any, model: SongModel, examples: Any) -> Any:
+    """What is validated: a share of the prompts of the pairs, and songs."""
+    from diffdpo.data.datasets.parts import Part
+    from diffdpo.models.embeddings import EmbeddingStore
+    from diffdpo.parts import build_scorers
+    from diffdpo.training.validation import Validation
+    from diffdpo.training.validation_data import build_songs, check_times
+
+    if cfg is None:
+        return None
+    if cfg.pairs or cfg.split:
+        raise ConfigError(
+            "validation: pairs in memory have a fraction that is held out; leave pairs and split out"
+        )
+    check_times(cfg, model)
+    part = Part("validation", cfg.fraction)
+    held_out = replace(examples, pairs=part.select(examples.pairs, "pairs")) if cfg.fraction else None
+    songs = build_songs(cfg, EmbeddingStore(model), build_scorers(cfg.scorers), {}, "")
+    return Validation(cfg=cfg, examples=held_out, songs=songs)

@@ -15,6 +15,7 @@ import typer
 from diffdpo import __version__
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import UserError, plain
+from diffdpo.torchao_import import deferred_torchao
 
 VERBS = {
     "prepare": ("PrepareRun", "Songs to latents and embeddings: a dataset."),
@@ -69,7 +70,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _exit(str(error))
+        _exit(str(error), error.exit_code)
     except EOFError as error:  # the command line's library would print the word "Aborted!" and nothing else
         raise RuntimeError("a file or a process ended too early") from error
     except OSError as error:
@@ -81,9 +82,9 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, code: int = 2) -> None:
     typer.echo(f"error: {' '.join(plain(message).split())}", err=True)
-    raise typer.Exit(2) from None
+    raise typer.Exit(code) from None
 
 
 def load_config(verb: str, source: str | None, words: list[str] | None) -> Any:
@@ -184,4 +185,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name or a word that the terminal cannot show is escaped
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(app())
+    with deferred_torchao():
+        sys.exit(app())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffdpo import commands_training
+from diffdpo import commands_evaluation, commands_training
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
@@ -33,10 +33,12 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_song(app, errors)
     _register_convert(app, errors)
     _register_ratings(app, errors)
+    _register_export_pairs(app, errors)
     _register_audit(app, errors)
     _register_check_data(app, errors)
     _register_gpu_check(app, errors)
     commands_training.register_training(app, errors)
+    commands_evaluation.register_evaluation(app, errors)
     _register_lyrics(app, errors)
 
 
@@ -151,6 +153,21 @@ def _register_ratings(app: typer.Typer, errors: Errors) -> None:
                 centre=centre,
             )
             typer.echo("\n".join(summary.lines()))
+
+
+def _register_export_pairs(app: typer.Typer, errors: Errors) -> None:
+    @app.command("export-pairs", help="Mined pairs as preferences between plans, for trainers of planners.")
+    def export_pairs_command(
+        pairs: Annotated[Path, typer.Argument(help="Folder that `diffdpo mine` wrote", metavar="FOLDER")],
+        layout: Annotated[str, typer.Option("--for", help="The trainer they are for: trl")],
+        out: Annotated[Path, typer.Option(help="File to write, JSON lines")],
+        planner: Annotated[str, typer.Option(help="Only plans of this state of the planner")] = "",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.export_pairs import PairExport, export_pairs
+
+            settings = PairExport(pairs=_local(pairs), out=_local(out), layout=layout, planner=planner)
+            typer.echo("\n".join(export_pairs(settings).lines()))
 
 
 def _register_audit(app: typer.Typer, errors: Errors) -> None:

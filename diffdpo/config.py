@@ -112,9 +112,15 @@ def to_yaml(cfg: Any) -> str:
 
 
 def _resolve_files(schema: type, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Values with the paths of data files beside the preset; other files are relative to the working directory."""
+    """Values with the paths of data files beside the preset, at any depth; other files are relative to the working
+    directory."""
+    hints = get_type_hints(schema)
     for field in fields(schema):
         value = values.get(field.name)
+        if isinstance(value, dict):
+            for inner in (hints[field.name], *get_args(hints[field.name])):
+                if is_dataclass(inner) and isinstance(inner, type) and inner is not Choice:
+                    values[field.name] = _resolve_files(inner, value, folder)
         if field.metadata.get("input_file") and isinstance(value, str) and (folder / value).is_file():
             values[field.name] = str(folder / value)
     return values

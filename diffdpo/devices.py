@@ -1,6 +1,8 @@
 """The device of a process: CUDA, Apple's MPS or the CPU, chosen in one place."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -41,3 +43,18 @@ def is_cpu_forced() -> bool:
 def widest_float(device: torch.device) -> torch.dtype:
     """The most precise floating-point type that a device has: MPS has no fp64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def unchanged_randomness(device: torch.device) -> Iterator[None]:
+    """A context after which torch's random numbers go on as before it, on the CPU and on the device.
+
+    Memory that the context needed on a GPU is given back.
+    """
+    if device.type != "cuda":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    with torch.random.fork_rng(devices=[device.index or 0]):
+        yield
+    torch.cuda.empty_cache()

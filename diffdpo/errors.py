@@ -1,10 +1,14 @@
 """The user's mistakes. The command line prints them as one line and exits with code 2."""
 
 import re
+from typing import ClassVar
 
 
 class UserError(Exception):
     """An error of the user: what is wrong, where, and how to mend it, in one line."""
+
+    exit_code: ClassVar[int] = 2
+    """Of the command line."""
 
 
 class ConfigError(UserError):
@@ -17,6 +21,12 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that does not fit the model, or was written by another run."""
+
+
+class NotPassedError(UserError):
+    """A model that did not pass its verdict, where that was required: no mistake, but a reason to stop."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def ensure(condition: bool, complaint: str) -> None:

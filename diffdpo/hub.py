@@ -1,7 +1,8 @@
 """Published weights of other projects: on disk or on the hub, under a licence that is shown."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ from diffdpo.progress import log
 
 BUNDLE = Path(__file__).parent / "assets" / "tiny"
 """The tiny model that ships with the package."""
+
+HUB_FOLDER = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){1,3}")
+"""A hub id, OWNER/NAME, or a folder in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,32 @@ def _download(published: Published, repo: str, file: str) -> Path:
         raise DataError(
             f"{repo}/{file} could not be fetched ({reason}); fetch it elsewhere and give its path instead"
         ) from None
+
+
+def find_folder(published: Published, location: str, siblings: Sequence[str] = ()) -> Path:
+    """A folder of published weights: the path `location`, or a hub id, OWNER/NAME, fetched whole.
+
+    OWNER/NAME/FOLDER is one folder of a repository, fetched with its `siblings`. What is neither on disk
+    nor like a hub id is returned as it is. DataError where the hub does not have it or cannot be reached.
+    """
+    path = Path(location)
+    if path.exists() or not HUB_FOLDER.fullmatch(location):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, name, *inner = location.split("/")
+    patterns = [f"{part}/*" for part in ("/".join(inner), *siblings)] if inner else None
+    log(f"{published.name}: {owner}/{name} on the hub; licence: {published.license}")
+    try:
+        folder = Path(snapshot_download(f"{owner}/{name}", allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{location}: no such folder here, and as a hub id it could not be fetched ({reason}); fetch "
+            f"{published.name} elsewhere (hf download {published.repo} --local-dir FOLDER) and give its path"
+        ) from None
+    return folder.joinpath(*inner)
 
 
 def sha256_of(path: Path) -> str:

@@ -50,6 +50,11 @@ class Pace:
         if self.first is None:
             self.first = self.items, self.clock()
 
+    def exclude(self, seconds: float) -> None:
+        """Leave a time, in which other work was done, out of the speed."""
+        if self.first is not None:
+            self.first = self.first[0], self.first[1] + seconds
+
     @property
     def speed(self) -> float | None:
         """Items a second; None before `MIN_ITEMS` items after the first are finished."""
@@ -96,6 +101,18 @@ class Bar:
             self.progress.update(self.task, advance=count, note=self.note, speed=self.speed_text())
         elif self.visible and time.monotonic() - self.last_line > LOG_EVERY_S:
             self.log()
+
+    def describe(self, note: str) -> None:
+        """Show a text behind the bar while no item is finished."""
+        self.note = note
+        if self.progress is not None:
+            self.progress.update(self.task, note=note)
+        elif self.visible and time.monotonic() - self.last_line > LOG_EVERY_S:
+            self.log()
+
+    def exclude(self, seconds: float) -> None:
+        """Leave a time, in which other work was done, out of speed and remaining time."""
+        self.pace.exclude(seconds)
 
     def speed_text(self) -> str:
         """Speed and remaining time, as far as they are known; at the end the time that the work took."""

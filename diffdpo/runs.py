@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,17 @@ def sync(path: Path) -> None:
 
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a hidden sibling, flush it, rename it: a kill leaves the old file or the new one, never half."""
+    atomic_write_parts(path, [content])
+
+
+def atomic_write_parts(path: Path, parts: Iterable[bytes | str]) -> None:
+    """The same for content in parts, one of them in memory at a time; an error in `parts` leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(printable(content).encode() if isinstance(content, str) else content)
+            for part in parts:
+                file.write(printable(part).encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

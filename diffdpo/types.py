@@ -168,6 +168,16 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanText:
+    """A plan of a planner that is a language model, as text."""
+
+    prompt: str
+    """What the planner reads."""
+    completion: str
+    """What it writes, without the token that ends it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Training examples. An example is one song, or the winner and loser of a pair, or a group of songs.
 

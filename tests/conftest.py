@@ -11,8 +11,8 @@ from jaxtyping import install_import_hook
 
 CHECKED = (
     "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "names",
-    "objectives", "randomness", "report", "runs", "sampling", "scorers", "statistics", "text_files", "training",
-    "types", "weight_files", "windows",
+    "objectives", "preferences", "randomness", "report", "runs", "sampling", "scorers", "statistics",
+    "statistics_power", "statistics_ratios", "text_files", "training", "types", "weight_files", "windows",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],
@@ -34,3 +34,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of songs as `mine` leaves them."""
     return write_pairs(tmp_path_factory.mktemp("mined"))
+
+
+@pytest.fixture(scope="session")
+def published_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """Words of small random ACE-Step, Stable Audio 3 and Stable Audio Open."""
+    from support.model_matrix import write_models  # their libraries take seconds
+
+    return write_models(tmp_path_factory.mktemp("models"))

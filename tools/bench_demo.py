@@ -104,7 +104,30 @@ def seed_result(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
             | round_values({key: axis["effect"][key] for key in ("mean", "low", "high", "effect_size")})
             for axis in report["axes"]
         },
+        "witnesses": witness_numbers(report),
+        "passed": report["verdict"]["passed"],
     }
+
+
+def witness_numbers(report: Mapping[str, Any]) -> dict[str, str]:
+    """Composites of witnesses in standard deviations of the base, change of the in-band share, N of best-of-N."""
+    witnesses = report["witnesses"]
+    if witnesses is None:
+        return {}
+    effects_by_name = {**witnesses["composites"]}
+    if witnesses["band"] is not None:
+        effects_by_name["in-band share"] = witnesses["band"]["change"]
+    numbers = {
+        name: f"{effect['mean']:+.3f} ({effect['low']:+.3f} … {effect['high']:+.3f})"
+        for name, effect in effects_by_name.items()
+    }
+    if (equivalent := witnesses["n_equivalent"]) is not None:
+        value, low, high = (
+            f"above {equivalent['largest']}" if n is None else f"{n:.1f}"  # JSON has no infinity
+            for n in (equivalent["interval"][key] for key in ("value", "low", "high"))
+        )
+        numbers["as best of"] = f"{value} ({low} … {high})"
+    return numbers
 
 
 def pool_seeds(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,7 +146,8 @@ def pool_seeds(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         for seed, report in reports.items()
         for pair in report["samples"]
     ]
-    axis_effects = effects(pairs, mined_axes, axes)
+    watched_axes = {axis["axis"] for axis in seed_axes if axis["role"] == "diagnosis"}
+    axis_effects = effects(pairs, mined_axes, axes, watched_axes)
     changes = np.array([standardised_change(pair, axis_effects) for pair in pairs])
     mean = paired_effect(np.zeros_like(changes), changes, [pair.group for pair in pairs])
 
@@ -168,12 +192,26 @@ def axes_table(result: Mapping[str, Any]) -> str:
     return markdown_table(head, rows)
 
 
+def witness_table(result: Mapping[str, Any]) -> str:
+    """What the witnesses say of each seed in Markdown, a row a seed."""
+    rows = {seed: {**row["witnesses"], "verdict": row["passed"]} for seed, row in result["seeds"].items()}
+    head = list(dict.fromkeys(name for row in rows.values() for name in row))
+    texts = {True: "passed", False: "not passed"}
+    return markdown_table(
+        ["seed", *head],
+        [
+            [seed, *(row.get(name, "") if name != "verdict" else texts[row[name]] for name in head)]
+            for seed, row in rows.items()
+        ],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench_demo"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="key=value for the preset")
-    parser.add_argument("--table", action="store_true", help="print the pooled axes as Markdown")
+    parser.add_argument("--table", action="store_true", help="print pooled axes and witnesses as Markdown")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folders = {seed: args.out / f"seed-{seed}" for seed in args.seeds}
@@ -189,7 +227,7 @@ def main() -> None:
             for seed, folder in folders.items()
         },
     }
-    print(axes_table(result) if args.table else json.dumps(result, indent=1))
+    print(f"{axes_table(result)}\n\n{witness_table(result)}" if args.table else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each method generates the same songs: `naive` puts windows of independent noise 
 are those of `longform.method`, `unpinned` is `continue` with `longform.clamp_context=false`, `whole` takes the song
 as one window. At every seam, and half-way between seams (`elsewhere`), the three seconds before and after are
 compared by the cosine distance of their musicnn embeddings, the second before and after by loudness. `excess` is
-the mean at seams less the mean elsewhere, with a 95 % bootstrap interval over songs. `seconds` are those of the
+the mean at seams less the mean elsewhere, with a 95 % interval over songs. `seconds` are those of the
 processor.
 """
 

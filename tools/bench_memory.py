@@ -1,6 +1,6 @@
 """Measures the live tensor bytes of a training step on a pair, beside what `diffdpo estimate` says. JSON out.
 
-    python tools/bench_memory.py [--sizes 512x8x1024 768x6x1024 512x8x1536] [--markdown]
+    python tools/bench_memory.py [--sizes 512x8x1024 768x6x1024 512x8x1536] [--trainings full LoRA …] [--markdown]
 
 A size is width x depth x frames of a random DiffRhythm network. For each size there are rows for training all
 weights and LoRA, stacked and with split backward, with gradient checkpointing. `measured` counts the
@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,12 @@ def measure_step(cfg: TrainConfig, width: int, depth: int, frames: int) -> dict[
         return {**peaks, "peak": count.peak, "seconds": time.monotonic() - start_s}
 
 
-def bench(width: int, depth: int, frames: int) -> list[dict[str, Any]]:
-    """A row for each kind of training of one size."""
+def bench(size: str, trainings: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each kind of training of one size, WIDTHxDEPTHxFRAMES."""
+    width, depth, frames = map(int, size.split("x"))
     rows: list[dict[str, Any]] = []
-    for name, settings in RUNS.items():
+    for name in trainings:
+        settings = RUNS[name]
         cfg = TrainConfig(global_batch=1, per_device=1, trackers=[], **settings)
         measured = measure_step(cfg, width, depth, frames)
         estimate = estimate_memory(
@@ -110,7 +113,7 @@ def bench(width: int, depth: int, frames: int) -> list[dict[str, Any]]:
         )
         songs = 1 if cfg.split_backward else 2
         row = {
-            "size": f"{width}x{depth}x{frames}",
+            "size": size,
             "training": name,
             "measured_mib": measured["peak"] / MIB,
             "estimate_mib": estimate.peak / MIB,
@@ -118,8 +121,9 @@ def bench(width: int, depth: int, frames: int) -> list[dict[str, Any]]:
             "activations_per_weight": measured["activations"] / songs / measured["weights"],
             "seconds": measured["seconds"],
         }
-        if cfg.split_backward:
-            row["of_stacked"] = row["measured_mib"] / rows[-1]["measured_mib"]
+        stacked = [pair_row for pair_row in rows if f"{pair_row['training']}, split" == name]
+        if stacked:
+            row["of_stacked"] = row["measured_mib"] / stacked[0]["measured_mib"]
         rows.append(round_values(row, 3))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
@@ -129,9 +133,10 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["512x8x1024", "768x6x1024", "512x8x1536"])
+    parser.add_argument("--trainings", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    rows = [row for size in args.sizes for row in bench(*map(int, size.split("x")))]
+    rows = [row for size in args.sizes for row in bench(size, args.trainings)]
     if args.markdown:
         head = list(dict.fromkeys(key for row in rows for key in row))
         print(markdown_table(head, [[row.get(key, "") for key in head] for row in rows]))

@@ -219,7 +219,7 @@ def objective_summary(
         "seeds": sorted(folders),
         "mined": [total.mean, total.low, total.high],
         "judges": {
-            a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in axis_effects if a.role == "judge"
+            a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in axis_effects if a.role != "mined"
         },
         "axes": {
             a.axis: [a.effect.mean, a.effect.low, a.effect.high] for a in axis_effects if a.role == "mined"

@@ -13,11 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
 from diffdpo.errors import DataError, UserError
-from tools.parity import audiobox as golden_audiobox
-from tools.parity import diffrhythm as golden
-from tools.parity import lyrics as golden_lyrics
-from tools.parity import objectives as golden_losses
-from tools.parity import songeval as golden_scorers
+from diffdpo.torchao_import import deferred_torchao
+
+with deferred_torchao():
+    from tools.parity import audiobox as golden_audiobox
+    from tools.parity import diffrhythm as golden
+    from tools.parity import lyrics as golden_lyrics
+    from tools.parity import objectives as golden_losses
+    from tools.parity import songeval as golden_scorers
 
 KINDS = {
     "diffrhythm": golden.diffrhythm,
@@ -38,7 +41,8 @@ def main() -> int:
     if args.vocab:
         os.environ["DIFFDPO_DIFFRHYTHM_VOCAB"] = str(args.vocab)
     try:
-        cases = KINDS[args.kind](args.folder)
+        with deferred_torchao():
+            cases = KINDS[args.kind](args.folder)
         if not any(case.is_covered for case in cases):
             raise DataError(f"{args.folder}: nothing in it is covered")
     except UserError as error:

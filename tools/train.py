@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
 
-from diffdpo.cli import app
+from diffdpo.cli import main
 
 if __name__ == "__main__":
-    app(["train", *sys.argv[1:]])
+    sys.argv.insert(1, "train")
+    main()

@@ -39,6 +39,8 @@ class Edit:
     strength: float = 1.0
     """Share of noise mixed into the song, from which sampling begins; 1 generates the spans without the song, below
     1 is a variation of the spans, or of the whole song without spans."""
+    cover: bool = False
+    """Make the whole song anew after the codes of its own sound, for models that read such codes off recordings."""
 
     def __post_init__(self) -> None:
         if not self.song:
@@ -51,9 +53,11 @@ class Edit:
         is_extended = self.extend_start_s > 0 or self.extend_end_s > 0
         if self.strength < 1 and is_extended:
             raise ValueError("edit.strength below 1 varies what is there and cannot extend; use two prompts")
-        if self.strength == 1 and not is_extended and not self.spans:
+        if self.cover and (is_extended or self.spans):
+            raise ValueError("edit.cover makes the whole song anew; leave spans and extensions out")
+        if self.strength == 1 and not is_extended and not self.spans and not self.cover:
             raise ValueError(
-                "edit asks for nothing; give spans, extend_start_s, extend_end_s or a strength below 1"
+                "edit asks for nothing; give spans, extend_start_s, extend_end_s, cover or a strength below 1"
             )
         _check_spans(self.spans)
 
@@ -85,8 +89,8 @@ def parse_edit(value: Any, folder: Path) -> Edit:
             raise ValueError(f"edit: unknown key {key!r}.{closest(key, names)} Known: {', '.join(names)}.")
         if key == "spans":
             _check_pairs(entry)
-        elif isinstance(entry, bool) or not isinstance(entry, str if key == "song" else (int, float)):
-            raise ValueError(f"edit.{key} must be a {'path' if key == 'song' else 'number'}, got {entry!r}")
+        else:
+            _check_value(key, entry)
     edit = Edit(
         **{"song": "", **value, "spans": tuple((float(s), float(e)) for s, e in value.get("spans", ()))}
     )
@@ -94,6 +98,14 @@ def parse_edit(value: Any, folder: Path) -> Edit:
     if not is_file(path):
         raise ValueError(f"edit.song {path}: no such file")
     return replace(edit, song=str(path))
+
+
+def _check_value(key: str, value: Any) -> None:
+    noun, types = {"song": ("a path", (str,)), "cover": ("true or false", (bool,))}.get(
+        key, ("a number", (int, float))
+    )
+    if not isinstance(value, types) or (isinstance(value, bool) and key != "cover"):
+        raise ValueError(f"edit.{key} must be {noun}, got {value!r}")
 
 
 def _check_pairs(value: Any) -> None:
@@ -136,7 +148,7 @@ def to_generate(
     """
     prefix, suffix = (int(s * frames_per_second) for s in (edit.extend_start_s, edit.extend_end_s))
     mask = torch.ones(prefix + frames + suffix, dtype=torch.bool)
-    mask[prefix : prefix + frames] = edit.strength < 1 and not edit.spans
+    mask[prefix : prefix + frames] = edit.cover or (edit.strength < 1 and not edit.spans)
     seconds = frames / frames_per_second
     for start, end in edit.spans:
         if max(start, end) > seconds + 1 / frames_per_second:

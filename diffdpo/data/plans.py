@@ -1,7 +1,9 @@
 """Plans on disk: one safetensors file a candidate, with the identity of its planner."""
 
+import hashlib
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -28,3 +30,13 @@ def read_plan(path: Path) -> Plan:
     except (SafetensorError, OSError, KeyError) as error:
         raise DataError(f"{path}: no plan of a candidate ({error}); sample the song again") from None
     return Plan(planner=planner, tensors=tensors)
+
+
+def plan_digest(plan: Plan) -> str:
+    """Identity of a plan: its planner and its tensors."""
+    digest = hashlib.sha256(plan.planner.encode())
+    for name in sorted(plan.tensors):
+        tensor = plan.tensors[name].contiguous()
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
+from diffdpo.data.plans import plan_digest, read_plan
 from diffdpo.data.prompts import DURATION, EDIT, prompt_row, read_prompts
 from diffdpo.data.schema import TableSpec
 from diffdpo.errors import DataError
 from diffdpo.names import check_id, file_stem
 from diffdpo.runs import write_if_changed
-from diffdpo.types import Prompt
+from diffdpo.types import Plan, Prompt
 
 PROMPTS = "prompts.jsonl"
 
@@ -49,6 +50,8 @@ class SampleRow:
     """Hash of the sound (canonical PCM), the key of its scores; empty for a song without audio."""
     inputs: str = ""
     """Digest of what the song was generated from: prompt, edit and model; empty in tables of older versions."""
+    plan: str = ""
+    """Digest of the plan that the song follows, which is in plans/; empty for a song without one."""
     error: str = ""
     """Why the song could not be generated; empty on success."""
 
@@ -110,6 +113,26 @@ def open_samples(folder: str | Path) -> Samples:
     if not (samples.folder / SAMPLES.folder).is_dir():
         raise DataError(f"{folder}: holds no samples; run `diffdpo sample` first")
     return samples
+
+
+def sample_plan(samples: Samples, row: SampleRow) -> Plan | None:
+    """The plan that a song was generated from; None for a song without one.
+
+    DataError for a plan that is gone, damaged, or not the one that the song follows.
+    """
+    path = samples.plan(row.sample_id)
+    if not path.is_file():
+        if row.plan:
+            raise DataError(
+                f"{path}: missing, and the song {row.sample_id!r} follows it; sample the song again"
+            )
+        return None
+    plan = read_plan(path)
+    if row.plan and plan_digest(plan) != row.plan:
+        raise DataError(
+            f"{path}: not the plan that the song {row.sample_id!r} follows; sample the song again"
+        )
+    return plan
 
 
 def relative_folder(samples: Path, folder: Path) -> str:

@@ -6,11 +6,12 @@ For `song.flac` these are read, the first that says something counts:
 * `song.caption.txt`, `song.lyrics.txt`, `song.lrc`;
 * `song.txt`: `key: value` lines with the lyrics last (Side-Step), elements such as <CAPTION> and <LYRICS>
   (ai-toolkit), the words of the song where a caption stands elsewhere or a section is named, else the caption;
-* the tags of the recording: genre, artist and title, license.
+* the tags of the recording: genre, artist and title, license; bpm and key in MP3 and FLAC.
 """
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,10 @@ def _lines(text: str) -> dict[str, str]:
 
 
 def _tags(audio: Path) -> dict[str, Any]:
-    """Genre, license and attribution in the tags of a recording; {} for a file that cannot be opened."""
+    """Genre, license, attribution, tempo and key in the tags of a recording; {} for a file that cannot be
+    opened. A tempo or key that is none is passed over: tags come from many programs."""
     from diffdpo.audio import decode
+    from diffdpo.data.recording_tags import read_tags
 
     try:
         with decode(audio) as file:
@@ -112,6 +115,9 @@ def _tags(audio: Path) -> dict[str, Any]:
         "license": tags.get("license", "") or tags.get("copyright", ""),
         "attribution": " - ".join(names),
     }
+    for name, value in read_tags(audio).items():
+        with suppress(DataError):
+            values[name] = _value(name, value, str(audio))
     return {name: value for name, value in values.items() if value}
 
 

@@ -72,10 +72,10 @@ def _folder_songs(folder: Path, report: Callable[[str], None]) -> list[SongEntry
             recordings.setdefault(file.with_suffix(""), []).append(file)
     files = [_choose(group) for group in recordings.values()]
     lines = [
-        f"{file}: left out; {chosen.name} is the same song"
-        for chosen, group in zip(files, recordings.values(), strict=True)
+        f"{file}: left out; {recording.name} is the same song"
+        for recording, group in zip(files, recordings.values(), strict=True)
         for file in group
-        if file != chosen
+        if file != recording
     ]
     for line in lines[:MAX_LINES]:
         report(line)

@@ -44,8 +44,8 @@ class BeatNetwork(nn.Module):
         self.output = nn.Linear(UNITS, 3)
 
     def forward(self, features: Float[Tensor, "frame feature"]) -> Float[Tensor, "frame 2"]:
-        filtered = F.max_pool1d(F.relu(self.conv(features[:, None])), 2).flatten(1)
-        hidden, _ = self.recurrent(self.project(filtered)[None])
+        bands = F.max_pool1d(F.relu(self.conv(features[:, None])), 2).flatten(1)
+        hidden, _ = self.recurrent(self.project(bands)[None])
         return self.output(hidden[0]).softmax(-1)[:, :2]
 
 
@@ -88,9 +88,9 @@ def filter_bank() -> Float[Tensor, "bin band"]:
     corners = np.unique(np.clip(np.rint(hertz / step).astype(int), 0, bins - 1))
     places = np.arange(bins)[:, None]
     low, top, high = corners[:-2], corners[1:-1], corners[2:]
-    rising = (places - low) / (top - low)
-    falling = (high - places) / (high - top)
-    triangles = np.clip(np.minimum(rising, falling), 0, None)
+    ascents = (places - low) / (top - low)
+    descents = (high - places) / (high - top)
+    triangles = np.clip(np.minimum(ascents, descents), 0, None)
     return torch.from_numpy(triangles / triangles.sum(0))
 
 

@@ -11,7 +11,8 @@ from diffdpo.data.samples import SampleRow
 from diffdpo.errors import DataError
 from diffdpo.statistics import MIN_CLUSTERS, Effect, paired_effect
 
-Role = Literal["mined", "judge"]
+Role = Literal["mined", "judge", "diagnosis"]
+ROLES: tuple[Role, ...] = ("mined", "judge", "diagnosis")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class AxisEffect:
 
     axis: str
     role: Role
-    """`mined` for an axis that was optimised, `judge` for one that was held out as evidence."""
+    """`mined` for an axis that was optimised, `judge` for one that was held out as evidence, `diagnosis` for one
+    that was held out and is not shown to be valid: it is watched, and decides nothing."""
     baseline_mean: float
     baseline_std: float
     aligned_mean: float
@@ -61,11 +63,21 @@ def pair_rows(
 
 
 def effects(
-    pairs: Sequence[PairedSample], mined_axes: Collection[str], axes: Sequence[str]
+    pairs: Sequence[PairedSample],
+    mined_axes: Collection[str],
+    axes: Sequence[str],
+    diagnoses: Collection[str] = (),
 ) -> list[AxisEffect]:
-    """The effect of each axis, mined axes first, with intervals over prompts. DataError without a scored axis."""
+    """The effect of each axis with intervals over prompts: mined axes, then judges, then diagnoses.
+
+    DataError without a scored axis.
+    """
     results = []
-    for axis in sorted(axes, key=lambda axis: (axis not in mined_axes, axes.index(axis))):
+    roles: dict[str, Role] = {
+        axis: "mined" if axis in mined_axes else "diagnosis" if axis in diagnoses else "judge"
+        for axis in axes
+    }
+    for axis in sorted(axes, key=lambda axis: (ROLES.index(roles[axis]), axes.index(axis))):
         usable = [p for p in pairs if _finite(p.baseline.get(axis)) and _finite(p.aligned.get(axis))]
         if len(usable) < 2:
             continue
@@ -74,7 +86,7 @@ def effects(
         results.append(
             AxisEffect(
                 axis=axis,
-                role="mined" if axis in mined_axes else "judge",
+                role=roles[axis],
                 baseline_mean=float(baseline.mean()),
                 baseline_std=float(baseline.std(ddof=1)),
                 aligned_mean=float(aligned.mean()),

@@ -26,7 +26,7 @@ HELD_OUT_SPLITS = ("valid", "test")
 REAL_SONG_COLUMNS = ("song", "title", "package", "artist", "style", "tags", "split", "group", "in_training")
 """Of a window's song. `style` are the words of people, `tags` those of a tagger, both with commas in between."""
 REAL_WINDOW_COLUMNS = (*REAL_SONG_COLUMNS, "start_s")
-SALT = b"diffdpo-real-songs-2889"
+GROUP_SALT = b"diffdpo-real-songs-2889"
 """Part of the hash that divides artists; chosen for groups of even size, without a look at any value."""
 
 
@@ -105,5 +105,5 @@ def song_group(package: str, artist: str, split: str = "train") -> str:
     """The group of a song: the judge's if it was held out of training, else by a hash of package and artist."""
     if split in HELD_OUT_SPLITS:
         return "judge"
-    digest = hashlib.sha256(SALT + f"|{package}|{artist}".encode()).digest()
+    digest = hashlib.sha256(GROUP_SALT + f"|{package}|{artist}".encode()).digest()
     return SONG_GROUPS[digest[0] % len(SONG_GROUPS)]

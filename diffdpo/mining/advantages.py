@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from diffdpo.mining.base import check_axes
 from diffdpo.mining.values import PromptCandidates
@@ -30,13 +31,21 @@ def advantages(
     """
     check_axes(weights, axes, "weights")
     weight = np.array([weights.get(axis, 1.0) for axis in axes])
-    tolerance = 1e-9 * math.fsum(weight)
     sums: dict[str, float] = {}
     for prompt in prompts:
         if len(prompt.sample_ids) > 1:
+            tolerance = float(weight @ _rounding(prompt))
             for name, merits in zip(prompt.sample_ids, (weight * prompt.z).tolist(), strict=True):
                 total = math.fsum(merits)
                 sums[name] = total if abs(total) > tolerance else 0.0  # axes that cancel: no like by rounding
     spread = math.sqrt(math.fsum(a**2 for a in sums.values()) / max(1, len(sums)))
     scale = spread if rescale and spread > 0 else 1.0
     return {name: value / scale for name, value in sums.items()}
+
+
+def _rounding(prompt: PromptCandidates) -> Float[np.ndarray, " axis"]:
+    """By how much rounding may move z on each axis: more, the farther the scores lie from 0 for their spread."""
+    spread = prompt.scores.std(0)
+    size = np.abs(prompt.scores).max(0)
+    relative = np.divide(size, spread, out=np.zeros_like(size), where=spread > 0)
+    return 1e-9 + 8 * np.finfo(np.float64).eps * relative

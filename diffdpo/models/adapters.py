@@ -18,6 +18,7 @@ from torch import Tensor
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.models import lora_layouts
+from diffdpo.models.adapter_config import ALL_LAYERS, match_layers
 from diffdpo.models.checkpoints import read_config
 from diffdpo.weight_files import WEIGHTS, read_tensors
 
@@ -148,8 +149,12 @@ def parse_entry(entry: str) -> tuple[Path, float]:
     return Path(folder), value
 
 
-def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
+def merge_adapter(
+    network: Any, folder: Path, weight: float = 1.0, layers: Sequence[str] = ALL_LAYERS
+) -> None:
     """Add `weight` times a LoRA's change to the weights; for a plain LoRA W + weight (alpha / rank) B A.
+
+    `layers` chooses layers by patterns, see `AdapterConfig`; the others stay as they are.
 
     Sums commute, so several adapters trained from one network give its LoRA soup whatever their order (LeVo's
     interpolation of per-axis models), and adapters trained on top of each other give the last one. DoRA's change
@@ -159,8 +164,9 @@ def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
     path = adapter_file(folder)
     config = supported_config(config, path)
     check_fit(network, state, path)
-    layers = {name.split(".lora_")[0] for name in state}
-    before = {name: _weights_of(network, name) for name in layers} if weight != 1 else {}
+    names = {name.split(".lora_")[0] for name in state}
+    selection = match_layers(network, names, layers, path)
+    before = {name: _weights_of(network, name) for name in names if weight != 1 or name not in selection}
     try:
         check_mergeable(PeftLora(**config), path)
         network.load_lora_adapter(dict(sorted(state.items())), prefix=None, metadata=config or None)
@@ -175,7 +181,7 @@ def merge_adapter(network: Any, folder: Path, weight: float = 1.0) -> None:
     with torch.no_grad():
         for name, tensors in before.items():
             for parameter, old in zip(_parameters_of(network, name), tensors, strict=True):
-                parameter.copy_(torch.lerp(old, parameter, weight))
+                parameter.copy_(torch.lerp(old, parameter, weight) if name in selection else old)
 
 
 def merge_adapters(network: Any, adapter: Adapters) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
@@ -181,6 +182,21 @@ class Plans(Protocol):
 
 
 @runtime_checkable
+class Covers(Protocol):
+    """A song model that makes a song anew after codes that it reads off the song's sound. Optional."""
+
+    @property
+    def cover_planner(self) -> str:
+        """Identity of the tokenizer that reads the codes: the planner of the plans of `cover_plan`."""
+
+    def cover_plan(self, latents: Float[Tensor, "frame channel"]) -> Plan:
+        """The plan that a song's latents stand for. DataError where the checkpoint lacks the tokenizer."""
+
+    def embed_plan(self, plan: Plan) -> Embedding:
+        """See Plans."""
+
+
+@runtime_checkable
 class Transcribes(Protocol):
     """A song model with conditions on the time axis that can be read off recordings, such as beats. Optional."""
 
@@ -208,6 +224,7 @@ OPTIONAL: dict[Any, str] = {
     Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
     Plans: "plan songs",
+    Covers: "cover a recording, which edit.cover needs",
     Transcribes: "transcribe recordings",
     EncodesSounds: "encode sounds in slices",
     TranscribesSounds: "transcribe sounds in slices",
@@ -253,6 +270,14 @@ def take(tree: dict[str, Tensor], index: Int[Tensor, " row"]) -> dict[str, Tenso
 def move(tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Named tensors on a device."""
     return {name: tensor.to(device) for name, tensor in tree.items()}
+
+
+def host_value(number: Int[Tensor, ""]) -> int | None:
+    """An integer on the host; None where it has no value, as in a pass that is traced for its shapes alone."""
+    try:
+        return int(number)
+    except DataDependentOutputException:
+        return None
 
 
 def compile_blocks(network: Any, key: str) -> None:

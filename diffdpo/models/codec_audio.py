@@ -50,15 +50,15 @@ def encode_clip(
 def encode_slices(codec: Codec | None, sound: Sound, sample_rate: int) -> Float[Tensor, "frame channel"]:
     """`encode_clip` of a sound of any length with a slice in memory at a time; a codec without windows takes the
     sound in one piece."""
-    windowed = require_codec(codec)
-    if not isinstance(windowed, WindowedCodec):
+    required_codec = require_codec(codec)
+    if not isinstance(required_codec, WindowedCodec):
         return encode_clip(codec, sound.clip(), sample_rate)
     stereo = sound.resampled(sample_rate).map(audio.stereo)
 
     def read(start: int, stop: int) -> Float[Tensor, "1 2 _"]:
         return torch.from_numpy(stereo.read(start, stop))[None]
 
-    return windowed.encode_windows(read, stereo.length)[0].cpu()
+    return required_codec.encode_windows(read, stereo.length)[0].cpu()
 
 
 def decode_clip(

@@ -1,4 +1,6 @@
-"""Embeddings of prompts and plans by content: each is computed once, and kept in memory and optionally on disk.
+"""Embeddings of prompts and plans by content: each is computed once, and kept in memory or on disk.
+
+On disk they stay in the pages of their files, which are read when an embedding is used and can be given up again.
 
 After all prompts are embedded, a model's encoders can be freed: prompts in the store still work.
 """
@@ -13,8 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
-from diffdpo.models.base import Plans, SongModel, require
+from diffdpo.models.base import Covers, Plans, SongModel, require, supports
 from diffdpo.runs import atomic_write
 from diffdpo.types import Clip, Embedding, Plan, Prompt
 
@@ -30,7 +33,7 @@ class EmbeddingStore:
 
     model: SongModel
     folder: Path | None = None
-    """Where embeddings are kept between runs, a file each; None keeps them in memory only."""
+    """Where embeddings are kept between runs, a file each, and mapped from there; None keeps them in memory."""
     memory: dict[str, Embedding] = field(default_factory=dict)
 
     def embed(self, prompt: Prompt) -> Embedding:
@@ -40,23 +43,25 @@ class EmbeddingStore:
 
     def embed_plan(self, plan: Plan) -> Embedding:
         """The embedding of a plan. DataError if another planner made it."""
-        require(self.model, Plans)
+        if not supports(self.model, Covers):
+            require(self.model, Plans)
         model: Any = self.model
-        if plan.planner != model.planner:  # the model refuses it, also where an earlier run has cached it
+        planners = (getattr(model, "planner", None), getattr(model, "cover_planner", None))
+        if plan.planner not in planners:  # the model refuses it, also where an earlier run has cached it
             refusal: Embedding = model.embed_plan(plan)
             return refusal
         return self._get_or_compute(plan_digest(plan), lambda: model.embed_plan(plan))
 
     def _get_or_compute(self, key: str, compute: Any) -> Embedding:
-        """From memory, from the folder, or computed; then kept in both."""
+        """From memory, from the folder, or computed; then mapped from the folder if there is one."""
         if key not in self.memory:
             path = self._path(key)
-            if path is not None and path.is_file():
-                self.memory[key] = read_embedding(path)
-            else:
+            if path is None:
                 self.memory[key] = compute()
-                if path is not None:
-                    write_embedding(path, self.memory[key])
+            else:
+                if not path.is_file():
+                    write_embedding(path, compute())
+                self.memory[key] = read_embedding(path)
         return self.memory[key]
 
     def _path(self, key: str) -> Path | None:
@@ -68,7 +73,7 @@ class EmbeddingStore:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """An embedding from its file; DataError if the file is damaged."""
+    """An embedding mapped from its file; DataError if the file is damaged."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -99,13 +104,3 @@ def _recording_digest(style_audio: str | Clip | None) -> str:
         return hashlib.sha256(Path(style_audio).read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"{style_audio}: cannot be read ({error.strerror})") from None
-
-
-def plan_digest(plan: Plan) -> str:
-    """Identity of a plan: its planner and its tensors."""
-    digest = hashlib.sha256(plan.planner.encode())
-    for name in sorted(plan.tensors):
-        tensor = plan.tensors[name].contiguous()
-        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

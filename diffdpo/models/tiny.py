@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.hub import BUNDLE, fingerprint_of
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.diffrhythm.adapter import DiffRhythm
@@ -26,6 +27,8 @@ class Tiny:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
 
     def load(self) -> "DiffRhythm":
         from diffdpo.codecs.spectral import SpectralCodec
@@ -37,7 +40,9 @@ class Tiny:
         from diffdpo.models.diffrhythm.encoders import Encoders
 
         folder = Path(self.bundle) if self.bundle else BUNDLE
-        network = load_network(Path(self.network) if self.network else folder / "network", self.adapter)
+        network = load_network(
+            Path(self.network) if self.network else folder / "network", self.adapter, adapters=self.adapters
+        )
         codec = load_saved(SpectralCodec, folder / "codec")
         return DiffRhythm(
             network=network,

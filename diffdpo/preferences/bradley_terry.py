@@ -6,7 +6,7 @@ penalty on the weights it has a single minimum, which Newton's method finds to r
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 STEPS = 100
 TOLERANCE = 1e-9
@@ -23,7 +23,7 @@ def log_loss(margins: PairColumn, targets: PairColumn) -> PairColumn:
     return np.logaddexp(0.0, -margins) + (1.0 - targets) * margins
 
 
-def win_probability(margins: PairColumn) -> PairColumn:
+def win_probability(margins: Float[np.ndarray, "*pair"]) -> Float[np.ndarray, "*pair"]:
     """The sigmoid of margins, without overflow."""
     return np.exp(-np.logaddexp(0.0, -margins))
 
@@ -84,14 +84,14 @@ def calibrate_temperature(margins: PairColumn, targets: PairColumn | None = None
     return float(np.clip(scale / max(sharpness, 1e-12), low, high))
 
 
-def group_folds(groups: Int[np.ndarray, " pair"], folds: int, seed: int) -> Int[np.ndarray, " pair"]:
+def group_folds(groups: Shaped[np.ndarray, " pair"], folds: int, seed: int) -> Int[np.ndarray, " pair"]:
     """A fold for every pair; pairs of one group, such as a song or a package, are in one fold."""
     names, member = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
     return (np.argsort(order) % folds)[member]
 
 
-def bootstrap_counts(groups: Int[np.ndarray, " pair"], rng: np.random.Generator) -> PairColumn:
+def bootstrap_counts(groups: Shaped[np.ndarray, " pair"], rng: np.random.Generator) -> PairColumn:
     """How often each pair is in a sample of groups drawn with replacement."""
     names, member = np.unique(groups, return_inverse=True)
     draws = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))

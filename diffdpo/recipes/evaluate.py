@@ -17,7 +17,7 @@ from diffdpo.data.ratings import RATINGS
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
-from diffdpo.errors import DataError
+from diffdpo.errors import DataError, NotPassedError
 from diffdpo.evaluation.effects import (
     AxisEffect,
     PairedSample,
@@ -26,6 +26,10 @@ from diffdpo.evaluation.effects import (
     standardised_change,
     verdict,
 )
+from diffdpo.evaluation.evidence import gather_evidence
+from diffdpo.evaluation.verdict import reach_verdict
+from diffdpo.evaluation.witness_report import shipped_bands, witness_report
+from diffdpo.mining import Candidate
 from diffdpo.progress import log
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
@@ -40,7 +44,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import check_axis_names
+from diffdpo.scorers.axes import check_axis_names, diagnosis_axes
 from diffdpo.text_files import read_jsonl, read_text
 from diffdpo.types import Prompt
 
@@ -56,11 +60,18 @@ class EvaluateRun:
     scores: str = field(default=MISSING, metadata=PATH)
     out: str = field(default=MISSING, metadata=PATH)
     mined_axes: list[str] = field(default_factory=list)
-    """Axes that were optimised; all others in the scores are judges. Empty: the axes in the manifest of `pairs`."""
+    """Axes that were optimised; all others in the scores are judges or diagnoses. Empty: those of the manifest of
+    `pairs`."""
+    judges: list[str] = field(default_factory=list)
+    """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
+    require_pass: bool = False
+    """Exit with code 1 unless the verdict is passed; the report is written all the same."""
     pairs: str = field(default="", metadata=PATH)
     """Folder of the mined pairs: names the mined axes, and evaluation prompts that were mined are refused."""
     training: str = field(default="", metadata=PATH)
     """Run directory whose curves the report shows."""
+    candidates: str = field(default="", metadata=PATH)
+    """Scored songs of the model before, several a prompt: the report names the best-of-N that gains as much."""
     listen: int = 6
     """Pairs of songs with players in the report: those with the worst change."""
     long_song: str = field(default="", metadata=PATH)
@@ -77,6 +88,7 @@ class EvaluateRun:
     def check_parts(self) -> None:
         """ConfigError for an axis that does not exist, before anything is read."""
         check_axis_names(self.mined_axes, "mined_axes")
+        check_axis_names(self.judges, "judges")
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -87,7 +99,16 @@ def run(cfg: EvaluateRun) -> Path:
         if dist.main:
             _evaluate(cfg, out)
         dist.barrier()
+    if cfg.require_pass:
+        check_passed(out)
     return out
+
+
+def check_passed(folder: Path) -> None:
+    """NotPassedError with the reasons unless the verdict of a report is passed."""
+    verdict = read_json(folder / "report.json")["verdict"]
+    if not verdict["passed"]:
+        raise NotPassedError(f"{folder}: the verdict is not passed: {'; '.join(verdict['reasons'])}")
 
 
 def _evaluate(cfg: EvaluateRun, out: Path) -> None:
@@ -102,10 +123,15 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    axis_effects = effects(pairs, mined_axes, axes)
+    axis_effects = effects(pairs, mined_axes, axes, diagnosis_axes(axes, cfg.judges))
+    _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
+    bands = shipped_bands()
+    decision = reach_verdict(gather_evidence(pairs, axis_effects, metrics=_training_rows(cfg), bands=bands))
+    witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
     result = {
-        "verdict": sentence,
+        "verdict": {"sentence": sentence, **asdict(decision)},
+        "witnesses": asdict(witnesses) if witnesses is not None else None,
         "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in axis_effects],
         "samples": [asdict(pair) | {"change": standardised_change(pair, axis_effects)} for pair in pairs],
         "mining": mining,
@@ -115,8 +141,39 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     atomic_write(out / CONFIG, to_yaml(cfg))
     write_report(out / "report.html", _report(cfg, baseline, aligned, pairs, axis_effects, mining))
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
-    log(sentence)
+    for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
+        log(line)
     log(f"report: {out / 'report.html'}")
+
+
+def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
+    """DataError for a judge of the configuration that was mined or has no scores."""
+    judges = [a.axis for a in axis_effects if a.role == "judge"]
+    for axis in cfg.judges:
+        if axis not in judges:
+            raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
+
+
+def _candidates(cfg: EvaluateRun, scores: Scores) -> list[Candidate]:
+    """The stored candidates of the model before, with their scores."""
+    if not cfg.candidates:
+        return []
+    samples = open_samples(cfg.candidates)
+    values = join_scores(scores, samples, samples.prompts()).by_song()
+    return [
+        Candidate(
+            prompt_id=row.prompt_id, group=row.group, sample_id=row.sample_id, scores=values[row.sample_id]
+        )
+        for row in samples.rows()
+        if row.sample_id in values
+    ]
+
+
+def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:
+    """The metrics of the training, if its folder is given."""
+    if not cfg.training:
+        return []
+    return [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)]
 
 
 def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
@@ -138,7 +195,7 @@ def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[st
     """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined_axes, axes)
+    return effects(pairs, mined_axes, axes, diagnosis_axes(axes))
 
 
 def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:
@@ -179,9 +236,7 @@ def _report(
     """The content of the report: effects, songs with the worst change first, and key numbers."""
     prompts = {prompt.id: prompt for prompt in baseline.prompts()}
     worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
-    training = (
-        [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)] if cfg.training else []
-    )
+    training = _training_rows(cfg)
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
         facts = {

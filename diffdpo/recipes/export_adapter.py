@@ -110,6 +110,7 @@ def usage(settings: AdapterExport) -> str:
         load = f'network = PeftModel.from_pretrained(network, "{name}")'
         return f"```python\nfrom peft import PeftModel\n\n{load}\n```"
     return (
+        "Where the pipeline loads LoRA, as ACE-Step's does (for Stable Audio export with `layout=peft`):\n\n"
         f'```python\npipe.load_lora_weights("{name}")\n```\n\nor, for the network alone,\n\n'
         f'```python\nnetwork.load_lora_adapter("{name}", use_safetensors=True)\n```\n\nWith diffdpo, at a strength:'
         f"\n\n```bash\ndiffdpo sample CONFIG model.args.adapter={name}@0.7\n```"
@@ -133,6 +134,8 @@ def evaluation_table(folder: Path) -> str:
             for row in report["axes"]
         ]
         head = "| axis | role | base | with the adapter | change, 95 % interval |\n|---|---|---|---|---|"
-        return "\n".join([report["verdict"], "", head, *rows])
+        verdict = report["verdict"]  # a sentence alone in reports of earlier versions
+        sentence = verdict if isinstance(verdict, str) else verdict["sentence"]
+        return "\n".join([sentence, "", head, *rows])
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{folder / 'report.json'}: no report of `diffdpo evaluate`") from None

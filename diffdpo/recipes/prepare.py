@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,13 @@ from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
 from diffdpo.lyrics.lrc import is_untimed
-from diffdpo.models.base import EncodesSounds, SongModel, Transcribes, TranscribesSounds, supports
+from diffdpo.models.base import (
+    EncodesSounds,
+    SongModel,
+    Transcribes,
+    TranscribesSounds,
+    supports,
+)
 from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.randomness import generator
@@ -48,6 +55,9 @@ class PrepareRun:
     """Songs are brought to this loudness before encoding."""
     style_window_s: float = 10.0
     """Length of the windows of a song; a style is computed for each."""
+    style: Literal["auto", "windows", "none"] = "auto"
+    """What a model that takes the sound of a reference is shown in training: the window's own sound in two of three
+    variants, or no reference. auto: as the model was trained, no reference for ACE-Step and windows for others."""
     captions: int = 0
     """Styles of each window that come from captions: random parts of the song's text and of what is measured in the
     window (tempo, brightness, …). For models that are prompted with text. 0: the song's text only."""
@@ -189,11 +199,13 @@ def embed_windows(model: SongModel, sound: Sound, song: SongEntry, cfg: PrepareR
     """Embeddings of a song, by variant and window: of its text and sound together, its sound alone, its text alone.
 
     The variants teach a model to follow prompts that say much and prompts that say little. With `captions` set, so
-    many captions of the window replace the variant of the text alone. A model that embeds no sound gets only the
-    variants of texts. The transcript of a song without lyrics, such as its beats, is in all variants.
+    many captions of the window replace the variant of the text alone. A model that embeds no sound, or is to be
+    shown none, gets only the variants of texts. The transcript of a song without lyrics, such as its beats, is in
+    all variants.
     """
     width = max(1, int(cfg.style_window_s * sound.sample_rate))
     count = min(max(1, sound.length // width), sound.length)
+    has_style = model.embeds_audio and shows_style(model, cfg.style)
     transcript: Embedding = {} if song.lyrics else _transcribe(model, sound)
 
     def embed(text: str | None, style_clip: Clip | None) -> Embedding:
@@ -215,10 +227,16 @@ def embed_windows(model: SongModel, sound: Sound, song: SongEntry, cfg: PrepareR
     for number, (start, stop) in enumerate(pairwise(ends)):
         window = sound.clip(start, stop)
         texts = _captions(song, window, f"{song.id}:{number}", cfg.captions) or [song.text]
-        sounds = [embed(song.text or None, window), embed(None, window)] if model.embeds_audio else []
+        sounds = [embed(song.text or None, window), embed(None, window)] if has_style else []
         variants = sounds + [embed(text, None) for text in texts if text] or [embed(None, None)]
         windows.append([variants[min(i, len(variants) - 1)] for i in range(len(sounds) + len(texts))])
     return [list(variant) for variant in zip(*windows, strict=True)]
+
+
+def shows_style(model: SongModel, style: str) -> bool:
+    """Whether songs are trained on with their own sound as the style reference; where nothing is said, as the model
+    was trained: with it, unless the model has `own_style_reference` false."""
+    return style == "windows" or (style == "auto" and bool(getattr(model, "own_style_reference", True)))
 
 
 def _captions(song: SongEntry, window: Clip, key: str, count: int) -> list[str]:

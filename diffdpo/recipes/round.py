@@ -30,7 +30,7 @@ from diffdpo.run_dir import DistEnv, dist_env, open_run
 from diffdpo.runs import MANIFEST, METRICS, finish, read_json, write_if_changed
 from diffdpo.statistics import MIN_CLUSTERS
 from diffdpo.text_files import read_jsonl
-from diffdpo.training.config import FREE_TO_CHANGE, export_folder
+from diffdpo.training.config import FREE_TO_CHANGE, result_folder
 
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
@@ -39,7 +39,17 @@ ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "score": ("out", "samples"),
     "mine": ("out", "samples", "scores", "pairs"),
     "train": ("out", "model", "seed"),
-    "evaluate": ("out", "baseline", "aligned", "scores", "pairs", "training", "command", "license"),
+    "evaluate": (
+        "out",
+        "baseline",
+        "aligned",
+        "scores",
+        "pairs",
+        "training",
+        "candidates",
+        "command",
+        "license",
+    ),
 }
 """The keys of each stage's configuration that the round sets itself."""
 
@@ -83,7 +93,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen. The round sets the folders, long_song, command and license."""
+    """The report: listen, judges, require_pass. The round sets the folders, long_song, command and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     seed: int = 0
@@ -117,11 +127,17 @@ def run(cfg: RoundRun) -> Path:
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
     dist = dist_env()
-    free = ["rounds", *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps")]
+    free = [
+        "rounds",
+        "evaluate.require_pass",
+        *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
+    ]
     mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
     inputs = {"mining prompts": digest(mining), "model": model_digest(cfg.model)}
     with open_run(cfg, free=free, inputs=inputs, dist=dist) as out:
         _run_rounds(cfg, out, dist)
+    if cfg.evaluate.require_pass:
+        evaluate.check_passed(out / "report")
     return out
 
 
@@ -152,6 +168,7 @@ def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
             stopped=decision.reason,
             results=[asdict(result) for result in results],
             model={"name": best.name, **best.args},
+            verdict=read_json(out / "report" / "report.json")["verdict"],
         )
 
 
@@ -159,6 +176,9 @@ def _check_prompts(cfg: RoundRun) -> None:
     """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
     mining, evaluation = read_prompts(cfg.mining_prompts), read_prompts(cfg.evaluation_prompts)
     check_disjoint(mining, evaluation)
+    if cfg.train.train.validation is not None and (path := cfg.train.train.validation.prompts):
+        check_disjoint(mining, read_prompts(path))
+        check_disjoint(read_prompts(path), evaluation)
     if cfg.validation_prompts:
         validation = read_prompts(cfg.validation_prompts)
         if (count := len({prompt.group for prompt in validation})) < MIN_CLUSTERS:
@@ -202,10 +222,12 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
             out=str(out / "report"),
             pairs=str(folder / "pairs"),
             training=str(folder / "train"),
+            candidates=str(out / "round-1" / "candidates"),
             long_song=str(song or ""),
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
             command=f"diffdpo round {out / 'config.yaml'}",
             license=cfg.license,
+            require_pass=False,  # not before the round is complete
         )
     )
 
@@ -229,15 +251,18 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
         seed=cfg.seed,
     )
     train.run(training)
-    export = export_folder(folder / "train", training.train.steps)
-    return next_model(model, export, lora=training.train.lora is not None)
+    return next_model(model, result_folder(folder / "train"), lora=training.train.lora is not None)
 
 
 def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
     """The model after a training run. Adapters of earlier rounds are listed before the new one."""
     if not lora:
-        args = {key: value for key, value in model.args.items() if key != "adapter"}
+        args = {key: value for key, value in model.args.items() if key not in ("adapter", "adapters")}
         return Choice(model.name, {**args, "network": str(export)})
+    if model.args.get("adapters"):
+        return Choice(
+            model.name, {**model.args, "adapters": [*model.args["adapters"], {"path": str(export)}]}
+        )
     earlier = model.args.get("adapter") or ""
     if isinstance(earlier, str):
         adapters: str | list[str] = f"{earlier},{export}" if earlier else str(export)

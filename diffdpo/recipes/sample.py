@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +15,6 @@ from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data import tables
 from diffdpo.data.edits import Edit
-from diffdpo.data.latents import write_latents
-from diffdpo.data.plans import write_plan
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs, refresh_samples
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
@@ -34,14 +32,13 @@ from diffdpo.runs import finish
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
 from diffdpo.sampling.previews import previews
-from diffdpo.sampling.render import write_song
+from diffdpo.sampling.sample_files import SampleDigests, sample_row, write_sample
 from diffdpo.sampling.sample_jobs import (
     EmbeddedJob,
     SampleJob,
     check_jobs,
     embed_jobs,
     sample_jobs,
-    song_audio,
     song_request,
 )
 from diffdpo.scorers.axes import check_axis_controls
@@ -67,7 +64,7 @@ class SampleRun:
     audio: bool = True
     """Decode and write FLAC; without, only latents are written."""
     embedding_cache: str = field(default="", metadata=PATH)
-    """Folder that keeps embeddings of prompts between runs, by content."""
+    """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
 
     def __post_init__(self) -> None:
         check_range(self, "per_prompt", "shards", low=1)
@@ -254,40 +251,26 @@ def _write(
     inputs: Mapping[str, str],
 ) -> SampleRow:
     """Write one song; its row, with the error if that failed."""
-    job = embedded_job.job
-    sha256 = ""
     try:
-        if not torch.isfinite(latents).all():
-            raise DataError("the sampled latents are not numbers")
-        if cfg.audio:
-            sound, gain = song_audio(model, job, latents)
-            sha256 = write_song(sound, samples.audio(job.sample_id), at_gain=gain)
-        if embedded_job.plan is not None:
-            write_plan(samples.plan(job.sample_id), embedded_job.plan)
-        write_latents(samples.latents(job.sample_id), latents)
+        digests = write_sample(model, samples, embedded_job, latents, audio=cfg.audio)
     except Exception as error:  # whatever one song brings about
-        return _row(cfg, job, inputs, sha256=sha256, error=song_fault(error))
-    return _row(cfg, job, inputs, sha256=sha256)
+        return _row(cfg, embedded_job.job, inputs, error=song_fault(error))
+    return _row(cfg, embedded_job.job, inputs, digests=digests)
 
 
 def _row(
-    cfg: SampleRun, job: SampleJob, inputs: Mapping[str, str], *, sha256: str = "", error: str = ""
+    cfg: SampleRun,
+    job: SampleJob,
+    inputs: Mapping[str, str],
+    *,
+    digests: SampleDigests = SampleDigests(),  # noqa: B008 - frozen
+    error: str = "",
 ) -> SampleRow:
-    return SampleRow(
-        sample_id=job.sample_id,
-        prompt_id=job.prompt.id,
-        group=job.prompt.group,
-        seed=cfg.seed,
-        frames=job.frames,
-        duration_s=job.prompt.duration_s,
-        model=json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True),
-        sampling=json.dumps(asdict(cfg.sampling), sort_keys=True),
-        longform=json.dumps(asdict(cfg.longform), sort_keys=True),
-        edit=job.edit_json(),
-        sha256=sha256,
-        inputs=inputs[job.prompt.id],
-        error=error,
-    )
+    model = json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True)
+    return sample_row(
+        job, cfg.sampling, cfg.longform, seed=cfg.seed, model=model, inputs=inputs[job.prompt.id],
+        digests=digests, error=error,
+    )  # fmt: skip
 
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:

@@ -9,13 +9,15 @@ import torch
 
 from diffdpo.checks import check_range, check_seed
 from diffdpo.errors import ConfigError
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model
 from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
-from diffdpo.types import Prompt, Row
+from diffdpo.sampling.request import plan_candidate, prompt_rows
+from diffdpo.types import Prompt
 
 OUTPUT_SUFFIXES = (".flac", ".wav")
 
@@ -61,7 +63,9 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
         if not sign:
             raise ConfigError(f"--arg {word}: not of the form key=value")
     model = build_model(Choice(settings.model, args))
-    row = Row(embedding=model.embed(prompt), frames=model.spec.frames(settings.seconds))
+    frames, store = model.spec.frames(settings.seconds), EmbeddingStore(model)
+    _, plan = plan_candidate(store, prompt, "song", frames, settings.seed)
+    row, _ = prompt_rows(prompt, frames, store.embed, plan)
     start_s, preview = time.monotonic(), Preview(out.with_suffix(f".preview{out.suffix}"))
 
     def grow(_: str, latents: torch.Tensor, complete_frames: int) -> None:

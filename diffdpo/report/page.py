@@ -119,7 +119,7 @@ def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
     """The axes by direction, each with its change in standard deviations of the baseline, the largest first."""
     by_direction: dict[str, list[tuple[str, str]]] = {}
     for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_interval_in_sd(e)[1]))):
-        label = f"{name(e.axis)} (judge)" if e.role == "judge" else name(e.axis)
+        label = name(e.axis) if e.role == "mined" else f"{name(e.axis)} ({e.role})"
         by_direction.setdefault(e.effect.direction, []).append((label, format_signed(_interval_in_sd(e)[1])))
     return by_direction
 
@@ -151,6 +151,7 @@ class EffectRow:
 class Forest:
     mined_axes: tuple[EffectRow, ...]
     judges: tuple[EffectRow, ...]
+    diagnoses: tuple[EffectRow, ...]
     zero: float
     ticks: tuple[tuple[float, str], ...]
     cut: bool
@@ -178,6 +179,7 @@ def forest(effects: Sequence[AxisEffect]) -> Forest:
     return Forest(
         mined_axes=tuple(row for row in rows if row.effect.role == "mined"),
         judges=tuple(row for row in rows if row.effect.role == "judge"),
+        diagnoses=tuple(row for row in rows if row.effect.role == "diagnosis"),
         zero=at(0.0),
         ticks=tuple((at(value), format_signed(value, "g")) for value in pictures.ticks(low, high, 5)),
         cut=inside != finite,

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo.data.prompts import negative_prompt
-from diffdpo.types import Embedding, Prompt, Row
+from diffdpo.models.base import Plans, supports
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.randomness import generator
+from diffdpo.types import Embedding, Plan, Prompt, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +67,39 @@ class Request:
 def prompt_rows(
     prompt: Prompt, frames: int, embed: Callable[[Prompt], Embedding], plan: Embedding | None = None
 ) -> tuple[Row, Row | None]:
-    """The row of a prompt with the embedding of a candidate's plan, if it has one, and the row of its negative
-    prompt, None where it has none. `embed` is a model's, or an EmbeddingStore's."""
-    negative = negative_prompt(prompt)
+    """The row of a prompt, and the row of its negative prompt, None where it has none. `embed` is a model's, or an
+    EmbeddingStore's.
+
+    `plan` is the embedding of the candidate's plan, if it has one. A plan belongs to the song and not to what is
+    said about it: both rows have it, as both branches do where the prompt is dropped, so that guidance is of the
+    prompt alone.
+    """
+    negative, plan = negative_prompt(prompt), plan or {}
     return (
-        Row(embedding=embed(prompt) | (plan or {}), frames=frames),
-        Row(embedding=embed(negative), frames=frames) if negative else None,
+        Row(embedding=embed(prompt) | plan, frames=frames),
+        Row(embedding=embed(negative) | plan, frames=frames) if negative else None,
     )
 
 
 def prompt_request(
-    prompt: Prompt, sample_id: str, frames: int, embed: Callable[[Prompt], Embedding]
+    prompt: Prompt,
+    sample_id: str,
+    frames: int,
+    embed: Callable[[Prompt], Embedding],
+    plan: Embedding | None = None,
 ) -> Request:
-    """The request for a whole song of a prompt; `frames` are `LatentSpec.frames` of its duration."""
-    row, negative = prompt_rows(prompt, frames, embed)
+    """The request for a whole song of a prompt; `frames` are `LatentSpec.frames` of its duration. See
+    `prompt_rows`."""
+    row, negative = prompt_rows(prompt, frames, embed, plan)
     return Request(sample_id=sample_id, row=row, negative=negative)
+
+
+def plan_candidate(
+    store: EmbeddingStore, prompt: Prompt, sample_id: str, frames: int, seed: int
+) -> tuple[Plan, Embedding] | tuple[None, None]:
+    """A plan for one candidate, drawn by seed and sample id, and its embedding; None for a model without plans."""
+    model: Any = store.model
+    if not supports(model, Plans):
+        return None, None
+    plan = model.plan(prompt, frames, generator(seed, sample_id, "plan"))
+    return plan, store.embed_plan(plan)

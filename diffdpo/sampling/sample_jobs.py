@@ -16,13 +16,12 @@ from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import sample_id
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
-from diffdpo.models.base import Inpaints, LatentSpec, Plans, SongModel, supports
+from diffdpo.models.base import Covers, Inpaints, LatentSpec, SongModel, require, supports
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.randomness import generator
 from diffdpo.sampling.longform import LongformConfig, SongRequest
 from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, song_gain
-from diffdpo.sampling.request import InpaintContext, prompt_rows
-from diffdpo.types import Plan, Prompt, Row
+from diffdpo.sampling.request import InpaintContext, plan_candidate, prompt_rows
+from diffdpo.types import Embedding, Plan, Prompt, Row
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ def _edit_job(spec: LatentSpec, name: str, prompt: Prompt, edit: Edit) -> Sample
 
 
 def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformConfig) -> None:
-    """DataError for the first song that needs a model that in-paints, where this one does not."""
+    """DataError for the first song that needs a model that covers or in-paints, where this one does not."""
+    if any(job.edit is not None and job.edit.cover for job in jobs):
+        require(model, Covers)
     if supports(model, Inpaints):
         return
     window = longform.chunks(model.spec).size
@@ -121,12 +122,18 @@ def embed_jobs(
     return embedded_jobs, failures
 
 
-def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
+def _cover(store: EmbeddingStore, edit: Edit) -> tuple[Plan | None, Embedding | None]:
+    """The plan of a cover, read off the song that is covered, and its embedding."""
     model: Any = store.model
-    plan, embedding = None, None
-    if supports(model, Plans):
-        plan = model.plan(job.prompt, job.frames, generator(seed, job.sample_id, "plan"))
-        embedding = store.embed_plan(plan)
+    plan = model.cover_plan(_edited_latents(model, edit))
+    return plan, store.embed_plan(plan)
+
+
+def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
+    if job.edit is not None and job.edit.cover:
+        plan, embedding = _cover(store, job.edit)
+    else:
+        plan, embedding = plan_candidate(store, job.prompt, job.sample_id, job.frames, seed)
     row, negative = prompt_rows(job.prompt, job.frames, store.embed, embedding)
     return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 
@@ -134,7 +141,7 @@ def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
 def song_request(model: SongModel, embedded_job: EmbeddedJob) -> SongRequest:
     """The song that `compose` generates. Audio to be edited is brought to the level of `prepare` and encoded."""
     job = embedded_job.job
-    if job.edit is None:
+    if job.edit is None or (job.edit.cover and job.edit.strength == 1):
         return SongRequest(sample_id=job.sample_id, row=embedded_job.row, negative=embedded_job.negative)
     latents = place_song(
         _edited_latents(model, job.edit),
@@ -164,7 +171,7 @@ def song_audio(
 
     An edit of latents keeps its song's gain and place in time, so that what was not edited sounds as before.
     """
-    if job.edit is None:
+    if job.edit is None or job.edit.cover:
         return SongAudio(model, latents, seconds=job.prompt.duration_s), None
     sound = SongAudio(model, latents, -job.frames_before(model.spec.frames_per_second))
     if not job.edit.song.endswith(LATENTS_SUFFIX):

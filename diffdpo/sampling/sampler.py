@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
+from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel, compile_blocks
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
 from diffdpo.sampling.config import SamplingConfig
@@ -29,6 +30,7 @@ from diffdpo.sampling.trajectory import (
     solve,
 )
 from diffdpo.sampling.velocity import (
+    Evaluate,
     cached_velocity,
     clamped_velocity,
     guided_velocity,
@@ -139,11 +141,14 @@ def conditioned_velocity(
     if cfg.compile:
         compile_blocks(model.network, "sampling.compile")
     device = next(model.network.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-        conditions = prepare_conditions(model, conditions)
     mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
-    evaluate = network_velocity(model, model.network if network is None else network, conditions)
-    velocity = guided_velocity(evaluate, conditions, cfg.build_guidance(), mask)
+    policy = model.network if network is None else network
+
+    def prepare() -> Evaluate:
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+            return network_velocity(model, policy, prepare_conditions(model, conditions))
+
+    velocity = guided_velocity(by_adapters(policy, prepare), conditions, cfg.build_guidance(), mask)
     return cached_velocity(velocity, cfg.cache_threshold, mask)
 
 

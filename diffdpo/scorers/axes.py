@@ -10,6 +10,10 @@ from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
 """Axes that are mined only when they are asked for: more complex is not better."""
+UNPROVEN_AXES = NOT_QUALITY | {
+    "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style",
+}  # fmt: skip
+"""Axes that are not shown to be valid on generated songs: held out of mining, they judge nothing."""
 
 
 def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = ()) -> None:
@@ -18,8 +22,19 @@ def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = (
     for axis in names:
         if axis not in axes:
             raise ConfigError(
-                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {', '.join(dict.fromkeys(axes))}."
+                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {_by_family(axes)}."
             )
+
+
+def _by_family(axes: Iterable[str]) -> str:
+    """Names of axes in short: `harmony.key/tuning, rhythm.pulse`."""
+    families: dict[str, list[str]] = {}
+    for axis in dict.fromkeys(axes):
+        family, _, name = axis.partition(".")
+        families.setdefault(family, []).append(name)
+    return ", ".join(
+        f"{family}.{'/'.join(names)}" if any(names) else family for family, names in families.items()
+    )
 
 
 def check_axis_controls(prompts: Iterable[Prompt]) -> None:
@@ -37,6 +52,15 @@ def judge_axes() -> tuple[str, ...]:
         for scorer in judges
         for axis in (scorer.judges if isinstance(scorer, PartialJudge) else scorer.axes)
     )
+
+
+def diagnosis_axes(axes: Sequence[str], judges: Collection[str] = ()) -> list[str]:
+    """The axes that are watched and judge nothing: all but `judges`, by default those without shown validity."""
+    if judges:
+        return [axis for axis in axes if axis not in judges]
+    held_out = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
+    watched = UNPROVEN_AXES | (held_out - set(judge_axes()))
+    return [axis for axis in axes if axis in watched]
 
 
 def axis_traits() -> dict[str, str]:

@@ -34,12 +34,14 @@ class MusicnnTypicality:
     How it can be gamed: the mean of all songs would get 0, so blandness pays; above -0.5 it means nothing.
     It is nearly insensitive to form, harmony and timing: shuffled seconds, detuning and jitter change nothing. The
     reference is 64 freely licensed game songs; what they do not contain (say, a cappella) is judged
-    atypical. Being a judge, it is only watched: when mined axes rise while this falls, stop.
+    atypical. It is a diagnosis, an alarm for destroyed sound: it dislikes songs with many clear notes, and puts
+    real songs through a codec below generated ones, so no verdict depends on it.
     """
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("musicnn.typicality",)
     traits: ClassVar[Mapping[str, str]] = {"musicnn.typicality": "naturalness"}
+    judges: ClassVar[tuple[str, ...]] = ()
     licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
     shortest_s: ClassVar[float] = 3.0

@@ -89,8 +89,8 @@ class NoteHarmony:
         if not mono(features).any():
             return (0.0, 0.0, 0.0, LOWEST_CLEAN, 0.0, 0.0, 0.0)
         notes = features.get(transcription)
-        sounding = audible(notes.note.double().numpy())
-        classes = pitch_classes(sounding)
+        audible_notes = audible(notes.note.double().numpy())
+        classes = pitch_classes(audible_notes)
         histogram = classes.sum(0)
         if not histogram.any():
             return (0.0, 0.0, 0.0, LOWEST_CLEAN, 0.0, 0.0, 0.0)
@@ -102,7 +102,7 @@ class NoteHarmony:
             triad_fit(classes),
             key_clarity(share, FLATNESS),
             scale_fit(share),
-            -neighbour_share(sounding),
+            -neighbour_share(audible_notes),
             pulse_clarity(onsets, NOTES_FRAMES_PER_SECOND),
             note_recurrence(moments, rate),
             note_variety(moments, rate),
@@ -170,11 +170,11 @@ def pulse_clarity(activity: Float[np.ndarray, " frame"], rate: float) -> float:
 def chroma_moments(classes: Float[np.ndarray, "frame 12"]) -> Float[np.ndarray, "moment 12"]:
     """Square roots of the shares of the pitch classes in every moment; what hardly sounds is near 0 throughout."""
     count = len(classes) // POOLED_FRAMES
-    pooled = classes[: count * POOLED_FRAMES].reshape(count, POOLED_FRAMES, 12).mean(1)
-    level = pooled.sum(1, keepdims=True)
+    moments = classes[: count * POOLED_FRAMES].reshape(count, POOLED_FRAMES, 12).mean(1)
+    level = moments.sum(1, keepdims=True)
     if not level.any():
-        return pooled
-    return np.sqrt(pooled / np.maximum(level, 0.05 * level.max() + 1e-9))
+        return moments
+    return np.sqrt(moments / np.maximum(level, 0.05 * level.max() + 1e-9))
 
 
 def note_recurrence(moments: Float[np.ndarray, "moment 12"], rate: float) -> float:

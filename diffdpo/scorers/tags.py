@@ -35,17 +35,18 @@ class Tags:
                   words. In [-3, 3]; 0 for prompts with no word that has a tag, -3 for silence.
 
     The spread over real songs follows from the Gaussian of `musicnn.typicality`, for a logit is linear in the
-    embedding. The network is not the one the model is conditioned on, which makes this the judge of adherence.
+    embedding. The network is not the one the model is conditioned on, so that it can watch adherence.
 
     How it can be gamed, and what it does not know: it has some 40 words, few of them about mood, and none about
     key, brightness or width. The tags come from listeners of MagnaTagATune (classical, electronic, folk; little
     metal, no games). It knows nothing of quality: noise may pass for "loud". Three seconds at a time, so "fast"
-    and "slow" are about texture. Being a judge, it is only watched.
+    and "slow" are about texture. It is a diagnosis, held out of mining; no verdict depends on it.
     """
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("musicnn.tags",)
     traits: ClassVar[Mapping[str, str]] = {"musicnn.tags": "adherence"}
+    judges: ClassVar[tuple[str, ...]] = ()
     licenses: ClassVar[tuple[str, ...]] = ("ISC",)
     judge_only: ClassVar[bool] = True
     shortest_s: ClassVar[float] = 3.0

@@ -45,13 +45,16 @@ def save_checkpoint(
     folder: Path,
     step: int,
     fingerprint: dict[str, Any],
-    objective_state: Mapping[str, float],
+    state: Mapping[str, Any],
     extra: Callable[[Path], None],
     keep: int,
 ) -> Path:
-    """Publish the state after `step`; then delete all checkpoints but the newest `keep`."""
+    """Publish the state after `step`; then delete all checkpoints but the newest `keep`.
+
+    `state` are the loop's own values, which go into the manifest.
+    """
     layout = vars(layout_of(accelerator))
-    manifest: dict[str, Any] = {"step": step, "running": dict(objective_state), **layout, **fingerprint}
+    manifest: dict[str, Any] = {"step": step, **state, **layout, **fingerprint}
     if accelerator.is_main_process:
         for partial in folder.glob(".step-*.partial"):  # of a save that was killed
             shutil.rmtree(partial, ignore_errors=True)
@@ -84,8 +87,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, fingerprint: dict[str, Any]
-) -> tuple[int, Mapping[str, float]]:
-    """Restore a checkpoint into objects prepared by accelerate; its step, and the objective's state then.
+) -> dict[str, Any]:
+    """Restore a checkpoint into objects prepared by accelerate; its manifest, with step and state of the loop.
 
     CheckpointError for a checkpoint that is damaged, of another run, or of processes that this run does not have.
     """
@@ -105,7 +108,7 @@ def load_checkpoint(
     except Exception as error:  # whatever accelerate, torch and DeepSpeed raise for a file that does not fit
         text = f"{type(error).__name__}: {reason(error)}"
         raise damage(checkpoint, checkpoint / STATE, f"cannot be loaded: {text}") from error
-    return int(manifest["step"]), manifest.get("running", {})
+    return manifest
 
 
 def check_latest(folder: Path, accelerator: Accelerator) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from diffdpo.checks import check_number, check_range
 from diffdpo.errors import ensure
 from diffdpo.flow import Timesteps
+from diffdpo.runs import MANIFEST, read_json
+from diffdpo.training.validation_config import ValidationConfig
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,26 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
+class SpikeConfig:
+    """The guard against spikes: a step whose loss or gradient norm lies far above those of the last steps is not
+    taken. Compared are values of steps that were taken, so a spike does not hide the next one."""
+
+    window: int = 50
+    """Steps that a step is compared with. Before half of them are there, only values that are not finite are
+    skipped."""
+    threshold: float = 10.0
+    """Standard deviations above the median, estimated by the median absolute deviation, and at least 5 % of the
+    median."""
+    max_in_row: int = 5
+    """More skipped steps in a row end the run with an error."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "window", low=4, prefix="train.spike.")
+        check_range(self, "threshold", above=0, prefix="train.spike.")
+        check_range(self, "max_in_row", low=0, prefix="train.spike.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train. `global_batch` is mathematics; `per_device` is a memory knob that moves nothing else."""
 
@@ -89,6 +111,9 @@ class TrainConfig:
     """Examples (songs or pairs) an optimiser step, over all processes and accumulation."""
     per_device: int = 8
     """Examples a forward pass on each process. Accumulation follows from the two."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: the moments of AdamW in 8 bits (torchao, on any device), a quarter of their memory; not under
+    DeepSpeed."""
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -120,6 +145,10 @@ class TrainConfig:
     """Probability, for each part of the condition, that an example is trained without it; `context` is what
     in-painting shows of the song."""
     inpaint: InpaintConfig | None = None
+    validation: ValidationConfig | None = None
+    """Losses on held-out examples and songs of fixed prompts during the training; null for none."""
+    spike: SpikeConfig | None = None
+    """Skip updates of steps whose loss or gradient norm spikes; null takes every step. Not under DeepSpeed."""
     time_bins: int = 4
     """Errors, margins and gradient factors are logged for so many intervals of t as well; 0 for none."""
     save_every: int = 100
@@ -150,7 +179,8 @@ class TrainConfig:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "split_backward", "time_bins", "compile",
+    "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
+    "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""
@@ -169,3 +199,9 @@ def free_keys(cfg: TrainConfig) -> list[str]:
 def export_folder(out: Path, steps: int) -> Path:
     """The folder of the weights after the last step of a run."""
     return out / "checkpoints" / f"step-{steps:08d}" / EXPORT
+
+
+def result_folder(out: Path) -> Path:
+    """The folder of the weights that are the result of a finished run: the last step's, or the best step's."""
+    manifest = read_json(out / MANIFEST)
+    return out / manifest["result"] if "result" in manifest else export_folder(out, int(manifest["steps"]))

@@ -8,23 +8,25 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffdpo.checks import check_range
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
+from diffdpo.torchao_import import require_package
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
+from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
-from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers, require_package
+from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
+from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
+from diffdpo.training.sharding import Deployment, MemoryEstimate, largest_block_bytes, shard_memory
 from diffdpo.training.step import (
     AuxiliaryPolicy,
     StepNoise,
@@ -40,37 +42,6 @@ from diffdpo.types import Batch, Embedding, Objective, Row
 
 MEMBERS = {"song": 1, "rated": 1, "pair": 2}
 """Songs of an example, by kind of batch; a group has as many as the user says."""
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """How many processes train, with which stage of DeepSpeed's ZeRO, and how large a group of songs is."""
-
-    processes: int = 1
-    zero_stage: int = 0
-    group_size: int = 4
-
-    def __post_init__(self) -> None:
-        check_range(self, "processes", "group_size", low=1)
-        check_range(self, "zero_stage", low=0, high=3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """Bytes on each device, the largest of each kind; they do not all occur at the same moment as `peak` does."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    reference: int
-    activations: int
-    """All else that a step makes: activations, casts of weights, latents and conditions."""
-    peak: int
-
-    def lines(self) -> list[str]:
-        """A table in GiB."""
-        return [f"{field.name:12}{getattr(self, field.name) / GIB:10.3f} GiB" for field in fields(self)]
 
 
 def estimate_memory(
@@ -91,6 +62,7 @@ def estimate_memory(
         raise ConfigError(
             f"train.base={cfg.base}: weights in few bits cannot be trained; set train.lora.rank"
         )
+    check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
     noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
@@ -121,8 +93,9 @@ def estimate_memory(
             hook.remove()
     weights = trainable(network)
     largest = max(p.numel() * p.element_size() for p in weights)
-    optimizer = sum(2 * p.numel() * p.element_size() for p in weights)
-    update = count.peaks["weights"] + count.peaks["gradients"] + count.peaks.get("reference", 0) + 2 * largest
+    optimizer = moment_bytes(weights, cfg)
+    update = count.peaks["weights"] + count.peaks["gradients"] + count.peaks.get("reference", 0)
+    update += math.ceil(UPDATE_COPIES[cfg.optimizer] * largest)
     whole = MemoryEstimate(
         weights=count.peaks["weights"],
         gradients=count.peaks["gradients"],
@@ -131,7 +104,7 @@ def estimate_memory(
         activations=count.peaks["activations"],
         peak=max(count.peak, update) + optimizer,
     )
-    return shard_memory(whole, deployment, _largest_block(network))
+    return shard_memory(whole, deployment, largest_block_bytes(network))
 
 
 def empty_batch(embedding: Embedding, examples: int, members: int, frames: int, channels: int) -> Batch:
@@ -271,30 +244,3 @@ class _FakeStep:
         dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.cfg.precision]
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             yield
-
-
-def shard_memory(whole: MemoryEstimate, deployment: Deployment, largest_block: int) -> MemoryEstimate:
-    """The memory on each of several devices, by what DDP copies and ZeRO shards (Rajbhandari et al. 2020).
-
-    DDP keeps gradients in buckets beside their tensors. Every stage of ZeRO shards the optimiser's state, to which
-    DeepSpeed adds a copy of the trained weights in fp32; stage 2 shards gradients too, stage 3 weights as well, of
-    which the largest block is gathered at a time. A frozen copy is not sharded.
-    """
-    n, stage = deployment.processes, deployment.zero_stage
-    if stage == 0:
-        buckets = whole.gradients if n > 1 else 0
-        return replace(whole, gradients=whole.gradients + buckets, peak=whole.peak + buckets)
-    optimizer = math.ceil((whole.optimizer + whole.gradients) / n)
-    gradients = math.ceil(whole.gradients / n) if stage >= 2 else whole.gradients
-    weights = (
-        min(whole.weights, math.ceil(whole.weights / n) + largest_block) if stage == 3 else whole.weights
-    )
-    saved = (whole.optimizer - optimizer) + (whole.gradients - gradients) + (whole.weights - weights)
-    return replace(whole, optimizer=optimizer, gradients=gradients, weights=weights, peak=whole.peak - saved)
-
-
-def _largest_block(network: Any) -> int:
-    """Bytes of the largest of the blocks that a network repeats; 0 where it names none."""
-    names = getattr(network, "_repeated_blocks", None) or ()
-    blocks = [module for module in network.modules() if type(module).__name__ in names]
-    return max((tensor_bytes(list(block.parameters())) for block in blocks), default=0)

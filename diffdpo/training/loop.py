@@ -2,50 +2,39 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
-from diffdpo.data.datasets.stream import Examples, batches, micro_batches
+from diffdpo.data.datasets.stream import batches, micro_batches
 from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
-from diffdpo.models.base import SongModel
-from diffdpo.progress import bar
+from diffdpo.progress import Bar, bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
+from diffdpo.training.best import prune_best, save_best
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
+from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
-from diffdpo.training.references import ErrorCache
+from diffdpo.training.run import LoopState, Training
+from diffdpo.training.spikes import (
+    SPIKE,
+    SpikeHistory,
+    check_spikes,
+    extend_history,
+    find_spike,
+    report_spike,
+)
 from diffdpo.training.split import Standards, split_backward
-from diffdpo.training.step import AuxiliaryPolicy, StepNoise, noise_keys, outputs, sample_noise
+from diffdpo.training.step import StepNoise, batch_to, noise_keys, outputs, sample_noise
+from diffdpo.training.validation import Validation, report_validation, validate
+from diffdpo.training.validation_rule import choose_best, is_due, is_stopped, metric_value
 from diffdpo.types import Batch, LossOutput, Objective
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """All that a run of training consists of, prepared by accelerate."""
-
-    accelerator: Accelerator
-    model: SongModel
-    policy: Any
-    reference: AuxiliaryPolicy | None
-    old: AuxiliaryPolicy | None = None
-    cache: ErrorCache | None = None
-    objective: Objective
-    optimizer: Any
-    ema: EMAModel | None
-    examples: Examples
-    cfg: TrainConfig
-    seed: int
-    folder: Path
-    fingerprint: dict[str, Any]
-    """What identifies the run: a checkpoint with another fingerprint is refused."""
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
@@ -60,15 +49,22 @@ def learning_rate(cfg: TrainConfig, step: int) -> float:
     return cfg.learning_rate * warmup * decay
 
 
-def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
-    """Train from the newest checkpoint, or the start, to `cfg.steps`; returns the steps done now."""
+def fit(
+    training: Training, save_extra: Callable[[Path], None], validation: Validation | None = None
+) -> tuple[int, LoopState]:
+    """Train from the newest checkpoint, or the start, to `cfg.steps`, or to where validation ends the training.
+
+    The last step, and the state of the loop after it.
+    """
     cfg, accelerator = training.cfg, training.accelerator
     folder = training.folder / "checkpoints"
     newest = checkpoint.latest_checkpoint(folder)
-    first, objective_state = (
-        checkpoint.load_checkpoint(accelerator, newest, training.fingerprint) if newest else (0, {})
+    manifest = (
+        checkpoint.load_checkpoint(accelerator, newest, training.fingerprint) if newest else {"step": 0}
     )
-    metrics = Metrics(training.folder, keep_until=first) if accelerator.is_main_process else None
+    first, state = int(manifest["step"]), LoopState.restore(manifest)
+    keep_until = first if newest else -1
+    metrics = Metrics(training.folder, keep_until=keep_until) if accelerator.is_main_process else None
     stream = batches(
         training.examples,
         _plan(first, cfg, accelerator),
@@ -76,32 +72,79 @@ def fit(training: Training, save_extra: Callable[[Path], None]) -> int:
         workers=cfg.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    overflows = 0
+    overflows, step = 0, first
     with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
-        for step in range(first, cfg.steps):
+        if newest is None:
+            state = _validate(training, validation, 0, state, metrics, progress, save_extra)
+        while step < cfg.steps and not is_stopped(state.best, cfg.validation):
             start_s = time.monotonic()
-            means = train_step(training, step, stream, objective_state)
-            if not means.get(SKIPPED):
-                objective_state = update(training.objective, objective_state, means)
-            row = {"step": step + 1, **means}
+            row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
+            state = _after_step(training, state, row)
             row["seconds"] = time.monotonic() - start_s
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
             overflows = count_overflows(row, overflows, visible=accelerator.is_main_process)
-            if metrics is not None and (step + 1) % cfg.log_every == 0:
-                metrics.write(row)
-            accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step + 1)
-            if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
-                checkpoint.save_checkpoint(
-                    accelerator,
-                    folder,
-                    step + 1,
-                    training.fingerprint,
-                    objective_state,
-                    save_extra,
-                    cfg.keep_checkpoints,
-                )
-            progress.advance(1, note=f"loss {row['loss']:.4f}")
-    return cfg.steps - first
+            step += 1
+            _log_row(training, row, metrics if step % cfg.log_every == 0 else None)
+            state = _validate(training, validation, step, state, metrics, progress, save_extra)
+            is_last = step == cfg.steps or is_stopped(state.best, cfg.validation)
+            if step % cfg.save_every == 0 or is_last:
+                _save(training, step, state, save_extra)
+            progress.advance(1, note=f"loss {row['loss']:.4f}" if "loss" in row else "spike")
+    return step, state
+
+
+def _log_row(training: Training, row: Mapping[str, float], metrics: Metrics | None) -> None:
+    """A row of metrics to metrics.jsonl and the trackers."""
+    if metrics is not None:
+        metrics.write(row)
+    training.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+
+
+def _validate(
+    training: Training,
+    validation: Validation | None,
+    step: int,
+    state: LoopState,
+    metrics: Metrics | None,
+    progress: Bar,
+    save_extra: Callable[[Path], None],
+) -> LoopState:
+    """Validate a step if it is due; the state with the best step so far, whose weights may be kept."""
+    cfg, accelerator = training.cfg.validation, training.accelerator
+    if validation is None or cfg is None or not is_due(step, training.cfg.steps, cfg):
+        return state
+    start_s = time.monotonic()
+    values = validate(training, validation, step, state.objective, progress.describe)
+    best = choose_best(state.best, step, metric_value(values, cfg), cfg)
+    if cfg.keep == "best" and best.step == step:
+        entries = {"metric": cfg.best_metric, "value": best.value}
+        save_best(accelerator, training.folder / "checkpoints", step, entries, save_extra)
+    _log_row(training, {"step": step, **{k: v for k, v in values.items() if math.isfinite(v)}}, metrics)
+    report_validation(step, values, visible=accelerator.is_main_process)
+    progress.exclude(time.monotonic() - start_s)
+    return replace(state, best=best)
+
+
+def _save(training: Training, step: int, state: LoopState, save_extra: Callable[[Path], None]) -> None:
+    """Publish the checkpoint of a step."""
+    folder = training.folder / "checkpoints"
+    checkpoint.save_checkpoint(
+        training.accelerator, folder, step, training.fingerprint, state.entries(), save_extra,
+        training.cfg.keep_checkpoints,
+    )  # fmt: skip
+    if training.accelerator.is_main_process:
+        prune_best(folder, state.best.step)
+
+
+def _after_step(training: Training, state: LoopState, row: Mapping[str, float]) -> LoopState:
+    """The state after a step with these metrics. UserError for spikes that do not end."""
+    if not (row.get(SKIPPED) or row.get(SPIKE)):
+        state = replace(state, objective=update(training.objective, state.objective, row))
+    if training.cfg.spike is not None:
+        state = replace(state, spikes=extend_history(state.spikes, training.cfg.spike, row))
+        newest = checkpoint.latest_checkpoint(training.folder / "checkpoints")
+        check_spikes(state.spikes, training.cfg.spike, int(row["step"]), newest)
+    return state
 
 
 def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[list[int]]:
@@ -124,37 +167,62 @@ def update(
 
 
 def train_step(
-    training: Training, step: int, stream: Iterator[Batch], objective_state: Mapping[str, float]
+    training: Training,
+    step: int,
+    stream: Iterator[Batch],
+    objective_state: Mapping[str, float],
+    spikes: SpikeHistory | None = None,
 ) -> dict[str, float]:
     """One optimiser step over the global batch; the mean of every metric over its examples."""
     cfg, accelerator = training.cfg, training.accelerator
     rate = learning_rate(cfg, step)
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(training.optimizer, rate)
     records: list[StepRecord] = []
     norm: Any = None
+    means: dict[str, float] = {}
+    spike = ""
     for _ in range(accelerator.gradient_accumulation_steps):
-        batch = _to_device(next(stream), accelerator.device)
+        batch = batch_to(next(stream), accelerator.device)
         with accelerator.accumulate(training.policy):
             noise = _sample_noise(training, batch)
             result = _backward(training, batch, noise, objective_state)
+            result = _with_kl(training.objective, result, batch, objective_state)
+            records.append(StepRecord(result=result, t=noise.t, axes=batch.axes))
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
-            training.optimizer.step()
+                means = _means(training, records)
+                spike = _spike(training, spikes, means["loss"], norm)
+            if not spike:
+                training.optimizer.step()
+            elif accelerator.scaler is not None:
+                accelerator.scaler.update()
             training.optimizer.zero_grad()
-        records.append(
-            StepRecord(
-                result=_with_kl(training.objective, result, batch, objective_state),
-                t=noise.t,
-                axes=batch.axes,
-            )
-        )
+    if spike:
+        report_spike(step + 1, spike, visible=accelerator.is_main_process)
+        row = {**means, SPIKE: 1.0, "grad_norm": float(norm), "learning_rate": rate}
+        return {name: value for name, value in row.items() if math.isfinite(value)}
     scaling = scaling_metrics(accelerator, training.optimizer)
-    means = step_means(accelerator, records, bins=cfg.time_bins, axes=getattr(training.examples, "axes", ()))
+    if cfg.spike is not None:
+        scaling[SPIKE] = 0.0
     if scaling.get(SKIPPED):  # nothing moved, and the norm of the gradients is no number
         return {**means, **scaling, "learning_rate": rate}
     _follow(training, step + 1)
     return {**means, **scaling, "grad_norm": float(norm), "learning_rate": rate}
+
+
+def _means(training: Training, records: Sequence[StepRecord]) -> dict[str, float]:
+    axes = getattr(training.examples, "axes", ())
+    return step_means(training.accelerator, records, bins=training.cfg.time_bins, axes=axes)
+
+
+def _spike(training: Training, history: SpikeHistory | None, loss: float, norm: Any) -> str:
+    """Why the update of a step is to be skipped, the same on all processes; "" where it is not."""
+    if training.cfg.spike is None or history is None:
+        return ""
+    accelerator: Any = training.accelerator
+    equal_norm = accelerator.reduce(torch.as_tensor(norm, device=accelerator.device).float(), "mean")
+    is_fp16 = accelerator.mixed_precision == "fp16"
+    return find_spike(history, training.cfg.spike, loss=loss, grad_norm=float(equal_norm), is_fp16=is_fp16)
 
 
 def _follow(training: Training, step: int) -> None:
@@ -218,15 +286,6 @@ def _sample_noise(training: Training, batch: Batch) -> StepNoise:
         drop_masks={part: mask.to(device) for part, mask in noise.drop_masks.items()},
         span=noise.span.to(device),
     )
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors: dict[str, Any] = {
-        name: value.to(device, non_blocking=True)
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor)
-    }
-    return replace(batch, **tensors)
 
 
 def _refuse_nonfinite(row: dict[str, float], newest: Path | None) -> None:

@@ -9,6 +9,7 @@ from peft import LoraConfig as PeftLora
 from diffdpo.errors import ConfigError, reason
 from diffdpo.models.adapters import PEFT_KEYS, is_adaptable
 from diffdpo.registry import closest
+from diffdpo.torchao_import import quiet_torchao
 from diffdpo.training.config import LoraConfig, TrainConfig
 from diffdpo.types import Objective
 
@@ -29,7 +30,7 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
     if getattr(network, "peft_config", None):
         return
     check_fields(network, lora, patterns)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), quiet_torchao():
         torch.manual_seed(seed)
         try:
             network.add_adapter(peft_config(lora, patterns))

@@ -5,15 +5,17 @@ off, so that the first margins are zero.
 """
 
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from diffdpo.errors import ConfigError
+from diffdpo.models.adapter_config import block_names
+from diffdpo.torchao_import import import_torchao, require_package
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.strategy import is_deepspeed
 from diffdpo.weight_files import read_tensors
@@ -57,18 +59,9 @@ def check_base(cfg: TrainConfig, accelerator: Accelerator) -> None:
     require_package(PACKAGES[cfg.base], key)
 
 
-def require_package(package: str, key: str) -> None:
-    """ConfigError, with the key that needs it, for a package that is not installed."""
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        raise ConfigError(f"{key} needs {package}, which is not installed; pip install {package}") from None
-
-
 def block_layers(network: Any) -> list[str]:
     """Names of the linear layers inside the blocks that a network repeats, adapters left out."""
-    block_names = getattr(network, "_repeated_blocks", None) or ()
-    blocks = [name for name, module in network.named_modules() if type(module).__name__ in block_names]
+    blocks = block_names(network)
     return [
         name
         for name, module in network.named_modules()
@@ -80,11 +73,10 @@ def block_layers(network: Any) -> list[str]:
 
 def _to_int8(network: Any, layers: Sequence[str]) -> None:
     """A whole number of 8 bits a weight, and a scale for each output (torchao's weight-only scheme)."""
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
+    torchao = import_torchao("torchao.quantization")
     names = frozenset(layers)
     is_layer: Callable[[Any, str], bool] = lambda module, name: name in names  # noqa: E731
-    quantize_(network, Int8WeightOnlyConfig(), filter_fn=is_layer)
+    torchao.quantize_(network, torchao.Int8WeightOnlyConfig(), filter_fn=is_layer)
 
 
 def _to_nf4(network: Any, layers: Sequence[str]) -> None:
@@ -118,6 +110,13 @@ def keep_adapter_only(accelerator: Accelerator) -> None:
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def keep_base_local(network: torch.nn.Module) -> None:
+    """Let DDP leave the frozen weights where they are: quantised ones cannot be broadcast, and every process reads
+    the same. To be called with the adapters in place, before the network is prepared."""
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, frozen)
 
 
 def adapter_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from diffdpo.data.datasets.memory import PairsInMemory
 from diffdpo.data.datasets.pairs import Pairs
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.errors import ConfigError
+from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.base import Inpaints, SongModel, compile_blocks, require
 from diffdpo.models.checkpoints import save_network
@@ -16,23 +17,26 @@ from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
-from diffdpo.training.config import EXPORT, TrainConfig, export_folder
-from diffdpo.training.loop import Training, fit
+from diffdpo.training.best import best_folder
+from diffdpo.training.config import EXPORT, TrainConfig, export_folder, result_folder
+from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
-from diffdpo.training.quantize import keep_adapter_only, quantize_base
+from diffdpo.training.optimizer import build_optimizer, check_optimizer
+from diffdpo.training.quantize import keep_adapter_only, keep_base_local, quantize_base
+from diffdpo.training.run import LoopState, Training, averaged_weights
 from diffdpo.training.setup import (
     build_auxiliaries,
     build_cache,
     build_ema,
-    build_optimizer,
-    trainable,
 )
 from diffdpo.training.step import CONTEXT
-from diffdpo.training.strategy import build_accelerator, zero_stage
+from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
+from diffdpo.training.validation import Validation
+from diffdpo.training.validation_rule import is_stopped
 from diffdpo.types import Objective
 
 
-def optimize(
+def optimize(  # noqa: PLR0913 - each is a part of the run
     model: SongModel,
     examples: Examples,
     objective: Objective,
@@ -42,25 +46,34 @@ def optimize(
     seed: int = 0,
     accelerator: Accelerator | None = None,
     objective_name: str = "",
+    validation: Validation | None = None,
 ) -> Path:
     """Train from the newest checkpoint in `out`, or from the start, to `cfg.steps`; returns the folder of weights.
 
-    The model's encoders and codec are freed: examples hold embeddings and latents.
+    The model's encoders and codec are freed: examples hold embeddings and latents. Songs of `validation` keep the
+    codec, on the CPU between two validations.
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
+    if cfg.spike is not None and is_deepspeed(accelerator):
+        raise ConfigError(
+            "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
+        )
     check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
-    for part in ("encoders", "codec"):
-        model.place(part, None)
+    model.place("encoders", None)
+    model.place("codec", None if validation is None or validation.songs is None else "cpu")
     training, parameters = prepare_training(
         model, examples, objective, cfg, out=out, seed=seed, accelerator=accelerator, name=objective_name
     )
-    fit(training, lambda folder: export(training, folder / EXPORT, lora=cfg.lora is not None))
+    steps, state = fit(
+        training, lambda folder: export(training, folder / EXPORT, lora=cfg.lora is not None), validation
+    )
     if accelerator.is_main_process:
         finish(
             out,
-            steps=cfg.steps,
+            steps=steps,
+            **_selection(cfg, steps, state),
             world=accelerator.num_processes,
             distributed=str(accelerator.distributed_type.value),
             zero_stage=zero_stage(accelerator),
@@ -69,7 +82,26 @@ def optimize(
         )
     for tracker in accelerator.trackers:  # not end_training: the processes go on, in a round
         tracker.finish()
-    return export_folder(out, cfg.steps)
+    accelerator.wait_for_everyone()
+    return result_folder(out)
+
+
+def _selection(cfg: TrainConfig, steps: int, state: LoopState) -> dict[str, Any]:
+    """Entries of the manifest: which weights are the result, which step was best by what, and why the run ended."""
+    result, best = export_folder(Path(), steps), state.best
+    if cfg.validation is None:
+        return {"result": str(result)}
+    entries: dict[str, Any] = {}
+    if cfg.validation.best_metric:
+        value = best.entries()["value"]
+        entries["best"] = {"step": best.step, "metric": cfg.validation.best_metric, "value": value}
+    if cfg.validation.keep == "best" and best.step >= 0:
+        weights = best_folder(Path("checkpoints"), best.step) / EXPORT
+        entries["best"]["weights"] = str(weights)
+        result = weights if cfg.validation.result == "best" else result
+    if is_stopped(best, cfg.validation) and steps < cfg.steps:
+        entries["stopped"] = {"step": steps, "stale": best.stale}
+    return {**entries, "result": str(result)}
 
 
 def prepare_training(
@@ -85,6 +117,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    check_optimizer(cfg, is_sharded=is_deepspeed(accelerator))
     quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
@@ -101,9 +134,10 @@ def prepare_training(
     parameters = audit_parameters(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )
-    policy, optimizer = accelerator.prepare(network, optimizer)
     if cfg.base != "full":
+        keep_base_local(network)
         keep_adapter_only(accelerator)
+    policy, optimizer = accelerator.prepare(network, optimizer)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     training = Training(
@@ -128,20 +162,19 @@ def prepare_training(
 def export(training: Training, folder: Path, *, lora: bool) -> None:
     """Write the trained weights (their moving average if there is one), gathered from all processes."""
     accelerator = training.accelerator
-    bare = accelerator.unwrap_model(training.policy)
-    parameters = trainable(bare)
-    if training.ema is not None:
-        training.ema.store(parameters)
-        training.ema.copy_to(parameters)
-    state = accelerator.get_state_dict(training.policy)
-    if accelerator.is_main_process:
-        (save_adapter if lora else save_network)(bare, state, folder)
-    if training.ema is not None:
-        training.ema.restore(parameters)
+    with averaged_weights(training):
+        state = accelerator.get_state_dict(training.policy)
+        if accelerator.is_main_process:
+            bare = accelerator.unwrap_model(training.policy)
+            (save_adapter if lora else save_network)(bare, state, folder)
 
 
 def check_config(cfg: TrainConfig, model: SongModel) -> None:
     """ConfigError or DataError for a part or a capability that the configuration needs and the model lacks."""
+    if timed_adapters(model.network) is not None:
+        raise ConfigError(
+            "train: the model has an adapter that acts at some times t only; leave its interval out"
+        )
     if cfg.inpaint is not None:
         require(model, Inpaints)
     parts = (*model.parts, CONTEXT)

@@ -10,6 +10,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.models.adapters import ADAPTABLE as ADAPTABLE
 from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.lora import add_lora as add_lora
+from diffdpo.training.optimizer import build_optimizer as build_optimizer
 from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, MovingCopy
 from diffdpo.training.step import AuxiliaryPolicy
 from diffdpo.training.strategy import zero_stage
@@ -103,16 +104,3 @@ def build_cache(cfg: ReferenceConfig, objective: Objective, accelerator: Acceler
 
 def trainable(network: Any) -> list[torch.nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def build_optimizer(network: Any, cfg: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, biases and norms do not. Fused where there is a GPU."""
-    parameters = trainable(network)
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(
-        groups, lr=cfg.learning_rate, betas=(cfg.betas[0], cfg.betas[1]), fused=device.type == "cuda"
-    )

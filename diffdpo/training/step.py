@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,13 @@ class StepNoise:
     """For each part of the condition, True for the examples that are trained without it."""
     span: Bool[Tensor, "example frame"]
     """The frames to be generated; all of them unless in-painting is trained."""
+
+
+def batch_to(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors on a device."""
+    names = [name for name, value in vars(batch).items() if isinstance(value, Tensor)]
+    tensors: dict[str, Any] = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
+    return replace(batch, **tensors)
 
 
 def noise_keys(batch: Batch, cfg: TrainConfig) -> tuple[int | str, ...]:

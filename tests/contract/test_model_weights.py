@@ -7,8 +7,11 @@ from support.model_contract import distance, draw, one_line_error
 
 from diffdpo.errors import ConfigError
 from diffdpo.models import MODELS
+from diffdpo.models.adapter_config import AdapterConfig
+from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import save_adapter
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.timed_adapters import apply_adapters
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import ADAPTABLE, add_lora
 
@@ -77,3 +80,14 @@ def test_a_saved_network_comes_back_bit_for_bit(fresh, tmp_path):
     save_network(network, network.state_dict(), tmp_path)
     back = replace(fresh, model=fresh.load(network=str(tmp_path)))
     assert torch.equal(back.velocity(inputs), fresh.velocity(inputs))
+
+
+def test_an_adapter_that_is_switched_off_leaves_the_base_bit_for_bit(fresh, subject, tmp_path):
+    """As the sampler does outside an adapter's interval of t; inside it is what merging gives."""
+    inputs, adapted = subject.inputs(), write_adapter(subject, tmp_path, seed=1)
+    apply_adapters(fresh.model.network, "", [AdapterConfig(str(tmp_path), interval=[0.2, 0.8])])
+    schedule = timed_adapters(fresh.model.network)
+    assert torch.equal(fresh.velocity(inputs), subject.velocity(inputs))
+    with schedule.act(frozenset(schedule.intervals)):
+        assert distance(fresh.velocity(inputs), replace(subject, model=adapted).velocity(inputs)) <= 1e-5
+    assert torch.equal(fresh.velocity(inputs), subject.velocity(inputs))

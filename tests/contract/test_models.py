@@ -25,10 +25,11 @@ from support.model_contract import (
     one_line_error,
 )
 
+from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.base import OPTIONAL, Inpaints, Plans, Prepares, SongModel, require, supports, take
-from diffdpo.models.embeddings import EmbeddingStore, plan_digest
+from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.sampling.windowed import WindowedModel
 from diffdpo.types import Row
 from diffdpo.windows import Window

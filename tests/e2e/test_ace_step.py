@@ -97,6 +97,11 @@ def test_candidates_keep_their_codes(work):
     plans = [read_plan(path) for path in sorted((work / "songs" / "plans").iterdir())]
     assert [len(plan.tensors["codes"]) for plan in plans] == 3 * [10] + 3 * [8]
     assert not torch.equal(plans[0].tensors["codes"], plans[1].tensors["codes"])
+    verb("export-pairs", work / "pairs", "--for", "trl", "--out", work / "planner.jsonl")
+    line = json.loads((work / "planner.jsonl").read_text().splitlines()[0])
+    winner = read_plan(work / "songs" / "plans" / f"{line['id'].split('|')[1]}.safetensors")
+    assert line["planner"] == winner.planner
+    assert line["chosen"] == "".join(f"<|audio_code_{code}|>" for code in winner.tensors["codes"].tolist())
 
 
 def test_training_resumes_on_its_path(work, trained):
@@ -124,21 +129,28 @@ def test_what_was_trained_is_sampled_and_compared(work, trained):
     assert (work / "report" / "report.html").is_file()
 
 
-def test_a_song_is_repainted_and_extended(work):
-    song = work / "songs" / "latents" / "one.000.safetensors"
+def test_a_song_is_repainted_extended_and_covered(work):
+    song, recording = (
+        work / "songs" / f"{kind}/one.000.{end}"
+        for kind, end in (("latents", "safetensors"), ("audio", "flac"))
+    )
     lines = [
         {"id": "repaint", "text": "rock", "edit": {"song": str(song), "spans": [[0.4, 1.0]]}},
         {"id": "extend", "text": "rock", "edit": {"song": str(song), "extend_end_s": 1.0}},
+        {"id": "cover", "text": "jazz", "edit": {"song": str(recording), "cover": True}},
     ]
     (work / "edits.jsonl").write_text("\n".join(map(json.dumps, lines)))
     sample(work, "edits", "edits", "model.args.planner=")
-    extension, repaint = latents(work / "edits")
+    cover, extension, repaint = latents(work / "edits")
     before = load_file(song)["latents"]
     assert torch.allclose(repaint[:10], before[:10], atol=1e-6)
     assert torch.allclose(repaint[25:], before[25:], atol=1e-6)
     assert (repaint[10:25] - before[10:25]).abs().max() > 0.1
     assert len(extension) == 75
     assert torch.allclose(extension[:50], before, atol=1e-6)
+    plan = read_plan(next((work / "edits" / "plans").iterdir()))
+    assert (cover.shape, len(plan.tensors["codes"])) == ((50, CHANNELS), 10)
+    assert plan.planner.startswith("recording-")
 
 
 def test_the_turbo_trains_and_samples_at_its_eight_times(work):

@@ -340,7 +340,7 @@ def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
     verb(*words, "stop.max_winner_rise=.inf")
     report = json.loads((folder / "round" / "report" / "report.json").read_text())
     roles = {axis["axis"]: axis["role"] for axis in report["axes"]}
-    assert roles["musicnn.typicality"] == "judge"
+    assert roles["musicnn.typicality"] == "diagnosis"
     assert roles["harmony.key"] == "mined"
     assert len(report["samples"]) == 4
     manifest = json.loads((folder / "round" / "manifest.json").read_text())

@@ -15,7 +15,16 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "reference" / "api"
-UNDOCUMENTED = {"__init__", "__main__", "assets", "cli", "commands", "commands_training", "presets"}
+UNDOCUMENTED = {
+    "__init__",
+    "__main__",
+    "assets",
+    "cli",
+    "commands",
+    "commands_evaluation",
+    "commands_training",
+    "presets",
+}
 LOADED = {"img": "src", "script": "src", "link": "href", "audio": "src", "source": "src", "iframe": "src"}
 """What a browser fetches by itself, and the attribute that says where."""
 

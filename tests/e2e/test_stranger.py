@@ -200,6 +200,8 @@ def test_what_it_cannot_do_is_refused_in_one_line(work):
     edit = {"id": "edit", "text": "rock", "edit": {"song": str(song), "spans": [[0.2, 0.6]]}}
     (work / "edit.jsonl").write_text(json.dumps(edit))
     assert "does not in-paint" in sample(work / "refused-edit", work / "edit.jsonl", code=2)
+    (work / "cover.jsonl").write_text(json.dumps(edit | {"edit": {"song": str(song), "cover": True}}))
+    assert "this model cannot cover a recording" in sample(work / "no-cover", work / "cover.jsonl", code=2)
     pairs = (f"out={work / 'no'}", f"data.pairs={work / 'pairs'}", "train.per_device=4", *TRAIN)
     assert "this model cannot in-paint" in verb("train", *pairs, "train.inpaint={}", code=2)
     error = verb("train", *pairs, "train.dropout.tag=0.1", code=2)

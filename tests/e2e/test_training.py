@@ -19,6 +19,7 @@ from support.launch import (
 )
 
 from diffdpo.models import MODELS
+from diffdpo.threads import single_thread
 from diffdpo.training.config import export_folder
 
 pytestmark = pytest.mark.slow
@@ -32,6 +33,14 @@ LORA = ("train.lora.rank=4",)
 FULL = ("train.learning_rate=1e-4",)
 SPLIT = ("train.split_backward=true",)
 MOVING = ("train.reference.kind=ema", "train.reference.decay=0.5")
+VALIDATED = (
+    "train.validation.fraction=0.3", "train.validation.every=2", "train.validation.batch=3",
+    "train.validation.prompts=tests/data/validation_prompts.jsonl", "train.validation.scorers=[production]",
+    "train.validation.sampling.steps=2", "train.validation.keep=best", "train.spike.window=4",
+    "train.spike.threshold=1e-3", "train.spike.max_in_row=4", "seed=8",
+)  # fmt: skip
+"""Validation, and a guard so strict that it skips steps whose loss or gradient lies above the median, as the fourth
+with this seed."""
 LAUNCHES = {
     "two": {
         "ddp": (*LORA, "train.per_device=4"),
@@ -39,9 +48,11 @@ LAUNCHES = {
         "full": (*FULL, "train.per_device=4"),
         "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
         "split": (*LORA, *SPLIT, "train.per_device=2"),
+        "validated": (*LORA, *VALIDATED, "train.per_device=2"),
     },
     "zero2": {
         "accumulate": (*LORA, "train.per_device=2"),
+        "adamw_8bit": (*LORA, "train.optimizer=adamw_8bit", "train.per_device=4"),
         "split": (*LORA, *SPLIT, "train.per_device=2"),
         "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
     },
@@ -55,6 +66,7 @@ LAUNCHES = {
 }
 """By launcher the runs of one launch, since starting the processes takes longer than training."""
 REFUSED = {
+    ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",
     ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
     ("zero3", "moving-reference"): "train.reference.kind=ema: ZeRO-3 shards the weights it would follow",
 }
@@ -101,10 +113,13 @@ def canonical(folder, bundle, pairs):
 @pytest.fixture(scope="module")
 def expected(folder, bundle, pairs, canonical):
     """The trajectory of one process for every kind of run."""
+    with single_thread():  # as launched processes are: the last bit depends on it
+        validated = train(folder / "validated", bundle, pairs, *LORA, *VALIDATED)
     return {
         "lora": canonical,
         "full": train(folder / "full", bundle, pairs, *FULL),
         "moving-reference": train(folder / "moving", bundle, pairs, *LORA, *MOVING),
+        "validated": validated,
     }
 
 
@@ -133,12 +148,23 @@ def test_two_processes_follow_the_trajectory_of_one(folder, launches, expected, 
     assert manifest["distributed"] == ("MULTI_CPU" if launcher == "two" else "DEEPSPEED")
     assert manifest["zero_stage"] == {"two": 0, "zero2": 2, "zero3": 3}[launcher]
     seen = rows(out)
-    assert len(seen) == 4
+    assert [row["step"] for row in seen if "learning_rate" in row] == [1, 2, 3, 4]
     same_trajectory(expected[name if name in expected else "lora"], seen)
 
 
+def test_held_out_pairs_have_the_same_numbers_on_two_processes(folder, launches, expected):
+    """Before the first step, when the weights are the same to the last bit; nine passes on two processes."""
+    alone, shared = expected["validated"][0], rows(folder / "two" / "validated")[0]
+    assert alone["step"] == 0
+    losses = [key for key in alone if "/score/" not in key and "/gain/" not in key]
+    assert {key: alone[key] for key in losses} == {key: shared[key] for key in losses}
+    assert any(row.get("spike") for row in expected["validated"])
+    songs = folder / "two" / "validated" / "validation" / "step_000004"
+    assert sorted(path.name for path in (songs / "audio").iterdir()) == ["a.000.flac", "b.000.flac"]
+
+
 @pytest.mark.parametrize(("launcher", "name"), REFUSED)
-def test_sharded_weights_have_no_moving_average(launches, launcher, name):
+def test_what_cannot_be_sharded_is_refused(launches, launcher, name):
     assert REFUSED[launcher, name] in launches[launcher, name]
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def verb(*words: object, code: int = 0) -> str:
         assert len(errors) == 1
         return errors[0]
     return result.output
+
+
+def hide_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a package count as not installed."""
+    version = metadata.version
+
+    def version_of_others(package: str) -> str:
+        if package == name:
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(metadata, "version", version_of_others)
 
 
 def command(*words: object) -> list[str]:
@@ -103,7 +116,7 @@ def stop_while(process: "subprocess.Popen[bytes]", condition: Callable[[], objec
 def rows(folder: Path) -> list[dict[str, float]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines]
 
 
 def same_trajectory(reference: list[dict[str, float]], actual: list[dict[str, float]]) -> None:

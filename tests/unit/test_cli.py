@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from diffdpo.cli import app, one_line_errors
-from diffdpo.errors import UserError
+from diffdpo.errors import NotPassedError, UserError
 
 runner = CliRunner()
 VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "round", "demo")
@@ -36,6 +36,7 @@ def test_help_does_not_import_torch():
         "gpu-check",
         "estimate",
         "export-adapter",
+        "power",
     )
     assert all(verb in done.stdout for verb in (*VERBS, *commands))
 
@@ -112,6 +113,14 @@ def test_lyrics_are_checked(tmp_path):
     assert "12.50  first line" in result.stdout
     path.write_text("words without times")
     assert runner.invoke(app, ["lyrics", "check", str(path)]).exit_code == 2
+
+
+def test_a_verdict_that_is_not_passed_ends_with_code_one(capsys):
+    for error, code in ((NotPassedError("over-optimised"), 1), (UserError("a mistake"), 2)):
+        with pytest.raises(typer.Exit) as exit_info, one_line_errors():
+            raise error
+        assert exit_info.value.exit_code == code
+    assert capsys.readouterr().err == "error: over-optimised\nerror: a mistake\n"
 
 
 def test_the_end_of_a_file_is_no_abort():

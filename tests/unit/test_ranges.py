@@ -34,9 +34,14 @@ NEGATIVE = {
     "LogSnrGrid.start",
     "LogSnrGrid.end",
     "BestVersusWorst.min_axis_margin",
+    "AdapterConfig.strength",
 }
 """Numbers that may be negative."""
-NEEDS = {"TimestepWeight.clip": {"weight": "clipped_elbo"}}
+NEEDS = {
+    "TimestepWeight.clip": {"weight": "clipped_elbo"},
+    "AdapterConfig.strength": {"path": "adapter"},
+    "AdapterConfig.interval": {"path": "adapter"},
+}
 
 
 def schemas(schema):

@@ -165,7 +165,10 @@ def write_point(model: DiffRhythm, name: str, all_requests: list[Request], path:
 
 
 def curve_summary(out: Path, all_requests: list[Request]) -> dict[str, Any]:
-    """The measures of every point so far, and their differences from `published`."""
+    """The measures of every point so far, and their differences from `published`.
+
+    Intervals of distances are percentile bootstraps over prompts, a little too narrow; those of axes are not.
+    """
     real = np.load(out / "reference.npz")["embeddings"]
     real = real.reshape(-1, real.shape[-1])
     bandwidth, real_clusters = median_bandwidth(real), ["real"] * len(real)

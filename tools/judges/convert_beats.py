@@ -9,7 +9,6 @@ single precision, on features by the definition in double precision, against our
 integers. `--golden` stores a part of the original's numbers for the tests. The package is not part of diffdpo.
 """
 
-import argparse
 import runpy
 import sys
 from pathlib import Path
@@ -31,7 +30,7 @@ from diffdpo.encoders.beat_net import (
     split_levels,
 )
 from diffdpo.weight_files import read_pickle
-from tools.judges.sounds import sounds
+from tools.judges.sounds import parse_arguments, sounds
 
 NUMBERS = (1, 2, 3)
 """The package's networks, of which each was trained on other data. Their mean is more reliable than any of them."""
@@ -111,13 +110,7 @@ def check(package: Path, golden: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("package", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--golden", type=Path)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     torch.set_num_threads(1)
     if arguments.check:
         check(arguments.package, arguments.golden)

@@ -9,7 +9,6 @@ several lengths and prints the largest difference, as a share of the largest ele
 the original's numbers for the tests. Neither package is part of diffdpo.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo.encoders.notes import NOTES_SAMPLE_RATE, NOTES_WEIGHTS, load_notes
-from tools.judges.sounds import sounds
+from tools.judges.sounds import parse_arguments, sounds
 
 GRAPH = "basic_pitch/saved_models/icassp_2022/nmp.onnx"
 OUTPUTS = ("StatefulPartitionedCall:1", "StatefulPartitionedCall:2", "StatefulPartitionedCall:0")
@@ -135,13 +134,7 @@ def check(path: Path, golden: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("package", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--golden", type=Path)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     graph = arguments.package / GRAPH
     if arguments.check:
         check(graph, arguments.golden)

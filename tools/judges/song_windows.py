@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 from diffdpo import audio
-from diffdpo.api import sample
-from diffdpo.evaluation.perturbations import PERTURBATIONS, degraded_latents, shuffled_latents
+from diffdpo.evaluation.perturbations import PERTURBATIONS, shuffled_latents
 from diffdpo.evaluation.real_songs import song_group
 from diffdpo.models.base import SongModel
 from diffdpo.models.tiny import Tiny
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import ClipFeatures
-from diffdpo.types import Clip, Prompt
+from diffdpo.types import Clip
 from tools.judges.real_songs import LEVEL_LUFS, PLACES, SHORTEST_S, WINDOW_S, find_song
 
 Row = dict[str, Any]
@@ -49,9 +48,8 @@ class Window:
 class WindowSounds:
     """The versions of one window, each made when it is asked for; the decoded window is made once."""
 
-    def __init__(self, model: SongModel, row: Row, latents: torch.Tensor, path: Path) -> None:
-        self.model, self.row, self.latents, self.path = model, row, latents, path
-        self.seed = int(path.name[:8], 16)
+    def __init__(self, model: SongModel, latents: torch.Tensor, seed: int) -> None:
+        self.model, self.latents, self.seed = model, latents, seed
 
     @cached_property
     def clean(self) -> Clip:
@@ -65,26 +63,14 @@ class WindowSounds:
             return canonical(PERTURBATIONS[SOUND_CHANGES[name]](self.clean, rng))
         if name in LATENT_CHANGES:
             return canonical(self.model.decode(LATENT_CHANGES[name](self.latents, rng)))
-        return canonical(self.clean if name == "clean" else self.generate(name))
-
-    def generate(self, name: str) -> Clip:
-        """A song that the model makes of the style words of this one, from the same noise under all settings."""
-        path = self.path.with_name(f"{self.path.name}.{name.replace(' ', '_')}.latents.npy")
-        if not path.exists():
-            prompt = Prompt(id=self.path.name, text=", ".join(self.row["style_words"]), duration_s=10)
-            (song,) = sample(self.model, prompt, seed=self.seed, **SETTINGS[name])
-            np.save(path, song.latents.numpy())
-        return self.model.decode(torch.from_numpy(np.load(path)))
+        if name != "clean":
+            raise ValueError(f"no version {name!r} of a window")
+        return canonical(self.clean)
 
 
 def shuffle_latent_seconds(latents: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Seconds of latents in random order, so that the codec itself smooths the seams."""
     return shuffled_latents(latents, rng, run=round(len(latents) / WINDOW_S))
-
-
-def smear(latents: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Means of five frames each, one for every frame: what is shorter than a quarter of a second goes."""
-    return torch.nn.functional.avg_pool1d(latents.T, 5, 1, 2, count_include_pad=False).T
 
 
 SOUND_CHANGES = {
@@ -99,16 +85,7 @@ SOUND_CHANGES = {
 """Versions that are a known perturbation of the decoded window."""
 LATENT_CHANGES: dict[str, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] = {
     "shuffled in latents": shuffle_latent_seconds,
-    "degraded": degraded_latents,
-    "frames shuffled": partial(shuffled_latents, run=4),
-    "smeared": smear,
 }
-SETTINGS: dict[str, dict[str, Any]] = {
-    "generated": {"solver": "adams_bashforth", "steps": 6, "guidance_scale": 5.0},
-    "two steps": {"solver": "adams_bashforth", "steps": 2, "guidance_scale": 5.0},
-    "unguided": {"solver": "adams_bashforth", "steps": 6, "guidance_scale": 1.0},
-}
-"""What the model generates for the song's style words, and its own worse settings."""
 
 
 def read_manifest(path: Path) -> list[Row]:
@@ -144,14 +121,14 @@ def describe_windows(
         )
         if latents is None:
             continue
-        sounds = WindowSounds(model, row, latents, work / key)
+        sounds = WindowSounds(model, latents, int(key[:8], 16))
         arrays: dict[str, dict[str, np.ndarray]] = {}
         for name, names in versions(row).items():
             for version in names:
                 path = work / f"{key}.{name}.{version.replace(' ', '_')}.npz"
                 if not path.exists() and may_compute:
-                    values: dict[str, Any] = dict(describe[name](ClipFeatures(sounds.version(version))))
-                    np.savez(path, **values)
+                    description = describe[name](ClipFeatures(sounds.version(version)))
+                    np.savez(path, **dict(description))  # type: ignore[arg-type]
                 if path.exists():
                     with np.load(path) as file:
                         arrays.setdefault(version, {}).update(file)

@@ -1,5 +1,6 @@
 """Sounds on which a network is compared with its original: the same on every machine."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,17 @@ from diffdpo.scorers.canonical import canonical
 from diffdpo.types import Clip
 
 SONG = Path(__file__).parents[2] / "tests" / "data" / "galactic_temple.ogg"
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """The arguments of a converter: the package, whether to compare with it, and where to store its numbers."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--golden", type=Path)
+    return parser.parse_args()
 
 
 def sounds(rate: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@
 
 For each measure (by default tempo, brightness and density) and every genre of a list, songs are sampled from
 opposite prompts ("slow rock", "fast rock") with the same noise, and measured by diffdpo/encoders/descriptors.py.
-The effect is the mean difference of the measure between both prompts, with a bootstrap interval over genres and
+The effect is the mean difference of the measure between both prompts, with an interval over genres and
 noises together.
 """
 

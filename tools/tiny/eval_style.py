@@ -28,6 +28,7 @@ from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, measure
 from diffdpo.encoders.style import load_style, standard_scores, windows, words_of
 from diffdpo.progress import bar
+from diffdpo.statistics import estimate_mean
 from tools.tiny.style.captions import EDGE, Captioner
 from tools.tiny.style.training import labels_of
 
@@ -42,7 +43,6 @@ HELD_OUT = {
     "width_db": ("collapsed to one channel", "panoramic and enveloping"),
     "dynamics_db": ("invariable volume", "crescendos and surging volume"),
 }
-RESAMPLES = 2000
 NO_QUALITY = {"a", "an", "and", "at", "in", "it", "its", "of", "the", "with", "without", "to", "from", "time"} | {
     "sound", "music", "piece", "guitar", "frequencies",
 }  # fmt: skip
@@ -79,10 +79,16 @@ class HeldOutSongs:
         return true
 
 
+def text_interval(hits: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a share of hits over texts, cut to 0 and 1."""
+    interval = estimate_mean(hits.astype(np.float64), [f"{k:06d}" for k in range(len(hits))]).interval()
+    return max(0.0, interval.low), min(1.0, interval.high)
+
+
 def retrieval(
     held_out: HeldOutSongs, texts: list[str], true: np.ndarray, embed: Callable[[str], torch.Tensor]
 ) -> dict[str, Any]:
-    """The share of texts with a fitting song among the nearest 1, 3 and 5, and that of random songs.
+    """The share of texts with a fitting song among the nearest 1, 3 and 5, with intervals, and of random songs.
 
     `true` [text, song] says which songs fit each text.
     """
@@ -92,13 +98,12 @@ def retrieval(
     order = (similarity + ties).argsort(1, descending=True).numpy()
     songs = len(held_out.names)
     result: dict[str, Any] = {"texts": len(texts), "true_songs_mean": round(float(true.sum(1).mean()), 2)}
-    draws = np.random.default_rng(0).integers(0, len(texts), (RESAMPLES, len(texts)))
     for k in (1, 3, 5):
         hits = np.asarray(np.take_along_axis(true, order[:, :k], 1).any(1))
         chance = [1 - comb(songs - int(count), k) / comb(songs, k) for count in true.sum(1)]
         result[f"top{k}"] = {
             "hit": round(float(hits.mean()), 3),
-            "interval": np.quantile(hits[draws].mean(1), [0.025, 0.975]).round(3).tolist(),
+            "interval": [round(bound, 3) for bound in text_interval(hits)],
             "chance": round(float(np.mean(chance)), 3),
         }
     return result
@@ -166,6 +171,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def directions(held_out: HeldOutSongs, embed: Callable[[str], torch.Tensor]) -> dict[str, dict[str, Any]]:
     """Rank correlation of each measure with the difference in cosine to its high and low word, with intervals.
+
+    These are percentile bootstraps over songs, a little too narrow (docs/theory/evaluation.md).
 
     `in_context` has the mean and the lowest correlation over genres that follow the words.
     """

@@ -10,6 +10,7 @@ from diffdpo.data import tables
 from diffdpo.data.datasets.generated import Source, generated_songs_digest
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
+from diffdpo.data.datasets.parts import ALL_PROMPTS, Part
 from diffdpo.data.datasets.rated import RatedSongs, filter_decisive, select_best
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
@@ -95,15 +96,20 @@ def data_digest(cfg: DataConfig, kind: BatchKind) -> str:
     return digest([sorted(facts), generated_songs_digest(folder, names)])
 
 
-def build_examples(cfg: DataConfig, kind: BatchKind, objective: str, source: Source) -> Examples:
-    """The examples for an objective's kind of batch; ConfigError if their data is not configured."""
+def build_examples(
+    cfg: DataConfig, kind: BatchKind, objective: str, source: Source, part: Part = ALL_PROMPTS
+) -> Examples:
+    """The examples for an objective's kind of batch; ConfigError if their data is not configured.
+
+    `part`: those of some prompts alone. Prepared songs have splits of their own and no parts.
+    """
     check_data_config(cfg, kind, objective)
-    return {"song": _songs, "pair": _pairs, "rated": _rated_songs, "group": _groups}[kind](cfg, source)
+    return {"song": _songs, "pair": _pairs, "rated": _rated_songs, "group": _groups}[kind](cfg, source, part)
 
 
-def _songs(cfg: DataConfig, source: Source) -> Examples:
+def _songs(cfg: DataConfig, source: Source, part: Part) -> Examples:
     if cfg.ratings:
-        return _best_songs(cfg, source)
+        return _best_songs(cfg, source, part)
     return Songs(
         Path(cfg.songs),
         split=cfg.split,
@@ -113,32 +119,33 @@ def _songs(cfg: DataConfig, source: Source) -> Examples:
     )
 
 
-def _pairs(cfg: DataConfig, source: Source) -> Examples:
+def _pairs(cfg: DataConfig, source: Source, part: Part) -> Examples:
     return Pairs(
         Path(cfg.pairs) / PAIRS.folder,
         source,
+        part=part,
         axis_condition=cfg.axis_condition,
         axis_dropout=cfg.axis_dropout,
     )
 
 
-def _rated_songs(cfg: DataConfig, source: Source) -> Examples:
+def _rated_songs(cfg: DataConfig, source: Source, part: Part) -> Examples:
     folder = Path(cfg.ratings)
-    rows = filter_decisive(read_ratings(folder, cfg.rating_source), cfg.rated_margin)
+    rows = filter_decisive(part.select(read_ratings(folder, cfg.rating_source), folder), cfg.rated_margin)
     n_likes = sum(row.rating > 0 for row in rows)
     source.report(f"{n_likes} liked and {len(rows) - n_likes} disliked songs")
     return RatedSongs(folder, rows, source, balance=cfg.balance)
 
 
-def _best_songs(cfg: DataConfig, source: Source) -> Examples:
+def _best_songs(cfg: DataConfig, source: Source, part: Part) -> Examples:
     folder = Path(cfg.ratings)
-    rows = read_ratings(folder, cfg.rating_source)
+    rows = part.select(read_ratings(folder, cfg.rating_source), folder)
     selection = select_best(rows, cfg.top_share, cfg.top_per_prompt)
     source.report(f"the best {len(selection)} of {len(rows)} ratings, down to {selection[-1].rating:.3g}")
     return RatedSongs(folder, selection, source, balance=False)
 
 
-def _groups(cfg: DataConfig, source: Source) -> Examples:
+def _groups(cfg: DataConfig, source: Source, part: Part) -> Examples:
     folder = Path(cfg.ratings)
-    rows = read_ratings(folder, cfg.rating_source)
+    rows = part.select(read_ratings(folder, cfg.rating_source), folder)
     return Groups(folder, rows, source, size=cfg.group_size)

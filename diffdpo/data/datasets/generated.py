@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.latents import check_latents, read_latents
-from diffdpo.data.plans import read_plan
-from diffdpo.data.samples import SampleRow, Samples, open_samples
+from diffdpo.data.samples import SampleRow, open_samples, sample_plan
 from diffdpo.errors import DataError
 from diffdpo.inputs import content_digest, digest
 from diffdpo.types import Embedding, Plan, Prompt, Row
@@ -50,12 +49,13 @@ class GeneratedSongs:
             prompts = {prompt.id: prompt for prompt in samples.prompts()}
             members = [sample for folder, sample in names if folder == name]
             for sample in members:
-                self.frames[name, sample] = _sample_row(rows, sample, table, name).frames
+                self.frames[name, sample] = find_sample_row(rows, sample, table, name).frames
             if source.channels:
                 check_latents(map(samples.latents, members), source.channels)
             for sample in members:
-                prompt = _prompt_of(rows[sample], prompts, table, name)
-                plan = _plan_embedding(samples, sample, source)
+                prompt = sample_prompt(rows[sample], prompts, table, name)
+                song_plan = sample_plan(samples, rows[sample])
+                plan = source.embed_plan(song_plan) if song_plan else {}
                 for axis in ("", *axes):
                     axis_prompt = prompt.with_control("axis", axis) if axis else prompt
                     self.embeddings[name, sample, axis] = source.embed(axis_prompt) | plan
@@ -86,24 +86,20 @@ def generated_songs_digest(folder: Path, songs: Iterable[SongRef]) -> str:
             if row is None or not (row.inputs or row.sha256):
                 identities.append((name, sample, content_digest(samples.latents(sample))))
             else:
-                identities.append((name, sample, row.frames, row.inputs, row.sha256))
+                plan = [row.plan] if row.plan else []  # older tables, and their digests, have none
+                identities.append((name, sample, row.frames, row.inputs, row.sha256, *plan))
     return digest(identities)
 
 
-def _sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+def find_sample_row(rows: dict[str, SampleRow], sample: str, table: Path, folder: str) -> SampleRow:
+    """The row of a song that a table names, of the rows of its folder. DataError if it is not there."""
     if sample not in rows:
         raise DataError(f"{table}: names the song {sample!r}, which {folder} does not have")
     return rows[sample]
 
 
-def _prompt_of(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
+def sample_prompt(row: SampleRow, prompts: dict[str, Prompt], table: Path, folder: str) -> Prompt:
     """The prompt of a song, with the song's duration, since an edit takes its length from the song."""
     if row.prompt_id not in prompts:
         raise DataError(f"{table}: has songs of the prompt {row.prompt_id!r}, which {folder} does not know")
     return replace(prompts[row.prompt_id], duration_s=row.duration_s)
-
-
-def _plan_embedding(samples: Samples, sample: str, source: Source) -> Embedding:
-    """The embedding of a candidate's plan; {} for models without plans."""
-    path = samples.plan(sample)
-    return source.embed_plan(read_plan(path)) if path.is_file() else {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffdpo.data import tables
 from diffdpo.data.datasets.generated import GeneratedSongs, Source
+from diffdpo.data.datasets.parts import ALL_PROMPTS, Part, group_of
 from diffdpo.data.pairs import PAIRS
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
@@ -41,9 +42,15 @@ class Pairs:
     """
 
     def __init__(
-        self, path: Path, source: Source, *, axis_condition: bool = False, axis_dropout: float = 0.0
+        self,
+        path: Path,
+        source: Source,
+        *,
+        axis_condition: bool = False,
+        axis_dropout: float = 0.0,
+        part: Part = ALL_PROMPTS,
     ) -> None:
-        rows = tables.read_rows(path.parent, PAIRS)
+        rows = part.select(tables.read_rows(path.parent, PAIRS), path)
         self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
@@ -60,6 +67,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups of the prompts."""
+        return frozenset(group_of(row) for row in self.rows)
 
     @property
     def has_spans(self) -> bool:

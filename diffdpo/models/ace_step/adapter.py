@@ -14,17 +14,16 @@ from diffdpo.codecs.oobleck import Vae
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.ace_step.encoders import AceStepEncoders, pad_rows
-from diffdpo.models.ace_step.network import AceStepTransformer1DModel, host_value
+from diffdpo.models.ace_step.network import AceStepTransformer1DModel
 from diffdpo.models.ace_step.planner import CodePlanner
 from diffdpo.models.ace_step.text import TASKS, prompt_texts
-from diffdpo.models.base import Condition, LatentSpec, check_part
+from diffdpo.models.ace_step.timbre import REFERENCE_S, reference_excerpts
+from diffdpo.models.base import Condition, LatentSpec, check_part, host_value
 from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
 from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
 TEXT2MUSIC, REPAINT, COVER = range(len(TASKS))
-REFERENCE_S, EXCERPT_S = 30, 10
-"""Seconds of a timbre reference, and of each of the three excerpts that it is made of."""
 HINTS = "plan.hints"
 MakePlan = Callable[[Prompt, int, torch.Generator], Plan]
 FREE = "the encoders were freed"
@@ -52,6 +51,7 @@ class AceStep:
     """The encoders are loaded when the first prompt is embedded; None after they were freed."""
     load_planner: Callable[[], CodePlanner] | None = None
     identify_planner: Callable[[], str] = lambda: "none"
+    identify_tokenizer: Callable[[], str] = lambda: "none"
     codec: Vae | None = None
     codes_per_second: float = 5.0
     plan: MakePlan | None = None
@@ -60,6 +60,8 @@ class AceStep:
     parts: tuple[str, ...] = ("prompt", "plan")
     timed_lyrics: bool = False
     embeds_audio: bool = True
+    own_style_reference: bool = False
+    """The published trainer shows a song no reference."""
     lora_targets: tuple[str, ...] = tuple(
         f"{kind}.{layer}"
         for kind in ("self_attn", "cross_attn")
@@ -99,7 +101,7 @@ class AceStep:
 
     def embed_plan(self, plan: Plan) -> Embedding:
         """The source latents of a plan's audio codes; see Plans."""
-        if plan.planner != self.planner:
+        if plan.planner not in (self.planner, self.cover_planner):
             raise DataError(
                 f"audio codes of planner {plan.planner!r}, this model's is {self.planner!r}; set "
                 "model.args.planner to the one that sampled them, or sample the songs again"
@@ -116,6 +118,16 @@ class AceStep:
             self.memory["planner"] = self.load_planner()
         codes = self.memory["planner"].codes(texts, count, generator)
         return Plan(planner=self.planner, tensors={"codes": codes})
+
+    @property
+    def cover_planner(self) -> str:
+        """See Covers: the checkpoint's own audio tokenizer, of no planner."""
+        return f"recording-{self.identify_tokenizer()}"
+
+    def cover_plan(self, latents: Float[Tensor, "frame channel"]) -> Plan:
+        """The audio codes of a song's latents; see Covers."""
+        codes = self._encoders("a cover").read_codes(latents, self.silence)
+        return Plan(planner=self.cover_planner, tensors={"codes": codes})
 
     def silence_frames(self, first: int, count: int) -> Float[Tensor, "frame channel"]:
         """Frames of a silence without end: the published latents, again and again."""
@@ -270,15 +282,3 @@ def pack(
     packed = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
     inside = mask_from_frames(head_tokens + text_tokens, width)
     return packed.masked_fill(~inside[..., None], 0)
-
-
-def reference_excerpts(clip: Clip) -> Clip:
-    """A timbre reference of 30 seconds: the beginning, the middle and the end, a short recording repeated."""
-    import numpy as np
-
-    samples, rate = audio.stereo(clip).samples, clip.sample_rate
-    if samples.shape[1] < REFERENCE_S * rate:
-        samples = np.tile(samples, math.ceil(REFERENCE_S * rate / max(1, samples.shape[1])))
-    total, size = samples.shape[1], EXCERPT_S * rate
-    starts = (0, total // 3, max(total - size, 0))
-    return Clip(samples=np.concatenate([samples[:, s : s + size] for s in starts], 1), sample_rate=rate)

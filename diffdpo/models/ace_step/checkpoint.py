@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
-from diffdpo.hub import fingerprint_of
+from diffdpo.hub import find_folder, fingerprint_of
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.ace_step.adapter import AceStep
     from diffdpo.models.ace_step.layouts import AceStepFolder
     from diffdpo.models.ace_step.network import AceStepTransformer1DModel
-    from diffdpo.types import Embedding
+    from diffdpo.types import Embedding, Plan, PlanText, Prompt
 
 ACE_STEP_EMBEDDING_FORMAT = "ace-step-1"
 """Version of the embeddings, part of their fingerprint: raise it whenever they change."""
 TURBO_STEPS, TURBO_SHIFT = 8, 3.0
 ACE_STEP_RATE, ACE_STEP_HOP = 48000, 1920
 """Samples a second and samples a latent frame of the published VAE."""
-TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 SKETCH_TOKENS = 256
 """Tokens of the text in an estimate of memory; lyrics have twice as many."""
 Variant = Literal["", "base", "sft", "turbo"]
@@ -35,7 +35,8 @@ class AceStepCheckpoint:
 
     checkpoint: str = field(default="", metadata=PATH)
     """A folder in the original layout (`checkpoints/acestep-v15-base`, with `vae` and `Qwen3-Embedding-0.6B` beside
-    it) or in diffusers' (with `transformer`, `condition_encoder`, …)."""
+    it) or in diffusers' (with `transformer`, `condition_encoder`, …); or a hub id of either, OWNER/NAME or
+    OWNER/NAME/FOLDER (ACE-Step/Ace-Step1.5/acestep-v15-turbo)."""
     variant: Variant = ""
     """The variant that the checkpoint has to be: base, sft or turbo; another one is refused. Empty takes any."""
     network: str = field(default="", metadata=PATH)
@@ -43,13 +44,15 @@ class AceStepCheckpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     vae: str = field(default="", metadata=PATH)
-    """Folder of the VAE, where it is not with the checkpoint."""
+    """Folder or hub id of the VAE (ACE-Step/Ace-Step1.5/vae), where it is not with the checkpoint."""
     text_encoder: str = field(default="", metadata=PATH)
-    """Folder of Qwen3-Embedding-0.6B with its tokenizer, where it is not with the checkpoint."""
+    """Folder or hub id of Qwen3-Embedding-0.6B with its tokenizer, where it is not with the checkpoint."""
     planner: str = field(default="", metadata=PATH)
-    """Folder of a 5 Hz planner (acestep-5Hz-lm-1.7B): each candidate follows audio codes of its own, which are
-    stored with it. Without one, songs follow no codes."""
+    """Folder or hub id of a 5 Hz planner (acestep-5Hz-lm-1.7B): each candidate follows audio codes of its own,
+    which are stored with it. Without one, songs follow no codes."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -66,11 +69,12 @@ class AceStepCheckpoint:
         condition = folder.read("condition_encoder")
         if NULL not in condition.state:
             raise CheckpointError(f"{condition.location}: holds no {NULL}; fetch the checkpoint again")
-        vae = load_vae(str(self._vae(folder))) if self._vae(folder).is_dir() else None
+        vae_folder = self._vae(folder)
+        vae = load_vae(str(vae_folder)) if vae_folder.is_dir() else None
         channels = network.config.audio_acoustic_hidden_dim
         if vae is not None and vae.channels != channels:
             raise CheckpointError(
-                f"{self._vae(folder)}: a VAE of {vae.channels} channels, the network has {channels}"
+                f"{vae_folder}: a VAE of {vae.channels} channels, the network has {channels}"
             )
         is_turbo = variant_of(network.config) == "turbo"
         rate = vae.frames_per_second if vae else ACE_STEP_RATE / ACE_STEP_HOP
@@ -82,10 +86,22 @@ class AceStepCheckpoint:
             silence=condition.state[SILENCE][0].float().clone(),
             identify=partial(self._fingerprint, folder, text, tokenizer),
             load_encoders=partial(load_encoders, folder, text, tokenizer),
+            identify_tokenizer=partial(
+                fingerprint_of,
+                ACE_STEP_EMBEDDING_FORMAT,
+                folder.files("audio_tokenizer"),
+                folder.files("audio_token_detokenizer"),
+            ),
             codec=vae,
             unconditional=() if is_turbo else ("prompt",),
         )
         return self._with_planner(model, folder) if self.planner else model
+
+    def plan_text(self, prompt: "Prompt", plan: "Plan") -> "PlanText":
+        """What the planner read for a candidate's plan, and the codes as it writes them."""
+        from diffdpo.models.ace_step.planner import code_text
+
+        return code_text(prompt, plan)
 
     def sketch(self) -> "tuple[AceStep, Embedding]":
         """The model with its network on the meta device, and the embedding of a prompt with 256 tokens of text and
@@ -123,8 +139,8 @@ class AceStepCheckpoint:
     def _load_network(self, folder: "AceStepFolder") -> "AceStepTransformer1DModel":
         from diffdpo.models.ace_step.encoders import build_from_weights
         from diffdpo.models.ace_step.network import AceStepTransformer1DModel
-        from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.checkpoints import load_saved
+        from diffdpo.models.timed_adapters import apply_adapters
 
         if self.network:
             network = load_saved(AceStepTransformer1DModel, self.network)
@@ -139,12 +155,12 @@ class AceStepCheckpoint:
                 f"{self.variant}; give {self.variant} weights, or set model.args.variant={variant} with the preset "
                 f"of {variant}"
             )
-        for path, weight in parse_adapters(self.adapter):
-            merge_adapter(network, path, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         model: AceStepTransformer1DModel = network.eval()
         return model
 
     def _with_planner(self, model: "AceStep", folder: "AceStepFolder") -> "AceStep":
+        from diffdpo.models.ace_step.layouts import ACE_STEP
         from diffdpo.models.ace_step.planner import load_planner
 
         if not folder.has("audio_token_detokenizer"):
@@ -152,7 +168,7 @@ class AceStepCheckpoint:
                 f"{self.checkpoint}: holds no audio tokenizer, so its songs cannot follow a planner; leave "
                 "model.args.planner out, or convert the checkpoint again"
             )
-        path = Path(self.planner)
+        path = find_folder(ACE_STEP, self.planner)
         quantizer, detokenizer = (
             folder.read(part).config for part in ("audio_tokenizer", "audio_token_detokenizer")
         )
@@ -169,13 +185,18 @@ class AceStepCheckpoint:
         return model
 
     def _vae(self, folder: "AceStepFolder") -> Path:
+        from diffdpo.models.ace_step.layouts import ACE_STEP
+
         root = folder.folder.parent if folder.is_original else folder.folder
-        return Path(self.vae) if self.vae else root / "vae"
+        return find_folder(ACE_STEP, self.vae) if self.vae else root / "vae"
 
     def _text_encoder(self, folder: "AceStepFolder") -> tuple[Path, Path]:
         """The folders of the text encoder and of its tokenizer."""
+        from diffdpo.models.ace_step.layouts import ACE_STEP, TEXT_ENCODER
+
         if self.text_encoder:
-            return Path(self.text_encoder), Path(self.text_encoder)
+            path = find_folder(ACE_STEP, self.text_encoder)
+            return path, path
         if folder.is_original:
             return folder.folder.parent / TEXT_ENCODER, folder.folder.parent / TEXT_ENCODER
         return folder.folder / "text_encoder", folder.folder / "tokenizer"

@@ -73,19 +73,35 @@ class AceStepEncoders:
     @torch.no_grad()
     def embed_codes(self, codes: Int[Tensor, " code"]) -> Float[Tensor, "frame channel"]:
         """The source latents that audio codes stand for; DataError for codes outside the codebook."""
-        if self.quantizer is None or self.detokenizer is None:
-            raise DataError(
-                "this checkpoint holds no audio tokenizer, so its songs cannot follow audio codes"
-            )
-        size = self.quantizer.quantizer.codebook_size
+        quantizer, detokenizer = self._code_parts()
+        size = quantizer.quantizer.codebook_size
         if len(codes) == 0 or not bool(((codes >= 0) & (codes < size)).all()):
             raise DataError(
                 f"a plan's codes must be at least one, from 0 to {size - 1}; sample the song again"
             )
         indices = codes[None, :, None].to(self.device)
-        hidden = self.quantizer.quantizer.get_output_from_indices(indices)
-        latents: Tensor = self.detokenizer(hidden)
+        hidden = quantizer.quantizer.get_output_from_indices(indices)
+        latents: Tensor = detokenizer(hidden)
         return latents[0].float().cpu()
+
+    @torch.no_grad()
+    def read_codes(
+        self, latents: Float[Tensor, "frame channel"], silence: Float[Tensor, "silence channel"]
+    ) -> Int[Tensor, " code"]:
+        """The audio codes of a song's latents, filled up to whole codes with latents of silence."""
+        quantizer, _ = self._code_parts()
+        song, filler = (frames[None].to(self.device, self.text.dtype) for frames in (latents, silence))
+        _, codes = quantizer.tokenize(song, filler)
+        indices: Tensor = codes[0, :, 0]
+        return indices.long().cpu()
+
+    def _code_parts(self) -> tuple[Any, Any]:
+        """The quantizer and the detokenizer; DataError for a checkpoint without them."""
+        if self.quantizer is None or self.detokenizer is None:
+            raise DataError(
+                "this checkpoint holds no audio tokenizer, so its songs cannot follow audio codes"
+            )
+        return self.quantizer, self.detokenizer
 
     def _ids(self, text: str, limit: int, kind: str, prompt_id: str) -> Int[Tensor, "1 token"]:
         ids = self.tokenizer.encode(text).ids

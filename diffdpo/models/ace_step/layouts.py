@@ -13,10 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from diffdpo.errors import CheckpointError
+from diffdpo.hub import Published, find_folder
 from diffdpo.models.checkpoints import CONFIG_FILE, read_config
 from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, read_tensors, unpickle
 
+ACE_STEP = Published(name="ACE-Step 1.5", repo="ACE-Step/Ace-Step1.5", license="MIT")
+TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 ORIGINAL_WEIGHTS = "model.safetensors"
 SILENCE_FILE = "silence_latent.pt"
 SILENCE, NULL = "silence_latent", "null_condition_emb"
@@ -163,8 +166,8 @@ def _without_silence(problem: str) -> str:
 
 
 def ace_step_folder(location: str) -> AceStepFolder:
-    """A checkpoint's folder; CheckpointError for one in neither layout."""
-    folder = Path(location)
+    """A checkpoint's folder, on disk or on the hub; CheckpointError for one in neither layout."""
+    folder = find_folder(ACE_STEP, location, ("vae", TEXT_ENCODER))
     if folder.is_file() and folder.name == ORIGINAL_WEIGHTS:
         folder = folder.parent
     if (folder / "transformer" / CONFIG_FILE).is_file():

@@ -13,9 +13,9 @@ from diffusers import AceStepTransformer1DModel as PublishedTransformer
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from diffdpo.flow import Latents, mask_from_frames
+from diffdpo.models.base import host_value
 
 MeanTimes = tuple[Float[Tensor, "row hidden"], Float[Tensor, "row 6 hidden"]]
 
@@ -100,14 +100,6 @@ def _embed_time(module: nn.Module, t: Float[Tensor, " row"], dtype: torch.dtype)
     waves = layers["time_sinusoid"](t * scale).to(dtype)
     embedding = layers["linear_2"](layers["act1"](layers["linear_1"](waves)))
     return embedding, layers["time_proj"](layers["act2"](embedding)).unflatten(1, (6, -1))
-
-
-def host_value(number: Int[Tensor, ""]) -> int | None:
-    """An integer on the host; None where it has no value, as in a pass that is traced for its shapes alone."""
-    try:
-        return int(number)
-    except DataDependentOutputException:
-        return None
 
 
 def attention_masks(

@@ -13,10 +13,11 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from diffdpo.errors import CheckpointError
+from diffdpo.errors import CheckpointError, DataError
 from diffdpo.models.ace_step.encoders import load_tokenizer, qwen_config
 from diffdpo.models.ace_step.layouts import ORIGINAL_WEIGHTS, read_shards
-from diffdpo.models.ace_step.text import INSTRUCTIONS, PromptTexts
+from diffdpo.models.ace_step.text import INSTRUCTIONS, PromptTexts, prompt_texts
+from diffdpo.types import Plan, PlanText, Prompt
 from diffdpo.weight_files import assign
 
 CODE_TOKEN = "<|audio_code_{}|>"
@@ -47,7 +48,7 @@ class CodePlanner:
             code = int(torch.multinomial(probabilities, 1, generator=generator))
             codes.append(code)
             ids = self.code_ids[code].view(1, 1).to(device)
-        return torch.tensor(codes)
+        return torch.tensor(codes, dtype=torch.int32)
 
 
 def planner_prompt(texts: PromptTexts) -> str:
@@ -59,6 +60,17 @@ def planner_prompt(texts: PromptTexts) -> str:
     )
     chat = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return f"{chat}<|im_start|>assistant\n<think>\n{metas}\n</think>\n\n"
+
+
+def code_text(prompt: Prompt, plan: Plan) -> PlanText:
+    """The prompt of a planner and the tokens of its codes. DataError for a plan that is not of audio codes."""
+    codes = plan.tensors.get("codes")
+    if codes is None or codes.ndim != 1 or not len(codes) or int(codes.min()) < 0:
+        raise DataError(f"prompt {prompt.id!r}: its plan holds no audio codes; sample the song again")
+    return PlanText(
+        prompt=planner_prompt(prompt_texts(prompt)),
+        completion="".join(map(CODE_TOKEN.format, codes.tolist())),
+    )
 
 
 def load_planner(folder: Path, codebook: int) -> CodePlanner:

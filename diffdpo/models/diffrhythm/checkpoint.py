@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.errors import CheckpointError
 from diffdpo.hub import fingerprint_of
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.diffrhythm.adapter import DiffRhythm
@@ -37,6 +38,8 @@ class DiffRhythmCheckpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     vae: str = field(default="", metadata=PATH)
     """`vae_model.pt`, a folder of diffusers' AutoencoderOobleck, or a hub id (ASLP-lab/DiffRhythm-vae); without one
     nothing can be heard or encoded."""
@@ -98,9 +101,11 @@ class DiffRhythmCheckpoint:
         from diffdpo.models.diffrhythm.encoders import Encoders
 
         if self.network:
-            network = load_network(self.network, self.adapter)
+            network = load_network(self.network, self.adapter, adapters=self.adapters)
         else:
-            network = load_network(self.checkpoint, self.adapter, release=self.release, ema=self.ema)
+            network = load_network(
+                self.checkpoint, self.adapter, release=self.release, ema=self.ema, adapters=self.adapters
+            )
         config = network.config
         vae = load_vae(self.vae, join=self.vae_join) if self.vae else None
         if vae is not None and vae.channels != config.latent_channels:

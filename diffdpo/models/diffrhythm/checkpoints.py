@@ -1,6 +1,6 @@
 """DiffRhythm networks on disk: our folder format and the published ones, strictly loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from torch import Tensor
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.hub import Published, find_weights
-from diffdpo.models.adapters import Adapters, merge_adapters
+from diffdpo.models.adapter_config import AdapterConfig
+from diffdpo.models.adapters import Adapters
 from diffdpo.models.checkpoints import read_config
 from diffdpo.models.diffrhythm import published
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+from diffdpo.models.timed_adapters import apply_adapters
 from diffdpo.weight_files import WEIGHTS, assign, check_state, read_pickle, read_tensors, shapes
 
 
@@ -48,15 +50,16 @@ def load_network(
     *,
     release: str = "",
     ema: bool = False,
+    adapters: Sequence[AdapterConfig] = (),
 ) -> DiffRhythmTransformer:
-    """A network from any layout that `read_network` reads, with adapters merged in; see `parse_adapters`.
+    """A network from any layout that `read_network` reads, with adapters on it; see `apply_adapters`.
 
     CheckpointError names the first keys that are missing, unexpected or of another shape.
     """
     checkpoint = read_network(location, release=release, ema=ema)
     network = checkpoint.build()
     assign(network, checkpoint.state, checkpoint.location, dtype, published.looks_like)
-    merge_adapters(network, adapter)
+    apply_adapters(network, adapter, adapters)
     return network
 
 

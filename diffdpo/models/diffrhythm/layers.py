@@ -150,8 +150,11 @@ class InputEmbedder(nn.Module):
 
     @property
     def splits(self) -> bool:
-        """Whether the projection is the plain one, not wrapped by an adapter."""
-        return type(self.proj) is nn.Linear
+        """Whether the projection is the plain one: no adapter acts on it."""
+        proj: Any = self.proj
+        if not hasattr(proj, "base_layer"):
+            return type(proj) is nn.Linear
+        return set(proj.lora_A).isdisjoint(proj.active_adapters)
 
     def forward(self, inputs: Float[Tensor, "batch frame inputs"], padding: Padding | None) -> HiddenStates:
         return self.place(self.proj(inputs), padding)

@@ -1,14 +1,22 @@
 """The configuration of a Stable Audio 3 checkpoint, which loads as a SongModel."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.hub import Published, find_folder
+from diffdpo.models.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from diffdpo.models.stable_audio3.adapter import StableAudio3
+    from diffdpo.types import Embedding
+
+SAME = Published(
+    name="Stable Audio 3's autoencoder",
+    repo="stabilityai/stable-audio-3-medium-base",
+    license="Stability AI Community License",
+)
 
 
 @dataclass(frozen=True)
@@ -23,10 +31,12 @@ class StableAudio3Checkpoint:
     adapter: str | list[str] = field(default="", metadata=PATH_LIST)
     """Folder with a LoRA adapter, merged into the network on loading; or several, as a list or comma-separated,
     each with an optional weight: `a/export@0.5,b/export@0.5`."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """More adapters, each {path, strength, interval, layers}: acting at some times t, or in some layers."""
     text_encoder: str = field(default="", metadata=PATH)
     """Folder or hub id of T5Gemma; by default the checkpoint's own, else google/t5gemma-b-b-ul2."""
     vae: str = field(default="", metadata=PATH)
-    """Folder of an AutoencoderSAME in diffusers' form, where the checkpoint has none that can be used."""
+    """Folder or hub id of an AutoencoderSAME in diffusers' form, where the checkpoint has none that can be used."""
     audio: bool = True
     """Load the autoencoder; without, the model trains on latents and makes no sound."""
     distilled: bool | None = None
@@ -47,19 +57,18 @@ class StableAudio3Checkpoint:
 
     def load(self) -> "StableAudio3":
         from diffdpo.codecs.same import load_same
-        from diffdpo.models.adapters import merge_adapter, parse_adapters
         from diffdpo.models.checkpoints import load_saved
         from diffdpo.models.stable_audio3.adapter import StableAudio3
         from diffdpo.models.stable_audio3.files import read_files
         from diffdpo.models.stable_audio3.network import StableAudio3DiTModel
+        from diffdpo.models.timed_adapters import apply_adapters
 
         files = read_files(self.checkpoint)
         network = load_saved(StableAudio3DiTModel, self.network) if self.network else files.network()
-        for folder, weight in parse_adapters(self.adapter):
-            merge_adapter(network, folder, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         codec = None
         if self.audio:
-            codec = load_same(Path(self.vae)) if self.vae else files.codec()
+            codec = load_same(find_folder(SAME, self.vae)) if self.vae else files.codec()
         distilled = files.distilled if self.distilled is None else self.distilled
         return StableAudio3(
             network=network,
@@ -70,3 +79,9 @@ class StableAudio3Checkpoint:
             distilled=distilled,
             identify=lambda: files.fingerprint(self.text_encoder, self.behavior),
         )
+
+    def sketch(self) -> "tuple[StableAudio3, Embedding]":
+        """The model with its network on the meta device, and the embedding of a prompt; see sketch.py."""
+        from diffdpo.models.stable_audio3.sketch import sketch_stable_audio3
+
+        return sketch_stable_audio3(self)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffdpo.flow import Latents, Times, mask_from_frames
+from diffdpo.models.base import host_value
 
 ROPE_BASE = 10_000.0
 KeyMask = Bool[Tensor, "batch 1 1 key"] | None
@@ -131,7 +132,7 @@ class StableAudio3DiTModel(DiffusersDiT, PeftAdapterMixin):
         h = self.proj_in(self._convolve(self.preprocess_conv, x))
         count = self.config.num_memory_tokens
         visible = None
-        if int(frames.min()) < x.shape[1]:
+        if host_value(frames.min()) != x.shape[1]:
             visible = F.pad(inside, (count, 0), value=True)[:, None, None]
         if count:
             h = torch.cat([self.memory_tokens.to(h.dtype).expand(len(x), -1, -1), h], 1)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdpo.flow import Latents, Times, mask_from_frames
+from diffdpo.models.base import host_value
 
 
 class StableAudioDiTModel(DiffusersOpenDiT, PeftAdapterMixin):
@@ -43,7 +44,7 @@ class StableAudioDiTModel(DiffusersOpenDiT, PeftAdapterMixin):
         token = self.global_proj(duration) + moment
         h = torch.cat([token[:, None], self.proj_in(self._convolve(self.preprocess_conv, x))], 1)
         visible = None
-        if int(frames.min()) < x.shape[1]:
+        if host_value(frames.min()) != x.shape[1]:
             visible = F.pad(inside, (1, 0), value=True)[:, None]
         rotation = get_1d_rotary_pos_embed(
             self.config.attention_head_dim // 2,

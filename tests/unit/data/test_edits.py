@@ -35,6 +35,7 @@ def test_spans_are_counted_in_frames_of_the_song():
     assert mask_of(edit).nonzero().flatten().tolist() == [*range(20, 30), *range(90, 100)]
     assert mask_of(Edit(song="x", spans=((-1.0, 0.3),))).nonzero().flatten().tolist() == [0, 1, 2]
     assert mask_of(Edit(song="x", strength=0.5)).all()
+    assert mask_of(Edit(song="x", cover=True)).all()
 
 
 def test_what_is_added_stands_at_the_ends_and_the_song_between():
@@ -80,6 +81,9 @@ def test_the_length_of_an_audio_file_is_read_from_its_header(tmp_path):
         ({"song": "song.safetensors", "spans": [[0, 2], [1, 3]]}, "overlap; join them into one"),
         ({"song": "song.safetensors", "spans": [[5, -1], [6, 7]]}, "overlap"),
         ({"song": "song.safetensors", "extend_end_s": -1}, "extend_end_s must be seconds of at least 0"),
+        ({"song": "song.safetensors", "cover": 1}, "edit.cover must be true or false"),
+        ({"song": "song.safetensors", "strength": True}, "edit.strength must be a number"),
+        ({"song": "song.safetensors", "cover": True, "spans": [[0, 1]]}, "leave spans and extensions out"),
         ({"song": "song.safetensors", "extend_end_s": "long"}, "extend_end_s must be a number"),
         ({"song": "song.safetensors", "strength": 0}, r"strength must be in \(0, 1\]"),
         ({"song": "song.safetensors", "strength": 0.5, "extend_end_s": 1}, "cannot extend"),

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from diffdpo.evaluation.distances import kernel_distance, kernel_distances, median_bandwidth
+from diffdpo.errors import DataError
+from diffdpo.evaluation.distances import (
+    frechet_distance,
+    frechet_distance_infinity,
+    kernel_distance,
+    kernel_distances,
+    median_bandwidth,
+)
 from diffdpo.statistics import Interval, cluster_weights, members
 
 
@@ -99,3 +106,49 @@ def test_a_draw_without_pairs_is_no_number():
     draws = kernel_distances(gaussian(6), list("aabbcc"), gaussian(2, seed=1), list("xy"), 1.0, resamples=40)
     assert np.isfinite(draws[0])
     assert np.isnan(draws).any()
+
+
+def with_moments(mean, covariance, count, seed=0):
+    """Items with exactly this mean and covariance."""
+    rng = np.random.default_rng(seed)
+    items = rng.normal(size=(count, len(mean)))
+    items -= items.mean(0)
+    items = items @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(items, rowvar=False)))).T
+    return items @ np.linalg.cholesky(np.asarray(covariance, float)).T + np.asarray(mean)
+
+
+def test_the_frechet_distance_of_normal_laws():
+    """Of commuting covariances: the squared shift and the squared differences of the deviations."""
+    first = with_moments([0, 0, 0], np.diag([1.0, 4.0, 9.0]), 200)
+    second = with_moments([1, 2, 0], np.diag([4.0, 4.0, 1.0]), 90, seed=1)
+    assert frechet_distance(first, second) == pytest.approx(5 + 1 + 0 + 4)
+    assert frechet_distance(second, first) == pytest.approx(10)
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
+    assert frechet_distance(first @ turn, second @ turn) == pytest.approx(10)
+
+
+def test_the_frechet_distance_of_one_dimension():
+    first, second = with_moments([0], [[4.0]], 50), with_moments([3], [[1.0]], 60, seed=1)
+    assert frechet_distance(first, second) == pytest.approx(9 + 1)
+
+
+def test_infinitely_many_items_of_one_law_are_at_no_distance():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(20_000, 12))
+    plain, infinite = [], []
+    for _ in range(6):
+        items = rng.normal(size=(120, 12))
+        plain.append(frechet_distance(reference, items))
+        infinite.append(frechet_distance_infinity(reference, items))
+    assert np.mean(plain) == pytest.approx((12**2 + 5 * 12) / (4 * 120), rel=0.25)
+    assert abs(np.mean(infinite)) < 0.2 * np.mean(plain)
+    shifted = [frechet_distance_infinity(reference, rng.normal(0.5, 1, size=(120, 12))) for _ in range(6)]
+    assert np.mean(shifted) == pytest.approx(12 * 0.25, rel=0.1)
+
+
+def test_too_few_items_have_no_frechet_distance():
+    with pytest.raises(DataError, match="16 or more"):
+        frechet_distance_infinity(np.eye(30), np.eye(30)[:15])
+    with pytest.raises(DataError, match="two items"):
+        frechet_distance(np.eye(3), np.ones((1, 3)))

@@ -9,6 +9,7 @@ import torch
 from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers import AceStepTransformer1DModel as Published
 from support.ace_step import CODES, parts, write_diffusers
+from support.adapters import write_export
 from support.model_contract import distance, draw, noise
 from transformers import PreTrainedTokenizerFast
 
@@ -146,6 +147,21 @@ def test_schedules_and_intervals_are_the_pipelines(model, pipe, cfg, more):
     check(path, published(pipe, prompt, frames, 0, **more), 1, frames)
 
 
+@pytest.mark.parametrize("peft", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_the_pipeline_loads_an_exported_adapter_and_takes_our_path(model, folder, tmp_path, peft):
+    """`pipe.load_lora_weights` on what `export-adapter` wrote; ours has it merged."""
+    export = write_export(MODELS["ace_step"](checkpoint=str(folder)).load(), tmp_path, "diffusers", **peft)
+    adapted, pipe, prompt = (
+        MODELS["ace_step"](checkpoint=str(folder), adapter=str(export)).load(), pipeline(), PROMPTS[0]
+    )  # fmt: skip
+    pipe.load_lora_weights(str(export))
+    reference = published(pipe, prompt, 40, 0)
+    path = ours(adapted, [request(adapted, LONG), request(adapted, prompt)], APG, 0)
+    check(path, reference, 1, 40)
+    plain = ours(model, [request(model, LONG), request(model, prompt)], APG, 0)
+    assert distance(plain[-1][1, :40], reference[-1]) > 1e-2
+
+
 def test_audio_codes_replace_the_source(model, pipe):
     prompt, codes = PROMPTS[0], torch.arange(8) * 3 % CODES
     text = "".join(f"<|audio_code_{code}|>" for code in codes.tolist())
@@ -156,6 +172,25 @@ def test_audio_codes_replace_the_source(model, pipe):
     path = ours(model, [request(model, LONG), planned, plain], APG, 0)
     check(path, reference, 1, 40)
     check(path, published(pipe, prompt, 40, 0), 2, 40)
+
+
+@pytest.mark.parametrize("seconds", [1.6, 1.32])
+def test_a_cover_of_a_recording_is_the_pipelines(model, pipe, monkeypatch, seconds):
+    """Whole codes, and a last one filled up with silence."""
+    prompt, sound = replace(PROMPTS[0], duration_s=seconds), noise(seconds, 4000, 2)
+    frames = model.spec.frames(seconds)
+    mean_of_posterior(monkeypatch)
+    reference = published(
+        pipe, prompt, frames, 0, src_audio=torch.from_numpy(sound.samples), task_type="cover"
+    )
+    plan = model.cover_plan(model.encode(sound))
+    assert len(plan.tensors["codes"]) == -(-frames // 5)
+    plain = request(model, prompt)
+    hints = model.embed_plan(plan)
+    cover = replace(plain, row=replace(plain.row, embedding=plain.row.embedding | hints))
+    path = ours(model, [request(model, LONG), cover, plain], APG, 0)
+    check(path, reference, 1, frames)
+    assert distance(path[-1][1, :frames], path[-1][2, :frames]) > 1e-3
 
 
 def test_a_repaint_is_the_pipelines(model, pipe, monkeypatch):

@@ -8,11 +8,11 @@ import torch
 from support.local_model import LocalModel
 
 from diffdpo import audio
+from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
 from diffdpo.models import MODELS
 from diffdpo.models.embeddings import (
     EmbeddingStore,
-    plan_digest,
     prompt_digest,
     read_embedding,
     write_embedding,

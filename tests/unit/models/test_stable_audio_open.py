@@ -5,6 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import StableAudio3DiTModel as StableAudio3Network
+from diffusers import StableAudio3Pipeline, StableAudioPipeline
+from peft import PeftModel
+from support.adapters import write_export
 from support.model_contract import distance, one_line_error
 from support.stable_audio_open import CHANNELS, FRAMES, open_pipeline, write_open
 
@@ -36,7 +40,26 @@ def load(folder, **arguments):
 @torch.no_grad()
 def test_guided_songs_are_the_pipelines(folder, seconds, seed, negative):
     """The pipeline steps in sigma = t / (1 - t) and scales latents by 1 + sigma; its Euler steps are the same."""
-    model, whole, steps = load(folder), open_pipeline(folder), 6
+    compare_songs(load(folder), open_pipeline(folder), seconds, seed, negative)
+
+
+@torch.no_grad()
+def test_the_pipeline_has_no_loader_and_peft_puts_the_adapter_on_its_network(folder, tmp_path):
+    """As the how-to says of diffusers 0.42: neither pipelines nor networks of Stable Audio load adapters."""
+    for kind in (StableAudioPipeline, StableAudio3Pipeline):
+        assert not hasattr(kind, "load_lora_weights")
+    assert not hasattr(StableAudio3Network, "load_lora_adapter")
+    export, whole = write_export(load(folder), tmp_path, "peft"), open_pipeline(folder)
+    assert not hasattr(whole.transformer, "load_lora_adapter")
+    PeftModel.from_pretrained(whole.transformer, str(export))
+    compare_songs(load(folder, adapter=str(export)), whole, 1.25, 2, "noise")
+    with pytest.raises(AssertionError):
+        compare_songs(load(folder), whole, 1.25, 2, "noise")
+
+
+def compare_songs(model, whole, seconds, seed, negative):
+    """The song of the pipeline, from the text to the sound, and ours beside a neighbour."""
+    steps = 6
     prompt = Prompt(id=f"p{seed}", text=f"song {seed}", negative_text=negative, duration_s=seconds)
     noise = draw_noise(seed, [prompt.id], FRAMES, CHANNELS)
     sound = whole(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.ace_step import write_diffusers
 from support.bundle import write_bundle
 
 from diffdpo.data.song_manifest import SongEntry
@@ -47,6 +48,23 @@ def test_without_captions_a_window_has_styles_of_both_of_sound_and_of_text(model
     assert torch.equal(variants[2], torch.stack([text_style(model, SONG.text)] * 2))
     untitled = styles(model, clip, replace(SONG, text=""), cfg)
     assert torch.equal(untitled, variants[1].expand(3, -1, -1))
+
+
+def test_a_model_is_shown_a_songs_own_sound_only_as_it_was_trained(tmp_path, model, clip):
+    """The tiny model by default, ACE-Step, whose trainer gives no reference, where one asks for it."""
+    cfg = PrepareRun(style_window_s=4.0, style="none")
+    assert torch.equal(styles(model, clip, SONG, cfg), text_style(model, SONG.text)[None, None])
+    ace_step = MODELS["ace_step"](checkpoint=str(write_diffusers(tmp_path))).load()
+    silent = ace_step.embed(Prompt(id="t", text=SONG.text, duration_s=4.0))
+    heads = {
+        style: [
+            windows[0]["head"]
+            for windows in embed_windows(ace_step, sound_of(clip), SONG, replace(cfg, style=style))
+        ]
+        for style in ("auto", "windows")
+    }  # fmt: skip
+    assert [torch.equal(head, silent["head"]) for head in heads["auto"]] == [True]
+    assert [torch.equal(head, silent["head"]) for head in heads["windows"]] == [False, False, True]
 
 
 def test_captions_say_parts_of_the_text_and_of_what_is_measured(model, clip):

@@ -18,7 +18,7 @@ from diffdpo.data.pairs import PAIRS
 from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import SCORES
 from diffdpo.data.songs import SONGS
-from diffdpo.errors import ConfigError, DataError
+from diffdpo.errors import ConfigError, DataError, NotPassedError
 from diffdpo.locks import lock_folder, lock_shard
 from diffdpo.recipes import evaluate, mine, prepare, round, sample, score, train
 from diffdpo.recipes.evaluate import EvaluateRun
@@ -349,5 +349,10 @@ def test_a_finished_round_refuses_what_would_undo_it_and_does_anew_what_it_can(t
     assert {row.prompt_id for row in open_samples(out / "baseline").all_rows()} == {"y"}
     report = json.loads((out / "report/report.json").read_text())
     assert {song["prompt_id"] for song in report["samples"]} == {"y"}
+    assert json.loads((out / "manifest.json").read_text())["verdict"] == report["verdict"]
+    assert report["verdict"]["sentence"] == "Unclear: 1 prompt, and a verdict needs 8."
+    assert (report["verdict"]["passed"], "band" in report["verdict"]["numbers"]["absent"]) == (False, True)
+    with pytest.raises(NotPassedError, match="the verdict is not passed: no valid judge was scored"):
+        run_round(small_round, "evaluate.require_pass=true")
     candidates = {name: time for name, time in state.items() if "candidates" in name or "train" in name}
     assert {name: times(out)[name] for name in candidates} == candidates

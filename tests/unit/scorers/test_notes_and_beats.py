@@ -9,7 +9,7 @@ from diffdpo import audio
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.perturbations import PERTURBATIONS
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import axis_traits, judge_axes, mined_axes
+from diffdpo.scorers.axes import axis_traits, diagnosis_axes, judge_axes, mined_axes
 from diffdpo.scorers.beats import BeatRhythm, beat_coherence
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import ClipFeatures
@@ -124,9 +124,12 @@ def test_white_noise_scores_below_a_song_on_every_axis_that_judges():
 
 
 def test_diagnoses_do_not_judge_and_neither_is_mined():
-    assert set(judge_axes()) >= {"note.triad", "note.key", "note.scale", "beat.coherence"}
+    judges = {"note.triad", "note.key", "note.scale", "beat.coherence", "form.order"}
+    assert set(judge_axes()) == judges
     diagnoses = {"note.clean", "note.pulse", "note.recur", "note.variety", "beat.pulse"}
-    assert not diagnoses & set(judge_axes())
+    diagnoses |= {"musicnn.typicality", "musicnn.tags", "harmony.consonance", "rhythm.tempo"}
+    assert set(diagnosis_axes([*judges, *diagnoses, "harmony.key"])) == diagnoses
+    assert diagnosis_axes(["note.triad", "harmony.key"], ["harmony.key"]) == ["note.triad"]
     axes = [*SCORERS["notes"].axes, *SCORERS["beats"].axes]
     assert mined_axes([], ["harmony.key", *axes]) == ["harmony.key"]
     for axis in axes:

@@ -41,6 +41,8 @@ def report(seed, changes, prompts=12, songs=2):
         "axes": [asdict(a) | {"direction": a.effect.direction} for a in found],
         "samples": [asdict(pair) | {"change": 0.0} for pair in pairs],
         "mining": {"pairs": 30 + seed},
+        "witnesses": None,
+        "verdict": {"passed": seed == 0},
     }
 
 
@@ -80,6 +82,25 @@ def test_a_seed_shows_the_round_that_the_report_shows(bench):
     assert kept["axes"]["judge"]["role"] == "judge"
     none = bench.seed_result(made, {"best": 0, "rounds": 2, "results": results})
     assert none["winner_rise"] == 0.04
+
+
+def test_witnesses_of_a_seed_are_a_row(bench):
+    effect = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    made = report(0, {"a": 1.0}) | {
+        "witnesses": {
+            "composites": {"W.all": effect},
+            "band": {"change": {"mean": -0.01, "low": -0.04, "high": 0.02}},
+            "n_equivalent": {"interval": {"value": 3.46, "low": 1.7, "high": None}, "largest": 10},
+        }
+    }
+    seeds = {
+        seed: bench.seed_result(made, {"best": 1, "rounds": 1, "results": [{"winner_rise": 0.0}]})
+        for seed, made in ((0, made), (1, report(1, {"a": 1.0})))
+    }
+    assert bench.witness_table({"seeds": seeds}).splitlines()[2:] == [
+        "| 0 | +0.500 (+0.250 … +0.750) | -0.010 (-0.040 … +0.020) | 3.5 (1.7 … above 10) | passed |",
+        "| 1 |  |  |  | not passed |",
+    ]
 
 
 def test_the_cost_is_that_of_all_attempts_or_unknown(bench):

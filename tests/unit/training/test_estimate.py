@@ -14,6 +14,7 @@ from diffdpo.training.estimate import Deployment, MemoryEstimate, estimate_memor
 from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
 from diffdpo.types import Prompt
 
+FRAMES = 128
 CFG = TrainConfig(global_batch=1, per_device=1, trackers=[])
 
 
@@ -86,6 +87,26 @@ def test_pairs_and_groups_need_less_when_they_are_split(model, name):
     assert split.weights == stacked.weights
     factor = {"pair": 0.7, "group": 0.5}.get(OBJECTIVES[name].batch_kind, 1.2)
     assert split.activations < factor * stacked.activations
+
+
+def test_a_split_pair_is_as_small_as_what_must_be_held_allows(model):
+    """W bytes of weights, A of a song's activations. Adapters: (W + A) / (W + 2 A), at most 0.6 from A = 2 W.
+
+    Whole networks hold two moments and a reference of W each as well, and the first song's gradients during the
+    second's backward: (5 W + A) / (4 W + 2 A), 0.8 at A = 3 W. What is small beside both lets it be a little less.
+    """
+    size = parameter_bytes(model)
+    for lora, held, added in ((LoraConfig(rank=4), 1, 0), (None, 4, 1)):
+        stacked, split = (
+            estimate(model, replace(CFG, lora=lora, split_backward=value), frames=FRAMES)
+            for value in (False, True)
+        )
+        song = stacked.activations / 2
+        assert split.activations >= 3 * size
+        expected = ((held + added) * size + song) / (held * size + 2 * song)
+        assert expected - 0.04 < split.peak / stacked.peak < expected + 0.01
+        if lora is not None:
+            assert split.peak <= 0.6 * stacked.peak
 
 
 def test_checkpointing_needs_less_and_longer_songs_need_more(model):

@@ -4,7 +4,7 @@ Mono sound at 4 kHz is cut into frames of 40 samples, and these are the latents:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from diffdpo import audio
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
-from diffdpo.models.adapters import merge_adapter, parse_adapters
+from diffdpo.models.adapter_config import AdapterConfig
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
 from diffdpo.models.checkpoints import load_saved
+from diffdpo.models.timed_adapters import apply_adapters
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
 RATE, HOP, LEVEL, CODES = 4000, 40, 4.0, 8
@@ -170,6 +171,8 @@ class Stranger:
     """Folder of the network, such as the `export` of a training run; an untrained one without."""
     adapter: str | list[str] = ""
     """Folders of LoRA adapters, as a list or comma-separated, merged on loading; `FOLDER@0.5` for half of one."""
+    adapters: list[AdapterConfig] = field(default_factory=list)
+    """Adapters that act at some times t, or in some layers."""
 
     def load(self) -> StrangerModel:
         with torch.random.fork_rng():
@@ -177,6 +180,5 @@ class Stranger:
             encoder, network = nn.Embedding(256, 16), StrangerTransformer()
         if self.network:
             network = load_saved(StrangerTransformer, self.network)
-        for folder, weight in parse_adapters(self.adapter):
-            merge_adapter(network, folder, weight)
+        apply_adapters(network, self.adapter, self.adapters)
         return StrangerModel(network=network.eval(), encoder=encoder)

@@ -1,0 +1,70 @@
+"""Evidence for a verdict from paired songs with their scores."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffdpo.evaluation.band import BAND_WITNESSES, WitnessBands, band_change
+from diffdpo.evaluation.composites import WitnessValues
+from diffdpo.evaluation.diversity import Embeddings, diversity_changes, spread_changes
+from diffdpo.evaluation.effects import AxisEffect, PairedSample
+from diffdpo.evaluation.verdict import Evidence
+
+WINNER_ERROR = "winner_error_ratio"
+"""The end of the name, in a training's metrics, of the held-out winners' error in that of the reference."""
+
+
+def witness_values(
+    pairs: Sequence[PairedSample], axes: Collection[str]
+) -> tuple[WitnessValues, WitnessValues]:
+    """The values of some axes of the base's songs and of the aligned model's, in the order of the pairs.
+
+    Axes without any score are left out; NaN where a song has none.
+    """
+    sides = []
+    for name in ("baseline", "aligned"):
+        columns = {
+            axis: np.array([getattr(pair, name).get(axis, np.nan) for pair in pairs], dtype=np.float64)
+            for axis in axes
+        }
+        sides.append({axis: values for axis, values in columns.items() if np.isfinite(values).any()})
+    return sides[0], sides[1]
+
+
+def gather_evidence(
+    pairs: Sequence[PairedSample],
+    axis_effects: Sequence[AxisEffect],
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    bands: WitnessBands | None = None,
+    embeddings: Mapping[str, tuple[Embeddings, Embeddings]] | None = None,
+    drift_kl: float | None = None,
+) -> Evidence:
+    """The evidence that there is: the changes of judges, in-band shares, diversity, held-out winners.
+
+    `metrics` are the rows of the training, `bands` those of real songs, `embeddings` of both models' songs in the
+    order of the pairs. What a piece needs and is not there leaves the piece out.
+    """
+    base, aligned = witness_values(pairs, BAND_WITNESSES)
+    prompts = [pair.group for pair in pairs]
+    witnesses = set(base) & set(aligned)
+    has_band = bands is not None and witnesses.issuperset(BAND_WITNESSES)
+    return Evidence(
+        judges={a.axis: a.effect for a in axis_effects if a.role == "judge"},
+        band=band_change(base, aligned, prompts, bands) if has_band and bands is not None else None,
+        diversity=diversity_changes(embeddings, prompts) if embeddings else None,
+        spreads=spread_changes(base, aligned, prompts) or None,
+        winner_error=held_out_winner_error(metrics),
+        has_winners=any("winner_error" in row for row in metrics),
+        drift_kl=drift_kl,
+    )
+
+
+def held_out_winner_error(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """The newest error of winners that were not trained on, in that of the reference; None if there is none."""
+    for row in reversed(metrics):
+        for name, value in row.items():
+            if name.endswith(WINNER_ERROR) and value is not None:
+                return float(value)
+    return None

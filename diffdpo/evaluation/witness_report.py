@@ -1,0 +1,121 @@
+"""What the witnesses say of a model: composites by trait, the band of real songs, and best-of-N of the base."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from diffdpo.evaluation.band import BAND_WITNESSES, Band, BandChange, band_change, real_bands
+from diffdpo.evaluation.best_of_n import (
+    SELECTION_AXES,
+    EquivalentN,
+    equivalent_n,
+    gain_curve,
+    selection_scores,
+)
+from diffdpo.evaluation.composites import (
+    ALL_TRAITS,
+    HARMONY_WITNESSES,
+    RHYTHM_WITNESSES,
+    CompositeScale,
+    WitnessValues,
+    composite_effects,
+    fit_composites,
+)
+from diffdpo.evaluation.effects import PairedSample
+from diffdpo.evaluation.evidence import witness_values
+from diffdpo.evaluation.real_songs import read_table
+from diffdpo.mining.values import Candidate
+from diffdpo.statistics import Effect
+
+FORM_WITNESS = "form.order"
+BAND_GROUP = "judge"
+"""The real songs that the band is taken from: those that nothing is fitted to."""
+
+
+@dataclass(frozen=True)
+class WitnessReport:
+    """Composites of the aligned songs against the base's, in standard deviations of the base's songs."""
+
+    composites: Mapping[str, Effect]
+    definition: str
+    """What W.all is the mean of."""
+    band: BandChange | None
+    """None when one of the nine witnesses has no scores."""
+    n_equivalent: EquivalentN | None
+    """The N at which best-of-N of the base gains as much of W.all; None without candidates that have all scores."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The report in a few lines of text."""
+        rows = [
+            f"{name} {effect.mean:+.2f} ({effect.low:+.2f} {effect.high:+.2f}) sd"
+            for name, effect in self.composites.items()
+        ]
+        lines = [f"witnesses: {', '.join(rows)}; {self.definition}"]
+        if self.band is not None:
+            change = self.band.change
+            lines.append(
+                f"in-band share {self.band.base_share:.2f} -> {self.band.aligned_share:.2f}, change "
+                f"{change.mean:+.3f} ({change.low:+.3f} {change.high:+.3f})"
+            )
+        if self.n_equivalent is not None:
+            lines.append(f"as good as the best of {self.n_equivalent.text()} of the base's songs")
+        return tuple(lines)
+
+
+def shipped_bands() -> dict[str, Band]:
+    """The band of each of the nine witnesses over the package's real songs of the judge's group."""
+    songs = read_table().of_group(BAND_GROUP)
+    return real_bands({axis: songs.column(axis) for axis in BAND_WITNESSES})
+
+
+def witness_report(
+    pairs: Sequence[PairedSample],
+    mined_axes: Collection[str],
+    candidates: Sequence[Candidate] = (),
+    bands: Mapping[str, Band] | None = None,
+) -> WitnessReport | None:
+    """The report of paired songs; None unless all have the witnesses of harmony and rhythm.
+
+    Witnesses that were mined are no witnesses: None then, too. `candidates` are the base's, for best-of-N.
+    """
+    requirements = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
+    names = {*requirements, FORM_WITNESS, *BAND_WITNESSES} - set(mined_axes)
+    base, aligned = witness_values(pairs, names)
+    complete = {axis for axis in names if _is_complete(base, axis) and _is_complete(aligned, axis)}
+    if not complete.issuperset(requirements):
+        return None
+    prompts = [pair.group for pair in pairs]
+    scale = fit_composites(base, [FORM_WITNESS] if FORM_WITNESS in complete else [])
+    composites = composite_effects(scale, base, aligned, prompts)
+    has_band = bands is not None and complete.issuperset(BAND_WITNESSES)
+    change = scale.values(aligned)[ALL_TRAITS] - scale.values(base)[ALL_TRAITS]
+    return WitnessReport(
+        composites=composites,
+        definition=scale.definition,
+        band=band_change(base, aligned, prompts, bands) if has_band and bands is not None else None,
+        n_equivalent=_equivalent(scale, change, prompts, candidates),
+    )
+
+
+def _is_complete(values: WitnessValues, axis: str) -> bool:
+    return axis in values and bool(np.isfinite(values[axis]).all())
+
+
+def _equivalent(
+    scale: CompositeScale,
+    change: Float[np.ndarray, " song"],
+    prompts: Sequence[str],
+    candidates: Sequence[Candidate],
+) -> EquivalentN | None:
+    """The N of the change, by the candidates that have all scores."""
+    axes = {*SELECTION_AXES, *(axis for members in scale.members.values() for axis in members)}
+    usable = [c for c in candidates if all(np.isfinite(c.scores.get(axis, np.nan)) for axis in axes)]
+    groups = [candidate.group for candidate in usable]
+    if not usable or min(groups.count(group) for group in set(groups)) < 2:
+        return None
+    columns = {axis: np.array([candidate.scores[axis] for candidate in usable]) for axis in axes}
+    curve = gain_curve(selection_scores(columns, groups), scale.values(columns)[ALL_TRAITS], groups)
+    return equivalent_n(curve, change, prompts)

@@ -1,0 +1,87 @@
+"""What witnesses say of paired songs: numbers that can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from diffdpo.evaluation.band import BAND_WITNESSES, Band
+from diffdpo.evaluation.best_of_n import SELECTION_AXES
+from diffdpo.evaluation.composites import HARMONY_WITNESSES
+from diffdpo.evaluation.effects import PairedSample
+from diffdpo.evaluation.witness_report import FORM_WITNESS, shipped_bands, witness_report
+from diffdpo.mining.values import Candidate
+
+WITNESSES = (*BAND_WITNESSES, FORM_WITNESS)
+
+
+def _pairs(shift: dict[str, float], prompts: int = 12) -> list[PairedSample]:
+    """Songs whose witnesses are normal draws, and the same songs moved by `shift`."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for i in range(2 * prompts):
+        base = {axis: float(rng.normal()) for axis in WITNESSES}
+        aligned = {axis: value + shift.get(axis, 0.0) for axis, value in base.items()}
+        pairs.append(PairedSample(f"p{i // 2}.{i % 2}", f"p{i // 2}", f"p{i // 2}", base, aligned))
+    return pairs
+
+
+def test_a_shift_of_one_trait_is_its_composites_effect() -> None:
+    pairs = _pairs({"beat.coherence": 0.5})
+    report = witness_report(pairs, [])
+    assert report is not None
+    deviation = np.std([pair.baseline["beat.coherence"] for pair in pairs], ddof=1)
+    assert report.composites["W.rhythm"].mean == pytest.approx(0.5 / deviation)
+    assert report.composites["W.harmony"].mean == pytest.approx(0, abs=1e-12)
+    assert report.composites["W.form"].mean == pytest.approx(0, abs=1e-12)
+    assert list(report.composites) == ["W.harmony", "W.rhythm", "W.form", "W.all"]
+
+
+def test_songs_that_leave_the_band_are_over_optimised() -> None:
+    bands = {axis: Band(-1.3, 1.3) for axis in BAND_WITNESSES}
+    inside, outside = (
+        witness_report(_pairs(dict.fromkeys(HARMONY_WITNESSES, shift)), [], bands=bands)
+        for shift in (0.0, 3.0)
+    )
+    assert inside is not None
+    assert inside.band is not None
+    assert not inside.band.over_optimised
+    assert outside is not None
+    assert outside.band is not None
+    assert outside.band.over_optimised
+    assert set(outside.band.witnesses_outside) == set(HARMONY_WITNESSES)
+    assert any("in-band share" in line for line in outside.lines)
+
+
+def test_best_of_n_of_the_base_is_found_where_the_gains_meet() -> None:
+    """Selection axes order the candidates as their witnesses do: the best of two of 0 and 1 gains one half."""
+    pairs = _pairs({})
+    scale = {axis: np.std([pair.baseline[axis] for pair in pairs], ddof=1) for axis in WITNESSES}
+    candidates = [
+        Candidate(
+            prompt_id=f"c{i}",
+            group=f"c{i}",
+            sample_id=f"c{i}.{step}",
+            scores={axis: step * float(scale[axis]) for axis in WITNESSES}
+            | dict.fromkeys(SELECTION_AXES, float(step)),
+        )
+        for i in range(12)
+        for step in range(2)
+    ]
+    half = {axis: 0.5 * float(scale[axis]) for axis in WITNESSES}
+    report = witness_report(_pairs(half), [], candidates)
+    assert report is not None
+    assert report.n_equivalent is not None
+    assert report.n_equivalent.interval.value == pytest.approx(2.0)
+
+
+def test_a_witness_that_was_mined_is_none() -> None:
+    assert witness_report(_pairs({}), ["note.key"]) is None
+    without_form = witness_report(_pairs({}), [FORM_WITNESS])
+    assert without_form is not None
+    assert "W.form" not in without_form.composites
+    assert "no valid witness of form" in without_form.definition
+
+
+def test_bands_of_the_package_hold_all_nine_witnesses() -> None:
+    bands = shipped_bands()
+    assert set(bands) == set(BAND_WITNESSES)
+    assert all(band.low < band.high for band in bands.values())
