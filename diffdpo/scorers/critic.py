@@ -23,7 +23,8 @@ from diffdpo.types import Clip
 
 CRITIC_PATH = Path(str(resources.files("diffdpo").joinpath("assets/preferences/critic.safetensors")))
 CRITIC_PARTS = (Harmony(), Rhythm(), Structure(), Production())
-CRITIC_FEATURES = (*(axis for part in CRITIC_PARTS for axis in part.axes), *FACTS)
+CRITIC_COMPONENTS = tuple(axis for part in CRITIC_PARTS for axis in part.axes)
+CRITIC_FEATURES = (*CRITIC_COMPONENTS, *FACTS)
 """The features: the signal axes, and the facts of form of chroma and timbre. Their means and movements were left
 out: with them a critic preferred smooth songs, such as those of two steps instead of six."""
 
@@ -45,6 +46,7 @@ class Critic:
 
     version: ClassVar[str] = "1"
     axes: ClassVar[tuple[str, ...]] = ("critic.quality",)
+    components: ClassVar[tuple[str, ...]] = CRITIC_COMPONENTS
     traits: ClassVar[Mapping[str, str]] = {"critic.quality": "naturalness"}
     licenses: ClassVar[tuple[str, ...]] = ()
     judge_only: ClassVar[bool] = False

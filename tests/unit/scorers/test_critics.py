@@ -9,7 +9,7 @@ from diffdpo import audio
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.evaluation.perturbations import PERTURBATIONS
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import mined_axes
+from diffdpo.scorers.axes import diagnosis_axes, mined_axes
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.critic import CRITIC_FEATURES, CRITIC_PATH, Critic, critic_features, read_critic
 from diffdpo.scorers.features import ClipFeatures
@@ -76,3 +76,11 @@ def test_a_missing_head_is_an_error_of_one_line(tmp_path):
     with pytest.raises(DataError, match="reinstall diffdpo") as error:
         read_critic(tmp_path / "critic.safetensors")
     assert "\n" not in str(error.value)
+
+
+def test_what_a_mined_critic_weighs_judges_nothing():
+    axes = ["critic.quality", "harmony.key", "structure.form", "note.key", "critic.second"]
+    assert diagnosis_axes(axes) == []
+    assert diagnosis_axes(axes, mined=["structure.order"]) == []
+    assert diagnosis_axes(axes, mined=["critic.quality"]) == ["harmony.key", "structure.form"]
+    assert diagnosis_axes(axes, ["harmony.key"], ["critic.quality"]) == [a for a in axes if a != "harmony.key"]
