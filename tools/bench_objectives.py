@@ -37,7 +37,8 @@ from diffdpo.evaluation.selection import winner_rise
 from diffdpo.progress import log
 from diffdpo.recipes import mine, sample, score, train
 from diffdpo.recipes.mine import MineRun
-from diffdpo.recipes.round import RoundRun, next_model
+from diffdpo.recipes.next_model import next_model
+from diffdpo.recipes.round import RoundRun
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun

@@ -123,7 +123,7 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_not_mined(cfg, baseline)
     pairs = _pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    axis_effects = effects(pairs, mined_axes, axes, diagnosis_axes(axes, cfg.judges))
+    axis_effects = effects(pairs, mined_axes, axes, diagnosis_axes(axes, cfg.judges, mined_axes))
     _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
@@ -195,7 +195,7 @@ def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[st
     """The effects of a comparison, without a report."""
     pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
-    return effects(pairs, mined_axes, axes, diagnosis_axes(axes))
+    return effects(pairs, mined_axes, axes, diagnosis_axes(axes, mined=mined_axes))
 
 
 def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:

@@ -22,6 +22,7 @@ from diffdpo.progress import log
 from diffdpo.recipes import evaluate, mine, sample, score, train
 from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
+from diffdpo.recipes.next_model import next_model
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
@@ -96,6 +97,9 @@ class RoundRun:
     """The report: listen, judges, require_pass. The round sets the folders, long_song, command and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
+    adapter_strength: float = 1.0
+    """Factor on each round's adapter after training. More than 1 goes further in the direction that was learnt
+    (ExPO, arXiv 2404.16792); less than 1 stays nearer to the model before."""
     seed: int = 0
     long_song_s: float = 0.0
     """Length of one more song, sampled from the aligned model at the end; 0 for none."""
@@ -105,6 +109,7 @@ class RoundRun:
         check_range(self, "candidates", low=2)
         check_range(self, "evaluation_samples", "rounds", low=1)
         check_range(self, "long_song_s", low=0)
+        check_range(self, "adapter_strength", above=0)
         check_seed(self, "seed")
         for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
@@ -114,6 +119,8 @@ class RoundRun:
 
     def check_parts(self) -> None:
         """ConfigError for a part of a stage, or an argument, that does not exist, before anything is loaded."""
+        if self.adapter_strength != 1 and self.train.train.lora is None:
+            raise ConfigError("adapter_strength scales an adapter; set train.train.lora, or leave it out")
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
         self.mine.check_parts()
@@ -251,24 +258,8 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
         seed=cfg.seed,
     )
     train.run(training)
-    return next_model(model, result_folder(folder / "train"), lora=training.train.lora is not None)
-
-
-def next_model(model: Choice, export: Path, *, lora: bool) -> Choice:
-    """The model after a training run. Adapters of earlier rounds are listed before the new one."""
-    if not lora:
-        args = {key: value for key, value in model.args.items() if key not in ("adapter", "adapters")}
-        return Choice(model.name, {**args, "network": str(export)})
-    if model.args.get("adapters"):
-        return Choice(
-            model.name, {**model.args, "adapters": [*model.args["adapters"], {"path": str(export)}]}
-        )
-    earlier = model.args.get("adapter") or ""
-    if isinstance(earlier, str):
-        adapters: str | list[str] = f"{earlier},{export}" if earlier else str(export)
-    else:
-        adapters = [*earlier, str(export)]
-    return Choice(model.name, {**model.args, "adapter": adapters})
+    lora = training.train.lora is not None
+    return next_model(model, result_folder(folder / "train"), lora=lora, strength=cfg.adapter_strength)
 
 
 def _sample(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, *, seed: int) -> Path:

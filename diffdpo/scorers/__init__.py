@@ -9,6 +9,7 @@ from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.beats import BeatRhythm
+from diffdpo.scorers.critic import Critic
 from diffdpo.scorers.form import FormOrder
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
@@ -16,6 +17,7 @@ from diffdpo.scorers.notes import NoteHarmony
 from diffdpo.scorers.order import StructureOrder
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.rhythm import Rhythm
+from diffdpo.scorers.second_critic import SecondCritic
 from diffdpo.scorers.songeval import SongEval
 from diffdpo.scorers.structure import Structure
 from diffdpo.scorers.tags import Tags
@@ -28,11 +30,13 @@ SCORERS: Table[type[Scorer]] = Table(
         "structure": Structure,
         "order": StructureOrder,
         "production": Production,
+        "critic": Critic,
         "musicnn": MusicnnTypicality,
         "tags": Tags,
         "notes": NoteHarmony,
         "beats": BeatRhythm,
         "form": FormOrder,
+        "second_critic": SecondCritic,
         "adherence": Adherence,
         "songeval": SongEval,
         "audiobox": Audiobox,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.registry import closest
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.base import PartialJudge
+from diffdpo.scorers.base import CompositeScorer, PartialJudge
 from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
@@ -54,13 +54,25 @@ def judge_axes() -> tuple[str, ...]:
     )
 
 
-def diagnosis_axes(axes: Sequence[str], judges: Collection[str] = ()) -> list[str]:
-    """The axes that are watched and judge nothing: all but `judges`, by default those without shown validity."""
+def diagnosis_axes(
+    axes: Sequence[str], judges: Collection[str] = (), mined: Collection[str] = ()
+) -> list[str]:
+    """The axes that are watched and judge nothing.
+
+    All but `judges` where some are named. By default those without shown validity, and what an axis of `mined`
+    weighs.
+    """
     if judges:
         return [axis for axis in axes if axis not in judges]
     held_out = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
-    watched = UNPROVEN_AXES | (held_out - set(judge_axes()))
+    watched = UNPROVEN_AXES | (held_out - set(judge_axes())) | component_axes(mined)
     return [axis for axis in axes if axis in watched]
+
+
+def component_axes(axes: Collection[str]) -> set[str]:
+    """The axes that composite axes among `axes` weigh."""
+    scorers = [scorer for scorer in SCORERS.values() if set(axes) & set(scorer.axes)]
+    return {axis for scorer in scorers if isinstance(scorer, CompositeScorer) for axis in scorer.components}
 
 
 def axis_traits() -> dict[str, str]:

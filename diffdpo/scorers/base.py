@@ -52,6 +52,14 @@ class PartialJudge(Protocol):
 
 
 @runtime_checkable
+class CompositeScorer(Protocol):
+    """A scorer that weighs axes of other scorers. Where its axes are mined, these judge nothing."""
+
+    components: ClassVar[tuple[str, ...]]
+    """The axes that it weighs."""
+
+
+@runtime_checkable
 class PromptScorer(Protocol):
     """A Scorer that compares a song with its prompt: its call takes the prompts, too.
 

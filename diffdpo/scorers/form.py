@@ -60,9 +60,13 @@ class FormOrder:
         utility = read_form_utility(FORM_PATH)
         if features.clip.seconds < SHORTEST_S or not mono(features).any():
             return (utility.lowest,)
-        layers = standardise_layers(layer_moments(features), *read_layer_scale(FORM_PATH))
-        facts = window_facts(note_moments(features), layers)
-        return (float(utility(facts).mean()),)
+        return (float(utility(network_facts(features)).mean()),)
+
+
+def network_facts(features: ClipFeatures) -> Float[np.ndarray, "window 8"]:
+    """The facts of form of notes and of musicnn's layers, window by window."""
+    layers = standardise_layers(layer_moments(features), *read_layer_scale(FORM_PATH))
+    return window_facts(note_moments(features), layers)
 
 
 def note_moments(features: ClipFeatures) -> Float[np.ndarray, "moment 88"]:

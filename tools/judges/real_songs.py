@@ -3,12 +3,12 @@
     python tools/judges/real_songs.py MANIFEST --corpus FOLDER [--work build/real_songs.jsonl] [--limit N]
 
 FOLDER holds a folder for each Debian package. Of every song that is there, three windows of ten seconds are brought
-through the codec and scored. Songs that are in the work file under the same scorers are not scored again, so that
-the tool can be stopped and continued; at its end it writes the table of the package from what the work file holds.
+through the codec and scored. What the work file holds of a scorer of the same version is not scored again, so that
+the tool can be stopped and continued, and another scorer costs its own time only; at its end the tool writes the
+table of the package from what the work file holds.
 """
 
 import argparse
-import hashlib
 import json
 import random
 import sys
@@ -43,7 +43,10 @@ from diffdpo.scorers.engine import fingerprints, score_clips
 from diffdpo.types import Prompt
 
 Row = dict[str, Any]
-SCORERS = ("harmony", "rhythm", "structure", "production", "adherence", "musicnn", "tags", "notes", "beats")
+SCORERS = (
+    "harmony", "rhythm", "structure", "order", "production", "critic", "adherence",
+    "musicnn", "tags", "notes", "beats", "form", "second_critic",
+)  # fmt: skip
 PLACES = (0.2, 0.45, 0.7)
 """Where windows begin, as shares of the song's length."""
 WINDOW_S = 9.985
@@ -99,26 +102,45 @@ def windows(row: Row, path: Path, model: SongModel, scorers: Mapping[str, Scorer
     ]
 
 
-def score_songs(
-    rows: list[Row], corpus: Path, work: Path, scorers: Mapping[str, Scorer], version: str
-) -> Iterator[Row]:
+def score_songs(rows: list[Row], corpus: Path, work: Path, scorers: Mapping[str, Scorer]) -> Iterator[Row]:
     """Score what the work file lacks, and add it there song by song."""
-    lines = [json.loads(line) for line in work.read_text().splitlines()] if work.exists() else []
-    finished = {line["path"] for line in lines if line["version"] == version}
-    yield from (line for line in lines if line["version"] == version)
-    model = Tiny().load()
-    rows = [row for row in rows if row["path"] not in finished]
-    for number, row in enumerate(rows, 1):
+    lines = {line["path"]: line for line in map(json.loads, read_lines(work))}
+    versions = {name: version for name, version in fingerprints(scorers).items() if name in scorers}
+    model, todo = Tiny().load(), [row for row in rows if not is_complete(lines.get(row["path"]), versions)]
+    for number, row in enumerate(todo, 1):
         path = find_song(corpus, row)
         if path is None:
             print(f"{row['path']}: not there")
             continue
         begin = time.perf_counter()
-        line = {"path": row["path"], "version": version, "windows": windows(row, path, model, scorers)}
+        line = lines.get(row["path"], {})
+        names = [name for name in scorers if line.get("versions", {}).get(name) != versions[name]]
+        fresh = windows(row, path, model, {name: scorers[name] for name in names})
+        lines[row["path"]] = merge_line(line, row["path"], fresh, {name: versions[name] for name in names})
         with work.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(f"{number}/{len(rows)} {row['path']} {time.perf_counter() - begin:.1f} s", flush=True)
-        yield line
+            file.write(json.dumps(lines[row["path"]]) + "\n")
+        print(f"{number}/{len(todo)} {row['path']} {time.perf_counter() - begin:.1f} s", flush=True)
+    yield from (lines[row["path"]] for row in rows if is_complete(lines.get(row["path"]), versions))
+
+
+def read_lines(work: Path) -> list[str]:
+    """The lines of the work file; the last one of a song is the newest."""
+    return work.read_text().splitlines() if work.exists() else []
+
+
+def is_complete(line: Row | None, versions: Mapping[str, str]) -> bool:
+    """Whether a line has the values of all scorers in these versions."""
+    return line is not None and versions.items() <= line["versions"].items()
+
+
+def merge_line(line: Row, path: str, fresh: list[Row], versions: Mapping[str, str]) -> Row:
+    """A song's line with the values of more scorers. Windows are those of `fresh`, which are always the same."""
+    earlier = {window["start_s"]: window["values"] for window in line.get("windows", [])}
+    merged = [
+        {"start_s": window["start_s"], "values": earlier.get(window["start_s"], {}) | window["values"]}
+        for window in fresh
+    ]
+    return {"path": path, "versions": line.get("versions", {}) | versions, "windows": merged}
 
 
 def build_table(rows: list[Row], lines: list[Row], scorers: Mapping[str, Scorer]) -> RealSongs:
@@ -192,12 +214,8 @@ def main() -> None:
     rows = [json.loads(line) for line in arguments.manifest.read_text().splitlines()]
     random.Random(0).shuffle(rows)  # an unfinished table is a sample of all packages
     scorers = build_scorers(SCORERS)
-    settings = [fingerprints(scorers), PLACES, WINDOW_S, LEVEL_LUFS]
-    version = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     arguments.work.parent.mkdir(parents=True, exist_ok=True)
-    lines = list(
-        score_songs(rows[: arguments.limit or None], arguments.corpus, arguments.work, scorers, version)
-    )
+    lines = list(score_songs(rows[: arguments.limit or None], arguments.corpus, arguments.work, scorers))
     rows.sort(key=lambda row: row["path"])
     write_table(arguments.out, build_table(rows, lines, scorers))
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")

@@ -78,6 +78,9 @@ SOUND_CHANGES = {
     "loop": "loop of 1 s",
     "loop of 2 s": "loop of 2 s",
     "noise": "white noise",
+    "jitter": "time jitter ±80 ms",
+    "drifting": "drifting detune ±50 cents",
+    "doubled": "voices doubled 70 cents sharp",
 }
 """Versions that are a known perturbation of the decoded window."""
 LATENT_CHANGES: dict[str, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] = {

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.bundle import write_bundle
 
-from diffdpo.errors import CheckpointError
+from diffdpo.errors import CheckpointError, ConfigError
 from diffdpo.models import MODELS
 from diffdpo.models.adapters import ADAPTER, parse_adapters, read_adapter, save_adapter
 from diffdpo.models.checkpoints import save_network
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.models.diffrhythm.checkpoints import load_network
 from diffdpo.parts import build_model
-from diffdpo.recipes.round import next_model
+from diffdpo.recipes.next_model import next_model
+from diffdpo.recipes.round import RoundRun
 from diffdpo.registry import Choice
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
@@ -154,6 +155,30 @@ def test_rounds_add_adapters_whose_folders_have_commas(bundle, tmp_path):
         for name, change in changes(exports[0], 5 / 3).items():
             total = change + changes(exports[1], 5 / 3)[name] + changes(exports[2], 5 / 3)[name]
             assert torch.allclose(state[name].double(), base[name].double() + total, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [{}, {"adapter": ["a"]}, {"adapters": [{"path": "a"}]}])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_the_strength_of_a_round_scales_what_it_learnt(bundle, tmp_path, start, strength):
+    """The network is on the line through the base and the model after training, and earlier adapters stay."""
+    first, export = (write_adapter(bundle, tmp_path / name, k) for k, name in enumerate("ab"))
+    args = json.loads(json.dumps(start).replace('"a"', json.dumps(str(first))))
+    before = Choice("tiny", {"bundle": str(bundle), **args})
+    states = [
+        build_model(model).network.state_dict()
+        for model in (before, *(next_model(before, export, lora=True, strength=s) for s in (1.0, strength)))
+    ]
+    for name, start_weight in states[0].items():
+        change = states[1][name].double() - start_weight
+        assert torch.allclose(states[2][name].double(), start_weight + strength * change, atol=1e-5)
+
+
+def test_a_strength_needs_an_adapter():
+    cfg = RoundRun(out="o", mining_prompts="m", evaluation_prompts="e", adapter_strength=2.0)
+    with pytest.raises(ConfigError, match="adapter_strength scales an adapter"):
+        cfg.check_parts()
+    with pytest.raises(ValueError, match="adapter_strength"):
+        RoundRun(out="o", mining_prompts="m", evaluation_prompts="e", adapter_strength=0.0)
 
 
 LAYER = "transformer_blocks.0.self_attn.q_proj"

@@ -15,7 +15,7 @@ from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import read_adapter, save_adapter
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.parts import build_model
-from diffdpo.recipes.round import next_model
+from diffdpo.recipes.next_model import next_model
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.sampling.conditions import encode_conditions
