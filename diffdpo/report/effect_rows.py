@@ -15,7 +15,7 @@ from diffdpo.scorers.axes import axis_traits
 
 MAX_EFFECT_SIZE = 4.0
 """Standard deviations at which the effect plot ends. Longer bars are cut off there; their numbers are not."""
-BAND_ENDS = (30.0, 70.0)
+BAND_ENDS = (20.0, 80.0)
 """Where the 10th and the 90th percentile of real songs lie, in percent of the width: the same in every row."""
 NO_TRAIT = "other axes"
 

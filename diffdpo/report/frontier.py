@@ -23,6 +23,9 @@ from diffdpo.text_files import read_text
 BEST_OF_N = "best of N"
 """The method of the base's own songs, chosen: the curve."""
 
+MIN_TICK_DISTANCE = 10.0
+"""Of two ticks of the divergence, in percent of the width."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierPoint:
@@ -53,7 +56,7 @@ def read_frontier(path: Path) -> tuple[FrontierPoint, ...]:
     """
     try:
         return tuple(_point(row) for row in json.loads(read_text(path))["points"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: no file of a frontier ({reason(error)}); write it with tools/bench_frontier.py"
         ) from None
@@ -178,7 +181,11 @@ def _divergence_scale(values: Sequence[float]) -> Scale:
     def at(value: float) -> float:
         return round(100 * math.sqrt(max(value, 0.0) / largest), 2)
 
-    ticks = [tick**2 for tick in plots.ticks(0.0, math.sqrt(largest), 5)]
+    steps = [digit * 10.0**power for power in range(-2, 8) for digit in (1, 2, 5)]
+    ticks = [0.0]
+    for tick in steps:
+        if tick <= largest and at(tick) - at(ticks[-1]) >= MIN_TICK_DISTANCE:
+            ticks.append(tick)
     return at, tuple((at(tick), number(tick, "g")) for tick in ticks)
 
 

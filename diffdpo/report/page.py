@@ -25,7 +25,7 @@ from diffdpo.statistics import Interval
 from diffdpo.types import Clip
 
 PAGE_TEMPLATE = "page.html.j2"
-MINED_MEAN = "mean of the mined axes"
+MINED_MEAN = "the mean of the mined axes"
 """The change of a song without witnesses."""
 CLIP_BYTES = 180_000
 """Size of one song of a comparison, before base64 makes it a third larger."""
