@@ -19,7 +19,7 @@ Cell = str | float | None
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table whose columns of numbers are set to the right."""
 
     columns: Mapping[str, bool]
@@ -41,7 +41,7 @@ def report_tables(report: Mapping[str, Any], style: TableStyle = "markdown") -> 
     return "\n\n".join([*texts, escape_markdown(sentence)])
 
 
-def axes_table(report: Mapping[str, Any]) -> Table:
+def axes_table(report: Mapping[str, Any]) -> ReportTable:
     """A row an axis: means and change in its own unit, change in standard deviations of the base, the band."""
     columns = {"axis": False, "trait": False, "role": False, "base": True, "aligned": True, "change": True}
     columns |= {"low": True, "high": True, "change, SD": True, "wins, %": True}
@@ -57,14 +57,14 @@ def axes_table(report: Mapping[str, Any]) -> Table:
                 100 * effect["win_rate"], band.get("low"), band.get("high"),
             ]
         )  # fmt: skip
-    return Table(columns, rows)
+    return ReportTable(columns, rows)
 
 
-def evidence_table(report: Mapping[str, Any]) -> Table:
+def evidence_table(report: Mapping[str, Any]) -> ReportTable:
     """A row a measure: composites of witnesses, the in-band share, best-of-N, diversity, and the other evidence."""
     columns = {"measure": False, "value": True, "low": True, "high": True}
     rows = [*_witness_rows(report.get("witnesses") or {}), *_verdict_rows(report["verdict"]["numbers"])]
-    return Table(
+    return ReportTable(
         columns, [*rows, ["verdict", "passed" if report["verdict"]["passed"] else "not passed", "", ""]]
     )
 
@@ -111,14 +111,14 @@ def format_number(value: float) -> str:
     return f"{value:.{min(MAX_DECIMALS, decimals)}f}"
 
 
-def format_markdown(table: Table) -> str:
+def format_markdown(table: ReportTable) -> str:
     """A table of GitHub's Markdown."""
     rules = ["---:" if is_number else "---" for is_number in table.columns.values()]
     rows = [[escape_markdown(_text(cell)) for cell in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(table.columns), rules, *rows])
 
 
-def format_latex(table: Table) -> str:
+def format_latex(table: ReportTable) -> str:
     """A `tabular` with the rules of the package booktabs."""
     alignment = "".join("r" if is_number else "l" for is_number in table.columns.values())
     rows = [[_latex_cell(cell) for cell in row] for row in table.rows]

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from diffdpo.cli import app
-from diffdpo.report.tables import Table, format_latex, format_markdown, format_number, report_tables
+from diffdpo.report.tables import ReportTable, format_latex, format_markdown, format_number, report_tables
 
 
 def effect(mean: float) -> dict[str, Any]:
@@ -60,10 +60,9 @@ def expected_axes() -> list[list[float]]:
     for row in REPORT["axes"]:
         e, band = row["effect"], row["band"] or {"low": math.nan, "high": math.nan}
         spread = row["baseline_std"] or math.nan
-        rows.append(
-            [row["baseline_mean"], row["aligned_mean"], e["mean"], e["low"], e["high"], e["mean"] / spread]
-            + [100 * e["win_rate"], band["low"], band["high"]]
-        )
+        means = [row["baseline_mean"], row["aligned_mean"]]
+        changes = [e["mean"], e["low"], e["high"], e["mean"] / spread]
+        rows.append([*means, *changes, 100 * e["win_rate"], band["low"], band["high"]])
     return rows
 
 
@@ -146,7 +145,7 @@ def test_a_number_has_three_digits_and_no_exponent(value: float, text: str) -> N
 
 
 def test_a_table_is_set_to_the_right_where_it_holds_numbers() -> None:
-    table = Table({"x_1": False, "y": True}, [["a_b", 1.0], ["", None]])
+    table = ReportTable({"x_1": False, "y": True}, [["a_b", 1.0], ["", None]])
     assert format_markdown(table) == "| x_1 | y |\n| --- | ---: |\n| a\\_b | 1.00 |\n|  | - |"
     assert format_latex(table).split("\n") == [
         r"\begin{tabular}{lr}",
