@@ -1,7 +1,8 @@
-"""Commands around evaluation: how many prompts an effect needs."""
+"""Commands around evaluation: tables of a report, and how many prompts an effect needs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,16 @@ from diffdpo.errors import ConfigError
 
 def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextManager[None]]) -> None:
     """Add the commands to an app; `errors` turns the user's mistakes into one line."""
+
+    @app.command("report", help="The numbers of a finished round or evaluation as tables.")
+    def report_command(
+        source: Annotated[str, typer.Argument(help="Folder of a round or of `diffdpo evaluate`")],
+        table: Annotated[str, typer.Option(help="markdown or latex")] = "markdown",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.report import print_tables
+
+            typer.echo(print_tables(Path(expand_path(source)), table))
 
     @app.command(
         "power",

@@ -114,7 +114,10 @@ def witness_numbers(report: Mapping[str, Any]) -> dict[str, str]:
     witnesses = report["witnesses"]
     if witnesses is None:
         return {}
-    effects_by_name = {**witnesses["composites"]}
+    composites = witnesses["composites"]
+    effects_by_name = {
+        name: composites[name] for name in sorted(composites, key=lambda name: name == "W.all")
+    }
     if witnesses["band"] is not None:
         effects_by_name["in-band share"] = witnesses["band"]["change"]
     numbers = {

@@ -4,12 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
-from diffdpo.evaluation.band import BAND_WITNESSES, Band, BandChange, band_change, real_bands
+from diffdpo.evaluation.band import (
+    BAND_WITNESSES,
+    MIN_WINDOWS,
+    Band,
+    BandChange,
+    band_change,
+    real_bands,
+)
 from diffdpo.evaluation.best_of_n import (
     SELECTION_AXES,
     EquivalentN,
+    GainCurve,
+    best_of_n_kl,
     equivalent_n,
     gain_curve,
     selection_scores,
@@ -27,11 +35,21 @@ from diffdpo.evaluation.effects import PairedSample
 from diffdpo.evaluation.evidence import witness_values
 from diffdpo.evaluation.real_songs import read_table
 from diffdpo.mining.values import Candidate
-from diffdpo.statistics import Effect
+from diffdpo.statistics import Effect, Interval
 
 FORM_WITNESS = "form.order"
 BAND_GROUP = "judge"
 """The real songs that the band is taken from: those that nothing is fitted to."""
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """What choosing the best of n of the base's songs gains of W.all."""
+
+    n: int
+    kl: float
+    """KL divergence from the base, in nats."""
+    gain: Interval
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,10 @@ class WitnessReport:
     """None when one of the nine witnesses has no scores."""
     n_equivalent: EquivalentN | None
     """The N at which best-of-N of the base gains as much of W.all; None without candidates that have all scores."""
+    best_of_n: tuple[BestOfN, ...] = ()
+    """The gain of choosing, from the best of one on; empty without candidates."""
+    gains: tuple[float, ...] = ()
+    """The change of W.all of each pair of songs."""
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -66,9 +88,12 @@ class WitnessReport:
 
 
 def shipped_bands() -> dict[str, Band]:
-    """The band of each of the nine witnesses over the package's real songs of the judge's group."""
+    """The band of each axis of the package's table of real songs, over the songs of the judge's group."""
     songs = read_table().of_group(BAND_GROUP)
-    return real_bands({axis: songs.column(axis) for axis in BAND_WITNESSES})
+    columns = {axis: songs.column(axis) for axis in songs.axes}
+    return real_bands(
+        {axis: values for axis, values in columns.items() if np.isfinite(values).sum() >= MIN_WINDOWS}
+    )
 
 
 def witness_report(
@@ -92,11 +117,14 @@ def witness_report(
     composites = composite_effects(scale, base, aligned, prompts)
     has_band = bands is not None and complete.issuperset(BAND_WITNESSES)
     change = scale.values(aligned)[ALL_TRAITS] - scale.values(base)[ALL_TRAITS]
+    curve = _gain_curve(scale, candidates)
     return WitnessReport(
         composites=composites,
         definition=scale.definition,
         band=band_change(base, aligned, prompts, bands) if has_band and bands is not None else None,
-        n_equivalent=_equivalent(scale, change, prompts, candidates),
+        n_equivalent=equivalent_n(curve, change, prompts) if curve is not None else None,
+        best_of_n=_curve_points(curve) if curve is not None else (),
+        gains=tuple(change.tolist()),
     )
 
 
@@ -104,18 +132,18 @@ def _is_complete(values: WitnessValues, axis: str) -> bool:
     return axis in values and bool(np.isfinite(values[axis]).all())
 
 
-def _equivalent(
-    scale: CompositeScale,
-    change: Float[np.ndarray, " song"],
-    prompts: Sequence[str],
-    candidates: Sequence[Candidate],
-) -> EquivalentN | None:
-    """The N of the change, by the candidates that have all scores."""
+def _gain_curve(scale: CompositeScale, candidates: Sequence[Candidate]) -> GainCurve | None:
+    """The gain of W.all by choosing, over the candidates that have all scores; None for fewer than two a prompt."""
     axes = {*SELECTION_AXES, *(axis for members in scale.members.values() for axis in members)}
     usable = [c for c in candidates if all(np.isfinite(c.scores.get(axis, np.nan)) for axis in axes)]
     groups = [candidate.group for candidate in usable]
     if not usable or min(groups.count(group) for group in set(groups)) < 2:
         return None
     columns = {axis: np.array([candidate.scores[axis] for candidate in usable]) for axis in axes}
-    curve = gain_curve(selection_scores(columns, groups), scale.values(columns)[ALL_TRAITS], groups)
-    return equivalent_n(curve, change, prompts)
+    return gain_curve(selection_scores(columns, groups), scale.values(columns)[ALL_TRAITS], groups)
+
+
+def _curve_points(curve: GainCurve) -> tuple[BestOfN, ...]:
+    return tuple(
+        BestOfN(n, best_of_n_kl(n), curve.estimate(n).interval()) for n in range(1, curve.largest + 1)
+    )

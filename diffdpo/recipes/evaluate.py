@@ -1,7 +1,7 @@
 """The verb `evaluate`: two samples folders to a report of paired effects, with songs to listen to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,30 @@ from diffdpo import audio
 from diffdpo.checks import check_range
 from diffdpo.config import to_yaml
 from diffdpo.config_paths import PATH
-from diffdpo.data import tables
-from diffdpo.data.pairs import PAIRS
-from diffdpo.data.ratings import RATINGS
-from diffdpo.data.refresh import prompt_inputs
-from diffdpo.data.samples import Samples, open_samples
-from diffdpo.data.song_scores import Scores, join_scores, read_scores
+from diffdpo.data.samples import open_samples
+from diffdpo.data.song_scores import read_scores
 from diffdpo.errors import DataError, NotPassedError
+from diffdpo.evaluation.band import Band
+from diffdpo.evaluation.composites import ALL_TRAITS
 from diffdpo.evaluation.effects import (
     AxisEffect,
     PairedSample,
     effects,
-    pair_rows,
     standardised_change,
     verdict,
 )
 from diffdpo.evaluation.evidence import gather_evidence
 from diffdpo.evaluation.verdict import reach_verdict
 from diffdpo.evaluation.witness_report import shipped_bands, witness_report
-from diffdpo.mining import Candidate
 from diffdpo.progress import log
-from diffdpo.report.page import Comparison, Report, write_report
+from diffdpo.recipes.paired_songs import (
+    check_not_mined,
+    chosen_comparisons,
+    pair_samples,
+    stored_candidates,
+)
+from diffdpo.report.frontier import FrontierPoint, read_frontier
+from diffdpo.report.page import MINED_MEAN, Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
 from diffdpo.runs import (
     CONFIG,
@@ -44,9 +47,11 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import check_axis_names, diagnosis_axes
+from diffdpo.scorers.axes import axis_traits, check_axis_names, diagnosis_axes
 from diffdpo.text_files import read_jsonl, read_text
-from diffdpo.types import Prompt
+
+FRONTIER = "frontier.json"
+"""The file of a frontier beside a report or in a round's folder."""
 
 
 @dataclass
@@ -73,7 +78,10 @@ class EvaluateRun:
     candidates: str = field(default="", metadata=PATH)
     """Scored songs of the model before, several a prompt: the report names the best-of-N that gains as much."""
     listen: int = 6
-    """Pairs of songs with players in the report: those with the worst change."""
+    """Pairs of songs with players in the report: a third each those with the worst, median and best change."""
+    frontier: str = field(default="", metadata=PATH)
+    """File of `tools/bench_frontier.py`, whose points the report draws beside this model. Empty: `frontier.json` in
+    `out`, if it is there."""
     long_song: str = field(default="", metadata=PATH)
     """Audio file of one more song for the report."""
     long_song_caption: str = ""
@@ -86,9 +94,11 @@ class EvaluateRun:
         check_range(self, "listen", low=0)
 
     def check_parts(self) -> None:
-        """ConfigError for an axis that does not exist, before anything is read."""
+        """Errors for an axis that does not exist and for a frontier that is none, before any work."""
         check_axis_names(self.mined_axes, "mined_axes")
         check_axis_names(self.judges, "judges")
+        if self.frontier:
+            read_frontier(Path(self.frontier))
 
 
 def run(cfg: EvaluateRun) -> Path:
@@ -120,30 +130,54 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     for axis in cfg.mined_axes:
         if axis not in scores.axes:
             raise DataError(f"{cfg.scores}: no scores on the mined axis {axis!r}; score its scorer first")
-    _check_not_mined(cfg, baseline)
-    pairs = _pair_samples(baseline, aligned, scores)
+    check_not_mined(cfg.pairs, baseline)
+    frontier = _frontier(cfg)
+    pairs = pair_samples(baseline, aligned, scores)
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     axis_effects = effects(pairs, mined_axes, axes, diagnosis_axes(axes, cfg.judges, mined_axes))
     _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
     decision = reach_verdict(gather_evidence(pairs, axis_effects, metrics=_training_rows(cfg), bands=bands))
-    witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
+    witnesses = witness_report(pairs, mined_axes, stored_candidates(cfg.candidates, scores), bands)
+    mean_changes = [standardised_change(pair, axis_effects) for pair in pairs]
+    changes = witnesses.gains if witnesses is not None else mean_changes
     result = {
         "verdict": {"sentence": sentence, **asdict(decision)},
         "witnesses": asdict(witnesses) if witnesses is not None else None,
-        "axes": [asdict(axis) | {"direction": axis.effect.direction} for axis in axis_effects],
-        "samples": [asdict(pair) | {"change": standardised_change(pair, axis_effects)} for pair in pairs],
+        "axes": [_axis_row(axis, bands) for axis in axis_effects],
+        "samples": [
+            asdict(pair) | {"change": change} for pair, change in zip(pairs, mean_changes, strict=True)
+        ],
         "mining": mining,
         "versions": versions(),
     }
     write_json(out / "report.json", result)
     atomic_write(out / CONFIG, to_yaml(cfg))
-    write_report(out / "report.html", _report(cfg, baseline, aligned, pairs, axis_effects, mining))
+    comparisons = chosen_comparisons(pairs, changes, baseline, aligned, cfg.listen)
+    report = replace(
+        _report(cfg, pairs, axis_effects, comparisons, mining),
+        verdict=decision,
+        witnesses=witnesses,
+        bands=bands,
+        frontier=frontier,
+        change_name=ALL_TRAITS if witnesses is not None else MINED_MEAN,
+    )
+    write_report(out / "report.html", report)
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
     for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
         log(line)
     log(f"report: {out / 'report.html'}")
+
+
+def _axis_row(axis: AxisEffect, bands: Mapping[str, Band]) -> dict[str, Any]:
+    """The numbers of an axis, with its trait and the band of real songs where it has them."""
+    band = bands.get(axis.axis)
+    return asdict(axis) | {
+        "direction": axis.effect.direction,
+        "trait": axis_traits().get(axis.axis),
+        "band": asdict(band) if band is not None else None,
+    }
 
 
 def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
@@ -154,21 +188,6 @@ def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
             raise DataError(f"judges: {axis} was mined or has no scores; score it, or name another judge")
 
 
-def _candidates(cfg: EvaluateRun, scores: Scores) -> list[Candidate]:
-    """The stored candidates of the model before, with their scores."""
-    if not cfg.candidates:
-        return []
-    samples = open_samples(cfg.candidates)
-    values = join_scores(scores, samples, samples.prompts()).by_song()
-    return [
-        Candidate(
-            prompt_id=row.prompt_id, group=row.group, sample_id=row.sample_id, scores=values[row.sample_id]
-        )
-        for row in samples.rows()
-        if row.sample_id in values
-    ]
-
-
 def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:
     """The metrics of the training, if its folder is given."""
     if not cfg.training:
@@ -176,66 +195,21 @@ def _training_rows(cfg: EvaluateRun) -> list[dict[str, Any]]:
     return [row for _, row in read_jsonl(Path(cfg.training) / METRICS, non_finite=True)]
 
 
-def _check_not_mined(cfg: EvaluateRun, samples: Samples) -> None:
-    """DataError if a prompt group of the samples was mined: the comparison would prove nothing."""
-    if not cfg.pairs:
-        return
-    folder = Path(cfg.pairs)
-    mined_groups = {
-        group for spec in (PAIRS, RATINGS) for (group,) in tables.read_distinct(folder, spec, ("group",))
-    }
-    overlap = sorted(mined_groups & {row.group for row in samples.rows()})
-    if overlap:
-        raise DataError(
-            f"{cfg.baseline}: the prompt group {overlap[0]!r} was mined for training; evaluate on other prompts"
-        )
-
-
 def compare(baseline: Path, aligned: Path, scores: Path, mined_axes: Sequence[str]) -> list[AxisEffect]:
     """The effects of a comparison, without a report."""
-    pairs = _pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
+    pairs = pair_samples(open_samples(baseline), open_samples(aligned), read_scores(scores))
     axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
     return effects(pairs, mined_axes, axes, diagnosis_axes(axes, mined=mined_axes))
 
 
-def _pair_samples(baseline: Samples, aligned: Samples, scores: Scores) -> list[PairedSample]:
-    rows = pair_rows(baseline.rows(), aligned.rows())
-    contents = [prompt_inputs(side.prompts(), {}, "") for side in (baseline, aligned)]
-    for song, _ in rows:
-        if contents[0].get(song.prompt_id) != contents[1].get(song.prompt_id):
-            raise DataError(
-                f"{aligned.folder}: the prompt {song.prompt_id!r} is another than in {baseline.folder}; sample "
-                "both models with the same prompts"
-            )
-    values = [join_scores(scores, side, side.prompts()).by_song() for side in (baseline, aligned)]
-    missing_ids = [song.sample_id for song, _ in rows for side in values if song.sample_id not in side]
-    if missing_ids:
-        raise DataError(
-            f"{missing_ids[0]} and {len(missing_ids) - 1} more songs have no scores; run `diffdpo score` first"
-        )
-    return [
-        PairedSample(
-            sample_id=song.sample_id,
-            prompt_id=song.prompt_id,
-            group=song.group,
-            baseline=values[0][song.sample_id],
-            aligned=values[1][song.sample_id],
-        )
-        for song, _ in rows
-    ]
-
-
 def _report(
     cfg: EvaluateRun,
-    baseline: Samples,
-    aligned: Samples,
     pairs: Sequence[PairedSample],
     axis_effects: Sequence[AxisEffect],
+    comparisons: Sequence[Comparison],
     mining: Mapping[str, Any],
 ) -> Report:
-    """The content of the report: effects, songs with the worst change first, and key numbers."""
-    prompts = {prompt.id: prompt for prompt in baseline.prompts()}
-    worst_pairs = sorted(pairs, key=lambda pair: standardised_change(pair, axis_effects))[: cfg.listen]
+    """The content of the report, but for what the witnesses say."""
     training = _training_rows(cfg)
     facts = {"Evaluation prompts": len({pair.group for pair in pairs}), "Songs by each model": len(pairs)}
     if mining:
@@ -247,11 +221,7 @@ def _report(
         title="Before and after alignment",
         facts={label: str(value) for label, value in facts.items()},
         effects=axis_effects,
-        comparisons=[
-            _comparison(pair, baseline, aligned, prompts[pair.prompt_id], axis_effects)
-            for pair in worst_pairs
-        ],
-        listen=cfg.listen,
+        comparisons=comparisons,
         long_song=audio.read(cfg.long_song) if cfg.long_song else None,
         long_song_caption=cfg.long_song_caption,
         training=training,
@@ -264,23 +234,10 @@ def _report(
     )
 
 
-def _comparison(
-    pair: PairedSample,
-    baseline: Samples,
-    aligned: Samples,
-    prompt: Prompt,
-    axis_effects: Sequence[AxisEffect],
-) -> Comparison:
-    return Comparison(
-        prompt_id=pair.prompt_id,
-        prompt_text=prompt.text or str(prompt.style_audio or prompt.id),
-        sample_id=pair.sample_id,
-        baseline=audio.read(baseline.audio(pair.sample_id)),
-        aligned=audio.read(aligned.audio(pair.sample_id)),
-        baseline_scores=pair.baseline,
-        aligned_scores=pair.aligned,
-        standardised_change=standardised_change(pair, axis_effects),
-    )
+def _frontier(cfg: EvaluateRun) -> tuple[FrontierPoint, ...]:
+    """The points of the configuration's file, or of the one in `out`; none without either."""
+    path = Path(cfg.frontier) if cfg.frontier else Path(cfg.out) / FRONTIER
+    return read_frontier(path) if cfg.frontier or path.is_file() else ()
 
 
 def _config_yaml(cfg: EvaluateRun) -> str:

@@ -94,7 +94,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen, judges, require_pass. The round sets the folders, long_song, command and license."""
+    """The report: listen, judges, frontier, require_pass. The round sets folders, long_song, command, license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     adapter_strength: float = 1.0
@@ -137,6 +137,7 @@ def run(cfg: RoundRun) -> Path:
     free = [
         "rounds",
         "evaluate.require_pass",
+        "evaluate.frontier",
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
     mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
@@ -220,6 +221,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
     )
     _score(cfg, [baseline, aligned], out / "scores", windows=False)
     song = _long_song(cfg, model, out, dist)
+    frontier = out / evaluate.FRONTIER
     evaluate.run(
         replace(
             cfg.evaluate,
@@ -230,6 +232,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
             pairs=str(folder / "pairs"),
             training=str(folder / "train"),
             candidates=str(out / "round-1" / "candidates"),
+            frontier=cfg.evaluate.frontier or (str(frontier) if frontier.is_file() else ""),
             long_song=str(song or ""),
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
             command=f"diffdpo round {out / 'config.yaml'}",

@@ -7,20 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from diffdpo.evaluation.band import Band
+from diffdpo.evaluation.composites import ALL_TRAITS
 from diffdpo.evaluation.effects import AxisEffect, too_few_prompts
+from diffdpo.evaluation.verdict import Verdict
+from diffdpo.evaluation.witness_report import WitnessReport
 from diffdpo.report import plots as pictures
-from diffdpo.report.text import clock, family, format_signed, name, number, percent
+from diffdpo.report.cases import Case
+from diffdpo.report.effect_rows import BAND_ENDS, forest, interval_in_sd
+from diffdpo.report.figures import verdict_figures
+from diffdpo.report.frontier import BEST_OF_N, Frontier, FrontierPoint, best_of_n_points, draw_frontier
+from diffdpo.report.text import clock, format_signed, name, number, percent, typographic
 from diffdpo.runs import atomic_write
+from diffdpo.statistics import Interval
 from diffdpo.types import Clip
 
-PAGE_TEMPLATE = Path(__file__).with_name("page.html.j2")
+PAGE_TEMPLATE = "page.html.j2"
+MINED_MEAN = "the mean of the mined axes"
+"""The change of a song without witnesses."""
 CLIP_BYTES = 180_000
 """Size of one song of a comparison, before base64 makes it a third larger."""
 LONG_SONG_BYTES = 2_400_000
-MAX_EFFECT_SIZE = 4.0
-"""Standard deviations at which the effect plot ends. Longer bars are cut off there; their numbers are not."""
 CHANGE_RANGE = 2.0
 """Standard deviations at which the bar of one song's change is full."""
 
@@ -37,7 +46,9 @@ class Comparison:
     baseline_scores: Mapping[str, float]
     aligned_scores: Mapping[str, float]
     standardised_change: float
-    """Mean over the mined axes, in standard deviations of the baseline."""
+    """In standard deviations of the baseline: of W.all, or the mean over the mined axes without witnesses."""
+    case: Case = "worst"
+    """What it is an example of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +60,15 @@ class Report:
     """Key numbers: label to value."""
     effects: Sequence[AxisEffect]
     comparisons: Sequence[Comparison] = ()
-    """Pairs of songs; the page shows the `listen` worst by their change, worst first."""
-    listen: int = 6
+    """Pairs of songs with players, in this order."""
+    change_name: str = MINED_MEAN
+    """What the change of a comparison is of."""
+    verdict: Verdict | None = None
+    witnesses: WitnessReport | None = None
+    bands: Mapping[str, Band] = field(default_factory=dict)
+    """Of real songs, by axis."""
+    frontier: Sequence[FrontierPoint] = ()
+    """Points of other models and settings; the witnesses add best-of-N of the base where there is none."""
     long_song: Clip | None = None
     long_song_caption: str = ""
     training: Sequence[Mapping[str, Any]] = ()
@@ -73,26 +91,44 @@ def write_report(path: Path, report: Report) -> None:
 def render(report: Report) -> str:
     """The HTML of the report. Most of the time goes into encoding the songs: a second for ten seconds of sound."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": format_signed, "percent": percent, "clock": clock}
-    comparisons = sorted(report.comparisons, key=lambda c: (c.standardised_change, c.sample_id))[
-        : report.listen
-    ]
+    environment.filters["typographic"] = typographic
     rises, falls = headline(report.effects)
-    return environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template(PAGE_TEMPLATE).render(
         report=report,
         rises=rises,
         falls=falls,
         tally=tally(report.effects),
-        forest=forest(report.effects),
-        cards=[card(comparison, report.effects) for comparison in comparisons],
+        forest=forest(report.effects, report.bands),
+        figures=verdict_figures(report.verdict, report.witnesses) if report.verdict else [],
+        frontier=frontier_picture(report),
+        cards=[card(comparison, report.effects) for comparison in report.comparisons],
         compared=max((e.effect.count + e.left_out for e in report.effects), default=len(report.comparisons)),
         long_song=voices({"Song": report.long_song}, LONG_SONG_BYTES)[0] if report.long_song else None,
         charts=charts(report.training),
+        band_ends=BAND_ENDS,
+        best_of_n=BEST_OF_N,
         smoothing=pictures.smoothing_width(len(report.training)),
         drift=drift(report.training),
     )
+
+
+def frontier_picture(report: Report) -> Frontier | None:
+    """The frontier with this model's gain; None without points and without the base's best-of-N."""
+    if report.witnesses is None:
+        return draw_frontier(report.frontier)
+    points = list(report.frontier)
+    if not any(point.method == BEST_OF_N for point in points):
+        points += best_of_n_points(report.witnesses)
+    gain = report.witnesses.composites[ALL_TRAITS]
+    drift_numbers = report.verdict.numbers.get("drift", {}) if report.verdict else {}
+    return draw_frontier(points, Interval(gain.mean, gain.low, gain.high), drift_numbers.get("kl"))
 
 
 def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
@@ -118,78 +154,15 @@ def headline(effects: Sequence[AxisEffect]) -> tuple[str, str]:
 def tally(effects: Sequence[AxisEffect]) -> dict[str, list[tuple[str, str]]]:
     """The axes by direction, each with its change in standard deviations of the baseline, the largest first."""
     by_direction: dict[str, list[tuple[str, str]]] = {}
-    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(_interval_in_sd(e)[1]))):
+    for e in sorted(effects, key=lambda e: -abs(np.nan_to_num(interval_in_sd(e)[1]))):
         label = name(e.axis) if e.role == "mined" else f"{name(e.axis)} ({e.role})"
-        by_direction.setdefault(e.effect.direction, []).append((label, format_signed(_interval_in_sd(e)[1])))
+        by_direction.setdefault(e.effect.direction, []).append((label, format_signed(interval_in_sd(e)[1])))
     return by_direction
 
 
 def _count_text(count: int, role: str) -> str:
     singular, plural = {"mined": ("mined axis", "mined axes"), "judge": ("judge", "judges")}[role]
     return f"{count} {singular if count == 1 else plural}"
-
-
-@dataclass(frozen=True)
-class EffectRow:
-    """One axis of the effect plot. Marks are in percent of the width; none without a spread to scale by."""
-
-    effect: AxisEffect
-    name: str
-    family: str
-    marks: tuple[float, float, float] | None
-    """Low, mean, high."""
-    effect_sizes: tuple[float, float, float]
-
-    @property
-    def aria_label(self) -> str:
-        low, mean, high = (format_signed(value) for value in self.effect_sizes)
-        direction = self.effect.effect.direction
-        return f"{self.effect.axis}: {mean} standard deviations, 95 % interval {low} to {high}, {direction}"
-
-
-@dataclass(frozen=True)
-class Forest:
-    mined_axes: tuple[EffectRow, ...]
-    judges: tuple[EffectRow, ...]
-    diagnoses: tuple[EffectRow, ...]
-    zero: float
-    ticks: tuple[tuple[float, str], ...]
-    cut: bool
-    """Whether an interval is longer than the plot."""
-
-
-def forest(effects: Sequence[AxisEffect]) -> Forest:
-    """Mean differences and intervals of all axes on one scale, the standard deviation of the baseline."""
-    intervals = [_interval_in_sd(e) for e in effects]
-    finite = [value for values in intervals for value in values if math.isfinite(value)]
-    inside = [max(-MAX_EFFECT_SIZE, min(MAX_EFFECT_SIZE, value)) for value in finite]
-    low, high = min([-0.2, *inside]), max([0.2, *inside])
-    margin = 0.06 * (high - low)
-    low, high = low - margin, high + margin
-
-    def at(value: float) -> float:
-        return round(100 * max(0.0, min(1.0, (value - low) / (high - low))), 2)
-
-    rows = [
-        EffectRow(e, name(e.axis), family(e.axis), (at(values[0]), at(values[1]), at(values[2])), values)
-        if all(map(math.isfinite, values))
-        else EffectRow(e, name(e.axis), family(e.axis), None, values)
-        for e, values in zip(effects, intervals, strict=True)
-    ]
-    return Forest(
-        mined_axes=tuple(row for row in rows if row.effect.role == "mined"),
-        judges=tuple(row for row in rows if row.effect.role == "judge"),
-        diagnoses=tuple(row for row in rows if row.effect.role == "diagnosis"),
-        zero=at(0.0),
-        ticks=tuple((at(value), format_signed(value, "g")) for value in pictures.ticks(low, high, 5)),
-        cut=inside != finite,
-    )
-
-
-def _interval_in_sd(axis: AxisEffect) -> tuple[float, float, float]:
-    """Low, mean and high of an effect in standard deviations of the baseline; NaN where the deviation is 0."""
-    spread = axis.baseline_std if axis.baseline_std > 0 else math.nan
-    return axis.effect.low / spread, axis.effect.mean / spread, axis.effect.high / spread
 
 
 @dataclass(frozen=True)

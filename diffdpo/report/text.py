@@ -1,6 +1,7 @@
 """Numbers, times and names of axes as the text of a page."""
 
 import math
+import re
 
 from diffdpo.report.plots import MINUS
 
@@ -32,6 +33,11 @@ def format_signed(value: float, style: str = ".2f") -> str:
 def percent(share: float) -> str:
     """A share of one in whole percent."""
     return f"{100 * share:.0f} %"
+
+
+def typographic(sentence: str) -> str:
+    """A sentence with real minus signs before its numbers."""
+    return re.sub(r"(?<![\w-])-(?=[\d.])", MINUS, sentence)
 
 
 def clock(seconds: float) -> str:

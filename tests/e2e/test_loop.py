@@ -350,8 +350,13 @@ def test_a_round_runs_from_prompts_to_report_and_then_returns_at_once(world):
     page = (folder / "round" / "report" / "report.html").read_text()
     assert "data:audio" in page
     assert "http" not in page.split("<body")[1].split("<details")[0]
+    assert "a far model" not in page
+    gain = {"mean": 1.0, "low": 0.5, "high": 1.5}
+    point = {"name": "a far model", "method": "dpo", "kl": 40.0, "n": None, "composites": {"W.all": gain}}
+    (folder / "round" / "frontier.json").write_text(json.dumps({"points": [point]}))
     before = snapshot(folder / "round")
     verb(*words, "stop.max_winner_rise=.inf")
+    assert "a far model" in (folder / "round" / "report" / "report.html").read_text()
     after = snapshot(folder / "round")
     assert {p for p in after if after[p] != before.get(p) and "report" not in p.parts} == set()
 
@@ -395,3 +400,8 @@ def test_evaluating_on_mined_prompts_is_refused(world, mined):
         f"out={folder / 'cheat'}", code=2,
     )  # fmt: skip
     assert "was mined for training" in error
+    error = verb(
+        "evaluate", f"baseline={candidates}", f"aligned={candidates}", f"scores={scores}",
+        f"frontier={candidates}/manifest.json", f"out={folder / 'cheat'}", code=2,
+    )  # fmt: skip
+    assert "no file of a frontier" in error

@@ -6,6 +6,7 @@ is a tone that rises as it runs, in a band of its own: the frequency heard tells
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 from support.browser import LOG_EVENTS, Browser, chromium_path
 
+from diffdpo.evaluation.band import Band
 from diffdpo.evaluation.effects import AxisEffect
+from diffdpo.evaluation.verdict import Evidence, reach_verdict
+from diffdpo.evaluation.witness_report import BestOfN, WitnessReport
+from diffdpo.report.frontier import FrontierPoint
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.report.plots import MINUS
-from diffdpo.statistics import Effect
+from diffdpo.statistics import Effect, Interval
 from diffdpo.types import Clip
 
 pytestmark = pytest.mark.browser
@@ -64,8 +69,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         axis("harmony.key", "mined", 0.0),
         axis("a.judge", "judge", -0.5),
     ]
-    comparisons = [comparison("p1", 0.5), comparison("p0", -0.5)]
-    report = Report(title="Test", facts={}, effects=effects, comparisons=comparisons, long_song=tone(500.0))
+    worst, best = comparison("p0", -0.5), replace(comparison("p1", 0.5), case="best")
+    witnesses = WitnessReport(
+        composites={"W.all": axis("W.all", "judge", 0.3).effect},
+        definition="W.all is the mean of harmony and rhythm",
+        band=None,
+        n_equivalent=None,
+        best_of_n=tuple(BestOfN(n, n / 2 - 0.5, Interval(n / 10, 0, n / 5)) for n in (1, 2, 3)),
+    )
+    report = Report(
+        title="Test",
+        facts={},
+        effects=effects,
+        comparisons=[worst, best],
+        long_song=tone(500.0),
+        verdict=reach_verdict(Evidence(judges={"a.judge": axis("a.judge", "judge", -0.5).effect})),
+        witnesses=witnesses,
+        bands={"rhythm.pulse": Band(0.0, 0.6), "a.judge": Band(-0.5, 1.0)},
+        frontier=[FrontierPoint(name="far", method="dpo", kl=40.0, composites={"W.all": Interval(1, 0, 2)})],
+    )
     write_report(path, report)
     return path
 
@@ -209,8 +231,8 @@ def test_the_plot_has_one_row_an_axis_and_the_worst_change_comes_first(browser: 
     assert browser.run("document.querySelectorAll('svg.plot').length") == 3
     assert browser.run(
         "[...document.querySelectorAll('.block')].map((b) => b.querySelectorAll('.effect').length)"
-    ) == [2, 1]
-    assert browser.run("document.querySelector('.verdict em').innerText") == (
+    ) == [1, 1, 1]
+    assert browser.run("document.querySelector('.headline em').innerText") == (
         "1 judge fell beyond the interval: judge"
     )
     top = "document.querySelector('.tally').innerText"
@@ -219,10 +241,32 @@ def test_the_plot_has_one_row_an_axis_and_the_worst_change_comes_first(browser: 
     )
     ink = [
         browser.run(f"getComputedStyle(document.querySelector('{part}')).color")
-        for part in (".verdict em", ".tally .worse dt", "body")
+        for part in (".headline em", ".tally .worse dt", "body")
     ]
     assert ink[0] == ink[1] != ink[2]
     assert browser.run("document.querySelector('.card h3').innerText") == "a tone, p0"
+
+
+def test_every_plot_has_a_text_and_a_mean_outside_the_band_its_own_colour(browser: Browser) -> None:
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    names = [n["name"]["value"] for n in nodes if n.get("role", {}).get("value") == "image"]
+    assert sum("beside real songs" in name for name in names) == 2
+    assert sum("standard deviations" in name for name in names) == 3
+    assert sum("this model: +0.30" in name for name in names) == 1
+    assert all(name.strip() for name in names)
+    dots = "[...document.querySelectorAll('.effect svg.band .aligned')].map((d) => getComputedStyle(d).fill)"
+    outside, inside = browser.run(dots)  # pulse first: 0.7, and real songs from 0 to 0.6
+    assert inside != outside
+
+
+def test_blind_mode_does_not_tell_which_case_a_song_is(browser: Browser) -> None:
+    text = "document.getElementById('cards').innerText"
+    assert "worst" in browser.run(text)
+    browser.click("#blind")
+    assert "worst" not in browser.run(text)
+    assert "best" not in browser.run(text)
+    browser.click("#blind")
 
 
 @pytest.mark.parametrize("width", [360, 420, 1280])

@@ -6,6 +6,7 @@ import math
 import re
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from diffdpo.report.page import (
     Report,
     charts,
     drift,
-    forest,
     format_signed,
     headline,
     number,
@@ -94,33 +94,6 @@ def test_the_tally_says_by_how_much_the_most_first():
         "worse": [("y (judge)", f"{pictures.MINUS}1.00")],
     }
     assert tally([]) == {}
-
-
-def test_one_wild_axis_does_not_flatten_the_others():
-    """Beyond four standard deviations a mark sits at the edge, and the page says so."""
-    wild = forest([axis("a.x", "mined", 0.5, std=1), axis("a.y", "mined", 40.0, std=1)])
-    assert wild.cut
-    assert wild.mined_axes[1].marks[1] == 100.0
-    assert wild.mined_axes[0].marks[1] - wild.zero > 8
-    assert wild.mined_axes[1].effect_sizes[1] == 40.0
-    assert not forest([axis("a.x", "mined", 0.5)]).cut
-
-
-def test_the_plot_is_in_standard_deviations_of_the_baseline():
-    plot = forest([axis("a.x", "mined", 0.5, std=0.5), axis("a.y", "judge", -1.0, std=2.0)])
-    assert plot.mined_axes[0].effect_sizes == pytest.approx((0.8, 1.0, 1.2))
-    assert plot.judges[0].effect_sizes == pytest.approx((-0.55, -0.5, -0.45))
-    marks = [row.marks for row in (*plot.mined_axes, *plot.judges)]
-    scale = (marks[0][1] - plot.zero) / 1.0  # percent a standard deviation
-    assert marks[1][1] - plot.zero == pytest.approx(-0.5 * scale, abs=0.02)
-    assert all(0 <= value <= 100 for row in marks for value in row)
-    assert {label: at for at, label in plot.ticks}["0"] == plot.zero
-
-
-def test_an_axis_without_spread_has_no_marks_and_breaks_nothing():
-    effects = [axis("a.x", "mined", 0.0, half=0.0, std=0.0)]
-    assert forest(effects).mined_axes[0].marks is None
-    assert "the base does not vary on this axis" in render(Report(title="t", facts={}, effects=effects))
 
 
 def test_numbers_are_short_and_have_a_real_minus():
@@ -245,16 +218,28 @@ def test_the_page_escapes_what_it_is_given_and_leaves_out_what_is_empty():
         assert absent not in page
 
 
-def test_songs_come_worst_first_and_are_cut(tmp_path: Path):
-    comparisons = [comparison("up", 0.5), comparison("down", -0.5), comparison("same", 0.0)]
+def test_songs_come_in_the_order_given_and_say_what_they_are_cases_of(tmp_path: Path):
+    comparisons = [
+        replace(comparison(case, change), case=case)
+        for case, change in (("worst", -0.5), ("median", 0.0), ("best", 0.5))
+    ]
     report = Report(
-        title="t", facts={}, effects=[axis("a.x", "mined", 0.1)], comparisons=comparisons, listen=2
+        title="t",
+        facts={},
+        effects=[axis("a.x", "mined", 0.1)],
+        comparisons=comparisons,
+        change_name="W.all",
     )
     write_report(tmp_path / "report.html", report)
     page = (tmp_path / "report.html").read_text()
-    assert re.findall(r"<h3>(song of \w+)</h3>", page) == ["song of down", "song of same"]
-    assert "the 2 worst of 8 songs" in page
-    assert page.count("data:audio/mpeg") == 4
+    assert re.findall(r"<h3>song of (\w+)</h3>", page) == ["worst", "median", "best"]
+    assert re.findall(r'<span class="case \w+">(\w+)</span> (.*?)&nbsp;SD <small>W.all', page) == [
+        ("worst", f"{MINUS}0.50"),
+        ("median", "0"),
+        ("best", "+0.50"),
+    ]
+    assert "3 of 8 songs" in page
+    assert page.count("data:audio/mpeg") == 6
 
 
 def test_nothing_on_the_page_points_outside():
