@@ -36,7 +36,12 @@ class FrontierPoint:
     kl: float | None
     """KL divergence from the base, in nats a song; None where it was not measured."""
     composites: Mapping[str, Interval]
-    in_band: Interval | None = None
+    in_band: float | None = None
+    """The in-band share."""
+    in_band_change: Interval | None = None
+    """Its change from the base's."""
+    passed: bool | None = None
+    """The verdict; None where none was reached."""
 
     @property
     def gain(self) -> Interval:
@@ -47,6 +52,14 @@ class FrontierPoint:
     def gain_text(self) -> str:
         """The gain with its interval, in standard deviations."""
         return interval_text(self.gain)
+
+    @property
+    def in_band_text(self) -> str:
+        """The in-band share with its change; a dash where it was not measured."""
+        if self.in_band is None:
+            return number(math.nan)
+        change = "" if self.in_band_change is None else f", {interval_text(self.in_band_change, '.3f')}"
+        return number(self.in_band, ".2f") + change
 
 
 def read_frontier(path: Path) -> tuple[FrontierPoint, ...]:
@@ -63,7 +76,9 @@ def read_frontier(path: Path) -> tuple[FrontierPoint, ...]:
 
 
 def _point(row: Mapping[str, Any]) -> FrontierPoint:
-    method, kl, n, band = str(row["method"]), row.get("kl"), row.get("n"), row.get("in_band")
+    method, kl, n = str(row["method"]), row.get("kl"), row.get("n")
+    band, verdict = row.get("in_band") or {}, row.get("verdict") or {}
+    share = band.get("share", band.get("mean"))
     if n is not None and method.lower().replace("-", " ").replace("_", " ").startswith("best of"):
         method = BEST_OF_N
         kl = best_of_n_kl(float(n)) if kl is None else kl
@@ -72,7 +87,9 @@ def _point(row: Mapping[str, Any]) -> FrontierPoint:
         method=method,
         kl=None if kl is None else float(kl),
         composites={name: _interval(effect) for name, effect in row["composites"].items()},
-        in_band=None if band is None else _interval(band),
+        in_band=None if share is None else float(share),
+        in_band_change=_interval(band["change"]) if band.get("change") else None,
+        passed=verdict.get("passed"),
     )
 
 
@@ -128,6 +145,11 @@ class Frontier:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     zero: float
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether a verdict was reached on a point."""
+        return any(point.passed is not None for point in self.points)
 
     @property
     def aria_label(self) -> str:
@@ -215,7 +237,7 @@ def _path(corners: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x},{y}" for x, y in corners) if len(corners) > 1 else ""
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval, style: str = ".2f") -> str:
     """A change with its interval: `+0.21 (+0.14 to +0.28)`, without what is not finite."""
-    value, low, high = (format_signed(v) for v in (interval.value, interval.low, interval.high))
+    value, low, high = (format_signed(v, style) for v in (interval.value, interval.low, interval.high))
     return f"{value} ({low} to {high})" if math.isfinite(interval.low + interval.high) else value

@@ -2,13 +2,14 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from diffdpo.evaluation.band import BandChange
 from diffdpo.evaluation.best_of_n import EquivalentN
 from diffdpo.evaluation.diversity import DiversityChange, SpreadChange
-from diffdpo.evaluation.verdict import Evidence, Verdict, VerdictLimits, reach_verdict
+from diffdpo.evaluation.verdict import Evidence, Verdict, reach_verdict
 from diffdpo.evaluation.witness_report import WitnessReport
 from diffdpo.report.figures import verdict_figures
 from diffdpo.report.page import Report, render
@@ -30,19 +31,18 @@ WITNESSES = WitnessReport(
 
 
 def everything() -> Verdict:
-    """A verdict of a model that broke every rule."""
-    return reach_verdict(
+    """A verdict of a model that broke every rule but drift, whose numbers are added."""
+    verdict = reach_verdict(
         Evidence(
             judges={"note.key": effect(-0.4)},
             band=BAND,
             diversity={"Vendi <score>": DiversityChange(40, 30, Interval(0.75, math.nan, math.nan))},
             spreads={"note.triad": SpreadChange(1.0, 0.5, Interval(0.5, 0.4, 0.6), 0.001, 24)},
             winner_error=1.3,
-            drift_kl=55.2,
             lyrics=effect(0.1, 0.05),
-        ),
-        VerdictLimits(drift_kl=50),
+        )
     )
+    return replace(verdict, numbers={**verdict.numbers, "drift": {"kl": 55.2, "limit": 50.0}})
 
 
 def test_every_number_of_the_evidence_is_shown() -> None:
@@ -85,7 +85,7 @@ def test_the_page_says_why_a_model_did_not_pass() -> None:
     page = render(report)
     assert "Not passed" in page
     reasons = re.findall(r"<li>(.*)</li>", page)
-    assert len(reasons) == len(verdict.reasons) == 8
+    assert len(reasons) == len(verdict.reasons) == 7
     assert reasons[0] == "The judge note.key fell by 0.4 (0.3 to 0.5)."
     assert f"Diversity: Vendi &lt;score&gt; changed by {MINUS}25%." in reasons
     assert "<score>" not in page

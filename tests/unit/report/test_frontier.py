@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from diffdpo.report.frontier import (
     draw_frontier,
     read_frontier,
 )
+from diffdpo.report.page import Report, render
+from diffdpo.report.plots import MINUS
 from diffdpo.statistics import Effect, Interval
 
 
@@ -33,19 +36,25 @@ def write(folder: Path, *rows: dict[str, Any]) -> Path:
 
 
 def test_a_file_is_read_and_best_of_n_has_its_divergence(tmp_path: Path) -> None:
-    share = {"mean": 0.8, "low": 0.7, "high": None}
+    change = {"mean": -0.05, "low": -0.08, "high": -0.02}
+    share = {"share": 0.75, "base": 0.8, "change": change}
     path = write(
         tmp_path,
         row("four", "best-of-n", 0.4, n=4),
-        row("one run", "dpo", 0.5, kl=9.0, in_band=share),
-        row("aligned, best of 4", "dpo + best of 4", 0.7, n=4),
+        row("one run", "dpo", 0.5, kl=9.0, in_band=share, verdict={"passed": False, "reasons": ["x"]}),
+        row(
+            "aligned, best of 4", "dpo + best of 4", 0.7, n=4, in_band={"mean": 0.5, "low": 0.4, "high": 0.6}
+        ),
     )
     points = read_frontier(path)
     assert [p.kl for p in points] == [pytest.approx(math.log(4) - 3 / 4), 9.0, None]
     assert [p.method for p in points] == [BEST_OF_N, "dpo", "dpo + best of 4"]
-    assert points[1].in_band is not None
-    assert points[1].in_band.value == 0.8
-    assert math.isnan(points[1].in_band.high)
+    assert [p.in_band_text for p in points] == [
+        "\N{EN DASH}",
+        f"0.75, {MINUS}0.050 ({MINUS}0.080 to {MINUS}0.020)",
+        "0.50",
+    ]
+    assert [p.passed for p in points] == [None, False, None]
     gain = points[0].gain
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.4, 0.3, 0.5))
 
@@ -117,3 +126,12 @@ def test_the_bases_own_curve_is_that_of_its_stored_candidates() -> None:
     assert (first.kl, second.kl) == (0.0, pytest.approx(0.1931, abs=1e-4))
     assert second.gain.value == 0.2
     assert {first.method, second.method} == {BEST_OF_N}
+
+
+def test_the_page_has_a_row_for_each_point_and_the_verdicts_that_there_are() -> None:
+    points = [replace(point(0.5, 4.0), passed=False, name="<far>"), point(0.1, None)]
+    page = render(Report(title="t", facts={}, effects=[], frontier=points))
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>.*?<td class="[^"]*">([^<]*)</td></tr>', page)
+    assert rows == [("&lt;far&gt;", "not passed"), ("p0.1", "\N{EN DASH}")]
+    assert page.count("<circle cx=") == 1
+    assert "not passed" not in render(Report(title="t", facts={}, effects=[], frontier=points[1:]))
