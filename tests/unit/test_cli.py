@@ -32,7 +32,7 @@ def test_help_does_not_import_torch():
         "song",
         "convert",
         "import-ratings",
-        "audit",
+        "perturb",
         "gpu-check",
         "estimate",
         "export-adapter",

@@ -1,10 +1,10 @@
-"""The command `audit`: real songs perturbed in known ways, and by how much every axis moves.
+"""The command `perturb`: real songs perturbed in known ways, and by how much every axis moves.
 
 Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
 the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
 sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
 counterpart, and the mean difference with a 95 % interval over songs, each with three excerpts. Judges are
-audited too.
+among them. Whether axes are valid on generated songs is what `audit` measures.
 """
 
 import warnings
@@ -57,7 +57,7 @@ PLACES = (0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
-class AuditSong:
+class SongExcerpt:
     """An excerpt, and a prompt for it: the song's text and another excerpt of the song."""
 
     clip: Clip
@@ -66,7 +66,7 @@ class AuditSong:
 
 def excerpts(
     path: Path, split: str, count: int, seconds: float, places: Sequence[float]
-) -> Iterator[AuditSong]:
+) -> Iterator[SongExcerpt]:
     """Excerpts around `places` of each song, as shares of its length; the prompt's is from the first quarter."""
     songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
     for song in songs[:: max(1, len(songs) // count)][:count]:
@@ -78,7 +78,7 @@ def excerpts(
             for share in (0.25, *places)
         )
         for clip in clips:
-            yield AuditSong(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
+            yield SongExcerpt(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
 
 
 def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
@@ -94,7 +94,7 @@ def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequen
 
 
 def perturbed_scores(
-    songs: Sequence[AuditSong], score: Callable[[Sequence[Clip], Sequence[Prompt]], ScoreMatrix]
+    songs: Sequence[SongExcerpt], score: Callable[[Sequence[Clip], Sequence[Prompt]], ScoreMatrix]
 ) -> dict[str, ScoreMatrix]:
     """The scores after each perturbation."""
     clips, prompts = [song.clip for song in songs], [song.prompt for song in songs]
@@ -108,7 +108,7 @@ def perturbed_scores(
     return values
 
 
-def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
+def counterparts(songs: Sequence[SongExcerpt], model: SongModel) -> dict[str, list[Clip]]:
     """The codec's sound of the songs' latents, of the same latents degraded, and of noise; clips by counterpart."""
     latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
     all_latents, rng = torch.cat(latents), np.random.default_rng(0)
@@ -188,8 +188,8 @@ def _cell(effect: Effect, is_claim: bool) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Which songs are audited, and by what."""
+class PerturbationSettings:
+    """Which songs are perturbed, and which axes are watched."""
 
     split: str = "test"
     n_perturbed: int = 20
@@ -207,7 +207,7 @@ class AuditSettings:
         check_range(self, "seconds", above=0)
 
 
-def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
+def perturb_songs(path: Path, settings: PerturbationSettings) -> Iterator[str]:
     """The tables, one after another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -217,7 +217,7 @@ def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
     def score(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
         return scores(scorers, clips, prompts)
 
-    def read(count: int, places: Sequence[float]) -> list[AuditSong]:
+    def read(count: int, places: Sequence[float]) -> list[SongExcerpt]:
         return list(excerpts(path, settings.split, count, settings.seconds, places))
 
     try:
