@@ -1,4 +1,4 @@
-"""Commands that need no configuration file: presets, one song, lyrics, conversion, ratings, perturbed songs, a GPU check."""
+"""Commands that need no configuration file, from one song to a GPU check."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

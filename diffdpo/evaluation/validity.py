@@ -149,7 +149,9 @@ def ladder_effect(
     if not deviation > 0:
         return _no_effect()
     places = prompt_places(prompts)
-    means = {name: float(np.nanmean(candidates[i])) for name, i in places.items() if _any_finite(candidates[i])}
+    means = {
+        name: float(np.nanmean(candidates[i])) for name, i in places.items() if _any_finite(candidates[i])
+    }
     expected = np.array(
         [
             candidates[place] if place is not None else means.get(prompt, math.nan)

@@ -87,15 +87,18 @@ def run(cfg: ScoreRun) -> Path:
     dist, out = dist_env(), Path(cfg.out)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     with open_folder(out, dist):
-        score_folders(cfg.samples, scorers, out, dist, grid)
+        score_files(read_audio_files(cfg.samples), scorers, out, dist, grid)
     return out
 
 
-def score_folders(
-    folders: Sequence[str], scorers: Mapping[str, Scorer], out: Path, dist: DistEnv, grid: Grid | None = None
+def score_files(
+    audio_files: Sequence[AudioFile],
+    scorers: Mapping[str, Scorer],
+    out: Path,
+    dist: DistEnv,
+    grid: Grid | None = None,
 ) -> None:
-    """Compute the scores of some samples folders that the tables in `out`, which is held, do not hold yet."""
-    audio_files = read_audio_files(folders)
+    """Compute the scores of some files that the tables in `out`, which is held, do not hold yet."""
     versions = fingerprints(scorers)
     if grid and dist.main:
         _report_windowless(scorers, grid)

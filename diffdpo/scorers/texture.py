@@ -1,4 +1,4 @@
-"""Texture of a song: how dense, bright and noisy it sounds. No axis of quality, but what correlations may be due to."""
+"""Texture of a song: how dense, bright and noisy it sounds. No quality, but what correlations may be due to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -90,9 +90,7 @@ def test_a_partial_correlation_is_that_of_three_correlations(normal):
     x = columns[:, 0] + columns[:, 2]
     y = 0.5 * columns[:, 1] - columns[:, 2] + 0.3 * columns[:, 0]
     c = columns[:, 2:]
-    xy, xc, yc = (
-        within_correlation(a, b, PROMPTS).value for a, b in ((x, y), (x, c[:, 0]), (y, c[:, 0]))
-    )
+    xy, xc, yc = (within_correlation(a, b, PROMPTS).value for a, b in ((x, y), (x, c[:, 0]), (y, c[:, 0])))
     expected = (xy - xc * yc) / math.sqrt((1 - xc**2) * (1 - yc**2))
     assert within_correlation(x, y, PROMPTS, c).value == pytest.approx(expected)
 
@@ -176,7 +174,7 @@ def test_a_composite_is_the_mean_of_standardised_axes():
 
 def test_the_best_of_n_by_an_axis_gains_the_order_statistic_on_it(normal):
     """Of normal songs: 0.564, 1.029 and 1.539 deviations for 2, 4 and 10; nothing on an independent axis."""
-    columns, shift = normal(2, between=0.0)
+    columns, _ = normal(2, between=0.0)
     targets = {"self": columns[:, 0], "other": columns[:, 1]}
     for n, expected in ((2, 0.5642), (4, 1.0294), (10, 1.5388)):
         gains = transfer_gains(columns[:, 0], targets, PROMPTS, n)
@@ -195,10 +193,14 @@ def test_a_transfer_is_the_correlation_times_the_gain(normal):
 def test_a_transfer_needs_values_and_songs():
     values = np.arange(8.0)
     prompts = list("aaaabbbb")
-    gains = transfer_gains(values, {"flat": np.ones(8), "hole": np.where(values == 1, np.nan, values)}, prompts, 2)
+    gains = transfer_gains(
+        values, {"flat": np.ones(8), "hole": np.where(values == 1, np.nan, values)}, prompts, 2
+    )
     assert all(math.isnan(gain.value) for gain in gains.values())
     assert math.isnan(transfer_gains(values, {"x": values}, prompts, 5)["x"].value)
-    best = transfer_gains(values, {"x": values}, prompts, 4)["x"].value  # the best of all four: 1.5 above the mean
+    best = transfer_gains(values, {"x": values}, prompts, 4)[
+        "x"
+    ].value  # the best of all four: 1.5 above the mean
     assert best == pytest.approx(1.5 / values.std(ddof=1))
 
 
