@@ -14,7 +14,7 @@ from jaxtyping import Float
 from diffdpo.evaluation.best_of_n import best_of_n_weights, prompt_places
 from diffdpo.statistics import MIN_CLUSTERS, Effect, Interval, estimate_mean, paired_effect
 
-AxisColumns = Mapping[str, Float[np.ndarray, " song"]]
+AxisColumns = Mapping[str, Float[np.ndarray, " _"]]
 """The values of each axis, song by song; NaN where a song has none."""
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 """Where there is nothing to compute an interval from."""

@@ -39,10 +39,8 @@ def songs():
     """
     rng = np.random.default_rng(11)
     n = len(PROMPTS)
-    trait, texture, shift = rng.standard_normal((2, n)).tolist() + [
-        np.repeat(rng.standard_normal(24), 10).tolist()
-    ]
-    trait, texture = np.array(trait) + np.array(shift), np.array(texture)
+    trait, texture = rng.standard_normal((2, n))
+    trait += np.repeat(rng.standard_normal(24), 10)
 
     def axes(signal, scale, gain=0.0):
         noise = scale * rng.standard_normal((6, n))

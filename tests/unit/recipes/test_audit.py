@@ -12,7 +12,7 @@ from diffdpo import audio
 from diffdpo.cli import app
 from diffdpo.config import build_config
 from diffdpo.data import tables
-from diffdpo.data.samples import SAMPLES, open_samples
+from diffdpo.data.samples import SAMPLES, SampleRow, open_samples
 from diffdpo.data.scores import SCORES
 from diffdpo.errors import ConfigError
 from diffdpo.recipes import audit, sample, score
@@ -20,6 +20,7 @@ from diffdpo.recipes.audit_scores import HALF_SCORES, half_of
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.scorers import SCORERS
+from diffdpo.scorers.engine import score_clips
 from diffdpo.scorers.texture import Texture
 from diffdpo.types import Clip
 
@@ -30,7 +31,7 @@ SCORED = "[production, rhythm, beats]"
 def folder(tmp_path_factory, bundle) -> Path:
     """Three prompts with two songs of a second each, one folder of them scored."""
     root = tmp_path_factory.mktemp("audit")
-    lines = [{"id": f"p{i}", "text": "slow rock", "duration_s": 1} for i in range(3)]
+    lines = [{"id": f"p{i}", "text": f"slow rock {i}", "duration_s": 1} for i in range(3)]
     (root / "p.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     words = [f"prompts={root / 'p.jsonl'}", f"out={root / 'songs'}", f"model.args.bundle={bundle}",
              "sampling.steps=2", "per_prompt=3"]  # fmt: skip
@@ -101,8 +102,6 @@ def test_the_scores_of_halves_are_those_of_the_halves(folder, tmp_path):
     row = open_samples(folder / "songs").rows()[0]
     clip = audio.read(open_samples(folder / "songs").audio(row.sample_id), with_fold=False)
     scorer = SCORERS["production"]()
-    from diffdpo.scorers.engine import score_clips
-
     for number, name in enumerate(HALF_SCORES):
         (value,) = [
             score.value
@@ -141,10 +140,7 @@ def test_halves_leave_out_nothing_but_a_sample_in_the_middle():
 def test_mistakes_are_one_line(folder, tmp_path, words, says):
     write_samples(tmp_path / "alien", prompts=2, per_prompt=1)
     write_samples(tmp_path / "hollow", prompts=1, per_prompt=1)
-    rows = tables.read_rows(tmp_path / "hollow", SAMPLES)
-    tables.append(
-        tmp_path / "hollow", SAMPLES, [type(rows[0])(sample_id=rows[0].sample_id, prompt_id="p00", error="x")]
-    )
+    tables.append(tmp_path / "hollow", SAMPLES, [SampleRow(sample_id="p00.000", prompt_id="p00", error="x")])
     (tmp_path / "empty").mkdir()
     places = {name: str(tmp_path / name.lower()) for name in ("ALIEN", "HOLLOW", "EMPTY", "NOWHERE")}
     places["SONGS"] = str(folder / "songs")
