@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, magnitudes, mono, score_each
-from diffdpo.scorers.notes import audible, transcription
+from diffdpo.scorers.notes import transcription
 from diffdpo.scorers.production import crest_factor
 from diffdpo.scorers.rhythm import onset_strength
 from diffdpo.types import Clip
 
 TEXTURE_STFT = 2048
 TREBLE_HZ = 4_000
+SOUNDING = 0.5
+"""Probability of a note from which on it is counted."""
 SMALLEST = 1e-12
 
 
@@ -22,7 +24,7 @@ SMALLEST = 1e-12
 class Texture:
     """Six covariates that are held constant where axes are compared; more of one is neither better nor worse.
 
-    texture.notes      Notes that sound at a time, as basic-pitch transcribes them: the mean over moments.
+    texture.notes      Notes that sound at a time, as basic-pitch transcribes them: those more likely than not.
     texture.onsets     Mean onset strength: the log-compressed flux of mel bands.
     texture.flatness   Log of the ratio of geometric to arithmetic mean power, mean over moments: 0 is white noise.
     texture.centroid   Octaves above 1 Hz of the mean frequency, weighted by power.
@@ -32,7 +34,7 @@ class Texture:
     It is not among the scorers that can be chosen: `diffdpo audit` uses it.
     """
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     axes: ClassVar[tuple[str, ...]] = (
         "texture.notes",
         "texture.onsets",
@@ -63,7 +65,7 @@ class Texture:
         hertz = np.fft.rfftfreq(TEXTURE_STFT, 1 / SAMPLE_RATE)
         mean = power.mean(1)
         return (
-            float((audible(features.get(transcription).note.double().numpy()) > 0).sum(1).mean()),
+            float((features.get(transcription).note.numpy() > SOUNDING).sum(1).mean()),
             float(features.get(onset_strength).mean()),
             spectral_flatness(power),
             float(np.log2(max(1.0, mean @ hertz / max(SMALLEST, mean.sum())))),
