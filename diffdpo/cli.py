@@ -30,6 +30,7 @@ VERBS = {
         "EvaluateRun",
         "Compare two models on the same prompts and seeds, with intervals; a report.",
     ),
+    "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),
     "demo": ("RoundRun", "One round on the shipped tiny model: offline, without a GPU, in minutes."),
 }

@@ -1,4 +1,4 @@
-"""Commands that need no configuration file: presets, one song, lyrics, conversion, ratings, audits, a GPU check."""
+"""Commands that need no configuration file, from one song to a GPU check."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_convert(app, errors)
     _register_ratings(app, errors)
     _register_export_pairs(app, errors)
-    _register_audit(app, errors)
+    _register_perturb(app, errors)
     _register_check_data(app, errors)
     _register_gpu_check(app, errors)
     commands_training.register_training(app, errors)
@@ -170,9 +170,9 @@ def _register_export_pairs(app: typer.Typer, errors: Errors) -> None:
             typer.echo("\n".join(export_pairs(settings).lines()))
 
 
-def _register_audit(app: typer.Typer, errors: Errors) -> None:
-    @app.command("audit", help="Perturb real songs in known ways and print by how much every axis moves.")
-    def audit_command(
+def _register_perturb(app: typer.Typer, errors: Errors) -> None:
+    @app.command("perturb", help="Perturb real songs in known ways and print by how much every axis moves.")
+    def perturb_command(
         songs: Annotated[Path, typer.Argument(help="A manifest with splits, or a folder of songs")],
         split: str = "test",
         n_perturbed: Annotated[
@@ -186,14 +186,14 @@ def _register_audit(app: typer.Typer, errors: Errors) -> None:
         model: Annotated[str, typer.Option(help="Whose codec is used")] = "tiny",
     ) -> None:
         with errors():
-            from diffdpo.recipes.audit import AuditSettings, audit
+            from diffdpo.recipes.perturb import PerturbationSettings, perturb_songs
 
             settings = _build_settings(
-                AuditSettings,
+                PerturbationSettings,
                 split=split, n_perturbed=n_perturbed, n_decoded=n_decoded, seconds=seconds, model=model,
                 scorers=tuple(name for name in scorers.split(",") if name),
             )  # fmt: skip
-            for table in audit(_local(songs), settings):
+            for table in perturb_songs(_local(songs), settings):
                 typer.echo(f"{table}\n")
 
 

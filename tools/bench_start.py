@@ -32,7 +32,7 @@ HEAVY = (
     "torch", "transformers", "peft", "librosa", "diffusers", "accelerate", "torchaudio", "scipy", "pyarrow",
     "soundfile", "pyloudnorm",
 )  # fmt: skip
-VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "round", "demo")
+VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "audit", "round", "demo")
 WORDS = {
     "prepare": ("songs=songs",),
     "evaluate": ("baseline=runs/a", "aligned=runs/b", "scores=runs/scores", "out=runs/report"),

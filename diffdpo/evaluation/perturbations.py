@@ -135,7 +135,7 @@ def shuffled_latents(latents: SongLatents, rng: np.random.Generator, run: int = 
     return torch.cat([runs[i] for i in rng.permutation(len(runs))])
 
 
-def degraded_latents(latents: SongLatents, rng: np.random.Generator) -> SongLatents:
-    """Latents with as much noise as signal, channel by channel."""
-    noisy = latents + noise_latents(latents, len(latents), rng) - latents.mean(0)
-    return latents.mean(0) + (noisy - latents.mean(0)) / 2**0.5
+def degraded_latents(latents: SongLatents, rng: np.random.Generator, ratio: float = 1.0) -> SongLatents:
+    """Latents with noise of `ratio` times the signal's deviation, channel by channel, at the signal's level."""
+    noise = noise_latents(latents, len(latents), rng) - latents.mean(0)
+    return latents.mean(0) + (latents - latents.mean(0) + ratio * noise) / (1 + ratio**2) ** 0.5

@@ -1,238 +1,239 @@
-"""The command `audit`: real songs perturbed in known ways, and by how much every axis moves.
+"""The verb `audit`: whether axes measure what they claim, on any songs, with real and worse songs beside them."""
 
-Two tables. In the first a cell is the mean change over the songs, in standard deviations between the originals:
-the axes that claim to respond are bold. An axis that a loop, noise or gain raises can be gamed. The second
-sets songs against what a codec makes of noise, of shuffled and of degraded latents: the share of songs above their
-counterpart, and the mean difference with a 95 % interval over songs, each with three excerpts. Judges are
-audited too.
-"""
-
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from omegaconf import MISSING
 
-from diffdpo import audio
 from diffdpo.checks import check_range
-from diffdpo.data.song_manifest import read_songs
-from diffdpo.evaluation.perturbations import (
-    ALL_FAMILIES,
-    PERTURBATIONS,
-    WRONG_PROMPT,
-    WRONG_PROMPT_FALLS,
-    Perturbation,
-    degraded_latents,
-    noise_latents,
-    shuffled_latents,
+from diffdpo.config_paths import PATH
+from diffdpo.data.samples import SampleRow, Samples, open_samples
+from diffdpo.errors import ConfigError, DataError, ensure
+from diffdpo.evaluation.effects import Role
+from diffdpo.evaluation.real_songs import read_table
+from diffdpo.evaluation.validity import AxisColumns
+from diffdpo.evaluation.validity_report import Audit, AuditSongs, AxisFacts, WorseSongs, audit_axes
+from diffdpo.evaluation.validity_tables import audit_markdown, metric_row, summary_lines, validity_table
+from diffdpo.evaluation.witness_report import BAND_GROUP
+from diffdpo.parts import build_scorers
+from diffdpo.progress import log
+from diffdpo.recipes.audit_ladder import LadderConfig, make_ladder
+from diffdpo.recipes.audit_scores import (
+    HALF_SCORES,
+    SONG_SCORES,
+    files_of,
+    read_axes,
+    score_halves,
+    score_songs,
 )
-from diffdpo.models.base import SongModel
-from diffdpo.parts import build_model, build_scorers
-from diffdpo.progress import bar
-from diffdpo.registry import Choice
+from diffdpo.registry import closest
+from diffdpo.run_dir import DistEnv, check_inputs, dist_env, open_run
+from diffdpo.runs import METRICS, Metrics, atomic_write, finish, versions, write_json
 from diffdpo.scorers import DEFAULT_SCORERS
-from diffdpo.scorers.base import PromptScorer, Scorer
-from diffdpo.scorers.canonical import canonical
-from diffdpo.statistics import Effect, paired_effect
-from diffdpo.types import Clip, Prompt
+from diffdpo.scorers.base import PartialJudge, Scorer
+from diffdpo.scorers.engine import fingerprints
+from diffdpo.scorers.texture import Texture
 
-ScoreMatrix = Float[np.ndarray, "song axis"]
-COHERENCE_AXES = ("harmony.key", "harmony.consonance", "rhythm", "structure", "adherence")
-COUNTERPARTS = {
-    "noise in the latent space": (*ALL_FAMILIES, "adherence"),
-    "latent frames shuffled": (*COHERENCE_AXES, "musicnn.typicality"),
-    "latent seconds shuffled": ("rhythm", "structure"),
-    "latents with as much noise as signal": COHERENCE_AXES,
-    "the codec's reconstruction": (),
-}
-"""The counterparts of real songs, with the axes that claim to be higher for real songs. The last one measures the
-loss in the codec."""
+OFFLINE_SCORERS = (*DEFAULT_SCORERS, "order", "notes", "beats", "form", "adherence")
+"""All scorers whose weights ship or come with a package."""
+TEXTURE = "texture"
+REPORT, PAGE = "report.json", "report.md"
 
 
-PLACES = (0.3, 0.5, 0.7)
-"""Centres of the excerpts that are compared with counterparts, as shares of the song's length."""
+@dataclass
+class AuditRun:
+    """Songs, several a prompt, on which axes are audited."""
 
-
-@dataclass(frozen=True)
-class AuditSong:
-    """An excerpt, and a prompt for it: the song's text and another excerpt of the song."""
-
-    clip: Clip
-    prompt: Prompt
-
-
-def excerpts(
-    path: Path, split: str, count: int, seconds: float, places: Sequence[float]
-) -> Iterator[AuditSong]:
-    """Excerpts around `places` of each song, as shares of its length; the prompt's is from the first quarter."""
-    songs = [song for song in read_songs(path, 0.0) if path.is_dir() or song.split == split]
-    for song in songs[:: max(1, len(songs) // count)][:count]:
-        length = audio.seconds_of(song.audio)
-        sound, *clips = (
-            audio.stereo(
-                audio.read(song.audio, start_s=max(0.0, share * length - seconds / 2), seconds=seconds)
-            )
-            for share in (0.25, *places)
-        )
-        for clip in clips:
-            yield AuditSong(clip, Prompt(id=song.id, text=song.text or None, style_audio=sound))
-
-
-def scores(scorers: Mapping[str, Scorer], clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
-    """The values of all axes of all scorers, [song, axis]."""
-    inputs = [canonical(clip) for clip in clips]
-    return np.concatenate(
-        [
-            scorer(inputs, prompts) if isinstance(scorer, PromptScorer) else scorer(inputs)
-            for scorer in scorers.values()
-        ],
-        axis=1,
-    )
-
-
-def perturbed_scores(
-    songs: Sequence[AuditSong], score: Callable[[Sequence[Clip], Sequence[Prompt]], ScoreMatrix]
-) -> dict[str, ScoreMatrix]:
-    """The scores after each perturbation."""
-    clips, prompts = [song.clip for song in songs], [song.prompt for song in songs]
-    values: dict[str, ScoreMatrix] = {}
-    with bar("perturb", len(PERTURBATIONS) + 1, "perturbation") as progress:
-        for name, perturbation in PERTURBATIONS.items():
-            rng = np.random.default_rng(0)
-            values[name] = score([perturbation(clip, rng) for clip in clips], prompts)
-            progress.advance(note=name)
-        values[WRONG_PROMPT] = score(clips, [*prompts[1:], prompts[0]])
-    return values
-
-
-def counterparts(songs: Sequence[AuditSong], model: SongModel) -> dict[str, list[Clip]]:
-    """The codec's sound of the songs' latents, of the same latents degraded, and of noise; clips by counterpart."""
-    latents = [model.encode(audio.normalise(song.clip, -16.0)) for song in songs]
-    all_latents, rng = torch.cat(latents), np.random.default_rng(0)
-    second = round(model.spec.frames_per_second)
-    latent_groups = {
-        "noise in the latent space": [noise_latents(all_latents, len(z), rng) for z in latents],
-        "latent frames shuffled": [shuffled_latents(z, rng) for z in latents],
-        "latent seconds shuffled": [shuffled_latents(z, rng, run=second) for z in latents],
-        "latents with as much noise as signal": [degraded_latents(z, rng) for z in latents],
-        "the codec's reconstruction": latents,
-    }
-    clips: dict[str, list[Clip]] = {name: [] for name in latent_groups}
-    with bar("decode", len(latent_groups) * len(songs), "song") as progress:
-        for name, group in latent_groups.items():
-            for z in group:
-                clips[name].append(model.decode(z))
-                progress.advance(note=name)
-    return clips
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table; the first row is the head."""
-    lines = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
-
-
-def perturbation_table(
-    axes: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
-) -> str:
-    """A table of perturbations by axes; then how many claims hold and how many axes do not move."""
-    spread = np.maximum(original.std(0, ddof=1), 1e-9)
-    rows = [["perturbation", *axes]]
-    rows.append(["*unperturbed: mean*", *[f"{v:.3f}" for v in original.mean(0)]])
-    rows.append(["*unperturbed: SD*", *[f"{v:.3f}" for v in original.std(0, ddof=1)]])
-    exceptions, quiet, claims, other_changes = [], 0, 0, 0
-    for name, values in matrices.items():
-        change = (values - original).mean(0) / spread
-        perturbation = PERTURBATIONS.get(name) or Perturbation(lambda x, rate, rng: x, WRONG_PROMPT_FALLS)
-        cells = []
-        for axis, value in zip(axes, change.tolist(), strict=True):
-            is_claim = perturbation.lowers(axis)
-            claims, other_changes = claims + is_claim, other_changes + (not is_claim)
-            exceptions += [f"{axis} under {name}"] * (is_claim and value >= 0)
-            quiet += not is_claim and abs(value) < 0.5
-            cells.append(f"**{value:+.2f}**" if is_claim else f"{value:+.2f}")
-        rows.append([name, *cells])
-    note = f"; not so: {', '.join(exceptions)}" if exceptions else ""
-    return (
-        f"{markdown(rows)}\n\n{claims - len(exceptions)} of {claims} claimed axes fall{note}. "
-        f"Of the other {other_changes} cells {quiet} move by less than half a standard deviation."
-    )
-
-
-def counterpart_table(
-    axes: Sequence[str], songs: Sequence[str], original: ScoreMatrix, matrices: Mapping[str, ScoreMatrix]
-) -> str:
-    """A table of axes by counterparts: share of wins, mean difference. `songs` names the song of each excerpt."""
-    spread = np.maximum(original.std(0, ddof=1), 1e-9)
-    rows = [["axis", *[f"above {name}" for name in matrices]]]
-    claims, certain = 0, 0
-    for i, axis in enumerate(axes):
-        cells = []
-        for name, values in matrices.items():
-            effect = paired_effect(values[:, i] / spread[i], original[:, i] / spread[i], songs)
-            is_claim = Perturbation(lambda x, rate, rng: x, COUNTERPARTS[name]).lowers(axis)
-            claims, certain = claims + is_claim, certain + (is_claim and effect.direction == "better")
-            cells.append(_cell(effect, is_claim))
-        rows.append([axis, *cells])
-    return (
-        f"{markdown(rows)}\n\n{certain} of {claims} claimed differences are above zero beyond their interval."
-    )
-
-
-def _cell(effect: Effect, is_claim: bool) -> str:
-    share = f"{100 * effect.win_rate:.0f} %"
-    return f"{f'**{share}**' if is_claim else share}, {effect.mean:+.1f} ({effect.low:+.1f} … {effect.high:+.1f})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Which songs are audited, and by what."""
-
-    split: str = "test"
-    n_perturbed: int = 20
-    """Songs that are perturbed; 0 for none."""
-    n_decoded: int = 20
-    """Songs that are compared with their counterparts from the codec; 0 for none."""
-    seconds: float = 10.0
-    """Length of the excerpt of each."""
-    scorers: tuple[str, ...] = ()
-    """Names; empty: those that need no download."""
-    model: str = "tiny"
+    samples: str = field(default=MISSING, metadata=PATH)
+    """Folder that `sample` wrote, with several songs a prompt."""
+    out: str = field(default=MISSING, metadata=PATH)
+    scores: list[str] = field(default_factory=list, metadata=PATH)
+    """Folders of scores: what they hold is not computed again."""
+    scorers: list[Any] = field(default_factory=lambda: list(OFFLINE_SCORERS))
+    """Names, or {name: …, args: {…}}; mined axes and witnesses alike."""
+    axes: list[str] = field(default_factory=list)
+    """Axes of the report. Empty: all of the scorers."""
+    per_prompt: int = 0
+    """Songs of each prompt, the first ones; 0: all."""
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+    """Worse songs that the audit makes itself."""
+    worse: dict[str, str] = field(default_factory=dict, metadata=PATH)
+    """Folders of worse songs of the same prompts, by the name of their setting."""
+    best_of: list[int] = field(default_factory=lambda: [2, 4, 10])
+    """The N of best-of-N, as far as prompts have so many songs."""
 
     def __post_init__(self) -> None:
-        check_range(self, "n_perturbed", "n_decoded", low=0)
-        check_range(self, "seconds", above=0)
+        check_range(self, "per_prompt", low=0)
+        ensure(all(n >= 2 for n in self.best_of), f"best_of: numbers of 2 or more, got {self.best_of}")
+
+    def check_parts(self) -> None:
+        """ConfigError for a scorer or an axis that does not exist, before anything is read."""
+        _facts(build_scorers(self.scorers), self.axes)
 
 
-def audit(path: Path, settings: AuditSettings) -> Iterator[str]:
-    """The tables, one after another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    scorers = build_scorers(settings.scorers or (*DEFAULT_SCORERS, "adherence"))
-    axes = [axis for scorer in scorers.values() for axis in scorer.axes]
+def run(cfg: AuditRun) -> Path:
+    """Make the worse songs and the scores that are not there yet, and write the report."""
+    check_inputs(samples=[cfg.samples], scores=cfg.scores)
+    scorers, dist = build_scorers(cfg.scorers), dist_env()
+    facts = _facts(scorers, cfg.axes)
+    samples = open_samples(cfg.samples)
+    rows = _audited_rows(samples, cfg.per_prompt)
+    _check_worse(cfg.worse, samples)
+    with open_run(cfg, free=("scores", "axes", "worse", "best_of"), dist=dist) as out:
+        folders = make_ladder(cfg.ladder, samples, out, dist) | {k: Path(v) for k, v in cfg.worse.items()}
+        _score_all(cfg, scorers, samples, rows, folders, out, dist)
+        if dist.main:
+            songs = _read_songs(facts, scorers, samples, rows, folders, out)
+            _write(out, audit_axes(facts, songs, _numbers(cfg.best_of, rows)))
+        dist.barrier()
+    return Path(cfg.out)
 
-    def score(clips: Sequence[Clip], prompts: Sequence[Prompt]) -> ScoreMatrix:
-        return scores(scorers, clips, prompts)
 
-    def read(count: int, places: Sequence[float]) -> list[AuditSong]:
-        return list(excerpts(path, settings.split, count, settings.seconds, places))
+def _facts(scorers: Mapping[str, Scorer], axes: Sequence[str]) -> list[AxisFacts]:
+    """The axes of the report. ConfigError for one that is of no scorer."""
+    facts = []
+    for scorer in scorers.values():
+        judges = scorer.judges if isinstance(scorer, PartialJudge) else scorer.axes
+        for axis in scorer.axes:
+            role: Role = "mined" if not scorer.judge_only else "judge" if axis in judges else "diagnosis"
+            facts.append(AxisFacts(axis=axis, trait=scorer.traits[axis], role=role))
+    names = [fact.axis for fact in facts]
+    for axis in axes:
+        if axis not in names:
+            raise ConfigError(
+                f"axes: {axis!r} is of none of the scorers.{closest(axis, names)} Known: {', '.join(names)}."
+            )
+    return [fact for fact in facts if not axes or fact.axis in axes]
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # a scorer must not divide by zero
-            if settings.n_perturbed:
-                songs = read(settings.n_perturbed, [0.5])
-                original = score([s.clip for s in songs], [s.prompt for s in songs])
-                yield perturbation_table(axes, original, perturbed_scores(songs, score))
-            if settings.n_decoded:
-                songs = read(settings.n_decoded, PLACES)
-                prompts = [s.prompt for s in songs]
-                original = score([s.clip for s in songs], prompts)
-                groups = counterparts(songs, build_model(Choice(settings.model)))
-                values = {name: score(clips, prompts) for name, clips in groups.items()}
-                yield counterpart_table(axes, [p.id for p in prompts], original, values)
-    finally:
-        torch.set_num_threads(threads)
+
+def _audited_rows(samples: Samples, per_prompt: int) -> list[SampleRow]:
+    """The first songs of every prompt; prompts with one song are left out. DataError if fewer than two are left."""
+    by_prompt: dict[str, list[SampleRow]] = {}
+    for row in sorted(samples.rows(), key=lambda row: row.sample_id):
+        by_prompt.setdefault(row.group or row.prompt_id, []).append(row)
+    groups = [group[: per_prompt or None] for group in by_prompt.values()]
+    groups = [group for group in groups if len(group) > 1]
+    if len(groups) < 2:
+        raise DataError(
+            f"{samples.folder}: an audit compares songs of one prompt, and {len(groups)} of {len(by_prompt)} "
+            "prompts have two songs or more; sample with per_prompt=4 or more"
+        )
+    return [row for group in groups for row in group]
+
+
+def _check_worse(worse: Mapping[str, str], samples: Samples) -> None:
+    """DataError for a folder of worse songs that is missing or empty, or shares no prompt with the candidates."""
+    groups = {_prompt(row) for row in samples.rows()}
+    for name, folder in worse.items():
+        rows = open_samples(folder).rows()
+        if not rows:
+            raise DataError(f"worse.{name}: {folder} holds no song; sample it first, or leave it out")
+        if not groups & {_prompt(row) for row in rows}:
+            raise DataError(
+                f"worse.{name}: {folder} shares no prompt with {samples.folder}; sample the same prompts"
+            )
+
+
+def _prompt(row: SampleRow) -> str:
+    return row.group or row.prompt_id
+
+
+def _score_all(
+    cfg: AuditRun,
+    scorers: Mapping[str, Scorer],
+    samples: Samples,
+    rows: Sequence[SampleRow],
+    folders: Mapping[str, Path],
+    out: Path,
+    dist: DistEnv,
+) -> None:
+    """Score songs, worse songs and halves, as far as no folder has their scores."""
+    files = files_of(samples.folder, {row.sample_id for row in rows})
+    score_songs(files, {**scorers, TEXTURE: Texture()}, cfg.scores, out / SONG_SCORES, dist)
+    worse_files = [
+        audio_file
+        for folder in folders.values()
+        for audio_file in files_of(folder, {row.sample_id for row in Samples(folder).rows()})
+    ]
+    if worse_files:
+        score_songs(worse_files, scorers, cfg.scores, out / SONG_SCORES, dist)
+    score_halves(files, scorers, [out / name for name in HALF_SCORES], dist)
+
+
+def _read_songs(
+    facts: Sequence[AxisFacts],
+    scorers: Mapping[str, Scorer],
+    samples: Samples,
+    rows: Sequence[SampleRow],
+    folders: Mapping[str, Path],
+    out: Path,
+) -> AuditSongs:
+    axes, names = [fact.axis for fact in facts], [row.sample_id for row in rows]
+    first, second = (read_axes(out / half, samples, names, axes) for half in HALF_SCORES)
+    real, real_songs = _real_songs(scorers, axes)
+    return AuditSongs(
+        prompts=[_prompt(row) for row in rows],
+        values=read_axes(out / SONG_SCORES, samples, names, axes),
+        halves=(first, second),
+        texture=read_axes(out / SONG_SCORES, samples, names, Texture.axes),
+        worse={
+            name: _worse_songs(Samples(folder), rows, axes, out / SONG_SCORES)
+            for name, folder in folders.items()
+        },
+        real=real,
+        real_songs=real_songs,
+    )
+
+
+def _worse_songs(
+    samples: Samples, rows: Sequence[SampleRow], axes: Sequence[str], scores: Path
+) -> WorseSongs:
+    """Worse songs with the place of the candidate of the same id and seed."""
+    worse_rows = samples.rows()
+    places = {(row.sample_id, row.seed): place for place, row in enumerate(rows)}
+    return WorseSongs(
+        values=read_axes(scores, samples, [row.sample_id for row in worse_rows], axes),
+        prompts=[_prompt(row) for row in worse_rows],
+        counterparts=[places.get((row.sample_id, row.seed)) for row in worse_rows],
+    )
+
+
+def _real_songs(scorers: Mapping[str, Scorer], axes: Sequence[str]) -> tuple[AxisColumns, tuple[str, ...]]:
+    """The package's real songs that nothing is fitted to, on the axes whose scorers are those of the table."""
+    songs, current = read_table().of_group(BAND_GROUP), fingerprints(scorers)
+    comparable = {
+        axis
+        for name, scorer in scorers.items()
+        if songs.versions.get(name) == current[name]
+        for axis in scorer.axes
+        if axis in songs.axes
+    }
+    return {axis: songs.column(axis) for axis in axes if axis in comparable}, songs.song
+
+
+def _numbers(best_of: Sequence[int], rows: Sequence[SampleRow]) -> list[int]:
+    """The N of best-of-N that every prompt has songs for, at least the smallest number of songs."""
+    counts = np.unique([_prompt(row) for row in rows], return_counts=True)[1]
+    smallest = int(counts.min())
+    return sorted({n for n in best_of if n <= smallest} or {smallest})
+
+
+def _write(out: Path, audit: Audit) -> None:
+    write_json(out / REPORT, asdict(audit) | {"versions": versions()})
+    atomic_write(out / PAGE, audit_markdown(audit))
+    metrics = Metrics(out, keep_until=-1)
+    for place, axis in enumerate(audit.axes):
+        metrics.write({"step": place, **metric_row(axis)})
+    finish(
+        out,
+        songs=audit.n_songs,
+        prompts=audit.n_prompts,
+        valid=[axis.axis for axis in audit.axes if axis.judgement.valid],
+    )
+    log(validity_table(audit))
+    for line in summary_lines(audit):
+        log(line)
+    log(f"report: {out / PAGE}, {out / REPORT}, {out / METRICS}")

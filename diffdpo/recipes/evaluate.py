@@ -47,7 +47,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import axis_traits, check_axis_names, diagnosis_axes
+from diffdpo.scorers.axes import axis_traits, check_axis_names, diagnosis_axes, unproven_judges
 from diffdpo.text_files import read_jsonl, read_text
 
 FRONTIER = "frontier.json"
@@ -105,6 +105,7 @@ def run(cfg: EvaluateRun) -> Path:
     """Compare two folders of samples and write the report."""
     check_inputs(samples=[cfg.baseline, cfg.aligned], scores=cfg.scores, pairs=cfg.pairs)
     dist, out = dist_env(), Path(cfg.out)
+    warn_of_judges(cfg.judges, visible=dist.main)
     with open_folder(out, dist):
         if dist.main:
             _evaluate(cfg, out)
@@ -112,6 +113,16 @@ def run(cfg: EvaluateRun) -> Path:
     if cfg.require_pass:
         check_passed(out)
     return out
+
+
+def warn_of_judges(judges: Sequence[str], *, visible: bool = True) -> None:
+    """One line of warning if a verdict depends on axes that are not shown to be valid."""
+    if axes := unproven_judges(judges):
+        log(
+            f"WARNING: the verdict depends on {', '.join(axes)}, not shown to be valid on generated songs; leave "
+            "judges empty, or look at `diffdpo audit`",
+            visible=visible,
+        )
 
 
 def check_passed(folder: Path) -> None:

@@ -134,6 +134,7 @@ def run(cfg: RoundRun) -> Path:
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
     dist = dist_env()
+    evaluate.warn_of_judges(cfg.evaluate.judges, visible=dist.main)
     free = [
         "rounds",
         "evaluate.require_pass",

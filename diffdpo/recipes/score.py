@@ -85,15 +85,21 @@ def run(cfg: ScoreRun) -> Path:
     check_inputs(samples=cfg.samples)
     scorers = build_scorers(cfg.scorers)
     dist, out = dist_env(), Path(cfg.out)
+    grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     with open_folder(out, dist):
-        _score(cfg, scorers, out, dist)
+        score_files(read_audio_files(cfg.samples), scorers, out, dist, grid)
     return out
 
 
-def _score(cfg: ScoreRun, scorers: Mapping[str, Scorer], out: Path, dist: DistEnv) -> None:
-    audio_files = _audio_files(cfg.samples)
+def score_files(
+    audio_files: Sequence[AudioFile],
+    scorers: Mapping[str, Scorer],
+    out: Path,
+    dist: DistEnv,
+    grid: Grid | None = None,
+) -> None:
+    """Compute the scores of some files that the tables in `out`, which is held, do not hold yet."""
     versions = fingerprints(scorers)
-    grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     if grid and dist.main:
         _report_windowless(scorers, grid)
     cached_keys = _cached(out, grid)
@@ -145,7 +151,7 @@ def _score_files(
     sound_batch: list[tuple[AudioFile, Sequence[ScoreKey]]] = []
     for audio_file, keys in batch:
         try:
-            clips.append(_read_sound(audio_file))
+            clips.append(read_sound(audio_file))
             sound_batch.append((audio_file, keys))
         except Exception as error:  # whatever a file brings about
             _report_fault(audio_file, error)
@@ -164,7 +170,7 @@ def _score_files(
                 _report_fault(song[0], error)
 
 
-def _read_sound(audio_file: AudioFile) -> Clip:
+def read_sound(audio_file: AudioFile) -> Clip:
     """The sound of a file; DataError unless it is the one that was sampled."""
     clip = audio.read(audio_file.path, with_fold=False)
     if audio.pcm_sha256(clip.samples, clip.sample_rate) != audio_file.sha256:
@@ -191,7 +197,7 @@ def _score_clips(
     return list(zip(audio_files, clips, values, strict=True))
 
 
-def _audio_files(folders: list[str]) -> list[AudioFile]:
+def read_audio_files(folders: Sequence[str]) -> list[AudioFile]:
     """The audio files of some samples folders; files of the same content count as one."""
     audio_files: dict[str, AudioFile] = {}
     for folder in folders:

@@ -75,6 +75,13 @@ def component_axes(axes: Collection[str]) -> set[str]:
     return {axis for scorer in scorers if isinstance(scorer, CompositeScorer) for axis in scorer.components}
 
 
+def unproven_judges(judges: Collection[str]) -> list[str]:
+    """Those of some judges that are not shown to be valid: they may not say whether a model is better."""
+    axes = [axis for scorer in SCORERS.values() for axis in scorer.axes]
+    unproven_axes = set(diagnosis_axes(axes))
+    return [axis for axis in judges if axis in unproven_axes]
+
+
 def axis_traits() -> dict[str, str]:
     """The trait of every axis of every scorer."""
     return {axis: trait for scorer in SCORERS.values() for axis, trait in scorer.traits.items()}

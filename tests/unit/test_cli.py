@@ -12,7 +12,7 @@ from diffdpo.cli import app, one_line_errors
 from diffdpo.errors import NotPassedError, UserError
 
 runner = CliRunner()
-VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "round", "demo")
+VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "audit", "round", "demo")
 
 
 def test_help_does_not_import_torch():
@@ -32,7 +32,7 @@ def test_help_does_not_import_torch():
         "song",
         "convert",
         "import-ratings",
-        "audit",
+        "perturb",
         "gpu-check",
         "estimate",
         "export-adapter",

@@ -15,7 +15,7 @@ from diffdpo.mining import RULES
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.objectives.links import LINKS
-from diffdpo.recipes.audit import AuditSettings
+from diffdpo.recipes.perturb import PerturbationSettings
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.song import SongSettings
 from diffdpo.recipes.train import TrainRun
@@ -170,7 +170,7 @@ def test_the_arguments_of_a_link_have_theirs(name):
             build(OBJECTIVES["dpo"], {"link": {"name": name, "args": {argument: float("nan")}}})
 
 
-@pytest.mark.parametrize("settings", [SongSettings, AuditSettings])
+@pytest.mark.parametrize("settings", [SongSettings, PerturbationSettings])
 def test_the_options_of_commands_have_theirs(settings):
     for field in fields(settings):
         if field.type in NUMBERS:
