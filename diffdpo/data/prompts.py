@@ -23,15 +23,15 @@ PROMPT_KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
 """All keys of a line. Controls that models share are keys of the line; other controls are under `controls`."""
 
 
-def read_prompts(path: str | Path, songs: SongPrompts = SongPrompts()) -> list[Prompt]:  # noqa: B008 - frozen
+def read_prompts(path: str | Path, songs: SongPrompts | None = None) -> list[Prompt]:
     """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
 
-    A prepared folder in the place of the file stands for the captions of its songs, as `songs` says.
+    With `songs`, a prepared folder may stand in the place of the file: for the captions of its songs.
 
     `style_audio`, and `lyrics` that name a .lrc or .txt file, are paths relative to the prompt file. Edits are
     checked too; `read_edits` returns them.
     """
-    if Path(path).is_dir():
+    if songs is not None and Path(path).is_dir():
         return song_prompts(Path(path), songs)
     return [prompt for prompt, _ in _read(Path(path))]
 
