@@ -208,6 +208,19 @@ def test_folders_move_together_and_a_song_that_is_gone_is_one_line(folder, tmp_p
         examples(root / "pairs")
 
 
+def test_a_folder_of_a_version_that_did_not_know_a_key_goes_on_with_its_default(folder, tmp_path):
+    root = copy(folder, tmp_path / "old")
+    mine(root, "new")
+    config = root / "new" / "config.yaml"
+    text = config.read_text()
+    assert "\nsplit: train" in text
+    config.write_text(text.replace("\nsplit: train", ""))
+    assert "was made with split='train', this command says 'valid'" in mine(
+        root, "new", "split=valid", code=2
+    )
+    assert mine(root, "new") == ""
+
+
 def test_mining_again_notices_other_songs(folder, tmp_path):
     root = copy(folder, tmp_path / "again")
     mine(root, "new", "rule.args.pairs_per_prompt=2")
