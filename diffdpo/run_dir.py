@@ -109,7 +109,8 @@ def _check_earlier_run(cfg: Any, out: Path, free: Sequence[str], inputs: Mapping
     """Compare configuration and inputs with those of the results in a folder, if any; then write them there."""
     path, text = out / CONFIG, to_yaml(cfg)
     if path.is_file() and any(not _is_opening_file(entry.name) for entry in out.iterdir()):
-        _check_same(_read_config(path), OmegaConf.create(text), out, free)
+        old, new = (_flat(_plain_tree(tree)) for tree in (_read_config(path), OmegaConf.create(text)))
+        _check_same({**_defaults(cfg, old), **old}, new, out, free)
     write_if_changed(path, text)
     _check_inputs(out, inputs)
 
@@ -143,8 +144,16 @@ def _is_opening_file(name: str) -> bool:
     return name in (CONFIG, INPUTS, PROMPTS) or name.startswith(LOCK)
 
 
-def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:
-    old_values, new_values = _flat(old), _flat(new)
+def _defaults(cfg: Any, old: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of keys that an earlier run does not have, since its version of the program did not know them:
+    it did what the default does. Arguments of parts have none here."""
+    values = _flat(_plain_tree(OmegaConf.structured(type(cfg))))
+    return {key: value for key, value in values.items() if key not in old and ".args" not in key}
+
+
+def _check_same(
+    old_values: Mapping[str, Any], new_values: Mapping[str, Any], out: Path, free: Sequence[str]
+) -> None:
     for key in sorted(old_values.keys() | new_values.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in ("out", *free)):
             continue
@@ -155,14 +164,21 @@ def _check_same(old: Any, new: Any, out: Path, free: Sequence[str]) -> None:
             )
 
 
-def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+def _plain_tree(cfg: Any) -> dict[str, Any]:
+    """A configuration as dicts and lists."""
+    tree: Any = OmegaConf.to_container(cfg)
+    return dict(tree)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree by dotted key."""
     values: dict[str, Any] = {}
-    for key, value in cfg.items():
+    for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, DictConfig):
+        if isinstance(value, dict):
             values |= _flat(value, f"{name}.")
         else:
-            values[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            values[name] = value
     return values
 
 

@@ -1,4 +1,4 @@
-"""The pairs table: preferences between two songs of a samples folder."""
+"""The pairs table: preferences between two songs of a samples folder, or of a data set's song over a sample."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,11 @@ class PairRow:
     group: str = ""
     """The group of the prompt: prompts of one group never fall on both sides of a split."""
     samples: str
-    """The folder of both songs, relative to the table's folder."""
+    """The samples folder of both songs, or of the loser alone, relative to the table's folder."""
+    songs: str = ""
+    """The prepared folder of the winner, relative to the table's folder; empty where the winner is a sample."""
     winner: str
-    """Sample id of the better song."""
+    """Sample id of the better song; where `songs` names a folder, the id of its song."""
     loser: str
     """Sample id of the worse song."""
     rule: str = ""
@@ -35,11 +37,19 @@ class PairRow:
     """The axis that the pair was chosen on; empty for several axes."""
     spans: tuple[tuple[float, float], ...] = ()
     """Spans (start, stop) in seconds that the preference is about; none for the whole song."""
+    winner_start: int = 0
+    """First frame of the winner's crop, which is as long as the loser; for songs of a prepared folder."""
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """The ids of the songs that are samples: winner and loser, or the loser alone."""
+        return (self.loser,) if self.songs else (self.winner, self.loser)
 
 
 def _upgrade(table: pa.Table, version: int) -> pa.Table:
-    """The table of version 0, which held margins and spans as JSON, with the present columns."""
-    for name in ("margins", "spans"):
+    """A table of an older version with the present columns: version 0 held margins and spans as JSON, version 1
+    only pairs of samples."""
+    for name in ("margins", "spans") if version == 0 else ():
         if name in table.column_names:
             values = [json.loads(text) for text in table[name].cast(pa.string()).to_pylist()]
             lists = [list(value.items()) if isinstance(value, dict) else value for value in values]
@@ -48,13 +58,14 @@ def _upgrade(table: pa.Table, version: int) -> pa.Table:
     return table
 
 
-PAIRS = TableSpec("pairs", PairRow, key=("samples", "winner", "loser"), upgrade=_upgrade)
+PAIRS = TableSpec("pairs", PairRow, key=("samples", "songs", "winner", "loser"), version=2, upgrade=_upgrade)
 
 
-def pair_columns(pairs: Sequence[Pair], samples: Sequence[str]) -> pa.Table:
+def pair_columns(pairs: Sequence[Pair], samples: Sequence[str], songs: str = "") -> pa.Table:
     """Mined pairs as columns of the table.
 
-    `samples` is for each pair the folder of its songs, relative to the table's folder.
+    `samples` is for each pair the folder of its samples, `songs` that of all winners that are songs of a data set;
+    both are relative to the table's folder.
     """
     ends = np.cumsum([0, *(len(pair.margins) for pair in pairs)])
     margins = pa.MapArray.from_arrays(
@@ -65,6 +76,7 @@ def pair_columns(pairs: Sequence[Pair], samples: Sequence[str]) -> pa.Table:
     columns = {
         column.name: pa.array([getattr(pair, column.name) for pair in pairs], column.type)
         for column in PAIRS.schema
-        if column.name not in ("samples", "margins")
+        if column.name not in ("samples", "songs", "margins")
     }
-    return pa.table({**columns, "samples": list(samples), "margins": margins}).select(PAIRS.columns)
+    folders = {"samples": list(samples), "songs": [songs if pair.is_real else "" for pair in pairs]}
+    return pa.table({**columns, **folders, "margins": margins}).select(PAIRS.columns)

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffdpo.data.edits import Edit, parse_edit
 from diffdpo.data.lyrics_files import read_lyrics
+from diffdpo.data.song_prompts import SongPrompts, song_prompts
 from diffdpo.errors import DataError
 from diffdpo.names import add_id
 from diffdpo.registry import closest
@@ -22,17 +23,23 @@ PROMPT_KEYS = (*TEXTS, DURATION, *CONTROLS, CONTROL_MAP, EDIT)
 """All keys of a line. Controls that models share are keys of the line; other controls are under `controls`."""
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path, songs: SongPrompts | None = None) -> list[Prompt]:
     """All prompts of a file. DataError names the line of an unknown key, a wrong value or an id used twice.
+
+    With `songs`, a prepared folder may stand in the place of the file: for the captions of its songs.
 
     `style_audio`, and `lyrics` that name a .lrc or .txt file, are paths relative to the prompt file. Edits are
     checked too; `read_edits` returns them.
     """
+    if songs is not None and Path(path).is_dir():
+        return song_prompts(Path(path), songs)
     return [prompt for prompt, _ in _read(Path(path))]
 
 
 def read_edits(path: str | Path) -> dict[str, Edit]:
-    """The edits of a prompt file, by prompt id."""
+    """The edits of a prompt file, by prompt id; a prepared folder has none."""
+    if Path(path).is_dir():
+        return {}
     return {prompt.id: edit for prompt, edit in _read(Path(path)) if edit is not None}
 
 

@@ -1,6 +1,7 @@
 """Songs of an earlier run whose inputs changed or are gone: rows and files are dropped before a run goes on."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -77,26 +78,38 @@ def song_inputs(song: SongEntry, sha256: str, model: str) -> str:
     return digest([model, sha256, song.text, song.lyrics, song.language, *song.controls])
 
 
-def refresh_songs(folder: Path, songs: Iterable[SongEntry], model: str) -> None:
+def song_labels(song: SongEntry, controls: Collection[str]) -> dict[str, Any]:
+    """The columns of the songs table that say what a song of a manifest is; `controls` are those that songs are
+    conditioned on."""
+    names = ("text", "lyrics", "language", "license", "attribution", "split", "group")
+    values = {name: value for name, value in song.controls if name in controls}
+    return {name: getattr(song, name) for name in names} | {"controls": json.dumps(values)}
+
+
+def refresh_songs(
+    folder: Path, songs: Iterable[SongEntry], model: str, controls: Collection[str] = ()
+) -> None:
     """Drop prepared songs whose recording, texts or model changed, and those that are no longer in the manifest.
 
-    Properties that change no latents, such as the license, are taken over from the manifest.
+    Properties that change no latents, such as the license, are taken over from the manifest. `controls` are those
+    that songs are conditioned on.
     """
     rows, by_id = tables.read_rows(folder, SONGS), {song.id: song for song in songs}
-    current = [row for song_row in rows if (row := _current_row(song_row, by_id, model)) is not None]
+    current = [row for song_row in rows if (row := _current_row(song_row, by_id, model, controls))]
     if current != rows:
         names = {row.id for row in rows} - {row.id for row in current}
         files = [path for name in sorted(names) for path in song_files(folder, name)]
         _drop(folder, SONGS, current, files, stale_ids=names & by_id.keys(), foreign_ids=names - by_id.keys())
 
 
-def _current_row(row: SongRow, songs: Mapping[str, SongEntry], model: str) -> SongRow | None:
+def _current_row(
+    row: SongRow, songs: Mapping[str, SongEntry], model: str, controls: Collection[str]
+) -> SongRow | None:
     """The row of a song with the manifest's properties; None if the song is gone or was made from other inputs."""
     song = songs.get(row.id)
     if song is None:
         return None
-    labels = {name: getattr(song, name) for name in ("text", "license", "attribution", "split", "group")}
-    row = replace(row, audio=str(song.audio), **labels)
+    row = replace(row, audio=str(song.audio), **song_labels(song, controls))
     state = recording_state(song.audio)
     if row.error or not state:
         return row

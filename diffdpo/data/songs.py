@@ -17,6 +17,13 @@ class SongRow:
     """Path of the recording."""
     text: str = ""
     """Description of the song."""
+    lyrics: str = ""
+    """Lyrics of the song, as lines or LRC."""
+    language: str = ""
+    """Language of the lyrics."""
+    controls: str = ""
+    """JSON: the controls that the song is conditioned on (bpm, key, metre); empty in tables of older versions, in
+    which lyrics and language are empty too."""
     license: str = ""
     """License of the recording."""
     attribution: str = ""

@@ -11,6 +11,7 @@ from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, w
 from diffdpo.mining.labels import pick_strongest, soften
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
+from diffdpo.mining.real_versus_sample import RealVersusSample
 from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
@@ -33,6 +34,7 @@ RULES: Table[type] = Table(
         "cross_pair": CrossPair,
         "pareto": Pareto,
         "per_axis": PerAxis,
+        "real_versus_sample": RealVersusSample,
         "union": Union,
     },
 )
@@ -49,6 +51,7 @@ __all__ = [
     "Pareto",
     "PerAxis",
     "PromptCandidates",
+    "RealVersusSample",
     "Rule",
     "SpanConfig",
     "StrongDomination",

@@ -113,10 +113,15 @@ def select(
 def contradict(a: Pair, b: Pair) -> bool:
     """Whether two pairs contradict each other, or have the same winner and loser.
 
-    They contradict if, on one axis, a song wins in one and loses in the other.
+    They contradict if, on one axis, a song wins in one and loses in the other. A song of a data set never loses,
+    and that it beats an answer says nothing about two answers.
     """
+    if a.is_real != b.is_real:
+        return False
     if (a.winner, a.loser) == (b.winner, b.loser):
         return True
+    if a.is_real:
+        return False
     return a.axis == b.axis and (a.winner == b.loser or a.loser == b.winner)
 
 

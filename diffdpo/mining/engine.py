@@ -23,15 +23,19 @@ class MiningResult:
 
 
 def mine_candidates(
-    candidates: Candidates, rule: Rule | None, weights: Mapping[str, float] | None = None
+    candidates: Candidates,
+    rule: Rule | None,
+    weights: Mapping[str, float] | None = None,
+    songs: Mapping[str, str] | None = None,
 ) -> MiningResult:
     """The pairs a rule finds among songs of equal prompts, and the rating of every song.
 
-    Without a rule there are ratings only. `weights` are those of the axes in ratings; axes not named weigh 1.
+    Without a rule there are ratings only, and without axes no ratings. `weights` are those of the axes in ratings;
+    axes not named weigh 1. `songs` are by prompt the ids of a data set's songs, for `real_versus_sample`.
     """
-    prompts = group_by_prompt(candidates)
+    prompts = group_by_prompt(candidates, songs)
     result = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
-    ratings = advantages(prompts, candidates.axes, weights or {})
+    ratings = advantages(prompts, candidates.axes, weights or {}) if candidates.axes else {}
     return MiningResult(pairs=result.pairs, ratings=ratings, reasons=result.reasons)
 
 

@@ -17,26 +17,30 @@ def strength(pair: Pair, weights: Mapping[str, float]) -> float:
 def soften(pair: Pair, temperature: float, weights: Mapping[str, float]) -> Pair:
     """The pair with p = σ(strength / temperature), the Bradley-Terry probability that the winner is the better one.
 
-    At least one half, since a pair names its winner. With temperature 0 labels stay hard, p = 1.
+    At least one half, since a pair names its winner. With temperature 0 labels stay hard, p = 1; so do those of
+    pairs without margins, whose winner is a song of a data set.
     """
-    if temperature == 0:
+    if temperature == 0 or not pair.margins:
         return pair
     probability = 0.5 * (1 + math.tanh(strength(pair, weights) / temperature / 2))
     return replace(pair, soft_label=max(0.5, probability))
 
 
 def pick_strongest(pairs: Sequence[Pair], limit: int, weights: Mapping[str, float]) -> list[int]:
-    """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are."""
+    """Places of at most `limit` pairs: the axes take turns, each gives its strongest. 0 keeps all as they are.
+
+    Pairs whose winner is a song of a data set take turns too; without margins, they go by prompt.
+    """
     if not limit or len(pairs) <= limit:
         return list(range(len(pairs)))
     ranks = sorted(
         range(len(pairs)),
         key=lambda i: (-strength(pairs[i], weights), pairs[i].prompt_id, pairs[i].winner, i),
     )
-    turn: Counter[str] = Counter()
+    turn: Counter[tuple[str, bool]] = Counter()
     order = []
     for i in ranks:
-        axis = pairs[i].axis
-        order.append((turn[axis], axis, i))
-        turn[axis] += 1
+        kind = (pairs[i].axis, pairs[i].is_real)
+        order.append((turn[kind], kind, i))
+        turn[kind] += 1
     return [i for _, _, i in sorted(order)[:limit]]

@@ -1,7 +1,7 @@
 """Candidates by prompt, and their scores in standard deviations within the prompt."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -10,11 +10,13 @@ from jaxtyping import Float
 from diffdpo.mining.values import Candidates, PromptCandidates
 
 
-def group_by_prompt(candidates: Candidates) -> list[PromptCandidates]:
+def group_by_prompt(candidates: Candidates, songs: Mapping[str, str] | None = None) -> list[PromptCandidates]:
     """Prompts sorted by id, each with its candidates sorted by id, whatever the order of the input.
 
-    Candidates without a finite score on every axis are counted and left out.
+    Candidates without a finite score on every axis are counted and left out. `songs` are by prompt the songs of a
+    data set whose captions the prompts are.
     """
+    songs = songs or {}
     ids, prompt_ids = candidates.sample_ids, candidates.prompt_ids
     order = sorted(range(len(ids)), key=ids.__getitem__)
     order.sort(key=prompt_ids.__getitem__)
@@ -36,6 +38,7 @@ def group_by_prompt(candidates: Candidates) -> list[PromptCandidates]:
             scores=scores[start:stop],
             z=z[start:stop],
             count=len(places),
+            song=songs.get(prompt_id, ""),
         )
         for (prompt_id, places), (start, stop) in zip(groups, pairwise(ends), strict=True)
     ]

@@ -50,6 +50,8 @@ class PromptCandidates:
     """The scores in standard deviations from their mean over these candidates; 0 on an axis of ties."""
     count: int
     """Candidates of the prompt, with those that lack a score."""
+    song: str = ""
+    """Id of the data set's song whose caption the prompt is; empty for a prompt of no song."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,10 @@ class Pair:
     """The axis the pair was chosen on; empty when several decided together."""
     spans: tuple[tuple[float, float], ...] = ()
     """Stretches (start, stop) in seconds that the preference is about; none for the whole song."""
+    is_real: bool = False
+    """Whether the winner is a song of a data set; else both are generated."""
+    winner_start: int = 0
+    """First frame of the winner's crop, which is as long as the loser; for songs of a data set."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from diffdpo.runs import atomic_write_parts
 from diffdpo.types import PlanText, Prompt
 
 NO_PLAN = "a song without a plan"
+REAL_WINNER = "the winner is a song of a data set, which follows no plan"
 SAME_PLAN = "winner and loser follow the same plan"
 SAME_TEXT = "winner and loser follow plans of the same text"
 OTHER_PLANNER = "a plan of another state of the planner"
@@ -112,13 +113,13 @@ class PairedPlans:
         self.prompts[name] = {prompt.id: prompt for prompt in samples.prompts()}
         songs = {song.sample_id: song for song in samples.rows()}
         pairs = [row for row in self.rows if row.samples == name]
-        for sample in sorted({sample for row in pairs for sample in (row.winner, row.loser)}):
+        for sample in sorted({sample for row in pairs for sample in row.generated}):
             song = self.songs[name, sample] = find_sample_row(songs, sample, self.table, name)
             plan = sample_plan(samples, song)
             self.plans[name, sample] = SongPlan(plan.planner, plan_digest(plan)) if plan else SongPlan()
 
     def members(self, row: PairRow) -> tuple[SongPlan, SongPlan]:
-        """What identifies the plans of winner and loser."""
+        """What identifies the plans of winner and loser, which are samples."""
         return self.plans[row.samples, row.winner], self.plans[row.samples, row.loser]
 
     def text(self, name: str, sample: str) -> PlanText:
@@ -162,7 +163,7 @@ def export_pairs(settings: PairExport) -> ExportSummary:
     skips: Counter[str] = Counter()
     rows = []
     for row in source.rows:
-        reason = skip_reason(source.members(row), planner)
+        reason = REAL_WINNER if row.songs else skip_reason(source.members(row), planner)
         if reason:
             skips[reason] += 1
         else:

@@ -1,13 +1,11 @@
 """The verb `mine`: scores to tables of preference pairs and ratings, by the rules of `diffdpo.mining`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
 from omegaconf import MISSING
 
 from diffdpo.checks import check_range
@@ -15,21 +13,32 @@ from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, pair_columns
 from diffdpo.data.ratings import MINED_SOURCE, RATINGS
-from diffdpo.data.samples import open_samples, relative_folder
+from diffdpo.data.real_winners import open_winners
+from diffdpo.data.samples import relative_folder
 from diffdpo.data.scores import read_windows
-from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_scores
-from diffdpo.errors import DataError
-from diffdpo.inputs import digest, read_inputs, write_inputs
-from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
+from diffdpo.data.song_scores import read_scores
+from diffdpo.errors import ConfigError, DataError
+from diffdpo.inputs import read_inputs, write_inputs
+from diffdpo.mining import (
+    Candidates,
+    MiningResult,
+    Pair,
+    RealVersusSample,
+    Rule,
+    Union,
+    finish_pairs,
+    mine_candidates,
+    with_spans,
+)
 from diffdpo.mining.base import check_axes, check_weights
 from diffdpo.mining.spans import SpanConfig, WindowScores
 from diffdpo.parts import build_rule
 from diffdpo.progress import log
+from diffdpo.recipes.mine_songs import CandidateSource, place_winner, read_folders, song_hashes
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import MANIFEST, finish, is_finished
 from diffdpo.scorers.axes import check_axis_names, mined_axes
-from diffdpo.scorers.gates import LIMITS
 
 FolderPair = tuple[Path, Pair]
 """A pair with the samples folder it comes from."""
@@ -40,7 +49,8 @@ class MineRun:
     """Scores to preference pairs, and to ratings of every song for objectives that need no pairs."""
 
     samples: list[str] = field(default=MISSING, metadata=PATH)
-    scores: str = field(default=MISSING, metadata=PATH)
+    scores: str = field(default="", metadata=PATH)
+    """Folder of `score`. Only the rule real_versus_sample can do without."""
     out: str = field(default=MISSING, metadata=PATH)
     axes: list[str] = field(default_factory=list)
     """Axes to mine; empty: all axes of all scorers that are not judges."""
@@ -55,6 +65,10 @@ class MineRun:
     """Number of pairs to keep, those with the widest margins, the axes in turn; 0: all."""
     spans: SpanConfig | None = None
     """Spans in which the winner is better, from scores of windows; {}: with the defaults below."""
+    songs: str = field(default="", metadata=PATH)
+    """Folder of `prepare` whose songs win over the answers to their captions: for the rule real_versus_sample."""
+    split: str = "train"
+    """Split of the songs that win; another for pairs that are validated on."""
     gates: bool = True
     """Whether songs that fail a gate (silence, clipping, NaN) are left out of the pairs and ratings."""
 
@@ -64,16 +78,22 @@ class MineRun:
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
-        build_rule(self.rule)
+        check_rule_settings(self, build_rule(self.rule))
         check_axis_names(self.axes, "axes")
         check_axis_names(self.weights, "weights")
 
 
 def run(cfg: MineRun) -> Path:
     """Mine pairs and ratings."""
-    check_inputs(samples=cfg.samples, scores=cfg.scores)
-    dist = dist_env()
     rule = build_rule(cfg.rule)
+    check_rule_settings(cfg, rule)
+    if not cfg.scores and not (isinstance(rule, RealVersusSample) and cfg.pairs):
+        what = f"rule {cfg.rule.name!r} compares scores" if cfg.pairs else "ratings are made from scores"
+        raise ConfigError(f"no value for scores; {what}: add scores=…")
+    if not cfg.scores and (cfg.axes or cfg.weights):
+        raise ConfigError("axes and weights are about scores; set scores too, or leave them out")
+    check_inputs(samples=cfg.samples, scores=cfg.scores, songs=cfg.songs)
+    dist = dist_env()
     with open_run(cfg, dist=dist) as out:
         if dist.main:
             _mine(cfg, rule, out)
@@ -81,12 +101,42 @@ def run(cfg: MineRun) -> Path:
     return out
 
 
+def uses_real_songs(rule: Rule) -> bool:
+    """Whether a rule pairs songs of a data set; a union does if one of its rules does."""
+    if isinstance(rule, Union):
+        return any(uses_real_songs(member) for member in rule.rules)
+    return isinstance(rule, RealVersusSample)
+
+
+def check_rule_settings(cfg: MineRun, rule: Rule) -> None:
+    """ConfigError where songs of a data set are missing or of no use, or where they make a setting say nothing."""
+    needs_songs, is_real = uses_real_songs(rule), isinstance(rule, RealVersusSample)
+    if needs_songs and cfg.pairs and not cfg.songs:
+        raise ConfigError(f"rule {cfg.rule.name!r} needs songs that win: set songs to a folder of `prepare`")
+    if cfg.songs and not needs_songs:
+        raise ConfigError(f"songs: rule {cfg.rule.name!r} pairs no songs of a data set; leave songs out")
+    if not is_real or not cfg.pairs:
+        return
+    for name, value in (
+        ("soft_label_temperature", cfg.soft_label_temperature),
+        ("max_pairs", cfg.max_pairs),
+        ("spans", cfg.spans is not None),
+    ):
+        if value:
+            raise ConfigError(
+                f"{name}: songs of a data set win without a margin, which it needs; leave it out"
+                + (", or set rule.args.pairs_per_prompt" if name == "max_pairs" else "")
+            )
+
+
 def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     """Mine, unless the folder holds pairs of the same songs and scores."""
-    scores = read_scores(Path(cfg.scores))
-    axes = mined_axes(cfg.axes, scores.axes)
+    source = _open_source(cfg)
+    axes, winners = list(source.axes), source.winners
     if is_finished(out):
-        if read_inputs(out) == {str(songs.folder): songs.digest for songs in _read_songs(cfg, scores, axes)}:
+        if read_inputs(out) == {
+            str(songs.folder): songs.digest for songs in read_folders(cfg.samples, source)
+        }:
             return
         log(f"{out}: songs or scores changed since these pairs were mined; mining anew")
         (out / MANIFEST).unlink()
@@ -95,27 +145,32 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     parts: list[pa.Table] = []
     reasons: dict[str, str] = {}
     inputs: dict[str, str] = {}
-    count = 0
-    for songs in _read_songs(cfg, scores, axes):
+    count, prompt_ids = 0, set[str]()
+    for songs in read_folders(cfg.samples, source):
         folder, candidates = songs.folder, songs.candidates
         inputs[str(folder)] = songs.digest
-        result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights)
+        result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights, songs.real_songs)
         count += len(candidates)
         parts.append(rating_columns(candidates, result, relative_folder(folder, out)))
-        pairs += [(folder, pair) for pair in result.pairs]
-        empty = songs.prompt_ids - set(candidates.prompt_ids)
+        pairs += [(folder, place_winner(pair, songs, winners)) for pair in result.pairs]
+        empty = songs.prompts.keys() - set(candidates.prompt_ids)
+        prompt_ids |= songs.prompts.keys()
         reasons |= result.reasons
         reasons |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
+        reasons |= {prompt: reason for prompt, reason in songs.reasons.items() if prompt in reasons}
+    if winners is not None:
+        reasons |= dict.fromkeys(winners.unanswered(prompt_ids), "the model has no answer to its caption")
     ratings = pa.concat_tables(parts)
     _report(cfg, len(pairs) if cfg.pairs else ratings.num_rows, reasons, count)
     pairs = _finish_pairs(cfg, pairs)
     tables.replace(out, RATINGS, ratings)
-    _write_pairs(pairs, out)
+    _write_pairs(pairs, out, cfg.songs)
     write_inputs(out, inputs)
     finish(
         out,
         pairs=len(pairs),
         pairs_by_axis=dict(Counter(pair.axis or "several" for _, pair in pairs)),
+        pairs_with_real_winners=sum(pair.is_real for _, pair in pairs),
         pairs_with_spans=sum(bool(pair.spans) for _, pair in pairs),
         ratings=ratings.num_rows,
         candidates=count,
@@ -127,34 +182,17 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     )
 
 
-@dataclass(frozen=True)
-class FolderSongs:
-    """The songs of a samples folder as candidates, and what identifies all that mining reads of the folder."""
-
-    folder: Path
-    prompt_ids: set[str]
-    candidates: Candidates
-    digest: str
-
-
-def _read_songs(cfg: MineRun, scores: Scores, axes: Sequence[str]) -> Iterator[FolderSongs]:
-    """The candidates of each folder, one folder in memory at a time."""
-    for folder in map(Path, cfg.samples):
-        samples = open_samples(folder)
-        prompts = samples.prompts()
-        songs = join_scores(scores, samples, prompts)
-        candidates = to_mine(songs, axes, with_gates=cfg.gates)
-        hashes = _hashes(folder)
-        if n_without := len(hashes) - len(songs.sample_ids):
-            log(f"{folder}: {n_without} of {len(hashes)} songs have no scores; `diffdpo score` scores them")
-        windows = read_windows(Path(cfg.scores), set(hashes.values())) if cfg.spans else {}
-        sounds = [hashes[name] for name in candidates.sample_ids]
-        identity = [
-            vars(candidates),
-            sounds,
-            sorted((name, sorted(grid.items())) for name, grid in windows.items()),
-        ]
-        yield FolderSongs(folder, {prompt.id for prompt in prompts}, candidates, digest(identity))
+def _open_source(cfg: MineRun) -> CandidateSource:
+    """What candidates are read from, and their axes."""
+    scores = read_scores(Path(cfg.scores)) if cfg.scores else None
+    return CandidateSource(
+        scores=scores,
+        scores_folder=Path(cfg.scores),
+        axes=mined_axes(cfg.axes, scores.axes) if scores else [],
+        with_windows=cfg.spans is not None,
+        with_gates=cfg.gates,
+        winners=open_winners(Path(cfg.songs), cfg.split) if cfg.songs else None,
+    )
 
 
 def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:
@@ -165,7 +203,7 @@ def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: 
     if not results:
         reason = next(iter(reasons.values()), "no prompt has two candidates with a score on every axis")
         raise DataError(
-            f"{cfg.scores}: no {kind}s mined from {candidates} candidates; first reason: {reason}"
+            f"{cfg.scores or cfg.songs}: no {kind}s mined from {candidates} candidates; first reason: {reason}"
         )
 
 
@@ -178,52 +216,30 @@ def _finish_pairs(cfg: MineRun, pairs: Sequence[FolderPair]) -> list[FolderPair]
     return selection if cfg.spans is None else _with_spans(selection, cfg.spans, cfg)
 
 
-def _write_pairs(pairs: Sequence[FolderPair], out: Path) -> None:
+def _write_pairs(pairs: Sequence[FolderPair], out: Path, songs: str) -> None:
     names = {folder: relative_folder(folder, out) for folder, _ in pairs}
-    columns = pair_columns([pair for _, pair in pairs], [names[folder] for folder, _ in pairs])
+    columns = pair_columns(
+        [pair for _, pair in pairs],
+        [names[folder] for folder, _ in pairs],
+        relative_folder(Path(songs), out) if songs else "",
+    )
     tables.replace(out, PAIRS, columns)
 
 
 def _with_spans(pairs: Sequence[FolderPair], config: SpanConfig, cfg: MineRun) -> list[FolderPair]:
-    """The pairs, each with the spans in which its winner leads."""
-    songs = {(folder, name) for folder, pair in pairs for name in (pair.winner, pair.loser)}
-    hashes = {folder: _hashes(folder) for folder, _ in pairs}
+    """The pairs, each with the spans in which its winner leads; those with songs of a data set have none."""
+    songs = {
+        (folder, name) for folder, pair in pairs if not pair.is_real for name in (pair.winner, pair.loser)
+    }
+    hashes = {folder: song_hashes(folder) for folder, _ in pairs}
     by_hash = read_windows(Path(cfg.scores), {hashes[folder][name] for folder, name in songs})
     windows: dict[Path, dict[str, WindowScores]] = {folder: {} for folder in hashes}
     for folder, name in songs:
         windows[folder][name] = by_hash.get(hashes[folder][name], {})
-    return [(folder, with_spans(pair, windows[folder], cfg.weights, config)) for folder, pair in pairs]
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """The hash of each song of a folder, by id."""
-    table = open_samples(folder).columns(("sample_id", "sha256"))
-    return dict(zip(*(table[name].cast(pa.string()).to_pylist() for name in table.column_names), strict=True))
-
-
-def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Candidates:
-    """The songs as candidates on these axes; without those that fail a gate."""
-    rows = np.flatnonzero(passes_gates(songs)) if with_gates else np.arange(len(songs.sample_ids))
-    columns = [songs.axes.index(axis) for axis in axes]
-    places = rows.tolist()
-    return Candidates(
-        prompt_ids=[songs.prompt_ids[place] for place in places],
-        groups=[songs.groups[place] for place in places],
-        sample_ids=[songs.sample_ids[place] for place in places],
-        axes=tuple(axes),
-        scores=songs.values[rows][:, columns],
-    )
-
-
-def passes_gates(songs: SongScores) -> Bool[np.ndarray, " song"]:
-    """True for the songs within the limits of every gate that has a score."""
-    passes = np.ones(len(songs.sample_ids), bool)
-    for name, (low, high) in LIMITS.items():
-        if name in songs.axes:
-            place = songs.axes.index(name)
-            value = songs.values[:, place]
-            passes &= ~songs.has_score[:, place] | ((low <= value) & (value <= high))
-    return passes
+    return [
+        (folder, pair if pair.is_real else with_spans(pair, windows[folder], cfg.weights, config))
+        for folder, pair in pairs
+    ]
 
 
 def rating_columns(candidates: Candidates, result: MiningResult, samples: str) -> pa.Table:

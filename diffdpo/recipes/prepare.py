@@ -18,7 +18,7 @@ from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.latents import LATENT_DTYPES, write_latents
-from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs
+from diffdpo.data.refresh import recording_state, refresh_songs, song_inputs, song_labels
 from diffdpo.data.song_embeddings import write_song_embeddings
 from diffdpo.data.song_manifest import SONG_CONTROLS, SongEntry, read_songs
 from diffdpo.data.songs import SONGS, SongRow, song_embeddings, song_files, song_latents
@@ -94,7 +94,11 @@ def run(cfg: PrepareRun) -> Path:
     dist = dist_env()
     songs = read_songs(Path(cfg.songs), cfg.valid_share, partial(log, visible=dist.main))
     weights = model_digest(cfg.model)
-    with open_run(cfg, dist=dist, refresh=lambda out: refresh_songs(out, songs, weights)) as out:
+
+    def refresh(out: Path) -> None:
+        refresh_songs(out, songs, weights, cfg.controls)
+
+    with open_run(cfg, dist=dist, refresh=refresh) as out:
         complete_ids = {row.id for row in tables.read_rows(out, SONGS) if _is_complete(row, out)}
         todo = dist.shard([song for song in songs if song.id not in complete_ids])
         if todo:
@@ -145,15 +149,7 @@ def _report(out: Path, songs: list[SongEntry], cfg: PrepareRun, world: int) -> N
 
 def _prepare(song: SongEntry, model: SongModel, cfg: PrepareRun, out: Path) -> SongRow:
     """Encode one song and write its files; its row, with the error if that failed."""
-    row = SongRow(
-        id=song.id,
-        audio=str(song.audio),
-        text=song.text,
-        license=song.license,
-        attribution=song.attribution,
-        split=song.split,
-        group=song.group,
-    )
+    row = SongRow(id=song.id, audio=str(song.audio), **song_labels(song, cfg.controls))
     try:
         if song.fault:
             raise DataError(song.fault)

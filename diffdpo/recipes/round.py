@@ -141,7 +141,9 @@ def run(cfg: RoundRun) -> Path:
         "evaluate.frontier",
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
-    mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
+    mining = prompt_inputs(
+        read_prompts(cfg.mining_prompts, cfg.sample.songs), read_edits(cfg.mining_prompts), ""
+    )
     inputs = {"mining prompts": digest(mining), "model": model_digest(cfg.model)}
     with open_run(cfg, free=free, inputs=inputs, dist=dist) as out:
         _run_rounds(cfg, out, dist)
@@ -183,13 +185,14 @@ def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
 
 def _check_prompts(cfg: RoundRun) -> None:
     """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
-    mining, evaluation = read_prompts(cfg.mining_prompts), read_prompts(cfg.evaluation_prompts)
+    songs = cfg.sample.songs
+    mining, evaluation = (read_prompts(path, songs) for path in (cfg.mining_prompts, cfg.evaluation_prompts))
     check_disjoint(mining, evaluation)
     if cfg.train.train.validation is not None and (path := cfg.train.train.validation.prompts):
         check_disjoint(mining, read_prompts(path))
         check_disjoint(read_prompts(path), evaluation)
     if cfg.validation_prompts:
-        validation = read_prompts(cfg.validation_prompts)
+        validation = read_prompts(cfg.validation_prompts, songs)
         if (count := len({prompt.group for prompt in validation})) < MIN_CLUSTERS:
             log(
                 f"{cfg.validation_prompts}: {count} prompts decide nothing, {MIN_CLUSTERS} are needed; the newest "

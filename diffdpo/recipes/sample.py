@@ -18,6 +18,7 @@ from diffdpo.data.edits import Edit
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs, refresh_samples
 from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
+from diffdpo.data.song_prompts import SongPrompts
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
 from diffdpo.locks import is_alone
@@ -51,7 +52,9 @@ class SampleRun:
 
     out: str = field(default=MISSING, metadata=PATH)
     prompts: str = field(default=MISSING, metadata=INPUT_FILE)
-    """A prompts.jsonl."""
+    """A prompts.jsonl, or a folder of `prepare`: the captions of its songs."""
+    songs: SongPrompts = field(default_factory=SongPrompts)
+    """Which captions of a folder of `prepare`, and how long the answers are."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     longform: LongformConfig = field(default_factory=LongformConfig)
@@ -81,7 +84,7 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
 
     The keys in `free` may differ from those of an earlier run in the folder.
     """
-    prompts, edits = read_prompts(cfg.prompts), read_edits(cfg.prompts)
+    prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
     check_axis_controls(prompts)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}

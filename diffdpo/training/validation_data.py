@@ -69,7 +69,7 @@ def build_held_out(
     if cfg.fraction:
         return build_examples(data, kind, objective, source, Part("validation", cfg.fraction))
     if cfg.split or cfg.pairs:
-        changes: dict[str, Any] = {"split": cfg.split} if cfg.split else {"pairs": cfg.pairs}
+        changes: dict[str, Any] = {"split": cfg.split} if cfg.split else {"pairs": cfg.pairs, "split": ""}
         held_out = build_examples(replace(data, **changes), kind, objective, source)
         _check_apart(cfg.pairs, held_out, examples)
         return held_out

@@ -1,6 +1,7 @@
 """Generated songs in the layout that `sample` writes, without a model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from diffdpo.data.latents import write_latents
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import RATINGS, RatingRow
 from diffdpo.data.samples import SAMPLES, SampleRow, relative_folder, sample_id
+from diffdpo.data.songs import SONGS, SongRow, song_latents
 
 
 def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0) -> Path:
@@ -37,6 +39,15 @@ def write_samples(folder: Path, *, prompts: int, per_prompt: int, seed: int = 0)
             )
     tables.append(folder, SAMPLES, rows)
     (folder / "prompts.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def write_prepared(folder: Path, songs: Sequence[SongRow], channels: int = 8) -> Path:
+    """Prepared songs whose latents count the frames, in the layout that `prepare` writes; no embeddings."""
+    for row in songs:
+        ramp = torch.arange(row.frames, dtype=torch.float32)[:, None].repeat(1, channels) / 10
+        write_latents(song_latents(folder, row.id), ramp)
+    tables.append(folder, SONGS, songs)
     return folder
 
 

@@ -14,7 +14,8 @@ from diffdpo.data.datasets.parts import ALL_PROMPTS, Part
 from diffdpo.data.datasets.rated import RatedSongs, filter_decisive, select_best
 from diffdpo.data.datasets.songs import CropConfig, Songs
 from diffdpo.data.datasets.stream import Examples
-from diffdpo.data.pairs import PAIRS
+from diffdpo.data.datasets.winners import winners_digest
+from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import RATINGS, read_ratings
 from diffdpo.data.songs import SONGS
 from diffdpo.errors import ConfigError
@@ -29,6 +30,7 @@ class DataConfig:
     songs: str = field(default="", metadata=PATH)
     """A folder that `prepare` wrote."""
     split: str = "train"
+    """Split of the prepared songs that are trained on, also of those that win pairs."""
     crop: CropConfig = field(default_factory=CropConfig)
     pairs: str = field(default="", metadata=PATH)
     """A folder that `mine` wrote."""
@@ -85,15 +87,23 @@ def data_digest(cfg: DataConfig, kind: BatchKind) -> str:
         folder = Path(cfg.pairs)
         pairs = tables.read_rows(folder, PAIRS)
         facts: list[Any] = [
-            (row.samples, row.winner, row.loser, row.soft_label, row.axis, row.spans) for row in pairs
+            (row.samples, row.winner, row.loser, row.soft_label, row.axis, row.spans, *_winner_facts(row))
+            for row in pairs
         ]
-        names = [(row.samples, song) for row in pairs for song in (row.winner, row.loser)]
+        names = [(row.samples, song) for row in pairs for song in row.generated]
+        winners = winners_digest(folder / PAIRS.folder, pairs)
     else:
         folder = Path(cfg.ratings)
         ratings = tables.read_rows(folder, RATINGS)
         facts = [(row.samples, row.sample_id, row.rating, row.source, row.weight) for row in ratings]
         names = [(row.samples, row.sample_id) for row in ratings]
-    return digest([sorted(facts), generated_songs_digest(folder, names)])
+        winners = []
+    return digest([sorted(facts), generated_songs_digest(folder, names), *winners])
+
+
+def _winner_facts(row: PairRow) -> tuple[Any, ...]:
+    """What a pair says of a winner from a prepared folder; nothing for pairs of samples, as in older versions."""
+    return (row.songs, row.winner_start) if row.songs else ()
 
 
 def build_examples(
@@ -126,6 +136,7 @@ def _pairs(cfg: DataConfig, source: Source, part: Part) -> Examples:
         part=part,
         axis_condition=cfg.axis_condition,
         axis_dropout=cfg.axis_dropout,
+        split=cfg.split,
     )
 
 

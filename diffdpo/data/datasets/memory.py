@@ -1,7 +1,8 @@
 """Preference pairs of songs in memory as training examples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,7 +39,7 @@ class PairsInMemory:
     def digest(self) -> str:
         """Identity of pairs and latents."""
         latents = {name: value.float().cpu().numpy() for name, value in sorted(self.latents.items())}
-        return digest([list(self.pairs), latents])
+        return digest([[_content_of(pair) for pair in self.pairs], latents])
 
     def example(self, index: int, position: int) -> PairExample:
         """The pair at `index`."""
@@ -58,3 +59,11 @@ class PairsInMemory:
     def collate(self, examples: Sequence[PairExample], positions: Sequence[int]) -> Batch:
         """A batch of pairs; see `collate_pairs`."""
         return collate_pairs(examples, positions, epoch=len(self), frames_per_second=self.frames_per_second)
+
+
+def _content_of(pair: Pair) -> dict[str, Any]:
+    """The fields of a pair; without those about songs of a data set for a pair of samples, as in older versions."""
+    fields = asdict(pair)
+    return (
+        fields if pair.is_real else {k: v for k, v in fields.items() if k not in ("is_real", "winner_start")}
+    )

@@ -1,4 +1,8 @@
-"""Preference pairs as training examples: the latents of winner and loser, and the row of condition of each."""
+"""Preference pairs as training examples: the latents of winner and loser, and the row of condition of each.
+
+A winner that is a song of a prepared folder is cropped where the table says, to the length of the loser, and has
+the loser's condition: the caption, asked for at the loser's length.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +15,8 @@ from torch import Tensor
 from diffdpo.data import tables
 from diffdpo.data.datasets.generated import GeneratedSongs, Source
 from diffdpo.data.datasets.parts import ALL_PROMPTS, Part, group_of
-from diffdpo.data.pairs import PAIRS
+from diffdpo.data.datasets.winners import WinnerSongs
+from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.errors import DataError
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Row
@@ -38,7 +43,7 @@ class Pairs:
 
     With `axis_condition` the policy is conditioned on the axis that a pair was chosen on, but for a share
     `axis_dropout` of the examples: one model then learns every axis by itself, for prompts that name one, and
-    their union, for prompts that name none.
+    their union, for prompts that name none. `split` is that of prepared songs among the winners; "" for any.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Pairs:
         axis_condition: bool = False,
         axis_dropout: float = 0.0,
         part: Part = ALL_PROMPTS,
+        split: str = "",
     ) -> None:
         rows = part.select(tables.read_rows(path.parent, PAIRS), path)
         self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
@@ -62,7 +68,8 @@ class Pairs:
                 "data.axis_condition out"
             )
         self.axis_condition = axis_condition
-        songs = [(row.samples, song) for row in self.rows for song in (row.winner, row.loser)]
+        self.winners = WinnerSongs(path, self.rows, split=split, channels=source.channels)
+        songs = [(row.samples, song) for row in self.rows for song in row.generated]
         self.songs = GeneratedSongs(path, songs, source, self.axes if axis_condition else ())
 
     def __len__(self) -> int:
@@ -86,18 +93,29 @@ class Pairs:
     def example(self, index: int, position: int) -> PairExample:
         """The pair at `index`; `axis_dropout` is drawn by the position in the training stream."""
         row, songs = self.rows[index], self.songs
-        members = (row.winner, row.loser)
+        members = (row.loser, row.loser) if row.songs else (row.winner, row.loser)
         axis = row.axis if self._names_axis(position) else ""
+        winner, loser = self._latents(row)
         return PairExample(
-            winner=songs.latents(row.samples, row.winner),
-            loser=songs.latents(row.samples, row.loser),
+            winner=winner,
+            loser=loser,
             rows=tuple(songs.row(row.samples, song, axis) for song in members),
             reference_rows=tuple(songs.row(row.samples, song) for song in members),
-            id=f"{row.samples}|{row.winner}|{row.loser}",
+            id=pair_id(row),
             soft_label=row.soft_label,
             axis=row.axis,
             spans=row.spans,
         )
+
+    def _latents(
+        self, row: PairRow
+    ) -> tuple[Float[Tensor, "winner_frame channel"], Float[Tensor, "loser_frame channel"]]:
+        """The latents of winner and loser; equally many frames if the winner is a song of a prepared folder."""
+        loser = self.songs.latents(row.samples, row.loser)
+        if not row.songs:
+            return self.songs.latents(row.samples, row.winner), loser
+        winner = self.winners.latents(row, len(loser))
+        return winner, loser[: len(winner)]
 
     def _names_axis(self, position: int) -> bool:
         """Whether the policy is conditioned on the axis of the example at a position."""
@@ -114,6 +132,12 @@ class Pairs:
             frames_per_second=self.source.frames_per_second,
             with_reference_rows=self.axis_condition,
         )
+
+
+def pair_id(row: PairRow) -> str:
+    """The name of a pair, the same in every run on its table."""
+    winner = f"{row.songs}|{row.winner}@{row.winner_start}" if row.songs else row.winner
+    return f"{row.samples}|{winner}|{row.loser}"
 
 
 def collate_pairs(

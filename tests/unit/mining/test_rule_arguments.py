@@ -7,11 +7,21 @@ import pytest
 from support.candidates import apply, candidate, prompt
 
 from diffdpo.errors import ConfigError
-from diffdpo.mining import RULES, BestVersusWorst, CrossPair, Pareto, PerAxis, StrongDomination
+from diffdpo.mining import (
+    RULES,
+    BestVersusWorst,
+    CrossPair,
+    Pareto,
+    PerAxis,
+    RealVersusSample,
+    StrongDomination,
+)
 from diffdpo.mining.scale import z_scores
 
 
-@pytest.mark.parametrize("rule", [rule() for name, rule in RULES.entries.items() if name != "union"])
+@pytest.mark.parametrize(
+    "rule", [rule() for name, rule in RULES.entries.items() if name not in ("union", "real_versus_sample")]
+)
 def test_all_rules_agree_on_a_clear_case(rule):
     """Twenty songs in one order on both axes, far apart: the best meets the worst."""
     ranked = [candidate("p", f"s{i:02d}", float(i), float(i)) for i in range(20)]
@@ -26,6 +36,7 @@ def test_all_rules_agree_on_a_clear_case(rule):
         (Pareto(weights={"x": 1.0}), "pareto: weights: 'x' is not among the mined axes. Mined: melody, sound"),
         (StrongDomination(primary=["sonud"]), "strong_domination: primary: .*Did you mean 'sound'"),
         (CrossPair(couples=[["melody", "lyrics"]]), "cross_pair: couples: 'lyrics'"),
+        (RealVersusSample(weights={"melodie": 1.0}), "real_versus_sample: weights: .* Did you mean 'melody'"),
     ],
 )  # fmt: skip
 def test_an_axis_that_is_not_mined_is_named(rule, says):
