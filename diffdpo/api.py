@@ -151,8 +151,8 @@ def mine(
 ) -> list[Pair]:
     """Preference pairs among songs of the same prompt; `args` are fields of the rule.
 
-    `axes` are by default all that have scores, but for those of judges. Songs that are silent, clipped or not
-    finite are in no pair.
+    `axes` are by default all that have scores and are shown to be valid, but for those of judges. Songs that are
+    silent, clipped or not finite are in no pair.
     """
     from diffdpo.mining import Candidate, mine_candidates, to_candidates
     from diffdpo.parts import build_rule

@@ -43,7 +43,8 @@ class MineRun:
     scores: str = field(default=MISSING, metadata=PATH)
     out: str = field(default=MISSING, metadata=PATH)
     axes: list[str] = field(default_factory=list)
-    """Axes to mine; empty: all axes of all scorers that are not judges."""
+    """Axes to mine; empty: all that have scores, are shown to be valid on generated songs and belong to no judge.
+    consonance, tempo, balance, style and Audiobox's complexity are mined only when named here."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each axis in ratings, soft labels and spans; axes not named weigh 1."""
     pairs: bool = True
