@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Float
+
 from diffdpo.mining.advantages import advantages
 from diffdpo.mining.base import Rule
 from diffdpo.mining.labels import pick_strongest, soften
@@ -23,13 +26,17 @@ class MiningResult:
 
 
 def mine_candidates(
-    candidates: Candidates, rule: Rule | None, weights: Mapping[str, float] | None = None
+    candidates: Candidates,
+    rule: Rule | None,
+    weights: Mapping[str, float] | None = None,
+    utilities: Float[np.ndarray, "candidate axis"] | None = None,
 ) -> MiningResult:
     """The pairs a rule finds among songs of equal prompts, and the rating of every song.
 
     Without a rule there are ratings only. `weights` are those of the axes in ratings; axes not named weigh 1.
+    `utilities` are compared in place of the scores: see `diffdpo.mining.utilities`.
     """
-    prompts = group_by_prompt(candidates)
+    prompts = group_by_prompt(candidates, utilities)
     result = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
     ratings = advantages(prompts, candidates.axes, weights or {})
     return MiningResult(pairs=result.pairs, ratings=ratings, reasons=result.reasons)

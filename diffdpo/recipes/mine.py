@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from omegaconf import MISSING
 
 from diffdpo.checks import check_range
@@ -20,10 +20,19 @@ from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import Scores, SongScores, join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.inputs import digest, read_inputs, write_inputs
-from diffdpo.mining import Candidates, MiningResult, Pair, Rule, finish_pairs, mine_candidates, with_spans
+from diffdpo.mining import (
+    Candidates,
+    MiningResult,
+    Pair,
+    Rule,
+    Utility,
+    finish_pairs,
+    mine_candidates,
+    with_spans,
+)
 from diffdpo.mining.base import check_axes, check_weights
 from diffdpo.mining.spans import SpanConfig, WindowScores
-from diffdpo.parts import build_rule
+from diffdpo.parts import build_rule, build_utility
 from diffdpo.progress import log
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
@@ -50,6 +59,8 @@ class MineRun:
     pairs: bool = True
     """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    utility: Choice = field(default_factory=lambda: Choice("linear"))
+    """What more of an axis is worth: linear, or saturating inside the band of real songs. Not that of spans."""
     soft_label_temperature: float = 0.0
     """Soft labels: a pair's probability is sigmoid(margin / temperature), the margin in SD; 0: no soft labels."""
     max_pairs: int = 0
@@ -66,6 +77,7 @@ class MineRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         build_rule(self.rule)
+        build_utility(self.utility, self.axes)
         check_axis_names(self.axes, "axes")
         check_axis_names(self.weights, "weights")
 
@@ -86,8 +98,10 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     """Mine, unless the folder holds pairs of the same songs and scores."""
     scores = read_scores(Path(cfg.scores))
     axes = mined_axes(cfg.axes, scores.axes)
+    utility = build_utility(cfg.utility, axes)
     if is_finished(out):
-        if read_inputs(out) == {str(songs.folder): songs.digest for songs in _read_songs(cfg, scores, axes)}:
+        finished = _read_songs(cfg, scores, utility, axes)
+        if read_inputs(out) == {str(songs.folder): songs.digest for songs in finished}:
             return
         log(f"{out}: songs or scores changed since these pairs were mined; mining anew")
         (out / MANIFEST).unlink()
@@ -97,10 +111,10 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     reasons: dict[str, str] = {}
     inputs: dict[str, str] = {}
     count = 0
-    for songs in _read_songs(cfg, scores, axes):
+    for songs in _read_songs(cfg, scores, utility, axes):
         folder, candidates = songs.folder, songs.candidates
         inputs[str(folder)] = songs.digest
-        result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights)
+        result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights, songs.utilities)
         count += len(candidates)
         parts.append(rating_columns(candidates, result, relative_folder(folder, out)))
         pairs += [(folder, pair) for pair in result.pairs]
@@ -135,16 +149,18 @@ class FolderSongs:
     folder: Path
     prompt_ids: set[str]
     candidates: Candidates
+    utilities: Float[np.ndarray, "candidate axis"]
     digest: str
 
 
-def _read_songs(cfg: MineRun, scores: Scores, axes: Sequence[str]) -> Iterator[FolderSongs]:
+def _read_songs(cfg: MineRun, scores: Scores, utility: Utility, axes: Sequence[str]) -> Iterator[FolderSongs]:
     """The candidates of each folder, one folder in memory at a time."""
     for folder in map(Path, cfg.samples):
         samples = open_samples(folder)
         prompts = samples.prompts()
         songs = join_scores(scores, samples, prompts)
         candidates = to_mine(songs, axes, with_gates=cfg.gates)
+        utilities = utility(candidates, {prompt.id: prompt.text or "" for prompt in prompts})
         hashes = _hashes(folder)
         if n_without := len(hashes) - len(songs.sample_ids):
             log(f"{folder}: {n_without} of {len(hashes)} songs have no scores; `diffdpo score` scores them")
@@ -155,7 +171,10 @@ def _read_songs(cfg: MineRun, scores: Scores, axes: Sequence[str]) -> Iterator[F
             sounds,
             sorted((name, sorted(grid.items())) for name, grid in windows.items()),
         ]
-        yield FolderSongs(folder, {prompt.id for prompt in prompts}, candidates, digest(identity))
+        if utilities is not candidates.scores:
+            identity.append(utilities)
+        names = {prompt.id for prompt in prompts}
+        yield FolderSongs(folder, names, candidates, utilities, digest(identity))
 
 
 def _report(cfg: MineRun, results: int, reasons: Mapping[str, str], candidates: int) -> None:
