@@ -9,6 +9,7 @@ from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.beats import BeatRhythm
+from diffdpo.scorers.clarity import Clarity
 from diffdpo.scorers.form import FormOrder
 from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
@@ -28,6 +29,7 @@ SCORERS: Table[type[Scorer]] = Table(
         "structure": Structure,
         "order": StructureOrder,
         "production": Production,
+        "clarity": Clarity,
         "musicnn": MusicnnTypicality,
         "tags": Tags,
         "notes": NoteHarmony,
