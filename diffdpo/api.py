@@ -147,15 +147,18 @@ def mine(
     rule: str = "best_versus_worst",
     *,
     axes: Sequence[str] = (),
+    utility: str | Choice = "linear",
     **args: Any,
 ) -> list[Pair]:
     """Preference pairs among songs of the same prompt; `args` are fields of the rule.
 
-    `axes` are by default all that have scores, but for those of judges. Songs that are silent, clipped or not
-    finite are in no pair.
+    `axes` are by default all that have scores and are shown to be valid, but for those of judges. Songs that are
+    silent, clipped or not finite are in no pair. `utility` is what more of an axis is worth: "saturating", or a
+    `Choice` with arguments.
     """
+    from diffdpo.config import as_choice
     from diffdpo.mining import Candidate, mine_candidates, to_candidates
-    from diffdpo.parts import build_rule
+    from diffdpo.parts import build_rule, build_utility
     from diffdpo.scorers.axes import mined_axes
     from diffdpo.scorers.gates import gates, passes
 
@@ -167,7 +170,10 @@ def mine(
         if song.clip is None or passes(gates(song.clip))
     ]
     selection = mined_axes(axes, {axis for row in scores for axis in row})
-    return list(mine_candidates(to_candidates(candidates, selection), build_rule(Choice(rule, args))).pairs)
+    part = build_utility(as_choice(utility, "utility"), selection)
+    columns = to_candidates(candidates, selection)
+    utilities = part(columns, {song.prompt.id: song.prompt.text or "" for song in songs})
+    return list(mine_candidates(columns, build_rule(Choice(rule, args)), utilities=utilities).pairs)
 
 
 def _clip(song: Song) -> Clip:

@@ -1,4 +1,4 @@
-"""Commands around evaluation: tables of a report, and how many prompts an effect needs."""
+"""Commands around evaluation: tables of a report, how many prompts an effect needs, and where real songs lie."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -54,3 +54,46 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             typer.echo(compute_power(expand_path(source), sd, settings))
+
+    _register_reference(app, errors)
+
+
+def _register_reference(app: typer.Typer, errors: Callable[[], AbstractContextManager[None]]) -> None:
+    @app.command(
+        "reference",
+        help="Where real songs lie on each axis after the model's codec: a file for a utility that saturates.",
+    )
+    def reference_command(
+        songs: Annotated[
+            Path, typer.Argument(help="A folder of songs, or a manifest; styles are in the text")
+        ],
+        out: Annotated[Path, typer.Argument(help="The .json file to be written")],
+        scorers: Annotated[
+            str, typer.Option(help="Names, comma-separated; empty: those that are mined")
+        ] = "",
+        model: Annotated[str, typer.Option(help="Whose codec is used")] = "tiny",
+        arg: Annotated[
+            list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the model; may be repeated")
+        ] = None,
+        windows: Annotated[int, typer.Option(help="Of each song")] = 3,
+        seconds: Annotated[
+            float, typer.Option(help="Length of a window: that of the generated songs")
+        ] = 10.0,
+        split: Annotated[str, typer.Option(help="Songs of this split of a manifest only")] = "",
+    ) -> None:
+        with errors():
+            from diffdpo.recipes.reference import ReferenceSettings, make_reference
+
+            try:
+                settings = ReferenceSettings(
+                    scorers=tuple(name for name in scorers.split(",") if name) or ReferenceSettings.scorers,
+                    model=model,
+                    model_args=tuple(arg or ()),
+                    windows=windows,
+                    seconds=seconds,
+                    split=split,
+                )
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+            path, target = (Path(expand_path(str(entry))) for entry in (songs, out))
+            typer.echo(make_reference(path, target, settings))

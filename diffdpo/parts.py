@@ -1,6 +1,6 @@
 """Parts by name: from a choice in a configuration to a model, an objective, a rule or scorers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from diffdpo.inputs import content_digest, digest
 from diffdpo.registry import Choice
 
 if TYPE_CHECKING:
-    from diffdpo.mining import Rule
+    from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.scorers.base import Scorer
     from diffdpo.types import Objective
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 def build_model(choice: Choice) -> "SongModel":
     """The song model, loaded."""
     return check_model(choice).load()
+
+
+def model_choice(name: str, words: Sequence[str]) -> Choice:
+    """A model and its arguments from the words of a command line, each KEY=VALUE."""
+    args: dict[str, str] = {}
+    for word in words:
+        key, sign, args[key] = word.partition("=")
+        if not sign:
+            raise ConfigError(f"--arg {word}: not of the form key=value")
+    return Choice(name, args)
 
 
 def check_model(choice: Choice) -> Any:
@@ -66,6 +76,15 @@ def build_rule(choice: Choice) -> "Rule":
     if not rule.rules:
         raise ConfigError("rule 'union': no rules; name some, rules=[strong_domination, best_versus_worst]")
     return Union([build_rule(as_choice(entry, "rule 'union'")) for entry in rule.rules])
+
+
+def build_utility(choice: Choice, axes: Collection[str] = ()) -> "Utility":
+    """The utility of scores, its arguments checked; a UserError if it has no measure of one of these axes."""
+    from diffdpo.mining import UTILITIES
+
+    utility: Utility = build_part(UTILITIES, choice)
+    utility.check(axes)
+    return utility
 
 
 def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:

@@ -22,6 +22,11 @@ class Choice:
     args: dict[str, Any] = field(default_factory=dict)
 
 
+def plural(kind: str) -> str:
+    """The plural of the name of a kind of part: models, utilities."""
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+
+
 class Table(Mapping[str, T]):
     """The parts of one kind by name: a literal dict of this package, and what others announce as entry points.
 
@@ -35,7 +40,7 @@ class Table(Mapping[str, T]):
     @property
     def group(self) -> str:
         """The group of entry points of this kind, such as `diffdpo.models`."""
-        return f"diffdpo.{self.kind}s"
+        return f"diffdpo.{plural(self.kind)}"
 
     def entry_points(self) -> dict[str, metadata.EntryPoint]:
         """Entry points of other packages, by name. The package's own names cannot be replaced."""
@@ -74,6 +79,7 @@ TABLES = {
     "solver": "diffdpo.sampling.solver:SOLVERS",
     "guidance": "diffdpo.sampling.guidance:GUIDERS",
     "link": "diffdpo.objectives.links:LINKS",
+    "utility": "diffdpo.mining.utilities:UTILITIES",
 }
 """Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
 

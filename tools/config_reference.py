@@ -32,8 +32,8 @@ PAGE = ROOT / "docs" / "reference" / "config.md"
 PACKAGES = ("mining", "models", "objectives", "sampling.config", "scorers")
 REQUIRED_MARK = "???"
 TITLES = {
-    "objective": "Objectives", "link": "Links", "rule": "Mining rules", "model": "Models", "solver": "Solvers",
-    "guider": "Guiders", "scorer": "Scorers",
+    "objective": "Objectives", "link": "Links", "rule": "Mining rules", "utility": "Utilities",
+    "model": "Models", "solver": "Solvers", "guider": "Guiders", "scorer": "Scorers",
 }  # fmt: skip
 """The heading of each kind of part, in the order of the page; other kinds follow."""
 KINDS = {"guidance": "guider"}

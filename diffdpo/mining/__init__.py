@@ -12,10 +12,12 @@ from diffdpo.mining.labels import pick_strongest, soften
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
 from diffdpo.mining.real_versus_sample import RealVersusSample
+from diffdpo.mining.reference import RealReference, build_reference, read_reference, write_reference
 from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
+from diffdpo.mining.utilities import UTILITIES, Linear, Saturating, Utility
 from diffdpo.mining.values import (
     Candidate,
     Candidates,
@@ -41,28 +43,36 @@ RULES: Table[type] = Table(
 
 __all__ = [
     "RULES",
+    "UTILITIES",
     "BestVersusWorst",
     "Candidate",
     "Candidates",
     "CrossPair",
+    "Linear",
     "MinedPairs",
     "MiningResult",
     "Pair",
     "Pareto",
     "PerAxis",
     "PromptCandidates",
+    "RealReference",
     "RealVersusSample",
     "Rule",
+    "Saturating",
     "SpanConfig",
     "StrongDomination",
     "Union",
+    "Utility",
     "advantages",
+    "build_reference",
     "find_spans",
     "finish_pairs",
     "group_by_prompt",
     "mine_candidates",
     "pick_strongest",
+    "read_reference",
     "soften",
     "to_candidates",
     "with_spans",
+    "write_reference",
 ]

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Float
+
 from diffdpo.mining.advantages import advantages
 from diffdpo.mining.base import Rule
 from diffdpo.mining.labels import pick_strongest, soften
@@ -26,14 +29,16 @@ def mine_candidates(
     candidates: Candidates,
     rule: Rule | None,
     weights: Mapping[str, float] | None = None,
+    utilities: Float[np.ndarray, "candidate axis"] | None = None,
     songs: Mapping[str, str] | None = None,
 ) -> MiningResult:
     """The pairs a rule finds among songs of equal prompts, and the rating of every song.
 
     Without a rule there are ratings only, and without axes no ratings. `weights` are those of the axes in ratings;
     axes not named weigh 1. `songs` are by prompt the ids of a data set's songs, for `real_versus_sample`.
+    `utilities` are compared in place of the scores: see `diffdpo.mining.utilities`.
     """
-    prompts = group_by_prompt(candidates, songs)
+    prompts = group_by_prompt(candidates, utilities, songs)
     result = rule(prompts, candidates.axes) if rule else MinedPairs((), {})
     ratings = advantages(prompts, candidates.axes, weights or {}) if candidates.axes else {}
     return MiningResult(pairs=result.pairs, ratings=ratings, reasons=result.reasons)

@@ -46,8 +46,10 @@ class PromptCandidates:
     group: str
     sample_ids: tuple[str, ...]
     scores: Float[np.ndarray, "candidate axis"]
+    """The scores, or what a utility makes of them."""
     z: Float[np.ndarray, "candidate axis"]
-    """The scores in standard deviations from their mean over these candidates; 0 on an axis of ties."""
+    """The scores in standard deviations from their mean over these candidates; 0 on an axis of ties. With a utility
+    the utilities, from their mean, in standard deviations of the scores."""
     count: int
     """Candidates of the prompt, with those that lack a score."""
     song: str = ""

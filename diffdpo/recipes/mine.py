@@ -32,7 +32,7 @@ from diffdpo.mining import (
 )
 from diffdpo.mining.base import check_axes, check_weights
 from diffdpo.mining.spans import SpanConfig, WindowScores
-from diffdpo.parts import build_rule
+from diffdpo.parts import build_rule, build_utility
 from diffdpo.progress import log
 from diffdpo.recipes.mine_songs import CandidateSource, place_winner, read_folders, song_hashes
 from diffdpo.registry import Choice
@@ -53,12 +53,15 @@ class MineRun:
     """Folder of `score`. Only the rule real_versus_sample can do without."""
     out: str = field(default=MISSING, metadata=PATH)
     axes: list[str] = field(default_factory=list)
-    """Axes to mine; empty: all axes of all scorers that are not judges."""
+    """Axes to mine; empty: all that have scores, are shown to be valid on generated songs and belong to no judge.
+    consonance, tempo, balance, style and Audiobox's complexity are mined only when named here."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each axis in ratings, soft labels and spans; axes not named weigh 1."""
     pairs: bool = True
     """Mine pairs; false: ratings only."""
     rule: Choice = field(default_factory=lambda: Choice("best_versus_worst"))
+    utility: Choice = field(default_factory=lambda: Choice("linear"))
+    """What more of an axis is worth: linear, or saturating inside the band of real songs. Not that of spans."""
     soft_label_temperature: float = 0.0
     """Soft labels: a pair's probability is sigmoid(margin / temperature), the margin in SD; 0: no soft labels."""
     max_pairs: int = 0
@@ -79,6 +82,7 @@ class MineRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_rule_settings(self, build_rule(self.rule))
+        build_utility(self.utility, self.axes)
         check_axis_names(self.axes, "axes")
         check_axis_names(self.weights, "weights")
 
@@ -149,7 +153,9 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     for songs in read_folders(cfg.samples, source):
         folder, candidates = songs.folder, songs.candidates
         inputs[str(folder)] = songs.digest
-        result = mine_candidates(candidates, rule if cfg.pairs else None, cfg.weights, songs.real_songs)
+        result = mine_candidates(
+            candidates, rule if cfg.pairs else None, cfg.weights, songs.utilities, songs.real_songs
+        )
         count += len(candidates)
         parts.append(rating_columns(candidates, result, relative_folder(folder, out)))
         pairs += [(folder, place_winner(pair, songs, winners)) for pair in result.pairs]
@@ -185,10 +191,12 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
 def _open_source(cfg: MineRun) -> CandidateSource:
     """What candidates are read from, and their axes."""
     scores = read_scores(Path(cfg.scores)) if cfg.scores else None
+    axes = mined_axes(cfg.axes, scores.axes) if scores else []
     return CandidateSource(
         scores=scores,
         scores_folder=Path(cfg.scores),
-        axes=mined_axes(cfg.axes, scores.axes) if scores else [],
+        axes=axes,
+        utility=build_utility(cfg.utility, axes),
         with_windows=cfg.spans is not None,
         with_gates=cfg.gates,
         winners=open_winners(Path(cfg.songs), cfg.split) if cfg.songs else None,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from diffdpo.data.real_winners import RealWinners
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import Scores, SongScores, join_scores
 from diffdpo.inputs import digest
-from diffdpo.mining import Candidates, Pair
+from diffdpo.mining import Candidates, Pair, Utility
 from diffdpo.progress import log
 from diffdpo.scorers.gates import LIMITS
 from diffdpo.types import Prompt
@@ -27,6 +27,7 @@ class CandidateSource:
     """None for songs that are mined without scores."""
     scores_folder: Path
     axes: Sequence[str]
+    utility: Utility
     with_windows: bool
     """Whether scores of windows count, from which spans are found."""
     with_gates: bool
@@ -41,6 +42,8 @@ class FolderSongs:
     folder: Path
     prompts: Mapping[str, Prompt]
     candidates: Candidates
+    utilities: Float[np.ndarray, "candidate axis"]
+    """What rules and ratings compare in place of the scores."""
     digest: str
     answers: Mapping[str, SampleRow] = field(default_factory=dict)
     """The rows of the songs by id, where songs of a data set win."""
@@ -67,9 +70,15 @@ def read_songs_of(folder: Path, source: CandidateSource) -> FolderSongs:
         sounds = [hashes[name] for name in candidates.sample_ids]
         grids = sorted((name, sorted(grid.items())) for name, grid in windows.items())
         identity = [vars(candidates), sounds, grids]
-    songs_of_prompts = {prompt.id: prompt for prompt in prompts}
+    utilities = source.utility(candidates, {prompt.id: prompt.text or "" for prompt in prompts})
+    if utilities is not candidates.scores:
+        identity.append(utilities)
     plain = FolderSongs(
-        folder=folder, prompts=songs_of_prompts, candidates=candidates, digest=digest(identity)
+        folder=folder,
+        prompts={prompt.id: prompt for prompt in prompts},
+        candidates=candidates,
+        utilities=utilities,
+        digest=digest(identity),
     )
     return plain if source.winners is None else _with_winners(plain, samples, source.winners, identity)
 

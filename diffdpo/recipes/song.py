@@ -10,9 +10,8 @@ import torch
 from diffdpo.checks import check_range, check_seed
 from diffdpo.errors import ConfigError
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model
+from diffdpo.parts import build_model, model_choice
 from diffdpo.progress import bar, log
-from diffdpo.registry import Choice
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
 from diffdpo.sampling.render import Preview, SongAudio, write_song
@@ -57,12 +56,7 @@ def write_one_song(text: str, out: Path, settings: SongSettings) -> Path:
         prompt = Prompt(id="song", text=text, duration_s=settings.seconds)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    args: dict[str, str] = {}
-    for word in settings.model_args:
-        key, sign, args[key] = word.partition("=")
-        if not sign:
-            raise ConfigError(f"--arg {word}: not of the form key=value")
-    model = build_model(Choice(settings.model, args))
+    model = build_model(model_choice(settings.model, settings.model_args))
     frames, store = model.spec.frames(settings.seconds), EmbeddingStore(model)
     _, plan = plan_candidate(store, prompt, "song", frames, settings.seed)
     row, _ = prompt_rows(prompt, frames, store.embed, plan)

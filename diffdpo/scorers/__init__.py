@@ -9,6 +9,7 @@ from diffdpo.scorers.adherence import Adherence
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.beats import BeatRhythm
+from diffdpo.scorers.clarity import Clarity
 from diffdpo.scorers.critic import Critic
 from diffdpo.scorers.form import FormOrder
 from diffdpo.scorers.harmony import Harmony
@@ -31,6 +32,7 @@ SCORERS: Table[type[Scorer]] = Table(
         "order": StructureOrder,
         "production": Production,
         "critic": Critic,
+        "clarity": Clarity,
         "musicnn": MusicnnTypicality,
         "tags": Tags,
         "notes": NoteHarmony,

@@ -9,11 +9,11 @@ from diffdpo.scorers.base import CompositeScorer, PartialJudge
 from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
-"""Axes that are mined only when they are asked for: more complex is not better."""
+"""Axes that measure no quality: more complex is not better."""
 UNPROVEN_AXES = NOT_QUALITY | {
     "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style",
 }  # fmt: skip
-"""Axes that are not shown to be valid on generated songs: held out of mining, they judge nothing."""
+"""Axes that are not shown to be valid on generated songs: mined only when named, and otherwise no judges."""
 
 
 def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = ()) -> None:
@@ -71,8 +71,8 @@ def diagnosis_axes(
 
 def component_axes(axes: Collection[str]) -> set[str]:
     """The axes that composite axes among `axes` weigh."""
-    scorers = [scorer for scorer in SCORERS.values() if set(axes) & set(scorer.axes)]
-    return {axis for scorer in scorers if isinstance(scorer, CompositeScorer) for axis in scorer.components}
+    composites = [scorer for scorer in SCORERS.values() if isinstance(scorer, CompositeScorer)]
+    return {axis for scorer in composites if set(axes) & set(scorer.axes) for axis in scorer.components}
 
 
 def unproven_judges(judges: Collection[str]) -> list[str]:
@@ -88,9 +88,9 @@ def axis_traits() -> dict[str, str]:
 
 
 def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:
-    """The axes to mine, by default all that have scores and belong to no judge.
+    """The axes to mine, by default all that have scores, are shown to be valid and belong to no judge.
 
-    ConfigError for an axis of a judge and for one without scores, DataError when there is none at all.
+    ConfigError for an axis of a judge and for one without scores, DataError when the default is empty.
     """
     judges = {axis for scorer in SCORERS.values() if scorer.judge_only for axis in scorer.axes}
     available = [axis for scorer in SCORERS.values() for axis in scorer.axes if axis in with_scores]
@@ -102,7 +102,12 @@ def mined_axes(axes: Sequence[str], with_scores: Collection[str]) -> list[str]:
             raise ConfigError(
                 f"no scores on the axis {axis!r}.{closest(axis, available)} Known: {', '.join(available)}."
             )
-    selection = list(axes) or [axis for axis in available if axis not in judges | NOT_QUALITY]
+    selection = list(axes) or [axis for axis in available if axis not in judges | UNPROVEN_AXES]
+    if not selection and (unproven := [axis for axis in available if axis in UNPROVEN_AXES]):
+        raise DataError(
+            f"the scores are on {', '.join(unproven)} only, not shown to be valid on generated songs and mined "
+            f"only by name: axes=[{','.join(unproven)}]"
+        )
     if not selection:
         raise DataError("there are no scores to mine; run `diffdpo score` first")
     return selection

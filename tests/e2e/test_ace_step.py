@@ -54,6 +54,7 @@ def work(tmp_path_factory):
         f"samples=[{work / 'songs'}]",
         f"scores={work / 'scores'}",
         f"out={work / 'pairs'}",
+        "axes=[production.balance]",
         "max_pairs=4",
     )
     return work
@@ -163,7 +164,10 @@ def test_the_turbo_trains_and_samples_at_its_eight_times(work):
     )  # fmt: skip
     scores, pairs = work / "turbo-scores", work / "turbo-pairs"
     verb("score", f"samples=[{work / 'turbo-songs'}]", f"out={scores}", "scorers=[production]")
-    verb("mine", f"samples=[{work / 'turbo-songs'}]", f"scores={scores}", f"out={pairs}", "max_pairs=2")
+    verb(
+        "mine", f"samples=[{work / 'turbo-songs'}]", f"scores={scores}", f"out={pairs}", "max_pairs=2",
+        "axes=[production.balance]",
+    )  # fmt: skip
     train(work, "turbo-lora", KINDS["lora"], "train.steps=3", *words, f"data.pairs={pairs}")
     assert len(rows(work / "turbo-lora")) == 3
 

@@ -19,7 +19,7 @@ from diffdpo.types import Clip
 SONG = Path(__file__).parents[1] / "data" / "galactic_temple.ogg"
 
 runner = CliRunner()
-MELODY, SOUND = "harmony.key", "production.balance"
+MELODY, SOUND = "harmony.key", "rhythm.pulse"
 SONGS = {  # of each prompt: (melody, sound)
     "p": {"a": (9.0, 5.0), "b": (5.0, 9.0), "c": (4.0, 4.0), "d": (0.0, 0.0)},
     "q": {"a": (1.0, 2.0), "b": (2.0, 1.0)},
@@ -59,7 +59,7 @@ def world(tmp_path_factory):
     prompts = [{"id": p, "text": p, "duration_s": 1.0, "group": f"group {p}"} for p in SONGS]
     (samples / "prompts.jsonl").write_text("\n".join(json.dumps(prompt) for prompt in prompts))
     tables.append(scores, SCORES, rows)
-    (scores / "manifest.json").write_text(json.dumps({"scorers": {"harmony": "v", "production": "v"}}))
+    (scores / "manifest.json").write_text(json.dumps({"scorers": {"harmony": "v", "rhythm": "v"}}))
     return folder
 
 

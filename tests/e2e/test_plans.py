@@ -33,7 +33,12 @@ from diffdpo.types import Plan, Prompt
 pytestmark = pytest.mark.slow
 
 MODEL, SEED, BETA = "model.name=code_renderer", 5, 20.0
-MINE = ("rule.args.pairs_per_prompt=2", "rule.args.min_margin=0.1", "gates=false")
+MINE = (
+    "axes=[production.balance]",
+    "rule.args.pairs_per_prompt=2",
+    "rule.args.min_margin=0.1",
+    "gates=false",
+)
 LINES = [
     {"id": "one", "text": "slow rock", "negative_text": "noise", "duration_s": 1.2},
     {"id": "two", "text": "metal", "duration_s": 1.6},

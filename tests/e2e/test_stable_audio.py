@@ -63,7 +63,7 @@ def test_the_whole_loop_of_stable_audio_3(work):
     verb("score", f"samples=[{work / 'songs'}]", f"out={work / 'scores'}", "scorers=[production]")
     verb(
         "mine", f"samples=[{work / 'songs'}]", f"scores={work / 'scores'}", f"out={work / 'pairs'}",
-        "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01",
+        "axes=[production.balance]", "rule.args.min_axis_margin=-9", "rule.args.min_margin=0.01",
     )  # fmt: skip
     train = (
         "train",
@@ -148,7 +148,7 @@ def test_stable_audio_open_samples_and_trains_three_steps(work):
     verb("score", f"samples=[{songs}]", f"out={scores}", "scorers=[production]")
     verb(
         "mine", f"samples=[{songs}]", f"scores={scores}", f"out={pairs}", "rule.args.min_axis_margin=-9",
-        "rule.args.min_margin=0.01", "gates=false",
+        "axes=[production.balance]", "rule.args.min_margin=0.01", "gates=false",
     )  # fmt: skip
     train = ("train", *words, f"data.pairs={pairs}", *TRAIN, "train.steps=3", "train.save_every=3")
     verb(*train, f"out={work / 'open_lora'}", "train.lora.rank=4")

@@ -69,6 +69,7 @@ def work(tmp_path_factory):
         f"samples=[{work / 'songs'}]",
         f"scores={work / 'scores'}",
         f"out={work / 'pairs'}",
+        "axes=[production.balance]",
         "max_pairs=4",
     )
     return work

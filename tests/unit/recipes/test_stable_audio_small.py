@@ -55,7 +55,8 @@ def test_a_round_goes_from_prompts_to_the_report(work, weights):
         "round", *model(work), f"out={out}", f"mining_prompts={work / 'mining.jsonl'}",
         f"evaluation_prompts={work / 'evaluation.jsonl'}", "candidates=3", "evaluation_samples=1",
         "sample.sampling.solver=euler", "sample.sampling.steps=2", "sample.sampling.log_snr={}",
-        "score.scorers=[production]", "mine.rule.args.min_axis_margin=-9", "mine.rule.args.min_margin=0.01",
+        "score.scorers=[production]", "mine.axes=[production.balance]",
+        "mine.rule.args.min_axis_margin=-9", "mine.rule.args.min_margin=0.01",
         "train.objective.args.beta=20", *(f"train.train.{word}" for word in TRAIN),
         *(word.replace("train.", "train.train.", 1) for word in WEIGHTS[weights]), "evaluate.listen=0",
     )  # fmt: skip

@@ -83,4 +83,6 @@ def test_what_a_mined_critic_weighs_judges_nothing():
     assert diagnosis_axes(axes) == []
     assert diagnosis_axes(axes, mined=["structure.order"]) == []
     assert diagnosis_axes(axes, mined=["critic.quality"]) == ["harmony.key", "structure.form"]
-    assert diagnosis_axes(axes, ["harmony.key"], ["critic.quality"]) == [a for a in axes if a != "harmony.key"]
+    assert diagnosis_axes(axes, ["harmony.key"], ["critic.quality"]) == [
+        a for a in axes if a != "harmony.key"
+    ]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from diffdpo import audio
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.evaluation.perturbations import PERTURBATIONS
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import axis_traits, diagnosis_axes, judge_axes, mined_axes
+from diffdpo.scorers.axes import UNPROVEN_AXES, axis_traits, diagnosis_axes, judge_axes, mined_axes
 from diffdpo.scorers.beats import BeatRhythm, beat_coherence
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.features import ClipFeatures
@@ -135,6 +135,17 @@ def test_diagnoses_do_not_judge_and_neither_is_mined():
     for axis in axes:
         with pytest.raises(ConfigError, match="belongs to a judge"):
             mined_axes([axis], axes)
+
+
+def test_axes_without_shown_validity_are_mined_only_by_name():
+    unproven = ["harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style", "audiobox.pc"]
+    proven = ["harmony.key", "harmony.tuning", "rhythm.pulse", "structure.form", "structure.order"]
+    assert sorted(unproven) == sorted(UNPROVEN_AXES)
+    assert mined_axes([], [*unproven, *proven]) == proven
+    for axis in unproven:
+        assert mined_axes([axis], unproven) == [axis]
+    with pytest.raises(DataError, match=r"mined only by name: axes=\[harmony.consonance\]"):
+        mined_axes([], ["harmony.consonance"])
 
 
 def test_every_axis_has_a_trait():
