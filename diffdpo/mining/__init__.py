@@ -11,7 +11,7 @@ from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, w
 from diffdpo.mining.labels import pick_strongest, soften
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
-from diffdpo.mining.real_versus_sample import RealVersusSample
+from diffdpo.mining.real_versus_sample import RealVersusSample, uses_real_songs
 from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
@@ -64,5 +64,6 @@ __all__ = [
     "pick_strongest",
     "soften",
     "to_candidates",
+    "uses_real_songs",
     "with_spans",
 ]

@@ -255,13 +255,20 @@ def _report(
         long_song=audio.read(cfg.long_song) if cfg.long_song else None,
         long_song_caption=cfg.long_song_caption,
         training=training,
-        mining={"Candidates": str(mining["candidates"]), "Axes": ", ".join(mining["axes"])} if mining else {},
+        mining=_mining_facts(mining) if mining else {},
         unpaired_prompts=mining.get("skipped", {}),
         config_yaml=_config_yaml(cfg),
         versions=versions(),
         command=cfg.command or f"diffdpo evaluate {cfg.out}/{CONFIG}",
         license=cfg.license,
     )
+
+
+def _mining_facts(mining: Mapping[str, Any]) -> dict[str, str]:
+    """What the report says of the mining, by its manifest."""
+    facts = {"Candidates": str(mining["candidates"]), "Axes": ", ".join(mining["axes"]) or "none"}
+    count = mining.get("pairs_with_real_winners", 0)
+    return facts | ({"Pairs with winners of a data set": str(count)} if count else {})
 
 
 def _comparison(
