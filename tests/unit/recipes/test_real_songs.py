@@ -21,7 +21,9 @@ from diffdpo.data.datasets.generated import Source
 from diffdpo.data.latents import read_latents
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.real_winners import crop_start
+from diffdpo.data.refresh import song_labels
 from diffdpo.data.samples import SAMPLES, SampleRow, open_samples
+from diffdpo.data.song_manifest import SongEntry
 from diffdpo.data.songs import SONGS, SongRow, song_latents
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining.values import Pair
@@ -326,20 +328,16 @@ def test_a_pair_of_samples_and_one_with_a_song_of_that_id_are_two_rows(tmp_path)
 def test_prepare_keeps_what_songs_are_conditioned_on_and_adds_it_to_older_tables(tmp_path, bundle):
     sound = np.random.default_rng(0).normal(0, 0.1, (2, 44100)).astype(np.float32)
     audio.write(tmp_path / "a.wav", Clip(samples=sound, sample_rate=44100))
-    line = {
-        "id": "a",
-        "audio": "a.wav",
-        "text": "rock",
-        "lyrics": "[00:00.00] la",
-        "language": "en",
-        "bpm": 90,
-    }
+    line = {"id": "a", "audio": "a.wav", "text": "rock", "language": "en", "bpm": 90}
     (tmp_path / "songs.jsonl").write_text(json.dumps({**line, "key": "A minor", "split": "train"}))
     words = ["prepare", f"songs={tmp_path / 'songs.jsonl'}", f"out={tmp_path / 'data'}",
-             f"model.args.bundle={bundle}", "controls=[bpm]", "style=none"]  # fmt: skip
+             f"model.args.bundle={bundle}", "style=none"]  # fmt: skip
+    song = SongEntry(id="a", audio=tmp_path, lyrics="la", controls=(("bpm", 90), ("key", "A minor")))
+    labels = song_labels(song, ["bpm"])
+    assert (labels["lyrics"], json.loads(labels["controls"])) == ("la", {"bpm": 90})
     verb(*words)
     (row,) = tables.read_rows(tmp_path / "data", SONGS)
-    assert (row.lyrics, row.language, json.loads(row.controls)) == ("[00:00.00] la", "en", {"bpm": 90})
+    assert (row.language, row.controls) == ("en", "{}")
     written = song_latents(tmp_path / "data", "a").stat().st_mtime_ns
     tables.replace(tmp_path / "data", SONGS, [replace(row, lyrics="", language="", controls="")])
     verb(*words)
