@@ -156,24 +156,39 @@ def mine(
     silent, clipped or not finite are in no pair. `utility` is what more of an axis is worth: "saturating", or a
     `Choice` with arguments.
     """
+<<<<<<< HEAD
     from diffdpo.config import as_choice
     from diffdpo.mining import Candidate, mine_candidates, to_candidates
     from diffdpo.parts import build_rule, build_utility
+=======
+    from diffdpo.mining import Candidate, mine_candidates, to_candidates, uses_real_songs
+    from diffdpo.parts import build_rule
+>>>>>>> real19
     from diffdpo.scorers.axes import mined_axes
     from diffdpo.scorers.gates import gates, passes
 
     if len(scores) != len(songs):
         raise ConfigError(f"mine: {len(songs)} songs need as many rows of scores, got {len(scores)}")
+    mining_rule = build_rule(Choice(rule, args))
+    if uses_real_songs(mining_rule):
+        raise ConfigError(
+            f"mine: rule {rule!r} needs a folder of prepared songs; use `diffdpo mine`, or make the pairs "
+            "yourself: Pair(winner=…, loser=…, is_real=True)"
+        )
     candidates = [
         Candidate(prompt_id=song.prompt.id, group=song.prompt.group, sample_id=song.id, scores=row)
         for song, row in zip(songs, scores, strict=True)
         if song.clip is None or passes(gates(song.clip))
     ]
     selection = mined_axes(axes, {axis for row in scores for axis in row})
+<<<<<<< HEAD
     part = build_utility(as_choice(utility, "utility"), selection)
     columns = to_candidates(candidates, selection)
     utilities = part(columns, {song.prompt.id: song.prompt.text or "" for song in songs})
     return list(mine_candidates(columns, build_rule(Choice(rule, args)), utilities=utilities).pairs)
+=======
+    return list(mine_candidates(to_candidates(candidates, selection), mining_rule).pairs)
+>>>>>>> real19
 
 
 def _clip(song: Song) -> Clip:

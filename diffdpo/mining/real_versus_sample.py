@@ -8,7 +8,8 @@ import numpy as np
 
 from diffdpo.checks import check_range
 from diffdpo.errors import ConfigError
-from diffdpo.mining.base import check_axes, check_weights, weighted_mean
+from diffdpo.mining.base import Rule, check_axes, check_weights, weighted_mean
+from diffdpo.mining.union import Union
 from diffdpo.mining.values import MinedPairs, Pair, PromptCandidates
 
 
@@ -55,6 +56,13 @@ class RealVersusSample:
             means = weighted_mean(np.ascontiguousarray(prompt.z.T), axes, self.weights).tolist()
             places.sort(key=means.__getitem__)
         return [prompt.sample_ids[place] for place in places[: self.pairs_per_prompt]]
+
+
+def uses_real_songs(rule: Rule) -> bool:
+    """Whether a rule pairs songs of a data set; a union does if one of its rules does."""
+    if isinstance(rule, Union):
+        return any(uses_real_songs(member) for member in rule.rules)
+    return isinstance(rule, RealVersusSample)
 
 
 def _real_pair(prompt: PromptCandidates, loser: str) -> Pair:

@@ -25,9 +25,9 @@ from diffdpo.mining import (
     Pair,
     RealVersusSample,
     Rule,
-    Union,
     finish_pairs,
     mine_candidates,
+    uses_real_songs,
     with_spans,
 )
 from diffdpo.mining.base import check_axes, check_weights
@@ -105,13 +105,6 @@ def run(cfg: MineRun) -> Path:
     return out
 
 
-def uses_real_songs(rule: Rule) -> bool:
-    """Whether a rule pairs songs of a data set; a union does if one of its rules does."""
-    if isinstance(rule, Union):
-        return any(uses_real_songs(member) for member in rule.rules)
-    return isinstance(rule, RealVersusSample)
-
-
 def check_rule_settings(cfg: MineRun, rule: Rule) -> None:
     """ConfigError where songs of a data set are missing or of no use, or where they make a setting say nothing."""
     needs_songs, is_real = uses_real_songs(rule), isinstance(rule, RealVersusSample)
@@ -175,7 +168,7 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     finish(
         out,
         pairs=len(pairs),
-        pairs_by_axis=dict(Counter(pair.axis or "several" for _, pair in pairs)),
+        pairs_by_axis=dict(Counter(_label(pair) for _, pair in pairs)),
         pairs_with_real_winners=sum(pair.is_real for _, pair in pairs),
         pairs_with_spans=sum(bool(pair.spans) for _, pair in pairs),
         ratings=ratings.num_rows,
@@ -186,6 +179,11 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     log(
         f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"
     )
+
+
+def _label(pair: Pair) -> str:
+    """What decided a pair, for the manifest: its axis, several axes together, or where the winner is from."""
+    return pair.axis or ("data set" if pair.is_real else "several")
 
 
 def _open_source(cfg: MineRun) -> CandidateSource:

@@ -71,8 +71,12 @@ def diagnosis_axes(
 
 def component_axes(axes: Collection[str]) -> set[str]:
     """The axes that composite axes among `axes` weigh."""
-    composites = [scorer for scorer in SCORERS.values() if isinstance(scorer, CompositeScorer)]
-    return {axis for scorer in composites if set(axes) & set(scorer.axes) for axis in scorer.components}
+    return {
+        axis
+        for scorer in SCORERS.values()
+        if set(axes) & set(scorer.axes) and isinstance(scorer, CompositeScorer)
+        for axis in scorer.components
+    }
 
 
 def unproven_judges(judges: Collection[str]) -> list[str]:

@@ -6,23 +6,29 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from support.launch import rows, verb
 from support.songs import write_prepared
 
+import diffdpo
+from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.datasets.examples import DataConfig, build_examples, data_digest
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.latents import read_latents
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.real_winners import crop_start
+from diffdpo.data.refresh import song_labels
 from diffdpo.data.samples import SAMPLES, SampleRow, open_samples
-from diffdpo.data.songs import SONGS, SongRow
-from diffdpo.errors import DataError
+from diffdpo.data.song_manifest import SongEntry
+from diffdpo.data.songs import SONGS, SongRow, song_latents
+from diffdpo.errors import ConfigError, DataError
 from diffdpo.mining.values import Pair
 from diffdpo.runs import read_json
+from diffdpo.types import Clip
 
 NONE = json.dumps({})
 ROWS = [
@@ -139,6 +145,7 @@ def test_the_pairs_are_exactly_the_songs_over_the_answers_to_their_captions(fold
     assert len({starts[name] for name in ("a.000", "a.001", "b.000", "b.001")}) > 2
     manifest = read_json(folder / "pairs" / "manifest.json")
     assert (manifest["pairs"], manifest["pairs_with_real_winners"], manifest["ratings"]) == (8, 8, 0)
+    assert manifest["pairs_by_axis"] == {"data set": 8}
     assert manifest["skipped"] == {"untitled": "the model has no answer to its caption"}
 
 
@@ -301,6 +308,11 @@ def test_digests_of_pairs_of_samples_are_those_of_older_versions(pairs):
     assert PairsInMemory([pair], {}, {}, 15.0).digest == digest([[content], {}])
 
 
+def test_mining_in_memory_names_the_way_for_songs_of_a_data_set():
+    with pytest.raises(ConfigError, match="needs a folder of prepared songs; use `diffdpo mine`"):
+        diffdpo.mine([], [], "real_versus_sample")
+
+
 def test_plans_are_exported_without_songs_of_a_data_set(folder):
     says = verb("export-pairs", folder / "pairs", "--for", "trl", "--out", folder / "trl.jsonl", code=2)
     assert "none of its songs follows a plan" in says
@@ -311,3 +323,23 @@ def test_a_pair_of_samples_and_one_with_a_song_of_that_id_are_two_rows(tmp_path)
     tables.append(tmp_path, PAIRS, [row])
     tables.append(tmp_path, PAIRS, [replace(row, songs="../data")])
     assert [entry.songs for entry in tables.read_rows(Path(tmp_path), PAIRS)] == ["", "../data"]
+
+
+def test_prepare_keeps_what_songs_are_conditioned_on_and_adds_it_to_older_tables(tmp_path, bundle):
+    sound = np.random.default_rng(0).normal(0, 0.1, (2, 44100)).astype(np.float32)
+    audio.write(tmp_path / "a.wav", Clip(samples=sound, sample_rate=44100))
+    line = {"id": "a", "audio": "a.wav", "text": "rock", "language": "en", "bpm": 90}
+    (tmp_path / "songs.jsonl").write_text(json.dumps({**line, "key": "A minor", "split": "train"}))
+    words = ["prepare", f"songs={tmp_path / 'songs.jsonl'}", f"out={tmp_path / 'data'}",
+             f"model.args.bundle={bundle}", "style=none"]  # fmt: skip
+    song = SongEntry(id="a", audio=tmp_path, lyrics="la", controls=(("bpm", 90), ("key", "A minor")))
+    labels = song_labels(song, ["bpm"])
+    assert (labels["lyrics"], json.loads(labels["controls"])) == ("la", {"bpm": 90})
+    verb(*words)
+    (row,) = tables.read_rows(tmp_path / "data", SONGS)
+    assert (row.language, row.controls) == ("en", "{}")
+    written = song_latents(tmp_path / "data", "a").stat().st_mtime_ns
+    tables.replace(tmp_path / "data", SONGS, [replace(row, lyrics="", language="", controls="")])
+    verb(*words)
+    assert tables.read_rows(tmp_path / "data", SONGS) == [row]
+    assert song_latents(tmp_path / "data", "a").stat().st_mtime_ns == written
