@@ -156,14 +156,9 @@ def mine(
     silent, clipped or not finite are in no pair. `utility` is what more of an axis is worth: "saturating", or a
     `Choice` with arguments.
     """
-<<<<<<< HEAD
     from diffdpo.config import as_choice
-    from diffdpo.mining import Candidate, mine_candidates, to_candidates
-    from diffdpo.parts import build_rule, build_utility
-=======
     from diffdpo.mining import Candidate, mine_candidates, to_candidates, uses_real_songs
-    from diffdpo.parts import build_rule
->>>>>>> real19
+    from diffdpo.parts import build_rule, build_utility
     from diffdpo.scorers.axes import mined_axes
     from diffdpo.scorers.gates import gates, passes
 
@@ -181,14 +176,10 @@ def mine(
         if song.clip is None or passes(gates(song.clip))
     ]
     selection = mined_axes(axes, {axis for row in scores for axis in row})
-<<<<<<< HEAD
     part = build_utility(as_choice(utility, "utility"), selection)
     columns = to_candidates(candidates, selection)
     utilities = part(columns, {song.prompt.id: song.prompt.text or "" for song in songs})
-    return list(mine_candidates(columns, build_rule(Choice(rule, args)), utilities=utilities).pairs)
-=======
-    return list(mine_candidates(to_candidates(candidates, selection), mining_rule).pairs)
->>>>>>> real19
+    return list(mine_candidates(columns, mining_rule, utilities=utilities).pairs)
 
 
 def _clip(song: Song) -> Clip:

@@ -11,12 +11,8 @@ from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, w
 from diffdpo.mining.labels import pick_strongest, soften
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
-<<<<<<< HEAD
-from diffdpo.mining.real_versus_sample import RealVersusSample
-from diffdpo.mining.reference import RealReference, build_reference, read_reference, write_reference
-=======
 from diffdpo.mining.real_versus_sample import RealVersusSample, uses_real_songs
->>>>>>> real19
+from diffdpo.mining.reference import RealReference, build_reference, read_reference, write_reference
 from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination

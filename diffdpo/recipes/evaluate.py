@@ -245,37 +245,17 @@ def _report(
     )
 
 
-<<<<<<< HEAD
 def _frontier(cfg: EvaluateRun) -> tuple[FrontierPoint, ...]:
     """The points of the configuration's file, or of the one in `out`; none without either."""
     path = Path(cfg.frontier) if cfg.frontier else Path(cfg.out) / FRONTIER
     return read_frontier(path) if cfg.frontier or path.is_file() else ()
-=======
+
+
 def _mining_facts(mining: Mapping[str, Any]) -> dict[str, str]:
     """What the report says of the mining, by its manifest."""
     facts = {"Candidates": str(mining["candidates"]), "Axes": ", ".join(mining["axes"]) or "none"}
     count = mining.get("pairs_with_real_winners", 0)
     return facts | ({"Pairs with winners of a data set": str(count)} if count else {})
-
-
-def _comparison(
-    pair: PairedSample,
-    baseline: Samples,
-    aligned: Samples,
-    prompt: Prompt,
-    axis_effects: Sequence[AxisEffect],
-) -> Comparison:
-    return Comparison(
-        prompt_id=pair.prompt_id,
-        prompt_text=prompt.text or str(prompt.style_audio or prompt.id),
-        sample_id=pair.sample_id,
-        baseline=audio.read(baseline.audio(pair.sample_id)),
-        aligned=audio.read(aligned.audio(pair.sample_id)),
-        baseline_scores=pair.baseline,
-        aligned_scores=pair.aligned,
-        standardised_change=standardised_change(pair, axis_effects),
-    )
->>>>>>> real19
 
 
 def _config_yaml(cfg: EvaluateRun) -> str:

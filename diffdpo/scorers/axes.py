@@ -71,11 +71,11 @@ def diagnosis_axes(
 
 def component_axes(axes: Collection[str]) -> set[str]:
     """The axes that composite axes among `axes` weigh."""
+    scorers = [scorer for scorer in SCORERS.values() if set(axes) & set(scorer.axes)]
     return {
         axis
-        for scorer in SCORERS.values()
-        if set(axes) & set(scorer.axes) and isinstance(scorer, CompositeScorer)
-        for axis in scorer.components
+        for scorer in scorers
+        for axis in (scorer.components if isinstance(scorer, CompositeScorer) else ())
     }
 
 
