@@ -59,16 +59,16 @@ def test_the_correlation_is_that_of_the_residuals():
 
 @pytest.mark.parametrize("rho", [-0.6, 0.0, 0.8])
 def test_intervals_over_prompts_hold_the_true_correlation(rho):
-    """Of 200 simulations of 12 prompts with 8 songs, 95 % in expectation; below 90 % is 1 in 500."""
+    """Of 100 simulations of 12 prompts with 8 songs, 95 in expectation; below 88 is 1 in 500."""
     rng = np.random.default_rng(int(10 * rho) + 50)
     prompts = [f"p{number:02d}" for number in range(12) for _ in range(8)]
     hits, values = 0, []
-    for _ in range(200):
+    for _ in range(100):
         x, noise = rng.standard_normal((2, len(prompts)))
         interval = within_correlation(x, rho * x + math.sqrt(1 - rho**2) * noise, prompts)
         hits += interval.low <= rho <= interval.high
         values.append(interval.value)
-    assert 180 <= hits <= 200
+    assert 88 <= hits
     assert np.mean(values) == pytest.approx(rho, abs=0.03)
 
 

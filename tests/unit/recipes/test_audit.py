@@ -183,3 +183,34 @@ def test_texture_is_measured_by_hand():
 def test_the_configuration_is_checked_before_anything_is_read():
     with pytest.raises(ConfigError, match="no value for samples"):
         build_config(audit.AuditRun, None, ["out=x"])
+
+
+def test_judging_by_an_axis_of_no_shown_validity_is_one_loud_line(tmp_path):
+    """In a round before anything is sampled, and in an evaluation before anything is read."""
+    judges = "judges=[musicnn.typicality,note.key,rhythm.tempo]"
+    says = "WARNING: the verdict depends on musicnn.typicality, rhythm.tempo, not shown to be valid"
+    for name in ("mining", "evaluation"):
+        line = {"id": name, "text": name, "duration_s": 1}
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(line)}\n", encoding="utf-8")
+    for name in ("a", "b", "s"):
+        (tmp_path / name).mkdir()
+    commands = {
+        "evaluate": [
+            f"baseline={tmp_path / 'a'}",
+            f"aligned={tmp_path / 'b'}",
+            f"scores={tmp_path / 's'}",
+            judges,
+        ],
+        "round": [
+            *(f"{name}_prompts={tmp_path / name}.jsonl" for name in ("mining", "evaluation")),
+            f"evaluate.{judges}",
+            "model.args.bundle=nowhere",
+        ],
+    }
+    for verb, words in commands.items():
+        result = CliRunner().invoke(app, [verb, f"out={tmp_path / verb}", *words])
+        assert result.exit_code == 2
+        assert [line.startswith(says) for line in result.output.splitlines()].count(True) == 1, result.output
+    words = [f"out={tmp_path / 'q'}", *commands["evaluate"][:3], "judges=[note.key]"]
+    quiet = CliRunner().invoke(app, ["evaluate", *words])
+    assert "WARNING" not in quiet.output
