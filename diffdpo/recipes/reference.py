@@ -40,7 +40,7 @@ SHORTEST_SHARE = 0.9
 class ReferenceSettings:
     """Which windows of songs are scored, by what, after whose codec."""
 
-    scorers: tuple[str, ...] = ("harmony", "rhythm", "structure", "order")
+    scorers: tuple[str, ...] = ("harmony", "rhythm", "structure", "order", "clarity")
     """Names of scorers; judges are refused, for what is aimed at may not look at them."""
     model: str = "tiny"
     model_args: tuple[str, ...] = ()

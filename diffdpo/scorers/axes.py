@@ -75,7 +75,7 @@ def component_axes(axes: Collection[str]) -> set[str]:
     return {
         axis
         for scorer in scorers
-        for axis in (scorer.components if isinstance(scorer, CompositeScorer) else ())
+        for axis in (scorer.components if isinstance(scorer, CompositeScorer) else tuple[str, ...]())
     }
 
 

@@ -38,10 +38,11 @@ class Clarity:
                         of level changes over 10 ms, high where few changes are large and most are small. Silence
                         gets -4. Songs of more than ten seconds get the mean over their windows.
 
-    Nothing is fitted but the scale of the facts. It falls for noise in latents, for latent frames in random
-    order, for smeared latents and for fewer sampling steps; it is deaf to equalisation and to what the notes are.
+    Nothing is fitted but the scale of the facts. It falls for noise in latents, for latent frames in random order,
+    for smeared latents and for fewer sampling steps; it is deaf to equalisation, clipping and to what is played.
 
-    How it can be gamed: by a drone with a few clicks; by a noise gate. Each gains one deviation at most.
+    How it can be gamed: by cuts and clicks, which are attacks (a song's seconds in random order score higher), by a
+    drone, by a noise gate. No fact gains more than one deviation beyond real songs.
     """
 
     version: ClassVar[str] = "1"
