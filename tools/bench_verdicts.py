@@ -7,18 +7,13 @@ The honest model is that of the run itself. Each of the others takes two to five
 is complete is not made again.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
-from diffdpo.progress import log
-from diffdpo.runs import read_json
-from tools.bench.aligned_models import AlignedModel, check_source, run_model
+from tools.bench.aligned_models import AlignedModel
 
 STRONG = {
     "train.objective.args.beta": 150.0,

@@ -1,5 +1,6 @@
 """The verb `evaluate`: two samples folders to a report of paired effects, with songs to listen to."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError, NotPassedError
+from diffdpo.evaluation.band import WitnessBands
 from diffdpo.evaluation.effects import (
     AxisEffect,
     PairedSample,
@@ -27,10 +29,11 @@ from diffdpo.evaluation.effects import (
     verdict,
 )
 from diffdpo.evaluation.evidence import gather_evidence
-from diffdpo.evaluation.verdict import reach_verdict
+from diffdpo.evaluation.verdict import Evidence, VerdictLimits, reach_verdict
 from diffdpo.evaluation.witness_report import shipped_bands, witness_report
 from diffdpo.mining import Candidate
 from diffdpo.progress import log
+from diffdpo.recipes.model_evidence import ModelEvidence, measure_models, song_diversity
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
 from diffdpo.runs import (
@@ -64,6 +67,13 @@ class EvaluateRun:
     `pairs`."""
     judges: list[str] = field(default_factory=list)
     """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
+    drift: int = 12
+    """Prompts of which one song each measures the drift from the model before, and the error of winners that were
+    not trained on; both models are loaded for it. 0: neither is measured."""
+    drift_limit: float = math.inf
+    """Largest drift of a model that passes, in nats a song."""
+    diversity: bool = True
+    """Whether the songs are embedded by two networks, to measure how different they are."""
     require_pass: bool = False
     """Exit with code 1 unless the verdict is passed; the report is written all the same."""
     pairs: str = field(default="", metadata=PATH)
@@ -83,7 +93,8 @@ class EvaluateRun:
     """Of the weights, and so of the songs."""
 
     def __post_init__(self) -> None:
-        check_range(self, "listen", low=0)
+        check_range(self, "listen", "drift", low=0)
+        check_range(self, "drift_limit", low=0, high=math.inf)
 
     def check_parts(self) -> None:
         """ConfigError for an axis that does not exist, before anything is read."""
@@ -127,7 +138,8 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
-    decision = reach_verdict(gather_evidence(pairs, axis_effects, metrics=_training_rows(cfg), bands=bands))
+    evidence = _gather(cfg, baseline, aligned, pairs, axis_effects, bands)
+    decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit))
     witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
     result = {
         "verdict": {"sentence": sentence, **asdict(decision)},
@@ -144,6 +156,29 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
         log(line)
     log(f"report: {out / 'report.html'}")
+
+
+def _gather(
+    cfg: EvaluateRun,
+    baseline: Samples,
+    aligned: Samples,
+    pairs: Sequence[PairedSample],
+    axis_effects: Sequence[AxisEffect],
+    bands: WitnessBands,
+) -> Evidence:
+    """All evidence of the verdict: of scores and the training, of the models themselves, and of the songs' sound."""
+    velocities = ModelEvidence()
+    if cfg.drift:
+        velocities = measure_models(baseline, aligned, pairs, axis_effects, cfg.drift)
+    return gather_evidence(
+        pairs,
+        axis_effects,
+        metrics=_training_rows(cfg),
+        bands=bands,
+        diversity=song_diversity(baseline, aligned, pairs) if cfg.diversity else None,
+        winner_error=velocities.winner_error,
+        drift=velocities.drift,
+    )
 
 
 def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
