@@ -67,7 +67,7 @@ class EvaluateRun:
     `pairs`."""
     judges: list[str] = field(default_factory=list)
     """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
-    drift: int = 12
+    drift: int = 8
     """Prompts of which one song each measures the drift from the model before, and the error of winners that were
     not trained on; both models are loaded for it. 0: neither is measured."""
     drift_limit: float = math.inf
@@ -166,7 +166,7 @@ def _gather(
     axis_effects: Sequence[AxisEffect],
     bands: WitnessBands,
 ) -> Evidence:
-    """All evidence of the verdict: of scores and the training, of the models themselves, and of the songs' sound."""
+    """The evidence of the verdict: of scores and the training, of the models themselves, of the songs' sound."""
     velocities = ModelEvidence()
     if cfg.drift:
         velocities = measure_models(baseline, aligned, pairs, axis_effects, cfg.drift)

@@ -59,10 +59,10 @@ def closed_form(aligned, reference):
 )
 def test_drift_is_the_divergence_of_two_gaussians(aligned, reference):
     expectation = closed_form(aligned, reference) * math.prod(SHAPE[1:])
-    assert divergence(aligned, reference).mean() == pytest.approx(expectation, rel=0.04)
+    assert divergence(aligned, reference).mean() == pytest.approx(expectation, rel=0.03)
 
 
-def test_a_shift_has_no_sampling_error_and_the_grid_of_eight_points_is_within_a_percent():
+def test_a_shift_has_no_sampling_error_and_the_grid_of_six_points_is_within_a_percent():
     """The velocities of two normal laws of one deviation differ by a number that depends on t alone."""
     for grid in (NoiseGrid(), NoiseGrid(points=64, reach=8.0)):
         value = divergence((0.3, 1.0), (0.0, 1.0), grid, count=2)
@@ -71,8 +71,8 @@ def test_a_shift_has_no_sampling_error_and_the_grid_of_eight_points_is_within_a_
 
 def test_a_model_has_no_divergence_from_itself_and_it_grows_with_the_number_of_frames():
     assert divergence((0.3, 0.9), (0.3, 0.9), count=4) == pytest.approx(0, abs=1e-12)
-    zeros = torch.zeros(16, 2, 5, 1)
-    long = torch.zeros(16, 2, 10, 1) + 0.1
+    zeros = torch.zeros(6, 2, 5, 1)
+    long = torch.zeros(6, 2, 10, 1) + 0.1
     short = long[:, :, :5]
     assert song_divergences(long, torch.cat([zeros, zeros], 2), NoiseGrid()) == pytest.approx(
         2 * song_divergences(short, zeros, NoiseGrid())
@@ -80,18 +80,18 @@ def test_a_model_has_no_divergence_from_itself_and_it_grows_with_the_number_of_f
 
 
 def test_divergence_is_quadratic_in_the_difference_and_not_below_zero():
-    reference, difference = torch.randn(16, 3, 4, 2), torch.randn(16, 3, 4, 2)
+    reference, difference = torch.randn(6, 3, 4, 2), torch.randn(6, 3, 4, 2)
     single, double = (song_divergences(reference + k * difference, reference, NoiseGrid()) for k in (1, 2))
     assert (single > 0).all()
     assert double == pytest.approx(4 * single, rel=1e-4)
 
 
-def test_noise_comes_with_its_negative_so_that_a_linear_velocity_has_no_noise_in_its_mean():
+def test_every_second_point_has_the_negative_of_the_noise():
     songs, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
-    rows = noised_velocities(lambda x, t: 2 * x, songs, noise, (0.25, 0.75))
-    assert rows.shape == (4, 3, 4, 2)
-    for pair, t in ((rows[:2], 0.25), (rows[2:], 0.75)):
-        assert torch.allclose(pair.mean(0), 2 * (1 - t) * songs, atol=1e-6)
+    rows = noised_velocities(lambda x, t: 2 * x, songs, noise, (0.5, 0.5))
+    assert rows.shape == (2, 3, 4, 2)
+    assert torch.allclose(rows[0], songs + noise)
+    assert torch.allclose(rows.mean(0), songs, atol=1e-6)
 
 
 def test_the_mean_has_an_interval_over_prompts_that_holds_it():
