@@ -39,8 +39,8 @@ MODELS = (
         {
             "train.objective": {"name": "flow_matching", "args": {}},
             "train.data.top_share": 0.00625,
-            "train.train.learning_rate": 5e-4,
-            "train.train.steps": 100,
+            "train.train.learning_rate": 1e-3,
+            "train.train.steps": 40,
         },
     ),
 )  # fmt: skip

@@ -87,9 +87,8 @@ def measure_models(
 ) -> ModelEvidence:
     """Drift and winners' error on one song of each of `count` prompts, spread over all of them.
 
-    Drift is measured at the aligned model's songs, by the guided velocities that songs are sampled by. Winners are
-    the base's: of its songs of a prompt the best on the mined axes, if it has several; their errors are without
-    guidance, as in training. Nobody was trained on either.
+    Velocities are without guidance, as in training. Drift is measured at the aligned model's songs. Winners are the
+    base's: of its songs of a prompt the best on the mined axes, if it has several. Nobody was trained on either.
     """
     try:
         return _measure(baseline, aligned, pairs, axis_effects, count)
@@ -113,12 +112,11 @@ def _measure(
     if not drift_rows:
         raise DataError(f"{aligned.folder}: all of its songs are edits of other songs")
     sampling = _sampling_of(drift_rows[0], str(aligned.folder))
-    sampling = replace(sampling, compile=False, cache_threshold=0.0)
+    sampling = replace(sampling, compile=False, cache_threshold=0.0, guidance_scale=1.0)
     grid = NoiseGrid()
     parts = [read_songs(aligned, drift_rows, grid.times, sampling)]
     if winner_rows:
-        unguided = replace(sampling, guidance_scale=1.0)
-        parts.append(read_songs(baseline, winner_rows, WINNER_TIMES, unguided))
+        parts.append(read_songs(baseline, winner_rows, WINNER_TIMES, sampling))
     prompts = {prompt.id: prompt for prompt in (*baseline.prompts(), *aligned.prompts())}
     models = [_model_choice(base_rows[drift_rows[0].sample_id]), _model_choice(drift_rows[0])]
     reference, policy = (_model_velocities(choice, parts, prompts) for choice in models)
@@ -224,7 +222,7 @@ def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs
 def _velocity_field(
     model: SongModel, requests: Sequence[Request], sampling: SamplingConfig, length: int
 ) -> VelocityField:
-    """The velocity that the sampler follows, of songs padded to `length` frames."""
+    """The velocity of songs padded to `length` frames."""
     guidance, place = sampling.build_guidance(), device()
     conditions = encode_conditions(model, requests, guidance, place)
     velocity = conditioned_velocity(model, conditions, sampling)
