@@ -5,26 +5,35 @@ songs and all scores of the source. So only mining, training and the aligned mod
 that was stopped goes on.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffdpo.config import build_config
+from diffdpo.data.samples import open_samples
+from diffdpo.recipes import evaluate, sample, score
 from diffdpo.recipes import round as rounds
+from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.round import RoundRun
-from diffdpo.runs import CONFIG, atomic_write, is_finished
+from diffdpo.registry import Choice
+from diffdpo.runs import CONFIG, MANIFEST, atomic_write, is_finished, read_json
 from diffdpo.text_files import read_text
 
 SHARED_FOLDERS = ("baseline", "round-1/candidates", "scores")
 """What a model has in common with its source."""
 CONTENT_FOLDERS = ("audio", "latents", "pictures")
 """Folders of files that are never written again, which are linked and not copied."""
+
+
+REPORT = {"evaluate.listen": 0, "evaluate.drift": 0, "evaluate.diversity": False}
+"""The report of a run whose verdict is measured apart."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,11 @@ def check_source(source: Path) -> None:
 
 
 def changed_config(source: Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a source with changes, for a run in `folder` without a long song."""
+    """The configuration of a source with changes, for a run in `folder` without a long song, whose report measures
+    what scores say alone: `compare_model` measures the rest."""
     config: dict[str, Any] = deepcopy(yaml.safe_load(read_text(source / CONFIG)))
-    for key, value in {**changes, "out": str(folder.resolve()), "long_song_s": 0.0}.items():
+    own = {"out": str(folder.resolve()), "long_song_s": 0.0}
+    for key, value in {**REPORT, **changes, **own}.items():
         *parents, name = key.split(".")
         place = config
         for parent in parents:
@@ -80,6 +91,59 @@ def link_songs(source: Path, folder: Path) -> None:
             ignore=shutil.ignore_patterns(CONFIG, "index.html", ".lock*"),
         )
         partial.rename(folder / name)
+
+
+def round_config(run: Path) -> RoundRun:
+    """The configuration of a finished run."""
+    return build_config(RoundRun, run / CONFIG, [])
+
+
+def report_round(run: Path) -> Path:
+    """The folder of the round that a run's report is of: the best, or the last if none is."""
+    manifest = read_json(run / MANIFEST)
+    return run / f"round-{manifest['best'] or manifest['rounds']}"
+
+
+def aligned_choice(run: Path, strength: float = 1.0) -> Choice:
+    """The aligned model of a run, its newest adapter with this strength."""
+    values: dict[str, Any] = json.loads(open_samples(report_round(run) / "aligned").rows()[0].model)
+    name = values.pop("name")
+    if strength == 1:
+        return Choice(name, values)
+    if not isinstance(values.get("adapter"), str):
+        raise SystemExit(f"error: {run}: strengths are of one adapter, and this model has none")
+    return Choice(name, {**values, "adapter": f"{values['adapter']}@{strength:g}"})
+
+
+def sample_songs(run: Path, choice: Choice, out: Path, per_prompt: int) -> Path:
+    """Songs of a model on the evaluation prompts, as the run samples them; more of them later cost only the new."""
+    cfg = round_config(run)
+    stage = replace(
+        cfg.sample, out=str(out), prompts=cfg.evaluation_prompts, model=choice, per_prompt=per_prompt,
+        seed=cfg.seed,
+    )  # fmt: skip
+    return sample.run(stage, free=("per_prompt",))
+
+
+def score_songs(run: Path, folders: Sequence[Path], out: Path) -> Path:
+    """Scores of songs, by the scorers of the run."""
+    stage = round_config(run).score
+    names = [str(folder) for folder in folders]
+    return score.run(replace(stage, samples=names, out=str(out), window_s=0.0, hop_s=0.0))
+
+
+def compare_model(run: Path, out: Path, aligned: Path | None = None, scores: Path | None = None) -> Any:
+    """The report of a run's aligned model, or of other songs of it, against the base, with the whole verdict."""
+    if not is_finished(out):
+        folder = report_round(run)
+        stage = EvaluateRun(
+            baseline=str(run / "baseline"), aligned=str(aligned or folder / "aligned"),
+            scores=str(scores or run / "scores"), out=str(out), pairs=str(folder / "pairs"),
+            training=str(folder / "train"), candidates=str(run / "round-1" / "candidates"), listen=0,
+            drift_limit=round_config(run).evaluate.drift_limit,
+        )  # fmt: skip
+        evaluate.run(stage)
+    return read_json(out / "report.json")
 
 
 def _link_content(source: str, target: str) -> None:
