@@ -19,7 +19,6 @@ from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import Scores, join_scores, read_scores
 from diffdpo.errors import DataError, NotPassedError
-from diffdpo.evaluation.band import WitnessBands
 from diffdpo.evaluation.effects import (
     AxisEffect,
     PairedSample,
@@ -29,11 +28,11 @@ from diffdpo.evaluation.effects import (
     verdict,
 )
 from diffdpo.evaluation.evidence import gather_evidence
-from diffdpo.evaluation.verdict import Evidence, VerdictLimits, reach_verdict
+from diffdpo.evaluation.verdict import VerdictLimits, reach_verdict
 from diffdpo.evaluation.witness_report import shipped_bands, witness_report
 from diffdpo.mining import Candidate
 from diffdpo.progress import log
-from diffdpo.recipes.model_evidence import ModelEvidence, measure_models, song_diversity
+from diffdpo.recipes.model_evidence import measure_evidence
 from diffdpo.report.page import Comparison, Report, write_report
 from diffdpo.run_dir import check_inputs, dist_env, open_folder
 from diffdpo.runs import (
@@ -138,7 +137,10 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
-    evidence = _gather(cfg, baseline, aligned, pairs, axis_effects, bands)
+    models = measure_evidence(baseline, aligned, pairs, axis_effects, cfg.drift, diversity=cfg.diversity)
+    evidence = gather_evidence(
+        pairs, axis_effects, metrics=_training_rows(cfg), bands=bands, **vars(models)
+    )  # fmt: skip
     decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit))
     witnesses = witness_report(pairs, mined_axes, _candidates(cfg, scores), bands)
     result = {
@@ -156,29 +158,6 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
         log(line)
     log(f"report: {out / 'report.html'}")
-
-
-def _gather(
-    cfg: EvaluateRun,
-    baseline: Samples,
-    aligned: Samples,
-    pairs: Sequence[PairedSample],
-    axis_effects: Sequence[AxisEffect],
-    bands: WitnessBands,
-) -> Evidence:
-    """The evidence of the verdict: of scores and the training, of the models themselves, of the songs' sound."""
-    velocities = ModelEvidence()
-    if cfg.drift:
-        velocities = measure_models(baseline, aligned, pairs, axis_effects, cfg.drift)
-    return gather_evidence(
-        pairs,
-        axis_effects,
-        metrics=_training_rows(cfg),
-        bands=bands,
-        diversity=song_diversity(baseline, aligned, pairs) if cfg.diversity else None,
-        winner_error=velocities.winner_error,
-        drift=velocities.drift,
-    )
 
 
 def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:

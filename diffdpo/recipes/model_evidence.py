@@ -41,18 +41,20 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import Request, prompt_rows
 from diffdpo.sampling.sampler import conditioned_velocity
 from diffdpo.sampling.velocity import initial_state
-from diffdpo.statistics import Interval
+from diffdpo.statistics import MIN_CLUSTERS, Interval
 from diffdpo.types import Prompt
 
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """What the velocities of two models say; None for what could not be measured."""
+    """What two models and the sound of their songs say; None for what was not measured."""
 
     drift: Interval | None = None
     """KL divergence of the aligned model from the base, in nats a song, with an interval over prompts."""
     winner_error: float | None = None
     """The aligned model's velocity error of the base's better songs, in the base's error of them."""
+    diversity: Mapping[str, DiversityChange] | None = None
+    """Vendi scores and distances of two songs of a prompt, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,25 @@ def read_songs(
     latents = torch.nn.utils.rnn.pad_sequence(songs, batch_first=True)
     noise = draw_noise(0, [row.sample_id for row in rows], *latents.shape[1:], "drift")
     return NoisedSongs(samples, rows, latents, noise, times, sampling)
+
+
+def measure_evidence(
+    baseline: Samples,
+    aligned: Samples,
+    pairs: Sequence[PairedSample],
+    axis_effects: Sequence[AxisEffect],
+    count: int,
+    *,
+    diversity: bool,
+) -> ModelEvidence:
+    """The evidence of models, on songs of `count` prompts (0: none of it), and of sound if `diversity` is wanted.
+
+    Of fewer prompts than a verdict needs nothing is measured: nothing would depend on it.
+    """
+    if len({pair.group for pair in pairs}) < MIN_CLUSTERS:
+        return ModelEvidence()
+    models = measure_models(baseline, aligned, pairs, axis_effects, count) if count else ModelEvidence()
+    return replace(models, diversity=song_diversity(baseline, aligned, pairs) if diversity else None)
 
 
 def measure_models(

@@ -53,6 +53,8 @@ ROUND_KEYS: dict[str, tuple[str, ...]] = {
 }
 """The keys of each stage's configuration that the round sets itself."""
 
+FREE_TO_EVALUATE = ("require_pass", "drift", "drift_limit", "diversity")
+"""Keys of the evaluation that may change when a run goes on: the report is always made anew."""
 
 STAGES: dict[str, Callable[[], Any]] = {
     "sample": lambda: SampleRun(out="", prompts=""),
@@ -93,7 +95,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen, judges, require_pass. The round sets the folders, long_song, command and license."""
+    """The report: listen, judges, drift, require_pass. The round sets the folders, long_song, command and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     seed: int = 0
@@ -129,7 +131,7 @@ def run(cfg: RoundRun) -> Path:
     dist = dist_env()
     free = [
         "rounds",
-        "evaluate.require_pass",
+        *(f"evaluate.{key}" for key in FREE_TO_EVALUATE),
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
     mining = prompt_inputs(read_prompts(cfg.mining_prompts), read_edits(cfg.mining_prompts), "")
