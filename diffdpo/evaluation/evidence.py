@@ -7,9 +7,10 @@ import numpy as np
 
 from diffdpo.evaluation.band import BAND_WITNESSES, WitnessBands, band_change
 from diffdpo.evaluation.composites import WitnessValues
-from diffdpo.evaluation.diversity import Embeddings, diversity_changes, spread_changes
+from diffdpo.evaluation.diversity import DiversityChange, spread_changes
 from diffdpo.evaluation.effects import AxisEffect, PairedSample
 from diffdpo.evaluation.verdict import Evidence
+from diffdpo.statistics import Interval
 
 WINNER_ERROR = "winner_error_ratio"
 """The end of the name, in a training's metrics, of the held-out winners' error in that of the reference."""
@@ -38,26 +39,29 @@ def gather_evidence(
     *,
     metrics: Sequence[Mapping[str, Any]] = (),
     bands: WitnessBands | None = None,
-    embeddings: Mapping[str, tuple[Embeddings, Embeddings]] | None = None,
-    drift_kl: float | None = None,
+    diversity: Mapping[str, DiversityChange] | None = None,
+    winner_error: float | None = None,
+    drift: Interval | None = None,
 ) -> Evidence:
     """The evidence that there is: the changes of judges, in-band shares, diversity, held-out winners.
 
-    `metrics` are the rows of the training, `bands` those of real songs, `embeddings` of both models' songs in the
-    order of the pairs. What a piece needs and is not there leaves the piece out.
+    `metrics` are the rows of the training, `bands` those of real songs, `diversity` the measures on embeddings.
+    `winner_error` stands in where the training held no pairs out. What a piece needs and is not there leaves the
+    piece out.
     """
     base, aligned = witness_values(pairs, BAND_WITNESSES)
     prompts = [pair.group for pair in pairs]
     witnesses = set(base) & set(aligned)
+    held_out = held_out_winner_error(metrics)
     has_band = bands is not None and witnesses.issuperset(BAND_WITNESSES)
     return Evidence(
         judges={a.axis: a.effect for a in axis_effects if a.role == "judge"},
         band=band_change(base, aligned, prompts, bands) if has_band and bands is not None else None,
-        diversity=diversity_changes(embeddings, prompts) if embeddings else None,
+        diversity=diversity or None,
         spreads=spread_changes(base, aligned, prompts) or None,
-        winner_error=held_out_winner_error(metrics),
+        winner_error=winner_error if held_out is None else held_out,
         has_winners=any("winner_error" in row for row in metrics),
-        drift_kl=drift_kl,
+        drift=drift,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from diffdpo.checks import check_range
 from diffdpo.evaluation.band import BandChange
 from diffdpo.evaluation.diversity import DiversityChange, SpreadChange
-from diffdpo.statistics import MIN_CLUSTERS, Effect, adjust_p_values
+from diffdpo.statistics import MIN_CLUSTERS, Effect, Interval, adjust_p_values
 
 LEVEL = 0.05
 
@@ -48,7 +48,7 @@ class Evidence:
     """Error of held-out winners in that of the reference."""
     has_winners: bool = False
     """Whether the objective has winners, so that their error should be there."""
-    drift_kl: float | None = None
+    drift: Interval | None = None
     """KL divergence from the base, in nats a song."""
     lyrics: Effect | None = None
     """The change of the phoneme error rate: smaller is better."""
@@ -82,7 +82,7 @@ def reach_verdict(evidence: Evidence, limits: VerdictLimits | None = None) -> Ve
         "diversity": _check_diversity(evidence.diversity, limits.diversity),
         "spreads": _check_spreads(evidence.spreads),
         "held-out winners": _check_winners(evidence, limits.winner_error),
-        "drift": _check_drift(evidence.drift_kl, limits.drift_kl),
+        "drift": _check_drift(evidence.drift, limits.drift_kl),
         "lyrics": _check_lyrics(evidence),
     }
     reasons = tuple(phrase for phrases, _ in checks.values() for phrase in phrases)
@@ -182,11 +182,16 @@ def _check_winners(evidence: Evidence, limit: float) -> Check:
     return phrases, {"ratio": evidence.winner_error, "limit": limit}
 
 
-def _check_drift(drift_kl: float | None, limit: float) -> Check:
-    if drift_kl is None:
+def _check_drift(drift: Interval | None, limit: float) -> Check:
+    """The point value decides: it has little noise, and an interval over few prompts is wide."""
+    if drift is None:
         return [], None
-    phrases = [f"drift of {drift_kl:.3g} nats a song, limit {limit:g}"] if not drift_kl <= limit else []
-    return phrases, {"kl": drift_kl, "limit": limit}
+    phrases = []
+    if not drift.value <= limit:
+        phrases = [
+            f"drift of {drift.value:.3g} ({drift.low:.3g} to {drift.high:.3g}) nats a song, limit {limit:g}"
+        ]
+    return phrases, {"kl": drift.value, "low": drift.low, "high": drift.high, "limit": limit}
 
 
 def _check_lyrics(evidence: Evidence) -> Check:

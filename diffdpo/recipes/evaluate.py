@@ -1,5 +1,6 @@
 """The verb `evaluate`: two samples folders to a report of paired effects, with songs to listen to."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from diffdpo.evaluation.effects import (
     verdict,
 )
 from diffdpo.evaluation.evidence import gather_evidence
-from diffdpo.evaluation.verdict import reach_verdict
+from diffdpo.evaluation.verdict import VerdictLimits, reach_verdict
 from diffdpo.evaluation.witness_report import shipped_bands, witness_report
 from diffdpo.progress import log
+from diffdpo.recipes.model_evidence import measure_evidence
 from diffdpo.recipes.paired_songs import (
     check_not_mined,
     chosen_comparisons,
@@ -69,6 +71,13 @@ class EvaluateRun:
     `pairs`."""
     judges: list[str] = field(default_factory=list)
     """Held-out axes that the verdict depends on. Empty: those that were shown to be valid."""
+    drift: int = 8
+    """Prompts of which one song each measures the drift from the model before, and the error of winners that were
+    not trained on; both models are loaded for it. 0: neither is measured."""
+    drift_limit: float = math.inf
+    """Largest drift of a model that passes, in nats a song."""
+    diversity: bool = True
+    """Whether the songs are embedded by two networks, to measure how different they are."""
     require_pass: bool = False
     """Exit with code 1 unless the verdict is passed; the report is written all the same."""
     pairs: str = field(default="", metadata=PATH)
@@ -91,7 +100,8 @@ class EvaluateRun:
     """Of the weights, and so of the songs."""
 
     def __post_init__(self) -> None:
-        check_range(self, "listen", low=0)
+        check_range(self, "listen", "drift", low=0)
+        check_range(self, "drift_limit", low=0, high=math.inf)
 
     def check_parts(self) -> None:
         """Errors for an axis that does not exist and for a frontier that is none, before any work."""
@@ -149,7 +159,11 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     _check_judges(cfg, axis_effects)
     sentence = verdict(axis_effects)
     bands = shipped_bands()
-    decision = reach_verdict(gather_evidence(pairs, axis_effects, metrics=_training_rows(cfg), bands=bands))
+    models = measure_evidence(baseline, aligned, pairs, axis_effects, cfg.drift, diversity=cfg.diversity)
+    evidence = gather_evidence(
+        pairs, axis_effects, metrics=_training_rows(cfg), bands=bands, **vars(models)
+    )  # fmt: skip
+    decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit))
     witnesses = witness_report(pairs, mined_axes, stored_candidates(cfg.candidates, scores), bands)
     mean_changes = [standardised_change(pair, axis_effects) for pair in pairs]
     changes = witnesses.gains if witnesses is not None else mean_changes

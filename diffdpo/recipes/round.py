@@ -54,6 +54,8 @@ ROUND_KEYS: dict[str, tuple[str, ...]] = {
 }
 """The keys of each stage's configuration that the round sets itself."""
 
+FREE_TO_EVALUATE = ("require_pass", "frontier", "drift", "drift_limit", "diversity")
+"""Keys of the evaluation that may change when a run goes on: the report is always made anew."""
 
 STAGES: dict[str, Callable[[], Any]] = {
     "sample": lambda: SampleRun(out="", prompts=""),
@@ -94,7 +96,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen, judges, frontier, require_pass. The round sets folders, long_song, command, license."""
+    """The report: listen, judges, drift, frontier, require_pass. The round sets folders, long_song and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     adapter_strength: float = 1.0
@@ -137,8 +139,7 @@ def run(cfg: RoundRun) -> Path:
     evaluate.warn_of_judges(cfg.evaluate.judges, visible=dist.main)
     free = [
         "rounds",
-        "evaluate.require_pass",
-        "evaluate.frontier",
+        *(f"evaluate.{key}" for key in FREE_TO_EVALUATE),
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
     mining = prompt_inputs(

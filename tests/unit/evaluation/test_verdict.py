@@ -11,7 +11,7 @@ from diffdpo.evaluation.diversity import diversity_changes, spread_changes
 from diffdpo.evaluation.effects import AxisEffect, PairedSample, effects
 from diffdpo.evaluation.evidence import gather_evidence, held_out_winner_error, witness_values
 from diffdpo.evaluation.verdict import Evidence, VerdictLimits, reach_verdict
-from diffdpo.statistics import paired_effect
+from diffdpo.statistics import Interval, paired_effect
 
 PROMPTS = [f"p{k // 2:02d}" for k in range(48)]
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def evidence(aligned, embeddings=EMBEDDINGS, **others):
         "diversity": diversity_changes({"style": (EMBEDDINGS, embeddings)}, PROMPTS),
         "spreads": spread_changes(BASE, aligned, PROMPTS),
         "winner_error": 1.02,
-        "drift_kl": 40.0,
+        "drift": Interval(40.0, 30.0, 50.0),
     }
     return Evidence(**{**pieces, **others})
 
@@ -50,7 +50,7 @@ def test_an_honest_model_passes_and_nothing_is_absent():
     assert verdict.reasons == ()
     assert verdict.numbers["absent"] == []
     assert verdict.text == "Passed."
-    assert verdict.numbers["drift"] == {"kl": 40.0, "limit": 100}
+    assert verdict.numbers["drift"] == {"kl": 40.0, "low": 30.0, "high": 50.0, "limit": 100}
     assert json.dumps(dataclasses.asdict(verdict))
 
 
@@ -97,7 +97,7 @@ def test_diversity_is_judged_as_a_point_value_with_a_limit_of_a_tenth():
     [
         ({"winner_error": 1.11}, "held-out winners' error is 1.11 times"),
         ({"winner_error": float("nan")}, "held-out winners' error is nan"),
-        ({"drift_kl": 101.0}, "drift of 101 nats a song, limit 100"),
+        ({"drift": Interval(101.0, 90.0, 120.0)}, "drift of 101 (90 to 120) nats a song, limit 100"),
         ({"judges": None}, "no valid judge was scored"),
         ({"judges": {}}, "no valid judge was scored"),
         (
@@ -171,14 +171,16 @@ def test_evidence_is_gathered_from_pairs_as_far_as_it_is_there():
             {"loss": 1.0},
         ],
         bands=real_bands(REAL),
-        embeddings={"style": (EMBEDDINGS, EMBEDDINGS)},
-        drift_kl=40.0,
+        diversity=HONEST.diversity,
+        winner_error=1.5,
+        drift=HONEST.drift,
     )
     assert gathered.judges == HONEST.judges, "neither a mined axis nor a diagnosis judges"
-    assert gathered.winner_error == 1.02
+    assert gathered.winner_error == 1.02, "of the pairs that the training held out"
     assert gathered.band.change == HONEST.band.change
     assert gathered.spreads.keys() == HONEST.spreads.keys()
     assert reach_verdict(gathered).passed
+    assert gather_evidence(pairs, axis_effects, winner_error=1.5).winner_error == 1.5
     bare = gather_evidence(pairs, axis_effects)
     assert (bare.band, bare.diversity, bare.winner_error, bare.has_winners) == (None, None, None, False)
     assert isinstance(axis_effects[0], AxisEffect)

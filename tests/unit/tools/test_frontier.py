@@ -1,0 +1,109 @@
+"""Points of the frontier: songs with weights against what is known of uniform songs and of the best of N."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffdpo.evaluation.band import BAND_WITNESSES
+from diffdpo.evaluation.best_of_n import SELECTION_AXES, gain_curve, selection_scores
+from diffdpo.evaluation.composites import composite_effects, fit_composites
+from diffdpo.evaluation.real_songs import read_table
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tools.bench.frontier import best_songs, even_songs, measure_songs, spread_ratios
+from tools.bench.frontier_file import add_point, frontier_table, read_points
+
+AXES = sorted({*BAND_WITNESSES, *SELECTION_AXES, "form.order"})
+FORM = ["form.order"]
+
+
+def make_songs(count, shift=0.0, prompts=12, seed=0):
+    real = read_table()
+    rng = np.random.default_rng(seed)
+    names = [f"p{k:02d}" for k in range(prompts) for _ in range(count)]
+    scores = {}
+    for axis in AXES:
+        mean, spread = (
+            (0.0, 1.0)
+            if axis not in real.axes
+            else (np.nanmean(real.column(axis)), np.nanstd(real.column(axis)))
+        )
+        scores[axis] = mean + spread * (rng.normal(size=len(names)) + shift)
+    return even_songs(names, scores)
+
+
+def judge_windows():
+    return read_table().of_group("judge")
+
+
+def test_songs_of_a_model_are_compared_as_in_the_report():
+    base, aligned = make_songs(2), make_songs(2, shift=0.5, seed=1)
+    scale = fit_composites(base.scores, FORM)
+    point = measure_songs(aligned, base, scale, judge_windows())
+    effects = composite_effects(scale, base.scores, aligned.scores, base.prompts)
+    for name, effect in effects.items():
+        for key in ("mean", "low", "high"):
+            assert point["composites"][name][key] == pytest.approx(getattr(effect, key), rel=2e-3, abs=2e-3)
+    assert point["in_band"]["change"]["mean"] == pytest.approx(
+        point["in_band"]["share"] - point["in_band"]["base"], abs=1e-3
+    )
+
+
+def test_the_base_gains_nothing_over_itself_and_keeps_its_spread():
+    base = make_songs(4)
+    point = measure_songs(base, base, fit_composites(base.scores, FORM), judge_windows())
+    assert all(numbers["mean"] == pytest.approx(0) for numbers in point["composites"].values())
+    assert set(point["spread"].values()) == {1.0}
+
+
+def test_best_of_n_gains_what_exact_order_statistics_say():
+    base = make_songs(6)
+    scale = fit_composites(base.scores, FORM)
+    values = scale.values(base.scores)["W.all"]
+    curve = gain_curve(selection_scores(base.scores, base.prompts), values, base.prompts)
+    for n in (1, 3, 6):
+        point = measure_songs(best_songs(base, n), base, scale, judge_windows())
+        assert point["composites"]["W.all"]["mean"] == pytest.approx(curve.gains[:, n - 1].mean(), abs=1e-3)
+    assert set(spread_ratios(best_songs(base, 6), base).values()) == {None}, (
+        "one song of a prompt has no spread"
+    )
+
+
+def test_spread_is_unbiased_by_the_number_of_songs():
+    base = make_songs(2, prompts=400)
+    many = make_songs(8, prompts=400, seed=2)
+    assert list(spread_ratios(many, base).values()) == pytest.approx([1.0] * 9, abs=0.12)
+
+
+def test_songs_far_from_real_ones_have_the_larger_distance():
+    base, far = make_songs(2), make_songs(2, shift=3.0)
+    scale = fit_composites(base.scores, FORM)
+    distances = [measure_songs(side, base, scale, judge_windows())["distance"] for side in (base, far)]
+    assert distances[1]["frechet"] > distances[0]["frechet"] + 9
+    assert distances[1]["low"] > distances[0]["high"]
+
+
+def test_points_are_kept_by_name_and_printed(tmp_path):
+    path = tmp_path / "frontier.json"
+    assert read_points(path) == []
+    numbers = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    point = {
+        "name": "best of 4", "method": "best-of-N", "n": 4, "kl": math.log(4) - 0.75,
+        "composites": dict.fromkeys(("W.harmony", "W.rhythm", "W.form", "W.all"), numbers),
+        "in_band": {"share": 0.8, "base": 0.79, "change": numbers},
+        "distance": {"frechet": 1.5, "kernel": 2.0, "low": 1.0, "high": 3.0}, "spread": {}, "verdict": None,
+    }  # fmt: skip
+    add_point(path, point)
+    add_point(
+        path, point | {"name": "aligned", "n": None, "verdict": {"passed": False, "reasons": ["drift"]}}
+    )
+    add_point(path, point | {"kl": 9.0})
+    points = read_points(path)
+    assert [p["name"] for p in points] == ["best of 4", "aligned"]
+    assert points[0]["kl"] == 9.0
+    table = frontier_table(points)
+    assert "+0.50 (+0.25 +0.75)" in table
+    assert "not passed: drift" in table
