@@ -58,7 +58,7 @@ class Clarity:
 
     def score_features(self, features: ClipFeatures) -> tuple[float]:
         samples = mono(features, at_least_s=self.shortest_s)
-        if not features.clip.samples.any():
+        if not samples.any():  # silence, or channels that cancel
             return (LOWEST,)
         count = max(1, round(len(samples) / (WINDOW_S * SAMPLE_RATE)))
         facts = np.array([clarity_facts(part) for part in np.array_split(samples, count) if part.any()])

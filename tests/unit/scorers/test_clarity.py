@@ -88,9 +88,9 @@ def test_silence_is_lowest_level_counts_nothing_and_all_is_bounded():
     assert np.isfinite(score(as_clip(np.eye(1, 100)[0])))
 
 
-@pytest.mark.parametrize("name", ["white noise", "noise at 20 dB SNR", "voices doubled 70 cents sharp"])
-def test_damaged_sound_is_less_clear(name):
-    assert score(PERTURBATIONS[name](SONG, np.random.default_rng(0))) < score(SONG)
+def test_noise_and_loops_are_less_clear():
+    for name in ("white noise", "loop of 1 s"):
+        assert score(PERTURBATIONS[name](SONG, np.random.default_rng(0))) < score(SONG)
 
 
 def test_damaged_latents_are_less_clear():
@@ -103,10 +103,8 @@ def test_damaged_latents_are_less_clear():
 
 def test_a_long_song_has_the_mean_of_its_windows():
     rng = np.random.default_rng(0)
-    parts = [
-        np.sin(2 * np.pi * 330 * np.arange(10 * SAMPLE_RATE) / SAMPLE_RATE),
-        rng.standard_normal(10 * SAMPLE_RATE),
-    ]
+    size = 10 * SAMPLE_RATE
+    parts = [np.sin(2 * np.pi * 330 * np.arange(size) / SAMPLE_RATE), rng.standard_normal(size)]
     scorer = Clarity()
     alone = [scorer.score_features(ClipFeatures(as_clip(part)))[0] for part in parts]
     together = scorer.score_features(ClipFeatures(as_clip(np.concatenate(parts))))[0]
