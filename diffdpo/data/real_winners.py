@@ -61,7 +61,7 @@ class RealWinners:
             return "its song is shorter than the answers; sample shorter ones (songs.max_s)"
         return ""
 
-    def unanswered(self, prompt_ids: Iterable[str]) -> list[str]:
+    def captions_without_answer(self, prompt_ids: Iterable[str]) -> list[str]:
         """Ids of the songs of the split that are no prompt's."""
         ids = set(prompt_ids)
         return sorted(

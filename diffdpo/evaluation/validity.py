@@ -152,17 +152,17 @@ def ladder_effect(
     means = {
         name: float(np.nanmean(candidates[i])) for name, i in places.items() if _any_finite(candidates[i])
     }
-    expected = np.array(
+    counterpart_values = np.array(
         [
             candidates[place] if place is not None else means.get(prompt, math.nan)
             for place, prompt in zip(counterparts, worse_prompts, strict=True)
         ]
     )
-    usable = np.isfinite(expected) & np.isfinite(worse)
+    usable = np.isfinite(counterpart_values) & np.isfinite(worse)
     if usable.sum() < 2:
         return _no_effect()
     names = [prompt for prompt, is_usable in zip(worse_prompts, usable, strict=True) if is_usable]
-    return paired_effect(worse[usable] / deviation, expected[usable] / deviation, names)
+    return paired_effect(worse[usable] / deviation, counterpart_values[usable] / deviation, names)
 
 
 def _no_effect() -> Effect:

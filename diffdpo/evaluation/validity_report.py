@@ -79,7 +79,7 @@ class AxisAudit:
     """The independent axes of the same trait, whose mean it is compared with."""
     convergent: Interval | None
     """Correlation within prompts with that mean; None without such axes."""
-    corrected: float
+    agreement_without_noise: float
     """The same as it were without errors of measurement, by the reliability of both; NaN if unknown."""
     partial: Interval | None
     """The same correlation with texture held constant."""
@@ -175,13 +175,15 @@ def _audit_axis(
     axes = independent_axes(facts, fact, fact.trait)
     reliability = half_reliability((songs.halves[0][fact.axis], songs.halves[1][fact.axis]), prompts)
     convergent = partial = None
-    corrected = math.nan
+    agreement_without_noise = math.nan
     if axes:
         composite = trait_composite(songs.values, axes)
         convergent = within_correlation(values, composite, prompts)
         partial = within_correlation(values, composite, prompts, texture)
         halves = (trait_composite(songs.halves[0], axes), trait_composite(songs.halves[1], axes))
-        corrected = disattenuate(convergent.value, reliability.value, half_reliability(halves, prompts).value)
+        agreement_without_noise = disattenuate(
+            convergent.value, reliability.value, half_reliability(halves, prompts).value
+        )
     rungs = {
         name: ladder_effect(values, worse.values[fact.axis], prompts, worse.prompts, worse.counterparts)
         for name, worse in songs.worse.items()
@@ -193,7 +195,7 @@ def _audit_axis(
         reliability=reliability,
         convergent_axes=axes,
         convergent=convergent,
-        corrected=corrected,
+        agreement_without_noise=agreement_without_noise,
         partial=partial,
         discriminant=_discriminant(facts, fact, songs),
         rungs=rungs,

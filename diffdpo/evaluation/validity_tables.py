@@ -95,7 +95,10 @@ def summary_lines(audit: Audit) -> list[str]:
 
 def metric_row(axis: AxisAudit) -> dict[str, float | str | bool | None]:
     """The numbers of an axis in a flat object, as in metrics.jsonl; None for what is not known."""
-    values: dict[str, float | None] = {"reliability": axis.reliability.value, "corrected": axis.corrected}
+    values: dict[str, float | None] = {
+        "reliability": axis.reliability.value,
+        "corrected": axis.agreement_without_noise,
+    }
     for name, interval in (("convergent", axis.convergent), ("partial", axis.partial), ("real", axis.real)):
         values[name] = interval.value if interval is not None else None
     values |= {f"discriminant.{trait}": interval.value for trait, interval in axis.discriminant.items()}

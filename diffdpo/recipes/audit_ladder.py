@@ -151,9 +151,9 @@ def _damage_json(ratio: float) -> str:
     return json.dumps({"damage": ratio})
 
 
-def _is_same(damaged: SampleRow | None, row: SampleRow, ratio: float) -> bool:
+def _is_same(sample: SampleRow | None, row: SampleRow, ratio: float) -> bool:
     """Whether a damaged song is of this candidate and this damage."""
-    return damaged is not None and (damaged.inputs, damaged.sampling) == (row.sha256, _damage_json(ratio))
+    return sample is not None and (sample.inputs, sample.sampling) == (row.sha256, _damage_json(ratio))
 
 
 def _first_songs(samples: Samples, count: int) -> list[SampleRow]:

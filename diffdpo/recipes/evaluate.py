@@ -28,7 +28,6 @@ from diffdpo.evaluation.evidence import gather_evidence
 from diffdpo.evaluation.verdict import VerdictLimits, reach_verdict
 from diffdpo.evaluation.witness_report import shipped_bands, witness_report
 from diffdpo.progress import log
-from diffdpo.recipes.model_evidence import measure_evidence
 from diffdpo.recipes.paired_songs import (
     check_not_mined,
     chosen_comparisons,
@@ -143,6 +142,8 @@ def check_passed(folder: Path) -> None:
 
 
 def _evaluate(cfg: EvaluateRun, out: Path) -> None:
+    from diffdpo.recipes.model_evidence import measure_evidence  # loads models, which a dry run does not
+
     baseline, aligned = open_samples(cfg.baseline), open_samples(cfg.aligned)
     scores = read_scores(Path(cfg.scores))
     mining = read_json(Path(cfg.pairs) / MANIFEST) if cfg.pairs else {}

@@ -92,8 +92,8 @@ def run(cfg: MineRun) -> Path:
     rule = build_rule(cfg.rule)
     check_rule_settings(cfg, rule)
     if not cfg.scores and not (isinstance(rule, RealVersusSample) and cfg.pairs):
-        what = f"rule {cfg.rule.name!r} compares scores" if cfg.pairs else "ratings are made from scores"
-        raise ConfigError(f"no value for scores; {what}: add scores=…")
+        use = f"rule {cfg.rule.name!r} compares scores" if cfg.pairs else "ratings are made from scores"
+        raise ConfigError(f"no value for scores; {use}: add scores=…")
     if not cfg.scores and (cfg.axes or cfg.weights):
         raise ConfigError("axes and weights are about scores; set scores too, or leave them out")
     check_inputs(samples=cfg.samples, scores=cfg.scores, songs=cfg.songs)
@@ -158,7 +158,9 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
         reasons |= dict.fromkeys(sorted(empty), "no candidate was sampled, scored and passed the gates")
         reasons |= {prompt: reason for prompt, reason in songs.reasons.items() if prompt in reasons}
     if winners is not None:
-        reasons |= dict.fromkeys(winners.unanswered(prompt_ids), "the model has no answer to its caption")
+        reasons |= dict.fromkeys(
+            winners.captions_without_answer(prompt_ids), "the model has no answer to its caption"
+        )
     ratings = pa.concat_tables(parts)
     _report(cfg, len(pairs) if cfg.pairs else ratings.num_rows, reasons, count)
     pairs = _finish_pairs(cfg, pairs)

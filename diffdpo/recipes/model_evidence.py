@@ -19,8 +19,8 @@ from diffdpo.evaluation.diversity import DiversityChange, diversity_changes
 from diffdpo.evaluation.drift import (
     WINNER_TIMES,
     NoiseGrid,
-    Velocities,
     VelocityField,
+    VelocityGrid,
     mean_divergence,
     noised_velocities,
     song_divergences,
@@ -70,7 +70,7 @@ class NoisedSongs:
     sampling: SamplingConfig
 
 
-def read_songs(
+def add_noise_to_songs(
     samples: Samples, rows: Sequence[SampleRow], times: Sequence[float], sampling: SamplingConfig
 ) -> NoisedSongs:
     """The latents of some songs, and noise that is the same at every call, by the songs' names."""
@@ -136,9 +136,9 @@ def _measure(
     sampling = _sampling_of(drift_rows[0], str(aligned.folder))
     sampling = replace(sampling, compile=False, cache_threshold=0.0, guidance_scale=1.0)
     grid = NoiseGrid()
-    parts = [read_songs(aligned, drift_rows, grid.times, sampling)]
+    parts = [add_noise_to_songs(aligned, drift_rows, grid.times, sampling)]
     if winner_rows:
-        parts.append(read_songs(baseline, winner_rows, WINNER_TIMES, sampling))
+        parts.append(add_noise_to_songs(baseline, winner_rows, WINNER_TIMES, sampling))
     prompts = {prompt.id: prompt for prompt in (*baseline.prompts(), *aligned.prompts())}
     models = [_model_choice(base_rows[drift_rows[0].sample_id]), _model_choice(drift_rows[0])]
     reference, policy = (_model_velocities(choice, parts, prompts) for choice in models)
@@ -147,7 +147,7 @@ def _measure(
     return ModelEvidence(drift, _error_ratio(parts[1], policy[1], reference[1]) if winner_rows else None)
 
 
-def _error_ratio(songs: NoisedSongs, policy: Velocities, reference: Velocities) -> float:
+def _error_ratio(songs: NoisedSongs, policy: VelocityGrid, reference: VelocityGrid) -> float:
     frames = torch.tensor([row.frames for row in songs.rows])
     errors = [song_errors(side, songs.latents, songs.noise, frames).mean() for side in (policy, reference)]
     return float(errors[0] / errors[1])
@@ -199,7 +199,7 @@ def _model_choice(row: SampleRow) -> Choice:
 
 def _model_velocities(
     choice: Choice, parts: Sequence[NoisedSongs], prompts: Mapping[str, Prompt]
-) -> list[Velocities]:
+) -> list[VelocityGrid]:
     """The velocities of one model, loaded and forgotten again, at the songs of each part."""
     model = build_model(choice)
     if model.spec.times is not None:
@@ -223,7 +223,7 @@ def _request(
 
 
 @torch.no_grad()
-def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs) -> Velocities:
+def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs) -> VelocityGrid:
     """Velocities in batches of the sampler's size."""
     songs, noise, size = part.latents, part.noise, part.sampling.batch
     batches = [slice(begin, begin + size) for begin in range(0, len(requests), size)]
@@ -251,9 +251,9 @@ def _velocity_field(
     samples = torch.arange(len(requests))
 
     def evaluate(x: Latents, t: float) -> Latents:
-        short = x[:, : conditions.length].to(place)
-        state = initial_state(samples, short, guidance, cached=False)
-        v = velocity(short, torch.full((len(samples),), t, dtype=torch.float64), state)[0]
+        x_part = x[:, : conditions.length].to(place)
+        state = initial_state(samples, x_part, guidance, cached=False)
+        v = velocity(x_part, torch.full((len(samples),), t, dtype=torch.float64), state)[0]
         return torch.nn.functional.pad(v, (0, 0, 0, length - conditions.length))
 
     return evaluate
@@ -275,5 +275,7 @@ def song_diversity(
     rows = complete_rows(embeddings)
     if len(rows) < 2:
         return {}
-    complete = {name: (before[rows], after[rows]) for name, (before, after) in embeddings.items()}
+    complete = {
+        name: (base_rows[rows], aligned_rows[rows]) for name, (base_rows, aligned_rows) in embeddings.items()
+    }
     return diversity_changes(complete, [pairs[places[row]].group for row in rows])

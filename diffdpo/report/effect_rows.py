@@ -97,8 +97,8 @@ def forest(
 
     groups: dict[str, list[EffectRow]] = {}
     for e, values in zip(effects, intervals, strict=True):
-        drawn = all(map(math.isfinite, values))
-        marks = (at(values[0]), at(values[1]), at(values[2])) if drawn else None
+        is_visible = all(map(math.isfinite, values))
+        marks = (at(values[0]), at(values[1]), at(values[2])) if is_visible else None
         band = band_marks(e, bands[e.axis]) if bands and e.axis in bands else None
         row = EffectRow(e, name(e.axis), family(e.axis), marks, values, band)
         groups.setdefault(traits.get(e.axis, NO_TRAIT), []).append(row)

@@ -33,8 +33,8 @@ def _witness_figures(witnesses: WitnessReport | None) -> Iterator[Figure]:
         detail = f"{_range(effect.low, effect.high)} SD"
         yield Figure(name, format_signed(effect.mean), detail, effect.direction)
     if witnesses.n_equivalent is not None:
-        value, _, rest = witnesses.n_equivalent.text().partition(" (")
-        detail = f"{rest.removesuffix(')')}; of the base's songs" if rest else "of the base's songs"
+        value, _, interval = witnesses.n_equivalent.text().partition(" (")
+        detail = f"{interval.removesuffix(')')}; of the base's songs" if interval else "of the base's songs"
         yield Figure("as good as the best of", value, detail)
 
 

@@ -158,8 +158,8 @@ class Frontier:
         parts = [f"Choosing from the base's songs: {'; '.join(curve)}"] if curve else []
         if self.model is not None:
             parts.append(f"this model: {interval_text(self.model)} SD")
-        if more := len(self.points) - len(curve):
-            parts.append(f"{more} more points, in the table below")
+        if count := len(self.points) - len(curve):
+            parts.append(f"{count} more points, in the table below")
         return ". ".join(parts)
 
 

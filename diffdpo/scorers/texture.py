@@ -15,7 +15,7 @@ from diffdpo.types import Clip
 
 TEXTURE_STFT = 2048
 TREBLE_HZ = 4_000
-SOUNDING = 0.5
+NOTE_PROBABILITY = 0.5
 """Probability of a note from which on it is counted."""
 SMALLEST = 1e-12
 
@@ -65,7 +65,7 @@ class Texture:
         hertz = np.fft.rfftfreq(TEXTURE_STFT, 1 / SAMPLE_RATE)
         mean = power.mean(1)
         return (
-            float((features.get(transcription).note.numpy() > SOUNDING).sum(1).mean()),
+            float((features.get(transcription).note.numpy() > NOTE_PROBABILITY).sum(1).mean()),
             float(features.get(onset_strength).mean()),
             spectral_flatness(power),
             float(np.log2(max(1.0, mean @ hertz / max(SMALLEST, mean.sum())))),

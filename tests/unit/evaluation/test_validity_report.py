@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_model(audit):
     assert honest.convergent_axes == ("ear",)
     assert honest.convergent.low < 0.5 < honest.convergent.high
     assert honest.reliability.low < 0.5 < honest.reliability.high
-    assert honest.corrected == pytest.approx(1.0, abs=0.2)  # one trait, measured twice
+    assert honest.agreement_without_noise == pytest.approx(1.0, abs=0.2)  # one trait, measured twice
     assert honest.discriminant.keys() == {"rhythm"}
     assert honest.discriminant["rhythm"].low < 0 < honest.discriminant["rhythm"].high
     assert axes["clear"].convergent.low < 0.8 < axes["clear"].convergent.high

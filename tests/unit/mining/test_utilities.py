@@ -19,8 +19,8 @@ from diffdpo.data.scores import SCORES, score_rows
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.evaluation.real_songs import read_table
 from diffdpo.mining import (
+    AXIS_UTILITIES,
     RULES,
-    UTILITIES,
     Candidate,
     Linear,
     Saturating,
@@ -178,7 +178,7 @@ def test_an_axis_without_real_songs_is_refused(reference):
             build_utility(Choice("saturating", {"reference": str(reference)}), [axis])
     with pytest.raises(ConfigError, match=r"unknown utility 'saturated'\. Did you mean 'saturating'"):
         build_utility(Choice("saturated"))
-    assert UTILITIES.group == "diffdpo.utilities"
+    assert AXIS_UTILITIES.group == "diffdpo.utilities"
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"percentiles": [1]}', "rows"])
