@@ -95,7 +95,7 @@ class RoundRun:
     train: TrainRun = field(default_factory=STAGES["train"])
     """Objective, data, and how to train. The round sets out, model, seed and the folders of data."""
     evaluate: EvaluateRun = field(default_factory=STAGES["evaluate"])
-    """The report: listen, judges, drift, require_pass. The round sets the folders, long_song, command and license."""
+    """The report: listen, judges, drift, require_pass. The round sets folders, long_song, command and license."""
     license: str = ""
     """Of the weights, and so of the songs."""
     seed: int = 0
