@@ -76,8 +76,8 @@ def add_noise_to_songs(
     """The latents of some songs, and noise that is the same at every call, by the songs' names."""
     songs = [read_latents(samples.latents(row.sample_id)) for row in rows]
     latents = torch.nn.utils.rnn.pad_sequence(songs, batch_first=True)
-    _, frames, channels = latents.shape
-    noise = draw_noise(0, [row.sample_id for row in rows], frames, channels, "drift")
+    _, length, channels = latents.shape
+    noise = draw_noise(0, [row.sample_id for row in rows], length, channels, "drift")
     return NoisedSongs(samples, rows, latents, noise, times, sampling)
 
 

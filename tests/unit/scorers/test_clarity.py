@@ -11,9 +11,9 @@ from diffdpo.models.tiny import Tiny
 from diffdpo.scorers.axes import axis_traits, mined_axes
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.clarity import (
-    LEVEL_HOP,
     HIGHEST,
     LAG,
+    LEVEL_HOP,
     LOWEST,
     Clarity,
     attack_kurtosis,
