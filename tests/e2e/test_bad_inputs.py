@@ -81,7 +81,7 @@ def score(world: World, *more: str) -> list[str]:
 
 def mine(world: World, *more: str) -> list[str]:
     return ["mine", f"samples=[{world.path('s')}]", f"scores={world.path('sc')}", f"out={world.path('pairs')}",
-            "rule.args.min_margin=0.01", *more]  # fmt: skip
+            "axes=[production.balance]", "rule.args.min_margin=0.01", *more]  # fmt: skip
 
 
 def train(world: World, *more: str) -> list[str]:
