@@ -27,8 +27,8 @@ from diffdpo.statistics import Interval, estimate_mean
 
 VelocityField = Callable[[flow.Latents, float], flow.Latents]
 """The velocity of a batch of songs at (x, t), zero behind the end of each."""
-Velocities = Float[Tensor, "point song frame channel"]
-"""Velocities of one model at every point of a grid."""
+PointVelocities = Float[Tensor, "point song frame channel"]
+"""PointVelocities of one model at every point of a grid."""
 WINNER_TIMES = (0.1, 0.5, 0.9)
 """Times at which the errors of winners are measured."""
 
@@ -62,11 +62,11 @@ class NoiseGrid:
 
 def noised_velocities(
     velocity: VelocityField, songs: flow.Latents, noise: flow.Latents, times: Sequence[float]
-) -> Velocities:
+) -> PointVelocities:
     """A model's velocities at songs with noise, one point a time, on the CPU in float32.
 
     Every second point has the negative of the noise, so that what is linear in it nearly cancels in a mean over
-    points. Velocities of two models at the same songs, noise and times can be compared.
+    points. PointVelocities of two models at the same songs, noise and times can be compared.
     """
     rows = []
     for place, t in enumerate(times):
@@ -81,7 +81,7 @@ def noise_at(noise: flow.Latents, place: int) -> flow.Latents:
 
 
 def song_divergences(
-    aligned: Velocities, reference: Velocities, grid: NoiseGrid
+    aligned: PointVelocities, reference: PointVelocities, grid: NoiseGrid
 ) -> Float[np.ndarray, " song"]:
     """The KL divergence of each song in nats, from the velocities of both models on the times of the grid."""
     squares = (aligned.double() - reference.double()).square().sum((2, 3))
@@ -100,7 +100,7 @@ def mean_divergence(values: Float[np.ndarray, " song"], prompts: Sequence[str]) 
 
 
 def song_errors(
-    velocities: Velocities,
+    velocities: PointVelocities,
     songs: flow.Latents,
     noise: flow.Latents,
     frames: Int[Tensor, " song"],

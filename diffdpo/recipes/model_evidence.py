@@ -19,7 +19,7 @@ from diffdpo.evaluation.diversity import DiversityChange, diversity_changes
 from diffdpo.evaluation.drift import (
     WINNER_TIMES,
     NoiseGrid,
-    Velocities,
+    PointVelocities,
     VelocityField,
     mean_divergence,
     noised_velocities,
@@ -70,7 +70,7 @@ class NoisedSongs:
     sampling: SamplingConfig
 
 
-def read_songs(
+def read_noised_songs(
     samples: Samples, rows: Sequence[SampleRow], times: Sequence[float], sampling: SamplingConfig
 ) -> NoisedSongs:
     """The latents of some songs, and noise that is the same at every call, by the songs' names."""
@@ -109,7 +109,7 @@ def measure_models(
 ) -> ModelEvidence:
     """Drift and winners' error on one song of each of `count` prompts, spread over all of them.
 
-    Velocities are without guidance, as in training. Drift is measured at the aligned model's songs. Winners are the
+    PointVelocities are without guidance, as in training. Drift is measured at the aligned model's songs. Winners are the
     base's: of its songs of a prompt the best on the mined axes, if it has several. Nobody was trained on either.
     """
     try:
@@ -136,9 +136,9 @@ def _measure(
     sampling = _sampling_of(drift_rows[0], str(aligned.folder))
     sampling = replace(sampling, compile=False, cache_threshold=0.0, guidance_scale=1.0)
     grid = NoiseGrid()
-    parts = [read_songs(aligned, drift_rows, grid.times, sampling)]
+    parts = [read_noised_songs(aligned, drift_rows, grid.times, sampling)]
     if winner_rows:
-        parts.append(read_songs(baseline, winner_rows, WINNER_TIMES, sampling))
+        parts.append(read_noised_songs(baseline, winner_rows, WINNER_TIMES, sampling))
     prompts = {prompt.id: prompt for prompt in (*baseline.prompts(), *aligned.prompts())}
     models = [_model_choice(base_rows[drift_rows[0].sample_id]), _model_choice(drift_rows[0])]
     reference, policy = (_model_velocities(choice, parts, prompts) for choice in models)
@@ -147,7 +147,7 @@ def _measure(
     return ModelEvidence(drift, _error_ratio(parts[1], policy[1], reference[1]) if winner_rows else None)
 
 
-def _error_ratio(songs: NoisedSongs, policy: Velocities, reference: Velocities) -> float:
+def _error_ratio(songs: NoisedSongs, policy: PointVelocities, reference: PointVelocities) -> float:
     frames = torch.tensor([row.frames for row in songs.rows])
     errors = [song_errors(side, songs.latents, songs.noise, frames).mean() for side in (policy, reference)]
     return float(errors[0] / errors[1])
@@ -199,7 +199,7 @@ def _model_choice(row: SampleRow) -> Choice:
 
 def _model_velocities(
     choice: Choice, parts: Sequence[NoisedSongs], prompts: Mapping[str, Prompt]
-) -> list[Velocities]:
+) -> list[PointVelocities]:
     """The velocities of one model, loaded and forgotten again, at the songs of each part."""
     model = build_model(choice)
     if model.spec.times is not None:
@@ -223,8 +223,8 @@ def _request(
 
 
 @torch.no_grad()
-def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs) -> Velocities:
-    """Velocities in batches of the sampler's size."""
+def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs) -> PointVelocities:
+    """PointVelocities in batches of the sampler's size."""
     songs, noise, size = part.latents, part.noise, part.sampling.batch
     batches = [slice(begin, begin + size) for begin in range(0, len(requests), size)]
     return torch.cat(
