@@ -28,7 +28,7 @@ from diffdpo.statistics import Interval, estimate_mean
 VelocityField = Callable[[flow.Latents, float], flow.Latents]
 """The velocity of a batch of songs at (x, t), zero behind the end of each."""
 PointVelocities = Float[Tensor, "point song frame channel"]
-"""PointVelocities of one model at every point of a grid."""
+"""Velocities of one model at every point of a grid."""
 WINNER_TIMES = (0.1, 0.5, 0.9)
 """Times at which the errors of winners are measured."""
 
@@ -66,7 +66,7 @@ def noised_velocities(
     """A model's velocities at songs with noise, one point a time, on the CPU in float32.
 
     Every second point has the negative of the noise, so that what is linear in it nearly cancels in a mean over
-    points. PointVelocities of two models at the same songs, noise and times can be compared.
+    points. Velocities of two models at the same songs, noise and times can be compared.
     """
     rows = []
     for place, t in enumerate(times):

@@ -109,7 +109,7 @@ def measure_models(
 ) -> ModelEvidence:
     """Drift and winners' error on one song of each of `count` prompts, spread over all of them.
 
-    PointVelocities are without guidance, as in training. Drift is measured at the aligned model's songs. Winners are the
+    Velocities are without guidance, as in training. Drift is measured at the aligned model's songs. Winners are the
     base's: of its songs of a prompt the best on the mined axes, if it has several. Nobody was trained on either.
     """
     try:
@@ -224,7 +224,7 @@ def _request(
 
 @torch.no_grad()
 def _velocities(model: SongModel, requests: Sequence[Request], part: NoisedSongs) -> PointVelocities:
-    """PointVelocities in batches of the sampler's size."""
+    """Velocities in batches of the sampler's size."""
     songs, noise, size = part.latents, part.noise, part.sampling.batch
     batches = [slice(begin, begin + size) for begin in range(0, len(requests), size)]
     return torch.cat(
