@@ -73,8 +73,9 @@ class EvaluateRun:
     drift: int = 8
     """Prompts of which one song each measures the drift from the model before, and the error of winners that were
     not trained on; both models are loaded for it. 0: neither is measured."""
-    drift_limit: float = math.inf
-    """Largest drift of a model that passes, in nats a song."""
+    drift_limit: float = 80.0
+    """Largest drift of a model that passes, in nats a second of song, fixed by four models of the tiny bundle
+    (docs/theory/evaluation.md); inf: none."""
     diversity: bool = True
     """Whether the songs are embedded by two networks, to measure how different they are."""
     require_pass: bool = False
@@ -164,7 +165,7 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     evidence = gather_evidence(
         pairs, axis_effects, metrics=_training_rows(cfg), bands=bands, **vars(models)
     )  # fmt: skip
-    decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit))
+    decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit * _mean_seconds(aligned)))
     witnesses = witness_report(pairs, mined_axes, stored_candidates(cfg.candidates, scores), bands)
     mean_changes = [standardised_change(pair, axis_effects) for pair in pairs]
     changes = witnesses.gains if witnesses is not None else mean_changes
@@ -204,6 +205,12 @@ def _axis_row(axis: AxisEffect, bands: Mapping[str, Band]) -> dict[str, Any]:
         "trait": axis_traits().get(axis.axis),
         "band": asdict(band) if band is not None else None,
     }
+
+
+def _mean_seconds(samples: Samples) -> float:
+    """Mean duration of the songs of a folder, at least one second."""
+    durations = [row.duration_s for row in samples.rows()]
+    return max(1.0, math.fsum(durations) / len(durations))
 
 
 def _check_judges(cfg: EvaluateRun, axis_effects: Sequence[AxisEffect]) -> None:
