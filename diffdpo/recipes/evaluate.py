@@ -12,7 +12,7 @@ from diffdpo import audio
 from diffdpo.checks import check_range
 from diffdpo.config import to_yaml
 from diffdpo.config_paths import PATH
-from diffdpo.data.samples import open_samples
+from diffdpo.data.samples import Samples, open_samples
 from diffdpo.data.song_scores import read_scores
 from diffdpo.errors import DataError, NotPassedError
 from diffdpo.evaluation.band import Band
