@@ -80,9 +80,9 @@ def build_rule(choice: Choice) -> "Rule":
 
 def build_utility(choice: Choice, axes: Collection[str] = ()) -> "Utility":
     """The utility of scores, its arguments checked; a UserError if it has no measure of one of these axes."""
-    from diffdpo.mining import UTILITIES
+    from diffdpo.mining import AXIS_UTILITIES
 
-    utility: Utility = build_part(UTILITIES, choice)
+    utility: Utility = build_part(AXIS_UTILITIES, choice)
     utility.check(axes)
     return utility
 

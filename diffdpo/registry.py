@@ -79,7 +79,7 @@ TABLES = {
     "solver": "diffdpo.sampling.solver:SOLVERS",
     "guidance": "diffdpo.sampling.guidance:GUIDERS",
     "link": "diffdpo.objectives.links:LINKS",
-    "utility": "diffdpo.mining.utilities:UTILITIES",
+    "utility": "diffdpo.mining.utilities:AXIS_UTILITIES",
 }
 """Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
 

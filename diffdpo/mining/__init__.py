@@ -16,7 +16,7 @@ from diffdpo.mining.scale import group_by_prompt
 from diffdpo.mining.spans import SpanConfig, find_spans
 from diffdpo.mining.strong_domination import StrongDomination
 from diffdpo.mining.union import Union
-from diffdpo.mining.utilities import UTILITIES, Linear, Saturating, Utility
+from diffdpo.mining.utilities import AXIS_UTILITIES, Linear, Saturating, Utility
 from diffdpo.mining.values import (
     Candidate,
     Candidates,
@@ -40,8 +40,8 @@ RULES: Table[type] = Table(
 )
 
 __all__ = [
+    "AXIS_UTILITIES",
     "RULES",
-    "UTILITIES",
     "BestVersusWorst",
     "Candidate",
     "Candidates",

@@ -133,7 +133,7 @@ def write_reference(path: Path, reference: RealReference) -> None:
 def read_reference(path: Path = REFERENCE_PATH) -> RealReference:
     """The reference of a file, by default the one of the package. DataError for a file that is none."""
     try:
-        tree: Any = json.loads(path.read_text())
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if tuple(tree["percentiles"]) != PERCENTILES:
             raise ValueError(f"percentiles {tree['percentiles']} instead of {list(PERCENTILES)}")
         styles = {name: _read_style(entry) for name, entry in tree["styles"].items()}

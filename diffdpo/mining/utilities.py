@@ -18,7 +18,7 @@ from diffdpo.mining.reference import REFERENCE_PATH, RealReference, read_referen
 from diffdpo.mining.values import Candidates
 from diffdpo.registry import Table
 
-KNEE, CEILING = 50, 90
+KNEE, TOP = 50, 90
 """Percentiles of real songs: up to the first a utility is the score itself, from the second on it is flat."""
 
 
@@ -92,19 +92,19 @@ class Saturating:
         for name in set(style.values()):
             rows = np.flatnonzero(styles == name)
             for column, axis in enumerate(candidates.axes):
-                knee, ceiling = (reference.percentile(axis, percent, name) for percent in (KNEE, CEILING))
-                utilities[rows, column] = saturate(utilities[rows, column], knee, ceiling)
+                knee, top = (reference.percentile(axis, percent, name) for percent in (KNEE, TOP))
+                utilities[rows, column] = saturate(utilities[rows, column], knee, top)
         return utilities
 
 
-def saturate(values: Float[np.ndarray, "*value"], knee: float, ceiling: float) -> Float[np.ndarray, "*value"]:
-    """Values up to the knee, a parabola to the ceiling that meets both smoothly, and (knee + ceiling) / 2 above."""
-    width = ceiling - knee
+def saturate(values: Float[np.ndarray, "*value"], knee: float, top: float) -> Float[np.ndarray, "*value"]:
+    """Values up to the knee, a parabola to the top that meets both smoothly, and (knee + top) / 2 above."""
+    width = top - knee
     if width <= 0:
         return np.minimum(values, knee)
-    remaining = np.clip(ceiling - values, 0.0, width)
+    remaining = np.clip(top - values, 0.0, width)
     curve = knee + width / 2 - remaining**2 / (2 * width)  # each step keeps order, rounding included
     return np.where(values <= knee, values, np.minimum(values, np.maximum(knee, curve)))
 
 
-UTILITIES: Table[type] = Table("utility", {"linear": Linear, "saturating": Saturating})
+AXIS_UTILITIES: Table[type] = Table("utility", {"linear": Linear, "saturating": Saturating})

@@ -100,8 +100,8 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     axes = mined_axes(cfg.axes, scores.axes)
     utility = build_utility(cfg.utility, axes)
     if is_finished(out):
-        finished = _read_songs(cfg, scores, utility, axes)
-        if read_inputs(out) == {str(songs.folder): songs.digest for songs in finished}:
+        folders = _read_songs(cfg, scores, utility, axes)
+        if read_inputs(out) == {str(songs.folder): songs.digest for songs in folders}:
             return
         log(f"{out}: songs or scores changed since these pairs were mined; mining anew")
         (out / MANIFEST).unlink()

@@ -17,9 +17,9 @@ LAG = 4
 """Frames between two looks at a partial: 46 ms."""
 PROMINENCE_DB, RANGE_DB = 10.9, 40.0
 """A partial is so far above its neighbourhood of 31 bins, and at most so far below the loudest."""
-BLOCK = 220
+LEVEL_HOP = 220
 """Samples of a level: 10 ms."""
-FLOOR = 1e-8
+LEVEL_FLOOR = 1e-8
 WINDOW_S = 10.0
 CENTER = np.array([0.646, 14.2, 3.04])
 SCALE = np.array([0.126, 6.63, 0.762])
@@ -30,7 +30,7 @@ HIGHEST, LOWEST = 1.0, -4.0
 
 @dataclass(frozen=True)
 class Clarity:
-    """Whether tones, the quiet between them and attacks are as distinct as in real songs after a codec.
+    """Whether tones, the quiet between them and attacks are as distinct as in real songs late a codec.
 
     production.clarity  Mean of three facts in standard deviations of real windows, each cut at +1 and -4. Partials:
                         the share of spectral peaks that were there 46 ms before, too. Quiet: by how many dB the
@@ -85,9 +85,9 @@ def lasting_share(partials: Bool[np.ndarray, "bin frame"]) -> float:
     """The share of partials that are within a bin of one LAG frames before; 0 without any."""
     from scipy.ndimage import maximum_filter1d
 
-    before = maximum_filter1d(partials.astype(np.uint8), 3, axis=0)[:, :-LAG] > 0
-    after = partials[:, LAG:]
-    return float((after & before).sum() / max(1, after.sum()))
+    vicinity = maximum_filter1d(partials.astype(np.uint8), 3, axis=0)[:, :-LAG] > 0
+    late = partials[:, LAG:]
+    return float((late & vicinity).sum() / max(1, late.sum()))
 
 
 def quiet_db(magnitudes: Float[np.ndarray, "bin frame"]) -> float:
@@ -106,7 +106,9 @@ def quiet_db(magnitudes: Float[np.ndarray, "bin frame"]) -> float:
 
 def attack_kurtosis(samples: Float[np.ndarray, " sample"]) -> float:
     """Logarithm of the kurtosis of level changes over 10 ms: 1.1 for Gaussian changes, more where few are large."""
-    power = (samples[: len(samples) // BLOCK * BLOCK].reshape(-1, BLOCK).astype(np.float64) ** 2).mean(1)
-    changes = np.diff(10 * np.log10(power + FLOOR * power.mean() + 1e-30))
-    centred = changes - changes.mean()
-    return float(np.log(max(1.0, (centred**4).mean() / max((centred**2).mean() ** 2, 1e-12))))
+    power = (
+        samples[: len(samples) // LEVEL_HOP * LEVEL_HOP].reshape(-1, LEVEL_HOP).astype(np.float64) ** 2
+    ).mean(1)
+    changes = np.diff(10 * np.log10(power + LEVEL_FLOOR * power.mean() + 1e-30))
+    deviations = changes - changes.mean()
+    return float(np.log(max(1.0, (deviations**4).mean() / max((deviations**2).mean() ** 2, 1e-12))))

@@ -19,8 +19,8 @@ from diffdpo.data.scores import SCORES, score_rows
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.evaluation.real_songs import read_table
 from diffdpo.mining import (
+    AXIS_UTILITIES,
     RULES,
-    UTILITIES,
     Candidate,
     Linear,
     Saturating,
@@ -163,7 +163,7 @@ def test_windows_without_a_number_and_too_few_windows():
     [
         ({"style": "rokc"}, ConfigError, "style 'rokc'.* Did you mean 'rock'"),
         ({"reference": "nowhere.json"}, DataError, r"nowhere\.json: no reference of real songs"),
-        ({"ceiling": 3}, ConfigError, "ceiling"),
+        ({"top": 3}, ConfigError, "top"),
     ],
 )
 def test_mistakes_are_one_line(args, error, says):
@@ -178,7 +178,7 @@ def test_an_axis_without_real_songs_is_refused(reference):
             build_utility(Choice("saturating", {"reference": str(reference)}), [axis])
     with pytest.raises(ConfigError, match=r"unknown utility 'saturated'\. Did you mean 'saturating'"):
         build_utility(Choice("saturated"))
-    assert UTILITIES.group == "diffdpo.utilities"
+    assert AXIS_UTILITIES.group == "diffdpo.utilities"
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"percentiles": [1]}', "rows"])

@@ -11,9 +11,9 @@ from diffdpo.models.tiny import Tiny
 from diffdpo.scorers.axes import axis_traits, mined_axes
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.clarity import (
-    BLOCK,
     HIGHEST,
     LAG,
+    LEVEL_HOP,
     LOWEST,
     Clarity,
     attack_kurtosis,
@@ -72,11 +72,11 @@ def test_quiet_is_the_distance_of_the_noise():
 def test_kurtosis_of_level_changes():
     rng = np.random.default_rng(0)
     levels = np.cumsum(rng.standard_normal(20_000) * 0.01)
-    steady = np.repeat(10 ** (levels / 20), BLOCK)
+    steady = np.repeat(10 ** (levels / 20), LEVEL_HOP)
     assert attack_kurtosis(steady) == pytest.approx(np.log(3.0), abs=0.1)
-    attacks = np.where(np.arange(2000) % 50 == 0, 1.0, 0.1).repeat(BLOCK)
+    attacks = np.where(np.arange(2000) % 50 == 0, 1.0, 0.1).repeat(LEVEL_HOP)
     assert attack_kurtosis(attacks) == pytest.approx(np.log(25.0), abs=0.05)  # one in 25 changes, all alike
-    assert attack_kurtosis(np.ones(100 * BLOCK)) == 0.0
+    assert attack_kurtosis(np.ones(100 * LEVEL_HOP)) == 0.0
 
 
 def test_silence_is_lowest_level_counts_nothing_and_all_is_bounded():
