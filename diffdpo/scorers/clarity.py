@@ -30,7 +30,7 @@ HIGHEST, LOWEST = 1.0, -4.0
 
 @dataclass(frozen=True)
 class Clarity:
-    """Whether tones, the quiet between them and attacks are as distinct as in real songs late a codec.
+    """Whether tones, the quiet between them and attacks are as distinct as in real songs after a codec.
 
     production.clarity  Mean of three facts in standard deviations of real windows, each cut at +1 and -4. Partials:
                         the share of spectral peaks that were there 46 ms before, too. Quiet: by how many dB the
