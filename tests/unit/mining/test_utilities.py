@@ -163,7 +163,7 @@ def test_windows_without_a_number_and_too_few_windows():
     [
         ({"style": "rokc"}, ConfigError, "style 'rokc'.* Did you mean 'rock'"),
         ({"reference": "nowhere.json"}, DataError, r"nowhere\.json: no reference of real songs"),
-        ({"ceiling": 3}, ConfigError, "ceiling"),
+        ({"top": 3}, ConfigError, "top"),
     ],
 )
 def test_mistakes_are_one_line(args, error, says):
