@@ -37,7 +37,7 @@ WINNER_TIMES = (0.1, 0.5, 0.9)
 class NoiseGrid:
     """Times at which velocities are compared: even steps in l from -reach to reach, t = 1 / (1 + exp(l)).
 
-    The defaults are within 1.5 % of the divergence of normal laws with deviations of 0.2 to 3.
+    The defaults are within 3 % of the divergence of normal laws with deviations of 0.2 to 3.
     """
 
     points: int = 6
