@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.scorers.features import SAMPLE_RATE, ClipFeatures, magnitudes, mono, score_each
-from diffdpo.scorers.notes import transcription
+from diffdpo.scorers.notes import NoteHarmony, transcription
 from diffdpo.scorers.production import crest_factor
 from diffdpo.scorers.rhythm import onset_strength
 from diffdpo.types import Clip
@@ -50,10 +50,7 @@ class Texture:
 
     @property
     def weights_hash(self) -> str:
-        from diffdpo.encoders.notes import NOTES_WEIGHTS
-        from diffdpo.hub import sha256_of
-
-        return sha256_of(NOTES_WEIGHTS)
+        return NoteHarmony().weights_hash
 
     def __call__(self, clips: Sequence[Clip]) -> Float[np.ndarray, "clip axis"]:
         return score_each(clips, self.score_features, len(self.axes))

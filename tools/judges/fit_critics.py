@@ -10,7 +10,6 @@ it makes of the same noise with fewer steps, or without guidance. The critic lea
 the judge of form was fitted anew, whose scale it shares.
 """
 
-import argparse
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from diffdpo.scorers.second_critic import (
     second_critic_features,
 )
 from tools.judges.fit_form import share
-from tools.judges.song_windows import Describe, Row, Window, describe_windows, read_manifest
+from tools.judges.song_windows import Describe, Row, Window, describe_windows, read_manifest, window_parser
 
 Pairs = dict[str, tuple[str, str]]
 MODEL_PAIRS: Pairs = {
@@ -142,13 +141,7 @@ def feature_table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "windows")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="time to describe windows")
+    parser = window_parser(__doc__)
     parser.add_argument("--songs", type=int, default=40, help="of each group, one window each")
     parser.add_argument("--l2", type=float, default=5.0)
     arguments = parser.parse_args()

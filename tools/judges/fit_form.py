@@ -8,7 +8,6 @@ tool can be stopped, given more minutes and continued; the fit itself takes seco
 package and prints what falls below the window that it was made of.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from diffdpo.scorers.form import FORM_PATH, layer_moments, note_moments, standar
 from diffdpo.scorers.order import ORDER_PATH, FormUtility, window_facts
 from diffdpo.scorers.self_similarity import FACTS, half_second_means
 from diffdpo.scorers.structure import FRAME_RATE, structure_frames
-from tools.judges.song_windows import Describe, Row, Window, describe_windows, read_manifest
+from tools.judges.song_windows import Describe, Row, Window, describe_windows, read_manifest, window_parser
 
 Table = Mapping[str, np.ndarray]
 VERSIONS = ("clean", "shuffled", "loop")
@@ -155,13 +154,7 @@ DESCRIPTION = {"order": "sound", "form": "layers"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "windows")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="time to describe windows")
+    parser = window_parser(__doc__)
     parser.add_argument("--places", type=int, nargs="+", default=[1, 0], help="windows of each song")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Windows of real songs through the tiny model's codec, and changed versions of them, described once for all."""
 
+import argparse
 import hashlib
 import json
 import random
@@ -86,6 +87,18 @@ SOUND_CHANGES = {
 LATENT_CHANGES: dict[str, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] = {
     "shuffled in latents": shuffle_latent_seconds,
 }
+
+
+def window_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of every tool that describes windows of songs."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "windows")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="time to describe windows")
+    return parser
 
 
 def read_manifest(path: Path) -> list[Row]:
