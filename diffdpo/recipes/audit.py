@@ -37,7 +37,9 @@ from diffdpo.scorers.base import PartialJudge, Scorer
 from diffdpo.scorers.engine import fingerprints
 from diffdpo.scorers.texture import Texture
 
-OFFLINE_SCORERS = (*DEFAULT_SCORERS, "order", "notes", "beats", "form", "adherence")
+OFFLINE_SCORERS = (
+    *DEFAULT_SCORERS, "order", "clarity", "critic", "notes", "beats", "form", "second_critic", "adherence",
+)  # fmt: skip
 """All scorers whose weights ship or come with a package."""
 TEXTURE = "texture"
 REPORT, PAGE = "report.json", "report.md"

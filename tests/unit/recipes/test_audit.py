@@ -214,3 +214,7 @@ def test_judging_by_an_axis_of_no_shown_validity_is_one_loud_line(tmp_path):
     words = [f"out={tmp_path / 'q'}", *commands["evaluate"][:3], "judges=[note.key]"]
     quiet = CliRunner().invoke(app, ["evaluate", *words])
     assert "WARNING" not in quiet.output
+
+
+def test_all_scorers_but_those_that_are_downloaded_are_audited_by_default():
+    assert set(audit.AuditRun(samples="s", out="o").scorers) == set(SCORERS) - {"songeval", "audiobox"}
