@@ -92,12 +92,15 @@ def _usable_songs(columns: Float[np.ndarray, "song column"], prompts: Sequence[s
 
 
 def spearman_brown(correlation: Interval) -> Interval:
-    """The reliability of a song's score from the correlation of its two halves': 2 r / (1 + r), -1 at the least."""
+    """The reliability of a song's score from the correlation of its two halves': 2 r / (1 + r), -1 at the least.
+
+    NaN where there is no correlation, as of scores that are the same for all halves.
+    """
     return Interval(*(_double_length(r) for r in (correlation.value, correlation.low, correlation.high)))
 
 
 def _double_length(correlation: float) -> float:
-    return max(-1.0, 2 * correlation / (1 + correlation)) if correlation > -1 else -1.0
+    return -1.0 if correlation <= -1 / 3 else 2 * correlation / (1 + correlation)  # NaN stays NaN
 
 
 def half_reliability(

@@ -114,6 +114,11 @@ def test_the_reliability_of_a_factor_model(normal):
     assert reliability.value == pytest.approx(share, abs=0.08)
 
 
+def test_scores_that_are_the_same_for_all_halves_have_no_reliability():
+    constant = np.full(len(PROMPTS), -7.0)
+    assert np.isnan(half_reliability((constant, constant), PROMPTS).value)
+
+
 def test_spearman_brown_by_hand():
     assert spearman_brown(Interval(0.5, 0.0, 1.0)) == Interval(2 / 3, 0.0, 1.0)
     assert spearman_brown(Interval(-0.2, -1.0, 0.2)) == Interval(-0.5, -1.0, 2 * 0.2 / 1.2)
