@@ -69,6 +69,12 @@ def check_request(model: SongModel, request: Request) -> None:
                 f"sample {request.sample_id!r}: its {name} is {shape} [frame, channel], the song will be "
                 f"{(frames, spec.channels)}; cut or pad it to the prompt's duration_s"
             )
+    whole = (request.row.total_frames, spec.channels)
+    if request.noise is not None and request.noise.shape != whole:
+        raise DataError(
+            f"sample {request.sample_id!r}: its noise is {tuple(request.noise.shape)} [frame, channel], its whole "
+            f"song is {whole}; make it anew for this duration_s"
+        )
 
 
 def encode_conditions(

@@ -68,6 +68,8 @@ class SongRequest:
     """Latents of a song, and which of its frames stay."""
     strength: float = 1.0
     """Below 1, sampling begins from `context`, noised up to t = strength."""
+    noise: Float[Tensor, "frame channel"] | None = None
+    """The noise that the song begins with; None: drawn by seed and sample id."""
 
 
 @dataclass(eq=False)
@@ -251,4 +253,5 @@ def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
         context=InpaintContext(draft.latents[frames].clone(), keep.clone()) if keep.any() else None,
         init=InitLatents(draft.latents[frames].clone(), song.strength) if song.strength < 1 else None,
         clamp_context=clamp_context,
+        noise=song.noise,
     )

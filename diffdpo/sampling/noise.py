@@ -14,8 +14,19 @@ from diffdpo.sampling.trajectory import Noise, State
 
 
 def start_noise(requests: Sequence[Request], seed: int, length: int, channels: int) -> Latents:
-    """The noise each sample begins with. Windows of one song share the noise of the frames they share."""
-    return torch.cat([_draw(r, r.sample_id, seed, length, channels, "noise") for r in requests])
+    """The noise each sample begins with, drawn or given. Windows of one song share the noise of the frames they
+    share."""
+    draws = [_draw(r, r.sample_id, seed, length, channels, "noise") for r in requests]
+    return torch.cat([_replace(noise, r) for noise, r in zip(draws, requests, strict=True)])
+
+
+def _replace(noise: Float[Tensor, "1 frame channel"], request: Request) -> Float[Tensor, "1 frame channel"]:
+    """The noise with that of the request on its frames, if it has any."""
+    if request.noise is None:
+        return noise
+    row = request.row
+    frames = request.noise[row.first_frame : row.first_frame + row.frames].to(noise)
+    return torch.cat([frames[None], noise[:, row.frames :]], 1)
 
 
 def step_noise(requests: Sequence[Request], seed: int, step: int, like: Latents) -> Noise:

@@ -62,6 +62,9 @@ class Request:
     """Given frames move straight from their noise to what they are, and both branches of guidance see them, so that
     guidance is of the prompt alone. False, as published: given frames go where the network takes them and are put
     back at the end, and guidance is of the context too."""
+    noise: Float[Tensor, "_ channel"] | None = field(default=None)
+    """The noise that the whole song begins with; a window takes that of its frames. None: drawn by seed and sample
+    id."""
 
 
 def prompt_rows(

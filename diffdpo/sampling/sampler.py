@@ -15,6 +15,7 @@ from torch import Tensor
 from diffdpo import flow
 from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel, compile_blocks
+from diffdpo.sampling.checkpoints import checkpointed_step
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise
@@ -84,14 +85,16 @@ def generate(
     network: Any = None,
     on_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
+    checkpointing: bool = False,
 ) -> list[Sample]:
     """A batch of songs, and how many evaluations each took. Gradients flow unless the caller forbids them.
 
     `network` is the model's own unless another is given. `hook` may replace x and state after each step, see
-    `trajectory.Hook`; the result has one song for each remaining row, in their order.
+    `trajectory.Hook`; the result has one song for each remaining row, in their order. With `checkpointing` the
+    backward pass computes each step again, and has the activations of one step in memory.
     """
     path = start(model, requests, cfg, seed=seed, network=network, estimate=hook is not None)
-    x, state = follow(path, cfg, on_step=on_step, hook=hook)
+    x, state = follow(path, cfg, on_step=on_step, hook=hook, checkpointing=checkpointing)
     songs = []
     for row, nfe, song in zip(state["row"].tolist(), state["nfe"].tolist(), x.float().cpu(), strict=True):
         request = requests[row]
@@ -158,8 +161,10 @@ def follow(
     *,
     on_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
+    checkpointing: bool = False,
 ) -> tuple[flow.Latents, State]:
     """Run all solver steps from noise to songs; `on_step` is called once a step, also at zero velocity."""
+    solver = cfg.build_solver()
     zero_steps = cfg.zero_init_steps
     for _ in range(zero_steps):  # the velocity is zero: x stays noise
         if on_step is not None:
@@ -175,7 +180,7 @@ def follow(
             path.velocity,
             path.x,
             path.times[zero_steps:],
-            cfg.build_solver(),
+            checkpointed_step(solver) if checkpointing else solver,
             path.state,
             lambda i: path.noise(zero_steps + i),
             after_step,
