@@ -20,6 +20,7 @@ from diffdpo.torchao_import import deferred_torchao
 VERBS = {
     "prepare": ("PrepareRun", "Songs to latents and embeddings: a dataset."),
     "sample": ("SampleRun", "Prompts to songs."),
+    "search": ("SearchRun", "The best songs of each prompt by a reward, at a cost."),
     "score": ("ScoreRun", "Songs to scores on several axes."),
     "mine": ("MineRun", "Scores to preference pairs and ratings."),
     "train": (

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.scorers.base import Scorer
+    from diffdpo.search.task import SearchMethod
     from diffdpo.types import Objective
 
 
@@ -98,3 +99,11 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
             raise ConfigError(f"scorers: {choice.name!r} is named twice")
         scorers[choice.name] = build_part(SCORERS, choice)
     return scorers
+
+
+def build_method(choice: Choice) -> "SearchMethod":
+    """The search method, its arguments checked."""
+    from diffdpo.search import METHODS
+
+    method: SearchMethod = build_part(METHODS, choice)
+    return method

@@ -80,6 +80,7 @@ TABLES = {
     "guidance": "diffdpo.sampling.guidance:GUIDERS",
     "link": "diffdpo.objectives.links:LINKS",
     "utility": "diffdpo.mining.utilities:AXIS_UTILITIES",
+    "method": "diffdpo.search:METHODS",
 }
 """Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
 

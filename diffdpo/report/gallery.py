@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +32,8 @@ class GalleryEntry:
     source: str
     """URL of the sound, relative to the page; empty if there is none."""
     picture: str
+    caption: str = ""
+    """What is said of the song beside its id."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,16 @@ class GallerySection:
     entries: tuple[GalleryEntry, ...]
 
 
-def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, n_missing: int = 0) -> Path:
+def write_gallery(
+    samples: Samples,
+    rows: Sequence[SampleRow],
+    *,
+    n_missing: int = 0,
+    captions: Mapping[str, str] | None = None,
+) -> Path:
     """Write index.html for rows of a samples table, in their order; the first 200 are shown, and `n_missing` songs
     named as still to be made. Pictures and page are written only if they are new: a second call costs nothing.
+    `captions` by sample id stand beside the ids.
     """
     songs = [row for row in rows if not row.error]
     prompts = {prompt.id: prompt for prompt in samples.prompts()}
@@ -56,7 +65,7 @@ def write_gallery(samples: Samples, rows: Sequence[SampleRow], *, n_missing: int
         .from_string(GALLERY_TEMPLATE.read_text(encoding="utf-8"))
         .render(
             title=samples.folder.resolve().name,
-            sections=_sections(samples, songs[:MAX_SONGS], prompts),
+            sections=_sections(samples, songs[:MAX_SONGS], prompts, captions or {}),
             shown=min(MAX_SONGS, len(songs)),
             made=len(songs),
             missing=n_missing,
@@ -77,7 +86,7 @@ def _environment() -> Environment:
 
 
 def _sections(
-    samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]
+    samples: Samples, rows: Sequence[SampleRow], prompts: Mapping[str, Prompt], captions: Mapping[str, str]
 ) -> list[GallerySection]:
     by_prompt: dict[str, list[SampleRow]] = {}
     for row in rows:
@@ -87,7 +96,8 @@ def _sections(
         prompt = prompts.get(name)
         title = (prompt.text if prompt else None) or name
         notes = _notes(prompt, songs[0]) if prompt else ()
-        sections.append(GallerySection(name, title, notes, tuple(_entry(samples, row) for row in songs)))
+        entries = (replace(_entry(samples, row), caption=captions.get(row.sample_id, "")) for row in songs)
+        sections.append(GallerySection(name, title, notes, tuple(entries)))
     return sections
 
 

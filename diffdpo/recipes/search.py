@@ -1,0 +1,256 @@
+"""The verb `search`: the best songs of each prompt by a reward, at a cost; every search can be mined."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+
+from diffdpo.checks import check_seed
+from diffdpo.config_paths import INPUT_FILE, PATH
+from diffdpo.data import tables
+from diffdpo.data.edits import Edit
+from diffdpo.data.prompts import read_edits, read_prompts
+from diffdpo.data.refresh import prompt_inputs, refresh_samples
+from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, write_prompts
+from diffdpo.data.song_prompts import SongPrompts
+from diffdpo.errors import DataError
+from diffdpo.faults import song_fault
+from diffdpo.models.base import SongModel
+from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.parts import build_method, build_model, build_scorers, check_model, model_digest
+from diffdpo.progress import Bar, bar, log
+from diffdpo.recipes import score
+from diffdpo.recipes.score import ScoreRun
+from diffdpo.registry import Choice
+from diffdpo.report.gallery import write_gallery
+from diffdpo.run_dir import DistEnv, device, dist_env, open_run
+from diffdpo.runs import finish
+from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.longform import LongformConfig
+from diffdpo.sampling.sample_files import SampleDigests, sample_row
+from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, check_jobs, sample_jobs
+from diffdpo.scorers.axes import check_axis_controls, judge_axes
+from diffdpo.search.config import SearchConfig
+from diffdpo.search.engine import SearchResult, choice_gains, search_prompt
+from diffdpo.search.store import SEARCH, FolderStore, SearchRow, ranked_rows
+from diffdpo.search.task import SearchMethod, SearchTask
+from diffdpo.types import Prompt
+
+RUNNERS_UP = 3
+"""Songs of a prompt on the page, besides the winners."""
+
+
+@dataclass
+class SearchRun:
+    """The best songs of each prompt."""
+
+    out: str = field(default=MISSING, metadata=PATH)
+    """A samples folder of all songs of the search; its scores are in `scores`."""
+    prompts: str = field(default=MISSING, metadata=INPUT_FILE)
+    """A prompts.jsonl, or a folder of `prepare`: the captions of its songs."""
+    songs: SongPrompts = field(default_factory=SongPrompts)
+    """Which captions of a folder of `prepare`, and how long the answers are."""
+    model: Choice = field(default_factory=lambda: Choice("tiny"))
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    longform: LongformConfig = field(default_factory=LongformConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    scores: str = field(default="", metadata=PATH)
+    """Folder of the scores table, which other runs may share; by default OUT/scores."""
+    seed: int = 0
+    embedding_cache: str = field(default="", metadata=PATH)
+    """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
+
+    def __post_init__(self) -> None:
+        check_seed(self, "seed")
+
+    def check_parts(self) -> None:
+        """ConfigError for a part or an argument that does not exist, before anything is loaded."""
+        check_model(self.model)
+        build_method(self.search.method)
+        self.search.reward.check()
+
+    @property
+    def scores_folder(self) -> Path:
+        """Where the values are."""
+        return Path(self.scores) if self.scores else Path(self.out) / "scores"
+
+
+def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
+    """Search for the songs of the prompts whose search is not complete. The keys in `free` may differ from those of
+    an earlier run in the folder."""
+    prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
+    check_axis_controls(prompts)
+    method = build_method(cfg.search.method)
+    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
+    dist = dist_env()
+    growing = [f"search.method.args.{name}" for name in method.growing]
+    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *growing, *free)
+    with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
+        if dist.main:
+            _warn(cfg, prompts, dist)
+        model = build_model(cfg.model)
+        torch.nn.Module.to(model.network, device())
+        jobs, faults = sample_jobs(model.spec, [(prompt, 0) for prompt in prompts], edits)
+        for job, reason in faults:
+            log(f"failed: {job.prompt.id}: {reason}", visible=dist.main)
+        check_jobs(model, jobs, cfg.longform)
+        results = _search_all(cfg, model, method, dist.shard(jobs), Samples(out), inputs, dist)
+        dist.barrier()
+        score.run(_score_run(cfg))  # what is there is not computed again
+        if dist.main:
+            _conclude(cfg, Samples(out), results, [job.prompt.id for job in jobs], dist)
+        dist.barrier()
+    return out
+
+
+def _refresh(
+    cfg: SearchRun,
+    prompts: Sequence[Prompt],
+    inputs: Mapping[str, str],
+    edits: Mapping[str, Edit],
+    out: Path,
+) -> None:
+    """Drop songs of an earlier run that were made from other inputs, then write the prompts of this run."""
+    samples, by_id = Samples(out), {prompt.id: prompt for prompt in prompts}
+    songs = {row.sample_id: by_id[row.prompt_id] for row in samples.all_rows() if row.prompt_id in by_id}
+    refresh_samples(samples, songs, inputs, lambda: None)
+    write_prompts(out / PROMPTS, prompts, edits)
+
+
+def _warn(cfg: SearchRun, prompts: Sequence[Prompt], dist: DistEnv) -> None:
+    if judges := [axis for axis in cfg.search.reward.axes if axis in judge_axes()]:
+        log(f"{', '.join(judges)}: judges elsewhere; songs that are chosen by them need another judge")
+    if len(prompts) < dist.count:
+        log(f"{len(prompts)} prompts for {dist.count} processes: a prompt is searched by one process")
+
+
+def _score_run(cfg: SearchRun) -> ScoreRun:
+    return ScoreRun(samples=[cfg.out], out=str(cfg.scores_folder), scorers=cfg.search.reward.scorers())
+
+
+def _search_all(
+    cfg: SearchRun,
+    model: SongModel,
+    method: SearchMethod,
+    jobs: Sequence[SampleJob],
+    samples: Samples,
+    inputs: Mapping[str, str],
+    dist: DistEnv,
+) -> list[SearchResult]:
+    """The results of some prompts; a prompt that fails is reported and left out."""
+    store = FolderStore(
+        model=model,
+        scorers=build_scorers(cfg.search.reward.scorers()),
+        reward=cfg.search.reward,
+        samples=samples,
+        scores=cfg.scores_folder,
+        method=cfg.search.method.name,
+        sample_row=partial(_sample_row, cfg, inputs),
+        process=dist.rank,
+    )
+    embeddings = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
+    results: list[SearchResult] = []
+    with bar("search", round(len(jobs) * cfg.search.budget), "song", visible=dist.main) as progress:
+        for job in jobs:
+            task = SearchTask(
+                model=model, job=job, sampling=cfg.sampling, longform=cfg.longform, seed=cfg.seed,
+                budget=cfg.search.budget, embeddings=embeddings, store=store,
+            )  # fmt: skip
+            task.on_spend = partial(_advance, progress, task)
+            try:
+                result = search_prompt(task, method)
+            except Exception as error:  # whatever one prompt brings about: the others go on
+                log(f"failed: {job.prompt.id}: {song_fault(error)}")
+                continue
+            rows = ranked_rows(store.rows, result.songs, job.prompt.id)
+            tables.append(samples.folder, SEARCH, rows, rank=dist.rank)
+            results.append(result)
+            progress.describe(f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd")
+    return results
+
+
+def _advance(progress: Bar, task: SearchTask, nfe: int) -> None:
+    """Advance by whole songs' worth of evaluations."""
+    before, after = ((task.nfe - part) // task.song_nfe for part in (nfe, 0))
+    if after > before:
+        progress.advance(after - before)
+
+
+def _sample_row(
+    cfg: SearchRun, inputs: Mapping[str, str], embedded_job: EmbeddedJob, digests: SampleDigests
+) -> SampleRow:
+    job = embedded_job.job
+    model = json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True)
+    return sample_row(
+        job, cfg.sampling, cfg.longform, seed=cfg.seed, model=model, inputs=inputs[job.prompt.id],
+        digests=digests,
+    )  # fmt: skip
+
+
+def _conclude(
+    cfg: SearchRun,
+    samples: Samples,
+    results: Sequence[SearchResult],
+    prompt_ids: Sequence[str],
+    dist: DistEnv,
+) -> None:
+    """The page, what was gained, and the manifest once the search of every prompt is complete."""
+    for spec in (SAMPLES, SEARCH):
+        tables.compact(samples.folder, spec)
+    rows = sorted(
+        (row for row in tables.read_rows(samples.folder, SEARCH) if row.rank),
+        key=lambda row: (prompt_ids.index(row.prompt_id) if row.prompt_id in prompt_ids else -1, row.rank),
+    )
+    complete = {row.prompt_id for row in rows}
+    _write_page(cfg, samples, rows)
+    _report_gains(cfg, rows)
+    if not complete:
+        raise DataError(f"{samples.folder}: no prompt has a song; the messages above say why")
+    if missing := [name for name in prompt_ids if name not in complete]:
+        log(f"{len(missing)} of {len(prompt_ids)} prompts have no song; the same command tries them again")
+        return
+    finish(
+        samples.folder,
+        search=asdict(cfg.search),
+        winners={row.prompt_id: row.sample_id for row in rows if row.rank == 1},
+        songs=len(rows),
+        nfe=sum(result.nfe for result in results) if dist.count == 1 else sum(row.nfe for row in rows),
+        world=dist.count,
+    )
+
+
+def _write_page(cfg: SearchRun, samples: Samples, rows: Sequence[SearchRow]) -> None:
+    """The winners and the runners-up of each prompt, with rewards and costs."""
+    songs = {row.sample_id: row for row in samples.all_rows()}
+    shown = [row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs]
+    captions = {}
+    for row in shown:
+        place = "winner" if row.rank <= cfg.search.winners else f"number {row.rank}"
+        fault = "" if not row.violation else f", violates by {row.violation:.2f} sd"
+        captions[row.sample_id] = f"{place}, {row.reward:+.2f} sd{fault}"
+    write_gallery(samples, [songs[row.sample_id] for row in shown], captions=captions)
+
+
+def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:
+    """Log the winners' mean reward; for best-of-N what each N gains, and at which divergence."""
+    winners = [row.reward for row in rows if row.rank == 1]
+    if not winners:
+        return
+    log(f"winners of {len(winners)} prompts: mean reward {sum(winners) / len(winners):+.2f} sd")
+    if cfg.search.method.name == "best_of_n":
+        by_prompt: dict[str, list[float]] = {}
+        for row in rows:
+            by_prompt.setdefault(row.prompt_id, []).append(row.reward)
+        for entry in choice_gains(list(by_prompt.values())):
+            log(f"best of {entry.n}: {entry.gain:+.2f} sd over a plain song, KL at most {entry.kl:.2f} nats")
+
+
+def search_rows(folder: Path) -> list[Any]:
+    """The rows of a search with a rank, the best of each prompt first."""
+    rows = [row for row in tables.read_rows(folder, SEARCH) if row.rank]
+    return sorted(rows, key=lambda row: (row.prompt_id, row.rank))
