@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffdpo.devices import choose_device
 from diffdpo.errors import CheckpointError, plain, reason
+from diffdpo.gradient_checkpoints import checkpoint_call
 from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors
@@ -110,6 +111,21 @@ class Vae:
             return self.synthesise(latents[:, start:stop].transpose(1, 2).float().to(device))
 
         return stream(run, latents.shape[1], self.chunks, per_frame=self.samples_per_frame)
+
+    def decode_with_gradients(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """`decode` that gradients pass through, with the activations of a window in memory."""
+        device = self._place()
+
+        def synthesise(window: Tensor) -> Tensor:
+            return self.synthesise(window.transpose(1, 2).float().to(device))
+
+        def run(start: int, stop: int) -> Tensor:
+            return checkpoint_call(synthesise, latents[:, start:stop])
+
+        pieces = stream(run, latents.shape[1], self.chunks, per_frame=self.samples_per_frame)
+        return assemble(pieces, latents.shape[1] * self.samples_per_frame)
 
     def _place(self) -> torch.device:
         device = choose_device()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffdpo.codecs.same_chunks import ChunkedAttention, chunk_attention
 from diffdpo.devices import choose_device
 from diffdpo.errors import CheckpointError, reason
+from diffdpo.gradient_checkpoints import checkpoint_call
 from diffdpo.runs import read_json
 from diffdpo.weight_files import WEIGHTS, assign, read_tensors
 from diffdpo.windows import Chunks, assemble, chunks_for_context, stream
@@ -76,15 +77,23 @@ class SameCodec:
         self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
     ) -> Float[Tensor, "batch 2 sample"]:
         """The whole sound, on the CPU. `first_frame`, its place in the song, changes nothing."""
+        with torch.no_grad():
+            return self.decode_with_gradients(latents, first_frame=first_frame)
+
+    def decode_with_gradients(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """`decode` that gradients pass through, with the activations of a window in memory."""
         device, hop = self._place(), self.samples_per_frame
         length = latents.shape[1]
         latents = F.pad(latents, (0, 0, 0, -length % self.alignment))
         total = latents.shape[1]
 
-        @torch.no_grad()
+        def synthesise(window: Tensor) -> Tensor:
+            return self.module.decode(window.transpose(1, 2).float().to(device), return_dict=False)[0]
+
         def run(start: int, stop: int) -> Tensor:
-            window = latents[:, start:stop].transpose(1, 2).float().to(device)
-            return self.module.decode(window, return_dict=False)[0]
+            return checkpoint_call(synthesise, latents[:, start:stop])
 
         sound = assemble(stream(run, total, self.chunks, per_frame=hop), total * hop)
         return sound[..., : length * hop]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffdpo.codecs.bands import Bands, shape
 from diffdpo.codecs.phase_init import Stft, griffin_lim, initial_phases
+from diffdpo.gradient_checkpoints import checkpoint_call
 
 
 class ConvNextBlock(nn.Module):
@@ -127,10 +128,14 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         return torch.cat(features, -1)
 
     def synthesise(
-        self, features: Float[Tensor, "batch frame feature"], *, first_frame: int = 0
+        self,
+        features: Float[Tensor, "batch frame feature"],
+        *,
+        first_frame: int = 0,
+        constant_phases: bool = False,
     ) -> Float[Tensor, "batch 2 sample"]:
         """Sound with the band magnitudes of `features`. `first_frame` is the place of the first latent frame in its
-        song."""
+        song; `constant_phases` see `griffin_lim`."""
         stft, pad = self.stft, _pad(self.stft)
         tonal = self._levels(features[..., : self.tonal_features], stft)
         magnitude = self.bands.spread(tonal, stft.size // 2 + 1)
@@ -141,7 +146,13 @@ class SpectralCodec(ModelMixin, ConfigMixin):
             tonal_bins=self.config.linear_bands,
             steady_frames=self.config.steady_frames,
         )
-        sides = griffin_lim(magnitude, phases, stft, iterations=self.config.griffin_lim_iterations)
+        sides = griffin_lim(
+            magnitude,
+            phases,
+            stft,
+            iterations=self.config.griffin_lim_iterations,
+            constant_phases=constant_phases,
+        )
         attacks = self._levels(features[..., self.tonal_features :], self.attack_stft)
         sides = shape(sides[:, pad:-pad], attacks, self.attack_stft, self.attack_bands)
         middle, side = rearrange(sides, "(b side) sample -> side b sample", side=2)
@@ -221,11 +232,36 @@ class SpectralCodec(ModelMixin, ConfigMixin):
         The result does not depend on `chunk`, since the codec is local in time. `first_frame` is the place of the
         first latent frame in its song.
         """
+        return self._decode(latents, chunk, first_frame)
+
+    def decode_with_gradients(
+        self, latents: Float[Tensor, "batch frame channel"], *, chunk: int = 128, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """`decode` that gradients pass through, with the activations of a chunk in memory.
+
+        They pass through the magnitudes; phases count as constants, see `griffin_lim`.
+        """
+        return self._decode(latents, chunk, first_frame, constant_phases=True)
+
+    def _decode(
+        self,
+        latents: Float[Tensor, "batch frame channel"],
+        chunk: int,
+        first_frame: int,
+        *,
+        constant_phases: bool = False,
+    ) -> Float[Tensor, "batch 2 sample"]:
+        """The sound chunk by chunk; where gradients pass, each chunk is computed again in the backward pass."""
         context, length, chunks = self.receptive_frames, latents.shape[1], []
+
+        def decode_window(window: Tensor, place: int) -> Tensor:
+            features = self.decode_features(window)
+            return self.synthesise(features, first_frame=place, constant_phases=constant_phases)
+
         for start in range(0, length, chunk):
             stop, first = min(start + chunk, length), max(0, start - context)
             window = latents[:, first : min(length, stop + context)]
-            audio = self.synthesise(self.decode_features(window), first_frame=first_frame + first)
+            audio = checkpoint_call(decode_window, window, first_frame + first)
             offset = (start - first) * self.config.samples_per_frame
             chunks.append(audio[..., offset : offset + (stop - start) * self.config.samples_per_frame])
         return torch.cat(chunks, -1)

@@ -220,6 +220,16 @@ class TranscribesSounds(Protocol):
         """`transcribe` of the whole sound; {} where nothing is transcribed."""
 
 
+@runtime_checkable
+class DecodesWithGradients(Protocol):
+    """A song model through whose codec gradients pass, from sound to latents. Optional."""
+
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        """`decode` as a tensor that gradients pass through. DataError where the codec is absent or has none."""
+
+
 OPTIONAL: dict[Any, str] = {
     Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
@@ -228,6 +238,7 @@ OPTIONAL: dict[Any, str] = {
     Transcribes: "transcribe recordings",
     EncodesSounds: "encode sounds in slices",
     TranscribesSounds: "transcribe sounds in slices",
+    DecodesWithGradients: "be differentiated through its codec, which optimised noise needs",
 }
 """The ability that each optional protocol stands for, as an error message names it."""
 

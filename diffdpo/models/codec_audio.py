@@ -38,6 +38,15 @@ class WindowedCodec(Protocol):
     ) -> Float[Tensor, "batch frame channel"]: ...
 
 
+@runtime_checkable
+class DifferentiableCodec(Protocol):
+    """A codec through whose decoder gradients pass."""
+
+    def decode_with_gradients(
+        self, latents: Float[Tensor, "batch frame channel"], *, first_frame: int = 0
+    ) -> Float[Tensor, "batch 2 sample"]: ...
+
+
 def encode_clip(
     codec: Codec | None, clip: Clip, sample_rate: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "frame channel"]:
@@ -67,6 +76,17 @@ def decode_clip(
     """The sound of latents; `first_frame` is their place in the song. DataError for a model without a codec."""
     samples = require_codec(codec).decode(latents[None].float(), first_frame=first_frame)[0]
     return Clip(samples=samples.cpu().numpy(), sample_rate=sample_rate)
+
+
+def decode_tensor(
+    codec: Codec | None, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+) -> Float[Tensor, "2 sample"]:
+    """The sound of latents at the model's rate, on the graph of gradients. DataError for a model without a codec,
+    or with one that gradients do not pass through."""
+    required_codec = require_codec(codec)
+    if not isinstance(required_codec, DifferentiableCodec):
+        raise DataError("gradients do not pass through this model's codec; choose another model")
+    return required_codec.decode_with_gradients(latents[None].float(), first_frame=first_frame)[0]
 
 
 def require_codec(codec: Codec | None) -> Codec:

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffdpo import flow
 from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel, compile_blocks
-from diffdpo.sampling.checkpoints import checkpointed_step
+from diffdpo.sampling.checkpoints import checkpoint_step
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise
@@ -180,7 +180,7 @@ def follow(
             path.velocity,
             path.x,
             path.times[zero_steps:],
-            checkpointed_step(solver) if checkpointing else solver,
+            checkpoint_step(solver) if checkpointing else solver,
             path.state,
             lambda i: path.noise(zero_steps + i),
             after_step,

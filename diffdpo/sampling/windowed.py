@@ -168,5 +168,11 @@ class WindowedModel:
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         return self.base_model.decode(latents, first_frame)
 
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        model: Any = self.base_model
+        return model.decode_tensor(latents, first_frame)
+
     def place(self, part: Any, device: str | None) -> None:
         self.base_model.place(part, device)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from support.model_contract import FRAMES, LENGTH, Inputs, draw, noise, one_line_error
 
+from diffdpo.errors import DataError
+from diffdpo.models.base import DecodesWithGradients, require, supports
 from diffdpo.models.embeddings import EmbeddingStore, read_embedding, write_embedding
 from diffdpo.types import Row
 
@@ -123,3 +125,29 @@ def test_a_chunk_with_its_surroundings_sounds_as_in_its_song(subject, place):
     ]
     expected = whole.samples[:, low * per_frame : high * per_frame]
     assert np.abs(chunk - expected).max() <= 1e-4 * np.abs(whole.samples).max()
+
+
+def test_gradients_pass_through_the_codec_or_are_refused(subject):
+    """The sound of `decode`, and a gradient along which levels move as it says."""
+    if not supports(subject.model, DecodesWithGradients):
+        with pytest.raises(DataError, match="optimised noise"):
+            require(subject.model, DecodesWithGradients)
+        return
+    model = subject.model
+    song = draw(20, model.spec.channels)
+    sound = torch.from_numpy(model.decode(song, 3).samples)
+    weights = torch.randn(2, 20, generator=torch.Generator().manual_seed(3))
+
+    def loss(latents):
+        levels = model.decode_tensor(latents, 3).unflatten(1, (20, -1)).square().mean(-1).log()
+        return (weights * levels).sum()
+
+    leaf = song.clone().requires_grad_()
+    decoded = model.decode_tensor(leaf, 3)
+    assert (decoded.detach() - sound).abs().max() <= 1e-4 * sound.abs().max()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        assert not model.decode_tensor(song).requires_grad
+        slope = (loss(song + 0.01 * direction) - loss(song - 0.01 * direction)) / 0.02
+    assert slope.item() == pytest.approx(gradient.norm().item(), rel=0.3)

@@ -19,7 +19,7 @@ from diffdpo.models.ace_step.planner import CodePlanner
 from diffdpo.models.ace_step.text import TASKS, prompt_texts
 from diffdpo.models.ace_step.timbre import REFERENCE_S, reference_excerpts
 from diffdpo.models.base import Condition, LatentSpec, check_part, host_value
-from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
+from diffdpo.models.codec_audio import decode_clip, decode_tensor, encode_clip, encode_slices
 from diffdpo.sounds import Sound
 from diffdpo.types import Clip, Embedding, Plan, Prompt, Row
 
@@ -234,6 +234,12 @@ class AceStep:
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
         return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
+
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        """See DecodesWithGradients."""
+        return decode_tensor(self.codec, latents, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""

@@ -15,7 +15,7 @@ from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.lyrics.front_end import TokenLine
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
-from diffdpo.models.codec_audio import Codec, decode_clip, encode_clip, encode_slices
+from diffdpo.models.codec_audio import Codec, decode_clip, decode_tensor, encode_clip, encode_slices
 from diffdpo.models.diffrhythm.encoders import Encoders
 from diffdpo.models.diffrhythm.lines import line_tensors, place_lines
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer, EncodedCondition, padding_behind
@@ -218,6 +218,12 @@ class DiffRhythm:
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
         return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
+
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        """See DecodesWithGradients."""
+        return decode_tensor(self.codec, latents, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""

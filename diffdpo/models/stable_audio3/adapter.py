@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdpo.codecs.same import SameCodec
 from diffdpo.errors import DataError
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
-from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
+from diffdpo.models.codec_audio import decode_clip, decode_tensor, encode_clip, encode_slices
 from diffdpo.models.stable_audio3.network import StableAudio3DiTModel
 from diffdpo.models.stable_audio3.text import TOKENS, PromptEncoder
 from diffdpo.sounds import Sound
@@ -144,6 +144,12 @@ class StableAudio3:
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
         return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
+
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        """See DecodesWithGradients."""
+        return decode_tensor(self.codec, latents, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""

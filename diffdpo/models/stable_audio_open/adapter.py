@@ -13,7 +13,7 @@ from diffdpo.codecs.oobleck import Vae
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
 from diffdpo.models.base import Condition, LatentSpec, check_controls, check_part
-from diffdpo.models.codec_audio import decode_clip, encode_clip, encode_slices
+from diffdpo.models.codec_audio import decode_clip, decode_tensor, encode_clip, encode_slices
 from diffdpo.models.reparametrization import velocity_from_v, vp_point
 from diffdpo.models.stable_audio_open.network import StableAudioDiTModel
 from diffdpo.models.stable_audio_open.text import T5Prompts
@@ -108,6 +108,12 @@ class StableAudioOpen:
     def decode(self, latents: Float[Tensor, "frame channel"], first_frame: int = 0) -> Clip:
         """See SongModel."""
         return decode_clip(self.codec, latents, self.spec.sample_rate, first_frame)
+
+    def decode_tensor(
+        self, latents: Float[Tensor, "frame channel"], first_frame: int = 0
+    ) -> Float[Tensor, "2 sample"]:
+        """See DecodesWithGradients."""
+        return decode_tensor(self.codec, latents, first_frame)
 
     def place(self, part: Literal["encoders", "codec"], device: str | None) -> None:
         """See SongModel."""
