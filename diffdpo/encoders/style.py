@@ -175,7 +175,10 @@ class TwoTowerStyle(ModelMixin, ConfigMixin):
 
     def mel_power(self, clip: Clip) -> Float[Tensor, "2 frame mel"]:
         """Mel power spectrogram of middle and side."""
-        stereo = torch.from_numpy(audio.resample(audio.stereo(clip), RATE).samples)
+        return self.mel_power_of(torch.from_numpy(audio.resample(audio.stereo(clip), RATE).samples))
+
+    def mel_power_of(self, stereo: Float[Tensor, "2 sample"]) -> Float[Tensor, "2 frame mel"]:
+        """Mel power spectrogram of middle and side of a sound at RATE; gradients pass."""
         stereo = F.pad(stereo, (0, max(0, STFT - stereo.shape[-1])))
         mid_side = torch.stack([stereo[0] + stereo[1], stereo[0] - stereo[1]]) / 2
         spectrum = torch.stft(mid_side, STFT, HOP, window=torch.hann_window(STFT), return_complex=True)

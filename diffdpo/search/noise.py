@@ -1,8 +1,9 @@
 """Optimised noise: the noise from which a sampler's song comes near to a target (DITTO, Novack et al. 2024).
 
-x_T* = argmin L(f(Sampler(x_T)), y) by Adam, with gradients through the whole sampler. After each step the noise goes
-back to the shell on which Gaussian noise lies: away from it the network has seen nothing and songs break. Everything
-is elementwise or belongs to one song, so a song depends neither on its batch nor on how many iterations follow.
+x_T* = argmin L(f(Sampler(x_T)), y) by Adam, with gradients through the whole sampler. After each step the noise
+goes back to the shell on which Gaussian noise lies: away from it the network has seen nothing and songs break.
+Everything is elementwise or belongs to one song, so a song depends neither on its batch nor on how many iterations
+follow.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class NoiseOptimiser:
     target_loss: float = 0.0
     """A song stops once its loss is at most this; 0: never."""
     keep_best: bool = True
-    """Whether the result is the noise of the lowest loss, else the last. Losses of random windows do not compare."""
+    """Whether the result is the noise of the lowest loss, else the last."""
 
     def __post_init__(self) -> None:
         check_range(self, "iterations", "patience", "target_loss", low=0)

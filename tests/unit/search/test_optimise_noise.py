@@ -128,7 +128,7 @@ def test_a_stop_ends_the_run_and_a_gradient_without_a_number_moves_nothing():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("iterations", -1), ("lr", 0), ("lr", float("nan")), ("patience", -1)]
+    ("name", "value"), [("iterations", -1), ("lr", 0), ("lr", float("nan")), ("patience", -1)]
 )
 def test_ranges_are_checked(name, value):
     with pytest.raises(ValueError, match=name):
