@@ -96,13 +96,13 @@ def chromagram(
 
 @cache
 def chroma_bank(sample_rate: int, lowest_hz: float, highest_hz: float) -> Float[Tensor, "bin 12"]:
-    """The share of each bin of a spectrum in each pitch class at A440: Gaussian in pitch, half a semitone wide, and
-    fading at both ends of the range within half an octave."""
+    """The share of each bin of a spectrum in each pitch class at A440: Gaussian in pitch, a third of a semitone
+    wide, summing to one, and fading at both ends of the range within half an octave."""
     size = spectrum_size(sample_rate)
     hertz = torch.arange(size // 2 + 1, dtype=torch.float64) * sample_rate / size
     pitch = 69 + 12 * torch.log2(hertz.clamp(min=1.0) / 440)
     distance = (pitch[:, None] - torch.arange(12) + 6) % 12 - 6
-    shares = torch.exp(-(distance**2) / (2 * 0.5**2))
+    shares = torch.softmax(-(distance**2) / (2 * (1 / 3) ** 2), 1)
     low, high = (69 + 12 * math.log2(edge / 440) for edge in (lowest_hz, highest_hz))
     fade = ((pitch - low) / 6 + 0.5).clamp(0, 1) * ((high - pitch) / 6 + 0.5).clamp(0, 1)
     return shares * (fade * (hertz > 0))[:, None]

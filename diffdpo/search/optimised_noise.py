@@ -5,9 +5,9 @@ with all steps. An iteration costs four times the evaluations of a surrogate son
 backward pass, which keeps no activations between steps, and the backward pass itself, which counts as two.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -41,7 +41,7 @@ class OptimisedNoise:
     shorter one stood.
     """
 
-    targets: Sequence[Mapping[str, Any]] = ()
+    targets: list[dict[str, Any]] = field(default_factory=list)
     """Each {name, weight, arguments}: intensity, melody, structure, style. By default the style of the prompt."""
     iterations: int = 0
     """Steps of Adam; 0: as many as the budget allows."""
@@ -85,7 +85,7 @@ class OptimisedNoise:
         steps = len(state["losses"]) - 1  # fewer than `iterations` after an early stop
         nfe = ITERATION_FACTOR * planned_nfe(surrogate) * steps + task.song_nfe
         task.spend(before + nfe - task.nfe)
-        (latents,) = _song_of_noise(task, job, state["noise"])
+        latents = song_of_noise(task, job, state["noise"])
         details = {
             "iterations": steps,
             "surrogate_losses": [round(value, 6) for value in state["losses"].tolist()],
@@ -241,10 +241,11 @@ def decode_frames(
     return sound[:, (begin - low) * per_frame : (end - low) * per_frame].cpu()
 
 
-def _song_of_noise(
+def song_of_noise(
     task: SearchTask, job: EmbeddedJob, noise: Float[Tensor, "frame channel"]
-) -> list[Float[Tensor, "frame channel"]]:
+) -> Float[Tensor, "frame channel"]:
     """The song of some noise with all steps."""
     request = replace(song_request(task.model, job), noise=noise)
     with torch.no_grad():
-        return compose(task.model, [request], task.sampling, task.longform, seed=task.seed)
+        (song,) = compose(task.model, [request], task.sampling, task.longform, seed=task.seed)
+    return song

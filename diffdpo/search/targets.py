@@ -56,7 +56,7 @@ class Target(Protocol):
 class Intensity:
     """A loudness curve in dB. The loss is the mean squared difference, in units of (10 dB)²."""
 
-    curve: Sequence[Sequence[float]] = ()
+    curve: list[list[float]] = field(default_factory=list)
     """Points [second, dB] with straight lines between them."""
     recording: str = field(default="", metadata=INPUT_FILE)
     """Or a recording that has the curve."""
@@ -103,7 +103,7 @@ class Intensity:
 class Melody:
     """Pitch classes over time. The loss is 1 - the mean cosine of the chromagrams, where the target sounds."""
 
-    notes: Sequence[Sequence[float]] = ()
+    notes: list[list[float]] = field(default_factory=list)
     """Notes [start in seconds, end in seconds, MIDI pitch]; 60 is middle C, octaves do not matter."""
     recording: str = field(default="", metadata=INPUT_FILE)
     """Or a recording of the melody."""
