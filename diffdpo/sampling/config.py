@@ -14,6 +14,7 @@ from diffdpo.flow import LOG_SNR_END, LOG_SNR_START, log_snr_times
 from diffdpo.models.base import LatentSpec
 from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import Guidance, build_guider
+from diffdpo.sampling.reward_guidance import RewardGuidance
 from diffdpo.sampling.solver import Solver, build_solver
 from diffdpo.sampling.trajectory import schedule
 
@@ -69,6 +70,8 @@ class SamplingConfig:
     cache_threshold: float = 0.0
     """Expected relative change of a song's velocity below which it is extrapolated, not computed; 0 computes all
     velocities."""
+    reward_guidance: RewardGuidance | None = None
+    """Guidance towards higher values of an axis by a probe of latents: docs/howto/reward-guidance.md."""
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     """Compile the network's repeated blocks: a minute at the beginning."""

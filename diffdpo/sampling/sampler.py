@@ -20,6 +20,7 @@ from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_co
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.noise import start_noise, step_noise
 from diffdpo.sampling.request import Request
+from diffdpo.sampling.reward_guidance import build_reward, reward_guided_velocity
 from diffdpo.sampling.trajectory import (
     Hook,
     Noise,
@@ -152,7 +153,11 @@ def conditioned_velocity(
             return network_velocity(model, policy, prepare_conditions(model, conditions))
 
     velocity = guided_velocity(by_adapters(policy, prepare), conditions, cfg.build_guidance(), mask)
-    return cached_velocity(velocity, cfg.cache_threshold, mask)
+    velocity = cached_velocity(velocity, cfg.cache_threshold, mask)
+    if cfg.reward_guidance is None or not cfg.reward_guidance.weight:
+        return velocity
+    reward = build_reward(cfg.reward_guidance, model.spec.channels, device)
+    return reward_guided_velocity(velocity, reward, cfg.reward_guidance, mask)
 
 
 def follow(

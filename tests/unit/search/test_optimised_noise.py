@@ -40,9 +40,7 @@ def model(bundle):
     return MODELS["tiny"](bundle=str(bundle)).load()
 
 
-def search_task(
-    model, *, budget=100.0, sampling=SAMPLING, seconds=1.0, store=None, longform=LongformConfig()
-):
+def search_task(model, *, budget=100.0, sampling=SAMPLING, seconds=1.0, store=None, longform=LONGFORM):
     prompt = Prompt(id="p", text="rock", duration_s=seconds)
     (job,), _ = sample_jobs(model.spec, [(prompt, 0)], {})
     reward = RewardConfig(weights={"structure.form": 1.0})
