@@ -22,6 +22,7 @@ UNDOCUMENTED = {
     "cli",
     "commands",
     "commands_evaluation",
+    "commands_probe",
     "commands_training",
     "presets",
 }
