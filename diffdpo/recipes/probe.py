@@ -97,6 +97,7 @@ def fit_latent_probe(cfg: ProbeRun) -> str:
         scale=scale,
         correlation=mean_correlation(result),
         correlations=result.correlations,
+        within=result.within,
         songs=len(songs),
         held_out_songs=result.held_out_songs,
         scorer=newest_versions(Path(cfg.scores)).get(scorer, ""),
@@ -130,7 +131,10 @@ def _lines(cfg: ProbeRun, card: ProbeCard, parameters: int) -> Iterator[str]:
         f"{parameters} parameters"
     )
     for time, correlation in card.correlations.items():
-        yield f"t = {time}: correlation {correlation:+.2f} on held-out prompts"
+        yield (
+            f"t = {time}: correlation {correlation:+.2f} on held-out prompts, {card.within[time]:+.2f} among songs "
+            "of one prompt"
+        )
     if card.correlation < 0.2:
         yield "a correlation this low guides by chance: score more songs, or choose another axis"
     yield cfg.out

@@ -61,6 +61,8 @@ class FittedProbe:
     probe: LatentProbe
     correlations: dict[str, float]
     """By time t."""
+    within: dict[str, float]
+    """The same among songs of one prompt group: both sides less the means of the group."""
     held_out_songs: int
 
 
@@ -93,7 +95,8 @@ def fit_probe(
         if on_step is not None:
             on_step()
     probe.eval().requires_grad_(False)
-    return FittedProbe(probe, held_out_correlations(probe, data, held_out, seed), int(held_out.sum()))
+    correlations, within = held_out_correlations(probe, data, held_out, seed)
+    return FittedProbe(probe, correlations, within, int(held_out.sum()))
 
 
 def _noised_batch(
@@ -118,12 +121,12 @@ def _noised_batch(
 @torch.no_grad()
 def held_out_correlations(
     probe: LatentProbe, data: ProbeData, held_out: Bool[Tensor, " song"], seed: int
-) -> dict[str, float]:
-    """The correlation of prediction and value over the songs of a mask, at each of CHECK_TIMES; 0 where either is
-    constant."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The correlation of prediction and value over the songs of a mask, at each of CHECK_TIMES, and that within
+    prompt groups; 0 where either is constant."""
     places = held_out.nonzero().flatten().tolist()
-    values = data.values[held_out]
-    correlations = {}
+    values, groups = data.values[held_out], [data.groups[place] for place in places]
+    correlations, within = {}, {}
     for time in CHECK_TIMES:
         predictions = []
         for place in places:
@@ -132,8 +135,18 @@ def held_out_correlations(
             t = torch.tensor([time])
             mask = torch.ones(song.shape[:2], dtype=torch.bool)
             predictions.append(probe(flow.interpolate(song, noise, t), t, mask))
-        correlations[f"{time:g}"] = _correlation(torch.cat(predictions), values)
-    return correlations
+        prediction, key = torch.cat(predictions), f"{time:g}"
+        correlations[key] = _correlation(prediction, values)
+        within[key] = _correlation(_centred(prediction, groups), _centred(values, groups))
+    return correlations, within
+
+
+def _centred(values: Float[Tensor, " song"], groups: Sequence[str]) -> Float[Tensor, " song"]:
+    """Values less the mean of their group."""
+    names = sorted(set(groups))
+    number = torch.tensor([names.index(group) for group in groups])
+    totals = torch.zeros(len(names)).index_add(0, number, values.float())
+    return values - (totals / torch.bincount(number, minlength=len(names)))[number]
 
 
 def _correlation(a: Float[Tensor, " song"], b: Float[Tensor, " song"]) -> float:
