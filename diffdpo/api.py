@@ -63,12 +63,8 @@ def sample(
     from diffdpo.sampling.sampler import batch_requests, sample_batch
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
-    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
-    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
-    if len(by_id) < len(entries):
-        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
     requests: dict[str, tuple[Prompt, Request]] = {}
-    for p in by_id.values():
+    for p in as_prompts(prompts, seconds):
         for k in range(per_prompt):
             name, frames = f"{p.id}.{k:03d}", model.spec.frames(p.duration_s)
             _, plan = plan_candidate(store, p, name, frames, seed)
@@ -99,6 +95,15 @@ def sampling_config(settings: Mapping[str, Any]) -> Any:
         return SamplingConfig(**{**settings, **parts})
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
+
+
+def as_prompts(prompts: Prompt | str | Iterable[Prompt | str], seconds: float) -> list[Prompt]:
+    """Prompts, of texts with this length. ConfigError for two of the same id."""
+    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(by_id) < len(entries):
+        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
+    return list(by_id.values())
 
 
 def _as_prompt(entry: Prompt | str, number: int, seconds: float) -> Prompt:

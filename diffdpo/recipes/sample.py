@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from diffdpo.faults import song_fault
 from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model, check_model, model_digest
+from diffdpo.parts import build_method, build_model, check_model, model_digest
 from diffdpo.progress import bar, log
 from diffdpo.registry import Choice
 from diffdpo.report.gallery import write_gallery
@@ -43,6 +44,7 @@ from diffdpo.sampling.sample_jobs import (
     song_request,
 )
 from diffdpo.scorers.axes import check_axis_controls
+from diffdpo.search.config import SearchConfig
 from diffdpo.types import Prompt
 
 
@@ -58,8 +60,10 @@ class SampleRun:
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     longform: LongformConfig = field(default_factory=LongformConfig)
+    search: SearchConfig | None = None
+    """With a search, the songs of a prompt are the best that it finds; all its songs are in OUT/search."""
     per_prompt: int = 1
-    """Songs for each prompt, each with noise of its own."""
+    """Songs for each prompt, each with noise of its own; of a search the best."""
     seed: int = 0
     shard: int = 0
     shards: int = 1
@@ -73,10 +77,17 @@ class SampleRun:
         check_range(self, "per_prompt", "shards", low=1)
         check_range(self, "shard", low=0, below=self.shards)
         check_seed(self, "seed")
+        if self.search is not None and (self.shards > 1 or not self.audio):
+            raise ValueError(
+                "search: takes audio=true and shards=1; `accelerate launch` shares it over processes"
+            )
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
+        if self.search is not None:
+            build_method(self.search.method)
+            self.search.reward.check()
 
 
 def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
@@ -98,6 +109,12 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
     )
     with folder as out:
         samples = Samples(out)
+        if cfg.search is not None:
+            sample_ids = import_module("diffdpo.recipes.winners").sample_winners(cfg, samples, dist)
+            if dist.main:
+                _conclude(cfg, samples, sample_ids, dist)
+            dist.barrier()
+            return out
         complete_ids = {
             row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)
         }

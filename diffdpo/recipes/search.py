@@ -88,8 +88,8 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     method = build_method(cfg.search.method)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     dist = dist_env()
-    growing = [f"search.method.args.{name}" for name in method.growing]
-    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *growing, *free)
+    free_keys = [f"search.method.args.{name}" for name in method.free_arguments]
+    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *free_keys, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:
             _warn(cfg, prompts, dist)
@@ -211,8 +211,8 @@ def _conclude(
     _report_gains(cfg, rows)
     if not complete:
         raise DataError(f"{samples.folder}: no prompt has a song; the messages above say why")
-    if missing := [name for name in prompt_ids if name not in complete]:
-        log(f"{len(missing)} of {len(prompt_ids)} prompts have no song; the same command tries them again")
+    if absent := [name for name in prompt_ids if name not in complete]:
+        log(f"{len(absent)} of {len(prompt_ids)} prompts have no song; the same command tries them again")
         return
     finish(
         samples.folder,
@@ -227,13 +227,15 @@ def _conclude(
 def _write_page(cfg: SearchRun, samples: Samples, rows: Sequence[SearchRow]) -> None:
     """The winners and the runners-up of each prompt, with rewards and costs."""
     songs = {row.sample_id: row for row in samples.all_rows()}
-    shown = [row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs]
+    page_rows = [
+        row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs
+    ]
     captions = {}
-    for row in shown:
+    for row in page_rows:
         place = "winner" if row.rank <= cfg.search.winners else f"number {row.rank}"
         fault = "" if not row.violation else f", violates by {row.violation:.2f} sd"
         captions[row.sample_id] = f"{place}, {row.reward:+.2f} sd{fault}"
-    write_gallery(samples, [songs[row.sample_id] for row in shown], captions=captions)
+    write_gallery(samples, [songs[row.sample_id] for row in page_rows], captions=captions)
 
 
 def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:

@@ -4,6 +4,6 @@ points of the group `diffdpo.methods`."""
 from typing import Any
 
 from diffdpo.registry import Table
-from diffdpo.search.best_of_n import BestOfN
+from diffdpo.search.best_of_n import BestOfNSearch
 
-METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfN})
+METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfNSearch})

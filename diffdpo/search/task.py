@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.samples import sample_id
+from diffdpo.flow import SongLatents
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.sampling.config import SamplingConfig
@@ -26,7 +26,6 @@ from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.reward import Reward
 from diffdpo.types import Prompt
 
-SongLatents = Float[Tensor, "frame channel"]
 Tensors = dict[str, Tensor]
 
 
@@ -54,6 +53,7 @@ class SearchSong:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class SongStore(Protocol):
     """Where the songs and the intermediate results of a search are kept: in memory, or in a folder."""
 
@@ -179,7 +179,7 @@ class SearchTask:
 class SearchMethod(Protocol):
     """A frozen dataclass of arguments; its call makes, scores and keeps songs of one prompt within the budget."""
 
-    growing: ClassVar[tuple[str, ...]]
+    free_arguments: ClassVar[tuple[str, ...]]
     """Arguments that may grow when a finished search goes on: what was made stays."""
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
