@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import MISSING
@@ -252,7 +251,7 @@ def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:
             log(f"best of {entry.n}: {entry.gain:+.2f} sd over a plain song, KL at most {entry.kl:.2f} nats")
 
 
-def search_rows(folder: Path) -> list[Any]:
+def search_rows(folder: Path) -> list[SearchRow]:
     """The rows of a search with a rank, the best of each prompt first."""
     rows = [row for row in tables.read_rows(folder, SEARCH) if row.rank]
     return sorted(rows, key=lambda row: (row.prompt_id, row.rank))

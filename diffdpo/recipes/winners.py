@@ -18,24 +18,32 @@ from diffdpo.search.store import SearchRow
 
 
 def sample_winners(cfg: SampleRun, samples: Samples, dist: DistEnv) -> list[str]:
-    """Search, then copy the best songs of each prompt into the samples folder, as its songs 0, 1, ….
-
-    The ids of the songs. DataError for a prompt whose search has fewer songs than `per_prompt`.
-    """
-    per_prompt = cfg.per_prompt
-    folder = Samples(search.run(_search_run(cfg)))
-    rows = search.search_rows(folder.folder)
+    """Search, then copy the best songs of each prompt into the samples folder; their ids. See `copy_winners`."""
+    folder = search.run(_search_run(cfg))
     if dist.main:
-        songs = {row.sample_id: row for row in folder.rows()}
-        winners = [_winner(row, songs[row.sample_id]) for row in rows if row.rank <= per_prompt]
-        _check_count(winners, [row.prompt_id for row in rows], per_prompt)
-        current = {row.sample_id: row for row in samples.rows()}
-        for row in winners:
-            if current.get(row.sample_id) != row or not samples.audio(row.sample_id).is_file():
-                _copy(folder, json.loads(row.search)["song"], samples, row.sample_id)
-        tables.replace(samples.folder, SAMPLES, winners)
+        copy_winners(folder, samples, cfg.per_prompt)
     dist.barrier()
-    return [sample_id(row.prompt_id, row.rank - 1) for row in rows if row.rank <= per_prompt]
+    return [
+        sample_id(row.prompt_id, row.rank - 1)
+        for row in search.search_rows(folder)
+        if row.rank <= cfg.per_prompt
+    ]
+
+
+def copy_winners(folder: Path, samples: Samples, per_prompt: int) -> None:
+    """Copy the best songs of each prompt of a finished search into a samples folder, as its songs 0, 1, ….
+
+    DataError for a prompt whose search has fewer songs than `per_prompt`.
+    """
+    source, rows = Samples(folder), search.search_rows(folder)
+    songs = {row.sample_id: row for row in source.rows()}
+    winners = [_winner(row, songs[row.sample_id]) for row in rows if row.rank <= per_prompt]
+    _check_count(winners, [row.prompt_id for row in rows], per_prompt)
+    current = {row.sample_id: row for row in samples.rows()}
+    for row in winners:
+        if current.get(row.sample_id) != row or not samples.audio(row.sample_id).is_file():
+            _copy(source, json.loads(row.search)["song"], samples, row.sample_id)
+    tables.replace(samples.folder, SAMPLES, winners)
 
 
 def _search_run(cfg: SampleRun) -> SearchRun:
