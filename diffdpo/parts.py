@@ -40,23 +40,23 @@ def check_model(choice: Choice) -> Any:
 
 def model_digest(choice: Choice) -> str:
     """Identity of a chosen model: its name and arguments, with the content of files and folders for their paths."""
-    return digest([choice.name, _content(choice.args)])
+    return digest([choice.name, content_of(choice.args)])
 
 
-def _content(value: Any) -> Any:
+def content_of(value: Any) -> Any:
     """A value with digests for the paths that exist in it, also for those of a list of adapters, `a@0.5,b`."""
     if isinstance(value, Mapping):
-        return {key: _content(entry) for key, entry in value.items()}
+        return {key: content_of(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_content(entry) for entry in value]
+        return [content_of(entry) for entry in value]
     if not isinstance(value, str) or not value:
         return value
     if Path(value).exists():
         return content_digest(Path(value))
     if "," in value:
-        return [_content(entry.strip()) for entry in value.split(",")]
+        return [content_of(entry.strip()) for entry in value.split(",")]
     path, _, weight = value.rpartition("@")
-    return [_content(path), weight] if path and Path(path).exists() else value
+    return [content_of(path), weight] if path and Path(path).exists() else value
 
 
 def build_objective(choice: Choice) -> "Objective":

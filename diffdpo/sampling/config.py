@@ -14,6 +14,7 @@ from diffdpo.flow import LOG_SNR_END, LOG_SNR_START, log_snr_times
 from diffdpo.models.base import LatentSpec
 from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import Guidance, build_guider
+from diffdpo.sampling.knobs import MODEL, Knob, used_networks, used_variants
 from diffdpo.sampling.solver import Solver, build_solver
 from diffdpo.sampling.trajectory import schedule
 
@@ -69,6 +70,9 @@ class SamplingConfig:
     cache_threshold: float = 0.0
     """Expected relative change of a song's velocity below which it is extrapolated, not computed; 0 computes all
     velocities."""
+    knobs: list[Knob] = field(default_factory=list)
+    """Differences of velocities that are added to the model's, each with a weight and an interval of t:
+    docs/howto/knobs.md."""
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     """Compile the network's repeated blocks: a minute at the beginning."""
@@ -89,6 +93,10 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"
             )
+        if self.compile and any(key.skip for key in used_networks(self.active_knobs)):
+            raise ValueError(
+                "sampling.knobs: compiled blocks cannot be skipped; set sampling.compile=false, or leave skip out"
+            )
         build_solver(self.solver)
         if self.build_guidance().guider.zero_init_steps >= self.steps:
             raise ValueError(
@@ -103,6 +111,17 @@ class SamplingConfig:
     def build_solver(self) -> Solver:
         """The solver with its arguments."""
         return build_solver(self.solver)
+
+    @property
+    def active_knobs(self) -> list[Knob]:
+        """The knobs that change something."""
+        return [knob for knob in self.knobs if knob.weight]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The preference axes of all variants, for which every prompt is embedded once more."""
+        keys = used_variants(self.active_knobs) if self.active_knobs else [MODEL]
+        return tuple(sorted({key.axis for key in keys} - {""}))
 
     @property
     def zero_init_steps(self) -> int:
