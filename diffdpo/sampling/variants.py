@@ -183,6 +183,8 @@ def _add_terms(
     ]
     if not shares:
         return total
-    terms, rows, weights = (torch.tensor(column, device=v.device) for column in zip(*shares, strict=True))
+    terms, rows, weights = zip(*shares, strict=True)
+    index, sources = (torch.tensor(column, device=v.device) for column in (rows, terms))
+    factors = broadcast(torch.tensor(weights, dtype=torch.float64)).to(v)
     total = v.new_zeros(count, *v.shape[1:]) if total is None else total
-    return total.index_add(0, rows, broadcast(weights).to(v) * v[terms])
+    return total.index_add(0, index, factors * v[sources])
