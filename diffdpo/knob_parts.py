@@ -66,8 +66,8 @@ def _with_weights(model: Choice, key: VariantKey) -> Choice:
     if weights.network:
         args["network"] = weights.network
     if weights.adapter:
-        own = args.get("adapter") or []
-        args["adapter"] = [*([own] if isinstance(own, str) else own), weights.adapter]
+        adapter = args.get("adapter") or []
+        args["adapter"] = [*([adapter] if isinstance(adapter, str) else adapter), weights.adapter]
     return Choice(model.name, args)
 
 
@@ -125,9 +125,13 @@ def _load_base(model: "SongModel", key: WeightsKey, choice: Choice | None) -> An
     """The network of a variant without adapters that are switched."""
     from diffdpo.models.checkpoints import load_saved
 
-    own = model.network
+    network = model.network
     if key.network:
-        return load_saved(type(own), key.network, next(own.parameters()).dtype).eval().requires_grad_(False)
+        return (
+            load_saved(type(network), key.network, next(network.parameters()).dtype)
+            .eval()
+            .requires_grad_(False)
+        )
     if choice is None:
         raise ConfigError(
             f"{CONFIG_KEY}: without_adapters needs to know how the model was loaded; load it without its adapter, "

@@ -58,7 +58,7 @@ MODEL = VariantKey()
 
 
 @dataclass(frozen=True)
-class Variant:
+class KnobVariant:
     """A velocity beside the model's own. Without any field it is the model as it is."""
 
     network: str = field(default="", metadata=PATH)
@@ -100,8 +100,8 @@ class Knob:
 
     weight: float = 1.0
     """Factor on the difference; of any sign."""
-    positive: Variant = field(default_factory=Variant)
-    negative: Variant = field(default_factory=Variant)
+    positive: KnobVariant = field(default_factory=KnobVariant)
+    negative: KnobVariant = field(default_factory=KnobVariant)
     interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
     """The times t at which it acts, both ends included: 0 is the song, 1 is noise, so sampling runs from 1 to 0."""
     guided: bool = True

@@ -166,9 +166,9 @@ def conditioned_velocity(
         compile_blocks(model.network, "sampling.compile")
     device = next(model.network.parameters()).device
     mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
-    own = AdaptedNetwork(model.network if network is None else network, bare_network=model.network)
+    base = AdaptedNetwork(model.network if network is None else network, bare_network=model.network)
     knobs = cfg.active_knobs
-    branches = knob_branches(model, conditions, knobs, interventions, own, cfg.precision)
+    branches = knob_branches(model, conditions, knobs, interventions, base, cfg.precision)
     velocity = guided_velocity(branches, cfg.build_guidance(), mask)
     return cached_velocity(velocity, cfg.cache_threshold, mask, knobs)
 

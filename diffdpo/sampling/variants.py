@@ -28,7 +28,7 @@ from diffdpo.sampling.velocity import (
     BranchVelocities,
     Evaluate,
     Index,
-    Rows,
+    StateRows,
     count_evaluations,
     network_velocity,
     plain_branches,
@@ -54,10 +54,10 @@ class Interventions:
     networks: Mapping[WeightsKey, AdaptedNetwork] = field(default_factory=dict)
     """The weights of variants. The model's own are always there."""
 
-    def find(self, key: WeightsKey, own: AdaptedNetwork) -> AdaptedNetwork:
-        """The weights of a variant, `own` for the model's; ConfigError for those that nobody loaded."""
+    def find(self, key: WeightsKey, base: AdaptedNetwork) -> AdaptedNetwork:
+        """The weights of a variant, `base` for the model's own; ConfigError for those that nobody loaded."""
         if key == WeightsKey():
-            return own
+            return base
         if key not in self.networks:
             name = key.network or key.adapter or "without_adapters"
             raise ConfigError(
@@ -73,7 +73,7 @@ NO_INTERVENTIONS = Interventions()
 def network_evaluate(
     model: SongModel,
     conditions: ConditionBatch,
-    adapted: AdaptedNetwork,
+    variant: AdaptedNetwork,
     precision: str,
     skip: Sequence[int] = (),
 ) -> Evaluate:
@@ -82,15 +82,15 @@ def network_evaluate(
 
     def prepare() -> Evaluate:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            bare_network = adapted.bare_network or adapted.network
+            bare_network = variant.bare_network or variant.network
             return network_velocity(
-                model, adapted.network, prepare_conditions(model, conditions, bare_network)
+                model, variant.network, prepare_conditions(model, conditions, bare_network)
             )
 
-    evaluate = by_adapters(adapted.network, prepare, adapted.adapters)
+    evaluate = by_adapters(variant.network, prepare, variant.adapters)
 
     def evaluate_without(x: Latents, t: RowTimes, rows: Index) -> Latents:
-        with skip_blocks(adapted.network, skip):
+        with skip_blocks(variant.network, skip):
             return evaluate(x, t, rows)
 
     return evaluate_without if skip else evaluate
@@ -112,14 +112,14 @@ def knob_branches(
     conditions: ConditionBatch,
     knobs: Sequence[Knob],
     interventions: Interventions,
-    own: AdaptedNetwork,
+    base: AdaptedNetwork,
     precision: str,
 ) -> BranchVelocities:
-    """Both branches of guidance with knobs, or those of the model's `own` network without any."""
+    """Both branches of guidance with knobs, or those of the model's own network, `base`, without any."""
     if not knobs:
-        return plain_branches(network_evaluate(model, conditions, own, precision), conditions)
+        return plain_branches(network_evaluate(model, conditions, base, precision), conditions)
     evaluates = {
-        key: network_evaluate(model, conditions, interventions.find(key.weights, own), precision, key.skip)
+        key: network_evaluate(model, conditions, interventions.find(key.weights, base), precision, key.skip)
         for key in used_networks(knobs)
     }
     return mixed_branches(evaluates, conditions, knobs)
@@ -131,7 +131,9 @@ def mixed_branches(
     """Both branches of guidance with knobs: each network is evaluated once, with all rows that need it."""
     mixture = mixture_at(knobs)
 
-    def branches(x: Latents, t: RowTimes, state: State, cond_rows: Rows, uncond_rows: Rows) -> BranchValues:
+    def branches(
+        x: Latents, t: RowTimes, state: State, cond_rows: StateRows, uncond_rows: StateRows
+    ) -> BranchValues:
         terms = list_terms(t, state, cond_rows, uncond_rows)
         counts = {"cond": len(cond_rows), "uncond": len(uncond_rows), "extra": len(cond_rows)}
         sums: dict[str, Tensor | None] = dict.fromkeys(counts)
@@ -149,15 +151,15 @@ def mixed_branches(
         return BranchValues(cond, uncond, sums["extra"], state)
 
     def list_terms(
-        t: RowTimes, state: State, cond_rows: Rows, uncond_rows: Rows
+        t: RowTimes, state: State, cond_rows: StateRows, uncond_rows: StateRows
     ) -> dict[NetworkKey, list[_Term]]:
         terms: dict[NetworkKey, list[_Term]] = {}
         samples, times, guided_rows = state["row"].tolist(), t.tolist(), set(uncond_rows.tolist())
         for number, row in enumerate(cond_rows.tolist()):
-            weights = mixture(times[row])
-            parts: dict[Target, Any] = {"cond": weights.sum}
+            part_weights = mixture(times[row])
+            parts: dict[Target, Any] = {"cond": part_weights.sum}
             if row in guided_rows:
-                parts = {"cond": weights.cond, "extra": weights.extra}
+                parts = {"cond": part_weights.cond, "extra": part_weights.extra}
             for key in dict.fromkeys(key for part in parts.values() for key in part):
                 places = conditions.axes[key.axis] if key.axis else conditions.cond
                 shares = {(name, number): part[key] for name, part in parts.items() if key in part}

@@ -19,8 +19,8 @@ from diffdpo.sampling.knobs import Knob, active_knobs
 from diffdpo.sampling.trajectory import RowTimes, State, Velocity
 
 Index = Int[Tensor, " row"]
-Rows = Int[Tensor, " _"]
-"""Rows of a state, some or all of them."""
+StateRows = Int[Tensor, " _"]
+"""StateRows of a state, some or all of them."""
 SampleMask = Bool[Tensor, "sample frame"]
 """A mask with a row for each sample; `state["row"]` names the samples of the rows of a state."""
 CPU_FRAMES = 2048
@@ -45,7 +45,7 @@ class BranchValues(NamedTuple):
     """With the evaluations counted."""
 
 
-BranchVelocities = Callable[[Latents, RowTimes, State, Rows, Rows], BranchValues]
+BranchVelocities = Callable[[Latents, RowTimes, State, StateRows, StateRows], BranchValues]
 """Both branches of guidance at (x, t): of the rows of the state in the first index with the prompt, of those in the
 second without."""
 
@@ -53,7 +53,9 @@ second without."""
 def plain_branches(evaluate: Evaluate, conditions: ConditionBatch) -> BranchVelocities:
     """Both branches of one network, evaluated together."""
 
-    def branches(x: Latents, t: RowTimes, state: State, cond_rows: Rows, uncond_rows: Rows) -> BranchValues:
+    def branches(
+        x: Latents, t: RowTimes, state: State, cond_rows: StateRows, uncond_rows: StateRows
+    ) -> BranchValues:
         samples, rows = state["row"], torch.cat([cond_rows, uncond_rows])
         places = torch.cat([conditions.cond[samples[cond_rows]], conditions.uncond[samples[uncond_rows]]])
         v = evaluate(x[rows.to(x.device)], t[rows], places)
@@ -63,7 +65,7 @@ def plain_branches(evaluate: Evaluate, conditions: ConditionBatch) -> BranchVelo
     return branches
 
 
-def count_evaluations(state: State, rows: Rows) -> State:
+def count_evaluations(state: State, rows: StateRows) -> State:
     """The state with an evaluation more for each time that a row is named."""
     return state | {"nfe": state["nfe"] + torch.bincount(rows, minlength=len(state["nfe"]))}
 

@@ -19,7 +19,7 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.conditions import ConditionBatch
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.guidance import CFG, Guidance
-from diffdpo.sampling.knobs import MODEL, Knob, Variant, mix, used_networks
+from diffdpo.sampling.knobs import MODEL, Knob, KnobVariant, mix, used_networks
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request, axis_rows
 from diffdpo.sampling.sampler import generate, planned_nfe
@@ -62,7 +62,7 @@ def law(velocity, steps=40):
     return zero, (far - zero) ** 2
 
 
-POLICY, LOSER = Variant(adapter="policy"), Variant(adapter="loser")
+POLICY, LOSER = KnobVariant(adapter="policy"), KnobVariant(adapter="loser")
 NETWORKS = [MODEL.network, POLICY.key.network, LOSER.key.network]
 
 
@@ -118,7 +118,7 @@ def test_an_axis_beside_guidance_is_the_score_of_all_three():
         mean, variance = laws[row]
         return -(x - (1 - t) * mean) / ((1 - t) ** 2 * variance + t**2)
 
-    knobs = [Knob(w_s, Variant(axis="a"), guided=False)]
+    knobs = [Knob(w_s, KnobVariant(axis="a"), guided=False)]
     velocity = toy_velocity(
         {MODEL.network: evaluate}, knobs, Guidance(w_c, CFG()), {"a": torch.tensor([4, 5])}
     )
@@ -140,19 +140,19 @@ def test_more_of_an_axis_is_more_of_its_mean():
             MODEL.network: lambda x, t, rows: gaussian(0.0, 1.0)(x, t) - (rows >= 4)[:, None, None] * 0.5
         }
         velocity = toy_velocity(
-            evaluates, [Knob(weight, Variant(axis="a"))], axes={"a": torch.tensor([4, 5])}
+            evaluates, [Knob(weight, KnobVariant(axis="a"))], axes={"a": torch.tensor([4, 5])}
         )
         means.append(law(velocity, 10)[0])
     assert means == sorted(set(means))
 
 
 def test_equal_variants_are_one_and_what_cancels_is_none():
-    a, b = Variant(adapter="a"), Variant(adapter="b")
+    a, b = KnobVariant(adapter="a"), KnobVariant(adapter="b")
     assert mix([Knob(1.0, a)]).cond == {a.key: 1.0}
     assert mix([Knob(0.1, a), Knob(0.2, a), Knob(-0.3, a)]).cond == {MODEL: 1.0}
     assert mix([Knob(1.0, a), Knob(0.5, a, b)]).cond == {a.key: 1.5, b.key: -0.5}
-    axis = mix([Knob(2.0, Variant(axis="x"))])
-    assert axis.cond == {MODEL: -1.0, Variant(axis="x").key: 2.0}
+    axis = mix([Knob(2.0, KnobVariant(axis="x"))])
+    assert axis.cond == {MODEL: -1.0, KnobVariant(axis="x").key: 2.0}
     assert axis.uncond == {MODEL.network: 1.0}
     assert used_networks([Knob(1.0, a, interval=[0.5, 1.0])]) == [MODEL.network, a.key.network]
 
@@ -213,14 +213,16 @@ def test_neutral_weights_are_the_plain_path_bit_for_bit(load, paths):
     """0 is the reference alone, 1 the policy alone, each with the evaluations of its own."""
     base, policy = load(), load(network=paths["whole"])
     plain, whole = songs(base, config()), songs(policy, config())
-    variant = Variant(network=paths["whole"])
+    variant = KnobVariant(network=paths["whole"])
     assert is_equal(songs(base, config(Knob(0.0, variant))), plain)
     assert is_equal(songs(base, config(Knob(1.0, variant))), whole)
     assert [song.nfe for song in plain] == [6, 6]
     both = songs(base, config(Knob(2.0, variant)))
     assert [song.nfe for song in both] == [12, 12]
     assert not torch.allclose(both[0].latents, whole[0].latents, atol=1e-3)
-    outside = Knob(2.0, Variant(adapter=paths["a"]), interval=[0.1, 0.2])  # evaluations are at 1, 2/3, 1/3
+    outside = Knob(
+        2.0, KnobVariant(adapter=paths["a"]), interval=[0.1, 0.2]
+    )  # evaluations are at 1, 2/3, 1/3
     assert is_equal(songs(base, config(outside)), plain)
     assert timed_adapters(base.network) is None
 
@@ -228,7 +230,7 @@ def test_neutral_weights_are_the_plain_path_bit_for_bit(load, paths):
 def test_an_adapter_that_is_switched_is_the_merged_one_and_leaves_the_network_as_it_was(load, paths):
     base, merged = load(), load(adapter=f"{paths['a']}@0.5,{paths['b']}@-1")
     before = {name: tensor.clone() for name, tensor in base.network.state_dict().items()}
-    variant = Variant(adapter=f"{paths['a']}@0.5,{paths['b']}@-1")
+    variant = KnobVariant(adapter=f"{paths['a']}@0.5,{paths['b']}@-1")
     switched, reference = songs(base, config(Knob(1.0, variant))), songs(merged, config())
     for one, two in zip(switched, reference, strict=True):
         assert torch.allclose(one.latents, two.latents, atol=1e-4)
@@ -246,18 +248,18 @@ def test_knobs_that_leave_one_model_choose_it(load, paths, bundle):
     args = {"bundle": str(bundle), "adapter": paths["b"]}
     choice = Choice("tiny", args)
     for knobs, expected in (
-        ([Knob(0.0, Variant(skip=[0]))], args),
-        ([Knob(1.0, Variant(adapter=paths["a"]))], {**args, "adapter": [paths["b"], paths["a"]]}),
-        ([Knob(1.0, Variant(network="n"))], {"bundle": str(bundle), "network": "n"}),
-        ([Knob(-1.0, Variant(), Variant(without_adapters=True))], {"bundle": str(bundle)}),
+        ([Knob(0.0, KnobVariant(skip=[0]))], args),
+        ([Knob(1.0, KnobVariant(adapter=paths["a"]))], {**args, "adapter": [paths["b"], paths["a"]]}),
+        ([Knob(1.0, KnobVariant(network="n"))], {"bundle": str(bundle), "network": "n"}),
+        ([Knob(-1.0, KnobVariant(), KnobVariant(without_adapters=True))], {"bundle": str(bundle)}),
     ):
         model, sampling = resolve_knobs(choice, config(*knobs))
         assert (dict(model.args), sampling.knobs) == (expected, [])
     for knob in (
-        Knob(2.0, Variant(adapter="a")),
-        Knob(1.0, Variant(skip=[0])),
-        Knob(1.0, Variant(adapter="a"), interval=[0.5, 1.0]),
-        Knob(1.0, Variant(adapter="a"), guided=False),
+        Knob(2.0, KnobVariant(adapter="a")),
+        Knob(1.0, KnobVariant(skip=[0])),
+        Knob(1.0, KnobVariant(adapter="a"), interval=[0.5, 1.0]),
+        Knob(1.0, KnobVariant(adapter="a"), guided=False),
     ):
         assert resolve_knobs(choice, config(knob)) == (choice, config(knob))
 
@@ -266,9 +268,9 @@ def test_without_adapters_is_the_model_before_them(load, paths, bundle):
     """v_policy + (w - 1) (v_policy - v_ref), asked for from the policy's side."""
     base, policy = load(), load(adapter=paths["a"])
     choice = Choice("tiny", {"bundle": str(bundle), "adapter": paths["a"]})
-    knob = Knob(1.0, negative=Variant(without_adapters=True))
+    knob = Knob(1.0, negative=KnobVariant(without_adapters=True))
     here = songs(policy, config(knob), choice)
-    there = songs(base, config(Knob(2.0, Variant(adapter=paths["a"]))))
+    there = songs(base, config(Knob(2.0, KnobVariant(adapter=paths["a"]))))
     assert torch.allclose(here[0].latents, there[0].latents, atol=1e-3)
     assert here[0].nfe == there[0].nfe == 12
     with pytest.raises(ConfigError, match="how the model was loaded"):
@@ -280,30 +282,30 @@ def test_without_adapters_is_the_model_before_them(load, paths, bundle):
 def test_a_network_with_blocks_left_out_is_that_network(load):
     """Both blocks left out by hand: what goes into them comes out, whatever they hold."""
     model = load()
-    alone = songs(model, config(Knob(1.0, Variant(skip=[0, 1])), guidance_scale=1.0))
+    alone = songs(model, config(Knob(1.0, KnobVariant(skip=[0, 1])), guidance_scale=1.0))
     for block in model.network.transformer_blocks:
         block.forward = lambda h, *args: h
     assert is_equal(songs(model, config(guidance_scale=1.0)), alone)
     with pytest.raises(ConfigError, match="has the blocks 0 to 1, got 2"):
-        songs(load(), config(Knob(1.0, Variant(skip=[2]))))
+        songs(load(), config(Knob(1.0, KnobVariant(skip=[2]))))
     model = load()
     model.network.transformer_blocks[0].register_forward_hook(
         lambda *args: (_ for _ in ()).throw(KeyError("hook"))
     )
     with pytest.raises(KeyError, match="hook"):
-        songs(model, config(Knob(1.0, Variant(skip=[0, 1]))))
+        songs(model, config(Knob(1.0, KnobVariant(skip=[0, 1]))))
     assert all("forward" not in block.__dict__ for block in model.network.transformer_blocks)
 
 
-SKIP, AXIS = Variant(skip=[1]), Variant(axis="rhythm.pulse")
+SKIP, AXIS = KnobVariant(skip=[1]), KnobVariant(axis="rhythm.pulse")
 WAYS = {
-    "extrapolation": lambda paths: [Knob(1.5, Variant(adapter=paths["a"]))],
+    "extrapolation": lambda paths: [Knob(1.5, KnobVariant(adapter=paths["a"]))],
     "contrast": lambda paths: [
-        Knob(1.0, Variant(adapter=paths["a"])), Knob(0.5, Variant(adapter=paths["a"]), Variant(adapter=paths["b"]))
+        Knob(1.0, KnobVariant(adapter=paths["a"])), Knob(0.5, KnobVariant(adapter=paths["a"]), KnobVariant(adapter=paths["b"]))
     ],
     "autoguidance": lambda paths: [Knob(1.0, negative=SKIP, interval=[0.3, 0.7], guided=False)],
     "axis": lambda paths: [Knob(1.5, AXIS, guided=False), Knob(0.5, AXIS, interval=[0.5, 1.0])],
-    "network": lambda paths: [Knob(0.5, Variant(paths["whole"], paths["b"], skip=[0], axis="critic.quality"))],
+    "network": lambda paths: [Knob(0.5, KnobVariant(paths["whole"], paths["b"], skip=[0], axis="critic.quality"))],
 }  # fmt: skip
 SETTINGS = {
     "extrapolation": {"cache_threshold": 0.3, "steps": 5},
@@ -336,7 +338,7 @@ def test_a_song_with_knobs_does_not_depend_on_its_batch(load, paths, way):
 
 def test_evaluations_are_those_of_the_sum(paths):
     """Four steps: a plain song takes 8 with guidance, 4 without."""
-    a, b = Variant(adapter="a"), Variant(adapter="b")
+    a, b = KnobVariant(adapter="a"), KnobVariant(adapter="b")
     for knobs, guided, bare in (
         ([], 8, 4),
         ([Knob(0.0, a)], 8, 4),
@@ -360,7 +362,7 @@ def test_windows_of_a_long_song_have_knobs(load, paths):
     song = SongRequest(sample_id="a", row=request.row, negative=request.negative, axis_rows=request.axis_rows)
     results = []
     for weight in (0.0, 1e-9, 1.5):
-        variant = Variant(adapter=paths["a"], axis="order")
+        variant = KnobVariant(adapter=paths["a"], axis="order")
         cfg = config(Knob(weight, variant), Knob(weight, negative=SKIP, guided=False), steps=2)
         with load_interventions(model, cfg) as interventions:
             results += compose(model, [song], cfg, longform, seed=1, interventions=interventions)
@@ -395,7 +397,7 @@ def test_what_cannot_be_meant_is_one_line_in_python(load, knob, text):
 def test_what_does_not_go_together_is_refused(load, paths):
     with pytest.raises(ValueError, match="compiled blocks cannot be skipped"):
         config(Knob(1.0, SKIP), compile=True)
-    cfg = config(Knob(2.0, Variant(adapter=paths["a"])))
+    cfg = config(Knob(2.0, KnobVariant(adapter=paths["a"])))
     with pytest.raises(ConfigError, match="is not loaded here"):
         generate(load(), requests(load(), 0.5), cfg, seed=0)
     with pytest.raises(DataError, match="was not embedded with the axis"):
