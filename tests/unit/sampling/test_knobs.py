@@ -301,7 +301,8 @@ SKIP, AXIS = KnobVariant(skip=[1]), KnobVariant(axis="rhythm.pulse")
 WAYS = {
     "extrapolation": lambda paths: [Knob(1.5, KnobVariant(adapter=paths["a"]))],
     "contrast": lambda paths: [
-        Knob(1.0, KnobVariant(adapter=paths["a"])), Knob(0.5, KnobVariant(adapter=paths["a"]), KnobVariant(adapter=paths["b"]))
+        Knob(1.0, KnobVariant(adapter=paths["a"])),
+        Knob(0.5, KnobVariant(adapter=paths["a"]), KnobVariant(adapter=paths["b"])),
     ],
     "autoguidance": lambda paths: [Knob(1.0, negative=SKIP, interval=[0.3, 0.7], guided=False)],
     "axis": lambda paths: [Knob(1.5, AXIS, guided=False), Knob(0.5, AXIS, interval=[0.5, 1.0])],
