@@ -16,6 +16,7 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import Guidance, build_guider
 from diffdpo.sampling.knobs import MODEL, Knob, used_networks, used_variants
 from diffdpo.sampling.solver import Solver, build_solver
+from diffdpo.sampling.steering_config import STEERING_KEY, SteeringConfig
 from diffdpo.sampling.trajectory import schedule
 
 
@@ -73,6 +74,9 @@ class SamplingConfig:
     knobs: list[Knob] = field(default_factory=list)
     """Differences of velocities that are added to the model's, each with a weight and an interval of t:
     docs/howto/knobs.md."""
+    steering: list[SteeringConfig] = field(default_factory=list)
+    """Directions that are added to activations, each with a strength, blocks and an interval of t:
+    docs/howto/steering.md."""
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     """Compile the network's repeated blocks: a minute at the beginning."""
@@ -93,14 +97,26 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"
             )
-        if self.compile and any(key.skip for key in used_networks(self.active_knobs)):
-            raise ValueError(
-                "sampling.knobs: compiled blocks cannot be skipped; set sampling.compile=false, or leave skip out"
-            )
+        self._check_interventions()
         build_solver(self.solver)
         if self.build_guidance().guider.zero_init_steps >= self.steps:
             raise ValueError(
                 f"sampling.guidance.args.zero_init_steps must be below sampling.steps={self.steps}"
+            )
+
+    def _check_interventions(self) -> None:
+        if self.compile and any(key.skip for key in used_networks(self.active_knobs)):
+            raise ValueError(
+                "sampling.knobs: compiled blocks cannot be skipped; set sampling.compile=false, or leave skip out"
+            )
+        if self.compile and self.active_steering:
+            raise ValueError(
+                f"{STEERING_KEY}: compiled blocks cannot be steered; set sampling.compile=false, or leave it out"
+            )
+        if self.active_knobs and any(entry.monitor for entry in self.active_steering):
+            raise ValueError(
+                f"{STEERING_KEY}: the monitor watches one network, knobs evaluate several; leave sampling.knobs out, "
+                "or set monitor=false"
             )
 
     def build_guidance(self) -> Guidance:
@@ -116,6 +132,16 @@ class SamplingConfig:
     def active_knobs(self) -> list[Knob]:
         """The knobs that change something."""
         return [knob for knob in self.knobs if knob.weight]
+
+    @property
+    def active_steering(self) -> list[SteeringConfig]:
+        """The entries of steering that change something."""
+        return [entry for entry in self.steering if entry.alpha]
+
+    @property
+    def has_interventions(self) -> bool:
+        """Whether knobs or steering change the velocity of the model."""
+        return bool(self.active_knobs or self.active_steering)
 
     @property
     def axes(self) -> tuple[str, ...]:

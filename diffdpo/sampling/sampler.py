@@ -19,6 +19,7 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.knobs import used_networks
 from diffdpo.sampling.noise import start_noise, step_noise
 from diffdpo.sampling.request import Request
+from diffdpo.sampling.steering import load_directions, steered_branches, steering_state
 from diffdpo.sampling.trajectory import (
     Hook,
     Noise,
@@ -144,7 +145,8 @@ def start(
         velocity=with_song_estimate(velocity) if estimate else velocity,
         x=x,
         times=times,
-        state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0),
+        state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0)
+        | steering_state(cfg.active_steering, len(requests)),
         noise=lambda step: step_noise(requests, seed, step, x),
     )
 
@@ -169,6 +171,11 @@ def conditioned_velocity(
     base = AdaptedNetwork(model.network if network is None else network, bare_network=model.network)
     knobs = cfg.active_knobs
     branches = knob_branches(model, conditions, knobs, interventions, base, cfg.precision)
+    if cfg.active_steering:
+        loaded = load_directions(cfg.active_steering, interventions.directions, model.network)
+        networks = [model.network, *interventions.other_networks(model.network)]
+        length = model.spec.max_frames if model.spec.window == "fixed" else conditions.length
+        branches = steered_branches(branches, loaded, networks, conditions, length)
     velocity = guided_velocity(branches, cfg.build_guidance(), mask)
     return cached_velocity(velocity, cfg.cache_threshold, mask, knobs)
 

@@ -13,6 +13,7 @@ from diffdpo.flow import Latents, broadcast
 from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel
 from diffdpo.sampling.conditions import ConditionBatch, prepare_conditions
+from diffdpo.sampling.directions import Direction
 from diffdpo.sampling.knobs import (
     CONFIG_KEY,
     Knob,
@@ -49,10 +50,17 @@ class AdaptedNetwork:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Interventions:
-    """What the knobs of a configuration name, loaded."""
+    """What the knobs and the steering of a configuration name, loaded."""
 
     networks: Mapping[WeightsKey, AdaptedNetwork] = field(default_factory=dict)
     """The weights of variants. The model's own are always there."""
+    directions: Mapping[str, Direction] = field(default_factory=dict)
+    """Directions of steering, by path."""
+
+    def other_networks(self, network: Any) -> list[Any]:
+        """The networks beside the model's own, each once."""
+        networks = {id(variant.network): variant.network for variant in self.networks.values()}
+        return [value for key, value in networks.items() if key != id(network)]
 
     def find(self, key: WeightsKey, base: AdaptedNetwork) -> AdaptedNetwork:
         """The weights of a variant, `base` for the model's own; ConfigError for those that nobody loaded."""

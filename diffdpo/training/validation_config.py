@@ -70,8 +70,8 @@ class ValidationConfig:
         for t in self.times:
             check_number(t, "train.validation.times", above=0, high=1)
         ensure(
-            not self.sampling.active_knobs,
-            "train.validation.sampling.knobs: songs of the training are the network's own; leave knobs out",
+            not self.sampling.has_interventions,
+            "train.validation.sampling: songs of the training are the network's own; leave knobs and steering out",
         )
         self._check_data()
         self._check_choice()
