@@ -93,16 +93,19 @@ def sample(
 
 
 def sampling_config(settings: Mapping[str, Any]) -> Any:
-    """A SamplingConfig; solver and guidance may be given by their bare names, knobs as mappings."""
+    """A SamplingConfig; solver and guidance may be given by their bare names, knobs and steering as
+    mappings."""
     from diffdpo.config import as_entries
     from diffdpo.sampling.config import SamplingConfig
     from diffdpo.sampling.knobs import Knob
+    from diffdpo.sampling.steering_config import SteeringConfig
 
     parts: dict[str, Any] = {
         key: as_choice(settings[key], key) for key in ("solver", "guidance") if key in settings
     }
-    if "knobs" in settings:
-        parts["knobs"] = as_entries(Knob, settings["knobs"], "knobs")
+    for key, schema in (("knobs", Knob), ("steering", SteeringConfig)):
+        if key in settings:
+            parts[key] = as_entries(schema, settings[key], key)
     try:
         return SamplingConfig(**{**settings, **parts})
     except (TypeError, ValueError) as error:

@@ -1,8 +1,9 @@
-"""What the knobs of sampling name: checked, loaded beside a model, and taken off it again."""
+"""What the knobs and the steering of sampling name: checked, loaded beside a model, and taken off it again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffdpo.errors import ConfigError
@@ -32,11 +33,11 @@ def check_knobs(sampling: SamplingConfig) -> None:
     check_axis_names(sampling.axes, f"{CONFIG_KEY}: axis")
 
 
-def knobs_digest(sampling: SamplingConfig) -> str:
-    """Identity of the knobs and of what they name, by content; "" without knobs."""
-    return (
-        digest(content_of([asdict(knob) for knob in sampling.active_knobs])) if sampling.active_knobs else ""
-    )
+def interventions_digest(sampling: SamplingConfig) -> str:
+    """Identity of knobs and steering and of what they name, by content; "" without any."""
+    entries = [asdict(knob) for knob in sampling.active_knobs]
+    entries += [asdict(entry) for entry in sampling.active_steering]
+    return digest(content_of(entries)) if entries else ""
 
 
 def resolve_knobs(model: Choice, sampling: SamplingConfig) -> tuple[Choice, SamplingConfig]:
@@ -79,19 +80,24 @@ def _bare_args(args: dict[str, Any]) -> dict[str, Any]:
 def load_interventions(
     model: "SongModel", sampling: SamplingConfig, choice: Choice | None = None
 ) -> "Iterator[Interventions]":
-    """What the knobs of a configuration name, loaded for a model; taken off it again at the end.
+    """What knobs and steering of a configuration name, loaded for a model; taken off it again at the end.
 
     `choice` is how the model was chosen, if that is known. A UserError for what does not fit the model.
     """
     from diffdpo.models.timed_adapters import remove_switched_adapters
+    from diffdpo.sampling.directions import read_direction
+    from diffdpo.sampling.steering import load_directions
     from diffdpo.sampling.variants import Interventions
 
+    paths = {entry.direction for entry in sampling.active_steering}
+    directions = {path: read_direction(Path(path)) for path in sorted(paths)}
+    load_directions(sampling.active_steering, directions, model.network)
     networks: dict[WeightsKey, AdaptedNetwork] = {}
     bases: dict[WeightsKey, Any] = {WeightsKey(): model.network}
     try:
         for key in used_networks(sampling.active_knobs) if sampling.active_knobs else []:
             _load_variant(model, key, choice, networks, bases)
-        yield Interventions(networks=networks)
+        yield Interventions(networks=networks, directions=directions)
     finally:
         remove_switched_adapters(model.network)
 

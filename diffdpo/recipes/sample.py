@@ -21,7 +21,7 @@ from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
 from diffdpo.data.song_prompts import SongPrompts
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
-from diffdpo.knob_parts import check_knobs, knobs_digest, load_interventions, resolve_knobs
+from diffdpo.knob_parts import check_knobs, interventions_digest, load_interventions, resolve_knobs
 from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
@@ -89,7 +89,7 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
     """
     prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
     check_axis_controls(prompts)
-    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + knobs_digest(cfg.sampling))
+    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}
     dist = dist_env()
     folder = open_run(

@@ -115,8 +115,8 @@ class SamplingConfig:
             )
         if self.active_knobs and any(entry.monitor for entry in self.active_steering):
             raise ValueError(
-                f"{STEERING_KEY}: the monitor watches one network, knobs evaluate several; leave sampling.knobs out, "
-                "or set monitor=false"
+                f"{STEERING_KEY}: the monitor watches one network, knobs evaluate several; leave sampling.knobs "
+                "out, or set monitor=false"
             )
 
     def build_guidance(self) -> Guidance:
