@@ -179,7 +179,9 @@ def read_features(
             latents = torch.nn.utils.rnn.pad_sequence(
                 [by_id[name].latents for name in names], batch_first=True
             )
-            keys = [name.partition("/")[2] for name in names]  # songs of one id in both sets share their noise
+            keys = [
+                name.partition("/")[2] for name in names
+            ]  # songs of one id in both sets share their noise
             noise = draw_noise(cfg.seed, keys, conditions.length, model.spec.channels, "direction")
             length = model.spec.max_frames if model.spec.window == "fixed" else conditions.length
             for t in cfg.times:

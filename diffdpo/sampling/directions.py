@@ -71,7 +71,7 @@ class Direction:
     ) -> Float[Tensor, " row"]:
         """The median probability of the first class among the best probes that were held out."""
         probability = self.monitor.probability(self.scale.standardise(features.double(), t)).flatten(1)
-        return probability[:, self._best()].quantile(0.5, dim=1)
+        return probability[:, self._best()].double().quantile(0.5, dim=1)
 
     def threshold(self) -> float:
         """Median minus standard deviation of the accuracies of the best probes."""
