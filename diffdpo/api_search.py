@@ -35,6 +35,7 @@ def search(
 
     from diffdpo.api import as_prompts, sampling_config
     from diffdpo.config import as_choice
+    from diffdpo.knob_parts import check_knobs, load_interventions
     from diffdpo.models.embeddings import EmbeddingStore
     from diffdpo.parts import build_method, build_scorers
     from diffdpo.sampling.longform import LongformConfig
@@ -54,11 +55,13 @@ def search(
     cfg, search_method = sampling_config(settings), build_method(as_choice(method, "method"))
     store = MemoryStore(model=model, scorers=build_scorers(reward.scorers()), reward=reward)
     embeddings, results = EmbeddingStore(model), []
-    for prompt in as_prompts(prompts, seconds):
-        (job,), _ = sample_jobs(model.spec, [(prompt, 0)], {})
-        task = SearchTask(
-            model=model, job=job, sampling=cfg, longform=LongformConfig(), seed=seed, budget=budget,
-            embeddings=embeddings, store=store,
-        )  # fmt: skip
-        results.append(search_prompt(task, search_method))
+    check_knobs(cfg)
+    with load_interventions(model, cfg) as interventions:
+        for prompt in as_prompts(prompts, seconds):
+            (job,), _ = sample_jobs(model.spec, [(prompt, 0)], {})
+            task = SearchTask(
+                model=model, job=job, sampling=cfg, longform=LongformConfig(), seed=seed, budget=budget,
+                embeddings=embeddings, store=store, interventions=interventions,
+            )  # fmt: skip
+            results.append(search_prompt(task, search_method))
     return results
