@@ -16,13 +16,26 @@ API = {
     "mine": "diffdpo.api",
     "sample": "diffdpo.api",
     "score": "diffdpo.api",
+    "search": "diffdpo.api_search",
     "train": "diffdpo.api",
 }
 """Where each public name is defined."""
-__all__ = ["Clip", "Prompt", "Song", "__version__", "load_model", "mine", "sample", "score", "train"]
+__all__ = [
+    "Clip",
+    "Prompt",
+    "Song",
+    "__version__",
+    "load_model",
+    "mine",
+    "sample",
+    "score",
+    "search",
+    "train",
+]
 
 if TYPE_CHECKING:
     from diffdpo.api import Song, load_model, mine, sample, score, train
+    from diffdpo.api_search import search
     from diffdpo.types import Clip, Prompt
 
 

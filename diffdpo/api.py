@@ -53,30 +53,28 @@ def sample(
     """Songs for prompts, `per_prompt` for each, ordered by prompt.
 
     A text is a prompt of `seconds`. A song of a model that plans follows a plan of its own, which is in its `row`.
-    `settings` are fields of SamplingConfig: steps, guidance_scale, solver, …. A song does not depend on the other
-    songs of its batch.
+    `settings` are fields of SamplingConfig: steps, guidance_scale, solver, knobs, …. A song does not depend on the
+    other songs of its batch.
     """
     import torch
 
+    from diffdpo.knob_parts import check_knobs, load_interventions
     from diffdpo.models.embeddings import EmbeddingStore
     from diffdpo.sampling.request import Request, plan_candidate, prompt_request
     from diffdpo.sampling.sampler import batch_requests, sample_batch
 
     cfg, store = sampling_config(settings), EmbeddingStore(model)
-    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
-    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
-    if len(by_id) < len(entries):
-        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
+    check_knobs(cfg)
     requests: dict[str, tuple[Prompt, Request]] = {}
-    for p in by_id.values():
+    for p in as_prompts(prompts, seconds):
         for k in range(per_prompt):
             name, frames = f"{p.id}.{k:03d}", model.spec.frames(p.duration_s)
             _, plan = plan_candidate(store, p, name, frames, seed)
-            requests[name] = p, prompt_request(p, name, frames, store.embed, plan)
+            requests[name] = p, prompt_request(p, name, frames, store.embed, plan, axes=cfg.axes)
     latents: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with torch.no_grad(), load_interventions(model, cfg) as interventions:
         for batch in batch_requests([request for _, request in requests.values()], cfg.batch):
-            songs = sample_batch(model, batch, cfg, seed=seed)
+            songs = sample_batch(model, batch, cfg, seed=seed, interventions=interventions)
             latents |= {request.sample_id: song for request, song in zip(batch, songs, strict=True)}
     return [
         Song(
@@ -91,14 +89,32 @@ def sample(
 
 
 def sampling_config(settings: Mapping[str, Any]) -> Any:
-    """A SamplingConfig; solver and guidance may be given by their bare names."""
+    """A SamplingConfig; solver and guidance may be given by their bare names, knobs and steering as
+    mappings."""
+    from diffdpo.config import as_entries
     from diffdpo.sampling.config import SamplingConfig
+    from diffdpo.sampling.knobs import Knob
+    from diffdpo.sampling.steering_config import SteeringConfig
 
-    parts = {key: as_choice(settings[key], key) for key in ("solver", "guidance") if key in settings}
+    parts: dict[str, Any] = {
+        key: as_choice(settings[key], key) for key in ("solver", "guidance") if key in settings
+    }
+    for key, schema in (("knobs", Knob), ("steering", SteeringConfig)):
+        if key in settings:
+            parts[key] = as_entries(schema, settings[key], key)
     try:
         return SamplingConfig(**{**settings, **parts})
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
+
+
+def as_prompts(prompts: Prompt | str | Iterable[Prompt | str], seconds: float) -> list[Prompt]:
+    """Prompts, of texts with this length. ConfigError for two of the same id."""
+    entries = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    by_id = {p.id: p for p in (_as_prompt(entry, i, seconds) for i, entry in enumerate(entries))}
+    if len(by_id) < len(entries):
+        raise ConfigError("prompts: two of them have the same id; ids name songs and must differ")
+    return list(by_id.values())
 
 
 def _as_prompt(entry: Prompt | str, number: int, seconds: float) -> Prompt:

@@ -176,3 +176,21 @@ def as_choice(entry: Any, location: str) -> Choice:
     return to_object(
         Choice, merge(OmegaConf.structured(Choice), _container(values, location), location), location
     )
+
+
+def as_entries(schema: type[T], entries: Any, location: str) -> list[T]:
+    """A list of instances of a dataclass, each given as one or as a mapping of its fields."""
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"{location}: expected a list, got {entries!r}")
+    return [_as_entry(schema, entry, location) for entry in entries]
+
+
+def _as_entry(schema: type[T], entry: Any, location: str) -> T:
+    if isinstance(entry, schema):
+        return entry
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{location}: got {entry!r}, but takes keys and values")
+    values = Fitter(schema, location).fit(dict(entry))
+    return to_object(
+        schema, merge(OmegaConf.structured(schema), _container(values, location), location), location
+    )

@@ -16,6 +16,8 @@ from torch import Tensor
 from diffdpo.checks import check_range
 
 Latents = Float[Tensor, "batch frame channel"]
+SongLatents = Float[Tensor, "frame channel"]
+"""The latents of one song."""
 Times = Float[Tensor, " batch"] | Float[Tensor, "batch frame"]
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.scorers.base import Scorer
+    from diffdpo.search.config import SearchConfig
     from diffdpo.search.task import SearchMethod
     from diffdpo.types import Objective
 
@@ -41,23 +42,23 @@ def check_model(choice: Choice) -> Any:
 
 def model_digest(choice: Choice) -> str:
     """Identity of a chosen model: its name and arguments, with the content of files and folders for their paths."""
-    return digest([choice.name, _content(choice.args)])
+    return digest([choice.name, content_of(choice.args)])
 
 
-def _content(value: Any) -> Any:
+def content_of(value: Any) -> Any:
     """A value with digests for the paths that exist in it, also for those of a list of adapters, `a@0.5,b`."""
     if isinstance(value, Mapping):
-        return {key: _content(entry) for key, entry in value.items()}
+        return {key: content_of(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_content(entry) for entry in value]
+        return [content_of(entry) for entry in value]
     if not isinstance(value, str) or not value:
         return value
     if Path(value).exists():
         return content_digest(Path(value))
     if "," in value:
-        return [_content(entry.strip()) for entry in value.split(",")]
+        return [content_of(entry.strip()) for entry in value.split(",")]
     path, _, weight = value.rpartition("@")
-    return [_content(path), weight] if path and Path(path).exists() else value
+    return [content_of(path), weight] if path and Path(path).exists() else value
 
 
 def build_objective(choice: Choice) -> "Objective":
@@ -99,6 +100,13 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
             raise ConfigError(f"scorers: {choice.name!r} is named twice")
         scorers[choice.name] = build_part(SCORERS, choice)
     return scorers
+
+
+def check_search(search: "SearchConfig | None") -> None:
+    """ConfigError for a search method, an argument or an axis that does not exist."""
+    if search is not None:
+        build_method(search.method)
+        search.reward.check()
 
 
 def build_method(choice: Choice) -> "SearchMethod":

@@ -52,6 +52,8 @@ class SampleRow:
     """Digest of what the song was generated from: prompt, edit and model; empty in tables of older versions."""
     plan: str = ""
     """Digest of the plan that the song follows, which is in plans/; empty for a song without one."""
+    search: str = ""
+    """JSON: of a search's winner, the song of the search that it is, method and reward; empty for other songs."""
     error: str = ""
     """Why the song could not be generated; empty on success."""
 

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import ndimage, signal
-from torch import Tensor
 
+from diffdpo.flow import SongLatents
 from diffdpo.types import Clip
 
 SongSamples = Float[np.ndarray, "channel sample"]
-SongLatents = Float[Tensor, "frame channel"]
 NOTE_JUDGES = ("note.triad", "note.key", "note.scale")
 ALL_FAMILIES = (
     "harmony",

@@ -217,6 +217,7 @@ def check_fit(network: Any, state: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in state.items():
         side = 1 if ".lora_A" in name else 0  # A has the inputs of the layer, B its outputs
         layer = modules.get(name.split(".lora_")[0])
+        layer = getattr(layer, "base_layer", layer)  # under an adapter that is not merged
         shape = tuple(tensor.shape)
         if (
             layer is None

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from diffdpo.errors import CheckpointError, reason
 from diffdpo.models.adapter_config import AdapterConfig, match_layers
-from diffdpo.models.adapter_schedule import ATTRIBUTE, TimedAdapters
+from diffdpo.models.adapter_schedule import ATTRIBUTE, NEVER, TimedAdapters, timed_adapters
 from diffdpo.models.adapters import (
     MAGNITUDE,
     Adapters,
@@ -50,22 +50,70 @@ def apply_adapters(network: Any, adapter: Adapters, adapters: Sequence[AdapterCo
         _add_adapter(network, entry, name)
         intervals[name] = (entry.interval[0], entry.interval[1])
     if intervals:
-        layers = [module.eval() for module in network.modules() if isinstance(module, BaseTunerLayer)]
-        schedule = TimedAdapters(intervals, layers)
-        schedule.switch(frozenset())
-        setattr(network, ATTRIBUTE, schedule)
+        _schedule(network, intervals)
+
+
+def add_switched_adapters(network: Any, adapter: Adapters) -> frozenset[str]:
+    """Put adapters on a network that act only where they are named, see `by_adapters`; their names.
+
+    The network stays what it was, bit for bit. CheckpointError for adapters that do not fit or cannot act together.
+    """
+    schedule = timed_adapters(network)
+    if schedule is None and any(isinstance(module, BaseTunerLayer) for module in network.modules()):
+        raise CheckpointError(
+            f"{adapter}: the network has an adapter of its own that is not merged; export it, and load the model "
+            "with adapter=…"
+        )
+    intervals = dict(schedule.intervals) if schedule is not None else {}
+    entries = [AdapterConfig(str(folder), weight) for folder, weight in parse_adapters(adapter)]
+    check_sum(entries, is_alone=schedule is None or all(ends == NEVER for ends in intervals.values()))
+    names = []
+    for entry in entries:
+        check_fit(network, read_adapter(Path(entry.path), network)[0], adapter_file(Path(entry.path)))
+        names.append(f"switched_{len(intervals)}")
+        _add_adapter(network, entry, names[-1])
+        intervals[names[-1]] = NEVER
+    _schedule(network, intervals)
+    return frozenset(names)
+
+
+def remove_switched_adapters(network: Any) -> None:
+    """Take the adapters of `add_switched_adapters` off a network, which is then as it was."""
+    schedule = timed_adapters(network)
+    if schedule is None:
+        return
+    intervals = {name: ends for name, ends in schedule.intervals.items() if ends != NEVER}
+    names = sorted(schedule.intervals.keys() - intervals.keys())
+    if not intervals:
+        network.unload_lora()
+        delattr(network, ATTRIBUTE)
+    elif names:
+        network.delete_adapters(names)
+        _schedule(network, intervals)
+
+
+def _schedule(network: Any, intervals: dict[str, tuple[float, float]]) -> None:
+    """Write the schedule of a network's adapters into it; none of them acts."""
+    layers = [module.eval() for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    schedule = TimedAdapters(intervals, layers)
+    schedule.switch(frozenset())
+    setattr(network, ATTRIBUTE, schedule)
 
 
 def check_together(entries: Sequence[AdapterConfig]) -> None:
     """CheckpointError for a DoRA in a sum that is none, see `check_soup`; in an interval it is alone and whole."""
     check_soup([(Path(entry.path), entry.strength) for entry in entries])
-    if not any(entry.is_timed for entry in entries):
-        return
+    if any(entry.is_timed for entry in entries):
+        check_sum(entries)
+
+
+def check_sum(entries: Sequence[AdapterConfig], is_alone: bool = True) -> None:
+    """CheckpointError for a DoRA among adapters that are not merged, unless it is alone and whole."""
+    is_whole = is_alone and len(entries) == 1 and entries[0].strength == 1
     for entry in entries:
-        is_alone = len(entries) == 1 and entry.strength == 1
-        if not is_alone and any(MAGNITUDE in name for name in read_adapter(Path(entry.path))[0]):
+        if not is_whole and any(MAGNITUDE in name for name in read_adapter(Path(entry.path))[0]):
             raise CheckpointError(
-                f"{entry.path}: a DoRA among adapters with an interval of t: what it changes depends on the "
+                f"{entry.path}: a DoRA among adapters that are not merged: what it changes depends on the "
                 "weights below it; use it alone with strength 1, or without an interval"
             )
 

@@ -185,8 +185,14 @@ def _mined_score(pair: PairedSample, axis_effects: Sequence[AxisEffect]) -> floa
 
 
 def _sampling_of(row: SampleRow, location: str) -> SamplingConfig:
-    """How a song was sampled."""
-    return to_object(SamplingConfig, merge(SamplingConfig, json.loads(row.sampling), location), location)
+    """How a song was sampled; DataError for a song of knobs or steering, whose velocity is no model's."""
+    values = json.loads(row.sampling)
+    sampling = to_object(SamplingConfig, merge(SamplingConfig, values, location), location)
+    if sampling.has_interventions:
+        raise DataError(
+            f"the song {row.sample_id!r} was sampled with knobs or steering, and its velocity is no model's"
+        )
+    return sampling
 
 
 def _model_choice(row: SampleRow) -> Choice:

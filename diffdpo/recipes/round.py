@@ -1,7 +1,6 @@
 """The verb `round`: rounds of sample, score, mine and train; then the comparison with the first model."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,22 +12,29 @@ from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data.prompts import check_disjoint, read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
-from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
 from diffdpo.inputs import digest
 from diffdpo.parts import build_objective, model_digest
 from diffdpo.progress import log
-from diffdpo.recipes import evaluate, mine, sample, score, train
+from diffdpo.recipes import evaluate, mine, train
 from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
 from diffdpo.recipes.next_model import next_model
+from diffdpo.recipes.round_songs import (
+    has_plain_candidates,
+    sample_candidates,
+    sample_long_song,
+    sample_songs,
+    score_folders,
+)
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.run_dir import DistEnv, dist_env, open_run
-from diffdpo.runs import MANIFEST, METRICS, finish, read_json, write_if_changed
+from diffdpo.runs import MANIFEST, METRICS, finish, read_json
+from diffdpo.search.config import SearchConfig
 from diffdpo.statistics import MIN_CLUSTERS
 from diffdpo.text_files import read_jsonl
 from diffdpo.training.config import FREE_TO_CHANGE, result_folder
@@ -36,7 +42,7 @@ from diffdpo.training.config import FREE_TO_CHANGE, result_folder
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
 """Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
 ROUND_KEYS: dict[str, tuple[str, ...]] = {
-    "sample": ("out", "prompts", "model", "per_prompt", "seed"),
+    "sample": ("out", "prompts", "model", "per_prompt", "seed", "search"),
     "score": ("out", "samples"),
     "mine": ("out", "samples", "scores", "pairs"),
     "train": ("out", "model", "seed"),
@@ -81,6 +87,9 @@ class RoundRun:
     the rule about winners' errors is the best."""
     candidates: int = 6
     """Songs sampled for each mining prompt."""
+    search: SearchConfig | None = None
+    """How the songs of the mining prompts are searched for; all songs of a search are candidates. Without it
+    `candidates` plain songs are sampled."""
     evaluation_samples: int = 2
     """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
     rounds: int = 1
@@ -125,6 +134,8 @@ class RoundRun:
             raise ConfigError("adapter_strength scales an adapter; set train.train.lora, or leave it out")
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
+        if self.search is not None:
+            replace(self.sample, model=self.model, search=self.search).check_parts()
         self.mine.check_parts()
         self.evaluate.check_parts()
         replace(self.train, model=self.model).check_parts()
@@ -210,10 +221,10 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
         return round_result([], metrics)
     seed, count = cfg.seed + 1, cfg.evaluation_samples
     baseline, aligned = (
-        _sample(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
+        sample_songs(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
         for choice, target in ((cfg.model, out / "validation"), (model, folder / "validation"))
     )
-    _score(cfg, [baseline, aligned], out / "scores", windows=False)
+    score_folders(cfg, [baseline, aligned], out / "scores", windows=False)
     mined_axes = read_json(folder / "pairs" / MANIFEST)["axes"]
     return round_result(evaluate.compare(baseline, aligned, out / "scores", mined_axes), metrics)
 
@@ -221,11 +232,11 @@ def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResul
 def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:
     """Compare a round's model with the first model, on prompts that decided nothing."""
     baseline, aligned = (
-        _sample(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
+        sample_songs(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
         for choice, target in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
-    _score(cfg, [baseline, aligned], out / "scores", windows=False)
-    song = _long_song(cfg, model, out, dist)
+    score_folders(cfg, [baseline, aligned], out / "scores", windows=False)
+    song = sample_long_song(cfg, model, out, dist)
     frontier = out / evaluate.FRONTIER
     evaluate.run(
         replace(
@@ -236,7 +247,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
             out=str(out / "report"),
             pairs=str(folder / "pairs"),
             training=str(folder / "train"),
-            candidates=str(out / "round-1" / "candidates"),
+            candidates=str(out / "round-1" / "candidates") if has_plain_candidates(cfg.search) else "",
             frontier=cfg.evaluate.frontier or (str(frontier) if frontier.is_file() else ""),
             long_song=str(song or ""),
             long_song_caption=f"{cfg.long_song_s:g} s, aligned model: {cfg.long_song_prompt}" if song else "",
@@ -251,8 +262,8 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
     """One round: from a model to the model after training on its own songs."""
     scores, pairs = folder.parent / "scores", folder / "pairs"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
-    songs = _sample(cfg, model, folder / "candidates", cfg.mining_prompts, cfg.candidates, seed=seed)
-    _score(cfg, [songs], scores, windows=True)
+    songs = sample_candidates(cfg, model, folder / "candidates", seed)
+    score_folders(cfg, [songs], scores, windows=True)
     kind = build_objective(cfg.train.objective).batch_kind
     mine.run(
         replace(cfg.mine, samples=[str(songs)], scores=str(scores), out=str(pairs), pairs=kind == "pair")
@@ -268,29 +279,3 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
     train.run(training)
     lora = training.train.lora is not None
     return next_model(model, result_folder(folder / "train"), lora=lora, strength=cfg.adapter_strength)
-
-
-def _sample(cfg: RoundRun, model: Choice, out: Path, prompts: str, count: int, *, seed: int) -> Path:
-    stage: Any = replace(cfg.sample, out=str(out), prompts=prompts, model=model, per_prompt=count, seed=seed)
-    return sample.run(stage, free=("model",))  # songs of another model are made anew
-
-
-def _score(cfg: RoundRun, samples: Sequence[Path], out: Path, *, windows: bool) -> None:
-    """Scores of some folders; of windows for the candidates alone, from which spans are mined."""
-    stage = replace(cfg.score, samples=[str(folder) for folder in samples], out=str(out))
-    score.run(stage if windows else replace(stage, window_s=0.0, hop_s=0.0))
-
-
-def _long_song(cfg: RoundRun, model: Choice, out: Path, dist: DistEnv) -> Path | None:
-    """One song longer than the clips, from the aligned model."""
-    if not cfg.long_song_s:
-        return None
-    if not cfg.long_song_prompt:
-        raise ConfigError("long_song_s is set, but long_song_prompt is empty; say what the song should be")
-    prompts, folder = out / "long-song.jsonl", out / "long-song"
-    row = {"id": "song", "text": cfg.long_song_prompt, "duration_s": cfg.long_song_s}
-    if dist.main:
-        write_if_changed(prompts, json.dumps(row) + "\n")
-    dist.barrier()
-    _sample(cfg, model, folder, str(prompts), 1, seed=cfg.seed)
-    return Samples(folder).audio(sample_id("song", 0))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -21,15 +22,15 @@ from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id
 from diffdpo.data.song_prompts import SongPrompts
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
+from diffdpo.knob_parts import check_knobs, interventions_digest, load_interventions, resolve_knobs
 from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model, check_model, model_digest
+from diffdpo.parts import build_model, check_model, check_search, model_digest
 from diffdpo.progress import bar, log
+from diffdpo.recipes.sample_results import conclude_samples
 from diffdpo.registry import Choice
-from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import DistEnv, device, dist_env, open_run
-from diffdpo.runs import finish
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
 from diffdpo.sampling.previews import previews
@@ -42,7 +43,9 @@ from diffdpo.sampling.sample_jobs import (
     sample_jobs,
     song_request,
 )
+from diffdpo.sampling.variants import Interventions
 from diffdpo.scorers.axes import check_axis_controls
+from diffdpo.search.config import SearchConfig
 from diffdpo.types import Prompt
 
 
@@ -58,8 +61,10 @@ class SampleRun:
     model: Choice = field(default_factory=lambda: Choice("tiny"))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     longform: LongformConfig = field(default_factory=LongformConfig)
+    search: SearchConfig | None = None
+    """With a search, the songs of a prompt are the best that it finds; all its songs are in OUT/search."""
     per_prompt: int = 1
-    """Songs for each prompt, each with noise of its own."""
+    """Songs for each prompt, each with noise of its own; of a search the best."""
     seed: int = 0
     shard: int = 0
     shards: int = 1
@@ -73,10 +78,16 @@ class SampleRun:
         check_range(self, "per_prompt", "shards", low=1)
         check_range(self, "shard", low=0, below=self.shards)
         check_seed(self, "seed")
+        if self.search is not None and (self.shards > 1 or not self.audio):
+            raise ValueError(
+                "search: takes audio=true and shards=1; `accelerate launch` shares it over processes"
+            )
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
+        check_search(self.search)
+        check_knobs(self.sampling)
 
 
 def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
@@ -86,7 +97,7 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
     """
     prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
     check_axis_controls(prompts)
-    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
+    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}
     dist = dist_env()
     folder = open_run(
@@ -98,23 +109,28 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
     )
     with folder as out:
         samples = Samples(out)
+        if cfg.search is not None:
+            winners = import_module("diffdpo.recipes.winners")
+            conclude_samples(samples, winners.sample_winners(cfg, samples, dist), dist)
+            return out
         complete_ids = {
             row.sample_id for row in samples.rows() if _complete(samples, row.sample_id, cfg.audio)
         }
         shard_ids = list(songs)[cfg.shard :: cfg.shards]
         if not complete_ids.issuperset(shard_ids):
-            model = build_model(cfg.model)
+            choice, sampling = resolve_knobs(cfg.model, cfg.sampling)
+            model = build_model(choice)
             torch.nn.Module.to(model.network, device())
             jobs, faults = sample_jobs(model.spec, [songs[name] for name in shard_ids], edits)
             rows = [_row(cfg, job, inputs, error=reason) for job, reason in faults]
             if dist.main:
                 tables.append(out, SAMPLES, rows, rank=cfg.shard)
             check_jobs(model, jobs, cfg.longform)
-            _sample_all(cfg, model, dist.shard(jobs), samples, complete_ids, inputs, dist)
+            with load_interventions(model, sampling, choice) as interventions:
+                sampler = _Sampler(cfg, model, sampling, interventions, samples, inputs)
+                _sample_all(sampler, dist.shard(jobs), complete_ids, dist)
         dist.barrier()
-        if dist.main:
-            _conclude(cfg, samples, list(songs), dist)
-        dist.barrier()
+        conclude_samples(samples, list(songs), dist, shards=cfg.shards)
     return out
 
 
@@ -139,44 +155,33 @@ def _refresh(
     write_prompts(out / PROMPTS, {prompt.id: prompt for prompt in prompts.values()}.values(), edits)
 
 
-def _conclude(cfg: SampleRun, samples: Samples, sample_ids: Sequence[str], dist: DistEnv) -> None:
-    """Write the page, and the manifest once no song is missing: other shards may still be at work."""
-    if cfg.shards == 1:  # nobody else writes here
-        tables.compact(samples.folder, SAMPLES)
-    rows = {row.sample_id: row for row in samples.all_rows()}
-    results = [rows[name] for name in sample_ids if name in rows]
-    failures = [row for row in results if row.error]
-    for row in failures[:5]:
-        log(f"failed: {row.sample_id}: {row.error}")
-    write_gallery(samples, results, n_missing=len(sample_ids) - len(results))
-    if failures and len(failures) == len(results):
-        raise DataError(f"{samples.folder}: no song could be made; first: {failures[0].error}")
-    if failures:
-        log(f"{len(failures)} of {len(results)} songs failed; the same command tries them again")
-    if len(results) < len(sample_ids):
-        log(f"{len(results)} of {len(sample_ids)} songs are there; the rest is for the other shards")
-    else:
-        finish(samples.folder, samples=len(results) - len(failures), failed=len(failures), world=dist.count)
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """All that the songs of a run have in common."""
+
+    cfg: SampleRun
+    model: SongModel
+    sampling: SamplingConfig
+    """With the knobs that are left, see `resolve_knobs`."""
+    interventions: Interventions
+    samples: Samples
+    inputs: Mapping[str, str]
 
 
 def _sample_all(
-    cfg: SampleRun,
-    model: SongModel,
-    jobs: Sequence[SampleJob],
-    samples: Samples,
-    complete_ids: Collection[str],
-    inputs: Mapping[str, str],
-    dist: DistEnv,
+    sampler: _Sampler, jobs: Sequence[SampleJob], complete_ids: Collection[str], dist: DistEnv
 ) -> None:
     """Generate the jobs that are not complete, in batches that do not depend on which are: a run that was stopped
     and continued has the batches of a run that was not."""
+    cfg, model, inputs = sampler.cfg, sampler.model, sampler.inputs
     rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
-    append = partial(tables.append, samples.folder, SAMPLES, rank=rank)
+    append = partial(tables.append, sampler.samples.folder, SAMPLES, rank=rank)
     size = cfg.sampling.batch
     full_batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     job_batches = [[job for job in batch if job.sample_id not in complete_ids] for batch in full_batches]
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
-    embedded_jobs, failures = embed_jobs(store, [job for batch in job_batches for job in batch], cfg.seed)
+    open_jobs = [job for batch in job_batches for job in batch]
+    embedded_jobs, failures = embed_jobs(store, open_jobs, cfg.seed, sampler.sampling.axes)
     model.place("encoders", None)
     failed_jobs = [job for job in jobs if job.sample_id in failures]
     append([_row(cfg, job, inputs, error=failures[job.sample_id]) for job in failed_jobs])
@@ -188,59 +193,53 @@ def _sample_all(
     )
     with bar("sample", total, "step", visible=dist.main) as progress:
         for batch in filter(None, batches):
-            append(_sample_batch(cfg, model, batch, samples, inputs, progress.advance))
+            append(_sample_batch(sampler, batch, progress.advance))
 
 
 def _sample_batch(
-    cfg: SampleRun,
-    model: SongModel,
-    batch: Sequence[EmbeddedJob],
-    samples: Samples,
-    inputs: Mapping[str, str],
-    on_step: Callable[[], None],
+    sampler: _Sampler, batch: Sequence[EmbeddedJob], on_step: Callable[[], None]
 ) -> list[SampleRow]:
     """Generate and write the songs of a batch; a row each, with the error of a song that failed."""
     rows, requests = [], {}
     for embedded_job in batch:
         try:
-            requests[embedded_job.job.sample_id] = song_request(model, embedded_job)
+            requests[embedded_job.job.sample_id] = song_request(sampler.model, embedded_job)
         except Exception as error:  # whatever one song brings about
-            rows.append(_row(cfg, embedded_job.job, inputs, error=song_fault(error)))
+            rows.append(_row(sampler.cfg, embedded_job.job, sampler.inputs, error=song_fault(error)))
     ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
     try:
-        return rows + _compose(cfg, model, ready, requests, samples, inputs, on_step)
+        return rows + _compose(sampler, ready, requests, on_step)
     except Exception as error:  # whatever one song brings about: the others are made without it
         reason = song_fault(error)
     if len(ready) == 1:
-        return [*rows, _row(cfg, ready[0].job, inputs, error=reason)]
+        return [*rows, _row(sampler.cfg, ready[0].job, sampler.inputs, error=reason)]
     log(f"a batch of {len(ready)} songs failed ({reason}); its songs are made one by one")
     for embedded_job in ready:
-        rows += _sample_batch(cfg, model, [embedded_job], samples, inputs, on_step)
+        rows += _sample_batch(sampler, [embedded_job], on_step)
     return rows
 
 
 def _compose(
-    cfg: SampleRun,
-    model: SongModel,
+    sampler: _Sampler,
     ready: Sequence[EmbeddedJob],
     requests: Mapping[str, SongRequest],
-    samples: Samples,
-    inputs: Mapping[str, str],
     on_step: Callable[[], None],
 ) -> list[SampleRow]:
     """Generate and write the songs of some requests; a row each."""
+    cfg, model, samples = sampler.cfg, sampler.model, sampler.samples
     with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
         songs = compose(
             model,
             list(requests.values()),
-            cfg.sampling,
+            sampler.sampling,
             cfg.longform,
             seed=cfg.seed,
             on_step=on_step,
             on_frames=grow,
+            interventions=sampler.interventions,
         )
         return [
-            _write(cfg, model, embedded_job, latents, samples, inputs)
+            _write(cfg, model, embedded_job, latents, samples, sampler.inputs)
             for embedded_job, latents in zip(ready, songs, strict=True)
         ]
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import MISSING
@@ -20,9 +19,17 @@ from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, write_pro
 from diffdpo.data.song_prompts import SongPrompts
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
+from diffdpo.knob_parts import check_knobs, interventions_digest, load_interventions, resolve_knobs
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_method, build_model, build_scorers, check_model, model_digest
+from diffdpo.parts import (
+    build_method,
+    build_model,
+    build_scorers,
+    check_model,
+    check_search,
+    model_digest,
+)
 from diffdpo.progress import Bar, bar, log
 from diffdpo.recipes import score
 from diffdpo.recipes.score import ScoreRun
@@ -34,11 +41,12 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig
 from diffdpo.sampling.sample_files import SampleDigests, sample_row
 from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, check_jobs, sample_jobs
+from diffdpo.sampling.variants import Interventions
 from diffdpo.scorers.axes import check_axis_controls, judge_axes
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.engine import SearchResult, choice_gains, search_prompt
 from diffdpo.search.store import SEARCH, FolderStore, SearchRow, ranked_rows
-from diffdpo.search.task import SearchMethod, SearchTask
+from diffdpo.search.task import SearchTask
 from diffdpo.types import Prompt
 
 RUNNERS_UP = 3
@@ -71,8 +79,8 @@ class SearchRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-        build_method(self.search.method)
-        self.search.reward.check()
+        check_search(self.search)
+        check_knobs(self.sampling)
 
     @property
     def scores_folder(self) -> Path:
@@ -86,20 +94,23 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
     check_axis_controls(prompts)
     method = build_method(cfg.search.method)
-    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
+    inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     dist = dist_env()
-    growing = [f"search.method.args.{name}" for name in method.growing]
-    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *growing, *free)
+    free_keys = [f"search.method.args.{name}" for name in method.free_arguments]
+    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *free_keys, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:
             _warn(cfg, prompts, dist)
-        model = build_model(cfg.model)
+        choice, sampling = resolve_knobs(cfg.model, cfg.sampling)
+        model = build_model(choice)
         torch.nn.Module.to(model.network, device())
         jobs, faults = sample_jobs(model.spec, [(prompt, 0) for prompt in prompts], edits)
         for job, reason in faults:
             log(f"failed: {job.prompt.id}: {reason}", visible=dist.main)
         check_jobs(model, jobs, cfg.longform)
-        results = _search_all(cfg, model, method, dist.shard(jobs), Samples(out), inputs, dist)
+        with load_interventions(model, sampling, choice) as interventions:
+            parts = SearchParts(model, sampling, interventions)
+            results = _search_all(cfg, parts, dist.shard(jobs), Samples(out), inputs, dist)
         dist.barrier()
         score.run(_score_run(cfg))  # what is there is not computed again
         if dist.main:
@@ -133,18 +144,28 @@ def _score_run(cfg: SearchRun) -> ScoreRun:
     return ScoreRun(samples=[cfg.out], out=str(cfg.scores_folder), scorers=cfg.search.reward.scorers())
 
 
+@dataclass(frozen=True, eq=False)
+class SearchParts:
+    """The model of a search, and how it samples."""
+
+    model: SongModel
+    sampling: SamplingConfig
+    """With the knobs that are left, see `resolve_knobs`."""
+    interventions: Interventions
+
+
 def _search_all(
     cfg: SearchRun,
-    model: SongModel,
-    method: SearchMethod,
+    parts: SearchParts,
     jobs: Sequence[SampleJob],
     samples: Samples,
     inputs: Mapping[str, str],
     dist: DistEnv,
 ) -> list[SearchResult]:
     """The results of some prompts; a prompt that fails is reported and left out."""
+    method = build_method(cfg.search.method)
     store = FolderStore(
-        model=model,
+        model=parts.model,
         scorers=build_scorers(cfg.search.reward.scorers()),
         reward=cfg.search.reward,
         samples=samples,
@@ -153,13 +174,13 @@ def _search_all(
         sample_row=partial(_sample_row, cfg, inputs),
         process=dist.rank,
     )
-    embeddings = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
+    embeddings = EmbeddingStore(parts.model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     results: list[SearchResult] = []
     with bar("search", round(len(jobs) * cfg.search.budget), "song", visible=dist.main) as progress:
         for job in jobs:
             task = SearchTask(
-                model=model, job=job, sampling=cfg.sampling, longform=cfg.longform, seed=cfg.seed,
-                budget=cfg.search.budget, embeddings=embeddings, store=store,
+                model=parts.model, job=job, sampling=parts.sampling, longform=cfg.longform, seed=cfg.seed,
+                budget=cfg.search.budget, embeddings=embeddings, store=store, interventions=parts.interventions,
             )  # fmt: skip
             task.on_spend = partial(_advance, progress, task)
             try:
@@ -211,8 +232,8 @@ def _conclude(
     _report_gains(cfg, rows)
     if not complete:
         raise DataError(f"{samples.folder}: no prompt has a song; the messages above say why")
-    if missing := [name for name in prompt_ids if name not in complete]:
-        log(f"{len(missing)} of {len(prompt_ids)} prompts have no song; the same command tries them again")
+    if absent := [name for name in prompt_ids if name not in complete]:
+        log(f"{len(absent)} of {len(prompt_ids)} prompts have no song; the same command tries them again")
         return
     finish(
         samples.folder,
@@ -227,13 +248,15 @@ def _conclude(
 def _write_page(cfg: SearchRun, samples: Samples, rows: Sequence[SearchRow]) -> None:
     """The winners and the runners-up of each prompt, with rewards and costs."""
     songs = {row.sample_id: row for row in samples.all_rows()}
-    shown = [row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs]
+    page_rows = [
+        row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs
+    ]
     captions = {}
-    for row in shown:
+    for row in page_rows:
         place = "winner" if row.rank <= cfg.search.winners else f"number {row.rank}"
         fault = "" if not row.violation else f", violates by {row.violation:.2f} sd"
         captions[row.sample_id] = f"{place}, {row.reward:+.2f} sd{fault}"
-    write_gallery(samples, [songs[row.sample_id] for row in shown], captions=captions)
+    write_gallery(samples, [songs[row.sample_id] for row in page_rows], captions=captions)
 
 
 def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:
@@ -250,7 +273,7 @@ def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:
             log(f"best of {entry.n}: {entry.gain:+.2f} sd over a plain song, KL at most {entry.kl:.2f} nats")
 
 
-def search_rows(folder: Path) -> list[Any]:
+def search_rows(folder: Path) -> list[SearchRow]:
     """The rows of a search with a rank, the best of each prompt first."""
     rows = [row for row in tables.read_rows(folder, SEARCH) if row.rank]
     return sorted(rows, key=lambda row: (row.prompt_id, row.rank))

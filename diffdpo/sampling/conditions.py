@@ -1,8 +1,9 @@
 """The conditions of a batch of samples, with a row for every condition that differs."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -36,6 +37,8 @@ class ConditionBatch:
     """The row of each sample."""
     uncond: Int[Tensor, " sample"]
     """The row of each sample's negative prompt or null; unused without guidance."""
+    axes: Mapping[str, Int[Tensor, " sample"]] = field(default_factory=dict)
+    """The row of each sample's prompt with a preference axis in it, by axis."""
 
     @property
     def length(self) -> int:
@@ -78,12 +81,20 @@ def check_request(model: SongModel, request: Request) -> None:
 
 
 def encode_conditions(
-    model: SongModel, requests: Sequence[Request], guidance: Guidance, device: torch.device
+    model: SongModel,
+    requests: Sequence[Request],
+    guidance: Guidance,
+    device: torch.device,
+    axes: Sequence[str] = (),
 ) -> ConditionBatch:
-    """The conditions of a batch on a device, those of both branches where there is guidance."""
+    """The conditions of a batch on a device: those of both branches where there is guidance, and those with each of
+    some preference axes in the prompt."""
+    count = len(requests)
     entries = [ConditionEntry(request.row, request.context) for request in requests]
     if guidance.active:
         entries += [_negative(request, model.spec) for request in requests]
+    for axis in axes:
+        entries += [ConditionEntry(_axis_row(request, axis), request.context) for request in requests]
     if not model.unconditional and any(entry.is_null for entry in entries):
         raise DataError(
             "this model has no unconditional branch (a distilled network?); set sampling.guidance_scale=1, or "
@@ -96,12 +107,24 @@ def encode_conditions(
         condition = model.without(condition, part, torch.tensor([entry.is_null for entry in entries]))
     frames = torch.tensor([entry.row.frames for entry in entries])
     first, place = distinct_rows({**condition, "frames": frames})
+    groups = place.split(count)
     return ConditionBatch(
         condition=move(take(condition, first), device),
         frames=frames[first],
-        cond=place[: len(requests)],
-        uncond=place[-len(requests) :],
+        cond=groups[0],
+        uncond=groups[1 if guidance.active else 0],
+        axes=dict(zip(axes, groups[len(groups) - len(axes) :], strict=True)),
     )
+
+
+def _axis_row(request: Request, axis: str) -> Row:
+    """The row of a prompt with a preference axis in it."""
+    if axis not in request.axis_rows:
+        raise DataError(
+            f"sample {request.sample_id!r}: its prompt was not embedded with the axis {axis!r} of sampling.knobs; "
+            "give the request its axis_rows"
+        )
+    return request.axis_rows[axis]
 
 
 def _negative(request: Request, spec: LatentSpec) -> ConditionEntry:
@@ -148,9 +171,13 @@ def _with_contexts(
     return model.with_context(condition, latents, keep_mask)  # type: ignore[attr-defined]
 
 
-def prepare_conditions(model: SongModel, conditions: ConditionBatch) -> ConditionBatch:
-    """Conditions after the model's `prepare`, if it has one: what does not depend on x and t is computed once."""
+def prepare_conditions(model: SongModel, conditions: ConditionBatch, network: Any = None) -> ConditionBatch:
+    """Conditions after the model's `prepare`, if it has one: what does not depend on x and t is computed once.
+
+    `network` is the bare network, by default the model's own.
+    """
     if not supports(model, Prepares):
         return conditions
-    condition = model.prepare(model.network, conditions.condition, conditions.frames)  # type: ignore[attr-defined]
+    bare_network = model.network if network is None else network
+    condition = model.prepare(bare_network, conditions.condition, conditions.frames)  # type: ignore[attr-defined]
     return replace(conditions, condition=condition)

@@ -14,8 +14,10 @@ from diffdpo.flow import LOG_SNR_END, LOG_SNR_START, log_snr_times
 from diffdpo.models.base import LatentSpec
 from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import Guidance, build_guider
+from diffdpo.sampling.knobs import MODEL, Knob, used_networks, used_variants
 from diffdpo.sampling.reward_guidance import RewardGuidance
 from diffdpo.sampling.solver import Solver, build_solver
+from diffdpo.sampling.steering_config import STEERING_KEY, SteeringConfig
 from diffdpo.sampling.trajectory import schedule
 
 
@@ -72,6 +74,12 @@ class SamplingConfig:
     velocities."""
     reward_guidance: RewardGuidance | None = None
     """Guidance towards higher values of an axis by a probe of latents: docs/howto/reward-guidance.md."""
+    knobs: list[Knob] = field(default_factory=list)
+    """Differences of velocities that are added to the model's, each with a weight and an interval of t:
+    docs/howto/knobs.md."""
+    steering: list[SteeringConfig] = field(default_factory=list)
+    """Directions that are added to activations, each with a strength, blocks and an interval of t:
+    docs/howto/steering.md."""
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     """Compile the network's repeated blocks: a minute at the beginning."""
@@ -92,10 +100,26 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling.guidance_interval must be two numbers, 0 <= low <= high <= 1, got {interval}"
             )
+        self._check_interventions()
         build_solver(self.solver)
         if self.build_guidance().guider.zero_init_steps >= self.steps:
             raise ValueError(
                 f"sampling.guidance.args.zero_init_steps must be below sampling.steps={self.steps}"
+            )
+
+    def _check_interventions(self) -> None:
+        if self.compile and any(key.skip for key in used_networks(self.active_knobs)):
+            raise ValueError(
+                "sampling.knobs: compiled blocks cannot be skipped; set sampling.compile=false, or leave skip out"
+            )
+        if self.compile and self.active_steering:
+            raise ValueError(
+                f"{STEERING_KEY}: compiled blocks cannot be steered; set sampling.compile=false, or leave it out"
+            )
+        if self.active_knobs and any(entry.monitor for entry in self.active_steering):
+            raise ValueError(
+                f"{STEERING_KEY}: the monitor watches one network, knobs evaluate several; leave sampling.knobs "
+                "out, or set monitor=false"
             )
 
     def build_guidance(self) -> Guidance:
@@ -106,6 +130,27 @@ class SamplingConfig:
     def build_solver(self) -> Solver:
         """The solver with its arguments."""
         return build_solver(self.solver)
+
+    @property
+    def active_knobs(self) -> list[Knob]:
+        """The knobs that change something."""
+        return [knob for knob in self.knobs if knob.weight]
+
+    @property
+    def active_steering(self) -> list[SteeringConfig]:
+        """The entries of steering that change something."""
+        return [entry for entry in self.steering if entry.alpha]
+
+    @property
+    def has_interventions(self) -> bool:
+        """Whether knobs or steering change the velocity of the model."""
+        return bool(self.active_knobs or self.active_steering)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The preference axes of all variants, for which every prompt is embedded once more."""
+        keys = used_variants(self.active_knobs) if self.active_knobs else [MODEL]
+        return tuple(sorted({key.axis for key in keys} - {""}))
 
     @property
     def zero_init_steps(self) -> int:

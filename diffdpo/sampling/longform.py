@@ -7,8 +7,9 @@ Generating a span of an existing song anew, and extending a song, are the same t
 given.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from diffdpo.models.base import LatentSpec, SongModel
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.request import InitLatents, InpaintContext, Request
 from diffdpo.sampling.sampler import sample_batch
+from diffdpo.sampling.variants import NO_INTERVENTIONS, Interventions
 from diffdpo.sampling.windowed import WindowedModel, window_row
 from diffdpo.types import Row
 from diffdpo.windows import Chunks, Window
@@ -70,6 +72,8 @@ class SongRequest:
     """Below 1, sampling begins from `context`, noised up to t = strength."""
     noise: Float[Tensor, "frame channel"] | None = None
     """The noise that the song begins with; None: drawn by seed and sample id."""
+    axis_rows: Mapping[str, Row] = field(default_factory=dict)
+    """The condition of the whole song with a preference axis in the prompt, by axis, for knobs that name it."""
 
 
 @dataclass(eq=False)
@@ -101,11 +105,13 @@ def compose(
     seed: int,
     on_step: Callable[[], None] | None = None,
     on_frames: OnFrames | None = None,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> list[Float[Tensor, "_ channel"]]:
     """Latents of a batch of songs of any length, each of its row's length, on the CPU in float32.
 
     A song that fits a window is what `sampler.sample_batch` makes of it. Given frames come back unchanged.
     """
+    sample_songs = partial(sample_batch, cfg=cfg, seed=seed, on_step=on_step, interventions=interventions)
     chunks = longform.chunks(model.spec)
     drafts = [_draft(model.spec, song, chunks) for song in songs]
     joint_drafts = [draft for draft in drafts if longform.method == "joint" and _has_seams(draft.groups)]
@@ -114,14 +120,14 @@ def compose(
     }
     for draft in joint_drafts:
         for windows in draft.groups:
-            _sample_jointly(model, draft, windows, cfg, longform, seed=seed, on_step=on_step)
+            _sample_jointly(model, draft, windows, cfg.batch, longform, sample_songs)
             _report(draft, on_frames)
     for turn in range(max(map(len, window_orders.values()), default=0)):
         draft_windows = [
             (draft, windows[turn]) for draft, windows in window_orders.items() if turn < len(windows)
         ]
         requests = [_request(draft, window, longform.clamp_context) for draft, window in draft_windows]
-        spans = sample_batch(model, requests, cfg, seed=seed, on_step=on_step)
+        spans = sample_songs(model, requests)
         for (draft, window), latents in zip(draft_windows, spans, strict=True):
             _put(draft, window.start, latents)
             _report(draft, on_frames)
@@ -198,19 +204,17 @@ def _sample_jointly(
     model: SongModel,
     draft: _Draft,
     windows: Sequence[Window],
-    cfg: SamplingConfig,
+    batch: int,
     longform: LongformConfig,
-    *,
-    seed: int,
-    on_step: Callable[[], None] | None,
+    sample_songs: Callable[..., list[Float[Tensor, "_ channel"]]],
 ) -> None:
     """Generate a stretch of a song in all its windows at once."""
     low, high = windows[0].start, windows[-1].stop
     request = _request(draft, Window(low, high, low, high), longform.clamp_context)
     local_windows = tuple(Window(*(frame - low for frame in window)) for window in windows)
     fade = longform.chunks(model.spec).fade
-    windowed_model = WindowedModel(base_model=model, windows=local_windows, fade=fade, batch=cfg.batch)
-    (latents,) = sample_batch(windowed_model, [request], cfg, seed=seed, on_step=on_step)
+    windowed_model = WindowedModel(base_model=model, windows=local_windows, fade=fade, batch=batch)
+    (latents,) = sample_songs(windowed_model, [request])
     _put(draft, low, latents)
 
 
@@ -250,6 +254,7 @@ def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
         sample_id=song.sample_id,
         row=window_row(song.row, window),
         negative=None if song.negative is None else window_row(song.negative, window),
+        axis_rows={axis: window_row(row, window) for axis, row in song.axis_rows.items()},
         context=InpaintContext(draft.latents[frames].clone(), keep.clone()) if keep.any() else None,
         init=InitLatents(draft.latents[frames].clone(), song.strength) if song.strength < 1 else None,
         clamp_context=clamp_context,

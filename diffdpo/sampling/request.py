@@ -1,6 +1,6 @@
 """Requests to the sampler: one a song or window, with its conditions and the frames that are given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,8 @@ class Request:
     noise: Float[Tensor, "_ channel"] | None = field(default=None)
     """The noise that the whole song begins with; a window takes that of its frames. None: drawn by seed and sample
     id."""
+    axis_rows: Mapping[str, Row] = field(default_factory=dict)
+    """The condition with a preference axis in the prompt, by axis, for knobs that name it."""
 
 
 def prompt_rows(
@@ -84,17 +86,34 @@ def prompt_rows(
     )
 
 
+def axis_rows(
+    prompt: Prompt,
+    axes: Iterable[str],
+    frames: int,
+    embed: Callable[[Prompt], Embedding],
+    plan: Embedding | None = None,
+) -> dict[str, Row]:
+    """The row of a prompt with each of some preference axes in it; DataError for a model that knows no axes."""
+    plan = plan or {}
+    return {
+        axis: Row(embedding=embed(prompt.with_control("axis", axis)) | plan, frames=frames) for axis in axes
+    }
+
+
 def prompt_request(
     prompt: Prompt,
     sample_id: str,
     frames: int,
     embed: Callable[[Prompt], Embedding],
     plan: Embedding | None = None,
+    *,
+    axes: Sequence[str] = (),
 ) -> Request:
     """The request for a whole song of a prompt; `frames` are `LatentSpec.frames` of its duration. See
-    `prompt_rows`."""
+    `prompt_rows`; `axes` are those of `SamplingConfig.axes`."""
     row, negative = prompt_rows(prompt, frames, embed, plan)
-    return Request(sample_id=sample_id, row=row, negative=negative)
+    rows_by_axis = axis_rows(prompt, axes, frames, embed, plan)
+    return Request(sample_id=sample_id, row=row, negative=negative, axis_rows=rows_by_axis)
 
 
 def plan_candidate(

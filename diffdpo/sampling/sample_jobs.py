@@ -20,7 +20,7 @@ from diffdpo.models.base import Covers, Inpaints, LatentSpec, SongModel, require
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.sampling.longform import LongformConfig, SongRequest
 from diffdpo.sampling.render import LOUDNESS_LUFS, SongAudio, song_gain
-from diffdpo.sampling.request import InpaintContext, plan_candidate, prompt_rows
+from diffdpo.sampling.request import InpaintContext, axis_rows, plan_candidate, prompt_rows
 from diffdpo.types import Embedding, Plan, Prompt, Row
 
 
@@ -58,6 +58,8 @@ class EmbeddedJob:
     negative: Row | None
     plan: Plan | None
     """The candidate's plan, for models that plan; stored with the candidate."""
+    axis_rows: Mapping[str, Row] = field(default_factory=dict)
+    """The row of the prompt with each preference axis that knobs name."""
 
 
 def sample_jobs(
@@ -110,13 +112,14 @@ def check_jobs(model: SongModel, jobs: Sequence[SampleJob], longform: LongformCo
 
 
 def embed_jobs(
-    store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int
+    store: EmbeddingStore, jobs: Sequence[SampleJob], seed: int, axes: Sequence[str] = ()
 ) -> tuple[list[EmbeddedJob], dict[str, str]]:
-    """Embedded jobs, equal prompts embedded once; and the errors of the other jobs, by sample id."""
+    """Embedded jobs, equal prompts embedded once, with each preference axis too; and the errors of the other jobs,
+    by sample id."""
     embedded_jobs, failures = [], {}
     for job in jobs:
         try:
-            embedded_jobs.append(_embed(store, job, seed))
+            embedded_jobs.append(embed_job(store, job, seed, axes))
         except Exception as error:  # whatever a prompt or its recording brings about
             failures[job.sample_id] = song_fault(error)
     return embedded_jobs, failures
@@ -129,20 +132,30 @@ def _cover(store: EmbeddingStore, edit: Edit) -> tuple[Plan | None, Embedding | 
     return plan, store.embed_plan(plan)
 
 
-def _embed(store: EmbeddingStore, job: SampleJob, seed: int) -> EmbeddedJob:
+def embed_job(
+    store: EmbeddingStore, job: SampleJob, seed: int, axes: Sequence[str] = (), source: Prompt | None = None
+) -> EmbeddedJob:
+    """A job whose song is made from `source`, by default from the job's own prompt."""
+    prompt = source or job.prompt
     if job.edit is not None and job.edit.cover:
         plan, embedding = _cover(store, job.edit)
     else:
-        plan, embedding = plan_candidate(store, job.prompt, job.sample_id, job.frames, seed)
-    row, negative = prompt_rows(job.prompt, job.frames, store.embed, embedding)
-    return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
+        plan, embedding = plan_candidate(store, prompt, job.sample_id, job.frames, seed)
+    row, negative = prompt_rows(prompt, job.frames, store.embed, embedding)
+    rows_by_axis = axis_rows(prompt, axes, job.frames, store.embed, embedding)
+    return EmbeddedJob(job=job, row=row, negative=negative, plan=plan, axis_rows=rows_by_axis)
 
 
 def song_request(model: SongModel, embedded_job: EmbeddedJob) -> SongRequest:
     """The song that `compose` generates. Audio to be edited is brought to the level of `prepare` and encoded."""
     job = embedded_job.job
     if job.edit is None or (job.edit.cover and job.edit.strength == 1):
-        return SongRequest(sample_id=job.sample_id, row=embedded_job.row, negative=embedded_job.negative)
+        return SongRequest(
+            sample_id=job.sample_id,
+            row=embedded_job.row,
+            negative=embedded_job.negative,
+            axis_rows=embedded_job.axis_rows,
+        )
     latents = place_song(
         _edited_latents(model, job.edit),
         job.edit,
@@ -155,6 +168,7 @@ def song_request(model: SongModel, embedded_job: EmbeddedJob) -> SongRequest:
         negative=embedded_job.negative,
         context=InpaintContext(latents, ~job.to_generate),
         strength=job.edit.strength,
+        axis_rows=embedded_job.axis_rows,
     )
 
 

@@ -13,14 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.models.adapter_schedule import by_adapters
 from diffdpo.models.base import SongModel, compile_blocks
 from diffdpo.sampling.checkpoints import checkpoint_step
-from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions, prepare_conditions
+from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions
 from diffdpo.sampling.config import SamplingConfig
+from diffdpo.sampling.knobs import used_networks
 from diffdpo.sampling.noise import start_noise, step_noise
 from diffdpo.sampling.request import Request
 from diffdpo.sampling.reward_guidance import build_reward, reward_guided_velocity
+from diffdpo.sampling.steering import load_directions, steered_branches, steering_state
 from diffdpo.sampling.trajectory import (
     Hook,
     Noise,
@@ -31,13 +32,18 @@ from diffdpo.sampling.trajectory import (
     Velocity,
     solve,
 )
+from diffdpo.sampling.variants import (
+    NO_INTERVENTIONS,
+    AdaptedNetwork,
+    Interventions,
+    knob_branches,
+    mixed_branches,
+)
 from diffdpo.sampling.velocity import (
-    Evaluate,
     cached_velocity,
     clamped_velocity,
     guided_velocity,
     initial_state,
-    network_velocity,
     with_song_estimate,
 )
 
@@ -71,10 +77,12 @@ def sample_batch(
     *,
     seed: int,
     on_step: Callable[[], None] | None = None,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> list[Float[Tensor, "_ channel"]]:
     """Latents of a batch of songs, each of its row's length, on the CPU in float32, without gradients."""
     with torch.no_grad():
-        return [song.latents for song in generate(model, requests, cfg, seed=seed, on_step=on_step)]
+        samples = generate(model, requests, cfg, seed=seed, on_step=on_step, interventions=interventions)
+    return [sample.latents for sample in samples]
 
 
 def generate(
@@ -86,16 +94,24 @@ def generate(
     network: Any = None,
     on_step: Callable[[], None] | None = None,
     hook: Hook | None = None,
-    checkpointing: bool = False,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> list[Sample]:
     """A batch of songs, and how many evaluations each took. Gradients flow unless the caller forbids them.
 
     `network` is the model's own unless another is given. `hook` may replace x and state after each step, see
-    `trajectory.Hook`; the result has one song for each remaining row, in their order. With `checkpointing` the
-    backward pass computes each step again, and has the activations of one step in memory.
+    `trajectory.Hook`; the result has one song for each remaining row, in their order. `interventions` are what the
+    knobs of `cfg` name, loaded.
     """
-    path = start(model, requests, cfg, seed=seed, network=network, estimate=hook is not None)
-    x, state = follow(path, cfg, on_step=on_step, hook=hook, checkpointing=checkpointing)
+    path = start(
+        model,
+        requests,
+        cfg,
+        seed=seed,
+        network=network,
+        estimate=hook is not None,
+        interventions=interventions,
+    )
+    x, state = follow(path, cfg, on_step=on_step, hook=hook)
     songs = []
     for row, nfe, song in zip(state["row"].tolist(), state["nfe"].tolist(), x.float().cpu(), strict=True):
         request = requests[row]
@@ -112,6 +128,7 @@ def start(
     seed: int,
     network: Any = None,
     estimate: bool = False,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> Trajectories:
     """Trajectories before the first step: conditions encoded, noise drawn, times computed.
 
@@ -120,9 +137,9 @@ def start(
     for request in requests:
         check_request(model, request)
     device, guidance = next(model.network.parameters()).device, cfg.build_guidance()
-    conditions = encode_conditions(model, requests, guidance, device)
+    conditions = encode_conditions(model, requests, guidance, device, cfg.axes)
     noise = start_noise(requests, seed, conditions.length, model.spec.channels)
-    velocity = conditioned_velocity(model, conditions, cfg, network=network)
+    velocity = conditioned_velocity(model, conditions, cfg, network=network, interventions=interventions)
     velocity = clamped_velocity(velocity, *_clamped_frames(requests, noise))
     x, times = _start_points(requests, noise, _time_grid(model, requests, cfg))
     x = x.to(device)
@@ -130,15 +147,22 @@ def start(
         velocity=with_song_estimate(velocity) if estimate else velocity,
         x=x,
         times=times,
-        state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0),
+        state=initial_state(torch.arange(len(requests)), x, guidance, cached=cfg.cache_threshold > 0)
+        | steering_state(cfg.active_steering, len(requests)),
         noise=lambda step: step_noise(requests, seed, step, x),
     )
 
 
 def conditioned_velocity(
-    model: SongModel, conditions: ConditionBatch, cfg: SamplingConfig, *, network: Any = None
+    model: SongModel,
+    conditions: ConditionBatch,
+    cfg: SamplingConfig,
+    *,
+    network: Any = None,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> Velocity:
-    """The velocity of a batch of samples under their conditions: prepared, guided and cached as `cfg` says.
+    """The velocity of a batch of samples under their conditions: prepared, guided, cached and with knobs as `cfg`
+    says.
 
     `network` is the model's own unless another is given.
     """
@@ -146,14 +170,16 @@ def conditioned_velocity(
         compile_blocks(model.network, "sampling.compile")
     device = next(model.network.parameters()).device
     mask = flow.mask_from_frames(conditions.frames[conditions.cond], conditions.length).to(device)
-    policy = model.network if network is None else network
-
-    def prepare() -> Evaluate:
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-            return network_velocity(model, policy, prepare_conditions(model, conditions))
-
-    velocity = guided_velocity(by_adapters(policy, prepare), conditions, cfg.build_guidance(), mask)
-    velocity = cached_velocity(velocity, cfg.cache_threshold, mask)
+    base = AdaptedNetwork(model.network if network is None else network, bare_network=model.network)
+    knobs = cfg.active_knobs
+    branches = knob_branches(model, conditions, knobs, interventions, base, cfg.precision)
+    if cfg.active_steering:
+        loaded = load_directions(cfg.active_steering, interventions.directions, model.network)
+        networks = [model.network, *interventions.other_networks(model.network)]
+        length = model.spec.max_frames if model.spec.window == "fixed" else conditions.length
+        branches = steered_branches(branches, loaded, networks, conditions, length)
+    velocity = guided_velocity(branches, cfg.build_guidance(), mask)
+    velocity = cached_velocity(velocity, cfg.cache_threshold, mask, knobs)
     if cfg.reward_guidance is None or not cfg.reward_guidance.weight:
         return velocity
     reward = build_reward(cfg.reward_guidance, model.spec.channels, device)
@@ -168,7 +194,10 @@ def follow(
     hook: Hook | None = None,
     checkpointing: bool = False,
 ) -> tuple[flow.Latents, State]:
-    """Run all solver steps from noise to songs; `on_step` is called once a step, also at zero velocity."""
+    """Run all solver steps from noise to songs; `on_step` is called once a step, also at zero velocity.
+
+    With `checkpointing` the backward pass computes each step again, and has the activations of one in memory.
+    """
     solver = cfg.build_solver()
     zero_steps = cfg.zero_init_steps
     for _ in range(zero_steps):  # the velocity is zero: x stays noise
@@ -193,13 +222,16 @@ def follow(
 
 
 def planned_nfe(cfg: SamplingConfig) -> int:
-    """Network function evaluations a song takes under `cfg`, both branches of guidance counted, if the velocity
-    cache saves none."""
-    guidance, row = cfg.build_guidance(), torch.zeros(1, dtype=torch.long)
-    conditions = ConditionBatch(condition={}, frames=row + 1, cond=row, uncond=row)
+    """Network function evaluations a song takes under `cfg`, both branches of guidance and the networks of knobs
+    counted, if the velocity cache saves none."""
+    guidance, row, knobs = cfg.build_guidance(), torch.zeros(1, dtype=torch.long), cfg.active_knobs
+    conditions = ConditionBatch(
+        condition={}, frames=row + 1, cond=row, uncond=row, axes=dict.fromkeys(cfg.axes, row)
+    )
     x, mask = torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool)
+    branches = mixed_branches({key: lambda x, t, rows: x for key in used_networks(knobs)}, conditions, knobs)
     path = Trajectories(
-        velocity=guided_velocity(lambda x, t, rows: x, conditions, guidance, mask),
+        velocity=guided_velocity(branches, guidance, mask),
         x=x,
         times=cfg.times()[:, None],
         state=initial_state(row, x, guidance, cached=False),

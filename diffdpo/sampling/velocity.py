@@ -4,8 +4,8 @@ Each function makes a `Velocity` of another `Velocity` or of the network. All me
 functions have none.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +15,12 @@ from diffdpo.flow import Latents, broadcast
 from diffdpo.models.base import Condition, SongModel, take
 from diffdpo.sampling.conditions import ConditionBatch
 from diffdpo.sampling.guidance import Branches, Guidance, dot
+from diffdpo.sampling.knobs import Knob, active_knobs
 from diffdpo.sampling.trajectory import RowTimes, State, Velocity
 
 Index = Int[Tensor, " row"]
+StateRows = Int[Tensor, " _"]
+"""StateRows of a state, some or all of them."""
 SampleMask = Bool[Tensor, "sample frame"]
 """A mask with a row for each sample; `state["row"]` names the samples of the rows of a state."""
 CPU_FRAMES = 2048
@@ -27,6 +30,44 @@ all."""
 
 Evaluate = Callable[[Latents, RowTimes, Index], Latents]
 """Velocities at (x, t) under the given rows of a ConditionBatch."""
+
+
+class BranchValues(NamedTuple):
+    """The velocities of both branches of guidance in some rows of a state."""
+
+    cond: Float[Tensor, "cond_row frame channel"]
+    """For the prompt, in the rows that were asked for."""
+    uncond: Float[Tensor, "uncond_row frame channel"]
+    """For the negative prompt, or without a prompt, likewise."""
+    extra: Float[Tensor, "cond_row frame channel"] | None
+    """What is added behind guidance."""
+    state: State
+    """With the evaluations counted."""
+
+
+BranchVelocities = Callable[[Latents, RowTimes, State, StateRows, StateRows], BranchValues]
+"""Both branches of guidance at (x, t): of the rows of the state in the first index with the prompt, of those in the
+second without."""
+
+
+def plain_branches(evaluate: Evaluate, conditions: ConditionBatch) -> BranchVelocities:
+    """Both branches of one network, evaluated together."""
+
+    def branches(
+        x: Latents, t: RowTimes, state: State, cond_rows: StateRows, uncond_rows: StateRows
+    ) -> BranchValues:
+        samples, rows = state["row"], torch.cat([cond_rows, uncond_rows])
+        places = torch.cat([conditions.cond[samples[cond_rows]], conditions.uncond[samples[uncond_rows]]])
+        v = evaluate(x[rows.to(x.device)], t[rows], places)
+        count = len(cond_rows)
+        return BranchValues(v[:count], v[count:], None, count_evaluations(state, rows))
+
+    return branches
+
+
+def count_evaluations(state: State, rows: StateRows) -> State:
+    """The state with an evaluation more for each time that a row is named."""
+    return state | {"nfe": state["nfe"] + torch.bincount(rows, minlength=len(state["nfe"]))}
 
 
 def network_velocity(model: SongModel, network: Any, conditions: ConditionBatch) -> Evaluate:
@@ -84,21 +125,14 @@ def put_rows(base: Tensor, index: Index, values: Tensor) -> Tensor:
     return copy
 
 
-def guided_velocity(
-    evaluate: Evaluate, conditions: ConditionBatch, guidance: Guidance, mask: SampleMask
-) -> Velocity:
+def guided_velocity(branches: BranchVelocities, guidance: Guidance, mask: SampleMask) -> Velocity:
     """Guided velocities. `mask` has a row for each sample. Which rows to guide is decided on the CPU, without
     a wait for the GPU."""
 
     def velocity(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
-        samples = state["row"]
         uncond_mask = _uncond_mask(t, state, guidance)
         index = uncond_mask.nonzero().squeeze(1)
-        rows = torch.cat([conditions.cond[samples], conditions.uncond[samples[index]]])
-        x_rows = torch.cat([torch.arange(len(samples)), index])
-        v = evaluate(x[x_rows.to(x.device)], t[x_rows], rows)
-        cond, uncond = v[: len(samples)], v[len(samples) :]
-        state = state | {"nfe": state["nfe"] + 1 + uncond_mask.long()}
+        cond, uncond, extra, state = branches(x, t, state, torch.arange(len(t)), index)
         v = cond
         if len(index):
             v, state = _combine(cond, uncond, x, t, index, state, guidance, mask)
@@ -106,7 +140,7 @@ def guided_velocity(
             state = state | {"guidance.calls": state["guidance.calls"] + 1}
             reuse = broadcast(_guidance_mask(t, guidance) & ~uncond_mask).to(x.device)
             v = torch.where(reuse, v + state["guidance.offset"], v)
-        return v, state
+        return (v if extra is None else v + extra), state
 
     return velocity
 
@@ -150,17 +184,22 @@ def _combine(
     return put_rows(cond, index, v), state
 
 
-def cached_velocity(velocity: Velocity, threshold: float, mask: SampleMask) -> Velocity:
+def cached_velocity(
+    velocity: Velocity, threshold: float, mask: SampleMask, knobs: Sequence[Knob] = ()
+) -> Velocity:
     """A velocity that is extrapolated where it is expected to have changed little since it was last computed.
 
     The expected change of a row follows from its velocities at the last two times they were computed: the first
-    term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025).
+    term of TaylorSeer (Liu et al. 2025), at times chosen as in EasyCache (Zhou et al. 2025). Where other knobs act
+    than at these times it is computed.
     """
     if not threshold:
         return velocity
 
     def extrapolate_or_compute(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         stale_mask = _expected_change(t, state, mask) >= threshold
+        for earlier in state["cache.t"].unbind(1) if knobs else ():
+            stale_mask |= (active_knobs(knobs, t) != active_knobs(knobs, earlier)).any(1)
         index = stale_mask.nonzero().squeeze(1)
         v = _extrapolate(t, state)
         if len(index):

@@ -4,7 +4,7 @@ points of the group `diffdpo.methods`."""
 from typing import Any
 
 from diffdpo.registry import Table
-from diffdpo.search.best_of_n import BestOfN
+from diffdpo.search.best_of_n import BestOfNSearch
 from diffdpo.search.optimised_noise import OptimisedNoise
 
-METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfN, "noise": OptimisedNoise})
+METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfNSearch, "noise": OptimisedNoise})

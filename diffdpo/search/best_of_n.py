@@ -16,7 +16,7 @@ MIN_SONGS = 4
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfNSearch:
     """N songs of a prompt, each with noise of its own; the best wins.
 
     Song k is the one that `diffdpo sample` makes under the number k, so a longer search contains a shorter one. The
@@ -28,7 +28,7 @@ class BestOfN:
     stop_gain: float = 0.0
     """Stop when one more song is expected to raise the best reward by less than this; 0: never. Looked at after
     each batch."""
-    growing: ClassVar[tuple[str, ...]] = ("n", "stop_gain")
+    free_arguments: ClassVar[tuple[str, ...]] = ("n", "stop_gain")
 
     def __post_init__(self) -> None:
         check_range(self, "n", low=0)

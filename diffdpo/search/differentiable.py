@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-SoundTensor = Float[Tensor, "channel sample"]
+SoundTensor = Float[Tensor, "side sample"]
 HOP_S = 0.05
 """Time between two frames of all features but style."""
 LEVEL_S = 0.1

@@ -25,6 +25,8 @@ from diffdpo.sampling.longform import compose
 from diffdpo.sampling.request import Request
 from diffdpo.sampling.sample_jobs import EmbeddedJob, song_request
 from diffdpo.sampling.sampler import follow, planned_nfe, start
+from diffdpo.sampling.variants import NO_INTERVENTIONS, Interventions
+from diffdpo.search.differentiable import SoundTensor
 from diffdpo.search.noise import NoiseOptimiser, SongLosses, optimise_noise
 from diffdpo.search.targets import SongSpec, SoundLoss, WeightedTarget, parse_targets
 from diffdpo.search.task import Draft, SearchSong, SearchTask
@@ -37,8 +39,8 @@ ITERATION_FACTOR = 4
 class OptimisedNoise:
     """One song of a prompt, whose noise is optimised towards targets; see `targets`.
 
-    Song 0's noise is where it begins; after k iterations the song has the number k. A longer search goes on where a
-    shorter one stood.
+    Song 0's noise is where it begins; after k iterations the song has the number k. The iterations of a shorter
+    search are the first ones of a longer.
     """
 
     targets: list[dict[str, Any]] = field(default_factory=list)
@@ -56,7 +58,7 @@ class OptimisedNoise:
     """Stop after so many iterations without a better loss; 0: never."""
     target_loss: float = 0.0
     """Stop at this loss, see the targets for its units; 0: never."""
-    growing: ClassVar[tuple[str, ...]] = ("iterations",)
+    free_arguments: ClassVar[tuple[str, ...]] = ("iterations",)
 
     def __post_init__(self) -> None:
         check_range(self, "iterations", "surrogate_steps", "window_s", "patience", "target_loss", low=0)
@@ -133,7 +135,8 @@ def optimise_song(
     """The optimised noise of a song, [frame, channel], and its losses, [iteration]."""
     name, spec = job.job.sample_id, task.model.spec
     noise = draw_noise(task.seed, [name], job.job.frames, spec.channels)
-    request = Request(sample_id=name, row=job.row, negative=job.negative)
+    song = song_request(task.model, job)
+    request = Request(sample_id=name, row=song.row, negative=song.negative, axis_rows=song.axis_rows)
     nfe = ITERATION_FACTOR * planned_nfe(sampling)
 
     def count(iteration: int, losses: SongLosses) -> None:
@@ -144,18 +147,22 @@ def optimise_song(
         return torch.stack([loss(song, iteration) for song in songs])
 
     with frozen_weights(task.model.network):
-        sample = noise_sampler(task.model, [request], sampling, task.seed)
+        sample = noise_sampler(task.model, [request], sampling, task.seed, task.interventions)
         result = optimise_noise(sample, song_losses, noise, cfg, on_iteration=count)
     return {"noise": result.noise[0], "losses": result.losses[:, 0]}
 
 
 def noise_sampler(
-    model: SongModel, requests: Sequence[Request], sampling: SamplingConfig, seed: int
+    model: SongModel,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    seed: int,
+    interventions: Interventions = NO_INTERVENTIONS,
 ) -> Callable[[Latents], Latents]:
     """Songs as a differentiable function of their noise, with the activations of one solver step in memory. The
     conditions are encoded once."""
     with torch.no_grad():
-        path = start(model, requests, sampling, seed=seed)
+        path = start(model, requests, sampling, seed=seed, interventions=interventions)
 
     def sample(noise: Latents) -> Latents:
         songs, _ = follow(replace(path, x=noise.to(path.x)), sampling, checkpointing=True)
@@ -230,9 +237,7 @@ class SongLoss:
             return {name: float(loss(sound, 0.0)) for name, _, loss in self.losses}
 
 
-def decode_frames(
-    model: Any, latents: Float[Tensor, "frame channel"], begin: int, end: int
-) -> Float[Tensor, "channel sample"]:
+def decode_frames(model: Any, latents: Float[Tensor, "frame channel"], begin: int, end: int) -> SoundTensor:
     """The sound of some frames of a song, decoded with the frames around them that it depends on."""
     context = model.spec.receptive_frames
     low, high = max(0, begin - context), min(len(latents), end + context)
@@ -247,5 +252,12 @@ def song_of_noise(
     """The song of some noise with all steps."""
     request = replace(song_request(task.model, job), noise=noise)
     with torch.no_grad():
-        (song,) = compose(task.model, [request], task.sampling, task.longform, seed=task.seed)
+        (song,) = compose(
+            task.model,
+            [request],
+            task.sampling,
+            task.longform,
+            seed=task.seed,
+            interventions=task.interventions,
+        )
     return song

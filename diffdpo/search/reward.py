@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from diffdpo.checks import check_range
 from diffdpo.mining.reference import REFERENCE_PATH, read_reference
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.axes import check_axis_names
@@ -30,6 +31,9 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise ValueError(f"search.reward.constraints: {self.axis} needs low, high or both")
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                check_range(self, name, low=-math.inf, high=math.inf, prefix="search.reward.constraints.")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(
                 f"search.reward.constraints: {self.axis} needs low <= high, got {self.low:g} and {self.high:g}"
@@ -39,9 +43,9 @@ class Constraint:
         """How far a value is outside; 0 inside, infinite for no number."""
         if math.isnan(value):
             return math.inf
-        below = 0.0 if self.low is None else self.low - value
-        above = 0.0 if self.high is None else value - self.high
-        return max(0.0, below, above)
+        under = 0.0 if self.low is None else self.low - value
+        over = 0.0 if self.high is None else value - self.high
+        return max(0.0, under, over)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if not self.weights:
             raise ValueError("search.reward.weights: name at least one axis")
+        for axis, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"search.reward.weights: {axis} must be a number, got {weight}")
         for axis, scale in self.scales.items():
             if not scale > 0:
                 raise ValueError(f"search.reward.scales: {axis} must be above 0, got {scale:g}")

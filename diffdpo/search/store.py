@@ -21,6 +21,7 @@ from diffdpo.data.samples import SAMPLES, SampleRow, Samples
 from diffdpo.data.schema import TableSpec
 from diffdpo.data.scores import FULL_SONG, GATES, SCORES, ScoreRow, prompt_key, score_rows
 from diffdpo.faults import song_fault
+from diffdpo.flow import SongLatents
 from diffdpo.models.base import SongModel
 from diffdpo.names import file_stem
 from diffdpo.progress import log
@@ -32,7 +33,7 @@ from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.canonical import VERSION
 from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints, score_clips, score_keys
 from diffdpo.search.reward import Reward, RewardConfig, rank, reward_of
-from diffdpo.search.task import Draft, SearchSong, SongLatents, Tensors
+from diffdpo.search.task import Draft, SearchSong, Tensors
 from diffdpo.types import Clip, Prompt
 
 
@@ -64,7 +65,7 @@ SampleRowOf = Callable[[EmbeddedJob, SampleDigests], SampleRow]
 """The row of the samples table for a song."""
 
 
-def decode_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents) -> Clip:
+def render_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents) -> Clip:
     """The sound of latents at -16 LUFS, as it is in a song's file but for rounding."""
     sound = SongAudio(model, latents, seconds=job.job.prompt.duration_s)
     return audio.limit(audio.normalise(model.decode(sound.latents), LOUDNESS_LUFS))
@@ -128,7 +129,7 @@ def score_latents(
     """The rewards of latents for the prompt of a job, one sound in memory at a time."""
     rewards = []
     for latents in songs:
-        (scores,) = score_clips([decode_clip(model, job, latents)], scorers, prompts=[job.job.prompt])
+        (scores,) = score_clips([render_clip(model, job, latents)], scorers, prompts=[job.job.prompt])
         rewards.append(reward_of(cfg, scores.values, scores.gates))
     return rewards
 

@@ -7,7 +7,7 @@ place in the song that gradients pass through. Losses are about 1 for an unrelat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ class Target(Protocol):
 class Intensity:
     """A loudness curve in dB. The loss is the mean squared difference, in units of (10 dB)²."""
 
-    curve: list[list[float]] = field(default_factory=list)
+    curve: list[Any] = field(default_factory=list)
     """Points [second, dB] with straight lines between them."""
     recording: str = field(default="", metadata=INPUT_FILE)
     """Or a recording that has the curve."""
@@ -103,7 +103,7 @@ class Intensity:
 class Melody:
     """Pitch classes over time. The loss is 1 - the mean cosine of the chromagrams, where the target sounds."""
 
-    notes: list[list[float]] = field(default_factory=list)
+    notes: list[Any] = field(default_factory=list)
     """Notes [start in seconds, end in seconds, MIDI pitch]; 60 is middle C, octaves do not matter."""
     recording: str = field(default="", metadata=INPUT_FILE)
     """Or a recording of the melody."""
@@ -149,8 +149,8 @@ class Structure:
     self-similarity matrices, that of the other song stretched to the length of this one."""
 
     recording: str = field(default="", metadata=INPUT_FILE)
-    features: Literal["timbre", "harmony"] = "timbre"
-    """What makes moments alike: the mel cepstrum, or pitch classes."""
+    features: str = "timbre"
+    """What makes moments alike: `timbre`, the mel cepstrum, or `harmony`, pitch classes."""
     moment_s: float = 0.5
 
     def __post_init__(self) -> None:

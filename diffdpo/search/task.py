@@ -12,21 +12,20 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data.samples import sample_id
+from diffdpo.flow import SongLatents
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig, compose, order_windows, window_groups
-from diffdpo.sampling.request import plan_candidate, prompt_rows
-from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, song_request
+from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, embed_job, song_request
 from diffdpo.sampling.sampler import planned_nfe
+from diffdpo.sampling.variants import NO_INTERVENTIONS, Interventions
 from diffdpo.search.reward import Reward
 from diffdpo.types import Prompt
 
-SongLatents = Float[Tensor, "frame channel"]
 Tensors = dict[str, Tensor]
 
 
@@ -54,6 +53,7 @@ class SearchSong:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class SongStore(Protocol):
     """Where the songs and the intermediate results of a search are kept: in memory, or in a folder."""
 
@@ -84,6 +84,8 @@ class SearchTask:
     """In songs' worth of network evaluations."""
     embeddings: EmbeddingStore
     store: SongStore
+    interventions: Interventions = NO_INTERVENTIONS
+    """What knobs and steering of `sampling` name, loaded."""
     nfe: int = 0
     """Network evaluations that were made for this prompt, or would have been without an earlier run's results."""
     on_spend: Callable[[int], None] | None = None
@@ -123,10 +125,7 @@ class SearchTask:
     def embed(self, number: int, prompt: Prompt | None = None) -> EmbeddedJob:
         """The job of one song, made from the prompt or from a mutation of it, and scored by the prompt."""
         job = replace(self.job, sample_id=self.sample_id(number))
-        source = prompt or self.prompt
-        plan, embedding = plan_candidate(self.embeddings, source, job.sample_id, job.frames, self.seed)
-        row, negative = prompt_rows(source, job.frames, self.embeddings.embed, embedding)
-        return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
+        return embed_job(self.embeddings, job, self.seed, self.sampling.axes, prompt)
 
     def sample(self, jobs: Sequence[EmbeddedJob]) -> list[SongLatents]:
         """Plain songs of some jobs, as `diffdpo sample` makes them, without gradients."""
@@ -135,7 +134,10 @@ class SearchTask:
         for first in range(0, len(jobs), size):
             requests = [song_request(self.model, job) for job in jobs[first : first + size]]
             with torch.no_grad():
-                songs += compose(self.model, requests, self.sampling, self.longform, seed=self.seed)
+                songs += compose(
+                    self.model, requests, self.sampling, self.longform, seed=self.seed,
+                    interventions=self.interventions,
+                )  # fmt: skip
         return songs
 
     def songs(
@@ -179,7 +181,7 @@ class SearchTask:
 class SearchMethod(Protocol):
     """A frozen dataclass of arguments; its call makes, scores and keeps songs of one prompt within the budget."""
 
-    growing: ClassVar[tuple[str, ...]]
+    free_arguments: ClassVar[tuple[str, ...]]
     """Arguments that may grow when a finished search goes on: what was made stays."""
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:

@@ -69,6 +69,10 @@ class ValidationConfig:
         check_seed(self, "seed")
         for t in self.times:
             check_number(t, "train.validation.times", above=0, high=1)
+        ensure(
+            not self.sampling.has_interventions,
+            "train.validation.sampling: songs of the training are the network's own; leave knobs and steering out",
+        )
         self._check_data()
         self._check_choice()
 

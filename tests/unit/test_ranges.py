@@ -23,6 +23,7 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.guidance import GUIDERS
 from diffdpo.sampling.solver import SOLVERS, build_solver
 from diffdpo.scorers import SCORERS
+from diffdpo.search import METHODS
 
 NUMBERS = (int, float)
 NEGATIVE = {
@@ -35,9 +36,14 @@ NEGATIVE = {
     "LogSnrGrid.end",
     "BestVersusWorst.min_axis_margin",
     "AdapterConfig.strength",
+    "RewardConfig.weights",
+    "Constraint.low",
+    "Constraint.high",
 }
 """Numbers that may be negative."""
 NEEDS = {
+    "Constraint.low": {"axis": "harmony.key"},
+    "Constraint.high": {"axis": "harmony.key"},
     "TimestepWeight.clip": {"weight": "clipped_elbo"},
     "AdapterConfig.strength": {"path": "adapter"},
     "AdapterConfig.interval": {"path": "adapter"},
@@ -55,7 +61,7 @@ def schemas(schema):
 
 ROOTS = [getattr(import_module(f"diffdpo.recipes.{verb}"), name) for verb, (name, _) in VERBS.items()]
 PARTS = [
-    part for table in (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS) for part in table.entries.values()
+    part for table in (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS) for part in table.entries.values()
 ]  # fmt: skip
 ALL = list(dict.fromkeys(s for root in [*ROOTS, *PARTS] for s in schemas(root)))
 

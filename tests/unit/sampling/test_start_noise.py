@@ -14,7 +14,7 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.guidance import GUIDERS
 from diffdpo.sampling.longform import LongformConfig, SongRequest, compose
 from diffdpo.sampling.request import Request
-from diffdpo.sampling.sampler import generate, sample_batch
+from diffdpo.sampling.sampler import follow, sample_batch, start
 from diffdpo.sampling.solver import SOLVERS
 from diffdpo.types import Prompt
 
@@ -76,6 +76,11 @@ def test_noise_of_another_length_is_refused():
         )
 
 
+def make_songs(model, batch, cfg, checkpointing):
+    songs, _ = follow(start(model, batch, cfg, seed=2), cfg, checkpointing=checkpointing)
+    return [song[: request.row.frames] for song, request in zip(songs, batch, strict=True)]
+
+
 @pytest.mark.parametrize("settings", WAYS, ids=str)
 def test_checkpointed_gradients_are_the_plain_ones(settings):
     cfg = SamplingConfig(steps=4, **settings)
@@ -84,10 +89,10 @@ def test_checkpointed_gradients_are_the_plain_ones(settings):
     for checkpointing in (False, True):
         leaves = [request.noise.clone().requires_grad_() for request in batch]
         given = [replace(request, noise=leaf) for request, leaf in zip(batch, leaves, strict=True)]
-        results = generate(MODEL, given, cfg, seed=2, checkpointing=checkpointing)
-        loss = sum((result.latents**3).sum() for result in results)
+        results = make_songs(MODEL, given, cfg, checkpointing)
+        loss = sum((song**3).sum() for song in results)
         gradients.append(torch.autograd.grad(loss, leaves))
-        songs.append([result.latents.detach() for result in results])
+        songs.append([song.detach() for song in results])
     for plain, checked in zip(songs[0], songs[1], strict=True):
         assert torch.equal(plain, checked)
     for plain, checked in zip(*gradients, strict=True):
@@ -102,10 +107,10 @@ def test_checkpointing_computes_each_step_twice_and_keeps_one_in_memory():
     (request,) = [with_noise(request, 1) for request in requests(7)]
     leaf = request.noise.clone().requires_grad_()
     cfg = SamplingConfig(steps=5)
-    (song,) = generate(model, [replace(request, noise=leaf)], cfg, seed=0, checkpointing=True)
+    (song,) = make_songs(model, [replace(request, noise=leaf)], cfg, checkpointing=True)
     assert len(calls) == 5  # both branches of guidance in one call
-    song.latents.sum().backward()
+    song.sum().backward()
     assert len(calls) == 10
     with torch.no_grad():
-        generate(model, [request], cfg, seed=0, checkpointing=True)
+        make_songs(model, [request], cfg, checkpointing=True)
     assert len(calls) == 15

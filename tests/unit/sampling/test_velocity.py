@@ -10,6 +10,7 @@ from diffdpo.sampling.velocity import (
     clamped_velocity,
     guided_velocity,
     initial_state,
+    plain_branches,
     with_song_estimate,
 )
 
@@ -56,7 +57,8 @@ def follower(evaluate, count, threshold=0.0, guider=None, scale=3.0, **settings)
         condition={}, frames=torch.full((2 * count,), FRAMES), cond=rows, uncond=rows + count
     )
     mask = torch.ones(count, FRAMES, dtype=torch.bool)
-    velocity = cached_velocity(guided_velocity(evaluate, conditions, guidance, mask), threshold, mask)
+    branches = plain_branches(evaluate, conditions)
+    velocity = cached_velocity(guided_velocity(branches, guidance, mask), threshold, mask)
     return Follower(velocity, initial_state(rows, noise(count), guidance, cached=threshold > 0))
 
 

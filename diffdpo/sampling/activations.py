@@ -1,0 +1,95 @@
+"""The activations of a network's blocks: read, or moved along a direction, by hooks that are gone afterwards."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffdpo.models.adapter_config import block_names
+from diffdpo.sampling.knobs import check_blocks
+
+Hidden = Float[Tensor, "batch token channel"]
+
+
+@contextmanager
+def hook_blocks(
+    networks: Sequence[Any], actions: Mapping[int, Callable[[Hidden], Hidden | None]], key: str
+) -> Iterator[None]:
+    """Call a function with what each of some blocks puts out, and put out what it returns, if anything.
+
+    The hooks are taken off again, also after an error. ConfigError, with the `key` of the configuration, for a
+    block that a network does not have.
+    """
+    handles = []
+    try:
+        for network in networks:
+            check_blocks(network, actions, key)
+            names = block_names(network)
+            for number, action in actions.items():
+                block = network.get_submodule(names[number])
+                handles.append(block.register_forward_hook(_hook(action)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(action: Callable[[Hidden], Hidden | None]) -> Callable[..., Any]:
+    """A forward hook; of a block that puts out several values, the first is its activations."""
+
+    def call(module: Any, inputs: Any, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return action(output)
+        h = action(output[0])
+        return None if h is None else (h, *output[1:])
+
+    return call
+
+
+def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[Hidden], Hidden]:
+    """A function that adds `strength * vector` to every frame and keeps the frame's norm."""
+
+    def move(h: Hidden) -> Hidden:
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        sum_ = wide + strength * vector.to(wide)
+        size = wide.norm(dim=-1, keepdim=True) / sum_.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return (sum_ * size).to(h)
+
+    return move
+
+
+class PooledActivations:
+    """The mean over the frames of each row of what some blocks put out, over all calls of the network.
+
+    The rows of the calls follow each other. A network of patches, or with tokens before the frames, has the share
+    of its tokens that the song has of the frames.
+    """
+
+    def __init__(self, blocks: Sequence[int], frames: Int[Tensor, " row"], length: int) -> None:
+        self.shares = (frames.double() / length).tolist()
+        self.parts: dict[int, list[Float[Tensor, "call_row channel"]]] = {block: [] for block in blocks}
+
+    def actions(self) -> dict[int, Callable[[Hidden], None]]:
+        """What `hook_blocks` calls."""
+        return {block: self._append(block) for block in self.parts}
+
+    def _append(self, block: int) -> Callable[[Hidden], None]:
+        def append(h: Hidden) -> None:
+            first, tokens = sum(len(part) for part in self.parts[block]), h.shape[1]
+            shares = self.shares[first : first + len(h)]
+            if len(shares) < len(h):  # windows of songs, which are full
+                shares = [1.0] * len(h)
+            counts = [max(1, math.ceil(share * tokens - 1e-6)) for share in shares]
+            means = [h[row, :count].detach().double().mean(0) for row, count in enumerate(counts)]
+            self.parts[block].append(torch.stack(means).cpu())
+
+        return append
+
+    def features(self, rows: int) -> Float[Tensor, "{rows} block channel"]:
+        """The features of each row; those of the windows of one song are averaged."""
+        blocks = [torch.cat(parts) for parts in self.parts.values()]
+        return torch.stack([block.unflatten(0, (rows, -1)).mean(1) for block in blocks], 1)

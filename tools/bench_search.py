@@ -1,0 +1,292 @@
+"""What alignment while sampling gains on witnesses, at which cost: search methods and the aligned model. JSON out.
+
+    diffdpo demo out=runs/demo
+    python tools/bench_search.py --run runs/demo [--out FOLDER] [--plan FILE] [--table]
+
+All searches look for the same reward, key, tuning, pulse and form alike, on the evaluation prompts of the run. The
+winners are measured by the witnesses of the frontier, which take no part in any search. Costs are in songs' worth
+of network evaluations. The best of N is by exact order statistics over the songs of its largest budget; the other
+methods are run. Each point is added to `FOLDER/frontier.json` when it is measured, and not measured again, so a
+stopped run goes on. The plan is a list of points in YAML, by default `tools/bench/search_plan.yaml`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
+
+from diffdpo.data.prompts import read_prompts
+from diffdpo.data.samples import Samples, open_samples, write_prompts
+from diffdpo.data.song_scores import join_scores, read_scores
+from diffdpo.evaluation.best_of_n import SELECTION_AXES, best_of_n_kl, best_of_n_weights
+from diffdpo.evaluation.composites import CompositeScale, fit_composites
+from diffdpo.evaluation.real_songs import read_table
+from diffdpo.evaluation.witness_report import BAND_GROUP, FORM_WITNESS
+from diffdpo.progress import log
+from diffdpo.recipes import score, search
+from diffdpo.recipes.search import SearchRun, search_rows
+from diffdpo.recipes.winners import copy_winners
+from diffdpo.registry import Choice
+from diffdpo.runs import MANIFEST, read_json
+from diffdpo.search.config import SearchConfig
+from diffdpo.search.reward import RewardConfig
+from diffdpo.statistics import estimate_mean
+from diffdpo.text_files import read_text
+from tools.bench.aligned_models import aligned_choice, check_source, round_config
+from tools.bench.frontier import SongSet, as_value, even_songs, measure_songs
+from tools.bench.frontier_file import COMPOSITES, Point, add_point, read_points
+from tools.bench.measure import markdown_table, round_values
+
+REWARD = dict.fromkeys(SELECTION_AXES, 1.0)
+WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One way to make songs, at several budgets."""
+
+    name: str
+    method: str = "best_of_n"
+    args: Mapping[str, Any]
+    budgets: tuple[int, ...]
+    prompts: int = 0
+    """Of the evaluation prompts the first so many; 0: all."""
+    joint: bool = False
+    """Whether a larger budget is another search, not more of the same."""
+    aligned: bool = False
+    """Whether the aligned model makes the songs."""
+    weights: Mapping[str, float]
+    """The reward's."""
+    sampling: Mapping[str, Any]
+    """What differs from the run's sampling."""
+    seed: int = 0
+    """Added to the run's."""
+
+
+def read_plan(path: Path) -> list[Entry]:
+    """The entries of a plan."""
+    rows: list[dict[str, Any]] = yaml.safe_load(read_text(path))
+    defaults: dict[str, Any] = {"args": {}, "weights": REWARD, "sampling": {}}
+    return [Entry(**{**defaults, **row, "budgets": tuple(row["budgets"])}) for row in rows]
+
+
+@dataclass(frozen=True)
+class SearchBench:
+    """A finished run of the demo, and the folder of the bench."""
+
+    run: Path
+    out: Path
+
+    @property
+    def file(self) -> Path:
+        """The file of points."""
+        return self.out / "frontier.json"
+
+    def scale(self) -> CompositeScale:
+        """The scale of composites: of the base's evaluation songs."""
+        base = read_songs(self.run / "baseline", self.run / "scores")
+        return fit_composites(base.scores, [FORM_WITNESS])
+
+    def prompts(self, count: int) -> Path:
+        """A file of the first evaluation prompts."""
+        source = Path(round_config(self.run).evaluation_prompts)
+        prompts = read_prompts(source)
+        if not count or count >= len(prompts):
+            return source
+        path = self.out / f"prompts-{count}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_prompts(path, prompts[:count], {})
+        return path
+
+    def search(self, entry: Entry, budget: int) -> Path:
+        """The folder of a finished search."""
+        cfg = round_config(self.run)
+        folder = f"{entry.name}-{budget}" if entry.joint else entry.name
+        run = SearchRun(
+            out=str(self.out / "searches" / folder),
+            prompts=str(self.prompts(entry.prompts)),
+            model=aligned_choice(self.run) if entry.aligned else cfg.model,
+            sampling=replace(cfg.sample.sampling, **_parts(entry.sampling)),
+            longform=cfg.sample.longform,
+            search=SearchConfig(
+                method=Choice(entry.method, dict(entry.args)),
+                reward=RewardConfig(weights=dict(entry.weights)),
+                budget=float(budget),
+            ),
+            seed=cfg.seed + entry.seed,
+        )
+        return search.run(run)
+
+    def score(self, folder: Path) -> Path:
+        """The scores of songs by all witnesses, and by what is searched for."""
+        cfg = replace(round_config(self.run).score, window_s=0.0, hop_s=0.0, samples=[str(folder)])
+        names = dict.fromkeys([*(str(name) for name in cfg.scorers), *WITNESSES])
+        return score.run(replace(cfg, out=str(self.out / "scores" / folder.name), scorers=list(names)))
+
+
+def _parts(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of SamplingConfig; the solver by its name or as {name, args}."""
+    values = dict(sampling)
+    if "solver" in values:
+        solver = values["solver"]
+        values["solver"] = Choice(solver) if isinstance(solver, str) else Choice(**solver)
+    return values
+
+
+def read_songs(folder: Path, scores: Path) -> SongSet:
+    """The songs of a folder that have scores, of equal weight within their prompt."""
+    samples = open_samples(folder)
+    songs = join_scores(read_scores(scores), samples, samples.prompts())
+    columns = {axis: songs.values[:, place] for place, axis in enumerate(songs.axes)}
+    return even_songs(songs.prompt_ids, {axis: v for axis, v in columns.items() if np.isfinite(v).all()})
+
+
+def base_songs(bench: SearchBench, entry: Entry) -> SongSet:
+    """Plain songs of the base on all prompts: what every method is compared with."""
+    folder = bench.search(entry, max(entry.budgets))
+    return read_songs(folder, bench.score(folder))
+
+
+def select_prompts(songs: SongSet, names: Sequence[str]) -> SongSet:
+    """The songs of some prompts."""
+    mask = np.isin(songs.prompts, list(names))
+    prompts = tuple(np.array(songs.prompts)[mask].tolist())
+    return SongSet(prompts, {a: v[mask] for a, v in songs.scores.items()}, songs.weights[mask])
+
+
+def best_songs(songs: SongSet, rewards: np.ndarray, n: int) -> SongSet:
+    """The same songs with their probabilities to be the best of n of their prompt by the reward."""
+    weights = np.zeros(len(songs.prompts))
+    for rows in songs.places.values():
+        weights[rows] = best_of_n_weights(rewards[rows], n)
+    return SongSet(songs.prompts, songs.scores, weights)
+
+
+def rewards_of(songs: SongSet, weights: Mapping[str, float]) -> np.ndarray:
+    """The reward of songs from their scores."""
+    cfg, total = RewardConfig(weights=dict(weights)), sum(map(abs, weights.values()))
+    columns = []
+    for axis, weight in weights.items():
+        center, deviation = cfg.unit(axis)
+        columns.append(weight / total * (songs.scores[axis] - center) / deviation)
+    return np.sum(columns, axis=0)
+
+
+def measure_point(
+    bench: SearchBench, songs: SongSet, base: SongSet, entry: Entry, cost: float, kl: float | None
+) -> Point:
+    """The numbers of winners beside plain songs of the same prompts."""
+    base = select_prompts(base, tuple(songs.places))
+    real = read_table().of_group(BAND_GROUP)
+    names = sorted(songs.places)
+    gains = {
+        axis: estimate_mean(
+            songs.prompt_means(songs.scores[axis]) - base.prompt_means(base.scores[axis]), names
+        )
+        for axis in sorted(songs.scores)
+        if axis in base.scores
+    }
+    deviations = {axis: float(base.scores[axis].std(ddof=1)) or 1.0 for axis in gains}
+    reward = songs.prompt_means(rewards_of(songs, entry.weights)) - base.prompt_means(
+        rewards_of(base, entry.weights)
+    )
+    estimate = estimate_mean(reward, names).interval()
+    return {
+        "name": f"{entry.name} at {cost:g}", "method": entry.method, "n": None, "kl": kl, "cost": cost,
+        "prompts": len(names),
+        "reward": round_values({"mean": estimate.value, "low": estimate.low, "high": estimate.high}),
+        **measure_songs(songs, base, bench.scale(), real),
+        "axes": {
+            axis: round_values(
+                {
+                    "mean": gain.interval().value / deviations[axis],
+                    "low": gain.interval().low / deviations[axis],
+                    "high": gain.interval().high / deviations[axis],
+                }
+            )
+            for axis, gain in gains.items()
+        },
+        "verdict": None,
+    }  # fmt: skip
+
+
+def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Callable[[], Point]]]:
+    """The points of a plan by name. The first entry is the best of N of the base, which all are compared with."""
+    first, *rest = plan
+    for n in first.budgets:
+
+        def choice(n: int = n) -> Point:
+            base = base_songs(bench, first)
+            winners = best_songs(base, rewards_of(base, first.weights), n)
+            return measure_point(bench, winners, base, first, n, best_of_n_kl(n))
+
+        yield f"{first.name} at {n}", choice
+    for entry in rest:
+        for budget in entry.budgets:
+            yield f"{entry.name} at {budget}", partial(_search_point, bench, entry, budget, first)
+
+
+def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -> Point:
+    folder = bench.search(entry, budget)
+    winners = Samples(bench.out / "winners" / f"{entry.name}-{budget}")
+    write_prompts(winners.folder / "prompts.jsonl", Samples(folder).prompts(), {})
+    copy_winners(folder, winners, 1)
+    songs = read_songs(winners.folder, bench.score(winners.folder))
+    point = measure_point(bench, songs, base_songs(bench, first), entry, budget, None)
+    return {**point, "nfe": read_json(folder / MANIFEST)["nfe"], "songs": len(search_rows(folder))}
+
+
+def search_table(points: Sequence[Point]) -> str:
+    """The points in Markdown, a row a point."""
+    head = ["", "cost", "prompts", "reward", *COMPOSITES, "in-band share, change", "musicnn.tags"]
+    rows = []
+    for point in points:
+        if "cost" not in point:
+            continue
+        composites, in_band = point["composites"], point["in_band"]
+        rows.append(
+            [
+                point["name"].rpartition(" at ")[0], f"{point['cost']:g}", str(point["prompts"]),
+                as_value(point["reward"]),
+                *(as_value(composites[name]) if name in composites else "" for name in COMPOSITES),
+                f"{in_band['share']:.2f}, {as_value(in_band['change'], 3)}",
+                as_value(point["axes"]["musicnn.tags"]),
+            ]
+        )  # fmt: skip
+    return markdown_table(head, rows)
+
+
+def run_stages(bench: SearchBench, plan: Sequence[Entry]) -> list[Point]:
+    """Measure the points of a plan that the file lacks; all points of the file."""
+    for name, measure in stages(bench, plan):
+        if name in {point["name"] for point in read_points(bench.file)}:
+            continue
+        log(f"point {name}")
+        add_point(bench.file, measure())
+    return list(read_points(bench.file))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run of the demo")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_search"))
+    parser.add_argument("--plan", type=Path, default=ROOT / "tools" / "bench" / "search_plan.yaml")
+    parser.add_argument("--table", action="store_true", help="print a table in Markdown")
+    args = parser.parse_args(arguments)
+    check_source(args.run)
+    points = run_stages(SearchBench(args.run, args.out), read_plan(args.plan))
+    print(search_table(points) if args.table else json.dumps({"points": points}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
