@@ -38,7 +38,7 @@ from diffdpo.scorers.axes import check_axis_controls, judge_axes
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.engine import SearchResult, choice_gains, search_prompt
 from diffdpo.search.store import SEARCH, FolderStore, SearchRow, ranked_rows
-from diffdpo.search.task import SearchMethod, SearchTask
+from diffdpo.search.task import SearchMethod, SearchTask, check_method
 from diffdpo.types import Prompt
 
 RUNNERS_UP = 3
@@ -71,7 +71,7 @@ class SearchRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-        build_method(self.search.method)
+        check_method(build_method(self.search.method), self.sampling, self.search.budget)
         self.search.reward.check()
 
     @property
@@ -86,6 +86,7 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     prompts, edits = read_prompts(cfg.prompts, cfg.songs), read_edits(cfg.prompts)
     check_axis_controls(prompts)
     method = build_method(cfg.search.method)
+    check_method(method, cfg.sampling, cfg.search.budget)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     dist = dist_env()
     growing = [f"search.method.args.{name}" for name in method.growing]

@@ -5,5 +5,6 @@ from typing import Any
 
 from diffdpo.registry import Table
 from diffdpo.search.best_of_n import BestOfN
+from diffdpo.search.particles import Particles
 
-METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfN})
+METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfN, "particles": Particles})

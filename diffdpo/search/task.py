@@ -6,6 +6,7 @@ estimate of one that is still noisy), and it keeps what is costly to compute und
 stopped continues where it stood. Everything is a function of the prompt and the seed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +28,8 @@ from diffdpo.search.reward import Reward
 from diffdpo.types import Prompt
 
 SongLatents = Float[Tensor, "frame channel"]
+LEAST_VALUE = -100.0
+"""What a song counts for steering that violates beyond all measure, in standard deviations."""
 Tensors = dict[str, Tensor]
 
 
@@ -54,6 +57,7 @@ class SearchSong:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class SongStore(Protocol):
     """Where the songs and the intermediate results of a search are kept: in memory, or in a folder."""
 
@@ -173,6 +177,19 @@ class SearchTask:
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key of this prompt, kept between runs."""
         return self.store.memo(f"{self.prompt.id}.{key}", compute)
+
+
+def steering_value(reward: Reward) -> float:
+    """A reward as one finite number, for methods that weigh songs: the value less what is violated."""
+    value = reward.value - reward.violation
+    return max(value, LEAST_VALUE) if math.isfinite(value) else LEAST_VALUE
+
+
+def check_method(method: "SearchMethod", sampling: SamplingConfig, budget: float) -> None:
+    """ConfigError for settings that a method cannot work with, by its `check(sampling, budget)` if it has one."""
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(sampling, budget)
 
 
 @runtime_checkable
