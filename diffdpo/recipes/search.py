@@ -90,7 +90,8 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     dist = dist_env()
     growing = [f"search.method.args.{name}" for name in method.growing]
-    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *growing, *free)
+    budget = ("search.budget",) if getattr(method, "nested", True) else ()
+    keys = ("sampling.batch", *budget, "search.winners", "scores", *growing, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:
             _warn(cfg, prompts, dist)

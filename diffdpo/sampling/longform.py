@@ -81,6 +81,12 @@ class SongDraft:
     open_windows: list[Window]
     """Windows that are still to be generated if one follows another, in order."""
 
+    def put_window(self, latents: Float[Tensor, "frame channel"]) -> Window:
+        """Put the latents of the next open window in their place."""
+        window = self.open_windows.pop(0)
+        _put(self, window.start, latents)
+        return window
+
     def branch(self, request: SongRequest) -> "SongDraft":
         """A copy that goes on as another song: under its own condition, with its own noise."""
         return replace(
@@ -139,12 +145,10 @@ def extend_drafts(
     on_frames: OnFrames | None = None,
 ) -> None:
     """Generate the next open window of each draft, all in one batch, with what exists of its song as context."""
-    draft_windows = [(draft, draft.open_windows[0]) for draft in drafts]
-    requests = [window_request(draft, window, longform.clamp_context) for draft, window in draft_windows]
+    requests = [window_request(draft, draft.open_windows[0], longform.clamp_context) for draft in drafts]
     spans = sample_batch(model, requests, cfg, seed=seed, on_step=on_step)
-    for (draft, window), latents in zip(draft_windows, spans, strict=True):
-        _put(draft, window.start, latents)
-        draft.open_windows.pop(0)
+    for draft, latents in zip(drafts, spans, strict=True):
+        draft.put_window(latents)
         _report(draft, on_frames)
 
 

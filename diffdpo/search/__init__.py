@@ -5,6 +5,18 @@ from typing import Any
 
 from diffdpo.registry import Table
 from diffdpo.search.best_of_n import BestOfN
+from diffdpo.search.chunk_particles import ChunkParticles
 from diffdpo.search.particles import Particles
+from diffdpo.search.pruning import ChunkPruning
+from diffdpo.search.tree import TreeSearch
 
-METHODS: Table[type[Any]] = Table("method", {"best_of_n": BestOfN, "particles": Particles})
+METHODS: Table[type[Any]] = Table(
+    "method",
+    {
+        "best_of_n": BestOfN,
+        "chunk_pruning": ChunkPruning,
+        "tree": TreeSearch,
+        "particles": Particles,
+        "chunk_particles": ChunkParticles,
+    },
+)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save
 
 from diffdpo import audio
@@ -32,7 +33,7 @@ from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.canonical import VERSION
 from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints, score_clips, score_keys
 from diffdpo.search.reward import Reward, RewardConfig, rank, reward_of
-from diffdpo.search.task import Draft, SearchSong, SongLatents, Tensors
+from diffdpo.search.task import Draft, SearchSong, SongLatents, Span, Tensors
 from diffdpo.types import Clip, Prompt
 
 
@@ -64,10 +65,12 @@ SampleRowOf = Callable[[EmbeddedJob, SampleDigests], SampleRow]
 """The row of the samples table for a song."""
 
 
-def decode_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents) -> Clip:
-    """The sound of latents at -16 LUFS, as it is in a song's file but for rounding."""
+def decode_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents, span: Span | None = None) -> Clip:
+    """The sound of latents, or of a span of their frames, at -16 LUFS: as in a song's file but for rounding."""
     sound = SongAudio(model, latents, seconds=job.job.prompt.duration_s)
-    return audio.limit(audio.normalise(model.decode(sound.latents), LOUDNESS_LUFS))
+    samples = np.concatenate(list(sound.chunks(*(span or (0, len(latents))))), axis=1)
+    clip = Clip(samples=samples, sample_rate=model.spec.sample_rate)
+    return audio.limit(audio.normalise(clip, LOUDNESS_LUFS))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -94,9 +97,9 @@ class MemoryStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
         """See SongStore."""
-        return score_latents(self.model, self.scorers, self.reward, job, songs)
+        return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """See SongStore."""
@@ -124,11 +127,12 @@ def score_latents(
     cfg: RewardConfig,
     job: EmbeddedJob,
     songs: Sequence[SongLatents],
+    span: Span | None = None,
 ) -> list[Reward]:
     """The rewards of latents for the prompt of a job, one sound in memory at a time."""
     rewards = []
     for latents in songs:
-        (scores,) = score_clips([decode_clip(model, job, latents)], scorers, prompts=[job.job.prompt])
+        (scores,) = score_clips([decode_clip(model, job, latents, span)], scorers, prompts=[job.job.prompt])
         rewards.append(reward_of(cfg, scores.values, scores.gates))
     return rewards
 
@@ -227,9 +231,9 @@ class FolderStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
         """See SongStore."""
-        return score_latents(self.model, self.scorers, self.reward, job, songs)
+        return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """See SongStore."""

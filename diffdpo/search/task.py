@@ -25,9 +25,11 @@ from diffdpo.sampling.request import plan_candidate, prompt_rows
 from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, song_request
 from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.reward import Reward
-from diffdpo.types import Prompt
+from diffdpo.types import Embedding, Plan, Prompt
 
 SongLatents = Float[Tensor, "frame channel"]
+Span = tuple[int, int]
+"""The first frame of a part of a song, and the one behind its last."""
 LEAST_VALUE = -100.0
 """What a song counts for steering that violates beyond all measure, in standard deviations."""
 Tensors = dict[str, Tensor]
@@ -67,8 +69,8 @@ class SongStore(Protocol):
     def add(self, drafts: Sequence[Draft]) -> list[SearchSong]:
         """Decode, score and keep songs."""
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
-        """The rewards of latents that are not kept, by the prompt of the job."""
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+        """The rewards of latents that are not kept, or of a span of them, by the prompt of the job."""
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key: those of an earlier run, or computed and kept."""
@@ -124,11 +126,18 @@ class SearchTask:
         """The id of a song of this prompt, which is also the key of its noise."""
         return sample_id(self.prompt.id, number)
 
-    def embed(self, number: int, prompt: Prompt | None = None) -> EmbeddedJob:
-        """The job of one song, made from the prompt or from a mutation of it, and scored by the prompt."""
+    def embed(self, number: int, prompt: Prompt | None = None, plan: Plan | None = None) -> EmbeddedJob:
+        """The job of one song, made from the prompt or from a mutation of it, and scored by the prompt.
+
+        A model that plans makes a plan for the song, unless one is given.
+        """
         job = replace(self.job, sample_id=self.sample_id(number))
         source = prompt or self.prompt
-        plan, embedding = plan_candidate(self.embeddings, source, job.sample_id, job.frames, self.seed)
+        embedding: Embedding | None
+        if plan is None:
+            plan, embedding = plan_candidate(self.embeddings, source, job.sample_id, job.frames, self.seed)
+        else:
+            embedding = self.embeddings.embed_plan(plan)
         row, negative = prompt_rows(source, job.frames, self.embeddings.embed, embedding)
         return EmbeddedJob(job=job, row=row, negative=negative, plan=plan)
 
@@ -170,9 +179,12 @@ class SearchTask:
         added = iter(self.store.add(absent))
         return [next(added) if song is None else song for song in songs]
 
-    def score(self, songs: Sequence[SongLatents]) -> list[Reward]:
-        """The rewards of latents that are no complete songs, or are not to be kept, by the prompt."""
-        return self.store.score(self.embed(0), songs)
+    def score(self, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+        """The rewards of latents that are no complete songs, or are not to be kept, by the prompt.
+
+        With a span only these frames are decoded and scored.
+        """
+        return self.store.score(self.embed(0), songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key of this prompt, kept between runs."""

@@ -82,7 +82,7 @@ def test_a_stopped_search_goes_on_with_the_next_group():
 
 def test_a_song_of_several_windows_is_another_methods_business():
     task = search_task(local_model(), seconds=6.0, window_s=2.0, **SDE)
-    with pytest.raises(ConfigError, match="4 windows.*chunk_particles"):
+    with pytest.raises(ConfigError, match=r"4 windows.*chunk_particles"):
         Particles(particles=2)(task)
 
 
