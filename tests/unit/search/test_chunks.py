@@ -1,4 +1,4 @@
-"""Songs that grow window by window: which noise a slot has, what pruning and boundary weights do, and what is kept."""
+"""Songs that grow window by window: noise by slot, pruning, boundary weights, and what a stopped search leaves."""
 
 from itertools import product
 
@@ -195,12 +195,11 @@ def test_the_weights_of_windows_telescope():
 
 
 def test_boundary_weights_reach_the_tilted_law():
-    """Songs of three windows of N(0, 1), reward their sum: under exp(r / 2) each window's mean is 1/2, unbiased by a
-    beginning's reward, since what is still to come does not depend on it."""
+    """Songs of three windows of N(0, 1), reward their sum: under exp(r / 2) the mean of each window is 1/2."""
     rule = ChunkParticles(particles=64, strength=0.5, prefix_weight=1.0, share=0.5)
     draw = torch.Generator().manual_seed(0)
     totals = []
-    for _ in range(400):
+    for _ in range(200):
         state, songs = begin_weights(64), torch.zeros(64, 0, dtype=torch.float64)
         for turn in range(3):
             songs = torch.cat([songs, torch.randn(64, 1, generator=draw, dtype=torch.float64)], 1)
