@@ -12,6 +12,7 @@ from diffdpo.registry import Choice
 if TYPE_CHECKING:
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
+    from diffdpo.sampling.config import SamplingConfig
     from diffdpo.scorers.base import Scorer
     from diffdpo.search.config import SearchConfig
     from diffdpo.search.task import SearchMethod
@@ -102,10 +103,13 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
     return scorers
 
 
-def check_search(search: "SearchConfig | None") -> None:
-    """ConfigError for a search method, an argument or an axis that does not exist."""
+def check_search(search: "SearchConfig | None", sampling: "SamplingConfig") -> None:
+    """ConfigError for a search method, an argument or an axis that does not exist, or that the sampling does not
+    allow."""
+    from diffdpo.search.task import check_method
+
     if search is not None:
-        build_method(search.method)
+        check_method(build_method(search.method), sampling, search.budget)
         search.reward.check()
 
 

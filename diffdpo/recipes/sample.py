@@ -86,7 +86,7 @@ class SampleRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-        check_search(self.search)
+        check_search(self.search, self.sampling)
         check_knobs(self.sampling)
 
 

@@ -79,7 +79,7 @@ class SearchRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
-        check_search(self.search)
+        check_search(self.search, self.sampling)
         check_knobs(self.sampling)
 
     @property
@@ -97,7 +97,8 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     dist = dist_env()
     free_keys = [f"search.method.args.{name}" for name in method.free_arguments]
-    keys = ("sampling.batch", "search.budget", "search.winners", "scores", *free_keys, *free)
+    free_keys += ["search.budget"] if getattr(method, "nested", True) else []
+    keys = ("sampling.batch", "search.winners", "scores", *free_keys, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:
             _warn(cfg, prompts, dist)

@@ -8,7 +8,7 @@ given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -77,13 +77,31 @@ class SongRequest:
 
 
 @dataclass(eq=False)
-class _Draft:
+class SongDraft:
     """A song while it is being generated."""
 
     request: SongRequest
     latents: Float[Tensor, "frame channel"]
     final_mask: Bool[Tensor, " frame"]
     groups: list[list[Window]]
+    open_windows: list[Window]
+    """Windows that are still to be generated if one follows another, in order."""
+
+    def put_window(self, latents: Float[Tensor, "frame channel"]) -> Window:
+        """Put the latents of the next open window in their place."""
+        window = self.open_windows.pop(0)
+        _put(self, window.start, latents)
+        return window
+
+    def branch(self, request: SongRequest) -> "SongDraft":
+        """A copy that goes on as another song: under its own condition, with its own noise."""
+        return replace(
+            self,
+            request=request,
+            latents=self.latents.clone(),
+            final_mask=self.final_mask.clone(),
+            open_windows=list(self.open_windows),
+        )
 
     @property
     def complete_frames(self) -> int:
@@ -112,26 +130,43 @@ def compose(
     A song that fits a window is what `sampler.sample_batch` makes of it. Given frames come back unchanged.
     """
     sample_songs = partial(sample_batch, cfg=cfg, seed=seed, on_step=on_step, interventions=interventions)
-    chunks = longform.chunks(model.spec)
-    drafts = [_draft(model.spec, song, chunks) for song in songs]
+    drafts = [begin_draft(model.spec, song, longform) for song in songs]
     joint_drafts = [draft for draft in drafts if longform.method == "joint" and _has_seams(draft.groups)]
-    window_orders = {
-        draft: order_windows(draft.groups, ~draft.final_mask) for draft in drafts if draft not in joint_drafts
-    }
+    chained_drafts = [draft for draft in drafts if draft not in joint_drafts]
     for draft in joint_drafts:
         for windows in draft.groups:
             _sample_jointly(model, draft, windows, cfg.batch, longform, sample_songs)
             _report(draft, on_frames)
-    for turn in range(max(map(len, window_orders.values()), default=0)):
-        draft_windows = [
-            (draft, windows[turn]) for draft, windows in window_orders.items() if turn < len(windows)
-        ]
-        requests = [_request(draft, window, longform.clamp_context) for draft, window in draft_windows]
-        spans = sample_songs(model, requests)
-        for (draft, window), latents in zip(draft_windows, spans, strict=True):
-            _put(draft, window.start, latents)
-            _report(draft, on_frames)
+    while open_drafts := [draft for draft in chained_drafts if draft.open_windows]:
+        _extend(model, open_drafts, longform, sample_songs, on_frames)
     return [draft.latents for draft in drafts]
+
+
+def extend_drafts(
+    model: SongModel,
+    drafts: Sequence[SongDraft],
+    cfg: SamplingConfig,
+    longform: LongformConfig,
+    *,
+    seed: int,
+    interventions: Interventions = NO_INTERVENTIONS,
+) -> None:
+    """Generate the next open window of each draft, all in one batch, with what exists of its song as context."""
+    sample_songs = partial(sample_batch, cfg=cfg, seed=seed, interventions=interventions)
+    _extend(model, drafts, longform, sample_songs, None)
+
+
+def _extend(
+    model: SongModel,
+    drafts: Sequence[SongDraft],
+    longform: LongformConfig,
+    sample_songs: Callable[..., list[Float[Tensor, "_ channel"]]],
+    on_frames: OnFrames | None,
+) -> None:
+    requests = [window_request(draft, draft.open_windows[0], longform.clamp_context) for draft in drafts]
+    for draft, latents in zip(drafts, sample_songs(model, requests), strict=True):
+        draft.put_window(latents)
+        _report(draft, on_frames)
 
 
 def count_steps(
@@ -202,7 +237,7 @@ def order_windows(groups: Sequence[Sequence[Window]], to_generate: Bool[Tensor, 
 
 def _sample_jointly(
     model: SongModel,
-    draft: _Draft,
+    draft: SongDraft,
     windows: Sequence[Window],
     batch: int,
     longform: LongformConfig,
@@ -210,7 +245,7 @@ def _sample_jointly(
 ) -> None:
     """Generate a stretch of a song in all its windows at once."""
     low, high = windows[0].start, windows[-1].stop
-    request = _request(draft, Window(low, high, low, high), longform.clamp_context)
+    request = window_request(draft, Window(low, high, low, high), longform.clamp_context)
     local_windows = tuple(Window(*(frame - low for frame in window)) for window in windows)
     fade = longform.chunks(model.spec).fade
     windowed_model = WindowedModel(base_model=model, windows=local_windows, fade=fade, batch=batch)
@@ -218,7 +253,8 @@ def _sample_jointly(
     _put(draft, low, latents)
 
 
-def _draft(spec: LatentSpec, song: SongRequest, chunks: Chunks) -> _Draft:
+def begin_draft(spec: LatentSpec, song: SongRequest, longform: LongformConfig) -> SongDraft:
+    """A song of which nothing exists but what is given."""
     length = song.row.frames
     final_mask = torch.zeros(length, dtype=torch.bool)
     latents = torch.zeros(length, spec.channels)
@@ -229,24 +265,25 @@ def _draft(spec: LatentSpec, song: SongRequest, chunks: Chunks) -> _Draft:
                 f"for {tuple(latents.shape)}"
             )
         final_mask, latents = song.context.keep_mask.clone(), song.context.latents.float().clone()
-    return _Draft(song, latents, final_mask, window_groups(~final_mask, chunks))
+    groups = window_groups(~final_mask, longform.chunks(spec))
+    return SongDraft(song, latents, final_mask, groups, order_windows(groups, ~final_mask))
 
 
 def _has_seams(groups: Sequence[Sequence[Window]]) -> bool:
     return any(len(windows) > 1 for windows in groups)
 
 
-def _put(draft: _Draft, start: int, latents: Float[Tensor, "frame channel"]) -> None:
+def _put(draft: SongDraft, start: int, latents: Float[Tensor, "frame channel"]) -> None:
     draft.latents[start : start + len(latents)] = latents
     draft.final_mask[start : start + len(latents)] = True
 
 
-def _report(draft: _Draft, on_frames: OnFrames | None) -> None:
+def _report(draft: SongDraft, on_frames: OnFrames | None) -> None:
     if on_frames is not None:
         on_frames(draft.request.sample_id, draft.latents, draft.complete_frames)
 
 
-def _request(draft: _Draft, window: Window, clamp_context: bool) -> Request:
+def window_request(draft: SongDraft, window: Window, clamp_context: bool) -> Request:
     """The request for one window of a song; frames that exist are its context."""
     frames, song = slice(window.start, window.stop), draft.request
     keep = draft.final_mask[frames]

@@ -133,11 +133,19 @@ def _cover(store: EmbeddingStore, edit: Edit) -> tuple[Plan | None, Embedding | 
 
 
 def embed_job(
-    store: EmbeddingStore, job: SampleJob, seed: int, axes: Sequence[str] = (), source: Prompt | None = None
+    store: EmbeddingStore,
+    job: SampleJob,
+    seed: int,
+    axes: Sequence[str] = (),
+    source: Prompt | None = None,
+    plan: Plan | None = None,
 ) -> EmbeddedJob:
-    """A job whose song is made from `source`, by default from the job's own prompt."""
-    prompt = source or job.prompt
-    if job.edit is not None and job.edit.cover:
+    """A job whose song is made from `source`, by default from the job's own prompt. A model that plans makes a plan
+    for the song, unless one is given."""
+    prompt, embedding = source or job.prompt, None
+    if plan is not None:
+        embedding = store.embed_plan(plan)
+    elif job.edit is not None and job.edit.cover:
         plan, embedding = _cover(store, job.edit)
     else:
         plan, embedding = plan_candidate(store, prompt, job.sample_id, job.frames, seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save
 
 from diffdpo import audio
@@ -33,7 +34,7 @@ from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.canonical import VERSION
 from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints, score_clips, score_keys
 from diffdpo.search.reward import Reward, RewardConfig, rank, reward_of
-from diffdpo.search.task import Draft, SearchSong, Tensors
+from diffdpo.search.task import Draft, SearchSong, Span, Tensors
 from diffdpo.types import Clip, Prompt
 
 
@@ -65,10 +66,12 @@ SampleRowOf = Callable[[EmbeddedJob, SampleDigests], SampleRow]
 """The row of the samples table for a song."""
 
 
-def render_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents) -> Clip:
-    """The sound of latents at -16 LUFS, as it is in a song's file but for rounding."""
+def render_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents, span: Span | None = None) -> Clip:
+    """The sound of latents, or of a span of their frames, at -16 LUFS: as in a song's file but for rounding."""
     sound = SongAudio(model, latents, seconds=job.job.prompt.duration_s)
-    return audio.limit(audio.normalise(model.decode(sound.latents), LOUDNESS_LUFS))
+    samples = np.concatenate(list(sound.chunks(*(span or (0, len(latents))))), axis=1)
+    clip = Clip(samples=samples, sample_rate=model.spec.sample_rate)
+    return audio.limit(audio.normalise(clip, LOUDNESS_LUFS))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -95,9 +98,9 @@ class MemoryStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
         """See SongStore."""
-        return score_latents(self.model, self.scorers, self.reward, job, songs)
+        return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """See SongStore."""
@@ -125,11 +128,12 @@ def score_latents(
     cfg: RewardConfig,
     job: EmbeddedJob,
     songs: Sequence[SongLatents],
+    span: Span | None = None,
 ) -> list[Reward]:
     """The rewards of latents for the prompt of a job, one sound in memory at a time."""
     rewards = []
     for latents in songs:
-        (scores,) = score_clips([render_clip(model, job, latents)], scorers, prompts=[job.job.prompt])
+        (scores,) = score_clips([render_clip(model, job, latents, span)], scorers, prompts=[job.job.prompt])
         rewards.append(reward_of(cfg, scores.values, scores.gates))
     return rewards
 
@@ -228,9 +232,9 @@ class FolderStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
         """See SongStore."""
-        return score_latents(self.model, self.scorers, self.reward, job, songs)
+        return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """See SongStore."""

@@ -6,6 +6,7 @@ estimate of one that is still noisy), and it keeps what is costly to compute und
 stopped continues where it stood. Everything is a function of the prompt and the seed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,8 +25,12 @@ from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, embed_job, song
 from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.sampling.variants import NO_INTERVENTIONS, Interventions
 from diffdpo.search.reward import Reward
-from diffdpo.types import Prompt
+from diffdpo.types import Plan, Prompt
 
+Span = tuple[int, int]
+"""The first frame of a part of a song, and the one behind its last."""
+LEAST_VALUE = -100.0
+"""What a song counts for steering that violates beyond all measure, in standard deviations."""
 Tensors = dict[str, Tensor]
 
 
@@ -63,8 +68,8 @@ class SongStore(Protocol):
     def add(self, drafts: Sequence[Draft]) -> list[SearchSong]:
         """Decode, score and keep songs."""
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents]) -> list[Reward]:
-        """The rewards of latents that are not kept, by the prompt of the job."""
+    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+        """The rewards of latents that are not kept, or of a span of them, by the prompt of the job."""
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key: those of an earlier run, or computed and kept."""
@@ -122,10 +127,13 @@ class SearchTask:
         """The id of a song of this prompt, which is also the key of its noise."""
         return sample_id(self.prompt.id, number)
 
-    def embed(self, number: int, prompt: Prompt | None = None) -> EmbeddedJob:
-        """The job of one song, made from the prompt or from a mutation of it, and scored by the prompt."""
+    def embed(self, number: int, prompt: Prompt | None = None, plan: Plan | None = None) -> EmbeddedJob:
+        """The job of one song, made from the prompt or from a mutation of it, and scored by the prompt.
+
+        A model that plans makes a plan for the song, unless one is given.
+        """
         job = replace(self.job, sample_id=self.sample_id(number))
-        return embed_job(self.embeddings, job, self.seed, self.sampling.axes, prompt)
+        return embed_job(self.embeddings, job, self.seed, self.sampling.axes, prompt, plan)
 
     def sample(self, jobs: Sequence[EmbeddedJob]) -> list[SongLatents]:
         """Plain songs of some jobs, as `diffdpo sample` makes them, without gradients."""
@@ -168,13 +176,29 @@ class SearchTask:
         added = iter(self.store.add(absent))
         return [next(added) if song is None else song for song in songs]
 
-    def score(self, songs: Sequence[SongLatents]) -> list[Reward]:
-        """The rewards of latents that are no complete songs, or are not to be kept, by the prompt."""
-        return self.store.score(self.embed(0), songs)
+    def score(self, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+        """The rewards of latents that are no complete songs, or are not to be kept, by the prompt.
+
+        With a span only these frames are decoded and scored.
+        """
+        return self.store.score(self.embed(0), songs, span)
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key of this prompt, kept between runs."""
         return self.store.memo(f"{self.prompt.id}.{key}", compute)
+
+
+def steering_value(reward: Reward) -> float:
+    """A reward as one finite number, for methods that weigh songs: the value less what is violated."""
+    value = reward.value - reward.violation
+    return max(value, LEAST_VALUE) if math.isfinite(value) else LEAST_VALUE
+
+
+def check_method(method: "SearchMethod", sampling: SamplingConfig, budget: float) -> None:
+    """ConfigError for settings that a method cannot work with, by its `check(sampling, budget)` if it has one."""
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(sampling, budget)
 
 
 @runtime_checkable
