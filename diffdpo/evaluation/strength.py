@@ -62,8 +62,8 @@ def fit_response(
 ) -> StrengthResponse | None:
     """The response of one axis; None with fewer than two songs, or where all songs of the base are alike.
 
-    `values` holds the value of each song, by its id, at each strength; 0 is the base. Songs with the same id have the
-    same prompt and noise. `clusters` are the prompts of the songs, over which intervals are taken.
+    `values` holds the value of each song, by its id, at each strength; 0 is the base. Songs with the same id have
+    the same prompt and noise. `clusters` are the prompts of the songs, over which intervals are taken.
     """
     strengths = sorted(strength for strength in values if strength)
     songs = sorted(

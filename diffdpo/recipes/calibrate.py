@@ -97,7 +97,8 @@ def run(cfg: CalibrateRun) -> Path:
         )
         if dist.main:
             groups = {prompt.id: prompt.group for prompt in prompts}
-            responses = _responses(_values(folders, out), folders, groups)
+            axes = [axis for scorer in build_scorers(cfg.scorers).values() for axis in scorer.axes]
+            responses = _responses(_values(folders, out), folders, groups, (*axes, *SOUND_AXES))
             _write(cfg, responses, out, dist)
         dist.barrier()
     return out
@@ -170,11 +171,10 @@ def _responses(
     values: Mapping[float, Mapping[str, Mapping[str, float]]],
     folders: Mapping[float, Path],
     groups: Mapping[str, str],
+    axes: Sequence[str],
 ) -> list[StrengthResponse]:
-    """The response of every axis that has one."""
-    base = values[0.0]
+    """The response of each of these axes that has one."""
     clusters = {row.sample_id: groups[row.prompt_id] for row in open_samples(folders[0.0]).rows()}
-    axes = dict.fromkeys(axis for song in base.values() for axis in song)
     responses = (
         fit_response(
             axis,
