@@ -30,6 +30,7 @@ VERBS = {
         "EvaluateRun",
         "Compare two models on the same prompts and seeds, with intervals; a report.",
     ),
+    "sliders": ("SlidersRun", "Every slider of a file: an adapter each, from prompts alone, calibrated."),
     "calibrate": ("CalibrateRun", "What an adapter changes at several strengths: the scale of a slider."),
     "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),

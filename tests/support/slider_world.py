@@ -64,9 +64,7 @@ class GaussianModel:
     """A SongModel around GaussianNetwork; an embedding is the mean of the prompt's songs."""
 
     network: GaussianNetwork = field(default_factory=GaussianNetwork)
-    spec: LatentSpec = LatentSpec(
-        channels=CHANNELS, frames_per_second=10.0, sample_rate=1000, max_frames=40
-    )
+    spec: LatentSpec = LatentSpec(channels=CHANNELS, frames_per_second=10.0, sample_rate=1000, max_frames=40)
     parts: tuple[str, ...] = ("mean",)
     unconditional: tuple[str, ...] = ("mean",)
     lora_targets: tuple[str, ...] = ("mean",)

@@ -225,7 +225,8 @@ def test_flow_matching_is_the_songs_error():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_beta_of_zero_is_refused(name):
-    field = {"reward_weighted": "temperature", "awm": "clip", "flow_matching": None}.get(name, "beta")
+    fields = {"reward_weighted": "temperature", "awm": "clip", "flow_matching": None, "slider": "eta"}
+    field = fields.get(name, "beta")
     if field:
         with pytest.raises(ValueError, match="must be a positive number"):
             OBJECTIVES[name](**{field: 0.0})
