@@ -1,4 +1,4 @@
-"""A song model whose songs are Gaussian with means that prompts choose, so that a slider's optimum has a closed form.
+"""A song model whose songs are Gaussian with means that prompts choose: a slider's optimum has a closed form.
 
 A prompt's songs are N(mu, s²) in every channel, independently, with mu the sum of its words' vectors. Then
 E[song | x_t] = mu + k(t) (x - (1-t) mu) with k(t) = (1-t) s² / ((1-t)² s² + t²), and
@@ -18,6 +18,7 @@ from diffdpo.models.base import LatentSpec
 
 CHANNELS = 3
 SPREAD = 0.5
+SPEC = LatentSpec(channels=CHANNELS, frames_per_second=10.0, sample_rate=1000, max_frames=40)
 
 
 def mean_of(text):
@@ -64,7 +65,7 @@ class GaussianModel:
     """A SongModel around GaussianNetwork; an embedding is the mean of the prompt's songs."""
 
     network: GaussianNetwork = field(default_factory=GaussianNetwork)
-    spec: LatentSpec = LatentSpec(channels=CHANNELS, frames_per_second=10.0, sample_rate=1000, max_frames=40)
+    spec: LatentSpec = SPEC
     parts: tuple[str, ...] = ("mean",)
     unconditional: tuple[str, ...] = ("mean",)
     lora_targets: tuple[str, ...] = ("mean",)

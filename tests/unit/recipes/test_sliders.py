@@ -43,7 +43,7 @@ def run(words):
 
 def test_a_file_of_sliders_becomes_adapters_on_shared_songs(run):
     """Each is its own adapter, trained on songs that were sampled once."""
-    cfg, out = run
+    _, out = run
     states = [read_adapter(result_folder(out / name))[0] for name in ("bright", "fast")]
     assert states[0].keys() == states[1].keys()
     assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -60,9 +60,10 @@ def test_the_same_command_again_does_nothing_and_no_other_slider_fits(run):
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     sliders.run(cfg)
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    objective = replace(cfg.train.objective, args={"eta": 9.0})
+    further = replace(cfg, train=replace(cfg.train, objective=objective))
     with pytest.raises(ConfigError, match=r"eta"):
-        objective = replace(cfg.train.objective, args={"eta": 9.0})
-        sliders.run(replace(cfg, train=replace(cfg.train, objective=objective)))
+        sliders.run(further)
 
 
 def test_the_scale_is_on_the_card(run, tmp_path):

@@ -260,7 +260,7 @@ def test_what_cannot_be_a_slider_is_refused(cfg, match):
 
 
 def test_strengths_without_an_adapter_are_refused():
-    with pytest.raises(ConfigError, match="train.lora"):
+    with pytest.raises(ConfigError, match="set train"):
         scale_rows(GaussianModel().network, torch.tensor([1.0, -1.0]))
     scale_rows(GaussianModel().network, torch.ones(2))
 
