@@ -8,7 +8,7 @@ import numpy as np
 
 from diffdpo.statistics import MIN_CLUSTERS, Interval, estimate_mean
 
-TOLERANCE = 0.5
+LINE_TOLERANCE = 0.5
 """Share of the expected change by which a strength in the usable range may miss the line."""
 UNIT = 1.0
 """Strengths up to this size decide the slope: those that a slider is trained at."""
@@ -98,7 +98,7 @@ def fit_response(
 
 
 def usable_range(
-    strengths: Sequence[float], changes: Sequence[float], slope: float, tolerance: float = TOLERANCE
+    strengths: Sequence[float], changes: Sequence[float], slope: float, tolerance: float = LINE_TOLERANCE
 ) -> tuple[float, float]:
     """The range of strengths around 0 in which more strength is more change, and about as much as the slope says.
 

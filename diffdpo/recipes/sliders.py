@@ -22,7 +22,7 @@ from diffdpo.runs import finish, read_json
 from diffdpo.scorers.axes import check_axis_names
 from diffdpo.training.config import FREE_TO_CHANGE
 
-STAGES: dict[str, Callable[[], Any]] = {
+SLIDER_STAGES: dict[str, Callable[[], Any]] = {
     "train": lambda: TrainRun(out="", objective=Choice("slider")),
     "calibrate": lambda: CalibrateRun(out="", adapter="", prompts=""),
 }
@@ -36,16 +36,16 @@ class SlidersRun:
     """Train and calibrate every slider of a file. They are separate adapters, to be mixed at any strengths."""
 
     out: str = field(default=MISSING, metadata=PATH)
-    train: TrainRun = field(default_factory=STAGES["train"])
+    train: TrainRun = field(default_factory=SLIDER_STAGES["train"])
     """Model, data.sliders, objective, and how to train. Set here: out, data.slider and data.samples."""
-    calibrate: CalibrateRun = field(default_factory=STAGES["calibrate"])
+    calibrate: CalibrateRun = field(default_factory=SLIDER_STAGES["calibrate"])
     """Prompts, strengths, scorers. Set here: out, adapter, model, axes. Without prompts nothing is calibrated."""
     axes: dict[str, list[str]] = field(default_factory=dict)
     """What each slider is for: axes or measures of the sound, by its name."""
 
     def __post_init__(self) -> None:
         for stage, names in STAGE_KEYS.items():
-            default, cfg = STAGES[stage](), getattr(self, stage)
+            default, cfg = SLIDER_STAGES[stage](), getattr(self, stage)
             for name in names:
                 if getattr(cfg, name) != getattr(default, name):
                     raise ValueError(f"{stage}.{name} is set for each slider; leave it out")

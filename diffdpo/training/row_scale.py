@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffdpo.errors import ConfigError
 
-ATTRIBUTE = "row_scale"
+ROW_SCALE = "row_scale"
 """The attribute of an adapter's second factor that holds the `RowScale` of its network."""
 
 
@@ -58,10 +58,10 @@ def scale_rows(network: nn.Module, scale: Float[Tensor, " row"] | None) -> None:
                 "a slider of several strengths is an adapter; set train.lora, or data.scales=[1]"
             )
         return
-    handle = getattr(factors[0], ATTRIBUTE, None)
+    handle = getattr(factors[0], ROW_SCALE, None)
     if handle is None:
         handle = RowScale()
         for factor in factors:
-            setattr(factor, ATTRIBUTE, handle)
+            setattr(factor, ROW_SCALE, handle)
             factor.register_forward_hook(handle)
     handle.scale = scale

@@ -35,6 +35,8 @@ NEGATIVE = {
     "LogSnrGrid.end",
     "BestVersusWorst.min_axis_margin",
     "AdapterConfig.strength",
+    "DataConfig.scales",
+    "CalibrateRun.strengths",
 }
 """Numbers that may be negative."""
 NEEDS = {
