@@ -52,8 +52,8 @@ class StrengthResponse:
         slope = self.slope
         change = f"{slope.value:+.2g} sd ({slope.low:.2g} to {slope.high:.2g})"
         if not self.is_measured:
-            few = f", over {self.prompts} prompts" if self.prompts < MIN_CLUSTERS else ""
-            return f"strength 1 changes {self.axis} by {change}: no measured effect{few}"
+            note = f", over {self.prompts} prompts" if self.prompts < MIN_CLUSTERS else ""
+            return f"strength 1 changes {self.axis} by {change}: no measured effect{note}"
         return f"strength 1 changes {self.axis} by {change}; usable from {self.low:g} to {self.high:g}"
 
 
@@ -79,8 +79,8 @@ def fit_response(
         return None
     names = [clusters[song] for song in songs]
     changes = {s: (np.array([values[s][song] for song in songs]) - base) / spread for s in strengths}
-    near = [s for s in strengths if abs(s) <= UNIT] or strengths
-    slopes = sum(s * changes[s] for s in near) / sum(s * s for s in near)
+    unit_strengths = [s for s in strengths if abs(s) <= UNIT] or strengths
+    slopes = sum(s * changes[s] for s in unit_strengths) / sum(s * s for s in unit_strengths)
     slope = estimate_mean(np.asarray(slopes), names).interval()
     intervals = tuple(estimate_mean(changes[s], names).interval() for s in strengths)
     low, high = usable_range(strengths, [interval.value for interval in intervals], slope.value)
@@ -110,9 +110,9 @@ def usable_range(
     for side in (-1, 1):
         end = previous = 0.0
         for strength in sorted((s for s in by_strength if s * side > 0), key=abs):
-            expected, way = slope * strength, math.copysign(1.0, slope * strength)
+            linear_change, way = slope * strength, math.copysign(1.0, slope * strength)
             change = by_strength[strength]
-            if way * (change - previous) <= 0 or abs(change - expected) > tolerance * abs(expected):
+            if way * (change - previous) <= 0 or abs(change - linear_change) > tolerance * abs(linear_change):
                 break
             end, previous = strength, change
         ends.append(end)

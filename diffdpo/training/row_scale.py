@@ -31,8 +31,8 @@ class RowScale:
         """
         if self.scale is None:
             return output
-        repeats, rest = divmod(len(output), len(self.scale))
-        if rest or not repeats:
+        repeats, remainder = divmod(len(output), len(self.scale))
+        if remainder or not repeats:
             raise ConfigError(
                 f"train.lora.targets: a layer sees {len(output)} rows where the batch has {len(self.scale)}, so "
                 "its adapter cannot have a strength for each; leave it out of the targets"

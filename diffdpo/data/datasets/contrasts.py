@@ -22,7 +22,7 @@ from diffdpo.inputs import digest
 from diffdpo.randomness import draw_uniform
 from diffdpo.types import Batch, Embedding, Row
 
-HERE = "."
+OWN_FOLDER = "."
 """The name of the samples folder, relative to itself."""
 
 
@@ -64,12 +64,12 @@ class Contrasts:
         self.contrasts: dict[tuple[str, int], tuple[Embedding, Embedding]] = {}
         texts = set()
         for row in sorted(rows, key=lambda row: row.sample_id):
-            prompt = sample_prompt(row, prompts, folder, HERE)
+            prompt = sample_prompt(row, prompts, folder, OWN_FOLDER)
             plan = sample_plan(samples, row)
             plan_embedding = source.embed_plan(plan) if plan else {}
             texts.add(prompt.text or "")
             for number, pair in enumerate(contrast_prompts(prompt, contrasts)):
-                plus, minus = (source.embed(each) for each in pair)
+                plus, minus = (source.embed(pole) for pole in pair)
                 if _is_same(plus, minus):
                     raise DataError(
                         f"slider {contrasts[0].name!r}: the model embeds {pair[0].text!r} and {pair[1].text!r} "
@@ -79,7 +79,7 @@ class Contrasts:
                 self.contrasts[row.sample_id, number] = plus | plan_embedding, minus | plan_embedding
         _check_neutrals(contrasts, texts, folder, complete=part is ALL_PROMPTS)
         names = sorted({sample for sample, _ in self.examples})
-        self.songs = GeneratedSongs(folder / SAMPLES.folder, [(HERE, name) for name in names], source)
+        self.songs = GeneratedSongs(folder / SAMPLES.folder, [(OWN_FOLDER, name) for name in names], source)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -88,10 +88,10 @@ class Contrasts:
         """The example at `index`, at a strength drawn by its position in the stream."""
         sample, number = self.examples[index]
         draw = float(draw_uniform(self.seed, [position], "slider-scale"))
-        neutral = self.songs.row(HERE, sample)
+        neutral = self.songs.row(OWN_FOLDER, sample)
         plus, minus = (replace(neutral, embedding=e) for e in self.contrasts[sample, number])
         return ContrastExample(
-            latents=self.songs.latents(HERE, sample),
+            latents=self.songs.latents(OWN_FOLDER, sample),
             neutral=neutral,
             plus=plus,
             minus=minus,
@@ -139,6 +139,6 @@ def contrasts_digest(contrasts: Sequence[SliderContrast], folder: str) -> str:
     """Identity of a slider, and of the songs if a folder of them is given."""
     songs = ""
     if folder:
-        names = [(HERE, row.sample_id) for row in open_samples(folder).rows()]
+        names = [(OWN_FOLDER, row.sample_id) for row in open_samples(folder).rows()]
         songs = generated_songs_digest(Path(folder), names)
     return digest([[sorted(vars(contrast).items()) for contrast in contrasts], songs])
