@@ -25,12 +25,14 @@ VERBS = {
     "mine": ("MineRun", "Scores to preference pairs and ratings."),
     "train": (
         "TrainRun",
-        "Optimise a song model on songs, pairs or ratings; the same command again resumes.",
+        "Optimise a song model on songs, pairs, ratings or prompts; the same command again resumes.",
     ),
     "evaluate": (
         "EvaluateRun",
         "Compare two models on the same prompts and seeds, with intervals; a report.",
     ),
+    "sliders": ("SlidersRun", "Every slider of a file: an adapter each, from prompts alone, calibrated."),
+    "calibrate": ("CalibrateRun", "What an adapter changes at several strengths: the scale of a slider."),
     "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),
     "demo": ("RoundRun", "One round on the shipped tiny model: offline, without a GPU, in minutes."),

@@ -68,6 +68,9 @@ def _register_export_adapter(app: typer.Typer, errors: _Errors) -> None:
             list[str] | None, typer.Option(help="License of a part of the data; may be repeated")
         ] = None,
         report: Annotated[str, typer.Option(help="Folder of `diffdpo evaluate`, for the card's table")] = "",
+        calibration: Annotated[
+            str, typer.Option(help="Folder of `diffdpo calibrate`, for the card's section on strength")
+        ] = "",
         push: Annotated[str, typer.Option(help="Upload to this repository of the hub, OWNER/NAME")] = "",
     ) -> None:
         with errors():
@@ -75,6 +78,7 @@ def _register_export_adapter(app: typer.Typer, errors: _Errors) -> None:
             settings = recipe.AdapterExport(
                 source=Path(expand_path(source)), target=Path(expand_path(str(target))), layout=layout,
                 model=model, model_args=tuple(arg or ()), base=base, license=license_name,
-                data_licenses=tuple(data_license or ()), report=expand_path(report), push=push,
+                data_licenses=tuple(data_license or ()), report=expand_path(report),
+                calibration=expand_path(calibration), push=push,
             )  # fmt: skip
             typer.echo(recipe.export_adapter(settings))

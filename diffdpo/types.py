@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-BatchKind = Literal["song", "pair", "rated", "group"]
-Need = Literal["reference", "old", "velocities", "frame_errors"]
+BatchKind = Literal["song", "pair", "rated", "group", "contrast"]
+Need = Literal["reference", "old", "velocities", "frame_errors", "contrast"]
 Take = Literal["soft_label", "span"]
 ObjectiveState = Mapping[str, float]
 """State of an objective over steps, or the means of its metrics over one step; the same on all processes."""
@@ -192,6 +192,12 @@ class Batch:
     reference_rows: tuple[tuple[Row, ...], ...] | None = None
     """The condition for the reference policy where it differs, as with `axis`, which the reference does not
     know."""
+    plus_rows: tuple[tuple[Row, ...], ...] | None = None
+    """The condition of the prompt that says more of a slider's concept."""
+    minus_rows: tuple[tuple[Row, ...], ...] | None = None
+    """The condition of the prompt that says less of it."""
+    scale: Float[Tensor, " example"] | None = None
+    """The strength at which the policy's adapter acts on each example; None: as trained, 1."""
     positions: tuple[int, ...]
     """Place of each example in the training stream: the key of all its randomness."""
     weight: Float[Tensor, " example"]
@@ -216,6 +222,10 @@ class Velocities:
     target: Float[Tensor, "example member frame channel"]
     reference: Float[Tensor, "example member frame channel"] | None = None
     old: Float[Tensor, "example member frame channel"] | None = None
+    plus: Float[Tensor, "example member frame channel"] | None = None
+    """The reference's, asked for more of a slider's concept."""
+    minus: Float[Tensor, "example member frame channel"] | None = None
+    """The reference's, asked for less of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +255,8 @@ class Outputs:
     span: Bool[Tensor, "example frame"] | None = None
     velocities: Velocities | None = None
     frame_errors: FrameErrors | None = None
+    scale: Float[Tensor, " example"] | None = None
+    """The strength at which the policy's adapter acted."""
     frame_weights: Float[Tensor, "example member frame"] | None = None
     """The weight of each frame in the errors; None: all valid frames count alike."""
     state: ObjectiveState = field(default_factory=dict)

@@ -10,6 +10,7 @@ from diffdpo.objectives.linear_dpo import LinearDPO
 from diffdpo.objectives.mapo import MaPO
 from diffdpo.objectives.nft import NFT
 from diffdpo.objectives.reward_weighted import RWR
+from diffdpo.objectives.slider import Slider
 from diffdpo.registry import Table
 
 OBJECTIVES: Table[type] = Table(
@@ -25,5 +26,6 @@ OBJECTIVES: Table[type] = Table(
         "nft": NFT,
         "awm": AWM,
         "dgpo": DGPO,
+        "slider": Slider,
     },
 )

@@ -10,6 +10,7 @@ from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.models.adapters import ADAPTER, ADAPTER_PREFIX, read_adapter, supported_config, write_adapter
 from diffdpo.models.lora_layouts import PEFT_FILE, write_comfyui, write_peft
+from diffdpo.recipes.calibrate import calibration_text
 from diffdpo.recipes.estimate import sketch_model
 from diffdpo.registry import Choice
 from diffdpo.runs import read_json
@@ -32,6 +33,8 @@ class AdapterExport:
     license: str = ""
     data_licenses: tuple[str, ...] = ()
     report: str = ""
+    calibration: str = ""
+    """Folder of `diffdpo calibrate`, for the card's section on strength."""
     push: str = ""
 
 
@@ -85,14 +88,17 @@ def model_card(settings: AdapterExport, config: dict[str, Any]) -> ModelCard:
         tags=["music", "lora", "preference-optimization", "diffdpo"],
     )
     kind = "DoRA" if config.get("use_dora") else "LoRA"
+    purpose = "trained" if settings.calibration and not settings.report else "aligned on preferences"
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {settings.target.name}",
-        f"A {kind} adapter of rank {config['r']} for {settings.base or 'a song model'}, aligned on preferences "
+        f"A {kind} adapter of rank {config['r']} for {settings.base or 'a song model'}, {purpose} "
         "with [diffdpo](https://github.com/diffdpo/diffdpo).",
         f"## Use\n\n{usage(settings)}",
         f"## Licenses\n\n{licenses(settings)}",
     ]
+    if settings.calibration:
+        parts.append(f"## Strength\n\n{calibration_text(Path(settings.calibration))}")
     if settings.report:
         parts.append(f"## Evaluation\n\n{evaluation_table(Path(settings.report))}")
     return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=True)

@@ -16,15 +16,17 @@ from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import Examples, accumulation
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
+from diffdpo.data.sliders import select_slider
 from diffdpo.inputs import digest
 from diffdpo.models.adapter_config import check_untimed
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, build_objective, build_scorers, check_model, model_digest
 from diffdpo.progress import log
+from diffdpo.recipes.own_songs import OwnSongs, sample_neutrals
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import MANIFEST, is_finished, read_json
-from diffdpo.training.config import TrainConfig, free_keys
+from diffdpo.training.config import TrainConfig, check_slider, free_keys
 from diffdpo.types import Objective
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 @dataclass
 class TrainRun:
-    """Train a song model on songs, preference pairs or rated songs."""
+    """Train a song model on songs, preference pairs, rated songs, or prompts alone (sliders)."""
 
     out: str = field(default=MISSING, metadata=PATH)
     """Run directory; the same command again resumes from it."""
@@ -48,6 +50,8 @@ class TrainRun:
     train: TrainConfig = field(default_factory=TrainConfig)
     embedding_cache: str = field(default="", metadata=PATH)
     """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
+    own_songs: OwnSongs = field(default_factory=OwnSongs)
+    """The songs that a slider is trained on where `data.samples` names none."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,7 +59,7 @@ class TrainRun:
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
-        build_objective(self.objective)
+        check_slider(self.train, build_objective(self.objective))
         check_model(self.model)
         if self.train.validation is not None:
             build_scorers(self.train.validation.scorers)
@@ -68,7 +72,8 @@ def run(cfg: TrainRun) -> Path:
     from diffdpo.training.validation_data import check_validation
 
     objective = build_objective(cfg.objective)
-    check_inputs(songs=cfg.data.songs, pairs=cfg.data.pairs, ratings=cfg.data.ratings)
+    data = cfg.data
+    check_inputs(songs=data.songs, pairs=data.pairs, ratings=data.ratings, samples=data.samples)
     accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
     check_data_config(cfg.data, objective.batch_kind, cfg.objective.name)
     check_validation(cfg.train.validation, cfg.data, objective.batch_kind, cfg.objective.name)
@@ -95,6 +100,10 @@ def _train(cfg: TrainRun, objective: Objective, out: Path, accelerator: "Acceler
     from diffdpo.training.validation_data import training_part
 
     check_latest(out / "checkpoints", accelerator)
+    if objective.batch_kind == "contrast" and not cfg.data.samples:
+        contrasts = select_slider(Path(cfg.data.sliders), cfg.data.slider)
+        songs = sample_neutrals(contrasts, cfg.own_songs, cfg.model, cfg.seed, out)
+        cfg = replace(cfg, data=replace(cfg.data, samples=str(songs)))
     model = build_model(cfg.model)
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     source = Source(

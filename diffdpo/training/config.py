@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffdpo.checks import check_number, check_range
-from diffdpo.errors import ensure
+from diffdpo.errors import ConfigError, ensure
 from diffdpo.flow import Timesteps
 from diffdpo.runs import MANIFEST, read_json
 from diffdpo.training.validation_config import ValidationConfig
+from diffdpo.types import Objective
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,24 @@ class TrainConfig:
             check_number(probability, f"train.dropout.{part}", low=0, high=1)
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"train.betas must be two numbers in [0, 1), got {self.betas}")
+
+
+def check_slider(cfg: TrainConfig, objective: Objective) -> None:
+    """ConfigError for a slider that is no adapter, cannot have a strength, or is compared with what moves."""
+    if "contrast" not in objective.needs:
+        return
+    if cfg.lora is None:
+        raise ConfigError("a slider is an adapter with a strength; set train.lora.rank")
+    if cfg.lora.peft.get("use_dora"):
+        raise ConfigError(
+            "train.lora.peft.use_dora: a DoRA's change is not proportional to its strength, so it is no slider; "
+            "leave it out"
+        )
+    if cfg.reference.kind in ("ema", "synced"):
+        raise ConfigError(
+            f"train.reference.kind={cfg.reference.kind}: a slider's target is the network without the adapter; "
+            "leave it out"
+        )
 
 
 FREE_TO_CHANGE = (

@@ -40,7 +40,7 @@ from diffdpo.training.step import (
 )
 from diffdpo.types import Batch, Embedding, Objective, Row
 
-MEMBERS = {"song": 1, "rated": 1, "pair": 2}
+MEMBERS = {"song": 1, "rated": 1, "contrast": 1, "pair": 2}
 """Songs of an example, by kind of batch; a group has as many as the user says."""
 
 
@@ -65,6 +65,8 @@ def estimate_memory(
     check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
+    if "contrast" in objective.needs:
+        batch = replace(batch, plus_rows=batch.rows, minus_rows=batch.rows, scale=torch.ones(cfg.per_device))
     noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
     rows = stack_rows(model, batch, noise)
     parts = list(split_rows(rows, 1)) if cfg.split_backward else []
@@ -154,6 +156,11 @@ def fake_rows(mode: FakeTensorMode, rows: StepRows) -> StepRows:
         **{name: fake(getattr(rows, name)) for name in ("x", "t", "target", "mask")},
         condition=condition,
         reference_condition=reference_condition,
+        contrast={
+            name: {key: fake(value) for key, value in contrast.items()}
+            for name, contrast in rows.contrast.items()
+        },
+        scale=None if rows.scale is None else fake(rows.scale),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from diffdpo.data.datasets.stream import batches, micro_batches
+from diffdpo.data.datasets.stream import batch_to, batches, micro_batches
 from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
 from diffdpo.progress import Bar, bar
@@ -21,6 +21,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
+from diffdpo.training.row_scale import scale_rows
 from diffdpo.training.run import LoopState, Training
 from diffdpo.training.spikes import (
     SPIKE,
@@ -31,7 +32,7 @@ from diffdpo.training.spikes import (
     report_spike,
 )
 from diffdpo.training.split import Standards, split_backward
-from diffdpo.training.step import StepNoise, batch_to, noise_keys, outputs, sample_noise
+from diffdpo.training.step import StepNoise, noise_keys, outputs, sample_noise
 from diffdpo.training.validation import Validation, report_validation, validate
 from diffdpo.training.validation_rule import choose_best, is_due, is_stopped, metric_value
 from diffdpo.types import Batch, LossOutput, Objective
@@ -269,6 +270,8 @@ def _backward(
             )
         result = objective(replace(values, state=objective_state))
         training.accelerator.backward((result.loss * batch.weight).mean())
+    if batch.scale is not None:
+        scale_rows(policy, None)
     if training.cache is not None and cached is None and values.reference is not None:
         training.cache.store(keys, values.reference)
     return result
@@ -289,8 +292,7 @@ def _sample_noise(training: Training, batch: Batch) -> StepNoise:
 
 
 def _refuse_nonfinite(row: dict[str, float], newest: Path | None) -> None:
-    bad = [name for name, value in row.items() if not math.isfinite(value)]
-    if bad:
+    if bad := [name for name, value in row.items() if not math.isfinite(value)]:
         note = f"the last checkpoint is {newest}" if newest else "nothing was saved yet"
         raise UserError(
             f"step {row['step']}: {', '.join(bad)} not finite; stopped before the weights were saved, {note}; "

@@ -6,13 +6,22 @@ after each optimiser step: a copy that follows the policy is updated, the others
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+
+
+@runtime_checkable
+class AuxiliaryPolicy(Protocol):
+    """A policy beside the trained one: adapters off, a frozen copy, or a copy that follows the policy."""
+
+    def of(self, network: Any) -> AbstractContextManager[Any]: ...
+
+    def follow(self, network: Any, step: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.best import best_folder
-from diffdpo.training.config import EXPORT, TrainConfig, export_folder, result_folder
+from diffdpo.training.config import EXPORT, TrainConfig, check_slider, export_folder, result_folder
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_optimizer
@@ -59,6 +59,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
         raise ConfigError(
             "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
         )
+    check_slider(cfg, objective)
     check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
     model.place("encoders", None)

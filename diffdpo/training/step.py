@@ -1,9 +1,8 @@
 """From a batch to what the objective sees: the mathematics of one training step, free of plumbing."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,20 +13,13 @@ from diffdpo import flow
 from diffdpo.models.base import Condition, Inpaints, SongModel, move, require, take
 from diffdpo.randomness import draw_noise, draw_uniform, generator
 from diffdpo.training.config import InpaintConfig, TrainConfig
+from diffdpo.training.references import AuxiliaryPolicy as AuxiliaryPolicy
 from diffdpo.training.references import grid_key
+from diffdpo.training.row_scale import scale_rows
 from diffdpo.types import Batch, FrameErrors, Objective, Outputs, Row, Velocities
 
 CONTEXT = "context"
 """The name in `train.dropout` of the in-painting context, which is no part of any model's condition."""
-
-
-@runtime_checkable
-class AuxiliaryPolicy(Protocol):
-    """A policy beside the trained one: adapters off, a frozen copy, or a copy that follows the policy."""
-
-    def of(self, network: Any) -> AbstractContextManager[Any]: ...
-
-    def follow(self, network: Any, step: int) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +32,6 @@ class StepNoise:
     """For each part of the condition, True for the examples that are trained without it."""
     span: Bool[Tensor, "example frame"]
     """The frames to be generated; all of them unless in-painting is trained."""
-
-
-def batch_to(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device."""
-    names = [name for name, value in vars(batch).items() if isinstance(value, Tensor)]
-    tensors: dict[str, Any] = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
-    return replace(batch, **tensors)
 
 
 def noise_keys(batch: Batch, cfg: TrainConfig) -> tuple[int | str, ...]:
@@ -120,6 +105,10 @@ class StepRows:
     condition: Condition
     reference_condition: Condition
     """The condition for the reference, which may not know all that the policy is told."""
+    contrast: Mapping[str, Condition] = field(default_factory=dict)
+    """The conditions `plus` and `minus` of a slider."""
+    scale: Float[Tensor, " row"] | None = None
+    """The strength of the policy's adapter in each row; None: 1 in all."""
 
     def select(self, index: Int[Tensor, " part"]) -> "StepRows":
         """Some of the rows."""
@@ -129,6 +118,8 @@ class StepRows:
             **{name: getattr(self, name)[index] for name in ("x", "t", "target", "mask", "frames")},
             condition=own,
             reference_condition=own if same else take(self.reference_condition, index),
+            contrast={name: take(condition, index) for name, condition in self.contrast.items()},
+            scale=None if self.scale is None else self.scale[index],
         )
 
 
@@ -141,6 +132,7 @@ def stack_rows(model: SongModel, batch: Batch, noise: StepNoise) -> StepRows:
     reference_condition = condition
     if batch.reference_rows is not None:
         reference_condition, _ = encode_batch(model, batch.reference_rows, batch, noise)
+    contrast_rows = {"plus": batch.plus_rows, "minus": batch.minus_rows}
     return StepRows(
         x=flow.interpolate(song, x_noise, t),
         t=t,
@@ -149,12 +141,25 @@ def stack_rows(model: SongModel, batch: Batch, noise: StepNoise) -> StepRows:
         frames=frames,
         condition=condition,
         reference_condition=reference_condition,
+        contrast={
+            name: encode_batch(model, own_rows, batch, noise)[0]
+            for name, own_rows in contrast_rows.items()
+            if own_rows is not None
+        },
+        scale=None if batch.scale is None else batch.scale.repeat(members),
     )
 
 
 def row_velocity(model: SongModel, network: Any, rows: StepRows, name: str = "policy") -> Tensor:
-    """The velocity that a network predicts for the rows; `reference` sees the reference's condition."""
-    condition = rows.reference_condition if name == "reference" else rows.condition
+    """The velocity that a network predicts for the rows.
+
+    `reference` sees the reference's condition, `plus` and `minus` those of a slider. The policy's adapter acts at
+    the strength of each row, and keeps these strengths until it is called again, or set back with
+    `scale_rows(network, None)`: a backward pass under checkpointing runs forward once more.
+    """
+    condition = {"reference": rows.reference_condition, **rows.contrast}.get(name, rows.condition)
+    if name == "policy" and rows.scale is not None:
+        scale_rows(network, rows.scale)
     return model.velocity(network, rows.x, rows.t, condition, rows.frames)
 
 
@@ -175,8 +180,11 @@ def auxiliary_velocities(
     An old policy that is the reference is run once.
     """
     v: dict[str, Tensor] = {}
-    for name, auxiliary in (("reference", reference), ("old", old)):
-        if name not in objective.needs or (name == "reference" and has_errors):
+    contrast = [(name, reference) for name in ("plus", "minus") if "contrast" in objective.needs]
+    for name, auxiliary in (("reference", reference), ("old", old), *contrast):
+        if name in ("reference", "old") and name not in objective.needs:
+            continue
+        if name == "reference" and has_errors:
             continue
         assert auxiliary is not None, f"the trainer built no {name} policy for an objective that needs one"
         if name == "old" and auxiliary is reference:
@@ -210,7 +218,11 @@ def measure_outputs(
     def unstack(values: Tensor) -> Tensor:
         return rearrange(values, "(member example) ... -> example member ...", member=members)
 
-    per_frame = {name: flow.frame_errors(prediction, rows.target) for name, prediction in v.items()}
+    per_frame = {
+        name: flow.frame_errors(prediction, rows.target)
+        for name, prediction in v.items()
+        if name not in rows.contrast
+    }
     errors: dict[str, Any] = {name: unstack(flow.masked_mean(e, rows.mask)) for name, e in per_frame.items()}
     if cached is not None:
         errors["reference"] = cached
@@ -222,6 +234,7 @@ def measure_outputs(
         soft_label=batch.soft_label,
         score=batch.score,
         span=batch.span,
+        scale=batch.scale,
         velocities=Velocities(target=unstack(rows.target), **{n: unstack(p) for n, p in v.items()})
         if needs_velocities
         else None,

@@ -13,12 +13,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from diffdpo.data.datasets.stream import Examples
+from diffdpo.data.datasets.stream import Examples, batch_to
 from diffdpo.models.base import LatentSpec
 from diffdpo.randomness import draw_noise
 from diffdpo.training.references import AdapterOff, FrozenCopy
+from diffdpo.training.row_scale import scale_rows
 from diffdpo.training.run import Training
-from diffdpo.training.step import StepNoise, batch_to, outputs
+from diffdpo.training.step import StepNoise, outputs
 from diffdpo.training.strategy import zero_stage
 from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.types import Batch, ObjectiveState
@@ -98,6 +99,8 @@ def _measure(
             old=training.old, cached=None if cached is None else cached.to(device),
         )  # fmt: skip
         result = training.objective(replace(values, state=objective_state))
+    if batch.scale is not None:
+        scale_rows(bare, None)
     if values.reference is not None and _is_fixed(training):
         cache[key] = values.reference.cpu()
     columns = {"loss": result.loss, **result.metrics}

@@ -32,6 +32,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "dgpo": ("objective.name=dgpo", "data.group_size=3"),
     "nft": ("objective.name=nft", "data.group_size=3", *OLD),
     "awm": ("objective.name=awm", "data.group_size=3", *OLD),
+    "slider": ("objective.name=slider", "sliders"),
 }  # fmt: skip
 
 
@@ -46,6 +47,8 @@ def data(tmp_path_factory) -> dict[str, Path]:
         "file,thumb\n" + "".join(f"{n}.flac,{'up' if i % 3 else 'down'}\n" for i, n in enumerate(names))
     )
     import_ratings(csv, [str(songs)], folder / "people")
+    slider = {"name": "fast", "plus": "{neutral}, fast", "minus": "{neutral}, slow"}
+    (folder / "sliders.jsonl").write_text(json.dumps(slider) + "\n")
     return {"mined": mined, "thumbs": folder / "people", "folder": folder}
 
 
@@ -55,7 +58,8 @@ def trained(data, bundle) -> Path:
     out = data["folder"]
 
     def words(name, kind, *more):
-        chosen = [word for word in RUNS[name] if word != "thumbs"]
+        places = {"sliders": [f"data.sliders={out / 'sliders.jsonl'}", f"data.samples={out / 'samples'}"]}
+        chosen = [w for word in RUNS[name] if word != "thumbs" for w in places.get(word, [word])]
         table = data["thumbs" if "thumbs" in RUNS[name] else "mined"]
         model = ("model.name=tiny", f"model.args.bundle={bundle}", f"data.ratings={table}")
         return [f"out={out / kind / name}", *model, *WORDS, *chosen, *more]

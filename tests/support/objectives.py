@@ -11,7 +11,9 @@ from diffdpo.objectives.terms.restraints import Anchor, Safeguard
 from diffdpo.objectives.terms.weights import Span, TimestepWeight
 from diffdpo.types import FrameErrors, Outputs, Velocities
 
-MEMBERS = {"song": 1, "pair": 2, "rated": 1, "group": 4}
+MEMBERS = {"song": 1, "pair": 2, "rated": 1, "contrast": 1, "group": 4}
+CONTRAST = ("plus", "minus")
+"""Velocities of the frozen network for other prompts: they have no errors."""
 FRAMES, CHANNELS = 7, 3
 TERMS = {
     "timestep": TimestepWeight("clipped_elbo", clip=3.0),
@@ -49,7 +51,8 @@ def random_outputs(objective, examples=6, seed=0, **changes):
     frame = torch.arange(FRAMES)
     mask = frame < torch.randint(4, FRAMES + 1, (examples, members, 1), generator=generator)
     target = normal(FRAMES, CHANNELS)
-    velocities = {name: target + 0.3 * normal(FRAMES, CHANNELS) for name in ("policy", "reference", "old")}
+    names = ("policy", "reference", "old", *(CONTRAST if "contrast" in objective.needs else ()))
+    velocities = {name: target + 0.3 * normal(FRAMES, CHANNELS) for name in names}
     velocities["policy"].requires_grad_()
     start = torch.randint(0, 4, (examples, 1), generator=generator)
     inputs = {
@@ -61,12 +64,18 @@ def random_outputs(objective, examples=6, seed=0, **changes):
     }
     if objective.batch_kind == "pair":
         inputs["soft_label"] = uniform()
+    if objective.batch_kind == "contrast":
+        inputs["scale"] = 0.5 - uniform()
     return from_velocities(target, velocities, **(inputs | changes))
 
 
 def from_velocities(target, velocities, mask, **inputs):
     """Outputs whose errors are those of the predictions."""
-    per_frame = {name: (velocity - target).square().mean(-1) for name, velocity in velocities.items()}
+    per_frame = {
+        name: (velocity - target).square().mean(-1)
+        for name, velocity in velocities.items()
+        if name not in CONTRAST
+    }
     return Outputs(
         **{name: flow.masked_mean(errors, mask) for name, errors in per_frame.items()},
         mask=mask,
@@ -80,7 +89,8 @@ def with_velocities(outputs, **velocities):
     """The outputs with some velocities replaced, and the errors that follow from them."""
     predictions = {n: v for n, v in vars(outputs.velocities).items() if v is not None and n != "target"}
     target = velocities.pop("target", outputs.velocities.target)
-    inputs = {name: getattr(outputs, name) for name in ("mask", "t", "score", "span", "soft_label", "state")}
+    names = ("mask", "t", "score", "span", "soft_label", "scale", "state")
+    inputs = {name: getattr(outputs, name) for name in names}
     return from_velocities(target, predictions | velocities, **inputs)
 
 

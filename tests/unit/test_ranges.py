@@ -39,6 +39,8 @@ NEGATIVE = {
     "RewardConfig.weights",
     "Constraint.low",
     "Constraint.high",
+    "DataConfig.scales",
+    "CalibrateRun.strengths",
 }
 """Numbers that may be negative."""
 NEEDS = {

@@ -1,12 +1,14 @@
 """The examples that a run trains on, by the data's configuration and the objective's kind of batch."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffdpo.checks import check_range
-from diffdpo.config_paths import PATH
+from diffdpo.config_paths import INPUT_FILE, PATH
 from diffdpo.data import tables
+from diffdpo.data.datasets.contrasts import Contrasts, contrasts_digest
 from diffdpo.data.datasets.generated import Source, generated_songs_digest
 from diffdpo.data.datasets.groups import Groups
 from diffdpo.data.datasets.pairs import Pairs
@@ -17,8 +19,9 @@ from diffdpo.data.datasets.stream import Examples
 from diffdpo.data.datasets.winners import winners_digest
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import RATINGS, read_ratings
+from diffdpo.data.sliders import select_slider
 from diffdpo.data.songs import SONGS
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, ensure
 from diffdpo.inputs import digest
 from diffdpo.types import BatchKind
 
@@ -52,12 +55,26 @@ class DataConfig:
     """Flow matching on rated songs: train on this best share of the songs."""
     top_per_prompt: int = 0
     """Flow matching on rated songs: at most so many songs of one prompt; 0 for any number."""
+    sliders: str = field(default="", metadata=INPUT_FILE)
+    """Sliders: a file of contrasts, one a line: name, plus, minus, neutral, preserve."""
+    slider: str = ""
+    """Sliders: the one that is trained; needed where the file has several."""
+    samples: str = field(default="", metadata=PATH)
+    """Sliders: songs of the network itself, a folder that `sample` wrote. Empty: songs of the neutral prompts are
+    sampled first."""
+    scales: list[float] = field(default_factory=lambda: [-1.0, 1.0])
+    """Sliders: the strengths that the adapter is trained at, one drawn for each example. Without a negative one the
+    negative half of the slider is left to chance."""
 
     def __post_init__(self) -> None:
         check_range(self, "axis_dropout", low=0, below=1, prefix="data.")
         check_range(self, "rated_margin", "top_per_prompt", low=0, prefix="data.")
         check_range(self, "group_size", low=2, prefix="data.")
         check_range(self, "top_share", above=0, high=1, prefix="data.")
+        ensure(
+            bool(self.scales) and all(math.isfinite(scale) and scale != 0 for scale in self.scales),
+            f"data.scales must be strengths other than 0, such as [-1, 1], got {self.scales}",
+        )
 
 
 def check_data_config(cfg: DataConfig, kind: BatchKind, objective: str) -> None:
@@ -68,6 +85,10 @@ def check_data_config(cfg: DataConfig, kind: BatchKind, objective: str) -> None:
         raise ConfigError(f"objective {objective!r} trains on songs: {conflict if cfg.songs else remedy}")
     if kind == "pair" and not cfg.pairs:
         raise ConfigError(f"objective {objective!r} trains on pairs: set data.pairs to a mined folder")
+    if kind == "contrast" and not cfg.sliders:
+        raise ConfigError(
+            f"objective {objective!r} trains on contrasts of prompts: set data.sliders to a file of them"
+        )
     if kind in ("rated", "group") and not cfg.ratings:
         raise ConfigError(
             f"objective {objective!r} trains on rated songs: set data.ratings to a mined folder, or to one that "
@@ -83,6 +104,8 @@ def data_digest(cfg: DataConfig, kind: BatchKind) -> str:
         return digest(
             [(row.id, row.frames, row.sha256, row.inputs, row.split) for row in songs if not row.error]
         )
+    if kind == "contrast":
+        return contrasts_digest(select_slider(Path(cfg.sliders), cfg.slider), cfg.samples)
     if kind == "pair":
         folder = Path(cfg.pairs)
         pairs = tables.read_rows(folder, PAIRS)
@@ -114,7 +137,14 @@ def build_examples(
     `part`: those of some prompts alone. Prepared songs have splits of their own and no parts.
     """
     check_data_config(cfg, kind, objective)
-    return {"song": _songs, "pair": _pairs, "rated": _rated_songs, "group": _groups}[kind](cfg, source, part)
+    builders = {
+        "song": _songs,
+        "pair": _pairs,
+        "rated": _rated_songs,
+        "group": _groups,
+        "contrast": _contrasts,
+    }
+    return builders[kind](cfg, source, part)
 
 
 def _songs(cfg: DataConfig, source: Source, part: Part) -> Examples:
@@ -160,3 +190,8 @@ def _groups(cfg: DataConfig, source: Source, part: Part) -> Examples:
     folder = Path(cfg.ratings)
     rows = part.select(read_ratings(folder, cfg.rating_source), folder)
     return Groups(folder, rows, source, size=cfg.group_size)
+
+
+def _contrasts(cfg: DataConfig, source: Source, part: Part) -> Examples:
+    slider = select_slider(Path(cfg.sliders), cfg.slider)
+    return Contrasts(Path(cfg.samples), slider, source, scales=cfg.scales, part=part)

@@ -6,10 +6,12 @@ thus the same for every number of processes and every accumulation, and a resume
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffdpo.errors import ConfigError, UserError
@@ -55,6 +57,13 @@ def micro_batches(step: int, *, global_batch: int, per_device: int, rank: int, w
     rounds = accumulation(global_batch, per_device, world)
     starts = (step * global_batch + (r * world + rank) * per_device for r in range(rounds))
     return [list(range(start, start + per_device)) for start in starts]
+
+
+def batch_to(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors on a device."""
+    names = [name for name, value in vars(batch).items() if isinstance(value, Tensor)]
+    tensors: dict[str, Any] = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
+    return replace(batch, **tensors)
 
 
 class _Rows(torch.utils.data.Dataset[Any]):

@@ -62,7 +62,9 @@ def test_what_stands_in_the_padding_cannot_matter(name):
     objective = VARIANTS[name]
     outputs = random_outputs(objective)
     padded = {
-        key: v.detach().where(outputs.mask[..., None], 7.0) for key, v in vars(outputs.velocities).items()
+        key: v.detach().where(outputs.mask[..., None], 7.0)
+        for key, v in vars(outputs.velocities).items()
+        if v is not None
     }
     assert torch.allclose(
         objective(outputs).loss, objective(with_velocities(outputs, **padded)).loss, rtol=1e-13, atol=0
@@ -74,10 +76,11 @@ def test_an_objective_gets_along_with_what_it_declares(name):
     """Without the fields that it neither needs nor takes, the loss is the same."""
     objective = VARIANTS[name]
     outputs = random_outputs(objective)
-    fields = {"policy", "t", "mask", "score", "state"} | objective.needs | objective.takes
+    fields = {"policy", "t", "mask", "score", "scale", "state"} | objective.needs | objective.takes
     bare = Outputs(**{key: value for key, value in vars(outputs).items() if key in fields})
     if bare.velocities is not None:
         names = {"policy", "target"} | (objective.needs & {"reference", "old"})
+        names |= {"plus", "minus"} if "contrast" in objective.needs else set()
         bare = replace(bare, velocities=Velocities(**{n: getattr(bare.velocities, n) for n in names}))
     assert torch.equal(objective(outputs).loss, objective(bare).loss)
 
@@ -143,7 +146,8 @@ def test_a_constant_weight_is_none_and_any_weight_is_a_factor_of_all_squared_err
     assert torch.equal(plain(outputs).loss, OBJECTIVES[name]()(outputs).loss)
     assert torch.equal(plain(half).loss, weighted(half).loss)
     quarter = replace(outputs, t=torch.full_like(outputs.t, 0.25))
-    further = {key: 3**0.5 * v.detach() for key, v in vars(outputs.velocities).items()}
+    velocities = vars(outputs.velocities)
+    further = {key: 3**0.5 * v.detach() for key, v in velocities.items() if v is not None}
     scaled = with_velocities(outputs, **further)
     assert torch.allclose(weighted(quarter).loss, plain(scaled).loss, rtol=1e-11)
 
@@ -221,7 +225,8 @@ def test_flow_matching_is_the_songs_error():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_beta_of_zero_is_refused(name):
-    field = {"reward_weighted": "temperature", "awm": "clip", "flow_matching": None}.get(name, "beta")
+    fields = {"reward_weighted": "temperature", "awm": "clip", "flow_matching": None, "slider": "eta"}
+    field = fields.get(name, "beta")
     if field:
         with pytest.raises(ValueError, match="must be a positive number"):
             OBJECTIVES[name](**{field: 0.0})

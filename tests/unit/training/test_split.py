@@ -63,6 +63,12 @@ def songs(objective):
             "span": (frame >= start) & (frame < start + 6),
             "weight": torch.tensor([1.0, 0.5, 2.0, 1.0]),
         }
+    if objective.batch_kind == "contrast":
+        changes |= {
+            "plus_rows": data.rows[1:] + data.rows[:1],
+            "minus_rows": data.rows[2:] + data.rows[:2],
+            "scale": torch.tensor([1.0, -1.0, 0.5, 2.0]),
+        }
     return replace(data, **changes)
 
 
