@@ -4,10 +4,10 @@
     python tools/bench_search.py --run runs/demo [--out FOLDER] [--plan FILE] [--table]
 
 All searches look for the same reward, key, tuning, pulse and form alike, on the evaluation prompts of the run. The
-winners are measured by the witnesses of the frontier, which take no part in any search. Costs are in songs' worth
-of network evaluations. The best of N is by exact order statistics over the songs of its largest budget; the other
-methods are run. Each point is added to `FOLDER/frontier.json` when it is measured, and not measured again, so a
-stopped run goes on. The plan is a list of points in YAML, by default `tools/bench/search_plan.yaml`.
+winners are measured by the witnesses of the frontier, which take no part in any search. Costs are in songs' worth:
+network evaluations over those of a plain song. The best of N is by exact order statistics over the songs of its
+largest budget; other methods are run. Each point is added to `FOLDER/frontier.json` when it is measured, and not
+measured again, so a stopped run goes on. The plan is a list of points, by default `tools/bench/search_plan.yaml`.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from diffdpo.recipes.search import SearchRun, search_rows
 from diffdpo.recipes.winners import copy_winners
 from diffdpo.registry import Choice
 from diffdpo.runs import MANIFEST, read_json
+from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.reward import RewardConfig
 from diffdpo.statistics import estimate_mean
@@ -48,7 +49,7 @@ from tools.bench.frontier_file import COMPOSITES, Point, add_point, read_points
 from tools.bench.measure import markdown_table, round_values
 
 REWARD = dict.fromkeys(SELECTION_AXES, 1.0)
-WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic")
+WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic", "adherence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,28 +223,33 @@ def measure_point(
 
 def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Callable[[], Point]]]:
     """The points of a plan by name. The first entry is the best of N of the base, which all are compared with."""
-    first, *rest = plan
-    for n in first.budgets:
-
-        def choice(n: int = n) -> Point:
-            base = base_songs(bench, first)
-            winners = best_songs(base, rewards_of(base, first.weights), n)
-            return measure_point(bench, winners, base, first, n, best_of_n_kl(n))
-
-        yield f"{first.name} at {n}", choice
-    for entry in rest:
+    first = plan[0]
+    for entry in plan:
+        plain = entry.method == "best_of_n" and not (entry.aligned or entry.sampling or entry.seed)
+        measure = _choice_point if plain else _search_point
         for budget in entry.budgets:
-            yield f"{entry.name} at {budget}", partial(_search_point, bench, entry, budget, first)
+            yield f"{entry.name} at {budget}", partial(measure, bench, entry, budget, first)
+
+
+def _choice_point(bench: SearchBench, entry: Entry, n: int, first: Entry) -> Point:
+    """The best of n of the base's songs by the entry's reward, by order statistics."""
+    base = base_songs(bench, first)
+    winners = best_songs(base, rewards_of(base, entry.weights), n)
+    return measure_point(bench, winners, base, entry, n, best_of_n_kl(n))
 
 
 def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -> Point:
+    """The winners of a search that is run."""
     folder = bench.search(entry, budget)
     winners = Samples(bench.out / "winners" / f"{entry.name}-{budget}")
     write_prompts(winners.folder / "prompts.jsonl", Samples(folder).prompts(), {})
     copy_winners(folder, winners, 1)
     songs = read_songs(winners.folder, bench.score(winners.folder))
-    point = measure_point(bench, songs, base_songs(bench, first), entry, budget, None)
-    return {**point, "nfe": read_json(folder / MANIFEST)["nfe"], "songs": len(search_rows(folder))}
+    prompts = len(songs.places)
+    plain = planned_nfe(round_config(bench.run).sample.sampling)
+    cost = read_json(folder / MANIFEST)["nfe"] / (prompts * plain)
+    point = measure_point(bench, songs, base_songs(bench, first), entry, cost, None)
+    return {**point, "name": f"{entry.name} at {budget}", "songs": len(search_rows(folder)) / prompts}
 
 
 def search_table(points: Sequence[Point]) -> str:
@@ -256,7 +262,7 @@ def search_table(points: Sequence[Point]) -> str:
         composites, in_band = point["composites"], point["in_band"]
         rows.append(
             [
-                point["name"].rpartition(" at ")[0], f"{point['cost']:g}", str(point["prompts"]),
+                point["name"].rpartition(" at ")[0], f"{point['cost']:.3g}", str(point["prompts"]),
                 as_value(point["reward"]),
                 *(as_value(composites[name]) if name in composites else "" for name in COMPOSITES),
                 f"{in_band['share']:.2f}, {as_value(in_band['change'], 3)}",
