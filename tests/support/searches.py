@@ -96,7 +96,7 @@ def search_task(
     return SearchTask(
         model=model,
         job=SampleJob("p.000", prompt, torch.ones(frames, dtype=torch.bool)),
-        sampling=SamplingConfig(**{"steps": 6, "guidance_scale": 2.0, "batch": 8, **settings}),
+        sampling=SamplingConfig(**{"steps": 4, "guidance_scale": 2.0, "batch": 8, **settings}),
         longform=LongformConfig(window_s=window_s, overlap_s=overlap_s),
         seed=seed,
         budget=budget,
