@@ -2,9 +2,9 @@
 
     python tools/bench_search_memory.py [--seconds 600 --songs 4 --window 20 --guidance 1 --axes adherence.style]
 
-The same song is first sampled and written as `diffdpo sample` does, then searched for by chunk pruning among so many
-songs, with one window in a forward pass in both. `live_mib` is the peak of live tensor bytes, without the weights,
-`rss_mib` the peak of resident memory so far. The number of steps changes neither.
+The same song is first sampled and written as `diffdpo sample` does, then searched for by chunk pruning among so
+many songs, with one window in a forward pass in both. `live_mib` is the peak of live tensor bytes, without the
+weights, `rss_mib` the peak of resident memory so far. The number of steps changes neither.
 """
 
 import argparse
