@@ -96,7 +96,7 @@ def measure_target(name: str, args: argparse.Namespace) -> dict[str, Any]:
             "prompt": prompt.id,
             "plain": plain_losses[-1],
             "optimised": losses[-1],
-            "surrogate": losses,
+            "surrogate": progress,
         }
         print(json.dumps(round_values(report)), file=sys.stderr, flush=True)
     effect = paired_effect(np.array(plain_losses), np.array(losses), names)

@@ -131,8 +131,9 @@ def _lines(cfg: ProbeRun, card: ProbeCard, parameters: int) -> Iterator[str]:
         f"{parameters} parameters"
     )
     for time, correlation in card.correlations.items():
+        group_correlation = card.group_correlations[time]
         yield (
-            f"t = {time}: correlation {correlation:+.2f} on held-out prompts, {card.group_correlations[time]:+.2f} among songs "
+            f"t = {time}: correlation {correlation:+.2f} on held-out prompts, {group_correlation:+.2f} among songs "
             "of one prompt"
         )
     if card.correlation < 0.2:
