@@ -77,7 +77,7 @@ def measure_target(name: str, args: argparse.Namespace) -> dict[str, Any]:
     model = MODELS["tiny"]().load()
     sampling = SamplingConfig(steps=args.steps, solver=Choice(args.solver), guidance_scale=args.guidance)
     surrogate = surrogate_sampling(sampling, args.surrogate_steps)
-    before, after, names = [], [], []
+    plain_losses, losses, names = [], [], []
     start_s = time.process_time()
     for line in read_prompts(ROOT / "configs/tiny/prompts_evaluation.jsonl")[: args.prompts]:
         prompt = Prompt(id=line.id, text=line.text, duration_s=args.seconds)
@@ -88,23 +88,28 @@ def measure_target(name: str, args: argparse.Namespace) -> dict[str, Any]:
         cfg = NoiseOptimiser(iterations=args.iterations, lr=args.lr)
         state = optimise_song(task, job, surrogate, cfg, loss)
         song = song_of_noise(task, job, state["noise"])
-        before.append(loss.parts(plain)[name])
-        after.append(loss.parts(song)[name])
+        plain_losses.append(loss.parts(plain)[name])
+        losses.append(loss.parts(song)[name])
         names.append(prompt.id)
-        losses = [round(value, 4) for value in state["losses"].tolist()]
-        report = {"prompt": prompt.id, "plain": before[-1], "optimised": after[-1], "surrogate": losses}
+        progress = [round(value, 4) for value in state["losses"].tolist()]
+        report = {
+            "prompt": prompt.id,
+            "plain": plain_losses[-1],
+            "optimised": losses[-1],
+            "surrogate": progress,
+        }
         print(json.dumps(round_values(report)), file=sys.stderr, flush=True)
-    effect = paired_effect(np.array(before), np.array(after), names)
+    effect = paired_effect(np.array(plain_losses), np.array(losses), names)
     return round_values(
         {
             "target": name,
-            "plain": sum(before) / len(before),
-            "optimised": sum(after) / len(after),
-            "ratio": sum(after) / sum(before),
+            "plain": sum(plain_losses) / len(plain_losses),
+            "optimised": sum(losses) / len(losses),
+            "ratio": sum(losses) / sum(plain_losses),
             "effect": effect.mean,
             "low": effect.low,
             "high": effect.high,
-            "share": sum(b > a for b, a in zip(before, after, strict=True)) / len(before),
+            "share": sum(b > a for b, a in zip(plain_losses, losses, strict=True)) / len(plain_losses),
             "seconds": time.process_time() - start_s,
         }
     )

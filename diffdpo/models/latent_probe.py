@@ -77,7 +77,7 @@ class ProbeCard:
     """With the axis on songs of prompt groups that were held out: the mean over times."""
     correlations: Mapping[str, float] = field(default_factory=dict)
     """By time t."""
-    within: Mapping[str, float] = field(default_factory=dict)
+    group_correlations: Mapping[str, float] = field(default_factory=dict)
     """The same among songs of one prompt group, by time t."""
     songs: int = 0
     held_out_songs: int = 0

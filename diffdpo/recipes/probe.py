@@ -97,7 +97,7 @@ def fit_latent_probe(cfg: ProbeRun) -> str:
         scale=scale,
         correlation=mean_correlation(result),
         correlations=result.correlations,
-        within=result.within,
+        group_correlations=result.group_correlations,
         songs=len(songs),
         held_out_songs=result.held_out_songs,
         scorer=newest_versions(Path(cfg.scores)).get(scorer, ""),
@@ -131,8 +131,9 @@ def _lines(cfg: ProbeRun, card: ProbeCard, parameters: int) -> Iterator[str]:
         f"{parameters} parameters"
     )
     for time, correlation in card.correlations.items():
+        group_correlation = card.group_correlations[time]
         yield (
-            f"t = {time}: correlation {correlation:+.2f} on held-out prompts, {card.within[time]:+.2f} among songs "
+            f"t = {time}: correlation {correlation:+.2f} on held-out prompts, {group_correlation:+.2f} among songs "
             "of one prompt"
         )
     if card.correlation < 0.2:

@@ -72,11 +72,11 @@ def check_request(model: SongModel, request: Request) -> None:
                 f"sample {request.sample_id!r}: its {name} is {shape} [frame, channel], the song will be "
                 f"{(frames, spec.channels)}; cut or pad it to the prompt's duration_s"
             )
-    whole = (request.row.total_frames, spec.channels)
-    if request.noise is not None and request.noise.shape != whole:
+    shape = (request.row.total_frames, spec.channels)
+    if request.noise is not None and request.noise.shape != shape:
         raise DataError(
             f"sample {request.sample_id!r}: its noise is {tuple(request.noise.shape)} [frame, channel], its whole "
-            f"song is {whole}; make it anew for this duration_s"
+            f"song is {shape}; make it anew for this duration_s"
         )
 
 

@@ -63,18 +63,18 @@ def reward_guided_velocity(
     through what is added."""
     low, high = cfg.interval
 
-    def guided(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+    def guide(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         v, state = velocity(x, t, state)
         index = ((t >= low) & (t <= min(high, NOISIEST)) & (t > 0)).nonzero().squeeze(1)
         if not len(index):
             return v, state
         rows, frames = index.to(x.device), mask[state["row"][index].to(mask.device)].to(x.device)
         push = reward_push(x[rows].detach(), t[index], frames, v[rows].detach(), reward, cfg)
-        bent = v.clone()
-        bent[rows] = v[rows] - push.to(v)
-        return bent, state
+        result = v.clone()
+        result[rows] = v[rows] - push.to(v)
+        return result, state
 
-    return guided
+    return guide
 
 
 def reward_push(
@@ -133,6 +133,6 @@ def build_reward(cfg: RewardGuidance, channels: int, device: torch.device) -> La
 
 
 @lru_cache(maxsize=4)
-def load_probe(path: str, modified: int) -> tuple[LatentProbe, ProbeCard]:
-    """The probe in a file, read once for each time it was `modified`."""
+def load_probe(path: str, mtime_ns: int) -> tuple[LatentProbe, ProbeCard]:
+    """The probe in a file, read once for each `mtime_ns` that it had."""
     return read_probe(Path(path))

@@ -96,9 +96,9 @@ def optimise_noise(
         square = SQUARE_MOMENTUM * square + (1 - SQUARE_MOMENTUM) * gradient**2
         step = mean / (1 - MOMENTUM ** (iteration + 1))
         scale = (square / (1 - SQUARE_MOMENTUM ** (iteration + 1))).sqrt() + EPSILON
-        moved = x - cfg.lr * step / scale
-        moved = project_to_shell(moved, start, exists) if cfg.shell else moved
-        x = torch.where(active[:, None, None] & exists[..., None], moved, x)
+        proposal = x - cfg.lr * step / scale
+        proposal = project_to_shell(proposal, start, exists) if cfg.shell else proposal
+        x = torch.where(active[:, None, None] & exists[..., None], proposal, x)
     return NoiseResult(best, torch.stack(rows))
 
 
@@ -127,12 +127,12 @@ def project_to_shell(noise: Latents, start: Latents, mask: FrameMask) -> Latents
     it is, if its norm is in that range."""
     center, deviation = _moments(noise, mask)
     old_center, old_deviation = _moments(start, mask)
-    shaped = (noise - center) * (old_deviation / deviation.clamp(min=1e-6)) + old_center
-    shaped = torch.where(mask[..., None], shaped, noise)
+    projection = (noise - center) * (old_deviation / deviation.clamp(min=1e-6)) + old_center
+    projection = torch.where(mask[..., None], projection, noise)
     root = (mask.sum(1) * noise.shape[-1]).to(noise).sqrt()
-    norm = torch.where(mask[..., None], shaped, 0).flatten(1).norm(dim=1)
+    norm = torch.where(mask[..., None], projection, 0).flatten(1).norm(dim=1)
     ratio = norm.clamp(min=(1 - SHELL_WIDTH) * root, max=(1 + SHELL_WIDTH) * root) / norm.clamp(min=1e-12)
-    return torch.where(mask[..., None], shaped * ratio[:, None, None], noise)
+    return torch.where(mask[..., None], projection * ratio[:, None, None], noise)
 
 
 def _moments(

@@ -82,11 +82,11 @@ class OptimisedNoise:
             target_loss=self.target_loss,
             keep_best=not self.window_s,
         )
-        before = task.nfe
+        old_nfe = task.nfe
         state = task.memo(f"noise.{iterations}", lambda: optimise_song(task, job, surrogate, cfg, loss))
         steps = len(state["losses"]) - 1  # fewer than `iterations` after an early stop
         nfe = ITERATION_FACTOR * planned_nfe(surrogate) * steps + task.song_nfe
-        task.spend(before + nfe - task.nfe)
+        task.spend(old_nfe + nfe - task.nfe)
         latents = song_of_noise(task, job, state["noise"])
         details = {
             "iterations": steps,

@@ -44,13 +44,13 @@ def build_style_loss(style: "Style", song: "SongSpec") -> "SoundLoss":
 
 
 def _target(encoder: TwoTowerStyle, style: "Style", song: "SongSpec") -> Float[Tensor, " style"]:
-    text, recording = style.text, style.recording or None
-    if not (text or recording):
-        text, recording = song.prompt.text or "", song.prompt.style_audio  # type: ignore[assignment]
-    clip = audio.read(recording) if isinstance(recording, str) else recording
+    text, style_audio = style.text, style.audio or None
+    if not (text or style_audio):
+        text, style_audio = song.prompt.text or "", song.prompt.style_audio  # type: ignore[assignment]
+    clip = audio.read(style_audio) if isinstance(style_audio, str) else style_audio
     target = encoder.embed(text, clip)
     if not target.any():
-        raise DataError("style: neither words nor a recording to aim at; give text or recording")
+        raise DataError("style: neither words nor a recording to aim at; give text or audio")
     return target.detach().clone()
 
 

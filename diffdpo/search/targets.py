@@ -58,7 +58,7 @@ class Intensity:
 
     curve: list[Any] = field(default_factory=list)
     """Points [second, dB] with straight lines between them."""
-    recording: str = field(default="", metadata=INPUT_FILE)
+    audio: str = field(default="", metadata=INPUT_FILE)
     """Or a recording that has the curve."""
     smoothing_s: float = 1.0
     """Length of the filter that smooths the curves of song and recording; 0: none."""
@@ -67,7 +67,7 @@ class Intensity:
 
     def __post_init__(self) -> None:
         check_range(self, "smoothing_s", low=0, prefix="intensity: ")
-        _check_source("intensity", curve=self.curve, recording=self.recording)
+        _check_source("intensity", curve=self.curve, audio=self.audio)
         for point in self.curve:
             _check_numbers(point, 2, "intensity: a point of curve", "[second, dB]")
         if any(b[0] <= a[0] for a, b in zip(self.curve, self.curve[1:], strict=False)):
@@ -87,8 +87,8 @@ class Intensity:
 
     def target(self, seconds: float) -> Float[Tensor, " frame"]:
         """The curve of a song of so many seconds; that of a recording ends with it."""
-        if self.recording:
-            sound, rate = read_sound(self.recording, "intensity")
+        if self.audio:
+            sound, rate = read_sound(self.audio, "intensity")
             return loudness_curve(sound, rate, self.smoothing_s)
         times = torch.arange(int(seconds / HOP_S) + 2) * HOP_S
         points = torch.tensor([[float(v) for v in point] for point in self.curve])
@@ -105,11 +105,11 @@ class Melody:
 
     notes: list[Any] = field(default_factory=list)
     """Notes [start in seconds, end in seconds, MIDI pitch]; 60 is middle C, octaves do not matter."""
-    recording: str = field(default="", metadata=INPUT_FILE)
+    audio: str = field(default="", metadata=INPUT_FILE)
     """Or a recording of the melody."""
 
     def __post_init__(self) -> None:
-        _check_source("melody", notes=self.notes, recording=self.recording)
+        _check_source("melody", notes=self.notes, audio=self.audio)
         for note in self.notes:
             _check_numbers(note, 3, "melody: a note", "[start in seconds, end in seconds, MIDI pitch]")
             if not 0 <= note[0] < note[1]:
@@ -126,8 +126,8 @@ class Melody:
 
     def target(self, seconds: float) -> Float[Tensor, "frame 12"]:
         """The chromagram: of the recording, or with length 1 where notes sound."""
-        if self.recording:
-            return chromagram(*read_sound(self.recording, "melody"))
+        if self.audio:
+            return chromagram(*read_sound(self.audio, "melody"))
         chroma = torch.zeros(int(seconds / HOP_S) + 2, 12)
         for start, end, pitch in self.notes:
             chroma[round(start / HOP_S) : round(end / HOP_S), round(pitch) % 12] = 1
@@ -148,30 +148,30 @@ class Structure:
     """The form of another song: which moments are alike. The loss is the mean squared difference of the
     self-similarity matrices, that of the other song stretched to the length of this one."""
 
-    recording: str = field(default="", metadata=INPUT_FILE)
+    audio: str = field(default="", metadata=INPUT_FILE)
     features: str = "timbre"
     """What makes moments alike: `timbre`, the mel cepstrum, or `harmony`, pitch classes."""
     moment_s: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_source("structure", recording=self.recording)
+        _check_source("structure", audio=self.audio)
         check_number(self.moment_s, "structure: moment_s", low=HOP_S)
         if self.features not in ("timbre", "harmony"):
             raise ValueError(f"structure: features must be timbre or harmony, got {self.features!r}")
 
     def build(self, song: SongSpec) -> SoundLoss:
-        matrix = self.matrix(*read_sound(self.recording, "structure"))
+        matrix = self.matrix(*read_sound(self.audio, "structure"))
         size = int(song.seconds / HOP_S) // self.per_moment
         if min(size, len(matrix)) < 2:
-            raise DataError(f"structure: {self.recording} and the song need two moments of moment_s at least")
+            raise DataError(f"structure: {self.audio} and the song need two moments of moment_s at least")
         target = F.interpolate(matrix[None, None], (size, size), mode="bilinear", align_corners=False)[0, 0]
 
         def loss(sound: SoundTensor, start_s: float) -> Float[Tensor, ""]:
-            own = self.matrix(sound, song.sample_rate)
+            song_matrix = self.matrix(sound, song.sample_rate)
             first = min(round(start_s / (self.per_moment * HOP_S)), size - 1)
-            count = min(len(own), size - first)
+            count = min(len(song_matrix), size - first)
             part = slice(first, first + count)
-            return F.mse_loss(own[:count, :count], target[part, part])
+            return F.mse_loss(song_matrix[:count, :count], target[part, part])
 
         return loss
 
@@ -194,8 +194,8 @@ class Style:
     """
 
     text: str = ""
-    """In words; without text and recording, the style of the song's own prompt."""
-    recording: str = field(default="", metadata=INPUT_FILE)
+    """In words; without text and audio, the style of the song's own prompt."""
+    audio: str = field(default="", metadata=INPUT_FILE)
     bundle: str = field(default="", metadata=PATH)
     """Folder of the bundle with the encoder; the shipped one by default."""
 
@@ -242,13 +242,13 @@ def parse_targets(entries: Sequence[Mapping[str, Any]]) -> tuple[WeightedTarget,
 
 def read_sound(path: str, name: str) -> tuple[SoundTensor, int]:
     """A recording as a tensor, and its rate. DataError for a file that is absent or no sound."""
-    from diffdpo import audio
+    from diffdpo.audio import read
 
     if not Path(path).is_file():
         raise DataError(
             f"{name}: there is no recording {path}; give a path relative to the working directory"
         )
-    clip = audio.read(path)
+    clip = read(path)
     return torch.from_numpy(clip.samples).float(), clip.sample_rate
 
 

@@ -61,7 +61,7 @@ class FittedProbe:
     probe: LatentProbe
     correlations: dict[str, float]
     """By time t."""
-    within: dict[str, float]
+    group_correlations: dict[str, float]
     """The same among songs of one prompt group: both sides less the means of the group."""
     held_out_songs: int
 
@@ -95,8 +95,8 @@ def fit_probe(
         if on_step is not None:
             on_step()
     probe.eval().requires_grad_(False)
-    correlations, within = held_out_correlations(probe, data, held_out, seed)
-    return FittedProbe(probe, correlations, within, int(held_out.sum()))
+    correlations, group_correlations = held_out_correlations(probe, data, held_out, seed)
+    return FittedProbe(probe, correlations, group_correlations, int(held_out.sum()))
 
 
 def _noised_batch(
@@ -126,7 +126,7 @@ def held_out_correlations(
     prompt groups; 0 where either is constant."""
     places = held_out.nonzero().flatten().tolist()
     values, groups = data.values[held_out], [data.groups[place] for place in places]
-    correlations, within = {}, {}
+    correlations, group_correlations = {}, {}
     for time in CHECK_TIMES:
         predictions = []
         for place in places:
@@ -137,11 +137,13 @@ def held_out_correlations(
             predictions.append(probe(flow.interpolate(song, noise, t), t, mask))
         prediction, key = torch.cat(predictions), f"{time:g}"
         correlations[key] = _correlation(prediction, values)
-        within[key] = _correlation(_centred(prediction, groups), _centred(values, groups))
-    return correlations, within
+        group_correlations[key] = _correlation(
+            _subtract_means(prediction, groups), _subtract_means(values, groups)
+        )
+    return correlations, group_correlations
 
 
-def _centred(values: Float[Tensor, " song"], groups: Sequence[str]) -> Float[Tensor, " song"]:
+def _subtract_means(values: Float[Tensor, " song"], groups: Sequence[str]) -> Float[Tensor, " song"]:
     """Values less the mean of their group."""
     names = sorted(set(groups))
     number = torch.tensor([names.index(group) for group in groups])

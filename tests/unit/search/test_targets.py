@@ -41,7 +41,7 @@ def write(path, sound):
 def test_a_loudness_curve_is_met_by_the_sound_that_has_it(tmp_path):
     curve = [[0, -40], [2, -20], [4, -40]]
     sound = swell([-40, -20, -40])
-    for target in (Intensity(curve=curve), Intensity(recording=write(tmp_path / "a.flac", sound))):
+    for target in (Intensity(curve=curve), Intensity(audio=write(tmp_path / "a.flac", sound))):
         loss = target.build(SONG)
         assert loss(sound, 0.0) < 0.02
         assert loss(3 * sound, 0.0) < 0.02  # relative: songs are brought to one loudness
@@ -56,8 +56,8 @@ def test_a_loudness_curve_is_met_by_the_sound_that_has_it(tmp_path):
 def test_a_melody_of_notes_is_that_of_a_recording_of_it(tmp_path):
     pitches = [60, 64, 67, 72]
     notes = [[number, number + 1, pitch] for number, pitch in enumerate(pitches)]
-    recording = write(tmp_path / "melody.wav", tones(pitches))
-    for target in (Melody(notes=notes), Melody(recording=recording)):
+    path = write(tmp_path / "melody.wav", tones(pitches))
+    for target in (Melody(notes=notes), Melody(audio=path)):
         loss = target.build(SONG)
         assert loss(tones(pitches), 0.0) < 0.1
         assert loss(tones([48, 76, 55, 84]), 0.0) < 0.1  # octaves do not matter
@@ -67,7 +67,7 @@ def test_a_melody_of_notes_is_that_of_a_recording_of_it(tmp_path):
 
 def test_a_form_is_met_whatever_it_is_made_of(tmp_path):
     form = write(tmp_path / "form.wav", tones([60, 66, 60, 66], 8.0))
-    loss = Structure(recording=form, features="harmony").build(SONG)
+    loss = Structure(audio=form, features="harmony").build(SONG)
     assert loss(tones([62, 69, 62, 69]), 0.0) < 0.1
     assert loss(tones([62, 62, 69, 69]), 0.0) > 0.3
 
@@ -91,15 +91,15 @@ def test_the_style_of_a_sound_is_the_encoders_and_has_a_gradient():
     ("entry", "message"),
     [
         ({"name": "intensty", "curve": [[0, 1]]}, "Did you mean 'intensity'"),
-        ({"name": "intensity"}, "needs curve or recording"),
-        ({"name": "intensity", "curve": [[0, 1]], "recording": "a"}, "not both"),
+        ({"name": "intensity"}, "needs curve or audio"),
+        ({"name": "intensity", "curve": [[0, 1]], "audio": "a"}, "not both"),
         ({"name": "intensity", "curve": [[0, -3], [0, -4]]}, "must rise"),
         ({"name": "intensity", "curve": [[0, "loud"]]}, r"\[second, dB\]"),
         ({"name": "intensity", "curve": [[0, 1]], "smoothing": 1}, "Did you mean 'smoothing_s'"),
         ({"name": "melody", "notes": [[1, 1, 60]]}, "end after it starts"),
         ({"name": "melody", "notes": [[1, 60]]}, "MIDI pitch"),
-        ({"name": "structure"}, "needs recording"),
-        ({"name": "structure", "recording": "a", "features": "rhythm"}, "timbre or harmony"),
+        ({"name": "structure"}, "needs audio"),
+        ({"name": "structure", "audio": "a", "features": "rhythm"}, "timbre or harmony"),
         ({"name": "style", "weight": 0}, "weight of style"),
         ({"curve": [[0, 1]]}, "each needs a name"),
     ],
@@ -113,8 +113,8 @@ def test_what_is_no_target_is_refused_in_one_line(entry, message):
 
 def test_recordings_that_are_absent_or_too_short_are_refused(tmp_path):
     with pytest.raises(DataError, match="there is no recording"):
-        Melody(recording=str(tmp_path / "none.wav")).build(SONG)
-    short = Melody(recording=write(tmp_path / "short.wav", tones([60], 1.0))).build(SONG)
+        Melody(audio=str(tmp_path / "none.wav")).build(SONG)
+    short = Melody(audio=write(tmp_path / "short.wav", tones([60], 1.0))).build(SONG)
     assert short(tones([60, 70]), 0.0) < 0.2  # compared as far as it goes
     with pytest.raises(DataError, match="ends before"):
         short(tones([60]), 3.0)
