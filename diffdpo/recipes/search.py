@@ -97,7 +97,7 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     dist = dist_env()
     free_keys = [f"search.method.args.{name}" for name in method.free_arguments]
-    free_keys += ["search.budget"] if getattr(method, "nested", True) else []
+    free_keys += ["search.budget"] if getattr(method, "is_nested", True) else []
     keys = ("sampling.batch", "search.winners", "scores", *free_keys, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:
@@ -198,9 +198,9 @@ def _search_all(
 
 def _advance(progress: Bar, task: SearchTask, nfe: int) -> None:
     """Advance by whole songs' worth of evaluations."""
-    before, after = ((task.nfe - part) // task.song_nfe for part in (nfe, 0))
-    if after > before:
-        progress.advance(after - before)
+    start, stop = ((task.nfe - part) // task.song_nfe for part in (nfe, 0))
+    if stop > start:
+        progress.advance(stop - start)
 
 
 def _sample_row(

@@ -35,7 +35,7 @@ from diffdpo.sampling.velocity import (
     plain_branches,
 )
 
-Target = Literal["cond", "uncond", "extra"]
+TermTarget = Literal["cond", "uncond", "extra"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class _Term(NamedTuple):
     """Of the state."""
     place: int
     """Of the condition."""
-    weights: dict[tuple[Target, int], float]
+    weights: dict[tuple[TermTarget, int], float]
     """The weight in each sum, by the sum and the row in it."""
 
 
@@ -165,7 +165,7 @@ def mixed_branches(
         samples, times, guided_rows = state["row"].tolist(), t.tolist(), set(uncond_rows.tolist())
         for number, row in enumerate(cond_rows.tolist()):
             part_weights = mixture(times[row])
-            parts: dict[Target, Any] = {"cond": part_weights.sum}
+            parts: dict[TermTarget, Any] = {"cond": part_weights.sum}
             if row in guided_rows:
                 parts = {"cond": part_weights.cond, "extra": part_weights.extra}
             for key in dict.fromkeys(key for part in parts.values() for key in part):

@@ -21,7 +21,7 @@ from diffdpo.sampling.trajectory import State
 from diffdpo.search.chunks import (
     Branch,
     Prefix,
-    Rewards,
+    SlotRewards,
     begin_prefix,
     branch_prefix,
     check_chain,
@@ -63,7 +63,7 @@ class ChunkParticles:
         check_range(self, "share", low=0, high=1)
 
     @property
-    def nested(self) -> bool:
+    def is_nested(self) -> bool:
         """Whether a search with a larger budget contains one with a smaller."""
         return self.particles > 0
 
@@ -88,7 +88,7 @@ class ChunkParticles:
         """The complete songs of one group."""
         state, sizes = begin_weights(len(slots)), []
 
-        def select(rewards: Rewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
+        def select(rewards: SlotRewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
             nonlocal state
             values = torch.tensor([rewards[slot] for slot in slots], dtype=torch.float64)
             uniform = draw_uniform(task.seed, [task.sample_id(slots[0])], f"resample-window-{turn}")

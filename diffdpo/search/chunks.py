@@ -15,10 +15,10 @@ from diffdpo.errors import ConfigError
 from diffdpo.sampling.longform import SongDraft, begin_draft, extend_drafts
 from diffdpo.sampling.sample_jobs import EmbeddedJob, song_request
 from diffdpo.sampling.sampler import planned_nfe
-from diffdpo.search.task import Draft, SearchSong, SearchTask, Span, Tensors, steering_value
+from diffdpo.search.task import Draft, FrameSpan, SearchSong, SearchTask, Tensors, steering_value
 
 T = TypeVar("T")
-Rewards = Mapping[int, float]
+SlotRewards = Mapping[int, float]
 """The reward of a prefix, by slot."""
 
 
@@ -48,18 +48,18 @@ def settle_copies(parents: Sequence[int], slots: Sequence[int]) -> list[Branch]:
     return sorted(branches, key=lambda branch: branch.slot)
 
 
-def best_slots(rewards: Rewards, count: int) -> list[int]:
+def best_slots(rewards: SlotRewards, count: int) -> list[int]:
     """The slots of the largest rewards, the best first; of equals the lower slot first."""
     return sorted(rewards, key=lambda slot: (-rewards[slot], slot))[:count]
 
 
-def prune(rewards: Rewards, survivors: int, slots: Sequence[int]) -> list[Branch]:
+def prune(rewards: SlotRewards, survivors: int, slots: Sequence[int]) -> list[Branch]:
     """Keep the best and fill all slots with copies of them, the best first."""
     best = best_slots(rewards, survivors)
     return settle_copies([best[place % len(best)] for place in range(len(slots))], slots)
 
 
-def branch_beams(rewards: Rewards, beams: int, width: int, slots: Sequence[int]) -> list[Branch]:
+def branch_beams(rewards: SlotRewards, beams: int, width: int, slots: Sequence[int]) -> list[Branch]:
     """Keep the best as beams, and continue each in `width` ways."""
     best = best_slots(rewards, beams)
     return settle_copies([slot for slot in best for _ in range(width)], slots)
@@ -153,7 +153,7 @@ def extend_prefixes(task: SearchTask, population: Mapping[int, Prefix], key: str
 
 
 def score_prefixes(
-    task: SearchTask, population: Mapping[int, Prefix], span: Span, key: str
+    task: SearchTask, population: Mapping[int, Prefix], span: FrameSpan, key: str
 ) -> dict[int, Prefix]:
     """The population with the rewards of a span that was generated last, kept under a key."""
 
@@ -175,7 +175,7 @@ def grow_prefixes(
     *,
     key: str,
     score_s: float,
-    select: Callable[[Rewards, Mapping[int, Prefix], int], Sequence[Branch]],
+    select: Callable[[SlotRewards, Mapping[int, Prefix], int], Sequence[Branch]],
     branch: Callable[[Prefix, Branch, int], Prefix],
 ) -> Mapping[int, Prefix]:
     """The complete songs of a population; after each window but the last its end is scored, and `select` decides by
@@ -220,7 +220,7 @@ def finish_prefixes(
     return task.keep(drafts)
 
 
-def score_span(window: Span, seconds: float, frames_per_second: float) -> Span:
+def score_span(window: FrameSpan, seconds: float, frames_per_second: float) -> FrameSpan:
     """The frames of a window that are scored: its last `seconds`; from the song's beginning on for 0."""
     first, stop = window
     return (0, stop) if not seconds else (max(first, stop - max(1, round(seconds * frames_per_second))), stop)
@@ -235,6 +235,6 @@ def check_chain(task: SearchTask, method: str) -> None:
         )
 
 
-def _next_span(draft: SongDraft) -> Span:
+def _next_span(draft: SongDraft) -> FrameSpan:
     window = draft.open_windows[0]
     return window.start, window.stop

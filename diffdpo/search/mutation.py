@@ -47,7 +47,10 @@ STYLES: tuple[tuple[str, ...], ...] = (
     ("song", "tune", "piece"),
 )
 """Names of styles that mean about the same."""
-SYNONYMS: tuple[tuple[str, ...], ...] = (*(side for pair in ATTRIBUTES.values() for side in pair), *STYLES)
+PROMPT_SYNONYMS: tuple[tuple[str, ...], ...] = (
+    *(side for pair in ATTRIBUTES.values() for side in pair),
+    *STYLES,
+)
 LONGEST = 500
 """Characters of the longest rewritten prompt that is taken."""
 TIMEOUT_S = 30.0
@@ -95,7 +98,7 @@ def _find_words(text: str, words: Sequence[str]) -> str | None:
 
 def _exchange_word(text: str, draw: random.Random) -> str:
     choices = []
-    for group in SYNONYMS:
+    for group in PROMPT_SYNONYMS:
         word = _find_words(text, group)
         if word is not None:
             choices += [(word, synonym) for synonym in group if _find_words(text, [synonym]) is None]

@@ -39,7 +39,7 @@ from diffdpo.search.weights import (
 )
 
 EstimateScore = Callable[[Latents, State], RowValues]
-"""Rewards of the estimates of the songs of all rows."""
+"""SlotRewards of the estimates of the songs of all rows."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def steer_group(task: SearchTask, rule: Particles, jobs: Sequence[EmbeddedJob], 
     def uniform(step: int) -> Float[Tensor, " run"]:
         return draw_uniform(task.seed, [key], f"resample-{step}")
 
-    steering = steer(rule, steps, score, uniform)
+    step_hook = steer(rule, steps, score, uniform)
 
     def hook(step: int, x: Latents, t: RowTimes, state: State) -> tuple[ResampledLatents, State]:
-        x, state = steering(step, x, t, state)
+        x, state = step_hook(step, x, t, state)
         if step in steps:
             sizes.append(float(effective_size(state[LOG_WEIGHT][None])))
         return x, state
@@ -219,7 +219,7 @@ def in_batches(velocity: Velocity, size: int) -> Velocity:
     """A velocity of any number of rows, of at most `size` at once: more particles than a batch need no more
     memory."""
 
-    def batched(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
+    def evaluate(x: Latents, t: RowTimes, state: State) -> tuple[Latents, State]:
         if len(x) <= size:
             return velocity(x, t, state)
         parts: list[tuple[Any, State]] = []
@@ -232,4 +232,4 @@ def in_batches(velocity: Velocity, size: int) -> Velocity:
             {name: torch.cat([part[name] for _, part in parts]) for name in names},
         )
 
-    return batched
+    return evaluate

@@ -13,7 +13,7 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.search.chunks import (
     Branch,
     Prefix,
-    Rewards,
+    SlotRewards,
     begin_prefix,
     branch_prefix,
     check_chain,
@@ -49,7 +49,7 @@ class ChunkPruning:
             raise ValueError(f"survivors={self.survivors} must be at most n={self.n}")
 
     @property
-    def nested(self) -> bool:
+    def is_nested(self) -> bool:
         """Whether a search with a larger budget contains one with a smaller."""
         return self.n > 0
 
@@ -73,7 +73,7 @@ class ChunkPruning:
     def _sample_group(self, task: SearchTask, slots: range) -> list[SearchSong]:
         """The complete songs of one group."""
 
-        def select(rewards: Rewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
+        def select(rewards: SlotRewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
             return prune(rewards, self.survivors, slots)
 
         population = grow_prefixes(

@@ -43,9 +43,9 @@ class Constraint:
         """How far a value is outside; 0 inside, infinite for no number."""
         if math.isnan(value):
             return math.inf
-        under = 0.0 if self.low is None else self.low - value
-        over = 0.0 if self.high is None else value - self.high
-        return max(0.0, under, over)
+        shortfall = 0.0 if self.low is None else self.low - value
+        excess = 0.0 if self.high is None else value - self.high
+        return max(0.0, shortfall, excess)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.canonical import VERSION
 from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints, score_clips, score_keys
 from diffdpo.search.reward import Reward, RewardConfig, rank, reward_of
-from diffdpo.search.task import Draft, SearchSong, Span, Tensors
+from diffdpo.search.task import Draft, FrameSpan, SearchSong, Tensors
 from diffdpo.types import Clip, Prompt
 
 
@@ -66,7 +66,9 @@ SampleRowOf = Callable[[EmbeddedJob, SampleDigests], SampleRow]
 """The row of the samples table for a song."""
 
 
-def render_clip(model: SongModel, job: EmbeddedJob, latents: SongLatents, span: Span | None = None) -> Clip:
+def render_clip(
+    model: SongModel, job: EmbeddedJob, latents: SongLatents, span: FrameSpan | None = None
+) -> Clip:
     """The sound of latents, or of a span of their frames, at -16 LUFS: as in a song's file but for rounding."""
     sound = SongAudio(model, latents, seconds=job.job.prompt.duration_s)
     samples = np.concatenate(list(sound.chunks(*(span or (0, len(latents))))), axis=1)
@@ -98,7 +100,9 @@ class MemoryStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+    def score(
+        self, job: EmbeddedJob, songs: Sequence[SongLatents], span: FrameSpan | None = None
+    ) -> list[Reward]:
         """See SongStore."""
         return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 
@@ -128,7 +132,7 @@ def score_latents(
     cfg: RewardConfig,
     job: EmbeddedJob,
     songs: Sequence[SongLatents],
-    span: Span | None = None,
+    span: FrameSpan | None = None,
 ) -> list[Reward]:
     """The rewards of latents for the prompt of a job, one sound in memory at a time."""
     rewards = []
@@ -232,7 +236,9 @@ class FolderStore:
             songs.append(song)
         return songs
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+    def score(
+        self, job: EmbeddedJob, songs: Sequence[SongLatents], span: FrameSpan | None = None
+    ) -> list[Reward]:
         """See SongStore."""
         return score_latents(self.model, self.scorers, self.reward, job, songs, span)
 

@@ -27,7 +27,7 @@ from diffdpo.sampling.variants import NO_INTERVENTIONS, Interventions
 from diffdpo.search.reward import Reward
 from diffdpo.types import Plan, Prompt
 
-Span = tuple[int, int]
+FrameSpan = tuple[int, int]
 """The first frame of a part of a song, and the one behind its last."""
 LEAST_VALUE = -100.0
 """What a song counts for steering that violates beyond all measure, in standard deviations."""
@@ -68,7 +68,9 @@ class SongStore(Protocol):
     def add(self, drafts: Sequence[Draft]) -> list[SearchSong]:
         """Decode, score and keep songs."""
 
-    def score(self, job: EmbeddedJob, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+    def score(
+        self, job: EmbeddedJob, songs: Sequence[SongLatents], span: FrameSpan | None = None
+    ) -> list[Reward]:
         """The rewards of latents that are not kept, or of a span of them, by the prompt of the job."""
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
@@ -173,10 +175,10 @@ class SearchTask:
         """
         songs = [self.store.get(draft.job.job.sample_id) for draft in drafts]
         absent = [draft for draft, song in zip(drafts, songs, strict=True) if song is None]
-        added = iter(self.store.add(absent))
-        return [next(added) if song is None else song for song in songs]
+        additions = iter(self.store.add(absent))
+        return [next(additions) if song is None else song for song in songs]
 
-    def score(self, songs: Sequence[SongLatents], span: Span | None = None) -> list[Reward]:
+    def score(self, songs: Sequence[SongLatents], span: FrameSpan | None = None) -> list[Reward]:
         """The rewards of latents that are no complete songs, or are not to be kept, by the prompt.
 
         With a span only these frames are decoded and scored.

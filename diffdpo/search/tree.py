@@ -19,7 +19,7 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.search.chunks import (
     Branch,
     Prefix,
-    Rewards,
+    SlotRewards,
     begin_prefix,
     best_slots,
     branch_beams,
@@ -92,7 +92,7 @@ class TreeSearch:
         slots = range(number * self.round_songs, (number + 1) * self.round_songs)
         population = self._begin_round(task, slots, songs, f"tree-{number}")
 
-        def select(rewards: Rewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
+        def select(rewards: SlotRewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
             best = prefixes[best_slots(rewards, 1)[0]]
             texts[turn] = self.write_texts(task, best.text, f"tree-{number}-{turn}")
             return branch_beams(rewards, self.beams, self.width, slots)
@@ -121,14 +121,14 @@ class TreeSearch:
         """Songs of which nothing exists: new noise under all texts, or the best song's noise under mutated ones."""
         best = songs[rank([song.reward for song in songs])[0]] if songs else None
         texts = self.write_texts(task, task.prompt.text if best is None else best.details["text"], key)
-        near = 0
+        n_local = 0
         if best is not None and task.windows == 1:
-            near = min(round(self.local * len(slots)), len(texts) - 1)
+            n_local = min(round(self.local * len(slots)), len(texts) - 1)
         population = {}
         for place, slot in enumerate(slots):
             text, noise = texts[place % len(texts)], ""
-            if best is not None and place >= len(slots) - near:
-                text, noise = texts[1 + place - (len(slots) - near)], best.details["noise"]
+            if best is not None and place >= len(slots) - n_local:
+                text, noise = texts[1 + place - (len(slots) - n_local)], best.details["noise"]
             job = task.embed(slot, replace(task.prompt, text=text))
             population[slot] = begin_prefix(task, job, text, noise)
         return population

@@ -173,8 +173,8 @@ def test_the_batch_changes_no_winner_and_groups_are_nested():
     first = rule(search_task(local_model(), budget=3, **LONG))
     numbers = {song.number: song for song in results[0].songs}
     assert torch.equal(latents_of(first), latents_of([numbers[0], numbers[1]]))
-    assert rule.nested
-    assert not ChunkPruning().nested
+    assert rule.is_nested
+    assert not ChunkPruning().is_nested
 
 
 def test_the_weights_of_windows_telescope():

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from support.searches import local_model, search_task, store_for
 
-from diffdpo.search.mutation import ATTRIBUTES, SYNONYMS, mutate_text, mutations, request_texts
+from diffdpo.search.mutation import ATTRIBUTES, PROMPT_SYNONYMS, mutate_text, mutations, request_texts
 from diffdpo.search.tree import TreeSearch
 
 TEXTS = ["slow guitar rock, minor", "metal, punchy, wide", "deep space ambience, sparse, wide", "x", "Żółć"]
@@ -65,7 +65,7 @@ def test_an_edit_never_says_the_opposite():
         assert not words & sides[3][1], edit
     for low, high in sides:
         assert not low & high
-    assert all(len(group) > 1 for group in SYNONYMS)
+    assert all(len(group) > 1 for group in PROMPT_SYNONYMS)
 
 
 def test_an_endpoint_rewrites(monkeypatch):

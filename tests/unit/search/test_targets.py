@@ -11,7 +11,7 @@ from diffdpo.encoders.style import pretrained_encoder
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.hub import BUNDLE
 from diffdpo.search.style_loss import embed_sound
-from diffdpo.search.targets import Intensity, Melody, SongSpec, Structure, parse_targets
+from diffdpo.search.targets import Intensity, Melody, SongSpec, StructureTarget, parse_targets
 from diffdpo.types import Clip, Prompt
 
 RATE = 22050
@@ -67,7 +67,7 @@ def test_a_melody_of_notes_is_that_of_a_recording_of_it(tmp_path):
 
 def test_a_form_is_met_whatever_it_is_made_of(tmp_path):
     form = write(tmp_path / "form.wav", tones([60, 66, 60, 66], 8.0))
-    loss = Structure(audio=form, features="harmony").build(SONG)
+    loss = StructureTarget(audio=form, features="harmony").build(SONG)
     assert loss(tones([62, 69, 62, 69]), 0.0) < 0.1
     assert loss(tones([62, 62, 69, 69]), 0.0) > 0.3
 
