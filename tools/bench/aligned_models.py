@@ -18,6 +18,7 @@ import yaml
 
 from diffdpo.config import build_config
 from diffdpo.data.samples import open_samples
+from diffdpo.models.adapters import parse_adapters
 from diffdpo.recipes import evaluate, sample, score
 from diffdpo.recipes import round as rounds
 from diffdpo.recipes.evaluate import EvaluateRun
@@ -105,14 +106,15 @@ def report_round(run: Path) -> Path:
 
 
 def aligned_choice(run: Path, strength: float = 1.0) -> Choice:
-    """The aligned model of a run, its newest adapter with this strength."""
+    """The aligned model of a run, the strength of its newest adapter multiplied by this factor."""
     values: dict[str, Any] = json.loads(open_samples(report_round(run) / "aligned").rows()[0].model)
     name = values.pop("name")
     if strength == 1:
         return Choice(name, values)
     if not isinstance(values.get("adapter"), str):
         raise SystemExit(f"error: {run}: strengths are of one adapter, and this model has none")
-    return Choice(name, {**values, "adapter": f"{values['adapter']}@{strength:g}"})
+    ((path, own_strength),) = parse_adapters(values["adapter"])
+    return Choice(name, {**values, "adapter": f"{path}@{own_strength * strength:g}"})
 
 
 def sample_songs(run: Path, choice: Choice, out: Path, per_prompt: int) -> Path:
