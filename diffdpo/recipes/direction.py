@@ -168,10 +168,10 @@ def read_features(
     features: dict[str, list[Tensor]] = {}
     by_id = {song.request.sample_id: song for song in songs}
     batches = batch_requests([song.request for song in songs], cfg.sampling.batch)
-    where, guidance = device(), replace(cfg.sampling, guidance_scale=1.0).build_guidance()
+    place, guidance = device(), replace(cfg.sampling, guidance_scale=1.0).build_guidance()
     with bar("activations", len(songs) * len(cfg.times), "song") as progress:
         for batch in batches:
-            conditions = encode_conditions(model, batch, guidance, where)
+            conditions = encode_conditions(model, batch, guidance, place)
             evaluate = network_evaluate(
                 model, conditions, AdaptedNetwork(model.network), cfg.sampling.precision
             )
@@ -186,11 +186,11 @@ def read_features(
             length = model.spec.max_frames if model.spec.window == "fixed" else conditions.length
             for t in cfg.times:
                 times = torch.full((len(batch),), t, dtype=torch.float64)
-                x = flow.interpolate(latents, noise, times.float()).to(where)
-                pooled = PooledActivations(blocks, conditions.frames[conditions.cond], length)
-                with hook_blocks([model.network], pooled.actions(), "blocks"):
+                x = flow.interpolate(latents, noise, times.float()).to(place)
+                reader = PooledActivations(blocks, conditions.frames[conditions.cond], length)
+                with hook_blocks([model.network], reader.actions(), "blocks"):
                     evaluate(x, times, conditions.cond)
-                for name, rows in zip(names, pooled.features(len(batch)), strict=True):
+                for name, rows in zip(names, reader.features(len(batch)), strict=True):
                     features.setdefault(name, []).append(rows)
                 progress.advance(len(batch))
     return torch.stack([torch.stack(features[song.request.sample_id]) for song in songs])

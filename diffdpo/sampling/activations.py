@@ -12,12 +12,12 @@ from torch import Tensor
 from diffdpo.models.adapter_config import block_names
 from diffdpo.sampling.knobs import check_blocks
 
-Hidden = Float[Tensor, "batch token channel"]
+Activations = Float[Tensor, "batch token channel"]
 
 
 @contextmanager
 def hook_blocks(
-    networks: Sequence[Any], actions: Mapping[int, Callable[[Hidden], Hidden | None]], key: str
+    networks: Sequence[Any], actions: Mapping[int, Callable[[Activations], Activations | None]], key: str
 ) -> Iterator[None]:
     """Call a function with what each of some blocks puts out, and put out what it returns, if anything.
 
@@ -38,7 +38,7 @@ def hook_blocks(
             handle.remove()
 
 
-def _hook(action: Callable[[Hidden], Hidden | None]) -> Callable[..., Any]:
+def _hook(action: Callable[[Activations], Activations | None]) -> Callable[..., Any]:
     """A forward hook; of a block that puts out several values, the first is its activations."""
 
     def call(module: Any, inputs: Any, output: Any) -> Any:
@@ -50,13 +50,13 @@ def _hook(action: Callable[[Hidden], Hidden | None]) -> Callable[..., Any]:
     return call
 
 
-def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[Hidden], Hidden]:
+def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[Activations], Activations]:
     """A function that adds `strength * vector` to every frame and keeps the frame's norm."""
 
-    def move(h: Hidden) -> Hidden:
-        wide = h.to(torch.promote_types(h.dtype, torch.float32))
-        sum_ = wide + strength * vector.to(wide)
-        size = wide.norm(dim=-1, keepdim=True) / sum_.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    def move(h: Activations) -> Activations:
+        values = h.to(torch.promote_types(h.dtype, torch.float32))
+        sum_ = values + strength * vector.to(values)
+        size = values.norm(dim=-1, keepdim=True) / sum_.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         return (sum_ * size).to(h)
 
     return move
@@ -73,12 +73,12 @@ class PooledActivations:
         self.shares = (frames.double() / length).tolist()
         self.parts: dict[int, list[Float[Tensor, "call_row channel"]]] = {block: [] for block in blocks}
 
-    def actions(self) -> dict[int, Callable[[Hidden], None]]:
+    def actions(self) -> dict[int, Callable[[Activations], None]]:
         """What `hook_blocks` calls."""
         return {block: self._append(block) for block in self.parts}
 
-    def _append(self, block: int) -> Callable[[Hidden], None]:
-        def append(h: Hidden) -> None:
+    def _append(self, block: int) -> Callable[[Activations], None]:
+        def append(h: Activations) -> None:
             first, tokens = sum(len(part) for part in self.parts[block]), h.shape[1]
             shares = self.shares[first : first + len(h)]
             if len(shares) < len(h):  # windows of songs, which are full

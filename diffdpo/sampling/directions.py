@@ -60,7 +60,7 @@ class Direction:
     scale: FeatureScale
     provenance: Provenance = field(default_factory=lambda: Provenance(network="", blocks=(), times=()))
 
-    def weighted(self) -> Float[Tensor, "block channel"]:
+    def weighted_vectors(self) -> Float[Tensor, "block channel"]:
         """The vectors, each head times its weight."""
         heads = self.weights.shape[1]
         parts = self.vectors.unflatten(1, (heads, -1))
@@ -156,5 +156,5 @@ def check_direction(direction: Direction, network: Any, blocks: Sequence[int], p
 
 def direction_blocks(direction: Direction, blocks: Sequence[int]) -> dict[int, Float[Tensor, " channel"]]:
     """The weighted vector of each block, of all blocks of the direction where none is named."""
-    vectors = dict(zip(direction.provenance.blocks, direction.weighted(), strict=True))
+    vectors = dict(zip(direction.provenance.blocks, direction.weighted_vectors(), strict=True))
     return {block: vectors[block] for block in (blocks or direction.provenance.blocks)}

@@ -151,8 +151,8 @@ def mix(knobs: Iterable[Knob]) -> Mixture:
     uncond: dict[NetworkKey, list[float]] = {}
     for key, weights in cond.items():  # no branch without a prompt depends on what the prompt says
         uncond.setdefault(key.network, []).extend(weights)
-    both = {key: cond.get(key, []) + extra.get(key, []) for key in {**cond, **extra}}
-    return Mixture(_totals(cond), _totals(uncond), _totals(extra), _totals(both))
+    sums = {key: cond.get(key, []) + extra.get(key, []) for key in {**cond, **extra}}
+    return Mixture(_totals(cond), _totals(uncond), _totals(extra), _totals(sums))
 
 
 def _totals(terms: Mapping[_Key, list[float]]) -> dict[_Key, float]:

@@ -19,7 +19,7 @@ Features = Float[Tensor, "song time block channel"]
 """The mean over the frames of each song, at each of some times t, of what each block puts out."""
 L2 = 1.0
 """Penalty on the weights of a probe, whose features have the standard deviation 1."""
-STEPS = 30
+NEWTON_STEPS = 30
 MIN_SONGS = 2
 """Of each class in each half."""
 
@@ -131,16 +131,16 @@ def _fit_block(
     gram = rows @ rows.transpose(1, 2)
     coefficients = torch.zeros(heads, len(labels), dtype=torch.float64)
     bias = torch.zeros(heads, dtype=torch.float64)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_STEPS):
         p = torch.sigmoid((gram @ coefficients[..., None]).squeeze(-1) + bias[:, None])
         curvature = (sample_weight * p * (1 - p)).clamp(min=1e-6)
         # Newton's step, as a ridge regression of the working response.
         response = (gram @ coefficients[..., None]).squeeze(-1) + bias[:, None]
         response = response + sample_weight * (target - p) / curvature
         matrix = gram + L2 * torch.diag_embed(1 / curvature)
-        solved = torch.linalg.solve(matrix, torch.stack([response, torch.ones_like(response)], -1))
-        bias = solved[..., 0].sum(-1) / solved[..., 1].sum(-1)
-        coefficients = solved[..., 0] - bias[:, None] * solved[..., 1]
+        solution = torch.linalg.solve(matrix, torch.stack([response, torch.ones_like(response)], -1))
+        bias = solution[..., 0].sum(-1) / solution[..., 1].sum(-1)
+        coefficients = solution[..., 0] - bias[:, None] * solution[..., 1]
     return (coefficients[:, None] @ rows).squeeze(1), bias
 
 

@@ -60,7 +60,7 @@ def steering_state(entries: Sequence[SteeringConfig], count: int) -> State:
 
 def steered_branches(
     branches: BranchVelocities,
-    loaded: Sequence[LoadedDirection],
+    entries: Sequence[LoadedDirection],
     networks: Sequence[Any],
     conditions: ConditionBatch,
     length: int,
@@ -74,8 +74,8 @@ def steered_branches(
     def steer(
         x: Latents, t: RowTimes, state: State, cond_rows: StateRows, uncond_rows: StateRows
     ) -> BranchValues:
-        looks = _looks(loaded, t, state)
-        strengths = _strengths(loaded, t, state).masked_fill(looks, 0)
+        looks = _looks(entries, t, state)
+        strengths = _strengths(entries, t, state).masked_fill(looks, 0)
         groups = _groups(strengths, looks, t, cond_rows)
         plain = cond_rows[torch.tensor(groups.pop(None, []), dtype=torch.long)]
         parts: list[tuple[StateRows, BranchValues]] = []
@@ -91,7 +91,7 @@ def steered_branches(
             )
             state = values.state
             if features is not None:
-                state = _adapt(loaded, t, state, rows, looks, features)
+                state = _adapt(entries, t, state, rows, looks, features)
             parts.append((rows, values))
         state = state | {"steering.calls": _count_call(state, cond_rows)}
         return _join(parts, cond_rows, uncond, state)
@@ -99,35 +99,36 @@ def steered_branches(
     def evaluate_group(
         x: Latents, t: RowTimes, state: State, rows: StateRows, strength: Tensor, is_look: bool
     ) -> tuple[BranchValues, dict[int, Tensor] | None]:
-        actions = _moves(loaded, strength)
+        actions = _moves(entries, strength)
         with hook_blocks(networks, actions, STEERING_KEY):
             if not is_look:
                 return branches(x, t, state, rows, rows[:0]), None
-            blocks = sorted({block for _, direction in loaded for block in direction.provenance.blocks})
+            blocks = sorted({block for _, direction in entries for block in direction.provenance.blocks})
             frames = conditions.frames[conditions.cond[state["row"][rows]]]
-            pooled = PooledActivations(blocks, frames, length)
-            with hook_blocks(networks[:1], pooled.actions(), STEERING_KEY):
+            reader = PooledActivations(blocks, frames, length)
+            with hook_blocks(networks[:1], reader.actions(), STEERING_KEY):
                 values = branches(x, t, state, rows, rows[:0])
-            features = pooled.features(len(rows))
+            features = reader.features(len(rows))
             return values, dict(zip(blocks, features.unbind(1), strict=True))
 
     return steer
 
 
-def _strengths(loaded: Sequence[LoadedDirection], t: RowTimes, state: State) -> Float[Tensor, "row entry"]:
+def _strengths(entries: Sequence[LoadedDirection], t: RowTimes, state: State) -> Float[Tensor, "row entry"]:
     """The alpha of each entry in each row, zero outside of its interval."""
-    low, high = (torch.tensor([entry.interval[k] for entry, _ in loaded]).to(t) for k in (0, 1))
+    ends = torch.tensor([[float(end) for end in entry.interval] for entry, _ in entries], dtype=torch.float64)
+    low, high = ends.unbind(1)
     inside = (t[:, None] >= low) & (t[:, None] <= high)
     return state["steering.alpha"].where(inside, 0)
 
 
-def _looks(loaded: Sequence[LoadedDirection], t: RowTimes, state: State) -> Bool[Tensor, "row entry"]:
+def _looks(entries: Sequence[LoadedDirection], t: RowTimes, state: State) -> Bool[Tensor, "row entry"]:
     """Which entries the monitor looks at now, row by row: those that act, every so many evaluations."""
-    every = torch.tensor([entry.every for entry, _ in loaded])
-    is_watched = torch.tensor([entry.monitor for entry, _ in loaded])
+    every = torch.tensor([entry.every for entry, _ in entries])
+    is_watched = torch.tensor([entry.monitor for entry, _ in entries])
     calls = state["steering.calls"][:, None]
     is_turn = (calls > 0) & (calls % every == 0)
-    return is_turn & is_watched & (_strengths(loaded, t, state) != 0)
+    return is_turn & is_watched & (_strengths(entries, t, state) != 0)
 
 
 def _groups(
@@ -145,17 +146,17 @@ def _groups(
     return groups
 
 
-def _moves(loaded: Sequence[LoadedDirection], strength: Float[Tensor, " entry"]) -> dict[int, Any]:
+def _moves(entries: Sequence[LoadedDirection], strength: Float[Tensor, " entry"]) -> dict[int, Any]:
     """What is done to each block: the sum of all directions in it."""
     sums: dict[int, Tensor] = {}
-    for (entry, direction), alpha in zip(loaded, strength.tolist(), strict=True):
+    for (entry, direction), alpha in zip(entries, strength.tolist(), strict=True):
         for block, vector in direction_blocks(direction, entry.blocks).items() if alpha else ():
             sums[block] = sums.get(block, torch.zeros_like(vector)) + alpha * vector
     return {block: move_along(vector, 1.0) for block, vector in sums.items()}
 
 
 def _adapt(
-    loaded: Sequence[LoadedDirection],
+    entries: Sequence[LoadedDirection],
     t: RowTimes,
     state: State,
     rows: StateRows,
@@ -164,7 +165,7 @@ def _adapt(
 ) -> State:
     """The state after a look: alpha lowered by the change of C, and zero where C has reached the threshold."""
     alphas, agreements = state["steering.alpha"].clone(), state["steering.agreement"].clone()
-    for number, (entry, direction) in enumerate(loaded):
+    for number, (entry, direction) in enumerate(entries):
         if not looks[rows[0], number]:
             continue
         parts = torch.stack([features[block] for block in direction.provenance.blocks], 1)
@@ -190,11 +191,11 @@ def _join(
         values = parts[0][1]
         return BranchValues(values.cond, uncond, values.extra, state)
     order = torch.cat([rows for rows, _ in parts]).argsort()
-    back = order[cond_rows.argsort().argsort()]
+    places = order[cond_rows.argsort().argsort()]
     cond = torch.cat([values.cond for _, values in parts])
-    cond = cond[back.to(cond.device)]
+    cond = cond[places.to(cond.device)]
     extra = None
     if any(values.extra is not None for _, values in parts):
         extras = [torch.zeros_like(v.cond) if v.extra is None else v.extra for _, v in parts]
-        extra = torch.cat(extras)[back.to(cond.device)]
+        extra = torch.cat(extras)[places.to(cond.device)]
     return BranchValues(cond, uncond, extra, state)

@@ -209,6 +209,8 @@ def test_without_strength_and_outside_its_interval_nothing_changes(load, files):
     plain = songs(model, config())
     assert is_equal(songs(model, config({"direction": files["low"], "alpha": 0.0})), plain)
     assert is_equal(songs(model, config({"direction": files["low"], "interval": [0.05, 0.2]})), plain)
+    end = config({"direction": files["low"], "interval": [0.8, 0.8]}, steps=5)  # the ends belong to it
+    assert not is_equal(songs(model, end), songs(model, config(steps=5)))
     steered = songs(model, config({"direction": files["low"]}))
     assert [song.nfe for song in steered] == [song.nfe for song in plain] == [8, 8]
     assert planned_nfe(config({"direction": files["low"]})) == 8
