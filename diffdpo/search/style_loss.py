@@ -24,11 +24,11 @@ from diffdpo.search.differentiable import SoundTensor
 from diffdpo.types import Clip
 
 if TYPE_CHECKING:
-    from diffdpo.search.targets import SongSpec, SoundLoss, Style
+    from diffdpo.search.targets import SongSpec, SoundLoss, StyleTarget
 
 
-def build_style_loss(style: "Style", song: "SongSpec") -> "SoundLoss":
-    """See `targets.Style`. DataError for a style without a word or a recording."""
+def build_style_loss(style: "StyleTarget", song: "SongSpec") -> "SoundLoss":
+    """See `targets.StyleTarget`. DataError for a style without a word or a recording."""
     encoder = pretrained_encoder(Path(style.bundle) if style.bundle else BUNDLE)
     target = _target(encoder, style, song)
 
@@ -43,7 +43,7 @@ def build_style_loss(style: "Style", song: "SongSpec") -> "SoundLoss":
     return loss
 
 
-def _target(encoder: TwoTowerStyle, style: "Style", song: "SongSpec") -> Float[Tensor, " style"]:
+def _target(encoder: TwoTowerStyle, style: "StyleTarget", song: "SongSpec") -> Float[Tensor, " style"]:
     text, style_audio = style.text, style.audio or None
     if not (text or style_audio):
         text, style_audio = song.prompt.text or "", song.prompt.style_audio  # type: ignore[assignment]

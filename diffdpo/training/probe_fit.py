@@ -15,7 +15,7 @@ from diffdpo.models.latent_probe import LatentProbe
 from diffdpo.preferences.bradley_terry import group_folds
 from diffdpo.randomness import draw_noise, draw_uniform, generator
 
-FOLDS = 5
+PROBE_FOLDS = 5
 """One part in five of the prompt groups is held out."""
 CHECK_TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)
 FEWEST_SONGS = 20
@@ -71,12 +71,12 @@ def fit_probe(
 ) -> FittedProbe:
     """A probe fitted to four fifths of the prompt groups, by the squared error at uniform t. DataError for too few
     songs or groups."""
-    if len(data.ids) < FEWEST_SONGS or len(set(data.groups)) < FOLDS:
+    if len(data.ids) < FEWEST_SONGS or len(set(data.groups)) < PROBE_FOLDS:
         raise DataError(
             f"{len(data.ids)} scored songs of {len(set(data.groups))} prompt groups: a probe needs "
-            f"{FEWEST_SONGS} songs of {FOLDS} groups; sample and score more"
+            f"{FEWEST_SONGS} songs of {PROBE_FOLDS} groups; sample and score more"
         )
-    held_out = torch.from_numpy(group_folds(np.array(data.groups), FOLDS, seed) == 0)
+    held_out = torch.from_numpy(group_folds(np.array(data.groups), PROBE_FOLDS, seed) == 0)
     places = (~held_out).nonzero().flatten()
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)  # the initial weights
