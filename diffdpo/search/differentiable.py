@@ -18,7 +18,7 @@ HOP_S = 0.05
 LEVEL_S = 0.1
 """Length of the windows whose level is measured."""
 FLOOR_DB = -70.0
-INTENSITY_WINDOW_S = 0.19
+SPECTRUM_S = 0.19
 """Length of the windows of spectra, rounded to a power of two in samples: 8,192 at 44.1 kHz."""
 LOWEST_HZ, HIGHEST_HZ = 80.0, 2000.0
 """Range of the pitches of a chromagram."""
@@ -76,8 +76,8 @@ def spectrogram(sound: SoundTensor, sample_rate: int) -> Float[Tensor, "frame bi
 
 
 def spectrum_size(sample_rate: int) -> int:
-    """Samples in a window of INTENSITY_WINDOW_S, a power of two."""
-    return int(2 ** round(math.log2(INTENSITY_WINDOW_S * sample_rate)))
+    """Samples in a window of SPECTRUM_S, a power of two."""
+    return int(2 ** round(math.log2(SPECTRUM_S * sample_rate)))
 
 
 def chromagram(

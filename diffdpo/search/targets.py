@@ -53,7 +53,7 @@ class SoundTarget(Protocol):
 
 
 @dataclass(frozen=True)
-class Intensity:
+class IntensityTarget:
     """A loudness curve in dB. The loss is the mean squared difference, in units of (10 dB)²."""
 
     curve: list[Any] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Intensity:
     def target(self, seconds: float) -> Float[Tensor, " frame"]:
         """The curve of a song of so many seconds; that of a recording ends with it."""
         if self.audio:
-            sound, rate = read_target(self.audio, "intensity")
+            sound, rate = read_recording(self.audio, "intensity")
             return loudness_curve(sound, rate, self.smoothing_s)
         times = torch.arange(int(seconds / HOP_S) + 2) * HOP_S
         points = torch.tensor([[float(v) for v in point] for point in self.curve])
@@ -100,7 +100,7 @@ class Intensity:
 
 
 @dataclass(frozen=True)
-class Melody:
+class MelodyTarget:
     """Pitch classes over time. The loss is 1 - the mean cosine of the chromagrams, where the target sounds."""
 
     notes: list[Any] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Melody:
     def target(self, seconds: float) -> Float[Tensor, "frame 12"]:
         """The chromagram: of the recording, or with length 1 where notes sound."""
         if self.audio:
-            return chromagram(*read_target(self.audio, "melody"))
+            return chromagram(*read_recording(self.audio, "melody"))
         chroma = torch.zeros(int(seconds / HOP_S) + 2, 12)
         for start, end, pitch in self.notes:
             chroma[round(start / HOP_S) : round(end / HOP_S), round(pitch) % 12] = 1
@@ -160,7 +160,7 @@ class StructureTarget:
             raise ValueError(f"structure: features must be timbre or harmony, got {self.features!r}")
 
     def build(self, song: SongSpec) -> SoundLoss:
-        matrix = self.matrix(*read_target(self.audio, "structure"))
+        matrix = self.matrix(*read_recording(self.audio, "structure"))
         size = int(song.seconds / HOP_S) // self.per_moment
         if min(size, len(matrix)) < 2:
             raise DataError(f"structure: {self.audio} and the song need two moments of moment_s at least")
@@ -206,7 +206,13 @@ class StyleTarget:
 
 
 TARGETS: Table[type[Any]] = Table(
-    "target", {"intensity": Intensity, "melody": Melody, "structure": StructureTarget, "style": StyleTarget}
+    "target",
+    {
+        "intensity": IntensityTarget,
+        "melody": MelodyTarget,
+        "structure": StructureTarget,
+        "style": StyleTarget,
+    },
 )
 
 
@@ -240,7 +246,7 @@ def parse_targets(entries: Sequence[Mapping[str, Any]]) -> tuple[WeightedTarget,
     return tuple(targets)
 
 
-def read_target(path: str, name: str) -> tuple[SoundTensor, int]:
+def read_recording(path: str, name: str) -> tuple[SoundTensor, int]:
     """A recording as a tensor, and its rate. DataError for a file that is absent or no sound."""
     from diffdpo.audio import read
 

@@ -11,7 +11,7 @@ from diffdpo.encoders.style import pretrained_encoder
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.hub import BUNDLE
 from diffdpo.search.style_loss import embed_sound
-from diffdpo.search.targets import Intensity, Melody, SongSpec, StructureTarget, parse_targets
+from diffdpo.search.targets import IntensityTarget, MelodyTarget, SongSpec, StructureTarget, parse_targets
 from diffdpo.types import Clip, Prompt
 
 RATE = 22050
@@ -41,14 +41,14 @@ def write(path, sound):
 def test_a_loudness_curve_is_met_by_the_sound_that_has_it(tmp_path):
     curve = [[0, -40], [2, -20], [4, -40]]
     sound = swell([-40, -20, -40])
-    for target in (Intensity(curve=curve), Intensity(audio=write(tmp_path / "a.flac", sound))):
+    for target in (IntensityTarget(curve=curve), IntensityTarget(audio=write(tmp_path / "a.flac", sound))):
         loss = target.build(SONG)
         assert loss(sound, 0.0) < 0.02
         assert loss(3 * sound, 0.0) < 0.02  # relative: songs are brought to one loudness
         assert loss(swell([-20, -40, -20]), 0.0) > 1.0
         half = sound[:, 2 * RATE :]
         assert loss(half, 2.0) < 0.02 < loss(half, 0.0)
-    absolute = Intensity(curve=curve, relative=False).build(SONG)
+    absolute = IntensityTarget(curve=curve, relative=False).build(SONG)
     assert absolute(sound, 0.0) < 0.02
     assert absolute(sound * 10 ** (10 / 20), 0.0).item() == pytest.approx(1.0, abs=0.15)  # (10 dB)²
 
@@ -57,7 +57,7 @@ def test_a_melody_of_notes_is_that_of_a_recording_of_it(tmp_path):
     pitches = [60, 64, 67, 72]
     notes = [[number, number + 1, pitch] for number, pitch in enumerate(pitches)]
     path = write(tmp_path / "melody.wav", tones(pitches))
-    for target in (Melody(notes=notes), Melody(audio=path)):
+    for target in (MelodyTarget(notes=notes), MelodyTarget(audio=path)):
         loss = target.build(SONG)
         assert loss(tones(pitches), 0.0) < 0.1
         assert loss(tones([48, 76, 55, 84]), 0.0) < 0.1  # octaves do not matter
@@ -113,8 +113,8 @@ def test_what_is_no_target_is_refused_in_one_line(entry, message):
 
 def test_recordings_that_are_absent_or_too_short_are_refused(tmp_path):
     with pytest.raises(DataError, match="there is no recording"):
-        Melody(audio=str(tmp_path / "none.wav")).build(SONG)
-    short = Melody(audio=write(tmp_path / "short.wav", tones([60], 1.0))).build(SONG)
+        MelodyTarget(audio=str(tmp_path / "none.wav")).build(SONG)
+    short = MelodyTarget(audio=write(tmp_path / "short.wav", tones([60], 1.0))).build(SONG)
     assert short(tones([60, 70]), 0.0) < 0.2  # compared as far as it goes
     with pytest.raises(DataError, match="ends before"):
         short(tones([60]), 3.0)
