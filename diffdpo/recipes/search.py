@@ -89,8 +89,8 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     check_method(method, cfg.sampling, cfg.search.budget)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model))
     dist = dist_env()
-    growing = [f"search.method.args.{name}" for name in method.growing]
-    budget = ("search.budget",) if getattr(method, "nested", True) else ()
+    growing = [f"search.method.args.{name}" for name in getattr(method, "growing", ())]
+    budget = () if getattr(method, "joint", False) else ("search.budget",)
     keys = ("sampling.batch", *budget, "search.winners", "scores", *growing, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:

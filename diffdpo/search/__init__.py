@@ -7,14 +7,14 @@ from diffdpo.registry import Table
 from diffdpo.search.best_of_n import BestOfN
 from diffdpo.search.chunk_particles import ChunkParticles
 from diffdpo.search.particles import Particles
-from diffdpo.search.pruning import ChunkPruning
+from diffdpo.search.pruning import ChunkPruner
 from diffdpo.search.tree import TreeSearch
 
 METHODS: Table[type[Any]] = Table(
     "method",
     {
         "best_of_n": BestOfN,
-        "chunk_pruning": ChunkPruning,
+        "chunk_pruning": ChunkPruner,
         "tree": TreeSearch,
         "particles": Particles,
         "chunk_particles": ChunkParticles,

@@ -8,7 +8,6 @@ mutated anew each time, and always scored by the user's own prompt.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -55,7 +54,6 @@ class TreeSearch:
     """Name of the language model there."""
     endpoint_key: str = "DIFFDPO_API_KEY"
     """Name of the environment variable that holds the key."""
-    growing: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_range(self, "beams", "width", "variants", low=1)
@@ -121,14 +119,14 @@ class TreeSearch:
         """Songs of which nothing exists: new noise under all texts, or the best song's noise under mutated ones."""
         best = songs[rank([song.reward for song in songs])[0]] if songs else None
         texts = self.write_texts(task, task.prompt.text if best is None else best.details["text"], key)
-        near = 0
+        n_local = 0
         if best is not None and task.windows == 1:
-            near = min(round(self.local * len(slots)), len(texts) - 1)
+            n_local = min(round(self.local * len(slots)), len(texts) - 1)
         population = {}
         for place, slot in enumerate(slots):
             text, noise = texts[place % len(texts)], ""
-            if best is not None and place >= len(slots) - near:
-                text, noise = texts[1 + place - (len(slots) - near)], best.details["noise"]
+            if best is not None and place >= len(slots) - n_local:
+                text, noise = texts[1 + place - (len(slots) - n_local)], best.details["noise"]
             job = task.embed(slot, replace(task.prompt, text=text))
             population[slot] = begin_prefix(task, job, text, noise)
         return population
