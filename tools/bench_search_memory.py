@@ -28,7 +28,7 @@ from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.longform import LongformConfig
 from diffdpo.sampling.sample_files import write_sample
 from diffdpo.sampling.sample_jobs import SampleJob
-from diffdpo.search.pruning import ChunkPruning
+from diffdpo.search.pruning import ChunkPruner
 from diffdpo.search.reward import RewardConfig
 from diffdpo.search.store import FolderStore
 from diffdpo.search.task import SearchTask
@@ -112,7 +112,7 @@ def main() -> None:
         report["sampling"] = round_values(measure(task, sample))
         print(json.dumps(report["sampling"]), file=sys.stderr, flush=True)
         search = build_task(Path(name) / "search", args)
-        report["search"] = round_values(measure(search, lambda: ChunkPruning()(search)))
+        report["search"] = round_values(measure(search, lambda: ChunkPruner()(search)))
     report["live_ratio"] = round(report["search"]["live_mib"] / report["sampling"]["live_mib"], 3)
     report["rss_ratio"] = round(report["search"]["rss_mib"] / report["sampling"]["rss_mib"], 3)
     print(json.dumps(report, indent=2))

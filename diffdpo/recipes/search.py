@@ -96,8 +96,8 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
     method = build_method(cfg.search.method)
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     dist = dist_env()
-    free_keys = [f"search.method.args.{name}" for name in method.free_arguments]
-    free_keys += ["search.budget"] if getattr(method, "is_nested", True) else []
+    free_keys = [f"search.method.args.{name}" for name in getattr(method, "free_arguments", ())]
+    free_keys += [] if getattr(method, "joint", False) else ["search.budget"]
     keys = ("sampling.batch", "search.winners", "scores", *free_keys, *free)
     with open_run(cfg, free=keys, dist=dist, refresh=partial(_refresh, cfg, prompts, inputs, edits)) as out:
         if dist.main:

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdpo import flow
-from diffdpo.models.base import SongModel, compile_blocks
+from diffdpo.models.base import SongModel
+from diffdpo.models.compilation import compile_blocks
 from diffdpo.sampling.checkpoints import checkpoint_step
 from diffdpo.sampling.conditions import ConditionBatch, check_request, encode_conditions
 from diffdpo.sampling.config import SamplingConfig

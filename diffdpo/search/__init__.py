@@ -8,14 +8,14 @@ from diffdpo.search.best_of_n import BestOfNSearch
 from diffdpo.search.chunk_particles import ChunkParticles
 from diffdpo.search.optimised_noise import OptimisedNoise
 from diffdpo.search.particles import Particles
-from diffdpo.search.pruning import ChunkPruning
+from diffdpo.search.pruning import ChunkPruner
 from diffdpo.search.tree import TreeSearch
 
 METHODS: Table[type[Any]] = Table(
     "method",
     {
         "best_of_n": BestOfNSearch,
-        "chunk_pruning": ChunkPruning,
+        "chunk_pruning": ChunkPruner,
         "tree": TreeSearch,
         "particles": Particles,
         "chunk_particles": ChunkParticles,

@@ -41,7 +41,11 @@ class BestOfNSearch:
         for first in range(0, count, task.sampling.batch):
             songs += task.songs(range(first, min(count, first + task.sampling.batch)))
             rewards = [song.reward.value for song in songs if song.reward.feasible]
-            if self.stop_gain and len(rewards) >= MIN_ESTIMATE_SONGS and expected_gain(rewards) < self.stop_gain:
+            if (
+                self.stop_gain
+                and len(rewards) >= MIN_ESTIMATE_SONGS
+                and expected_gain(rewards) < self.stop_gain
+            ):
                 break
         return songs
 

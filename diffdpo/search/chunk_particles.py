@@ -7,7 +7,6 @@ exp(strength x reward(song)), whatever beginnings are worth: the last weight tak
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -56,16 +55,15 @@ class ChunkParticles:
     score_s: float = 20.0
     """Seconds at the end of each window that are decoded and scored; the reward of a beginning is the mean over its
     windows. 0: all of it, anew after each window."""
-    free_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_range(self, "particles", "strength", "prefix_weight", "score_s", low=0)
         check_range(self, "share", low=0, high=1)
 
     @property
-    def is_nested(self) -> bool:
-        """Whether a search with a larger budget contains one with a smaller."""
-        return self.particles > 0
+    def joint(self) -> bool:
+        """Whether another budget is another search, of which none contains the other."""
+        return self.particles == 0
 
     def check(self, sampling: SamplingConfig, budget: float) -> None:
         """ConfigError for a budget that does not reach."""

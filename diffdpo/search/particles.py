@@ -8,7 +8,7 @@ since copies of a particle must part, and exact, since the weights presuppose th
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,7 +65,6 @@ class Particles:
     """Estimates are scored from this t on: above, they say nothing."""
     resamplings: int = 4
     """Most steps at which estimates are scored, evenly over those below `start`; each decodes all particles."""
-    free_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_range(self, "particles", low=1)
@@ -179,10 +178,10 @@ def steer_group(task: SearchTask, rule: Particles, jobs: Sequence[EmbeddedJob], 
     def uniform(step: int) -> Float[Tensor, " run"]:
         return draw_uniform(task.seed, [key], f"resample-{step}")
 
-    step_hook = steer(rule, steps, score, uniform)
+    rule_hook = steer(rule, steps, score, uniform)
 
     def hook(step: int, x: Latents, t: RowTimes, state: State) -> tuple[ResampledLatents, State]:
-        x, state = step_hook(step, x, t, state)
+        x, state = rule_hook(step, x, t, state)
         if step in steps:
             sizes.append(float(effective_size(state[LOG_WEIGHT][None])))
         return x, state

@@ -5,7 +5,6 @@ LatticeSMC (2026, arXiv 2610.02774) calls it greedy: on songs of 40 seconds it d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from diffdpo.checks import check_range
 from diffdpo.errors import ConfigError
@@ -25,7 +24,7 @@ from diffdpo.search.task import SearchSong, SearchTask
 
 
 @dataclass(frozen=True)
-class ChunkPruning:
+class ChunkPruner:
     """N songs of several windows at once; after each window the best beginnings are kept and copied over the
     others.
 
@@ -40,7 +39,6 @@ class ChunkPruning:
     score_s: float = 20.0
     """Seconds at the end of each window that are decoded and scored; the reward of a beginning is the mean over its
     windows. 0: all of it, anew after each window."""
-    free_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_range(self, "n", "score_s", low=0)
@@ -49,9 +47,9 @@ class ChunkPruning:
             raise ValueError(f"survivors={self.survivors} must be at most n={self.n}")
 
     @property
-    def is_nested(self) -> bool:
-        """Whether a search with a larger budget contains one with a smaller."""
-        return self.n > 0
+    def joint(self) -> bool:
+        """Whether another budget is another search, of which none contains the other."""
+        return self.n == 0
 
     def check(self, sampling: SamplingConfig, budget: float) -> None:
         """ConfigError for a budget that does not reach."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -205,10 +205,12 @@ def check_method(method: "SearchMethod", sampling: SamplingConfig, budget: float
 
 @runtime_checkable
 class SearchMethod(Protocol):
-    """A frozen dataclass of arguments; its call makes, scores and keeps songs of one prompt within the budget."""
+    """A frozen dataclass of arguments; its call makes, scores and keeps songs of one prompt within the budget.
 
-    free_arguments: ClassVar[tuple[str, ...]]
-    """Arguments that may grow when a finished search goes on: what was made stays."""
+    It may have `free_arguments`, names of arguments that may grow when a finished search goes on, since what was
+    made stays; `joint`, true where another budget is another search, since no search contains one of a smaller
+    budget; and `check(sampling, budget)`, which raises a ConfigError for settings that it cannot work with.
+    """
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         """All complete songs, in the order in which they were made."""

@@ -8,7 +8,6 @@ mutated anew each time, and always scored by the user's own prompt.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -55,7 +54,6 @@ class TreeSearch:
     """Name of the language model there."""
     endpoint_key: str = "DIFFDPO_API_KEY"
     """Name of the environment variable that holds the key."""
-    free_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_range(self, "beams", "width", "variants", low=1)

@@ -11,8 +11,9 @@ from diffdpo.data.datasets.stream import Examples
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapter_schedule import timed_adapters
 from diffdpo.models.adapters import save_adapter
-from diffdpo.models.base import Inpaints, SongModel, compile_blocks, require
+from diffdpo.models.base import Inpaints, SongModel, require
 from diffdpo.models.checkpoints import save_network
+from diffdpo.models.compilation import compile_blocks
 from diffdpo.objectives.composition import check_takes
 from diffdpo.registry import closest
 from diffdpo.runs import finish

@@ -10,7 +10,8 @@ from support.rows import song_row
 from diffdpo.data.prompts import negative_prompt
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models import MODELS
-from diffdpo.models.base import Prepares, SongModel, compile_blocks, supports
+from diffdpo.models.base import Prepares, SongModel, supports
+from diffdpo.models.compilation import compile_blocks
 from diffdpo.randomness import draw_noise
 from diffdpo.registry import Choice
 from diffdpo.sampling import velocity

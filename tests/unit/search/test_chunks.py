@@ -14,14 +14,14 @@ from diffdpo.sampling.longform import LongformConfig
 from diffdpo.search.chunk_particles import ChunkParticles
 from diffdpo.search.chunks import Branch, branch_beams, grow, prune, score_span, settle_copies
 from diffdpo.search.engine import search_prompt
-from diffdpo.search.pruning import ChunkPruning
+from diffdpo.search.pruning import ChunkPruner
 from diffdpo.search.weights import LOG_WEIGHT, begin_weights
 
 LONG = {"seconds": 5.0, "window_s": 2.0, "overlap_s": 0.6}
 """A song of four windows."""
 METHODS = [
-    ChunkPruning(n=4),
-    ChunkPruning(n=4, survivors=2),
+    ChunkPruner(n=4),
+    ChunkPruner(n=4, survivors=2),
     ChunkParticles(particles=4, strength=30, share=1),
 ]
 
@@ -103,12 +103,12 @@ def test_the_end_of_a_window_is_scored():
 
 def test_without_pruning_it_is_best_of_n_and_one_song_is_the_plain_one():
     plain = plain_songs(4)
-    for rule in (ChunkPruning(n=4, survivors=4), ChunkParticles(particles=4, strength=0)):
+    for rule in (ChunkPruner(n=4, survivors=4), ChunkParticles(particles=4, strength=0)):
         assert torch.equal(latents_of(rule(search_task(local_model(), budget=4, **LONG))), latents_of(plain))
-    (single,) = ChunkPruning()(search_task(local_model(), budget=1, **LONG))
+    (single,) = ChunkPruner()(search_task(local_model(), budget=1, **LONG))
     (song,) = plain_songs(1)  # in a batch of its own
     assert torch.equal(single.latents, song.latents)
-    short = ChunkPruning(n=3)(search_task(local_model(), budget=3))
+    short = ChunkPruner(n=3)(search_task(local_model(), budget=3))
     assert torch.equal(latents_of(short), latents_of(search_task(local_model(), budget=3).songs(range(3))))
 
 
@@ -139,7 +139,7 @@ def test_pruning_keeps_the_prefix_of_the_largest_reward():
     task = search_task(local_model(), budget=4, **LONG)
     plain = plain_songs(4)
     rewards = [reward.value for reward in task.score([song.latents[:20] for song in plain], (0, 20))]
-    songs = ChunkPruning(n=4)(search_task(local_model(), budget=4, **LONG))
+    songs = ChunkPruner(n=4)(search_task(local_model(), budget=4, **LONG))
     best = rewards.index(max(rewards))
     assert {song.details["lineage"][0] for song in songs} == {best}
     assert all(song.details["prefix_rewards"][0] == pytest.approx(max(rewards)) for song in songs)
@@ -163,7 +163,7 @@ def test_a_stopped_search_goes_on_behind_the_last_window(rule):
 
 
 def test_the_batch_changes_no_winner_and_groups_are_nested():
-    rule = ChunkPruning(n=2)
+    rule = ChunkPruner(n=2)
     results = [
         search_prompt(search_task(local_model(), budget=4, batch=batch, **LONG), rule) for batch in (8, 1)
     ]
@@ -173,8 +173,8 @@ def test_the_batch_changes_no_winner_and_groups_are_nested():
     first = rule(search_task(local_model(), budget=3, **LONG))
     numbers = {song.number: song for song in results[0].songs}
     assert torch.equal(latents_of(first), latents_of([numbers[0], numbers[1]]))
-    assert rule.is_nested
-    assert not ChunkPruning().is_nested
+    assert not rule.joint
+    assert ChunkPruner().joint
 
 
 def test_the_weights_of_windows_telescope():
@@ -213,9 +213,9 @@ def test_boundary_weights_reach_the_tilted_law():
 
 def test_what_does_not_fit_is_refused_in_one_line():
     with pytest.raises(ValueError, match="survivors=3 must be at most n=2"):
-        ChunkPruning(n=2, survivors=3)
+        ChunkPruner(n=2, survivors=3)
     with pytest.raises(ConfigError, match=r"4 songs are more than search\.budget=3"):
-        ChunkPruning(n=4)(search_task(local_model(), budget=3))
+        ChunkPruner(n=4)(search_task(local_model(), budget=3))
     task = search_task(local_model(), **LONG)
     task.longform = LongformConfig(method="joint", window_s=2.0, overlap_s=0.6)
     with pytest.raises(ConfigError, match=r"set longform\.method=continue"):
@@ -223,6 +223,6 @@ def test_what_does_not_fit_is_refused_in_one_line():
 
 
 def test_a_stochastic_solver_gives_each_slot_its_own_steps_too():
-    songs = ChunkPruning(n=2)(search_task(local_model(), budget=2, solver=Choice("sde"), **LONG))
+    songs = ChunkPruner(n=2)(search_task(local_model(), budget=2, solver=Choice("sde"), **LONG))
     assert not torch.equal(songs[0].latents, songs[1].latents)
     assert songs[0].details["lineage"][:-1] == songs[1].details["lineage"][:-1]
