@@ -1,9 +1,10 @@
 """Paired comparison of two models on the same prompts and seeds."""
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,6 +44,19 @@ class PairedSample:
     aligned: Mapping[str, float]
 
 
+FREE_SAMPLING = ("batch", "compile", "knobs", "steering", "reward_guidance")
+"""Keys of `sampling` in which two songs of a pair may differ: what changes no song, and what is compared."""
+
+
+def _conditions(row: SampleRow) -> dict[str, Any]:
+    """What two songs of a pair must have in common. A key that an older table lacks counts as off."""
+    sampling = json.loads(row.sampling)
+    return {
+        **{key: getattr(row, key) for key in ("prompt_id", "seed", "frames")},
+        **{f"sampling.{key}": value for key, value in sampling.items() if key not in FREE_SAMPLING},
+    }
+
+
 def pair_rows(
     baseline: Sequence[SampleRow], aligned: Sequence[SampleRow]
 ) -> list[tuple[SampleRow, SampleRow]]:
@@ -52,9 +66,10 @@ def pair_rows(
     if not sample_ids:
         raise DataError("baseline and aligned share no sample: sample both from the same prompts file")
     for name in sample_ids:
-        for key in ("prompt_id", "seed", "frames", "sampling"):
-            values = getattr(baseline_rows[name], key), getattr(aligned_rows[name], key)
-            if values[0] != values[1]:
+        first, second = (_conditions(rows[name]) for rows in (baseline_rows, aligned_rows))
+        for key in sorted(first.keys() | second.keys()):
+            values = first.get(key), second.get(key)
+            if values[0] != values[1] and any(values):
                 raise DataError(
                     f"sample {name!r} was made with {key}={values[0]!r} and {values[1]!r}; "
                     "sample both models with the same prompts, seeds and sampler"

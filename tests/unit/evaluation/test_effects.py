@@ -33,12 +33,31 @@ def test_rows_are_matched_by_sample():
     ]
 
 
-@pytest.mark.parametrize("difference", [{"seed": 1}, {"sampling": "{other}"}, {"frames": 9}])
+@pytest.mark.parametrize(
+    "difference", [{"seed": 1}, {"sampling": '{"steps": 9}'}, {"frames": 9}, {"prompt_id": "b"}]
+)
 def test_songs_made_differently_are_not_compared(difference):
     with pytest.raises(DataError, match="sample both models with the same prompts, seeds and sampler"):
         pair_rows([row("a1")], [row("a1", **difference)])
     with pytest.raises(DataError, match="share no sample"):
         pair_rows([row("a1")], [row("b1")])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        '{"steps": 6, "batch": 3, "compile": true}',  # which change no song
+        '{"steps": 6, "knobs": [{"weight": 0.5}], "steering": [1], "reward_guidance": {"weight": 1}}',  # are compared
+        '{"steps": 6, "newer": null, "another": [], "off": false}',  # keys that an older table lacks
+    ],
+)
+def test_songs_that_differ_in_what_is_compared_are_pairs(sampling):
+    first = row("a1", sampling='{"steps": 6, "batch": 8}')
+    assert pair_rows([first], [row("a1", sampling=sampling)]) == [(first, row("a1", sampling=sampling))]
+    with pytest.raises(DataError, match=r"sampling\.steps=6 and 12;"):
+        pair_rows([first], [row("a1", sampling=sampling.replace("6", "12"))])
+    with pytest.raises(DataError, match=r"sampling\.newer=None and 1;"):
+        pair_rows([first], [row("a1", sampling='{"steps": 6, "newer": 1}')])
 
 
 def test_mined_axes_come_first_and_a_known_shift_is_found():
