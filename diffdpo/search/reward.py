@@ -16,6 +16,8 @@ from diffdpo.scorers import SCORERS
 from diffdpo.scorers.axes import check_axis_names
 from diffdpo.scorers.gates import failures
 
+DEFAULT_WEIGHTS = {"critic.quality": 1.0, "structure.order": 1.0}
+"""The axes that the demo mines."""
 INNER_80_PERCENT = 2.5631
 """Standard deviations between the 10th and the 90th percentile of a normal law."""
 
@@ -52,8 +54,9 @@ class Constraint:
 class RewardConfig:
     """What a search looks for: the weighted mean of axes, under constraints."""
 
-    weights: dict[str, float] = field(default_factory=lambda: {"critic.quality": 1.0, "structure.order": 1.0})
-    """Weight of each axis. An axis counts in standard deviations, see `scales`."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each axis; by default critic.quality and structure.order count alike. An axis counts in standard
+    deviations, see `scales`."""
     constraints: list[Constraint] = field(default_factory=list)
     """Ranges that a song has to keep, each {axis, low, high}. They come before the sum: a song outside of one never
     wins while another keeps all."""
@@ -63,8 +66,6 @@ class RewardConfig:
     """Whether silence, clipping and numbers that are not finite violate, too."""
 
     def __post_init__(self) -> None:
-        if not self.weights:
-            raise ValueError("search.reward.weights: name at least one axis")
         for axis, weight in self.weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"search.reward.weights: {axis} must be a number, got {weight}")
@@ -73,9 +74,14 @@ class RewardConfig:
                 raise ValueError(f"search.reward.scales: {axis} must be above 0, got {scale:g}")
 
     @property
+    def axis_weights(self) -> dict[str, float]:
+        """The weight of each axis, the default included."""
+        return self.weights or DEFAULT_WEIGHTS
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """All axes that are weighed or constrained."""
-        return tuple(dict.fromkeys([*self.weights, *(limits.axis for limits in self.constraints)]))
+        return tuple(dict.fromkeys([*self.axis_weights, *(limits.axis for limits in self.constraints)]))
 
     def check(self) -> None:
         """ConfigError for an axis that belongs to no scorer."""
@@ -116,9 +122,9 @@ class Reward:
 
 def reward_of(cfg: RewardConfig, axes: Mapping[str, float], gates: Mapping[str, float]) -> Reward:
     """The reward of a song from its raw values by axis and its gates, see `scorers.gates`."""
-    total = sum(abs(weight) for weight in cfg.weights.values()) or 1.0
+    total = sum(abs(weight) for weight in cfg.axis_weights.values()) or 1.0
     value = 0.0
-    for axis, weight in cfg.weights.items():
+    for axis, weight in cfg.axis_weights.items():
         center, scale = cfg.unit(axis)
         value += weight / total * (axes[axis] - center) / scale
     violation = sum(

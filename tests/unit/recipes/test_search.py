@@ -102,6 +102,21 @@ def test_a_stopped_search_goes_on(words, tmp_path, monkeypatch):
     assert read_json(out / MANIFEST)["winners"] == read_json(whole / MANIFEST)["winners"]
 
 
+def test_weights_replace_the_default_ones(words, tmp_path):
+    """The axes of a mapping that a command names are all that count, and the same command goes on."""
+    cfg = build_config(
+        SearchRun, None, [*words, f"out={tmp_path / 's'}", "search.reward.weights={harmony.key: 2}"]
+    )
+    assert cfg.search.reward.axes == ("harmony.key",)
+    assert build_config(SearchRun, None, [*words, "out=x"]).search.reward.axes == (
+        "critic.quality",
+        "structure.order",
+    )
+    for _ in range(2):
+        out = run_search(words, tmp_path / "r", "search.budget=1")
+    assert {row.scorer for row in tables.read_rows(out / "scores", SCORES)} == {"gates", "harmony"}
+
+
 def test_every_search_can_be_mined(words, tmp_path):
     out = run_search(words, tmp_path / "s", "search.budget=4")
     pairs = mine.run(build_config(MineRun, None, [

@@ -90,7 +90,6 @@ def test_silence_and_missing_numbers_cannot_win():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"weights": {}},
         {"scales": {"harmony.key": 0.0}},
         {"constraints": [{"axis": "harmony.key"}]},
         {"constraints": [{"axis": "harmony.key", "low": 2.0, "high": 1.0}]},
