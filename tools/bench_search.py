@@ -1,7 +1,7 @@
 """What alignment while sampling gains on witnesses, at which cost: search methods and the aligned model. JSON out.
 
     diffdpo demo out=runs/demo
-    python tools/bench_search.py --run runs/demo [--out FOLDER] [--plan FILE] [--table]
+    python tools/bench_search.py --run runs/demo [--out FOLDER] [--plan FILE] [--table] [--plot FILE.svg]
 
 All searches look for the same reward, key, tuning, pulse and form alike, on the evaluation prompts of the run. The
 winners are measured by the witnesses of the frontier, which take no part in any search. Costs are in songs' worth:
@@ -37,7 +37,7 @@ from diffdpo.recipes import score, search
 from diffdpo.recipes.search import SearchRun, search_rows
 from diffdpo.recipes.winners import copy_winners
 from diffdpo.registry import Choice
-from diffdpo.runs import MANIFEST, read_json
+from diffdpo.runs import MANIFEST, atomic_write, read_json
 from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.reward import RewardConfig
@@ -47,6 +47,7 @@ from tools.bench.aligned_models import aligned_choice, check_source, round_confi
 from tools.bench.frontier import SongSet, as_value, even_songs, measure_songs
 from tools.bench.frontier_file import COMPOSITES, Point, add_point, read_points
 from tools.bench.measure import markdown_table, round_values
+from tools.bench.search_plot import search_svg
 
 REWARD = dict.fromkeys(SELECTION_AXES, 1.0)
 WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic", "adherence")
@@ -287,10 +288,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run of the demo")
     parser.add_argument("--out", type=Path, default=Path("runs/bench_search"))
     parser.add_argument("--plan", type=Path, default=ROOT / "tools" / "bench" / "search_plan.yaml")
+    parser.add_argument("--plot", type=Path, help="an SVG to be drawn")
     parser.add_argument("--table", action="store_true", help="print a table in Markdown")
     args = parser.parse_args(arguments)
     check_source(args.run)
     points = run_stages(SearchBench(args.run, args.out), read_plan(args.plan))
+    if args.plot:
+        atomic_write(args.plot, search_svg(points))
     print(search_table(points) if args.table else json.dumps({"points": points}, indent=1))
 
 
