@@ -32,7 +32,10 @@ HEAVY = (
     "torch", "transformers", "peft", "librosa", "diffusers", "accelerate", "torchaudio", "scipy", "pyarrow",
     "soundfile", "pyloudnorm",
 )  # fmt: skip
-VERBS = ("prepare", "sample", "score", "mine", "train", "evaluate", "audit", "round", "demo")
+VERBS = (
+    "prepare", "sample", "search", "score", "mine", "train", "evaluate", "sliders", "calibrate", "audit", "round",
+    "demo",
+)  # fmt: skip
 WORDS = {
     "prepare": ("songs=songs",),
     "evaluate": ("baseline=runs/a", "aligned=runs/b", "scores=runs/scores", "out=runs/report"),

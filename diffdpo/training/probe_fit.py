@@ -152,6 +152,7 @@ def _subtract_means(values: Float[Tensor, " song"], groups: Sequence[str]) -> Fl
 
 
 def _correlation(a: Float[Tensor, " song"], b: Float[Tensor, " song"]) -> float:
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size > 1e-12 else 0.0
+    first, second = (values.cpu().numpy().astype(np.float64) for values in (a, b))
+    first, second = first - first.mean(), second - second.mean()
+    size = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / size if size > 1e-12 else 0.0

@@ -36,6 +36,8 @@ NEGATIVE = {
     "LogSnrGrid.end",
     "BestVersusWorst.min_axis_margin",
     "AdapterConfig.strength",
+    "Knob.weight",
+    "SteeringConfig.alpha",
     "RewardConfig.weights",
     "Constraint.low",
     "Constraint.high",
@@ -44,6 +46,12 @@ NEGATIVE = {
 }
 """Numbers that may be negative."""
 NEEDS = {
+    "Knob.weight": {"negative": {"skip": [1]}},
+    "Knob.interval": {"negative": {"skip": [1]}},
+    "SteeringConfig.alpha": {"direction": "x.safetensors"},
+    "SteeringConfig.blocks": {"direction": "x.safetensors"},
+    "SteeringConfig.interval": {"direction": "x.safetensors"},
+    "SteeringConfig.every": {"direction": "x.safetensors"},
     "Constraint.low": {"axis": "harmony.key"},
     "Constraint.high": {"axis": "harmony.key"},
     "TimestepWeight.clip": {"weight": "clipped_elbo"},
