@@ -16,7 +16,7 @@ API = {
     "mine": "diffdpo.api",
     "sample": "diffdpo.api",
     "score": "diffdpo.api",
-    "search": "diffdpo.api_search",
+    "search_songs": "diffdpo.api_search",
     "train": "diffdpo.api",
 }
 """Where each public name is defined."""
@@ -29,13 +29,13 @@ __all__ = [
     "mine",
     "sample",
     "score",
-    "search",
+    "search_songs",
     "train",
 ]
 
 if TYPE_CHECKING:
     from diffdpo.api import Song, load_model, mine, sample, score, train
-    from diffdpo.api_search import search
+    from diffdpo.api_search import search_songs
     from diffdpo.types import Clip, Prompt
 
 

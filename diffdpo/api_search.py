@@ -11,10 +11,10 @@ from diffdpo.types import Prompt
 if TYPE_CHECKING:
     from diffdpo.search.engine import SearchResult
 
-__all__ = ["search"]
+__all__ = ["search_songs"]
 
 
-def search(
+def search_songs(
     model: SongModel,
     prompts: Prompt | str | Iterable[Prompt | str],
     *,

@@ -49,7 +49,8 @@ class Fitter:
         for name, value in self._items(node, key):
             full_key = f"{key}.{name}" if key else name
             if name not in by_name:
-                hint = closest(name, by_name) or closest(name, keys_of(self.schema))
+                keys = [key for key in keys_of(self.schema) if key != name]
+                hint = closest(name, by_name) or closest(name, keys)
                 raise ConfigError(f"{self.location}: unknown key {full_key!r}.{hint}")
             values[name] = self._value(hints[name], value, full_key, by_name[name])
         return values

@@ -83,6 +83,11 @@ class SampleRun:
                 "search: takes audio=true and shards=1; `accelerate launch` shares it over processes"
             )
 
+        if self.search is not None and self.per_prompt > self.search.budget:
+            raise ValueError(
+                f"search.budget={self.search.budget:g} is too small for the best per_prompt={self.per_prompt} songs"
+            )
+
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)

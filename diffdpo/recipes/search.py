@@ -177,6 +177,7 @@ def _search_all(
     )
     embeddings = EmbeddingStore(parts.model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     results: list[SearchResult] = []
+    failures: list[str] = []
     with bar("search", round(len(jobs) * cfg.search.budget), "song", visible=dist.main) as progress:
         for job in jobs:
             task = SearchTask(
@@ -187,12 +188,15 @@ def _search_all(
             try:
                 result = search_prompt(task, method)
             except Exception as error:  # whatever one prompt brings about: the others go on
-                log(f"failed: {job.prompt.id}: {song_fault(error)}")
+                failures.append(f"{job.prompt.id}: {song_fault(error)}")
+                log(f"failed: {failures[-1]}")
                 continue
             rows = ranked_rows(store.rows, result.songs, job.prompt.id)
             tables.append(samples.folder, SEARCH, rows, rank=dist.rank)
             results.append(result)
             progress.describe(f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd")
+    if jobs and len(failures) == len(jobs):
+        raise DataError(f"{samples.folder}: no prompt could be searched; first: {failures[0]}")
     return results
 
 

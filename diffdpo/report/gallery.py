@@ -12,6 +12,8 @@ from jinja2 import Environment, StrictUndefined
 
 from diffdpo import audio
 from diffdpo.data.samples import SampleRow, Samples
+from diffdpo.faults import song_fault
+from diffdpo.progress import log
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
 from diffdpo.report.text import clock
 from diffdpo.runs import atomic_write, write_if_changed
@@ -118,7 +120,13 @@ def _entry(samples: Samples, row: SampleRow) -> GalleryEntry:
     if not row.sha256 or not path.is_file():
         return GalleryEntry(name, row.duration_s, "", "")
     if not image.is_file() or image.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        atomic_write(image, picture(path))
+        try:
+            atomic_write(image, picture(path))
+        except Exception as error:  # a damaged file
+            log(
+                f"{path}: not on the page ({song_fault(error)}); delete it, and the same command makes it anew"
+            )
+            return GalleryEntry(name, row.duration_s, "", "")
     links = (quote(str(file.relative_to(samples.folder))) for file in (path, image))
     return GalleryEntry(name, row.duration_s, *links)
 

@@ -65,6 +65,16 @@ class OptimisedNoise:
         check_range(self, "lr", above=0)
         parse_targets(self.targets)
 
+    def check(self, sampling: SamplingConfig, budget: float) -> None:
+        """ConfigError for a budget that allows no iteration."""
+        song = planned_nfe(sampling)
+        least = 1 + ITERATION_FACTOR * planned_nfe(surrogate_sampling(sampling, self.surrogate_steps)) / song
+        if budget < least:
+            raise ConfigError(
+                f"search.method=noise: the song and one iteration cost {least:.3g} songs, search.budget={budget:g} "
+                "allows none; raise it, or lower surrogate_steps"
+            )
+
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         check_task(task)
         surrogate = surrogate_sampling(task.sampling, self.surrogate_steps)

@@ -69,6 +69,8 @@ class RewardConfig:
         for axis, weight in self.weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"search.reward.weights: {axis} must be a number, got {weight}")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("search.reward.weights: all are 0; give one axis another weight")
         for axis, scale in self.scales.items():
             if not scale > 0:
                 raise ValueError(f"search.reward.scales: {axis} must be above 0, got {scale:g}")

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from diffdpo import audio
@@ -245,9 +246,14 @@ class FolderStore:
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """See SongStore."""
         path = self.samples.folder / "states" / f"{file_stem(key)}.safetensors"
-        if not path.is_file():
-            atomic_write(path, save({name: tensor.contiguous() for name, tensor in compute().items()}))
-        return load_file(path)
+        if path.is_file():
+            try:
+                return load_file(path)
+            except SafetensorError:
+                log(f"{path}: damaged; it is made anew")
+        tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
+        atomic_write(path, save(tensors))
+        return tensors
 
     def _reward(self, sample_id: str, prompt: Prompt) -> Reward:
         """The reward of a song in the folder; what the scores table lacks is computed and written."""

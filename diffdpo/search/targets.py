@@ -4,6 +4,7 @@ A target is a frozen dataclass of arguments; `build` makes its loss, a function 
 place in the song that gradients pass through. Losses are about 1 for an unrelated song and 0 for a perfect one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,8 @@ class MelodyTarget:
             _check_numbers(note, 3, "melody: a note", "[start in seconds, end in seconds, MIDI pitch]")
             if not 0 <= note[0] < note[1]:
                 raise ValueError(f"melody: a note must end after it starts, got {list(note)}")
+            if not 0 <= note[2] <= 127:
+                raise ValueError(f"melody: MIDI pitches are from 0 to 127, got {list(note)}")
 
     def build(self, song: SongSpec) -> SoundLoss:
         target = self.target(song.seconds)
@@ -129,6 +132,8 @@ class MelodyTarget:
         if self.audio:
             return chromagram(*read_recording(self.audio, "melody"))
         chroma = torch.zeros(int(seconds / HOP_S) + 2, 12)
+        if all(start >= seconds for start, _, _ in self.notes):
+            raise DataError(f"melody: no note begins within the {seconds:g} s of the song; give earlier ones")
         for start, end, pitch in self.notes:
             chroma[round(start / HOP_S) : round(end / HOP_S), round(pitch) % 12] = 1
         return F.normalize(chroma, dim=1)
@@ -272,6 +277,11 @@ def _overlap(
     return frames[:count], target[first : first + count].to(frames)
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, and not NaN or infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_source(name: str, **sources: Any) -> None:
     """ValueError unless exactly one source of a target is given."""
     present = [key for key, value in sources.items() if len(value)]
@@ -282,5 +292,5 @@ def _check_source(name: str, **sources: Any) -> None:
 def _check_numbers(values: Any, count: int, name: str, form: str) -> None:
     """ValueError unless these are `count` numbers."""
     is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count
-    if not is_list or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+    if not is_list or not all(_is_finite(v) for v in values):
         raise ValueError(f"{name} must be {form}, got {values!r}")

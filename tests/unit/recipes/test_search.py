@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import diffdpo
 from diffdpo.config import build_config
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
@@ -177,6 +178,9 @@ def test_winners_as_samples(words, tmp_path):
         (["search.method=best_of_m"], "Did you mean 'best_of_n'"),
         (["search.method.args.m=3"], "search.method.args.m"),
         (["search.budget=0.5"], "budget"),
+        (["search.reward.weights={harmony.key: 0}"], "all are 0"),
+        (["search.method=noise", "search.budget=1"], "allows none; raise it"),
+        (["search.method=particles"], "particles"),
         (["search.reward.weights={harmony.kez: 1}"], "harmony.key"),
     ],
 )
@@ -189,8 +193,51 @@ def test_mistakes_are_named(words, tmp_path, more, message):
 
 
 def test_more_winners_than_songs_are_refused(words, tmp_path):
-    with pytest.raises(DataError, match=r"per_prompt=3 .* raise search.budget"):
-        sample.run(build_config(SampleRun, None, [
-            *words, f"out={tmp_path / 's'}", "per_prompt=3", "search.budget=2",
-            "search.reward.weights={harmony.key: 1}",
-        ]))  # fmt: skip
+    words = [*words, f"out={tmp_path / 's'}", "per_prompt=3", REWARD]
+    with pytest.raises(ConfigError, match=r"search\.budget=2 is too small for the best per_prompt=3 songs"):
+        build_config(SampleRun, None, [*words, "search.budget=2"])
+    cfg = build_config(SampleRun, None, [*words, "search.budget=4", "search.method.args.n=2"])
+    with pytest.raises(DataError, match=r"the search has 2 songs, per_prompt=3 asks for more"):
+        sample.run(cfg)
+
+
+def test_damaged_files_are_named_and_made_anew(words, tmp_path, capsys):
+    more = ["search.budget=2", "search.method=chunk_pruning", "longform.window_s=2", "longform.overlap_s=0.5",
+            "search.method.args.score_s=2"]  # fmt: skip
+    out = run_search(words, tmp_path / "s", *more)
+    before = songs(out)
+    state = next((out / "states").glob("two*"))
+    state.write_bytes(state.read_bytes()[:100])
+    for path in (out / "latents").glob("two*"):
+        path.unlink()
+    run_search(words, out, *more)
+    assert all(torch.equal(latents, before[name]) for name, latents in songs(out).items())
+    audio = out / "audio" / "two.000.flac"
+    audio.write_bytes(audio.read_bytes()[:500])
+    run_search(words, out, *more)
+    lines = "".join(capsys.readouterr().err.split())
+    assert f"{state}:damaged;itismadeanew" in lines
+    assert f"{audio}:notonthepage" in lines
+
+
+def test_a_search_without_any_song_is_an_error(words, tmp_path):
+    notes = "search.method={name: noise, args: {targets: [{name: melody, notes: [[50, 60, 60]]}]}}"
+    with pytest.raises(
+        DataError, match=r"no prompt could be searched; first: one: melody: no note begins within"
+    ):
+        run_search(words, tmp_path / "s", "search.budget=12", notes)
+
+
+def test_from_python_a_search_can_be_called_again(bundle):
+    model = diffdpo.load_model("tiny", bundle=str(bundle))
+    first, second = (
+        diffdpo.search_songs(model, "rock", budget=2, steps=1, seconds=2, weights={"harmony.key": 1.0})[0]
+        for _ in range(2)
+    )
+    assert [song.sample_id for song in first.songs] == [song.sample_id for song in second.songs]
+    assert first.winner.reward.value == max(song.reward.value for song in first.songs)
+    assert first.cost == 2
+    with pytest.raises(ConfigError, match="budget must be at least 1"):
+        diffdpo.search_songs(model, "rock", budget=0)
+    with pytest.raises(ConfigError, match=r"needs low, high or both"):
+        diffdpo.search_songs(model, "rock", constraints=[{"axis": "harmony.key"}])
