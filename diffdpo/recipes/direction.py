@@ -87,7 +87,7 @@ class DirectionRun:
             check_number(t, "times", above=0, high=1)
         ensure(
             not self.sampling.has_interventions,
-            "sampling: songs are the model's own; leave knobs and steering out",
+            "sampling: songs are the model's own; leave knobs, steering and reward_guidance out",
         )
 
     def check_parts(self) -> None:

@@ -190,7 +190,8 @@ def _sampling_of(row: SampleRow, location: str) -> SamplingConfig:
     sampling = to_object(SamplingConfig, merge(SamplingConfig, values, location), location)
     if sampling.has_interventions:
         raise DataError(
-            f"the song {row.sample_id!r} was sampled with knobs or steering, and its velocity is no model's"
+            f"the song {row.sample_id!r} was sampled with knobs, steering or guidance by a probe, and its velocity "
+            "is no model's"
         )
     return sampling
 

@@ -143,8 +143,9 @@ class SamplingConfig:
 
     @property
     def has_interventions(self) -> bool:
-        """Whether knobs or steering change the velocity of the model."""
-        return bool(self.active_knobs or self.active_steering)
+        """Whether knobs, steering or guidance by a probe change the velocity of the model."""
+        probe_weight = 0.0 if self.reward_guidance is None else self.reward_guidance.weight
+        return bool(self.active_knobs or self.active_steering or probe_weight)
 
     @property
     def axes(self) -> tuple[str, ...]:

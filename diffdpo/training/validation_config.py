@@ -71,7 +71,8 @@ class ValidationConfig:
             check_number(t, "train.validation.times", above=0, high=1)
         ensure(
             not self.sampling.has_interventions,
-            "train.validation.sampling: songs of the training are the network's own; leave knobs and steering out",
+            "train.validation.sampling: songs of the training are the network's own; leave knobs, steering and "
+            "reward_guidance out",
         )
         self._check_data()
         self._check_choice()

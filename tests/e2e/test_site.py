@@ -23,6 +23,7 @@ UNDOCUMENTED = {
     "commands",
     "commands_evaluation",
     "commands_probe",
+    "commands_search",
     "commands_training",
     "presets",
 }
