@@ -88,12 +88,15 @@ def load_interventions(
     """
     from diffdpo.models.timed_adapters import remove_switched_adapters
     from diffdpo.sampling.directions import read_direction
+    from diffdpo.sampling.reward_guidance import build_reward
     from diffdpo.sampling.steering import load_directions
     from diffdpo.sampling.variants import Interventions
 
     paths = {entry.direction for entry in sampling.active_steering}
     directions = {path: read_direction(Path(path)) for path in sorted(paths)}
     load_directions(sampling.active_steering, directions, model.network)
+    if sampling.reward_guidance is not None and sampling.reward_guidance.weight:
+        build_reward(sampling.reward_guidance, model.spec.channels, next(model.network.parameters()).device)
     networks: dict[WeightsKey, AdaptedNetwork] = {}
     bases: dict[WeightsKey, Any] = {WeightsKey(): model.network}
     try:
