@@ -50,7 +50,8 @@ class Fitter:
             full_key = f"{key}.{name}" if key else name
             if name not in by_name:
                 keys = [key for key in keys_of(self.schema) if key != name]
-                hint = closest(name, by_name) or closest(name, keys)
+                names = f" Known: {', '.join(by_name)}." if key.endswith(".args") else ""
+                hint = closest(name, by_name) or names or closest(name, keys)
                 raise ConfigError(f"{self.location}: unknown key {full_key!r}.{hint}")
             values[name] = self._value(hints[name], value, full_key, by_name[name])
         return values

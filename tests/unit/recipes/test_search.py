@@ -176,7 +176,7 @@ def test_winners_as_samples(words, tmp_path):
     ("more", "message"),
     [
         (["search.method=best_of_m"], "Did you mean 'best_of_n'"),
-        (["search.method.args.m=3"], "search.method.args.m"),
+        (["search.method.args.m=3"], r"search\.method\.args\.m'\. Did you mean|Known: n, stop_gain"),
         (["search.budget=0.5"], "budget"),
         (["search.reward.weights={harmony.key: 0}"], "all are 0"),
         (["search.method=noise", "search.budget=1"], "allows none; raise it"),
