@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffdpo import commands_evaluation, commands_probe, commands_search, commands_training
+from diffdpo import commands_evaluation, commands_search, commands_training
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
@@ -39,7 +39,6 @@ def register(app: typer.Typer, errors: Errors) -> None:
     _register_gpu_check(app, errors)
     commands_training.register_training(app, errors)
     commands_evaluation.register_evaluation(app, errors)
-    commands_probe.register_probes(app, errors)
     commands_search.register_search(app, errors)
     _register_lyrics(app, errors)
 

@@ -22,7 +22,6 @@ UNDOCUMENTED = {
     "cli",
     "commands",
     "commands_evaluation",
-    "commands_probe",
     "commands_search",
     "commands_training",
     "presets",
