@@ -24,22 +24,23 @@ def test_three_steps_whole_and_split(folder, published_models, pairs, name, weig
     same_steps(whole, split, 1e-5)
 
 
-@pytest.mark.parametrize(("name", "weights"), [(name, "lora") for name in MODELS])
-def test_the_rows_of_a_slider_have_strengths_of_their_own_in_every_model(
-    folder, published_models, pairs, name, weights
-):
-    """Rows of several strengths in one pass under checkpointing are the rows one by one."""
+@pytest.mark.parametrize(("name", "tolerance"), [("ace_step", 3e-4), ("stable_audio_3", 1e-5)])
+def test_the_rows_of_a_slider_have_strengths_of_their_own(folder, published_models, pairs, name, tolerance):
+    """Rows of several strengths in one pass under checkpointing are the rows one by one.
+
+    The loss of the small ACE-Step is the square of a small difference of velocities, 1e-5.
+    """
     file = folder / "sliders.jsonl"
     file.write_text(json.dumps({"name": "x", "plus": "{neutral}, loud", "minus": "{neutral}, quiet"}))
     data = (f"data.sliders={file}", f"data.samples={pairs.parent / 'samples'}", "data.scales=[-1, 0.5, 1]")
     steps = []
     for layout, more in (("stacked", ("train.gradient_checkpointing=true",)), ("split", (SPLIT,))):
-        out = folder / name / f"slider-{weights}-{layout}"
+        out = folder / name / f"slider-{layout}"
         cache = f"embedding_cache={folder / 'cache'}"
         verb(
             "train", f"out={out}", cache, *data, *published_models[name],
             *(word for word in TRAIN if not word.startswith("objective.")), "objective.name=slider",
-            *WEIGHTS[weights], *more,
+            *WEIGHTS["lora"], *more,
         )  # fmt: skip
         steps.append(rows(out))
-    same_steps(*steps, 3e-4)  # losses of 1e-5 are squares of small differences of velocities
+    same_steps(*steps, tolerance)
