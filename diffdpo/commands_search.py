@@ -9,10 +9,10 @@ import typer
 
 from diffdpo.config_paths import expand_path
 
-Errors = Callable[[], AbstractContextManager[None]]
+_Errors = Callable[[], AbstractContextManager[None]]
 
 
-def register_search(app: typer.Typer, errors: Errors) -> None:
+def register_search(app: typer.Typer, errors: _Errors) -> None:
     """Add the commands to an app; `errors` turns the user's mistakes into one line."""
     _register_fit(
         app,
@@ -33,7 +33,7 @@ def register_search(app: typer.Typer, errors: Errors) -> None:
 
 
 def _register_fit(
-    app: typer.Typer, errors: Errors, name: str, parts: tuple[str, str], *, about: str, fit: str
+    app: typer.Typer, errors: _Errors, name: str, parts: tuple[str, str], *, about: str, fit: str
 ) -> None:
     """Add `NAME fit`; `parts` are the configuration and the function in `diffdpo.recipes.NAME`."""
     group = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
