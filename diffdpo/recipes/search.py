@@ -179,7 +179,7 @@ def _search_all(
     results: list[SearchResult] = []
     failures: list[str] = []
     with bar("search", round(len(jobs) * cfg.search.budget), "song", visible=dist.main) as progress:
-        for job in jobs:
+        for number, job in enumerate(jobs, start=1):
             task = SearchTask(
                 model=parts.model, job=job, sampling=parts.sampling, longform=cfg.longform, seed=cfg.seed,
                 budget=cfg.search.budget, embeddings=embeddings, store=store, interventions=parts.interventions,
@@ -194,7 +194,10 @@ def _search_all(
             rows = ranked_rows(store.rows, result.songs, job.prompt.id)
             tables.append(samples.folder, SEARCH, rows, rank=dist.rank)
             results.append(result)
-            progress.describe(f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd")
+            rest = (
+                round(number * cfg.search.budget) - progress.n_done
+            )  # a method may need less than its budget
+            progress.advance(max(0, rest), f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd")
     if jobs and len(failures) == len(jobs):
         raise DataError(f"{samples.folder}: no prompt could be searched; first: {failures[0]}")
     return results
