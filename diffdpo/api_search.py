@@ -43,7 +43,7 @@ def search_songs(
     from diffdpo.search.engine import search_prompt
     from diffdpo.search.reward import Constraint, RewardConfig
     from diffdpo.search.store import MemoryStore
-    from diffdpo.search.task import SearchTask
+    from diffdpo.search.task import SearchTask, check_method
 
     try:
         reward = RewardConfig(constraints=[Constraint(**entry) for entry in constraints])
@@ -55,6 +55,7 @@ def search_songs(
     cfg, search_method = sampling_config(settings), build_method(as_choice(method, "method"))
     store = MemoryStore(model=model, scorers=build_scorers(reward.scorers()), reward=reward)
     embeddings, results = EmbeddingStore(model), []
+    check_method(search_method, cfg, budget)
     check_knobs(cfg)
     with load_interventions(model, cfg) as interventions:
         for prompt in as_prompts(prompts, seconds):

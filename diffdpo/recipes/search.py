@@ -183,6 +183,7 @@ def _search_all(
             task = SearchTask(
                 model=parts.model, job=job, sampling=parts.sampling, longform=cfg.longform, seed=cfg.seed,
                 budget=cfg.search.budget, embeddings=embeddings, store=store, interventions=parts.interventions,
+                inputs=inputs[job.prompt.id][:16],
             )  # fmt: skip
             task.on_spend = partial(_advance, progress, task)
             try:
@@ -194,11 +195,11 @@ def _search_all(
             rows = ranked_rows(store.rows, result.songs, job.prompt.id)
             tables.append(samples.folder, SEARCH, rows, rank=dist.rank)
             results.append(result)
-            rest = (
-                round(number * cfg.search.budget) - progress.n_done
-            )  # a method may need less than its budget
-            progress.advance(max(0, rest), f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd")
-    if jobs and len(failures) == len(jobs):
+            total = round(number * cfg.search.budget)  # a method may need less than its budget
+            progress.advance(
+                max(0, total - progress.n_done), f"{job.prompt.id}: best {result.winner.reward.value:+.2f} sd"
+            )
+    if jobs and len(failures) == len(jobs) and dist.count == 1:  # other processes may have songs
         raise DataError(f"{samples.folder}: no prompt could be searched; first: {failures[0]}")
     return results
 

@@ -39,7 +39,7 @@ from diffdpo.search.weights import (
 )
 
 EstimateScore = Callable[[Latents, State], RowValues]
-"""SlotRewards of the estimates of the songs of all rows."""
+"""Rewards of the estimates of the songs of all rows."""
 
 
 @dataclass(frozen=True)

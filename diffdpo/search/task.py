@@ -91,6 +91,8 @@ class SearchTask:
     """In songs' worth of network evaluations."""
     embeddings: EmbeddingStore
     store: SongStore
+    inputs: str = ""
+    """Digest of what the prompt's songs are made from: results of another prompt or model are not taken over."""
     interventions: Interventions = NO_INTERVENTIONS
     """What knobs and steering of `sampling` name, loaded."""
     nfe: int = 0
@@ -187,7 +189,7 @@ class SearchTask:
 
     def memo(self, key: str, compute: Callable[[], Tensors]) -> Tensors:
         """Tensors under a key of this prompt, kept between runs."""
-        return self.store.memo(f"{self.prompt.id}.{key}", compute)
+        return self.store.memo(".".join(filter(None, (self.prompt.id, self.inputs, key))), compute)
 
 
 def steering_value(reward: Reward) -> float:

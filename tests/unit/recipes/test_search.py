@@ -220,6 +220,18 @@ def test_damaged_files_are_named_and_made_anew(words, tmp_path, capsys):
     assert f"{audio}:notonthepage" in lines
 
 
+@pytest.mark.parametrize("method", ["tree", "particles"])
+def test_a_prompt_that_changed_is_searched_anew(words, tmp_path, method):
+    """Intermediate results of the old words, which lie under the same prompt id, are not taken over."""
+    more = ["search.budget=4", f"search.method={method}", "sampling.solver=sde"]
+    out = run_search(words, tmp_path / "s", *more)
+    path = tmp_path / "p.jsonl"
+    path.write_text(path.read_text().replace("fast rock", "slow piano"))
+    run_search(words, out, *more)
+    fresh = songs(run_search(words, tmp_path / "f", *more))
+    assert all(torch.equal(latents, fresh[name]) for name, latents in songs(out).items())
+
+
 def test_a_search_without_any_song_is_an_error(words, tmp_path):
     notes = "search.method={name: noise, args: {targets: [{name: melody, notes: [[50, 60, 60]]}]}}"
     with pytest.raises(
