@@ -332,6 +332,20 @@ def run_round(words, *more):
     return round.run(build_config(RoundRun, None, [*words, *more]))
 
 
+def test_a_round_mines_all_songs_of_a_search(tmp_path, small_round):
+    search_words = ["search.budget=4", "search.method={name: tree, args: {variants: 2}}",
+                    "search.reward.weights={production.balance: 1}"]  # fmt: skip
+    out = run_round(small_round, *search_words)
+    candidates = open_samples(out / "round-1" / "candidates")
+    assert sorted(row.sample_id for row in candidates.rows()) == [
+        f"{prompt}.{number:03d}" for prompt in ("one", "two") for number in range(4)
+    ]
+    mined = {row.winner for row in tables.read_rows(out / "round-1" / "pairs", PAIRS)}
+    assert mined <= {row.sample_id for row in candidates.rows()}
+    assert mined
+    assert run_round(small_round, *search_words) == out
+
+
 def test_a_finished_round_refuses_what_would_undo_it_and_does_anew_what_it_can(tmp_path, small_round):
     out = run_round(small_round)
     adapter = Path(json.loads((out / "manifest.json").read_text())["model"].get("adapter") or out)
