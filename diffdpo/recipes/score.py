@@ -18,12 +18,10 @@ from diffdpo.data.scores import (
     SCORES,
     WINDOWS,
     Grid,
-    ScoreRow,
     WindowRow,
     newest_grid,
     newest_versions,
     prompt_key,
-    score_rows,
     window_rows,
 )
 from diffdpo.errors import DataError, UserError
@@ -41,6 +39,7 @@ from diffdpo.scorers.engine import (
     compute_scores,
     fingerprints,
     score_keys,
+    to_score_rows,
     window_scorers,
 )
 from diffdpo.threads import worker_count
@@ -120,7 +119,7 @@ def score_files(
                 if grid:
                     windows = _window_rows(audio_file, values, grid, grid.starts(clip.seconds))
                     tables.append(out, WINDOWS, windows, rank=dist.rank)
-                tables.append(out, SCORES, _score_rows(audio_file, values), rank=dist.rank)
+                tables.append(out, SCORES, to_score_rows(audio_file.sha256, values), rank=dist.rank)
                 progress.advance()
     dist.barrier()
     if dist.main:
@@ -245,16 +244,6 @@ def _report_undefined(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValue
                 f"warning: {audio_file.path}: {key.scorer} gave no number for {undefined_axes[0]}; "
                 "the song will not be mined on it"
             )
-
-
-def _score_rows(audio_file: AudioFile, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
-    """Rows of the scores table, from the values of one song."""
-    rows: list[ScoreRow] = []
-    for key, by_axis in values.items():
-        if key.window == FULL_SONG:
-            column = [(axis, value) for axis, (value,) in by_axis.items()]
-            rows += score_rows(audio_file.sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
-    return rows
 
 
 def _window_rows(

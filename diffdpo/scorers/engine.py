@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, Grid
+from diffdpo.data.scores import FULL_SONG, GATES, NO_PROMPT, Grid, ScoreRow, score_rows
 from diffdpo.errors import ConfigError
 from diffdpo.scorers.base import FeatureScorer, PromptScorer, Scorer, fingerprint
-from diffdpo.scorers.canonical import canonical
+from diffdpo.scorers.canonical import VERSION, canonical
 from diffdpo.scorers.features import EMPTY_PROMPT, ClipFeatures
 from diffdpo.scorers.gates import failures, gates
 from diffdpo.threads import parallel_map, worker_count
@@ -261,6 +261,16 @@ def _windows(clip: Clip, grid: Grid) -> list[Clip]:
 def _cut(clip: Clip, start_s: float, seconds: float) -> Clip:
     begin, end = (round(time * clip.sample_rate) for time in (start_s, start_s + seconds))
     return Clip(samples=clip.samples[:, begin:end], sample_rate=clip.sample_rate)
+
+
+def to_score_rows(sha256: str, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
+    """Rows of the scores table from the values of one sound; those of windows are left out."""
+    rows: list[ScoreRow] = []
+    for key, by_axis in values.items():
+        if key.window == FULL_SONG:
+            column = [(axis, value) for axis, (value,) in by_axis.items()]
+            rows += score_rows(sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
+    return rows
 
 
 def _collect(clip: Clip, values: Mapping[ScoreKey, AxisValues], grid: Grid | None) -> ClipScores:

@@ -21,7 +21,7 @@ from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
 from diffdpo.data.samples import SAMPLES, SampleRow, Samples
 from diffdpo.data.schema import TableSpec
-from diffdpo.data.scores import FULL_SONG, GATES, SCORES, ScoreRow, prompt_key, score_rows
+from diffdpo.data.scores import FULL_SONG, GATES, SCORES, prompt_key
 from diffdpo.faults import song_fault
 from diffdpo.flow import SongLatents
 from diffdpo.models.base import SongModel
@@ -33,7 +33,14 @@ from diffdpo.sampling.sample_files import SampleDigests, write_sample
 from diffdpo.sampling.sample_jobs import EmbeddedJob
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.canonical import VERSION
-from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints, score_clips, score_keys
+from diffdpo.scorers.engine import (
+    ScoreKey,
+    compute_scores,
+    fingerprints,
+    score_clips,
+    score_keys,
+    to_score_rows,
+)
 from diffdpo.search.reward import Reward, RewardConfig, rank, reward_of
 from diffdpo.search.task import Draft, FrameSpan, SearchSong, Tensors
 from diffdpo.types import Clip, Prompt
@@ -272,15 +279,6 @@ class FolderStore:
         for entry in keys:
             (faults if entry.scorer == GATES else axes).update(self.values[sha256, entry])
         return reward_of(self.reward, axes, faults)
-
-
-def to_score_rows(sha256: str, values: Mapping[ScoreKey, AxisValues]) -> list[ScoreRow]:
-    """Rows of the scores table from the values of a whole song."""
-    rows: list[ScoreRow] = []
-    for key, by_axis in values.items():
-        column = [(axis, value) for axis, (value,) in by_axis.items()]
-        rows += score_rows(sha256, VERSION, key.scorer, key.fingerprint, column, key.prompt)
-    return rows
 
 
 def ranked_rows(
