@@ -21,6 +21,7 @@ from diffdpo.data.samples import SAMPLES
 from diffdpo.data.schema import TableSpec, default_of
 from diffdpo.data.scores import SCORES, WINDOWS
 from diffdpo.data.songs import SONGS
+from diffdpo.data.votes import OPINIONS, VOTES
 from tools.config_reference import field_docstrings, write_or_check
 
 PAGE = ROOT / "docs" / "reference" / "tables.md"
@@ -31,6 +32,8 @@ TABLES: tuple[tuple[TableSpec[Any], str], ...] = (
     (WINDOWS, "`score` with `window_s`"),
     (PAIRS, "`mine`"),
     (RATINGS, "`mine` and the import of opinions"),
+    (VOTES, "`listen` and the importers of `store add`"),
+    (OPINIONS, "`listen`: thumbs, stars and MUSHRA"),
 )
 INTRODUCTION = """# Tables
 
