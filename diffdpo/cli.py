@@ -33,6 +33,10 @@ VERBS = {
     ),
     "sliders": ("SlidersRun", "Every slider of a file: an adapter each, from prompts alone, calibrated."),
     "calibrate": ("CalibrateRun", "What an adapter changes at several strengths: the scale of a slider."),
+    "adapt": (
+        "AdaptRun",
+        "Songs that follow one listener: ratings move a knob of the sampler between rounds.",
+    ),
     "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),
     "demo": ("RoundRun", "One round on the shipped tiny model: offline, without a GPU, in minutes."),

@@ -25,8 +25,13 @@ class StopRule:
     patience: int = 1
     """Stop after so many rounds in a row without a new best. Needs validation prompts."""
 
+    max_kl: float = math.inf
+    """Stop when a round's model is further than this from the first, in nats a second of song. Needs validation
+    prompts. The model is then an earlier one, as MusicRL takes an early checkpoint; inf: never."""
+
     def __post_init__(self) -> None:
         check_range(self, "max_winner_rise", low=0, high=math.inf, prefix="stop.")
+        check_range(self, "max_kl", above=0, high=math.inf, prefix="stop.")
         check_range(self, "patience", low=1, prefix="stop.")
 
 
@@ -40,6 +45,8 @@ class RoundResult:
     """Judges that fell beyond their interval."""
     winner_rise: float | None = None
     """Rise of the winners' error over the reference's at the end of training, as a share of the reference's."""
+    kl: float | None = None
+    """KL divergence from the first model, in nats a second of song."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +85,14 @@ def _violation(result: RoundResult, rule: StopRule) -> str:
         return f"the judge {', '.join(result.fallen_judges)} fell beyond its interval"
     if result.winner_rise is not None and result.winner_rise > rule.max_winner_rise:
         return f"the winners' error rose {result.winner_rise:.1%} above the reference's"
+    if result.kl is not None and result.kl > rule.max_kl:
+        return f"the model is {result.kl:.3g} nats a second from the first, the limit is {rule.max_kl:g}"
     return ""
 
 
-def round_result(axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]]) -> RoundResult:
+def round_result(
+    axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[str, Any]], kl: float | None = None
+) -> RoundResult:
     """The outcome of a round, from the effects on validation prompts (empty without) and the rows of training.
 
     Fewer than 8 prompts give no score.
@@ -94,6 +105,7 @@ def round_result(axis_effects: Sequence[AxisEffect], metrics: Sequence[Mapping[s
             a.axis for a in axis_effects if a.role == "judge" and a.effect.direction == "worse"
         ),
         winner_rise=winner_rise(metrics),
+        kl=kl,
     )
 
 

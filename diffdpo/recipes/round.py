@@ -10,10 +10,10 @@ from omegaconf import MISSING
 
 from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import INPUT_FILE, PATH
-from diffdpo.data.prompts import check_disjoint, read_edits, read_prompts
+from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.errors import ConfigError
-from diffdpo.evaluation.selection import Decision, RoundResult, StopRule, decide, round_result
+from diffdpo.evaluation.selection import Decision, StopRule, decide
 from diffdpo.inputs import digest
 from diffdpo.parts import build_objective, model_digest
 from diffdpo.progress import log
@@ -28,15 +28,14 @@ from diffdpo.recipes.round_songs import (
     sample_songs,
     score_folders,
 )
+from diffdpo.recipes.round_validation import check_prompts, first_model, log_result, validate_round
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.run_dir import DistEnv, dist_env, open_run
-from diffdpo.runs import MANIFEST, METRICS, finish, read_json
+from diffdpo.runs import finish, read_json
 from diffdpo.search.config import SearchConfig
-from diffdpo.statistics import MIN_CLUSTERS
-from diffdpo.text_files import read_jsonl
 from diffdpo.training.config import FREE_TO_CHANGE, result_folder
 
 OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safeguard": {"mu": 0.5}}
@@ -80,6 +79,9 @@ class RoundRun:
 
     out: str = field(default=MISSING, metadata=PATH)
     model: Choice = field(default_factory=lambda: Choice("tiny"))
+    start: str = field(default="", metadata=PATH)
+    """A finished run of `round`, from whose best model this one starts. It is the reference of what is trained, and
+    the report compares with it, as in the second stage of MusicRL-RU (Cideron et al. 2024, arXiv 2402.04229)."""
     mining_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     evaluation_prompts: str = field(default=MISSING, metadata=INPUT_FILE)
     validation_prompts: str = field(default="", metadata=INPUT_FILE)
@@ -143,7 +145,8 @@ class RoundRun:
 
 def run(cfg: RoundRun) -> Path:
     """Run the rounds that are not complete yet, and write the report."""
-    _check_prompts(cfg)
+    cfg = replace(cfg, model=first_model(cfg))
+    check_prompts(cfg)
     if cfg.train.train.lora is None and cfg.rounds > 1 and "network" not in cfg.model.args:
         log("full fine-tuning: each round starts from the network of the round before")
     dist = dist_env()
@@ -170,7 +173,8 @@ def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
         log(f"round {number} of {cfg.rounds}", visible=dist.main)
         folder = out / f"round-{number}"
         models.append(_round(cfg, models[-1], folder, number))
-        results.append(_result(cfg, models[-1], out, folder))
+        results.append(validate_round(cfg, models[-1], out, folder))
+        log_result(number, results[-1], visible=dist.main)
         decision = decide(results, cfg.stop)
         if decision.stop:
             log(f"stopped; {decision.reason}", visible=dist.main)
@@ -193,40 +197,6 @@ def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
             model={"name": best.name, **best.args},
             verdict=read_json(out / "report" / "report.json")["verdict"],
         )
-
-
-def _check_prompts(cfg: RoundRun) -> None:
-    """DataError unless prompts for mining, validation and evaluation are of disjoint groups."""
-    songs = cfg.sample.songs
-    mining, evaluation = (read_prompts(path, songs) for path in (cfg.mining_prompts, cfg.evaluation_prompts))
-    check_disjoint(mining, evaluation)
-    if cfg.train.train.validation is not None and (path := cfg.train.train.validation.prompts):
-        check_disjoint(mining, read_prompts(path))
-        check_disjoint(read_prompts(path), evaluation)
-    if cfg.validation_prompts:
-        validation = read_prompts(cfg.validation_prompts, songs)
-        if (count := len({prompt.group for prompt in validation})) < MIN_CLUSTERS:
-            log(
-                f"{cfg.validation_prompts}: {count} prompts decide nothing, {MIN_CLUSTERS} are needed; the newest "
-                "round within the rule is the best"
-            )
-        check_disjoint(mining, validation)
-        check_disjoint(validation, evaluation)
-
-
-def _result(cfg: RoundRun, model: Choice, out: Path, folder: Path) -> RoundResult:
-    """The outcome of a round: on validation prompts if there are some, and by the winners' error in training."""
-    metrics = [row for _, row in read_jsonl(folder / "train" / METRICS, non_finite=True)]
-    if not cfg.validation_prompts:
-        return round_result([], metrics)
-    seed, count = cfg.seed + 1, cfg.evaluation_samples
-    baseline, aligned = (
-        sample_songs(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
-        for choice, target in ((cfg.model, out / "validation"), (model, folder / "validation"))
-    )
-    score_folders(cfg, [baseline, aligned], out / "scores", windows=False)
-    mined_axes = read_json(folder / "pairs" / MANIFEST)["axes"]
-    return round_result(evaluate.compare(baseline, aligned, out / "scores", mined_axes), metrics)
 
 
 def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv) -> None:

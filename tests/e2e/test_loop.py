@@ -16,7 +16,7 @@ from support.launch import launch, verb
 from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
-from diffdpo.data.samples import SAMPLES
+from diffdpo.data.samples import SAMPLES, open_samples
 from diffdpo.data.scores import SCORES
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
@@ -390,6 +390,18 @@ def test_rounds_of_reinforcement_keep_the_best_by_validation_prompts(world):
     assert json.loads((out / "round-1" / "pairs" / "manifest.json").read_text())["pairs"] == 0
     error = verb(*words, f"validation_prompts={folder / 'evaluation.jsonl'}", code=2)
     assert "prompt group(s) are in both" in error
+    assert all(result["kl"] > 0 for result in manifest["results"])
+    second = [word for word in words if not word.startswith(("out=", "rounds="))]
+    second += [f"out={folder / 'online-2'}", f"start={out}", "stop.max_kl=1e-9"]
+    said = verb(*second)
+    stage = json.loads((folder / "online-2" / "manifest.json").read_text())
+    assert stage["best"] == 0
+    assert f"{stage['results'][0]['kl']:.3g} nats a second from the first" in stage["stopped"] + said
+    assert stage["model"] == manifest["model"]  # the best of the stage before, since no round kept the rule
+    songs = open_samples(folder / "online-2" / "round-1" / "candidates").rows()
+    assert json.loads(songs[0].model).get("adapter", "") == manifest["model"].get("adapter", "")
+    error = verb(*second, f"start={folder / 'round'}-x", f"out={folder / 'online-3'}", code=2)
+    assert "no finished run of `diffdpo round`" in error
 
 
 def test_evaluating_on_mined_prompts_is_refused(world, mined):

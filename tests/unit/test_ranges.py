@@ -43,6 +43,7 @@ NEGATIVE = {
     "Constraint.high",
     "DataConfig.scales",
     "CalibrateRun.strengths",
+    "AdaptRun.low",
 }
 """Numbers that may be negative."""
 NEEDS = {

@@ -25,6 +25,7 @@ def rounds(*scores, **last):
         ),
         (rounds(0.3, fallen_judges=("judge",)), 0, True, "round 1: the judge"),
         (rounds(0.1, 0.3, winner_rise=0.06), 1, True, "winners' error rose 6.0%"),
+        (rounds(0.1, 0.3, kl=50.0), 2, False, ""),
         ([RoundResult(), RoundResult()], 2, False, ""),
         ([RoundResult(), RoundResult(winner_rise=0.5)], 1, True, "rose 50.0%"),
     ],
@@ -36,6 +37,7 @@ def rounds(*scores, **last):
         "judge",
         "judge-at-once",
         "winner",
+        "far",
         "blind",
         "blind-winner",
     ],
@@ -52,6 +54,12 @@ def test_patience_waits_and_switches_can_be_turned_off():
     ignored = StopRule(judges=False, max_winner_rise=float("inf"))
     kept = decide(rounds(0.1, 0.3, fallen_judges=("judge",), winner_rise=9.0), ignored)
     assert (kept.best, kept.stop) == (2, False)
+
+
+def test_a_model_beyond_the_limit_of_kl_is_not_kept():
+    decision = decide(rounds(0.1, 0.3, kl=12.5), StopRule(max_kl=12.0))
+    assert (decision.best, decision.stop) == (1, True)
+    assert decision.reason == "round 2: the model is 12.5 nats a second from the first, the limit is 12"
 
 
 def test_a_decision_once_made_is_not_unmade_by_later_rounds():
