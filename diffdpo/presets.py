@@ -1,8 +1,9 @@
 """Presets: the YAML files that ship with the package, found by name.
 
 In an installed package they are `diffdpo/presets`, in a checkout `configs`. The file FOLDER/VERB_NAME.yaml is
-the preset FOLDER/NAME of its verb; FOLDER/VERB.yaml is FOLDER/VERB. Files of the folders accelerate and
-deepspeed configure these launchers, no verb.
+the preset FOLDER/NAME of its verb; FOLDER/VERB.yaml is FOLDER/VERB. Files of a series keep their whole name:
+FOLDER/musicrl_r.yaml is FOLDER/musicrl_r. Files of the folders accelerate and deepspeed configure these launchers,
+no verb.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ DEFAULTS = {"demo": "tiny/demo"}
 """The preset of a verb that is called without one; other verbs then have the defaults of their dataclass."""
 RELATED_VERBS = {"round": ("demo",)}
 """Verbs that take the presets of other verbs as well, since they share a dataclass."""
+SERIES = {"musicrl": "round"}
+"""Words that begin the names of presets that belong together, and their verb."""
 SUFFIX = ".yaml"
 
 
@@ -55,6 +58,9 @@ def all_presets() -> Iterator[Preset]:
             yield Preset(f"{group}/{path.stem}", group, path)
             continue
         verb, _, suffix = path.stem.partition("_")
+        if verb in SERIES:
+            yield Preset(f"{group}/{path.stem}", SERIES[verb], path)
+            continue
         yield Preset(f"{group}/{suffix or verb}", verb, path)
 
 

@@ -12,7 +12,7 @@ from omegaconf import MISSING, OmegaConf
 from diffdpo.checks import check_number, check_range, check_seed
 from diffdpo.config import merge, to_object
 from diffdpo.config_paths import INPUT_FILE, PATH
-from diffdpo.data.feedback import SongIndex, read_opinions
+from diffdpo.data.feedback import MAX_FAULTS, SongIndex, read_opinions
 from diffdpo.data.prompts import read_prompts
 from diffdpo.data.samples import open_samples, write_prompts
 from diffdpo.data.votes import OPINION_SCALES, OPINIONS, read_opinions_table
@@ -150,6 +150,8 @@ def _sample(cfg: AdaptRun, out: Path, number: int, value: float) -> None:
 def _wait(cfg: AdaptRun, out: Path, values: Sequence[float]) -> KnobPosterior | None:
     """What the ratings say, once a song of the newest round has one; None if none comes in time."""
     end = time.monotonic() + cfg.wait_s
+    if values and cfg.wait_s:
+        log(f"waiting for ratings in {_ratings_path(cfg, out)}, at most {cfg.wait_s:g} s")
     while True:
         rows = _read_ratings(cfg, out, len(values))
         if not values or any(number == len(values) for number, _ in rows):
@@ -182,7 +184,10 @@ def _read_ratings(cfg: AdaptRun, out: Path, rounds: int) -> list[tuple[int, floa
 
 def _file_ratings(path: Path, folders: Sequence[str]) -> list[tuple[tuple[str, str], float]]:
     faults: list[str] = []
-    return [(row.song, row.rating) for row in read_opinions(path, SongIndex(folders), faults=faults)]
+    ratings = [(row.song, row.rating) for row in read_opinions(path, SongIndex(folders), faults=faults)]
+    for fault in faults[:MAX_FAULTS]:
+        log(f"left out: {fault}")
+    return ratings
 
 
 def _table_ratings(path: Path, folders: Mapping[str, int]) -> list[tuple[tuple[str, str], float]]:
