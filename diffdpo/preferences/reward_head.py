@@ -90,9 +90,14 @@ def read_reward_head(tensors: Mapping[str, Any]) -> RewardHead:
     features = arrays["center"].shape
     members, hidden = arrays["bias"].shape
     shapes = {
-        "center": features, "scale": features, "linear": (members, *features),
-        "inner": (members, hidden, *features), "bias": (members, hidden), "outer": (members, hidden), "knots": (2, arrays["knots"].shape[-1]),
-    }  # fmt: skip
+        "center": features,
+        "scale": features,
+        "linear": (members, *features),
+        "inner": (members, hidden, *features),
+        "bias": (members, hidden),
+        "outer": (members, hidden),
+        "knots": (2, arrays["knots"].shape[-1]),
+    }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} is {arrays[name].shape} instead of {shape}")
