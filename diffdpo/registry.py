@@ -81,6 +81,7 @@ TABLES = {
     "link": "diffdpo.objectives.links:LINKS",
     "utility": "diffdpo.mining.utilities:AXIS_UTILITIES",
     "method": "diffdpo.search:METHODS",
+    "features": "diffdpo.extractors:EXTRACTORS",
 }
 """Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
 

@@ -17,6 +17,7 @@ from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.notes import NoteHarmony
 from diffdpo.scorers.order import StructureOrder
 from diffdpo.scorers.production import Production
+from diffdpo.scorers.reward import PromptVoteReward, VoteReward
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.second_critic import SecondCritic
 from diffdpo.scorers.songeval import SongEval
@@ -42,6 +43,8 @@ SCORERS: Table[type[Scorer]] = Table(
         "adherence": Adherence,
         "songeval": SongEval,
         "audiobox": Audiobox,
+        "reward": VoteReward,
+        "prompt_reward": PromptVoteReward,
     },
 )
 

@@ -29,12 +29,15 @@ class Scorer(Protocol):
     """Names of the columns, unique over all scorers: 'family.quality'."""
     traits: ClassVar[Mapping[str, str]]
     """What each axis claims to measure: one of TRAITS, or another word. Axes of one trait should agree."""
-    licenses: ClassVar[tuple[str, ...]]
-    """Licenses of learned weights; recorded beside the scores."""
     judge_only: ClassVar[bool]
     """A judge is held out: mining refuses its axes, so that somebody impartial watches the optimisation."""
     shortest_s: ClassVar[float]
     """Shorter clips get numbers too, but they mean little: no windows under this length are scored."""
+
+    @property
+    def licenses(self) -> tuple[str, ...]:
+        """Licenses of learned weights; recorded beside the scores."""
+        ...
 
     @property
     def weights_hash(self) -> str:

@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from diffdpo.checks import check_range
+from diffdpo.errors import ConfigError
 from diffdpo.mining.reference import REFERENCE_PATH, read_reference
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.axes import check_axis_names
@@ -62,6 +64,8 @@ class RewardConfig:
     wins while another keeps all."""
     scales: dict[str, float] = field(default_factory=dict)
     """Standard deviation of an axis. By default that of windows of real songs if the package has them, else 1."""
+    scorer_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of scorers that need some, by name: {reward: {path: runs/reward}}."""
     gates: bool = True
     """Whether silence, clipping and numbers that are not finite violate, too."""
 
@@ -86,13 +90,23 @@ class RewardConfig:
         return tuple(dict.fromkeys([*self.axis_weights, *(limits.axis for limits in self.constraints)]))
 
     def check(self) -> None:
-        """ConfigError for an axis that belongs to no scorer."""
+        """ConfigError for an axis that belongs to no scorer, and for arguments of a scorer without an axis here."""
         check_axis_names(self.axes, "search.reward")
+        names = [name for name, scorer in SCORERS.items() if set(scorer.axes) & set(self.axes)]
+        for name in self.scorer_args:
+            if name not in names:
+                raise ConfigError(
+                    f"search.reward.scorer_args: no axis here belongs to {name!r}; these do: {', '.join(names)}"
+                )
 
-    def scorers(self) -> list[str]:
-        """Names of the scorers that the axes belong to."""
+    def scorers(self) -> list[Any]:
+        """The scorers that the axes belong to: names, or {name: …, args: {…}} for those with arguments."""
         self.check()
-        return [name for name, scorer in SCORERS.items() if set(scorer.axes) & set(self.axes)]
+        names = [name for name, scorer in SCORERS.items() if set(scorer.axes) & set(self.axes)]
+        return [
+            {"name": name, "args": dict(self.scorer_args[name])} if name in self.scorer_args else name
+            for name in names
+        ]
 
     def unit(self, axis: str) -> tuple[float, float]:
         """The value of an axis that counts as 0, and its standard deviation."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -12,8 +13,12 @@ from diffdpo.encoders import muq
 from diffdpo.encoders.audiobox import AXES, AudioboxNetwork, published_heads
 from diffdpo.encoders.songeval import Head
 from diffdpo.encoders.wavlm import published_config
+from diffdpo.extractors import EXTRACTORS
+from diffdpo.extractors.base import extractor_fingerprint
+from diffdpo.preferences.reward_head import RewardHead
 from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import Scorer
+from diffdpo.scorers.reward_file import REWARD_FILE, ExtractorCard, RewardCard, save_reward
 from diffdpo.scorers.songeval import HEAD_FILE
 
 MUQ = muq.MuQConfig(dim=32, depth=7, heads=4, hidden=48, kernel_size=7, conv_dim=6)
@@ -72,9 +77,38 @@ def write_audiobox(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {"weights": str(folder)}
 
 
+def write_reward(folder: Path, seed: int = 0, text: str = "") -> dict[str, Any]:
+    """A reward model of random weights on features of the tiny bundle, and the scorer's arguments for it."""
+    rng = np.random.default_rng(seed)
+    features, members, hidden = 448 + 512 + (1025 if text else 0), 3, 2
+    head = RewardHead(
+        center=rng.standard_normal(features) * 0.1,
+        scale=np.ones(features),
+        linear=rng.standard_normal((members, features)) * 0.1,
+        inner=rng.standard_normal((members, hidden, features)) * 0.1,
+        bias=rng.standard_normal((members, hidden)),
+        outer=rng.standard_normal((members, hidden)),
+    )
+    extractors = {name: EXTRACTORS[name]() for name in ("latents", "style")}
+    cards = tuple(
+        ExtractorCard(name=name, fingerprint=extractor_fingerprint(part), licenses=part.licenses)
+        for name, part in extractors.items()
+    )
+    card = RewardCard(extractors=cards, text=text, vote_licenses=("CC-BY-NC-4.0",), seed=seed)
+    save_reward(folder / REWARD_FILE, head, card)
+    return {"path": str(folder)}
+
+
+def write_prompt_reward(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """The same with the prompt's style beside the song's."""
+    return write_reward(folder, seed, text="style")
+
+
 WEIGHTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "songeval": write_songeval,
     "audiobox": write_audiobox,
+    "reward": write_reward,
+    "prompt_reward": write_prompt_reward,
 }
 """By scorer: what writes random weights into a folder, by a seed. Other scorers need no download."""
 

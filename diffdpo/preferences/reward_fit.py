@@ -1,0 +1,302 @@
+"""Fitting a reward head to votes: principal components, a penalty chosen on held-out prompts, an ensemble.
+
+Features are many and votes few, so a utility is fitted in the leading principal components of the differences
+between songs that were compared, and the penalty is the one under which prompts that were left out are predicted
+best. Members of the ensemble are fitted to bootstrap samples of prompts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from diffdpo.checks import check_range
+from diffdpo.preferences.bradley_terry import (
+    bootstrap_counts,
+    calibrate_temperature,
+    group_folds,
+    log_loss,
+)
+from diffdpo.preferences.calibration import fit_isotonic, fit_slopes
+from diffdpo.preferences.reward_head import RewardHead
+from diffdpo.preferences.ties import fit_davidson, fit_nu
+
+Column = Float[np.ndarray, " pair"]
+Basis = Float[np.ndarray, "feature component"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VoteDesign:
+    """Votes as numbers: pairs of rows of features. A vote on songs of several windows is several pairs."""
+
+    rows: Float[np.ndarray, "row feature"]
+    first: Int[np.ndarray, " pair"]
+    """Row of the song on the left."""
+    second: Int[np.ndarray, " pair"]
+    targets: Column
+    """1 where the first won, 0.5 for a tie."""
+    ties: Bool[np.ndarray, " pair"]
+    counts: Column
+    """How much a pair counts: 1 over the number of pairs of its vote."""
+    groups: Shaped[np.ndarray, " pair"]
+    """The prompt group."""
+    raters: Shaped[np.ndarray, " pair"]
+    vote: Int[np.ndarray, " pair"]
+    """The number of the vote."""
+
+    def take(self, places: Shaped[np.ndarray, " _"]) -> "VoteDesign":
+        """Some of the pairs, by a mask or by places."""
+        names = ("first", "second", "targets", "ties", "counts", "groups", "raters", "vote")
+        return replace(self, **{name: getattr(self, name)[places] for name in names})
+
+
+class Members(NamedTuple):
+    """Weights of the members of an ensemble on components."""
+
+    linear: Float[np.ndarray, "member component"]
+    inner: Float[np.ndarray, "member hidden component"]
+    bias: Float[np.ndarray, "member hidden"]
+    outer: Float[np.ndarray, "member hidden"]
+
+    def __call__(self, rows: Float[np.ndarray, "row component"]) -> Float[np.ndarray, "member row"]:
+        hidden = np.tanh(np.einsum("mhc,rc->mrh", self.inner, rows) + self.bias[:, None])
+        return self.linear @ rows.T + np.einsum("mrh,mh->mr", hidden, self.outer)
+
+
+MemberFit = Callable[["ComponentVotes", Float[np.ndarray, "member pair"], float], Members]
+"""Fits members to votes on components, each with counts of its own, under a penalty."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentVotes:
+    """Votes on rows of components."""
+
+    rows: Float[np.ndarray, "row component"]
+    votes: VoteDesign
+    slopes: Column
+    """What the margin of each pair is multiplied by: how much its listener agrees with the others."""
+    nu: float
+
+
+@dataclass(frozen=True)
+class RewardFit:
+    """How a reward head is fitted."""
+
+    components: int = 48
+    """Most principal components; 0: all features."""
+    whitening: float = 0.5
+    """Power of its deviation that a component is divided by: 0 leaves all as they are, 1 makes all alike."""
+    l2: list[float] = field(default_factory=lambda: [3.0, 10.0, 30.0, 100.0, 300.0])
+    """Penalties that are tried; the best on held-out prompts is taken."""
+    members: int = 16
+    """Bootstrap samples of prompt groups, one member of the ensemble each."""
+    folds: int = 5
+    """Parts of the prompt groups; each is held out once to choose and to calibrate."""
+    ties: Literal["half", "davidson"] = "half"
+    """Whether a tie is half a win for each, or an outcome of its own."""
+    reliability: bool = False
+    """Whether votes of listeners who agree less with the others count less, and of those who answer the opposite
+    the other way round."""
+    calibration: Literal["temperature", "isotonic", "none"] = "temperature"
+    limit: float = 4.0
+    """Features are cut at so many standard deviations."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "members", low=1, prefix="fit.")
+        check_range(self, "folds", low=2, prefix="fit.")
+        check_range(self, "components", low=0, prefix="fit.")
+        check_range(self, "whitening", low=0, high=1, prefix="fit.")
+        check_range(self, "limit", above=0, prefix="fit.")
+        if not self.l2 or not all(0 < value < np.inf for value in self.l2):
+            raise ValueError(f"fit.l2 has to be one or more numbers above 0, got {self.l2}")
+
+
+@dataclass(frozen=True)
+class RewardNetwork:
+    """The hidden layer beside the linear utility, trained with torch."""
+
+    hidden: int = 0
+    """Units; 0: the utility is linear."""
+    steps: int = 300
+    """Of full-batch Adam."""
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_range(self, "hidden", low=0, prefix="network.")
+        check_range(self, "steps", low=1, prefix="network.")
+        check_range(self, "lr", above=0, prefix="network.")
+
+
+@dataclass(frozen=True, eq=False)
+class FittedReward:
+    """A head and how it was fitted."""
+
+    head: RewardHead
+    margins: Column
+    """Of each pair, by a fit that saw none of its prompt group; in units of the head."""
+    losses: dict[str, float]
+    """Mean log-loss on held-out prompt groups, by penalty."""
+    l2: float
+    nu: float
+    slopes: dict[str, float]
+    """By listener; {} where all count alike."""
+
+
+def fit_reward(
+    design: VoteDesign, cfg: RewardFit, *, seed: int = 0, fit_members: MemberFit | None = None
+) -> FittedReward:
+    """The head under which the votes are likely; by default linear, else what `fit_members` fits."""
+    fit = fit_members or fit_linear
+    head = _empty_head(design, cfg)
+    x = head.standardise(design.rows)
+    basis = principal_basis(x[design.first] - x[design.second], cfg.components, cfg.whitening)
+    data = ComponentVotes(x @ basis, design, np.ones(len(design.first)), 0.0)
+    fold = group_folds(design.groups, cfg.folds, seed)
+    losses, margins = _choose_penalty(data, cfg, fit, fold)
+    l2 = min(losses, key=lambda value: losses[value])
+    slopes: dict[str, float] = {}
+    if cfg.reliability or cfg.ties == "davidson":
+        if cfg.reliability:
+            temperature = calibrate_temperature(margins[l2], design.targets)
+            slopes = fit_slopes(margins[l2] / temperature, design.targets, list(design.raters))
+        nu = fit_nu(margins[l2], design.ties, design.counts) if cfg.ties == "davidson" else 0.0
+        factors = np.array([slopes.get(str(name), 1.0) for name in design.raters])
+        data = ComponentVotes(data.rows, design, factors, nu)
+        losses, margins = _choose_penalty(data, cfg, fit, fold)
+        l2 = min(losses, key=lambda value: losses[value])
+    rng = np.random.default_rng(seed)
+    counts = np.stack([bootstrap_counts(design.groups, rng) for _ in range(cfg.members)])
+    members = fit(data, counts * design.counts, l2)
+    head = replace(
+        head,
+        linear=members.linear @ basis.T,
+        inner=members.inner @ basis.T,
+        bias=members.bias,
+        outer=members.outer,
+    )
+    head = calibrate_head(head, margins[l2] * data.slopes, design, cfg.calibration)
+    scale = head.in_units_of(design.rows)
+    return FittedReward(
+        scale,
+        margins[l2] * (scale.temperature / head.temperature),
+        {f"{value:g}": losses[value] for value in cfg.l2},
+        l2,
+        data.nu,
+        slopes,
+    )
+
+
+def _empty_head(design: VoteDesign, cfg: RewardFit) -> RewardHead:
+    """The scaling of features: deviations are those between songs that were compared."""
+    differences = design.rows[design.first] - design.rows[design.second]
+    scale = np.sqrt((differences**2).mean(0) / 2)
+    floor = 1e-3 * max(float(np.median(scale)), 1e-9)
+    size = design.rows.shape[1]
+    return RewardHead(
+        center=design.rows.mean(0),
+        scale=np.maximum(scale, floor),
+        linear=np.zeros((1, size)),
+        inner=np.zeros((1, 0, size)),
+        bias=np.zeros((1, 0)),
+        outer=np.zeros((1, 0)),
+        limit=cfg.limit,
+    )
+
+
+def principal_basis(
+    differences: Float[np.ndarray, "pair feature"], components: int, whitening: float
+) -> Basis:
+    """Directions along which compared songs differ most, each divided by a power of its deviation.
+
+    With `components` = 0 features stay as they are.
+    """
+    if not components:
+        return np.eye(differences.shape[1])
+    covariance = differences.T @ differences / max(1, 2 * len(differences))
+    variances, vectors = np.linalg.eigh(covariance)
+    order = np.argsort(-variances)[:components]
+    order = order[variances[order] > 1e-9 * max(variances.max(), 1e-30)]
+    return vectors[:, order] / np.sqrt(variances[order]) ** whitening
+
+
+def _choose_penalty(
+    data: ComponentVotes, cfg: RewardFit, fit: MemberFit, fold: Int[np.ndarray, " pair"]
+) -> tuple[dict[float, float], dict[float, Column]]:
+    """The mean log-loss on held-out prompt groups and the margins there, by penalty.
+
+    The loss is that of calibrated margins: a penalty that only shrinks all margins is no worse for it.
+    """
+    votes = data.votes
+    losses, margins = {}, {}
+    for l2 in cfg.l2:
+        column = np.zeros(len(votes.first))
+        for number in np.unique(fold):
+            inside = fold == number
+            part = replace(data, votes=votes.take(~inside), slopes=data.slopes[~inside])
+            share = (~inside).mean()  # a penalty stands for all votes
+            members = fit(part, part.votes.counts[None], l2 * share)
+            utility = members(data.rows).mean(0)
+            column[inside] = (utility[votes.first] - utility[votes.second])[inside]
+        scaled = column * data.slopes
+        temperature = calibrate_temperature(scaled, votes.targets)
+        losses[l2] = float(np.average(log_loss(scaled / temperature, votes.targets), weights=votes.counts))
+        margins[l2] = column
+    return losses, margins
+
+
+def fit_linear(data: ComponentVotes, counts: Float[np.ndarray, "member pair"], l2: float) -> Members:
+    """Members without a hidden layer."""
+    votes = data.votes
+    differences = (data.rows[votes.first] - data.rows[votes.second]) * data.slopes[:, None]
+    weights = [fit_davidson(differences, votes.targets, column, l2=l2, nu=data.nu) for column in counts]
+    size, count = differences.shape[1], len(counts)
+    return Members(np.stack(weights), np.zeros((count, 0, size)), np.zeros((count, 0)), np.zeros((count, 0)))
+
+
+def calibrate_head(
+    head: RewardHead,
+    margins: Column,
+    design: VoteDesign,
+    calibration: Literal["temperature", "isotonic", "none"],
+) -> RewardHead:
+    """The head with a calibration by margins of prompts that were held out."""
+    if calibration == "none":
+        return head
+    head = replace(head, temperature=calibrate_temperature(margins, design.targets))
+    if calibration == "temperature":
+        return head
+    return replace(head, knots=fit_isotonic(margins, design.targets, design.counts))
+
+
+def design_of(
+    songs: Sequence[Float[np.ndarray, "crop feature"]],
+    first: Sequence[int],
+    second: Sequence[int],
+    targets: Sequence[float],
+    *,
+    ties: Sequence[bool],
+    groups: Sequence[str],
+    raters: Sequence[str],
+) -> VoteDesign:
+    """Votes on songs, each with one or several rows of features; windows of the two are paired in their order."""
+    starts = np.cumsum([0, *(len(song) for song in songs)])
+    pairs = [
+        (starts[a] + i % len(songs[a]), starts[b] + i % len(songs[b]), vote)
+        for vote, (a, b) in enumerate(zip(first, second, strict=True))
+        for i in range(max(len(songs[a]), len(songs[b])))
+    ]
+    table = np.array(pairs, dtype=int).reshape(-1, 3)
+    vote = table[:, 2]
+    return VoteDesign(
+        rows=np.concatenate(list(songs)),
+        first=table[:, 0],
+        second=table[:, 1],
+        targets=np.asarray(targets, np.float64)[vote],
+        ties=np.asarray(ties, bool)[vote],
+        counts=1 / np.bincount(vote, minlength=len(targets))[vote],
+        groups=np.asarray(groups)[vote],
+        raters=np.asarray(raters)[vote],
+        vote=vote,
+    )
