@@ -84,11 +84,11 @@ class ComponentVotes:
 class RewardFit:
     """How a reward head is fitted."""
 
-    components: int = 48
+    components: int = 64
     """Most principal components; 0: all features."""
     whitening: float = 0.5
     """Power of its deviation that a component is divided by: 0 leaves all as they are, 1 makes all alike."""
-    l2: list[float] = field(default_factory=lambda: [3.0, 10.0, 30.0, 100.0, 300.0])
+    l2: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0, 100.0])
     """Penalties that are tried; the best on held-out prompts is taken."""
     members: int = 16
     """Bootstrap samples of prompt groups, one member of the ensemble each."""
@@ -208,17 +208,19 @@ def _empty_head(design: VoteDesign, cfg: RewardFit) -> RewardHead:
 def principal_basis(
     differences: Float[np.ndarray, "pair feature"], components: int, whitening: float
 ) -> Basis:
-    """Directions along which compared songs differ most, each divided by a power of its deviation.
+    """Directions along which compared songs differ most, each divided by a power of its deviation, and all by one
+    number: the squared length of a difference is 2 on average, however many features there are.
 
-    With `components` = 0 features stay as they are.
+    With `components` = 0 directions are the features.
     """
     if not components:
-        return np.eye(differences.shape[1])
+        return np.eye(differences.shape[1]) / np.sqrt(max((differences**2).sum(1).mean() / 2, 1e-30))
     covariance = differences.T @ differences / max(1, 2 * len(differences))
     variances, vectors = np.linalg.eigh(covariance)
     order = np.argsort(-variances)[:components]
     order = order[variances[order] > 1e-9 * max(variances.max(), 1e-30)]
-    return vectors[:, order] / np.sqrt(variances[order]) ** whitening
+    basis = vectors[:, order] / np.sqrt(variances[order]) ** whitening
+    return basis / np.sqrt((variances[order] ** (1 - whitening)).sum())
 
 
 def _choose_penalty(
@@ -248,11 +250,37 @@ def _choose_penalty(
 
 def fit_linear(data: ComponentVotes, counts: Float[np.ndarray, "member pair"], l2: float) -> Members:
     """Members without a hidden layer."""
-    votes = data.votes
-    differences = (data.rows[votes.first] - data.rows[votes.second]) * data.slopes[:, None]
-    weights = [fit_davidson(differences, votes.targets, column, l2=l2, nu=data.nu) for column in counts]
-    size, count = differences.shape[1], len(counts)
+    weights = []
+    for column in counts:
+        pairs = merge_votes(data, column)
+        weights.append(fit_davidson(pairs.differences, pairs.targets, pairs.counts, l2=l2, nu=data.nu))
+    size, count = data.rows.shape[1], len(counts)
     return Members(np.stack(weights), np.zeros((count, 0, size)), np.zeros((count, 0)), np.zeros((count, 0)))
+
+
+class MergedVotes(NamedTuple):
+    """Votes on each pair of rows together: the loss is linear in the target, so their mean is as good as all."""
+
+    differences: Float[np.ndarray, "pair component"]
+    targets: Column
+    counts: Column
+
+
+def merge_votes(data: ComponentVotes, counts: Column) -> MergedVotes:
+    """Votes that count, merged by pair of rows and by slope, with sides exchanged where that joins two pairs."""
+    votes = data.votes
+    usable = counts > 0
+    first, second = votes.first[usable], votes.second[usable]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    targets = np.where(first <= second, votes.targets[usable], 1 - votes.targets[usable])
+    key = np.stack([low, high, data.slopes[usable]], axis=1)
+    pairs, place = np.unique(key, axis=0, return_inverse=True)
+    place = place.reshape(-1)
+    total = np.bincount(place, weights=counts[usable])
+    mean = np.bincount(place, weights=counts[usable] * targets) / total
+    rows = data.rows
+    differences = (rows[pairs[:, 0].astype(int)] - rows[pairs[:, 1].astype(int)]) * pairs[:, 2:]
+    return MergedVotes(differences, mean, total)
 
 
 def calibrate_head(

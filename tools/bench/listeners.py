@@ -1,6 +1,6 @@
 """Simulated listeners with a hidden taste: votes from what two witnesses hear, which no reward model hears.
 
-The hidden utility is a nonlinear function of the judges' axes of `notes` and `beats`. Listeners decide by it, answer
+The hidden utility is a nonlinear function of the judges' axes of `notes` and `beats`. Listeners decide by it, say
 `tie` for the closest pairs, and press the wrong button now and then; they may have tastes of their own.
 """
 
