@@ -82,7 +82,7 @@ class SoundFiles:
 
 
 def index_sounds(folder: Path) -> dict[str, Path]:
-    """The audio files anywhere in a folder, by their names without suffix. DataError for a name that occurs twice."""
+    """The audio files anywhere in a folder, by names without suffix. DataError for a name that occurs twice."""
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():

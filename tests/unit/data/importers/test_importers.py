@@ -1,4 +1,4 @@
-"""Importers of published preferences: the rows that the published columns mean, and what is refused, with its place."""
+"""Importers of published preferences: what the published columns mean, and what is refused, with its place."""
 
 import json
 from collections import Counter
@@ -35,15 +35,15 @@ def answers(rows: list[VoteRow]) -> list[str]:
     return [row.answer for row in rows]
 
 
-def test_the_table_is_literal_and_open(monkeypatch):
+def test_the_table_is_literal_and_open(tmp_path):
     assert {"music-arena", "musicprefs", "aime", "songeval", "cmi-pref", "trl", "opinions"} <= set(IMPORTERS)
     assert IMPORTERS.group == "diffdpo.importers"
     licenses = {name: IMPORTERS[name].license for name in IMPORTERS.entries}
     assert licenses["music-arena"] == licenses["aime"] == "CC-BY-4.0"
     assert licenses["songeval"] == licenses["cmi-pref"] == "CC-BY-NC-SA-4.0"
     assert licenses["musicprefs"] == "unknown"
-    with pytest.raises(ConfigError, match="did you mean 'aime'|Did you mean 'aime'"):
-        import_preferences("aimee", None)
+    with pytest.raises(ConfigError, match="Did you mean 'aime'"):
+        import_preferences("aimee", tmp_path)
 
 
 def test_fixtures_have_exactly_the_published_columns():
@@ -209,14 +209,6 @@ def test_own_opinions(tmp_path):
     assert imported.opinions[1].sha256 == "f" * 64
 
 
-def broken_music_arena(folder, **cells):
-    return write_music_arena(folder, [battle(0, "A"), battle(1, "A", **cells)]), "0000-1.json"
-
-
-def broken_aime(folder, **cells):
-    return write_aime(folder, [answer_of_aime(0, 1), answer_of_aime(1, 1)]), "", cells
-
-
 @pytest.mark.parametrize(
     ("name", "write", "rows", "complaint"),
     [
@@ -288,7 +280,7 @@ def test_pairs_of_texts_and_empty_sets_are_refused(tmp_path):
     file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "x", "chosen": "yes please", "rejected": "no"}])
     with pytest.raises(DataError, match=r"p.jsonl:1: chosen must be a sound"):
         import_preferences("trl", file, license_name="MIT")
-    with pytest.raises(DataError, match="holds no such data set; expected metadata.jsonl"):
+    with pytest.raises(DataError, match="holds no such data set; expected metadata"):
         import_preferences("songeval", tmp_path)
     (tmp_path / "e.json").write_text("[]")
     with pytest.raises(DataError, match="holds no votes and no opinions"):
