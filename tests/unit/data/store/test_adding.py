@@ -4,7 +4,7 @@ import json
 
 import pytest
 from support.preference_sets import battle, tone, write_csv, write_music_arena, write_musicprefs, write_tone
-from support.stores import add, study_vote, write_songs, write_study
+from support.stores import add, study_opinion, study_vote, write_songs, write_study
 
 from diffdpo import audio
 from diffdpo.data import tables

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.preference_sets import battle, write_music_arena
-from support.stores import add, study_vote, write_run, write_songs, write_study
+from support.stores import add, study_opinion, study_vote, write_run, write_songs, write_study
 
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, PairRow
