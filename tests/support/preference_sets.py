@@ -101,7 +101,7 @@ def write_musicprefs(folder: Path, rows: list[dict]) -> Path:
     write_csv(folder / "human_preference.csv", rows)
     names = sorted({row[side].rsplit("/", 1)[-1] for row in rows for side in ("audio_a", "audio_b")})
     clips = [
-        {"audio": {"bytes": tone(300 + 10 * i), "path": name}, "prompt": f"prompt of {name}"}
+        {"audio": {"bytes": tone(303 + 10 * i), "path": name}, "prompt": f"prompt of {name}"}
         for i, name in enumerate(names)
     ]
     write_parquet(folder / "data" / "train-00000-of-00012.parquet", clips)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.importers.records import AUDIO_SUFFIXES, EmbeddedSound, read_embedded
+from diffdpo.data.licenses import license_kind
 from diffdpo.data.schema import TableSpec
 from diffdpo.data.store.folder import (
     CONSENTS,
@@ -175,6 +176,8 @@ def _merge(earlier: StoreSongRow | None, row: StoreSongRow) -> StoreSongRow:
     if earlier is None:
         return row
     values = {name: value or getattr(row, name) for name, value in vars(earlier).items()}
+    if license_kind(earlier.license) == "unknown":
+        values["license"] = row.license or earlier.license
     if row.file.startswith(f"{AUDIO_FOLDER}/"):
         values["file"] = row.file
     return StoreSongRow(**values)

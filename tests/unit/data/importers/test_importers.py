@@ -106,7 +106,7 @@ def test_musicprefs(tmp_path):
     assert imported.votes[0].prompt == "prompt of m1_0.wav"
     sound = imported.sounds["m1_1.wav"]
     assert isinstance(sound, EmbeddedSound)
-    assert read_embedded(sound) == tone(310), "the clips are sorted by name"
+    assert read_embedded(sound) == tone(313), "the clips are sorted by name"
 
 
 def test_aime_meets_integers_with_zero_padded_names(tmp_path):

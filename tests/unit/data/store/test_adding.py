@@ -86,7 +86,7 @@ def test_imports_bring_their_sounds_and_licenses(tmp_path):
     row = {"audio_a": "a.wav", "audio_b": "b.wav", "musicality": "a_wins", "fidelity": "a_wins"}
     store, _ = add(tmp_path / "store", write_musicprefs(tmp_path / "prefs", [row]), layout="musicprefs")
     song = next(song for song in store.songs() if song.song_id == "a.wav")
-    assert store.path(song).read_bytes() == tone(300), "out of the Parquet file"
+    assert store.path(song).read_bytes() == tone(303), "out of the Parquet file"
     assert song.license == "unknown"
     assert {row.source for row in store.votes()} == {"music-arena", "musicprefs"}
 
