@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffdpo import commands_evaluation, commands_search, commands_training
+from diffdpo import commands_evaluation, commands_search, commands_store, commands_training
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
@@ -40,6 +40,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     commands_training.register_training(app, errors)
     commands_evaluation.register_evaluation(app, errors)
     commands_search.register_search(app, errors)
+    commands_store.register_store(app, errors)
     _register_lyrics(app, errors)
 
 

@@ -26,9 +26,7 @@ def dataset_card(
     parts = [
         f"---\n{front_matter(name, sizes, terms)}---",
         f"# {name}",
-        "Preferences for generated songs: "
-        + ", ".join(f"{sum(rows.values())} {key}" for key, rows in sizes.items())
-        + ". Exported by [diffdpo](https://github.com/diffdpo/diffdpo).",
+        f"Preferences for generated songs: {counts}. Exported by [diffdpo](https://github.com/diffdpo/diffdpo).",
         "## Licenses\n\n" + "\n".join(_license_lines(terms)),
         f"## Consent\n\n{_consent_text(terms)}",
         "## Splits\n\nBy the group of the prompt: no prompt is in two splits.\n\n" + _size_table(sizes),

@@ -99,7 +99,7 @@ def export_store(store: Store, out: Path, options: StoreExportOptions) -> StoreE
         card = dataset_card(options.name or out.name, export.sizes, columns, terms, skips)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
-    publish(out, write, {"source": str(store.folder), **terms.entries()})
+    publish(out, write, terms.entries())  # not the store, most of whose terms are not those of these rows
     return export
 
 

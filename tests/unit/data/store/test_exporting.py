@@ -15,8 +15,10 @@ from support.preference_sets import (
 )
 from support.stores import add, study_opinion, study_vote, write_songs, write_study
 
+from diffdpo.data import tables
 from diffdpo.data.lineage import data_terms
 from diffdpo.data.store.exporting import StoreExportOptions, export_store, split_of
+from diffdpo.data.store.folder import CONSENTS, ConsentRow
 from diffdpo.errors import ConfigError, DataError
 
 PREFS = {"audio_a": "a.wav", "audio_b": "b.wav", "musicality": "a_wins", "fidelity": "a_wins"}
@@ -48,9 +50,6 @@ def store(tmp_path):
     add(tmp_path / "store", arena, layout="music-arena")
     add(tmp_path / "store", write_cmi_pref(tmp_path / "cmi", [cmi_pair(1, "model_a", "")]), layout="cmi-pref")
     store, _ = add(tmp_path / "store", write_musicprefs(tmp_path / "mp", [PREFS]), layout="musicprefs")
-    from diffdpo.data import tables
-    from diffdpo.data.store.folder import CONSENTS, ConsentRow
-
     rows = [ConsentRow(consent="3f2a/en", scope="share"), ConsentRow(consent="99/en", scope="train")]
     tables.replace(store.folder, CONSENTS, rows)
     return store
