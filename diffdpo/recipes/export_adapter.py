@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
+from diffdpo.data.licenses import DataTerms, card_license
+from diffdpo.data.lineage import data_terms
 from diffdpo.disk import disk_errors
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.models.adapters import ADAPTER, ADAPTER_PREFIX, read_adapter, supported_config, write_adapter
@@ -13,7 +15,7 @@ from diffdpo.models.lora_layouts import PEFT_FILE, write_comfyui, write_peft
 from diffdpo.recipes.calibrate import calibration_text
 from diffdpo.recipes.estimate import sketch_model
 from diffdpo.registry import Choice
-from diffdpo.runs import read_json
+from diffdpo.runs import finish, read_json
 
 CARD = "README.md"
 COMFYUI_FILE = "comfyui.safetensors"
@@ -59,6 +61,7 @@ def export_adapter(settings: AdapterExport) -> Path:
         write_adapter(state, config, target, prefix=ADAPTER_PREFIX)
     with disk_errors(target / CARD):
         card.save(target / CARD)
+    finish(target, source=str(settings.source), layout=settings.layout, **adapter_terms(settings).entries())
     if settings.push:
         api = HfApi()
         api.create_repo(settings.push, exist_ok=True)
@@ -80,8 +83,9 @@ def network_of(settings: AdapterExport) -> Any:
 
 def model_card(settings: AdapterExport, config: dict[str, Any]) -> ModelCard:
     """The card: base, licenses, the evaluation's table, and the commands that load the adapter."""
+    terms = adapter_terms(settings)
     data = ModelCardData(
-        license=settings.license or None,
+        license=card_license(terms, settings.license) or None,
         base_model=settings.base or None,
         library_name={"diffusers": "diffusers", "peft": "peft", "comfyui": None}[settings.layout],
         pipeline_tag="text-to-audio",
@@ -95,7 +99,7 @@ def model_card(settings: AdapterExport, config: dict[str, Any]) -> ModelCard:
         f"A {kind} adapter of rank {config['r']} for {settings.base or 'a song model'}, {purpose} "
         "with [diffdpo](https://github.com/diffdpo/diffdpo).",
         f"## Use\n\n{usage(settings)}",
-        f"## Licenses\n\n{licenses(settings)}",
+        f"## Licenses\n\n{licenses(settings, terms)}",
     ]
     if settings.calibration:
         parts.append(f"## Strength\n\n{calibration_text(Path(settings.calibration))}")
@@ -123,11 +127,18 @@ def usage(settings: AdapterExport) -> str:
     )
 
 
-def licenses(settings: AdapterExport) -> str:
+def adapter_terms(settings: AdapterExport) -> DataTerms:
+    """Licenses and consents of all that the adapter was trained on, with those that the command names."""
+    terms = data_terms([settings.source])
+    return terms | DataTerms({"as stated": settings.data_licenses}) if settings.data_licenses else terms
+
+
+def licenses(settings: AdapterExport, terms: DataTerms) -> str:
     """The licenses of the adapter and of what it was trained on; that they are unknown is said."""
-    rows = [f"* adapter: {settings.license or 'not stated'}"]
-    rows += [f"* data: {name}" for name in settings.data_licenses or ("not stated",)]
-    return "\n".join([*rows, "* base: as its own card says"])
+    rows = [f"* adapter: {card_license(terms, settings.license) or 'not stated'}"]
+    rows += terms.lines() or ["* data: not stated"]
+    text = "\n".join([*rows, "* base: as its own card says"])
+    return "\n\n".join(filter(None, [text, terms.summary()]))
 
 
 def evaluation_table(folder: Path) -> str:

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data import tables
+from diffdpo.data.lineage import data_terms
 from diffdpo.data.pairs import PAIRS, pair_columns
 from diffdpo.data.ratings import MINED_SOURCE, RATINGS
 from diffdpo.data.real_winners import open_winners
@@ -177,6 +178,7 @@ def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
         candidates=count,
         axes=axes,
         skipped=reasons,
+        **data_terms([out]).entries(),
     )
     log(
         f"{len(pairs)} pairs and {ratings.num_rows} ratings from {count} candidates, {len(reasons)} prompts without"

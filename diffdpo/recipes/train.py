@@ -14,6 +14,7 @@ from diffdpo.config_paths import PATH
 from diffdpo.data.datasets.examples import DataConfig, build_examples, check_data_config, data_digest
 from diffdpo.data.datasets.generated import Source
 from diffdpo.data.datasets.stream import Examples, accumulation
+from diffdpo.data.lineage import data_terms
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs
 from diffdpo.data.sliders import select_slider
@@ -25,7 +26,7 @@ from diffdpo.progress import log
 from diffdpo.recipes.own_songs import OwnSongs, sample_neutrals
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
-from diffdpo.runs import MANIFEST, is_finished, read_json
+from diffdpo.runs import MANIFEST, is_finished, read_json, write_json
 from diffdpo.training.config import TrainConfig, check_slider, free_keys
 from diffdpo.types import Objective
 
@@ -91,7 +92,15 @@ def run(cfg: TrainRun) -> Path:
             log(f"{out}: {cfg.train.steps} steps are done", visible=accelerator.is_main_process)
         else:
             _train(cfg, objective, out, accelerator)
+            if accelerator.is_main_process:
+                _add_terms(out)
     return out
+
+
+def _add_terms(out: Path) -> None:
+    """Licenses and consents of all that the run was made from, into its manifest."""
+    manifest = read_json(out / MANIFEST)
+    write_json(out / MANIFEST, {**manifest, **data_terms([out]).entries()})
 
 
 def _train(cfg: TrainRun, objective: Objective, out: Path, accelerator: "Accelerator") -> None:

@@ -23,6 +23,7 @@ UNDOCUMENTED = {
     "commands",
     "commands_evaluation",
     "commands_search",
+    "commands_store",
     "commands_training",
     "presets",
 }
