@@ -44,6 +44,7 @@ NEGATIVE = {
     "DataConfig.scales",
     "CalibrateRun.strengths",
     "AdaptRun.low",
+    "VotesRun.min_reliability",
 }
 """Numbers that may be negative."""
 NEEDS = {
