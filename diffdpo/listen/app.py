@@ -1,4 +1,4 @@
-"""The web application of a listening test: one page, its data as JSON, and sounds behind addresses that say nothing.
+"""The web application of a listening test: a page, its data as JSON, and sounds behind addresses that say nothing.
 
 Cookies are HttpOnly and SameSite=Strict, requests that change something are JSON from the study's own page, and no
 address or browser of a listener is looked at or stored.

@@ -94,7 +94,8 @@ def read_cookie(header: str) -> str:
 
 async def _read_body(receive: Receive, max_bytes: int) -> bytes | None:
     """The body of a request; None if it is too large, whatever its header said."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":

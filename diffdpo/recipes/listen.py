@@ -202,6 +202,4 @@ def _report(cfg: ListenRun, live: LiveStudy, port: int, token: str) -> None:
     log(f"listeners: {address}/")
     log(f"admin: {address}/admin#{token}")
     if cfg.host in EVERYWHERE:
-        log(
-            "warning: without HTTPS others on the network can read along; docs/howto/listen.md shows a reverse proxy"
-        )
+        log("warning: without HTTPS others on the network can read along; see docs/howto/listen.md")
