@@ -1,7 +1,9 @@
 """A listening test on sine songs, with a clock that tests turn themselves."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from diffdpo.data.samples import SAMPLES, SampleRow, sample_id
 from diffdpo.listen.app import build_app
 from diffdpo.listen.live import LiveStudy
 from diffdpo.listen.study import TrialConfig
-from diffdpo.recipes.listen import ListenRun, open_study
+from diffdpo.recipes.listen import ListenRun, bind, open_study
 from diffdpo.types import Clip
 
 RATE = 8000
@@ -167,3 +169,29 @@ def open_house(folder: Path, **values: Any) -> StudyHouse:
     )
     live = open_study(cfg, clock)
     return StudyHouse(live, clock, build_app(live, ADMIN))
+
+
+@dataclass
+class Site:
+    """A study behind a real server in a thread of this process."""
+
+    house: StudyHouse
+    address: str
+
+
+@contextmanager
+def open_site(house: StudyHouse) -> Iterator[Site]:
+    """Serve a study on a free port until the block ends."""
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(house.app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    )
+    with bind("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield Site(house, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        finally:
+            server.should_exit = True
+            thread.join(20)

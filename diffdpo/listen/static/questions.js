@@ -29,6 +29,7 @@ function choiceRow(title, options, className, onChoose) {
 }
 
 const choices = () => ["a", "b", "tie", "both_bad"].map((value) => [value, text(`answer_${value}`)]);
+const shortChoices = () => [["a", "A"], ["b", "B"], ["tie", text("short_tie")], ["both_bad", text("short_both_bad")]];
 const starOptions = () => [1, 2, 3, 4, 5].map((number) => [number, "★".repeat(number)]);
 
 function labelStars(row) {
@@ -45,7 +46,7 @@ function pairQuestions(trial, place) {
     strength.element.hidden = !(trial.strength && (value === "a" || value === "b"));
   });
   main.element.id = "answer";
-  const axes = trial.axes.map((axis) => [axis, choiceRow(axis, choices(), "small axis")]);
+  const axes = trial.axes.map((axis) => [axis, choiceRow(axis, shortChoices(), "small axis")]);
   place.append(main.element, strength.element, ...axes.map(([, row]) => row.element));
   return {
     keys: {

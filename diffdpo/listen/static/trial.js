@@ -102,7 +102,7 @@ function drawHeard() {
     const share = trial.min_heard_s ? Math.min(1, heard[k] / trial.min_heard_s) : 1;
     button.querySelector(".heard").style.width = `${100 * share}%`;
     button.classList.toggle("enough", share >= 1);
-    button.querySelector("small").textContent = share >= 1 ? `✓ ${text("heardAll")}` : "";
+    button.querySelector("small").replaceChildren(...(share >= 1 ? ["✓", make("span", { textContent: ` ${text("heardAll")}` })] : []));
   });
 }
 
