@@ -21,7 +21,7 @@ from diffdpo.listen.enrolment import (
     read_own_data,
     read_state,
 )
-from diffdpo.listen.guard import COOKIE, Guard
+from diffdpo.listen.guard import COOKIE, Guard, read_cookie
 from diffdpo.listen.live import LiveStudy, RefusalError
 from diffdpo.listen.presentation import end_break, next_trial, read_sound
 from diffdpo.listen.responses import accept_answer, report_playback
@@ -93,18 +93,21 @@ def _add_files(app: Any) -> None:
 
 def _add_stages(app: Any, live: LiveStudy) -> None:
     """Consent, background, volume, headphones; and everything of a listener, to keep or to delete."""
-    from fastapi import Body, Cookie, Request, Response
+    from fastapi import Body, Depends, Request, Response
     from fastapi.responses import JSONResponse
 
-    Token = Annotated[str | None, Cookie(alias=COOKIE)]  # noqa: N806 - a type
+    def token_of(request: Request) -> str:
+        return read_cookie(request.headers.get("cookie", ""))
+
+    Token = Annotated[str, Depends(token_of)]  # noqa: N806 - a type
     Json = Annotated[dict[str, Any], Body()]  # noqa: N806
 
     @app.get("/api/state")
-    def state(token: Token = None) -> dict[str, Any]:
+    def state(token: Token) -> dict[str, Any]:
         return read_state(live, token)
 
     @app.post("/api/consent")
-    def consent(body: Json, request: Request, token: Token = None) -> JSONResponse:
+    def consent(body: Json, request: Request, token: Token) -> JSONResponse:
         token, state = enrol(live, token, body)
         response = JSONResponse(state)
         response.set_cookie(
@@ -118,22 +121,22 @@ def _add_stages(app: Any, live: LiveStudy) -> None:
         return response
 
     @app.post("/api/stage/{stage}")
-    def stage(stage: str, body: Json, token: Token = None) -> dict[str, Any]:
+    def stage(stage: str, body: Json, token: Token) -> dict[str, Any]:
         if stage not in live.stages[:-1]:
             raise RefusalError(404, "no such stage")
         return finish_stage(live, token, stage, body)
 
     @app.get("/audio/headphones/{number}")
-    def headphones(number: int, token: Token = None) -> Response:
+    def headphones(number: int, token: Token) -> Response:
         return Response(headphone_item(live, token, number), media_type="audio/flac")
 
     @app.get("/api/mine")
-    def mine(token: Token = None) -> JSONResponse:
+    def mine(token: Token) -> JSONResponse:
         disposition = {"Content-Disposition": 'attachment; filename="my-data.json"'}
         return JSONResponse(read_own_data(live, token), headers=disposition)
 
     @app.post("/api/delete")
-    def delete(body: Json, token: Token = None) -> JSONResponse:
+    def delete(body: Json, token: Token) -> JSONResponse:
         response = JSONResponse(delete_own_data(live, token, body))
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
@@ -141,29 +144,32 @@ def _add_stages(app: Any, live: LiveStudy) -> None:
 
 def _add_trials(app: Any, live: LiveStudy) -> None:
     """Trials, their sounds, what is played of them, and answers."""
-    from fastapi import Body, Cookie, Response
+    from fastapi import Body, Depends, Request, Response
 
-    Token = Annotated[str | None, Cookie(alias=COOKIE)]  # noqa: N806 - a type
+    def token_of(request: Request) -> str:
+        return read_cookie(request.headers.get("cookie", ""))
+
+    Token = Annotated[str, Depends(token_of)]  # noqa: N806 - a type
     Json = Annotated[dict[str, Any], Body()]  # noqa: N806
 
     @app.post("/api/trial")
-    def trial(body: Json, token: Token = None) -> dict[str, Any]:
+    def trial(body: Json, token: Token) -> dict[str, Any]:
         return next_trial(live, token)
 
     @app.post("/api/break")
-    def end_of_break(body: Json, token: Token = None) -> dict[str, Any]:
+    def end_of_break(body: Json, token: Token) -> dict[str, Any]:
         return end_break(live, token)
 
     @app.get("/audio/{stimulus}")
-    def audio(stimulus: str, token: Token = None) -> Response:
+    def audio(stimulus: str, token: Token) -> Response:
         return Response(read_sound(live, token, stimulus), media_type="audio/flac")
 
     @app.post("/api/playback")
-    def playback(body: Json, token: Token = None) -> dict[str, Any]:
+    def playback(body: Json, token: Token) -> dict[str, Any]:
         return report_playback(live, token, body)
 
     @app.post("/api/answer")
-    def answer(body: Json, token: Token = None) -> dict[str, Any]:
+    def answer(body: Json, token: Token) -> dict[str, Any]:
         return accept_answer(live, token, body)
 
 

@@ -110,7 +110,9 @@ def trial_kinds(cfg: TrialConfig, mode: str, items: int, rng: np.random.Generato
     """
     gold_share = cfg.gold_share if mode == "pair" else 0.0
     repeat_share = cfg.repeat_share if mode != "mushra" else 0.0
-    count = min(cfg.count, round(items / (1 - gold_share - repeat_share)))
+    count = min(cfg.count, round(items / (1 - gold_share - repeat_share)) + 2)
+    while count - share_count(count, gold_share) - share_count(count, repeat_share) > items:
+        count -= 1
     golds, repeats = share_count(count, gold_share), share_count(count, repeat_share)
     kinds: list[TrialKind] = ["real"] * count
     late_places = rng.permutation(np.arange(min(2 * MIN_REPEAT_DISTANCE, count), count))[:repeats]

@@ -107,12 +107,12 @@ class Listener:
         return self.trial
 
     def listen(self, seconds: float = 6.0) -> list[float]:
-        """Play every song of the trial, reporting once a second."""
+        """Play every song of the trial, reporting every two seconds."""
         heard: list[float] = []
         for position in range(len(self.trial["sounds"])):
             self.report("play", position)
-            for _ in range(round(seconds)):
-                self.clock.pass_time(1.0)
+            for _ in range(round(seconds / 2)):
+                self.clock.pass_time(2.0)
                 heard = self.report("tick", position)
             heard = self.report("pause", position)
         return heard
