@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from diffdpo.preferences.bradley_terry import win_probability
 
 MIN_UNIFORM_SHARE = 0.2
-NEWTON_STEPS = 50
+MAX_STEPS = 50
 VoteTarget = tuple[int, int, float]
 """Indices of the first and the second song, and 1 where the first is preferred, 0.5 for a tie, 0 for the second."""
 PairIndices = Int[np.ndarray, "pair 2"]
@@ -94,7 +94,7 @@ def fit_utilities(songs: int, answers: Sequence[VoteTarget], prior_deviation: fl
     first, second, target = rows[:, 0].astype(int), rows[:, 1].astype(int), rows[:, 2]
     precision = 1 / prior_deviation**2
     mean = np.zeros(songs)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(MAX_STEPS):
         probability = win_probability(mean[first] - mean[second])
         error = probability - target
         slope = precision * mean
