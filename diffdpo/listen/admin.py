@@ -8,6 +8,7 @@ from typing import Any
 
 from diffdpo.data.votes import OpinionRow, VoteRow
 from diffdpo.listen.live import LiveStudy
+from diffdpo.listen.live_ranking import agreement, mean_opinions, ranked_songs, ranked_systems
 from diffdpo.listen.results import result_rows
 
 OPPOSITE = {"a": "b", "b": "a"}
@@ -28,6 +29,9 @@ def read_progress(live: LiveStudy) -> dict[str, Any]:
         "opinions": len(opinions),
         "answers": dict(Counter(vote.answer for vote in overall if not vote.gold)),
         "side": side_share(overall),
+        "agreement": agreement(overall),
+        "systems": ranked_systems(overall) if overall else mean_opinions(opinions),
+        "ranking": ranked_songs(overall),
         "gold": gold_share(overall),
         "repeats": repeat_share(overall),
         "raters": _raters(live, overall, opinions),

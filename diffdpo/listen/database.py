@@ -1,4 +1,4 @@
-"""The database of a listening test: SQLite, whose every commit is on the disk before an answer is acknowledged.
+"""The database of a listening test: SQLite, in which an answer is on the disk before it is acknowledged.
 
 Tokens are stored as hashes. Deleting a listener deletes every row of theirs; the file is then rewritten, so that
 nothing of them is left in free pages or in the log.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.errors import DataError
+from diffdpo.runs import sync
 
 DATABASE = "listen.sqlite"
 SCHEMA_VERSION = 1
@@ -81,7 +82,8 @@ class Database:
 
     def __init__(self, path: Path, *, for_reading: bool = False) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._lock, self._flush_lock = threading.RLock(), threading.Lock()
+        self._commits = self._flushes = 0
         is_new = not path.exists()
         if is_new:
             if for_reading:
@@ -103,7 +105,7 @@ class Database:
         execute("PRAGMA foreign_keys = ON")
         if not for_reading:
             execute("PRAGMA journal_mode = WAL")
-            execute("PRAGMA synchronous = FULL")
+            execute("PRAGMA synchronous = NORMAL")  # `transaction` flushes what has to last
             execute("PRAGMA secure_delete = ON")
         version = execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not for_reading:
@@ -117,8 +119,11 @@ class Database:
             )
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Changes that are on the disk, all of them, when the block ends, or none after an error."""
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Changes that are in the database, all of them, when the block ends, or none after an error.
+
+        They survive the end of the process; if `durable` they are on the disk too, and survive that of the machine.
+        """
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -127,6 +132,21 @@ class Database:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            self._commits += 1
+            number = self._commits
+        if durable:
+            self._flush(number)
+
+    def _flush(self, number: int) -> None:
+        """Return when a commit is on the disk. Threads that wait at the same time share one flush of the log."""
+        with self._flush_lock:
+            if self._flushes >= number:
+                return
+            flushes = self._commits
+            log = self.path.with_name(f"{self.path.name}-wal")
+            if log.exists():
+                sync(log)
+            self._flushes = flushes
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query."""

@@ -94,7 +94,7 @@ def _rest(live: LiveStudy, rater: Row, now: float) -> dict[str, Any]:
     is_due = not rested and trials.break_after_min and now - began >= 60 * trials.break_after_min
     if is_due and values[1] is None:
         values = (began, now + trials.break_s)
-    with live.database.transaction() as connection:
+    with live.database.transaction(durable=False) as connection:
         connection.execute(
             "UPDATE raters SET active_since = ?, break_until = ?, last_seen = ? WHERE id = ?",
             (*values, now, rater["id"]),
@@ -107,7 +107,7 @@ def end_break(live: LiveStudy, token: str | None) -> dict[str, Any]:
     rater, now = live.require(token, "trials"), live.clock()
     if rater["break_until"] is not None and now < rater["break_until"]:
         raise RefusalError(409, "the break is not over yet", seconds=rater["break_until"] - now)
-    with live.database.transaction() as connection:
+    with live.database.transaction(durable=False) as connection:
         connection.execute(
             "UPDATE raters SET active_since = ?, break_until = NULL, last_seen = ? WHERE id = ?",
             (now, now, rater["id"]),
@@ -137,7 +137,7 @@ def _present(live: LiveStudy, rater: Row, number: int, plan: TrialPlan) -> None:
     }
     trial = secrets.token_hex(12)
     try:
-        with live.database.transaction() as connection:
+        with live.database.transaction(durable=False) as connection:
             connection.execute(
                 "INSERT INTO trials (id, rater, number, kind, body, heard, created_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -14,7 +14,7 @@ from diffdpo.text_files import printable
 def report_playback(live: LiveStudy, token: str | None, body: Body) -> dict[str, Any]:
     """Credit what was played since the last report of the open trial; the seconds heard of each song."""
     rater = live.require(token, "trials")
-    with live.database.transaction() as connection:
+    with live.database.transaction(durable=False) as connection:
         row = _trial(live, rater, body)
         if row["answer"]:
             raise RefusalError(409, "this trial has been answered")

@@ -151,7 +151,9 @@ def build_catalog(cfg: ListenRun) -> Catalog:
 def bind(host: str, port: int) -> socket.socket:
     """A socket at an address. ConfigError if another program has it, or it is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = socket.socket(family, socket.SOCK_STREAM)
+    server = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # else nothing turns off its delays
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((host, port))

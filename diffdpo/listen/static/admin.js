@@ -31,7 +31,7 @@ function showFacts(p) {
     facts.push(fact("Same answer again", p.repeats[1] ? percent(p.repeats[0] / p.repeats[1]) : "–", p.repeats[1] ? `${p.repeats[1]} repeats, sides exchanged` : ""));
     facts.push(fact("For the left side", p.side[1] ? percent(p.side[0] / p.side[1]) : "–", p.side[1] ? `${p.side[1]} decided votes` : ""));
   }
-  if (p.agreement) facts.push(fact("Agreement", p.agreement.value.toFixed(2), `Krippendorff's α, ${interval(p.agreement.interval)}`));
+  if (typeof p.agreement === "number") facts.push(fact("Agreement", p.agreement.toFixed(2), "Krippendorff's α"));
   $("facts").replaceChildren(...facts);
 }
 
@@ -83,7 +83,7 @@ async function refresh() {
   $("when").textContent = new Date().toLocaleTimeString();
   showFacts(content);
   $("ranks").replaceChildren(
-    ...showRanking("Systems, from all votes", content.systems), ...showRanking("Songs", content.ranking));
+    ...showRanking("Systems", content.systems), ...showRanking("Songs, against the others of their prompt", content.ranking));
   showRaters(content.raters);
 }
 
