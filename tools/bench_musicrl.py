@@ -4,9 +4,9 @@
     python tools/bench_musicrl.py --run runs/demo [--run …] [--out FOLDER] [--votes 2000] [--table]
 
 Listeners with a hidden taste (tools/bench/listeners.py) vote on the base's songs of the mining prompts. A reward
-model learns from the votes, on features that share no network with the taste. Stage R aligns with designed rewards, U
-with the reward model, RU with the reward model from where R ended: the presets tiny/musicrl_*. All are compared on
-the hidden utility of their songs of the evaluation prompts, same seeds, in deviations of the base's songs. A stopped
+model learns from the votes, on features that share no network with the taste. Stage R aligns with designed rewards,
+U with the reward model, RU with the reward model from where R ended: the presets tiny/musicrl_*. All are compared
+on the hidden utility of their songs of the evaluation prompts, in deviations of the base's songs. A stopped
 bench goes on.
 """
 

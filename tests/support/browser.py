@@ -1,5 +1,6 @@
 """A real Chromium driven over its debugging pipe; the sound that a page plays is measured."""
 
+import base64
 import json
 import os
 import select
@@ -135,8 +136,36 @@ class Browser:
         return dict(json.loads(line))
 
     def open(self, page: Path, ready: str = "document.body.className === 'js'") -> None:
-        self.call("Page.navigate", url=page.as_uri())
+        self.visit(page.as_uri(), ready)
+
+    def visit(self, url: str, ready: str = "true") -> None:
+        """Open an address, and wait until it is there and `ready`."""
+        self.call("Page.navigate", url=url)
         self.wait(f"document.readyState === 'complete' && {ready}")
+
+    def requests(self) -> list[str]:
+        """Addresses of everything that was asked for."""
+        self.run("0")  # events so far are read with the answer
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
+
+    def screenshot(self, path: Path, width: int, height: int) -> None:
+        """A picture of the page in a window of this size."""
+        self.resize(width, height)
+        picture = self.call("Page.captureScreenshot", format="png")["data"]
+        path.write_bytes(base64.b64decode(picture))
+
+    def resize(self, width: int, height: int) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def run(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -157,9 +186,20 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, **place)
 
     def press(self, key: str) -> None:
-        code = {" ": 32, "ArrowRight": 39}.get(key, ord(key[0].upper()))
+        codes = {
+            " ": 32,
+            "ArrowRight": 39,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowDown": 40,
+            "Enter": 13,
+            "Tab": 9,
+        }
+        code = codes.get(key, ord(key[0].upper()))
+        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+            extra = text if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **extra)
 
     def close(self) -> None:
         self.process.terminate()

@@ -1,0 +1,1 @@
+"""A listening test in the browser: blind, loudness-matched songs to votes and opinions of listeners."""
