@@ -34,7 +34,7 @@ HEAVY = (
 )  # fmt: skip
 VERBS = (
     "prepare", "sample", "search", "score", "mine", "train", "evaluate", "sliders", "calibrate", "audit", "votes",
-    "round", "demo",
+    "monitor", "round", "demo",
 )  # fmt: skip
 WORDS = {
     "prepare": ("songs=songs",),

@@ -47,7 +47,7 @@ def compare_models(
     count = len(targets)
     if not count:
         return Promotion(False, 0, 0.0, -np.inf, np.inf, 0, 0, 1.0)
-    gains = log_loss(present, targets) - log_loss(candidate, targets)
+    gains = np.round(log_loss(present, targets) - log_loss(candidate, targets), 9)  # less is rounding
     clusters = raters if len(set(raters)) >= MIN_CLUSTERS else [str(place) for place in range(count)]
     estimate = estimate_mean(gains, clusters)
     interval = estimate.interval()
