@@ -38,8 +38,9 @@ VERBS = {
         "Songs that follow one listener: ratings move a knob of the sampler between rounds.",
     ),
     "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
-    "votes": ("VotesRun", "Listeners' votes to a ranking with intervals, and to pairs and ratings."),
     "listen": ("ListenRun", "A listening test in the browser: songs to votes and opinions of listeners."),
+    "votes": ("VotesRun", "Listeners' votes to a ranking with intervals, and to pairs and ratings."),
+    "monitor": ("MonitorRun", "Whether a reward model still fits its listeners: alarms, and what to do."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),
     "demo": ("RoundRun", "One round on the shipped tiny model: offline, without a GPU, in minutes."),
 }

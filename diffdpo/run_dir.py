@@ -182,7 +182,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-VERB_OF = {"samples": "sample", "scores": "score", "pairs": "mine", "ratings": "mine", "songs": "prepare"}
+VERB_OF = {
+    "samples": "sample", "scores": "score", "candidate": "score", "pairs": "mine", "ratings": "mine",
+    "songs": "prepare",
+}  # fmt: skip
 """The verb that writes each kind of input folder."""
 
 

@@ -137,9 +137,9 @@ def _number(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2f}"
 
 
-def markdown_page(tables: Sequence[PageTable]) -> str:
+def markdown_page(tables: Sequence[PageTable], title: str = "Votes") -> str:
     """The tables in Markdown."""
-    lines = ["# Votes", ""]
+    lines = [f"# {title}", ""]
     for table in tables:
         lines += [f"## {_cell(table.title)}", ""]
         for text in table.text:
@@ -160,12 +160,12 @@ def _cell(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
-def html_page(tables: Sequence[PageTable]) -> str:
+def html_page(tables: Sequence[PageTable], title: str = "Votes") -> str:
     """The tables as a page that loads nothing."""
     parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Votes</title>',
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
         '<meta name="viewport" content="width=device-width">',
-        f"<style>{STYLE}</style><h1>Votes</h1>",
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>",
     ]
     for table in tables:
         parts.append(f"<h2>{html.escape(table.title)}</h2>")
