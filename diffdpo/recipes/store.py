@@ -51,13 +51,13 @@ def add_to_store(settings: StoreAdd) -> list[str]:
             intake = read_intake(path, options, store)
             summary = add_intake(store, intake, copy=settings.copy, scope=settings.scope)
             lines += [f"{path} ({intake.via}):", *(f"  {line}" for line in summary.lines())]
-            if summary.vanished:
-                report = _forget_vanished(store, summary.vanished, settings.runs)
+            if summary.deletions:
+                report = _forget_deletions(store, summary.deletions, settings.runs)
                 lines += [f"  deleted in {path} since: {line}" for line in report.lines()]
     return lines
 
 
-def _forget_vanished(
+def _forget_deletions(
     store: Store, rows: Sequence[VoteRow | OpinionRow], runs: Sequence[Path]
 ) -> ForgetReport:
     votes = [row for row in rows if isinstance(row, VoteRow)]
@@ -66,8 +66,8 @@ def _forget_vanished(
         *(("vote", row.source, row.vote_id) for row in votes),
         *(("opinion", row.source, row.opinion_id) for row in opinions),
     ]
-    forgotten = ForgottenRows(votes=votes, opinions=opinions, songs=[])
-    return forget_rows(store, forgotten, identities, run_roots(runs))
+    forgotten_rows = ForgottenRows(votes=votes, opinions=opinions, songs=[])
+    return forget_rows(store, forgotten_rows, identities, run_roots(runs))
 
 
 def export_from_store(folder: Path, out: Path, options: StoreExportOptions) -> list[str]:
@@ -83,7 +83,7 @@ def forget_in_store(folder: Path, selection: ForgetSelection, runs: Sequence[Pat
 
 
 def run_roots(runs: Sequence[Path]) -> list[Path]:
-    """The folders in which uses are looked for: those that were named, else `runs`. DataError for one that is gone."""
+    """The folders in which uses are looked for: the named, else `runs`. DataError for one that is not there."""
     for path in runs:
         if not path.is_dir():
             raise DataError(f"{path}: no such folder of runs")

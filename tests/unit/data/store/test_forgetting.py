@@ -11,7 +11,7 @@ from support.stores import add, study_opinion, study_vote, write_run, write_song
 
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, PairRow
-from diffdpo.data.store.folder import STORE_FEATURES, TOMBSTONES, FeatureRow, open_store
+from diffdpo.data.store.folder import STORE_FEATURES, TOMBSTONES, StoreFeatureRow, open_store
 from diffdpo.data.store.forgetting import check_selection, forget
 from diffdpo.data.votes import VOTES
 from diffdpo.errors import ConfigError, DataError
@@ -28,7 +28,8 @@ def store(tmp_path, monkeypatch):
     arena = write_music_arena(tmp_path / "arena", [battle(number, "A") for number in range(3)])
     store, _ = add(tmp_path / "store", arena, layout="music-arena", copy=True)
     rows = [
-        FeatureRow(sha256=song.sha256, reader="x", fingerprint="1", values=(1.0,)) for song in store.songs()
+        StoreFeatureRow(sha256=song.sha256, reader="x", fingerprint="1", values=(1.0,))
+        for song in store.songs()
     ]
     tables.append(store.folder, STORE_FEATURES, rows)
     return store
@@ -111,7 +112,7 @@ def test_votes_deleted_in_their_study_are_seen_as_such(store, tmp_path):
     """The study deletes a rater's rows; when it is added again, the store knows which are gone."""
     write_study(tmp_path / "listen", [study_vote(number) for number in (1, 3, 5)])
     _, summary = add(store.folder, tmp_path / "listen")
-    assert {getattr(row, "vote_id", "o") for row in summary.vanished} == {"t0", "t2", "t4", "o"}
+    assert {getattr(row, "vote_id", "o") for row in summary.deletions} == {"t0", "t2", "t4", "o"}
 
 
 def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
