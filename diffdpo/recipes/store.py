@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +50,7 @@ def add_to_store(settings: StoreAdd) -> list[str]:
     options = IntakeOptions(layout=settings.layout, license=settings.license, source=settings.source)
     with lock_folder(store.folder):
         for path in settings.paths:
+            _refresh_study(path)
             intake = read_intake(path, options, store)
             summary = add_intake(store, intake, copy=settings.copy, scope=settings.scope)
             lines += [f"{path} ({intake.via}):", *(f"  {line}" for line in summary.lines())]
@@ -55,6 +58,12 @@ def add_to_store(settings: StoreAdd) -> list[str]:
                 report = _forget_deletions(store, summary.deletions, settings.runs)
                 lines += [f"  deleted in {path} since: {line}" for line in report.lines()]
     return lines
+
+
+def _refresh_study(path: Path) -> None:
+    """Bring the tables of a listening test up to date, so that what its listeners deleted is not in them."""
+    if find_spec("diffdpo.listen"):
+        import_module("diffdpo.listen.results").export_results(path)
 
 
 def _forget_deletions(

@@ -76,8 +76,9 @@ class DataUse:
         action = (
             "delete them there" if not parent_text else "train it again" if self.is_model else "make it again"
         )
+        place = self.folder.relative_to(Path.cwd()) if self.folder.is_relative_to(Path.cwd()) else self.folder
         kind = "model" if self.is_model else "table" if self.rows else "run"
-        return f"{kind} {self.folder}: {'; '.join(filter(None, parts))}; {action}"
+        return f"{kind} {place}: {'; '.join(filter(None, parts))}; {action}"
 
 
 def find_uses(roots: Sequence[Path], ids: DataIds, origins: Sequence[Path] = ()) -> list[DataUse]:
@@ -88,7 +89,8 @@ def find_uses(roots: Sequence[Path], ids: DataIds, origins: Sequence[Path] = ())
     runs = find_runs([root for root in roots if root.is_dir()])
     for origin in origins:
         runs.setdefault(origin.resolve(), RunFolder(origin.resolve()))
-    rows = {path: _rows_of(run, ids) for path, run in runs.items()}
+    words = ids.words()
+    rows = {path: _rows_of(run, ids, words) for path, run in runs.items()}
     holders = {path for path, counts in rows.items() if counts} | {origin.resolve() for origin in origins}
     parents = {path: run.parents(runs) for path, run in runs.items()}
     descendants = dict.fromkeys(holders)
@@ -129,14 +131,13 @@ def _lists_other_votes(run: RunFolder, rows: Mapping[str, int], ids: DataIds) ->
     )
 
 
-def _rows_of(run: RunFolder, ids: DataIds) -> dict[str, int]:
+def _rows_of(run: RunFolder, ids: DataIds, words: frozenset[str]) -> dict[str, int]:
     """The number of rows of each table, and of ids in each card, that hold the data."""
     counts: dict[str, int] = {}
     for name, files in run.tables.items():
         count = sum(_count(file, run.path, ids) for file in files)
         if count:
             counts[name] = count
-    words = ids.words()
     for card in cards_of(run.path):
         count = sum(text in words for text in _all_texts(card))
         if count:

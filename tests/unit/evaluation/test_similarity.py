@@ -1,5 +1,7 @@
 """Similar songs: what each reader is blind to, and an index that finds what all distances find."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,12 @@ def test_level_is_no_matter_and_silence_has_no_features(tmp_path):
         rows = features(tmp_path, reader, [loud, quiet, silence])
         assert np.linalg.norm(rows[0] - rows[1]) < 0.02, reader
         assert np.isnan(rows[2]).all(), reader
+
+
+def test_an_index_without_its_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(ConfigError, match=r"pip install .diffdpo\[people\]"):
+        nearest(np.zeros(2), np.zeros((3, 2)), 1, index=tmp_path / "i.usearch")
 
 
 def test_an_index_finds_what_all_distances_find(tmp_path):

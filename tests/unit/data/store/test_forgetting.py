@@ -15,6 +15,7 @@ from diffdpo.data.store.folder import STORE_FEATURES, TOMBSTONES, StoreFeatureRo
 from diffdpo.data.store.forgetting import check_selection, forget
 from diffdpo.data.votes import VOTES
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.runs import finish
 
 
 @pytest.fixture
@@ -127,6 +128,8 @@ def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
     write_run(runs / "adapter", "data: {pairs: runs/pairs}\n", steps=1)
     (runs / "adapter/checkpoints/step-1").mkdir(parents=True)
     write_run(runs / "next", "model: {name: tiny, args: {adapter: runs/adapter/checkpoints/step-1@0.5}}\n")
+    finish(runs / "exported", source="runs/adapter/checkpoints/step-1", layout="diffusers")
+    save_file({"w": np.zeros(1)}, runs / "exported/pytorch_lora_weights.safetensors")
     write_run(runs / "reward", "votes: [store]\n")
     short = [hashlib.sha256(name.encode()).hexdigest()[:16] for name in ("t0", "t1")]
     save_file(
@@ -140,16 +143,16 @@ def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
     tables.append(runs / "copy", VOTES, [study_vote(0), study_vote(1)])
     report = forget(store, check_selection(vote="t0"), [runs, tmp_path / "listen"])
     uses = {use.folder.name: use for use in report.uses}
-    assert set(uses) == {"listen", "pairs", "adapter", "next", "reward", "copy"}
+    assert set(uses) == {"listen", "pairs", "adapter", "exported", "next", "reward", "copy"}
     assert uses["copy"].rows == {"votes.parquet": 1}
     assert uses["listen"].rows == {"votes.parquet": 1}
     assert uses["reward"].rows == {"its card": 1}
-    assert {name for name, use in uses.items() if use.is_model} == {"adapter", "reward"}
+    assert {name for name, use in uses.items() if use.is_model} == {"adapter", "exported", "reward"}
     names = [use.folder.name for use in report.uses]
     assert names.index("pairs") < names.index("adapter") < names.index("next")
     text = "\n".join(report.lines())
     assert "train it again" in text
-    assert "2 of them models" in text
+    assert "3 of them models" in text
     again = forget(store, check_selection(vote="t0", source="study"), [runs])
     assert [line for line in again.lines() if "adapter" in line], "the tombstone remembers what was named"
 
