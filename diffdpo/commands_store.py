@@ -90,7 +90,7 @@ def _register_search(group: typer.Typer, errors: _Errors) -> None:
     ) -> None:
         with errors():
             recipe = import_module("diffdpo.recipes.store_search")
-            settings = recipe.check_search(
+            settings = recipe.check_store_search(
                 store=_path(store), query=expand_path(query), text=text, reader=by, count=count,
                 licenses=tuple(license_name or ()), commercial=commercial, index=index,
             )  # fmt: skip

@@ -21,6 +21,7 @@ from diffdpo.data.samples import SAMPLES
 from diffdpo.data.schema import TableSpec, default_of
 from diffdpo.data.scores import SCORES, WINDOWS
 from diffdpo.data.songs import SONGS
+from diffdpo.data.store.folder import CONSENTS, PROVENANCE, STORE_FEATURES, STORE_SONGS, TOMBSTONES
 from diffdpo.data.votes import OPINIONS, VOTES
 from tools.config_reference import field_docstrings, write_or_check
 
@@ -34,6 +35,11 @@ TABLES: tuple[tuple[TableSpec[Any], str], ...] = (
     (RATINGS, "`mine` and the import of opinions"),
     (VOTES, "`listen` and the importers of `store add`"),
     (OPINIONS, "`listen`: thumbs, stars and MUSHRA"),
+    (STORE_SONGS, "`store add`"),
+    (STORE_FEATURES, "`store search`"),
+    (PROVENANCE, "`store add`"),
+    (CONSENTS, "`store add --consent-scope`"),
+    (TOMBSTONES, "`store forget`"),
 )
 INTRODUCTION = """# Tables
 

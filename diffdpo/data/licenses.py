@@ -16,7 +16,7 @@ LicenseKind = Literal[
 ]
 LICENSE_KINDS: tuple[LicenseKind, ...] = get_args(LicenseKind)
 """Kinds of licenses, the strictest first."""
-UNSTATED = ("", "unknown", "none", "not stated", "n/a", "other")
+UNKNOWN_NAMES = ("", "unknown", "none", "not stated", "n/a", "other")
 PERMISSIVE = re.compile(r"cc0|apache|mit\b|bsd|isc\b|unlicense|pddl|public.?domain|zlib|0bsd")
 SHARE_ALIKE = re.compile(r"by-sa|odbl|gpl|share.?alike")
 ATTRIBUTION = re.compile(r"cc-by\b|by-\d|odc-by|attribution")
@@ -25,7 +25,7 @@ ATTRIBUTION = re.compile(r"cc-by\b|by-\d|odc-by|attribution")
 def license_kind(name: str) -> LicenseKind:
     """The kind of a license by its name, as an SPDX identifier or in words."""
     text = re.sub(r"[\s_/]+", "-", name.strip().lower())
-    if text.replace("-", " ") in UNSTATED or text in UNSTATED:
+    if text.replace("-", " ") in UNKNOWN_NAMES or text in UNKNOWN_NAMES:
         return "unknown"
     if re.search(r"\bnc\b|non-?commercial|research-only", text):
         return "non-commercial"

@@ -7,6 +7,7 @@ folders above the run.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ FOLDER_COLUMNS = ("samples", "songs", "samples_a", "samples_b")
 CONTENT_FOLDERS = {"audio", "latents", "embeddings", "plans", "pictures", "checkpoints", "features"}
 """Folders of files of a run, in which no other run is looked for."""
 LONGEST_PATH = 1024
+HASH = re.compile(r"[0-9a-f]{16,64}")
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class RunFolder:
         parents: set[Path] = set()
         for text in self.texts:
             for part in (piece.split("@")[0].strip() for piece in text.split(",")):
-                if not part or len(part) > LONGEST_PATH or "\n" in part:
+                if not part or len(part) > LONGEST_PATH or "\n" in part or HASH.fullmatch(part):
                     continue
                 for base in bases:
                     path = Path(os.path.normpath(base / part))
-                    parent = run_folder_of(path) if folders is None else _within(path, folders)
+                    parent = run_folder_of(path) if folders is None else _folder_above(path, folders)
                     if parent is not None and parent != self.path and parent not in self.path.parents:
                         parents.add(parent)
                         break
@@ -178,7 +180,7 @@ def run_folder_of(path: Path) -> Path | None:
     return next((place for place in chain[:2] if is_run_folder(place)), None)
 
 
-def _within(path: Path, folders: Mapping[Path, RunFolder]) -> Path | None:
+def _folder_above(path: Path, folders: Mapping[Path, RunFolder]) -> Path | None:
     """Of some folders the one that a path is, or lies in."""
     return next((place for place in (path, *path.parents) if place in folders), None)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from diffdpo.data.samples import Samples
 from diffdpo.data.song_scores import Scores, SongScores, join_scores
-from diffdpo.data.vote_songs import FolderVote, VoteSongs
+from diffdpo.data.vote_arrays import FolderVote, VoteSongs
 from diffdpo.errors import DataError
 from diffdpo.registry import closest
 

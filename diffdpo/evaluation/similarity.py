@@ -103,20 +103,20 @@ def read_rhythm(features: ClipFeatures) -> SongFeatures:
     if not samples.any():
         return np.full(TEMPI + 1, np.nan)
     flux = _flux(features)
-    centred = flux - flux.mean()
-    size = 1 << (2 * len(centred) - 1).bit_length()
-    power = np.abs(np.fft.rfft(centred, size)) ** 2
-    correlation = np.fft.irfft(power)[: len(centred)]
+    centred_flux = flux - flux.mean()
+    size = 1 << (2 * len(centred_flux) - 1).bit_length()
+    power = np.abs(np.fft.rfft(centred_flux, size)) ** 2
+    correlation = np.fft.irfft(power)[: len(centred_flux)]
     correlation = correlation / max(float(correlation[0]), 1e-12)
     tempi = np.geomspace(SLOWEST_BPM, FASTEST_BPM, TEMPI)
     lags = 60 / tempi * SAMPLE_RATE / RHYTHM_HOP
     strength = np.interp(lags, np.arange(len(correlation)), correlation)
     reach = np.arange(-6, 7)
     kernel = np.exp(-0.5 * (reach / TEMPO_BLUR) ** 2)
-    blurred = np.convolve(np.maximum(strength, 0), kernel / kernel.sum(), "same")
+    tempo_profile = np.convolve(np.maximum(strength, 0), kernel / kernel.sum(), "same")
     loud = flux > flux.mean() + flux.std()
     onsets = float((loud[1:] & ~loud[:-1]).sum()) / (len(flux) * RHYTHM_HOP / SAMPLE_RATE)
-    return np.append(blurred, np.log2(1 + onsets) / 8)
+    return np.append(tempo_profile, np.log2(1 + onsets) / 8)
 
 
 def _flux(features: ClipFeatures) -> Float[np.ndarray, " frame"]:
@@ -156,29 +156,29 @@ def nearest(
     songs: Float[np.ndarray, "song dim"],
     count: int,
     *,
-    allowed: Sequence[int] | None = None,
+    candidates: Sequence[int] | None = None,
     index: Path | None = None,
 ) -> list[tuple[int, float]]:
     """The places of the nearest songs and their distances, the nearest first; places that tie in order.
 
     All distances are computed, or, with the path of an `index`, those that a graph of neighbours leads to; the
-    index is made anew where it is of other features. `allowed` are the places that count.
+    index is made anew where it is of other features. `candidates` are the places that count.
     """
-    places = np.arange(len(songs)) if allowed is None else np.asarray(allowed, np.int64)
+    places = np.arange(len(songs)) if candidates is None else np.asarray(candidates, np.int64)
     if index is None:
-        return _ranked(query, songs, places, count)
+        return _rank(query, songs, places, count)
     graph = _open_index(index, songs)
-    wanted = set(places.tolist())
+    allowed_places = set(places.tolist())
     number = min(len(songs), 4 * count)
     while True:
         keys = graph.search(query.astype(np.float32), number).keys.tolist()
-        hits = [int(key) for key in keys if int(key) in wanted]
-        if len(hits) >= min(count, len(wanted)) or number == len(songs):
-            return _ranked(query, songs, np.array(hits, np.int64), count)
+        hits = [int(key) for key in keys if int(key) in allowed_places]
+        if len(hits) >= min(count, len(allowed_places)) or number == len(songs):
+            return _rank(query, songs, np.array(hits, np.int64), count)
         number = min(len(songs), 4 * number)
 
 
-def _ranked(
+def _rank(
     query: SongFeatures, songs: Float[np.ndarray, "song dim"], places: Int[np.ndarray, " place"], count: int
 ) -> list[tuple[int, float]]:
     distances = np.linalg.norm(songs[places] - query, axis=1)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -48,16 +50,23 @@ def add_to_store(settings: StoreAdd) -> list[str]:
     options = IntakeOptions(layout=settings.layout, license=settings.license, source=settings.source)
     with lock_folder(store.folder):
         for path in settings.paths:
+            _refresh_study(path)
             intake = read_intake(path, options, store)
             summary = add_intake(store, intake, copy=settings.copy, scope=settings.scope)
             lines += [f"{path} ({intake.via}):", *(f"  {line}" for line in summary.lines())]
-            if summary.vanished:
-                report = _forget_vanished(store, summary.vanished, settings.runs)
+            if summary.deletions:
+                report = _forget_deletions(store, summary.deletions, settings.runs)
                 lines += [f"  deleted in {path} since: {line}" for line in report.lines()]
     return lines
 
 
-def _forget_vanished(
+def _refresh_study(path: Path) -> None:
+    """Bring the tables of a listening test up to date, so that what its listeners deleted is not in them."""
+    if find_spec("diffdpo.listen"):
+        import_module("diffdpo.listen.results").export_results(path)
+
+
+def _forget_deletions(
     store: Store, rows: Sequence[VoteRow | OpinionRow], runs: Sequence[Path]
 ) -> ForgetReport:
     votes = [row for row in rows if isinstance(row, VoteRow)]
@@ -66,8 +75,8 @@ def _forget_vanished(
         *(("vote", row.source, row.vote_id) for row in votes),
         *(("opinion", row.source, row.opinion_id) for row in opinions),
     ]
-    forgotten = ForgottenRows(votes=votes, opinions=opinions, songs=[])
-    return forget_rows(store, forgotten, identities, run_roots(runs))
+    forgotten_rows = ForgottenRows(votes=votes, opinions=opinions, songs=[])
+    return forget_rows(store, forgotten_rows, identities, run_roots(runs))
 
 
 def export_from_store(folder: Path, out: Path, options: StoreExportOptions) -> list[str]:
@@ -83,7 +92,7 @@ def forget_in_store(folder: Path, selection: ForgetSelection, runs: Sequence[Pat
 
 
 def run_roots(runs: Sequence[Path]) -> list[Path]:
-    """The folders in which uses are looked for: those that were named, else `runs`. DataError for one that is gone."""
+    """The folders in which uses are looked for: the named, else `runs`. DataError for one that is not there."""
     for path in runs:
         if not path.is_dir():
             raise DataError(f"{path}: no such folder of runs")

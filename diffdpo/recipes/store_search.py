@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from diffdpo.data import tables
 from diffdpo.data.licenses import license_kind, may_share
-from diffdpo.data.store.folder import STORE_FEATURES, FeatureRow, Store, StoreSongRow, open_store
+from diffdpo.data.store.folder import STORE_FEATURES, Store, StoreFeatureRow, StoreSongRow, open_store
 from diffdpo.data.store.forgetting import INDEX_FOLDER
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.evaluation.similarity import EXACT_BELOW, READERS, nearest, read_song, text_style
@@ -65,33 +65,37 @@ def search_store(settings: StoreSearch) -> list[SimilarSong]:
     pick("reader", READERS, settings.reader)
     store = open_store(settings.store)
     with lock_folder(store.folder):
-        songs, features = read_features(store, settings.reader)
+        songs, features = read_store_features(store, settings.reader)
         if not songs:
             raise DataError(f"{store.folder}: holds no song with sound; add some with `diffdpo store add`")
-        query, own = _query(store, settings, songs, features)
+        query, query_hash = _query(store, settings, songs, features)
         places = [
-            place for place, song in enumerate(songs) if song.sha256 != own and _is_allowed(song, settings)
+            place
+            for place, song in enumerate(songs)
+            if song.sha256 != query_hash and _is_allowed(song, settings)
         ]
         use_index = len(songs) > EXACT_BELOW if settings.index is None else settings.index
         hits = nearest(
             query,
             features,
             settings.count,
-            allowed=places,
+            candidates=places,
             index=store.folder / INDEX_FOLDER / f"{settings.reader}.usearch" if use_index else None,
         )
     return [SimilarSong(distance=distance, song=songs[place]) for place, distance in hits]
 
 
-def read_features(store: Store, reader: str) -> tuple[list[StoreSongRow], Float[np.ndarray, "song dim"]]:
-    """The songs that have features, in the order of their hashes, and these; what is missing is computed and kept."""
+def read_store_features(
+    store: Store, reader: str
+) -> tuple[list[StoreSongRow], Float[np.ndarray, "song dim"]]:
+    """The songs with features, by the order of their hashes, and these; what is missing is computed and kept."""
     fingerprint = READERS[reader].fingerprint
     rows = {row.sha256: row for row in store.features(reader) if row.fingerprint == fingerprint}
     songs = sorted(store.songs(), key=lambda row: row.sha256)
     work = [song for song in songs if song.sha256 not in rows and store.path(song).is_file()]
-    gone = sum(song.sha256 not in rows and not store.path(song).is_file() for song in songs)
-    if gone:
-        log(f"{gone} songs left out: their sound is not where it was")
+    absences = sum(song.sha256 not in rows and not store.path(song).is_file() for song in songs)
+    if absences:
+        log(f"{absences} songs left out: their sound is not where it was")
     size = 4 * worker_count()
     batches = [work[:1], *(work[begin : begin + size] for begin in range(1, len(work), size))]
     with bar(reader, len(work), "song") as progress:
@@ -105,9 +109,9 @@ def read_features(store: Store, reader: str) -> tuple[list[StoreSongRow], Float[
     return complete, np.array([rows[song.sha256].values for song in complete], np.float64)
 
 
-def _feature_row(store: Store, song: StoreSongRow, reader: str) -> FeatureRow:
+def _feature_row(store: Store, song: StoreSongRow, reader: str) -> StoreFeatureRow:
     values = read_song(store.path(song), reader)
-    return FeatureRow(
+    return StoreFeatureRow(
         sha256=song.sha256,
         reader=reader,
         fingerprint=READERS[reader].fingerprint,
@@ -151,25 +155,25 @@ def _is_allowed(song: StoreSongRow, settings: StoreSearch) -> bool:
         not may_share(song.license) or license_kind(song.license) == "non-commercial"
     ):
         return False
-    wanted = {name.lower() for name in settings.licenses}
-    return not wanted or (song.license or "unknown").lower() in wanted
+    names = {name.lower() for name in settings.licenses}
+    return not names or (song.license or "unknown").lower() in names
 
 
 def result_objects(songs: Sequence[SimilarSong], store: Path) -> list[dict[str, Any]]:
     """The result as objects for JSON."""
     return [
         {
-            "distance": round(hit.distance, 6),
-            "song_id": hit.song.song_id,
-            "sha256": hit.song.sha256,
-            "source": hit.song.source,
-            "system": hit.song.system,
-            "license": hit.song.license or "unknown",
-            "attribution": hit.song.attribution,
-            "prompt": hit.song.prompt,
-            "file": str(store / hit.song.file),
+            "distance": round(similar.distance, 6),
+            "song_id": similar.song.song_id,
+            "sha256": similar.song.sha256,
+            "source": similar.song.source,
+            "system": similar.song.system,
+            "license": similar.song.license or "unknown",
+            "attribution": similar.song.attribution,
+            "prompt": similar.song.prompt,
+            "file": str(store / similar.song.file),
         }
-        for hit in songs
+        for similar in songs
     ]
 
 
@@ -193,7 +197,7 @@ def result_lines(songs: Sequence[SimilarSong], store: Path) -> Iterator[str]:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
-def check_search(**values: Any) -> StoreSearch:
+def check_store_search(**values: Any) -> StoreSearch:
     """Settings; ConfigError for some that are none."""
     try:
         return StoreSearch(**values)

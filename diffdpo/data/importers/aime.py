@@ -15,7 +15,7 @@ from diffdpo.data.importers.base import (
     root_of,
     text_digest,
 )
-from diffdpo.data.importers.records import EmbeddedSound, Record, Sound, read_records
+from diffdpo.data.importers.records import EmbeddedSound, Record, SoundSource, read_records
 from diffdpo.data.votes import VoteRow
 from diffdpo.errors import DataError
 
@@ -37,7 +37,7 @@ def read_aime(path: Path, license_name: str) -> PreferenceImport:
         raise DataError(f"{path}: holds no survey; expected {AIME_LAYOUT}")
     audio = _tracks(root)
     votes: list[VoteRow] = []
-    sounds: dict[str, Sound] = {}
+    sounds: dict[str, SoundSource] = {}
     repeats: Counter[str] = Counter()
     for record in (record for file in surveys for record in read_records(file, AIME_COLUMNS)):
         tracks = [track_id(record, f"track-{number}-id") for number in (1, 2)]
@@ -98,9 +98,9 @@ def _is_audio_table(file: Path) -> bool:
     return {"id", "audio"} <= set(pq.read_schema(file).names)
 
 
-def _tracks(root: Path) -> dict[str, Sound]:
+def _tracks(root: Path) -> dict[str, SoundSource]:
     """The sound of each track, by its five digits."""
-    tracks: dict[str, Sound] = {}
+    tracks: dict[str, SoundSource] = {}
     for file in sorted(root.rglob("*.parquet")):
         if not _is_audio_table(file):
             continue

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffdpo.data.importers.records import AUDIO_SUFFIXES, TABLE_SUFFIXES, EmbeddedSound, Record, Sound
+from diffdpo.data.importers.records import AUDIO_SUFFIXES, TABLE_SUFFIXES, EmbeddedSound, Record, SoundSource
 from diffdpo.data.votes import OpinionRow, VoteRow
 from diffdpo.errors import DataError
 
-UNKNOWN_LICENSE = "unknown"
+UNSTATED_LICENSE = "unknown"
 """License of what was published without one: nobody may pass it on, and cards say so."""
 
 
@@ -21,7 +21,7 @@ class PreferenceImport:
 
     votes: Sequence[VoteRow] = ()
     opinions: Sequence[OpinionRow] = ()
-    sounds: Mapping[str, Sound] = field(default_factory=dict)
+    sounds: Mapping[str, SoundSource] = field(default_factory=dict)
     """The sound of each song by the id that rows call it."""
     notes: Sequence[str] = ()
     """What was left out, and why: lines for the terminal."""
@@ -51,7 +51,7 @@ class SoundFiles:
     absent: Counter[str] = field(default_factory=Counter)
     """Number of names whose files are not there, by their first folder."""
 
-    def resolve(self, record: Record, name: str) -> Sound | None:
+    def resolve(self, record: Record, name: str) -> SoundSource | None:
         """The sound that a cell names; None where it was withheld, or where no audio was copied along at all.
 
         DataError for a file that is missing beside others, and for a name that leaves the folder.

@@ -17,7 +17,7 @@ from diffdpo.data.importers.base import (
     root_of,
     text_digest,
 )
-from diffdpo.data.importers.records import EmbeddedSound, Record, Sound, read_records
+from diffdpo.data.importers.records import EmbeddedSound, Record, SoundSource, read_records
 from diffdpo.data.votes import VoteRow
 
 CMI_PREF_COLUMNS = (
@@ -45,9 +45,9 @@ def read_cmi_pref(path: Path, license_name: str) -> PreferenceImport:
     files = find_tables(path, ("*.jsonl", "*.parquet", "**/*.jsonl", "**/*.parquet"), CMI_PREF_LAYOUT)
     sound_files = SoundFiles(root_of(path))
     votes: list[VoteRow] = []
-    sounds: dict[str, Sound] = {}
+    sounds: dict[str, SoundSource] = {}
     repeats: Counter[str] = Counter()
-    unanswered: Counter[str] = Counter()
+    blanks: Counter[str] = Counter()
     for record in (record for file in files for record in read_records(file, NEEDED_CELLS)):
         for column in ("audio-path", "audio2"):
             sound = sound_files.resolve(record, column)
@@ -57,8 +57,8 @@ def read_cmi_pref(path: Path, license_name: str) -> PreferenceImport:
             *(_song_id(record, name) for name in ("audio-path", "audio2")), record.text("user id")
         )
         repeats[digest] += 1
-        votes += _votes(record, f"{digest}-{repeats[digest]}", license_name, unanswered)
-    notes = [f"{count} pairs without an answer on {axis}" for axis, count in sorted(unanswered.items())]
+        votes += _votes(record, f"{digest}-{repeats[digest]}", license_name, blanks)
+    notes = [f"{count} pairs without an answer on {axis}" for axis, count in sorted(blanks.items())]
     return PreferenceImport(votes=votes, sounds=sounds, notes=[*notes, *sound_files.notes()])
 
 
@@ -68,12 +68,12 @@ def _song_id(record: Record, column: str) -> str:
     return cell.name if isinstance(cell, EmbeddedSound) else record.required_text(column)
 
 
-def _votes(record: Record, pair: str, license_name: str, unanswered: Counter[str]) -> Iterator[VoteRow]:
+def _votes(record: Record, pair: str, license_name: str, blanks: Counter[str]) -> Iterator[VoteRow]:
     prompt, lyrics = record.text("prompt").strip(), record.text("lyrics").strip()
     for axis, name in CMI_PREF_AXES.items():
         answer = record.word(f"preference-{axis}", CMI_PREF_ANSWERS)
         if not answer:
-            unanswered[name] += 1
+            blanks[name] += 1
             continue
         confidence = record.number(f"confidence_preference-{axis}", 0, 5)
         yield VoteRow(

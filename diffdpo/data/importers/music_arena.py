@@ -14,7 +14,7 @@ from diffdpo.data.importers.base import (
     prompt_group,
     root_of,
 )
-from diffdpo.data.importers.records import Record, Sound, read_records
+from diffdpo.data.importers.records import Record, SoundSource, read_records
 from diffdpo.data.votes import VoteRow
 from diffdpo.errors import DataError
 
@@ -37,14 +37,14 @@ def read_music_arena(path: Path, license_name: str) -> PreferenceImport:
     files = find_tables(path, ("battle_data/**/*.json", "**/*.parquet"), MUSIC_ARENA_LAYOUT)
     sound_files = SoundFiles(root_of(path))
     votes: dict[str, VoteRow] = {}
-    sounds: dict[str, Sound] = {}
-    unanswered = silent = 0
+    sounds: dict[str, SoundSource] = {}
+    blanks = silent = 0
     for record in (record for file in files for record in read_records(file, NEEDED_COLUMNS)):
         vote_id = record.required_text("battle_uuid")
         if vote_id in votes:
             raise DataError(f"{record.location}: battle_uuid {vote_id!r} is there twice")
         if not record.text("preference").strip():
-            unanswered += 1
+            blanks += 1
             continue
         votes[vote_id] = _vote(record, vote_id, license_name)
         for side in ("a", "b"):
@@ -52,7 +52,7 @@ def read_music_arena(path: Path, license_name: str) -> PreferenceImport:
             if sound is not None:
                 sounds[f"{vote_id}/{side}"] = sound
             silent += sound is None
-    notes = [f"{unanswered} battles without a preference left out"] if unanswered else []
+    notes = [f"{blanks} battles without a preference left out"] if blanks else []
     if silent:
         notes.append(f"{silent} of {2 * len(votes)} songs have no sound: withheld, or not copied along")
     return PreferenceImport(votes=list(votes.values()), sounds=sounds, notes=[*notes, *sound_files.notes()])

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from diffdpo.data.importers.base import (
-    UNKNOWN_LICENSE,
+    UNSTATED_LICENSE,
     Importer,
     PreferenceImport,
     find_tables,
@@ -16,7 +16,7 @@ from diffdpo.data.importers.base import (
     root_of,
     text_digest,
 )
-from diffdpo.data.importers.records import EmbeddedSound, Record, Sound, read_records
+from diffdpo.data.importers.records import EmbeddedSound, Record, SoundSource, read_records
 from diffdpo.data.votes import VoteRow
 from diffdpo.errors import DataError
 
@@ -32,7 +32,7 @@ def read_musicprefs(path: Path, license_name: str) -> PreferenceImport:
     table = find_tables(path, ("human_preference.csv",), MUSICPREFS_LAYOUT)[0]
     clips = _clips(root_of(path))
     votes: list[VoteRow] = []
-    sounds: dict[str, Sound] = {}
+    sounds: dict[str, SoundSource] = {}
     repeats: Counter[str] = Counter()
     for record in read_records(table, MUSICPREFS_COLUMNS):
         names = [PurePosixPath(record.required_text(f"audio_{side}")).name for side in ("a", "b")]
@@ -67,9 +67,9 @@ def _vote(record: Record, axis: str, names: list[str], prompt: str, pair: str, l
     )
 
 
-def _clips(root: Path) -> dict[str, tuple[Sound, str]]:
+def _clips(root: Path) -> dict[str, tuple[SoundSource, str]]:
     """Sound and prompt of each clip by the name of its file: from Parquet files, else from audio files."""
-    clips: dict[str, tuple[Sound, str]] = {}
+    clips: dict[str, tuple[SoundSource, str]] = {}
     for file in sorted(root.glob("data/*.parquet")):
         for record in read_records(file, ("audio",)):
             sound = record.cells["audio"]
@@ -82,7 +82,7 @@ def _clips(root: Path) -> dict[str, tuple[Sound, str]]:
 
 MUSICPREFS = Importer(
     source="musicprefs",
-    license=UNKNOWN_LICENSE,
+    license=UNSTATED_LICENSE,
     attribution="MusicPrefs, i-need-sleep/musicprefs",
     layout=MUSICPREFS_LAYOUT,
     read=read_musicprefs,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffdpo.data.feedback import THUMBS
 from diffdpo.data.importers.base import Importer, PreferenceImport, find_tables, root_of, text_digest
-from diffdpo.data.importers.records import Record, Sound, read_records
+from diffdpo.data.importers.records import Record, SoundSource, read_records
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.data.votes import OpinionRow
 from diffdpo.errors import DataError
@@ -23,7 +23,7 @@ def read_own_opinions(path: Path, license_name: str) -> PreferenceImport:
     table = find_tables(path, ("*.csv", "*.jsonl"), OPINIONS_LAYOUT)[0]
     folders: SamplesByName = {}
     opinions: list[OpinionRow] = []
-    sounds: dict[str, Sound] = {}
+    sounds: dict[str, SoundSource] = {}
     repeats: Counter[str] = Counter()
     for record in read_records(table, ()):
         scale, value = _value(record)
@@ -63,7 +63,7 @@ def _value(record: Record) -> tuple[str, float]:
     return "thumb", words[thumb]
 
 
-def _song(record: Record, root: Path, folders: SamplesByName) -> tuple[str, Sound | None]:
+def _song(record: Record, root: Path, folders: SamplesByName) -> tuple[str, SoundSource | None]:
     """The song of an opinion, and its sound if it is at hand."""
     names = [name for name in ("file", "sha256", "sample_id") if record.text(name).strip()]
     if len(names) != 1:

@@ -40,7 +40,7 @@ class EmbeddedSound:
     """File and row, as an error names them."""
 
 
-Sound = Path | EmbeddedSound
+SoundSource = Path | EmbeddedSound
 """The sound of a song: an audio file, or a cell of a Parquet file."""
 
 

@@ -19,7 +19,7 @@ from diffdpo.data.importers.base import (
     root_of,
     text_digest,
 )
-from diffdpo.data.importers.records import Record, Sound, read_records
+from diffdpo.data.importers.records import Record, SoundSource, read_records
 from diffdpo.data.votes import OpinionRow, VoteRow
 from diffdpo.errors import DataError
 
@@ -34,7 +34,7 @@ SONGEVAL_LAYOUT = "metadata.jsonl, with mp3/"
 
 
 @dataclass(frozen=True)
-class RatedSong:
+class AnnotatedSong:
     """A song of SongEval: its name, and the values that each of its raters gave on each axis."""
 
     name: str
@@ -52,13 +52,13 @@ def read_songeval(path: Path, license_name: str) -> PreferenceImport:
     """Opinions per rater and axis, and pairs by the means."""
     table = find_tables(path, ("metadata.jsonl",), SONGEVAL_LAYOUT)[0]
     sound_files = SoundFiles(root_of(path))
-    songs: dict[str, RatedSong] = {}
-    sounds: dict[str, Sound] = {}
+    songs: dict[str, AnnotatedSong] = {}
+    sounds: dict[str, SoundSource] = {}
     for record in read_records(table, SONGEVAL_COLUMNS):
         name = record.required_text("file_name")
         if name in songs:
             raise DataError(f"{record.location}: file_name {name!r} is there twice")
-        songs[name] = RatedSong(name, _values(record))
+        songs[name] = AnnotatedSong(name, _values(record))
         sound = sound_files.resolve(record, "file_name")
         if sound is not None:
             sounds[name] = sound
@@ -87,7 +87,7 @@ def _values(record: Record) -> tuple[Mapping[str, float], ...]:
     return tuple(rows)
 
 
-def _opinions(song: RatedSong, group: str, license_name: str) -> Iterator[OpinionRow]:
+def _opinions(song: AnnotatedSong, group: str, license_name: str) -> Iterator[OpinionRow]:
     for number, values in enumerate(song.values, start=1):
         for axis, value in values.items():
             yield OpinionRow(
@@ -102,13 +102,13 @@ def _opinions(song: RatedSong, group: str, license_name: str) -> Iterator[Opinio
             )
 
 
-def song_sets(songs: Iterable[RatedSong]) -> list[list[RatedSong]]:
+def song_sets(songs: Iterable[AnnotatedSong]) -> list[list[AnnotatedSong]]:
     """The songs in sets of SET_SIZE, in an order that follows from their names."""
     order = sorted(songs, key=lambda song: text_digest(song.name, "set"))
     return [order[begin : begin + SET_SIZE] for begin in range(0, len(order), SET_SIZE)]
 
 
-def pair_by_means(members: Sequence[RatedSong]) -> Iterator[tuple[RatedSong, RatedSong]]:
+def pair_by_means(members: Sequence[AnnotatedSong]) -> Iterator[tuple[AnnotatedSong, AnnotatedSong]]:
     """Pairs (better song, worse song) of a set whose means differ by LEAST_GAP or more.
 
     Every song meets the PAIRS_PER_SONG songs behind it in the circle of the set.
@@ -124,7 +124,7 @@ def pair_by_means(members: Sequence[RatedSong]) -> Iterator[tuple[RatedSong, Rat
             yield better, worse
 
 
-def _vote(better: RatedSong, worse: RatedSong, group: str, license_name: str) -> VoteRow:
+def _vote(better: AnnotatedSong, worse: AnnotatedSong, group: str, license_name: str) -> VoteRow:
     vote_id = text_digest(better.name, worse.name)
     songs = (worse.name, better.name) if is_swapped(vote_id) else (better.name, worse.name)
     return VoteRow(

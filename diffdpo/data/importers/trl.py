@@ -17,7 +17,7 @@ from diffdpo.data.importers.base import (
     root_of,
     text_digest,
 )
-from diffdpo.data.importers.records import AUDIO_SUFFIXES, EmbeddedSound, Record, Sound, read_records
+from diffdpo.data.importers.records import AUDIO_SUFFIXES, EmbeddedSound, Record, SoundSource, read_records
 from diffdpo.data.votes import VoteRow
 from diffdpo.errors import DataError
 
@@ -30,7 +30,7 @@ def read_trl(path: Path, license_name: str) -> PreferenceImport:
     files = find_tables(path, ("*.parquet", "data/*.parquet", "*.jsonl", "*.csv", "*.json"), TRL_LAYOUT)
     sound_files = SoundFiles(root_of(path))
     votes: list[VoteRow] = []
-    sounds: dict[str, Sound] = {}
+    sounds: dict[str, SoundSource] = {}
     repeats: Counter[str] = Counter()
     for record in (record for file in files for record in read_records(file, TRL_COLUMNS)):
         names = [_song_name(record, column) for column in ("chosen", "rejected")]

@@ -28,7 +28,7 @@ from diffdpo.data.votes import OPINIONS, VOTES, OpinionRow, VoteRow
 from diffdpo.errors import DataError
 
 AUDIO_FOLDER = "audio"
-INCOMING = ".incoming"
+STAGING = ".staging"
 """Folder for sounds that are not yet known to be sounds; removed whatever happens."""
 T = TypeVar("T", VoteRow, OpinionRow)
 
@@ -41,7 +41,7 @@ class AddSummary:
     """By kind of row: new ones, and those that were there already."""
     kept_out: int = 0
     """Rows and songs that had been forgotten."""
-    vanished: tuple[VoteRow | OpinionRow, ...] = ()
+    deletions: tuple[VoteRow | OpinionRow, ...] = ()
     """Rows of an earlier addition of this origin that it no longer holds."""
     notes: tuple[str, ...] = field(default=())
 
@@ -80,24 +80,24 @@ def add_intake(
     says what the listeners of the votes agreed to.
     """
     tombstones = store.tombstones()
-    incoming = store.folder / INCOMING
-    shutil.rmtree(incoming, ignore_errors=True)
+    staging = store.folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
     try:
-        sounds = {key: _take_in(store, song, incoming, copy=copy) for key, song in intake.songs.items()}
+        sounds = {key: _take_in(store, song, staging, copy=copy) for key, song in intake.songs.items()}
         present = {row.sha256: row for row in store.songs()}
         songs, kept_out = _song_rows(intake, sounds, present, tombstones)
         votes, vote_count = _rows(intake.votes, sounds, tombstones.has_vote)
         opinions, opinion_count = _rows(intake.opinions, sounds, tombstones.has_opinion)
         for sound in sounds.values():
-            _settle(store, sound, incoming, wanted=sound.sha256 in songs)
+            _settle(store, sound, staging, is_new=sound.sha256 in songs)
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     counts = {
         "song": _append(store, STORE_SONGS, songs.values(), present.values(), lambda row: row.sha256),
         "vote": _append(store, VOTES, votes, store.votes(), row_id),
         "opinion": _append(store, OPINIONS, opinions, store.opinions(), row_id),
     }
-    vanished = _vanished(store, intake)
+    deletions = _find_deletions(store, intake)
     _append_provenance(
         store, intake, (*songs, *map(row_id, votes), *map(row_id, opinions)), songs, votes, clock()
     )
@@ -109,29 +109,31 @@ def add_intake(
     return AddSummary(
         counts=counts,
         kept_out=kept_out + vote_count + opinion_count,
-        vanished=tuple(vanished),
+        deletions=tuple(deletions),
         notes=tuple(intake.notes),
     )
 
 
-def _take_in(store: Store, song: IntakeSong, incoming: Path, *, copy: bool) -> StoredSound:
-    """Hash a sound; one that is copied waits in `incoming`."""
+def _take_in(store: Store, song: IntakeSong, staging: Path, *, copy: bool) -> StoredSound:
+    """Hash a sound; one that is copied waits in `staging`."""
     if isinstance(song.sound, EmbeddedSound):
-        incoming.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True, exist_ok=True)
         suffix = Path(song.sound.name).suffix.lower()
         suffix = suffix if suffix in AUDIO_SUFFIXES else ".wav"
-        path = incoming / f"sound{suffix}"
+        path = staging / f"sound{suffix}"
         path.write_bytes(read_embedded(song.sound))
-        return _stored(store, path, song.sound.location, f"{AUDIO_FOLDER}/{{}}{suffix}")
+        return _describe_sound(store, path, song.sound.location, f"{AUDIO_FOLDER}/{{}}{suffix}")
     path = song.sound
-    stored = _stored(store, path, str(path), f"{AUDIO_FOLDER}/{{}}{path.suffix}" if copy else "")
+    copied_sound = _describe_sound(
+        store, path, str(path), f"{AUDIO_FOLDER}/{{}}{path.suffix}" if copy else ""
+    )
     if copy:
-        incoming.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, incoming / Path(stored.file).name)
-    return stored
+        staging.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, staging / Path(copied_sound.file).name)
+    return copied_sound
 
 
-def _stored(store: Store, path: Path, location: str, pattern: str) -> StoredSound:
+def _describe_sound(store: Store, path: Path, location: str, pattern: str) -> StoredSound:
     try:
         with audio.decode(path) as file:
             seconds = file.frames / file.samplerate
@@ -139,15 +141,15 @@ def _stored(store: Store, path: Path, location: str, pattern: str) -> StoredSoun
     except (DataError, RuntimeError) as error:
         raise DataError(f"{location}: no sound that can be decoded ({error})") from None
     name = pattern.format(sha256) if pattern else store.relative(path)
-    if pattern and path.parent.name == INCOMING:
+    if pattern and path.parent.name == STAGING:
         path.replace(path.parent / Path(name).name)
     return StoredSound(sha256=sha256, file=name, duration_s=seconds)
 
 
-def _settle(store: Store, sound: StoredSound, incoming: Path, *, wanted: bool) -> None:
+def _settle(store: Store, sound: StoredSound, staging: Path, *, is_new: bool) -> None:
     """Move a copy to its place, unless the store has it, or the song was forgotten."""
-    path, target = incoming / Path(sound.file).name, store.folder / sound.file
-    if wanted and path.is_file() and sound.file.startswith(f"{AUDIO_FOLDER}/"):
+    path, target = staging / Path(sound.file).name, store.folder / sound.file
+    if is_new and path.is_file() and sound.file.startswith(f"{AUDIO_FOLDER}/"):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
 
@@ -187,7 +189,7 @@ def _rows(
     rows: Iterable[T], sounds: Mapping[str, StoredSound], is_forgotten: Callable[[T], bool]
 ) -> tuple[list[T], int]:
     """Votes or opinions with the hashes and files of their songs, and how many were forgotten."""
-    placed, kept_out = [], 0
+    complete_rows, kept_out = [], 0
     for row in rows:
         values: dict[str, Any] = {}
         for side in ("a", "b") if isinstance(row, VoteRow) else ("",):
@@ -201,8 +203,8 @@ def _rows(
         if is_forgotten(complete):
             kept_out += 1
         else:
-            placed.append(complete)
-    return placed, kept_out
+            complete_rows.append(complete)
+    return complete_rows, kept_out
 
 
 S = TypeVar("S")
@@ -213,8 +215,8 @@ def _append(
 ) -> tuple[int, int]:
     """Append rows that are new or differ; the numbers of new keys and of keys that were there."""
     earlier = {key(row): row for row in present}
-    changed = [row for row in rows if earlier.get(key(row)) != row]
-    tables.append(store.folder, spec, changed)
+    changes = [row for row in rows if earlier.get(key(row)) != row]
+    tables.append(store.folder, spec, changes)
     total = list(rows)
     new = sum(key(row) not in earlier for row in total)
     return new, len(total) - new
@@ -239,15 +241,15 @@ def _append_provenance(
     tables.append(store.folder, PROVENANCE, rows)
 
 
-def _vanished(store: Store, intake: Intake) -> list[VoteRow | OpinionRow]:
+def _find_deletions(store: Store, intake: Intake) -> list[VoteRow | OpinionRow]:
     """Votes and opinions that came from this folder of votes alone and are no longer in it: deleted there."""
     if intake.via != "votes":
         return []
     origin = store.relative(intake.origin)
-    here = {*map(row_id, intake.votes), *map(row_id, intake.opinions)}
+    ids_here = {*map(row_id, intake.votes), *map(row_id, intake.opinions)}
     origins: dict[str, set[str]] = {}
     for row in store.provenance():
         if row.kind in ("vote", "opinion"):
             origins.setdefault(row.id, set()).add(row.origin)
     rows: list[VoteRow | OpinionRow] = [*store.votes(), *store.opinions()]
-    return [row for row in rows if origins.get(row_id(row)) == {origin} and row_id(row) not in here]
+    return [row for row in rows if origins.get(row_id(row)) == {origin} and row_id(row) not in ids_here]

@@ -84,7 +84,7 @@ def export_store(store: Store, out: Path, options: StoreExportOptions) -> StoreE
     if not rows:
         details = "; ".join(f"{count} {reason}" for reason, count in sorted(skips.items()))
         raise DataError(f"{store.folder}: nothing may be passed on ({details or 'it is empty'})")
-    parts = {name: split_rows(part) for name, part in rows.items()}
+    parts = {name: rows_by_split(part) for name, part in rows.items()}
     sizes = {name: {split: len(part) for split, part in splits.items()} for name, splits in parts.items()}
     terms = merge_terms(_terms(row) for part in rows.values() for row in part)
     export = StoreExport(out=out, sizes=sizes, skips=dict(skips), terms=terms)
@@ -138,7 +138,7 @@ def _terms(row: VoteRow | OpinionRow | StoreSongRow) -> DataTerms:
     return DataTerms({row.source: (row.license,)}, (consent,) if consent else ())
 
 
-def split_rows(rows: Iterable[R]) -> dict[str, list[R]]:
+def rows_by_split(rows: Iterable[R]) -> dict[str, list[R]]:
     """Rows by the split of their groups; splits without a row are left out."""
     splits: dict[str, list[R]] = {name: [] for name in EXPORT_SPLITS}
     for row in rows:

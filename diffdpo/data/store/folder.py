@@ -53,7 +53,7 @@ class StoreSongRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureRow:
+class StoreFeatureRow:
     """The features of a song by one reader."""
 
     sha256: str
@@ -109,7 +109,7 @@ class ConsentRow:
 
 
 STORE_SONGS = TableSpec("store_songs", StoreSongRow, key=("sha256",))
-STORE_FEATURES = TableSpec("store_features", FeatureRow, key=("sha256", "reader"))
+STORE_FEATURES = TableSpec("store_features", StoreFeatureRow, key=("sha256", "reader"))
 PROVENANCE = TableSpec("provenance", ProvenanceRow, key=("kind", "id", "origin"))
 TOMBSTONES = TableSpec("tombstones", StoreTombstoneRow, key=("digest",))
 CONSENTS = TableSpec("consents", ConsentRow, key=("consent",))
@@ -167,7 +167,7 @@ class Store:
     def opinions(self) -> list[OpinionRow]:
         return tables.read_rows(self.folder, OPINIONS)
 
-    def features(self, reader: str) -> list[FeatureRow]:
+    def features(self, reader: str) -> list[StoreFeatureRow]:
         """The features of all songs by one reader, of any fingerprint."""
         return [row for row in tables.read_rows(self.folder, STORE_FEATURES) if row.reader == reader]
 

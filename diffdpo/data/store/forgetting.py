@@ -156,10 +156,10 @@ def select_rows(store: Store, selection: ForgetSelection) -> ForgottenRows:
             raise DataError(
                 f"{store.folder}: {selection.rater or selection.vote!r} is in {', '.join(sources)}; add --source"
             )
-        chosen = {row_id(row) for row in mine if selection.source in ("", row.source)}
+        chosen_ids = {row_id(row) for row in mine if selection.source in ("", row.source)}
         return ForgottenRows(
-            votes=[row for row in votes if row_id(row) in chosen],
-            opinions=[row for row in opinions if row_id(row) in chosen],
+            votes=[row for row in votes if row_id(row) in chosen_ids],
+            opinions=[row for row in opinions if row_id(row) in chosen_ids],
             songs=[],
         )
     songs = [
@@ -225,10 +225,10 @@ def _delete(store: Store, rows: ForgottenRows) -> ForgetReport:
     ids = {*map(row_id, rows.votes), *map(row_id, rows.opinions)}
     songs, votes, opinions = store.songs(), store.votes(), store.opinions()
     features = tables.read_rows(store.folder, STORE_FEATURES)
-    rest = [row for row in features if row.sha256 not in hashes]
+    kept_features = [row for row in features if row.sha256 not in hashes]
     tables.replace(store.folder, VOTES, [row for row in votes if row_id(row) not in ids])
     tables.replace(store.folder, OPINIONS, [row for row in opinions if row_id(row) not in ids])
-    tables.replace(store.folder, STORE_FEATURES, rest)
+    tables.replace(store.folder, STORE_FEATURES, kept_features)
     tables.replace(
         store.folder,
         PROVENANCE,
@@ -243,7 +243,7 @@ def _delete(store: Store, rows: ForgottenRows) -> ForgetReport:
         votes=len(rows.votes),
         opinions=len(rows.opinions),
         songs=len(rows.songs),
-        features=len(features) - len(rest),
+        features=len(features) - len(kept_features),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.data.importers import IMPORTERS, import_preferences
-from diffdpo.data.importers.records import Sound
+from diffdpo.data.importers.records import SoundSource
 from diffdpo.data.samples import SAMPLES, Samples, open_samples
 from diffdpo.data.song_manifest import read_songs
 from diffdpo.data.songs import SONGS
@@ -26,7 +26,7 @@ class IntakeSong:
     """A song that is added: its row, without hash and file, and its sound."""
 
     row: StoreSongRow
-    sound: Sound
+    sound: SoundSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def read_intake(path: Path, options: IntakeOptions, store: Store) -> Intake:
     if (path / VOTES.folder).exists() or (path / OPINIONS.folder).exists():
         return _read_votes_folder(path, options, store)
     if (path / SAMPLES.folder).exists():
-        songs = {song.row.song_id: song for song in sample_songs(path, options)}
+        songs = {song.row.song_id: song for song in intake_samples(path, options)}
         return Intake(origin=path, via="samples", songs=songs)
     if (path / SONGS.folder).exists():
         return Intake(origin=path, via="prepared", songs=_prepared_songs(path, options))
@@ -163,7 +163,7 @@ def _sound_of(row: VoteRow | OpinionRow, side: str, folder: Path, store: Store) 
     return path if is_file(path) else None
 
 
-def sample_songs(path: Path, options: IntakeOptions) -> Iterator[IntakeSong]:
+def intake_samples(path: Path, options: IntakeOptions) -> Iterator[IntakeSong]:
     """The songs of a samples folder that have sound."""
     samples = open_samples(path)
     try:

@@ -70,12 +70,15 @@ class DataUse:
 
     def line(self) -> str:
         """What the folder contains, and what has to be done with it."""
-        held = ", ".join(f"{count} rows of {table}" for table, count in sorted(self.rows.items()))
-        made = ", ".join(str(parent) for parent in self.parents)
-        parts = [held and f"holds {held}", made and f"made from {made}"]
-        action = "delete them there" if not made else "train it again" if self.is_model else "make it again"
+        row_text = ", ".join(f"{count} rows of {table}" for table, count in sorted(self.rows.items()))
+        parent_text = ", ".join(str(parent) for parent in self.parents)
+        parts = [row_text and f"holds {row_text}", parent_text and f"made from {parent_text}"]
+        action = (
+            "delete them there" if not parent_text else "train it again" if self.is_model else "make it again"
+        )
+        place = self.folder.relative_to(Path.cwd()) if self.folder.is_relative_to(Path.cwd()) else self.folder
         kind = "model" if self.is_model else "table" if self.rows else "run"
-        return f"{kind} {self.folder}: {'; '.join(filter(None, parts))}; {action}"
+        return f"{kind} {place}: {'; '.join(filter(None, parts))}; {action}"
 
 
 def find_uses(roots: Sequence[Path], ids: DataIds, origins: Sequence[Path] = ()) -> list[DataUse]:
@@ -86,19 +89,24 @@ def find_uses(roots: Sequence[Path], ids: DataIds, origins: Sequence[Path] = ())
     runs = find_runs([root for root in roots if root.is_dir()])
     for origin in origins:
         runs.setdefault(origin.resolve(), RunFolder(origin.resolve()))
-    rows = {path: _rows_of(run, ids) for path, run in runs.items()}
+    words = ids.words()
+    rows = {path: _rows_of(run, ids, words) for path, run in runs.items()}
     holders = {path for path, counts in rows.items() if counts} | {origin.resolve() for origin in origins}
     parents = {path: run.parents(runs) for path, run in runs.items()}
-    reached = dict.fromkeys(holders)
+    descendants = dict.fromkeys(holders)
     queue = list(holders)
     for place in queue:
         for path, names in parents.items():
-            if place in names and path not in reached and not _lists_other_votes(runs[path], rows[path], ids):
-                reached[path] = None
+            if (
+                place in names
+                and path not in descendants
+                and not _lists_other_votes(runs[path], rows[path], ids)
+            ):
+                descendants[path] = None
                 queue.append(path)
     return [
-        DataUse(folder=path, rows=rows[path], parents=tuple(sorted(parents[path] & reached.keys())))
-        for path in _in_order({path: parents[path] & reached.keys() for path in reached})
+        DataUse(folder=path, rows=rows[path], parents=tuple(sorted(parents[path] & descendants.keys())))
+        for path in _in_order({path: parents[path] & descendants.keys() for path in descendants})
         if path not in {origin.resolve() for origin in origins} or rows[path]
     ]
 
@@ -106,11 +114,11 @@ def find_uses(roots: Sequence[Path], ids: DataIds, origins: Sequence[Path] = ())
 def _in_order(parents: Mapping[Path, set[Path]]) -> list[Path]:
     """Folders, each behind its parents; by path where they do not depend on each other."""
     order: list[Path] = []
-    rest = sorted(parents)
-    while rest:
-        ready = [path for path in rest if not (parents[path] & set(rest)) - {path}] or rest
+    remainder = sorted(parents)
+    while remainder:
+        ready = [path for path in remainder if not (parents[path] & set(remainder)) - {path}] or remainder
         order += ready
-        rest = [path for path in rest if path not in order]
+        remainder = [path for path in remainder if path not in order]
     return order
 
 
@@ -123,14 +131,13 @@ def _lists_other_votes(run: RunFolder, rows: Mapping[str, int], ids: DataIds) ->
     )
 
 
-def _rows_of(run: RunFolder, ids: DataIds) -> dict[str, int]:
+def _rows_of(run: RunFolder, ids: DataIds, words: frozenset[str]) -> dict[str, int]:
     """The number of rows of each table, and of ids in each card, that hold the data."""
     counts: dict[str, int] = {}
     for name, files in run.tables.items():
         count = sum(_count(file, run.path, ids) for file in files)
         if count:
             counts[name] = count
-    words = ids.words()
     for card in cards_of(run.path):
         count = sum(text in words for text in _all_texts(card))
         if count:
@@ -148,7 +155,7 @@ def _names(file: Path) -> set[str]:
 def _count(file: Path, folder: Path, ids: DataIds) -> int:
     """The number of rows of a Parquet file that hold the data."""
     names = _names(file)
-    wanted = {
+    search_columns = {
         "vote_id",
         "opinion_id",
         "source",
@@ -157,7 +164,7 @@ def _count(file: Path, folder: Path, ids: DataIds) -> int:
         *SONG_COLUMNS_OF_TABLES,
         *PAIR_COLUMNS,
     }
-    columns = sorted(names & wanted)
+    columns = sorted(names & search_columns)
     if not columns:
         return 0
     table = pq.read_table(file, columns=columns, partitioning=None)
@@ -202,10 +209,10 @@ def _pair_mask(table: pa.Table, name: str, folder: Path, songs: frozenset[str]) 
         for file in sorted(path.glob("*.parquet")):
             rows = pq.read_table(file, columns=["sample_id", "sha256"], partitioning=None).to_pylist()
             keys |= {f"{samples}\0{row['sample_id']}" for row in rows if row["sha256"] in songs}
-    joined = pc.binary_join_element_wise(
+    pair_keys = pc.binary_join_element_wise(
         pc.cast(table["samples"], pa.string()), pc.cast(table[name], pa.string()), "\0"
     )
-    return pc.is_in(joined, pa.array(sorted(keys), pa.string())) if keys else None
+    return pc.is_in(pair_keys, pa.array(sorted(keys), pa.string())) if keys else None
 
 
 def cards_of(folder: Path) -> Iterator[dict[str, Any]]:

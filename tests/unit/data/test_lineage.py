@@ -4,7 +4,8 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard
-from support.songs import write_prepared
+from support.launch import verb
+from support.songs import write_pairs, write_prepared, write_ratings
 
 from diffdpo.data import tables
 from diffdpo.data.licenses import DataTerms, card_license, license_kind, may_share, merge_terms
@@ -183,6 +184,32 @@ def test_the_card_of_an_adapter_says_what_its_votes_allow(weights, tmp_path, mon
     with pytest.raises(ConfigError, match="forbids commercial use"):
         export_adapter(AdapterExport(source=settings.source, target=tmp_path / "b", license="apache-2.0"))
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "ratings"])
+def test_a_training_on_votes_writes_their_terms_into_its_manifest(bundle, tmp_path, monkeypatch, kind):
+    """A real training of one step, on pairs or ratings whose configuration names the votes; its adapter's card."""
+    monkeypatch.chdir(tmp_path)
+    pairs = write_pairs(tmp_path)
+    write_ratings(tmp_path / "ratings", tmp_path / "samples", {f"p{k:02d}.000": (-1) ** k for k in range(12)})
+    write_votes(
+        tmp_path / "listen", vote(1, license="CC-BY-NC-4.0", consent="3f2a/en"), vote(2, source="bare")
+    )
+    folder = {"pairs": pairs, "ratings": tmp_path / "ratings"}[kind]
+    (folder / "config.yaml").write_text("votes: [listen]\n")
+    verb(
+        "train", "out=run", f"data.{kind}={folder}", f"model.args.bundle={bundle}", "train.lora.rank=2",
+        "train.steps=1", "train.global_batch=2", "train.per_device=2",
+        f"objective={'dpo' if kind == 'pairs' else 'kto'}",
+    )  # fmt: skip
+    manifest = read_json(tmp_path / "run/manifest.json")
+    assert manifest["licenses"] == {"bare": ["unknown"], "study": ["CC-BY-NC-4.0"]}
+    assert manifest["consents"] == ["3f2a/en"]
+    verb("export-adapter", tmp_path / "run" / manifest["result"], tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "NOBODY STATED A LICENSE" in card.content
+    assert "* consent of listeners: 3f2a/en" in card.content
 
 
 def test_a_manifest_that_is_none_and_a_damaged_table_give_no_terms(tmp_path):

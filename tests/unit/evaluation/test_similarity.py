@@ -1,5 +1,7 @@
 """Similar songs: what each reader is blind to, and an index that finds what all distances find."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,12 @@ def test_level_is_no_matter_and_silence_has_no_features(tmp_path):
         assert np.isnan(rows[2]).all(), reader
 
 
+def test_an_index_without_its_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(ConfigError, match=r"pip install .diffdpo\[people\]"):
+        nearest(np.zeros(2), np.zeros((3, 2)), 1, index=tmp_path / "i.usearch")
+
+
 def test_an_index_finds_what_all_distances_find(tmp_path):
     rng = np.random.default_rng(1)
     songs = rng.standard_normal((3000, 16))
@@ -102,10 +110,11 @@ def test_an_index_finds_what_all_distances_find(tmp_path):
         graph = nearest(query, songs, 10, index=tmp_path / "i.usearch")
         hits += len({place for place, _ in exact} & {place for place, _ in graph})
     assert hits >= 0.95 * 200
-    allowed = list(range(0, 3000, 100))
+    candidates = list(range(0, 3000, 100))
     places = [
-        place for place, _ in nearest(queries[0], songs, 5, allowed=allowed, index=tmp_path / "i.usearch")
+        place
+        for place, _ in nearest(queries[0], songs, 5, candidates=candidates, index=tmp_path / "i.usearch")
     ]
-    assert places == [place for place, _ in nearest(queries[0], songs, 5, allowed=allowed)]
+    assert places == [place for place, _ in nearest(queries[0], songs, 5, candidates=candidates)]
     changed = nearest(songs[7] + 1, np.vstack([songs, songs[7] + 1]), 1, index=tmp_path / "i.usearch")
     assert changed[0] == (3000, 0.0), "made anew for other features"

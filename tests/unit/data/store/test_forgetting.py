@@ -11,10 +11,11 @@ from support.stores import add, study_opinion, study_vote, write_run, write_song
 
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS, PairRow
-from diffdpo.data.store.folder import STORE_FEATURES, TOMBSTONES, FeatureRow, open_store
+from diffdpo.data.store.folder import STORE_FEATURES, TOMBSTONES, StoreFeatureRow, open_store
 from diffdpo.data.store.forgetting import check_selection, forget
 from diffdpo.data.votes import VOTES
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.runs import finish
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def store(tmp_path, monkeypatch):
     arena = write_music_arena(tmp_path / "arena", [battle(number, "A") for number in range(3)])
     store, _ = add(tmp_path / "store", arena, layout="music-arena", copy=True)
     rows = [
-        FeatureRow(sha256=song.sha256, reader="x", fingerprint="1", values=(1.0,)) for song in store.songs()
+        StoreFeatureRow(sha256=song.sha256, reader="x", fingerprint="1", values=(1.0,))
+        for song in store.songs()
     ]
     tables.append(store.folder, STORE_FEATURES, rows)
     return store
@@ -111,7 +113,7 @@ def test_votes_deleted_in_their_study_are_seen_as_such(store, tmp_path):
     """The study deletes a rater's rows; when it is added again, the store knows which are gone."""
     write_study(tmp_path / "listen", [study_vote(number) for number in (1, 3, 5)])
     _, summary = add(store.folder, tmp_path / "listen")
-    assert {getattr(row, "vote_id", "o") for row in summary.vanished} == {"t0", "t2", "t4", "o"}
+    assert {getattr(row, "vote_id", "o") for row in summary.deletions} == {"t0", "t2", "t4", "o"}
 
 
 def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
@@ -126,6 +128,8 @@ def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
     write_run(runs / "adapter", "data: {pairs: runs/pairs}\n", steps=1)
     (runs / "adapter/checkpoints/step-1").mkdir(parents=True)
     write_run(runs / "next", "model: {name: tiny, args: {adapter: runs/adapter/checkpoints/step-1@0.5}}\n")
+    finish(runs / "exported", source="runs/adapter/checkpoints/step-1", layout="diffusers")
+    save_file({"w": np.zeros(1)}, runs / "exported/pytorch_lora_weights.safetensors")
     write_run(runs / "reward", "votes: [store]\n")
     short = [hashlib.sha256(name.encode()).hexdigest()[:16] for name in ("t0", "t1")]
     save_file(
@@ -139,16 +143,16 @@ def test_every_table_and_model_that_contained_a_vote_is_named(store, tmp_path):
     tables.append(runs / "copy", VOTES, [study_vote(0), study_vote(1)])
     report = forget(store, check_selection(vote="t0"), [runs, tmp_path / "listen"])
     uses = {use.folder.name: use for use in report.uses}
-    assert set(uses) == {"listen", "pairs", "adapter", "next", "reward", "copy"}
+    assert set(uses) == {"listen", "pairs", "adapter", "exported", "next", "reward", "copy"}
     assert uses["copy"].rows == {"votes.parquet": 1}
     assert uses["listen"].rows == {"votes.parquet": 1}
     assert uses["reward"].rows == {"its card": 1}
-    assert {name for name, use in uses.items() if use.is_model} == {"adapter", "reward"}
+    assert {name for name, use in uses.items() if use.is_model} == {"adapter", "exported", "reward"}
     names = [use.folder.name for use in report.uses]
     assert names.index("pairs") < names.index("adapter") < names.index("next")
     text = "\n".join(report.lines())
     assert "train it again" in text
-    assert "2 of them models" in text
+    assert "3 of them models" in text
     again = forget(store, check_selection(vote="t0", source="study"), [runs])
     assert [line for line in again.lines() if "adapter" in line], "the tombstone remembers what was named"
 
