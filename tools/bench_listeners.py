@@ -1,4 +1,4 @@
-"""How well a reward model learns the hidden taste of simulated listeners, on prompts that it has not seen. JSON out.
+"""How well a reward model learns the hidden taste of simulated listeners, on prompts it has not seen. JSON out.
 
     python tools/bench_listeners.py --run RUN [--run RUN …] --work FOLDER [--seeds 5] [--tune] [--hidden 16]
 
@@ -6,7 +6,7 @@ RUN is a finished `diffdpo demo`, or any round: its folders `baseline`, `round-*
 with `scores` that hold the axes of notes and beats. For each seed some prompts are held out, and the same model is
 fitted twice on the others: to the votes of listeners who err, and to 50,000 votes without errors on the same songs.
 `accuracy` is the share of all pairs of songs of a held-out prompt that the model orders as the hidden utility does,
-the mean over prompts. Half of the prompts is for tuning: only with --tune they are held out, and then nothing else is
+the mean over prompts. Half of the prompts is for tuning: only with --tune they are held out, and then no other is
 used; without it prompts of the other half are held out. Features and seeds lie in the work folder: a run that was
 interrupted goes on.
 """
@@ -106,10 +106,10 @@ def fit(
 
 def as_song_votes(rows: Sequence[VoteRow], work: Path, parts: SongParts) -> list[SongVote]:
     """Votes with the songs that have features."""
-    known = {song.sha256: song for song in parts}
+    by_hash = {song.sha256: song for song in parts}
     votes = []
     for row in rows:
-        first, second = (known[song.sha256] for song in vote_songs(work, row))
+        first, second = (by_hash[song.sha256] for song in vote_songs(work, row))
         votes.append(SongVote(row, first, second, ""))
     return votes
 

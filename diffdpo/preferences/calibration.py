@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.preferences.bradley_terry import win_probability
+from diffdpo.preferences.bradley_terry import log_loss, win_probability
 
 Column = Float[np.ndarray, " pair"]
 BINS = 10
@@ -90,17 +90,23 @@ def fit_offsets(
 def fit_with_intercepts(
     design: Float[np.ndarray, "pair column"], margins: Column, targets: Column, l2: float
 ) -> Float[np.ndarray, " column"]:
-    """The weights of a logistic regression whose margins have a fixed part, with a penalty."""
+    """The weights of a logistic regression whose margins have a fixed part, with a penalty, by Newton's method."""
     weights = np.zeros(design.shape[1])
+
+    def loss(w: np.ndarray) -> float:
+        return float(log_loss(margins + design @ w, targets).sum() + l2 / 2 * (w @ w))
+
     for _ in range(100):
         probability = win_probability(margins + design @ weights)
         gradient = design.T @ (probability - targets) + l2 * weights
         if np.abs(gradient).max() < 1e-9 * max(1, len(margins)):
             break
         spread = probability * (1 - probability)
-        weights = weights - np.linalg.solve(
-            (design.T * spread) @ design + l2 * np.eye(len(weights)), gradient
-        )
+        step = np.linalg.solve((design.T * spread) @ design + l2 * np.eye(len(weights)), gradient)
+        size, level = 1.0, loss(weights)
+        while size > 1e-8 and loss(weights - size * step) > level - 1e-4 * size * (gradient @ step):
+            size /= 2
+        weights = weights - size * step
     return weights
 
 

@@ -48,7 +48,7 @@ from diffdpo.runs import (
     write_json,
 )
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import axis_traits, check_axis_names, diagnosis_axes, unproven_judges
+from diffdpo.scorers.axes import axis_traits, check_axis_names, check_judges, diagnosis_axes, unproven_judges
 from diffdpo.text_files import read_jsonl, read_text
 
 FRONTIER = "frontier.json"
@@ -106,7 +106,7 @@ class EvaluateRun:
     def check_parts(self) -> None:
         """Errors for an axis that does not exist and for a frontier that is none, before any work."""
         check_axis_names(self.mined_axes, "mined_axes")
-        check_axis_names(self.judges, "judges")
+        check_judges(self.judges)
         if self.frontier:
             read_frontier(Path(self.frontier))
 

@@ -23,6 +23,7 @@ from diffdpo.scorers.second_critic import SecondCritic
 from diffdpo.scorers.songeval import SongEval
 from diffdpo.scorers.structure import Structure
 from diffdpo.scorers.tags import Tags
+from diffdpo.scorers.tunejury import TuneJury
 
 SCORERS: Table[type[Scorer]] = Table(
     "scorer",
@@ -45,6 +46,7 @@ SCORERS: Table[type[Scorer]] = Table(
         "audiobox": Audiobox,
         "reward": VoteReward,
         "prompt_reward": PromptVoteReward,
+        "tunejury": TuneJury,
     },
 )
 

@@ -10,7 +10,14 @@ from diffdpo.types import Prompt
 
 NOT_QUALITY = {"audiobox.pc"}
 """Axes that measure no quality: more complex is not better."""
-UNPROVEN_AXES = NOT_QUALITY | {
+NO_JUDGES = {
+    "tunejury.preference": (
+        "TuneJury falls from .72 to .54 on songs of systems newer than its votes, and the order of its inputs is "
+        "an assumption"
+    ),
+}
+"""Axes that may never judge, with the reason; they can be mined when named."""
+UNPROVEN_AXES = NOT_QUALITY | set(NO_JUDGES) | {
     "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style",
 }  # fmt: skip
 """Axes that are not shown to be valid on generated songs: mined only when named, and otherwise no judges."""
@@ -77,6 +84,15 @@ def component_axes(axes: Collection[str]) -> set[str]:
         for scorer in scorers
         for axis in (scorer.components if isinstance(scorer, CompositeScorer) else tuple[str, ...]())
     }
+
+
+def check_judges(judges: Iterable[str], key: str = "judges") -> None:
+    """ConfigError for an axis that belongs to no scorer, or that may not judge, with the reason."""
+    names = list(judges)
+    check_axis_names(names, key)
+    for axis in names:
+        if axis in NO_JUDGES:
+            raise ConfigError(f"{key}: {axis} may not judge: {NO_JUDGES[axis]}; name another axis")
 
 
 def unproven_judges(judges: Collection[str]) -> list[str]:

@@ -29,7 +29,7 @@ class NetworkFit:
         parameters = [
             torch.from_numpy(fit_linear(data, counts, l2).linear).float(),
             inner,
-            torch.zeros(members, hidden),
+            torch.randn(members, hidden, generator=rng),
             torch.zeros(members, hidden),
         ]
         for parameter in parameters:

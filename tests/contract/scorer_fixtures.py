@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from support.mulan import write_mulan
 
 from diffdpo.encoders import muq
 from diffdpo.encoders.audiobox import AXES, AudioboxNetwork, published_heads
 from diffdpo.encoders.songeval import Head
+from diffdpo.encoders.tunejury import TUNEJURY_STYLES, TuneJuryHead
 from diffdpo.encoders.wavlm import published_config
 from diffdpo.extractors import EXTRACTORS
 from diffdpo.extractors.base import extractor_fingerprint
@@ -20,6 +22,7 @@ from diffdpo.scorers import SCORERS
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.reward_file import REWARD_FILE, ExtractorCard, RewardCard, save_reward
 from diffdpo.scorers.songeval import HEAD_FILE
+from diffdpo.scorers.tunejury import TUNEJURY_FILE
 
 MUQ = muq.MuQConfig(dim=32, depth=7, heads=4, hidden=48, kernel_size=7, conv_dim=6)
 AUDIOBOX = {
@@ -104,11 +107,27 @@ def write_prompt_reward(folder: Path, seed: int = 0) -> dict[str, Any]:
     return write_reward(folder, seed, text="style")
 
 
+def write_tunejury(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """A small MuQ-MuLan with embeddings of the published length, and a head with the published names."""
+    write_mulan(folder, styles=TUNEJURY_STYLES)
+    torch.manual_seed(seed)
+    head = TuneJuryHead()
+    for name, tensor in head.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif tensor.is_floating_point():
+            tensor.normal_(0.2 if name.endswith("weight") and tensor.ndim == 1 else 0.0, 0.2)
+    save_file(head.state_dict(), folder / TUNEJURY_FILE)
+    path = str(folder)
+    return {"head": path, "weights": path, "tokenizer": path, "accept_noncommercial": True}
+
+
 WEIGHTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "songeval": write_songeval,
     "audiobox": write_audiobox,
     "reward": write_reward,
     "prompt_reward": write_prompt_reward,
+    "tunejury": write_tunejury,
 }
 """By scorer: what writes random weights into a folder, by a seed. Other scorers need no download."""
 

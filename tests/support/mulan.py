@@ -13,8 +13,8 @@ TINY = muq.MuQConfig(dim=32, depth=2, heads=4, hidden=48, kernel_size=7, conv_di
 DIM, HEADS, HEAD_DIM, HIDDEN, STYLES = 16, 2, 6, 10, 12
 
 
-def parameters():
-    """Random numbers under the published names."""
+def parameters(styles=STYLES):
+    """Random numbers under the published names; embeddings of so many numbers."""
     torch.manual_seed(0)
     roberta = XLMRobertaModel(
         XLMRobertaConfig(
@@ -33,7 +33,7 @@ def parameters():
     }
     for side, inputs in (("audio", 32), ("text", 64)):
         shapes |= {f"{side}.proj.weight": (DIM, inputs), f"{side}.proj.bias": (DIM,)}
-        shapes |= {f"{side}_to_latents.weight": (STYLES, DIM), f"{side}_to_latents.bias": (STYLES,)}
+        shapes |= {f"{side}_to_latents.weight": (styles, DIM), f"{side}_to_latents.bias": (styles,)}
         for layer in (0, 1):
             name, inner = f"{side}.transformer.layers.{layer}", HEADS * HEAD_DIM
             shapes |= {
@@ -50,10 +50,10 @@ def parameters():
     return tensors | {f"mulan.{name}": 0.5 * torch.randn(shape) for name, shape in shapes.items()}
 
 
-def write_mulan(root):
+def write_mulan(root, styles=STYLES):
     """A random MuQ-MuLan in the published layout, and a tokenizer that knows its few words."""
     root.mkdir(parents=True, exist_ok=True)
-    torch.save(parameters(), root / "pytorch_model.bin")
+    torch.save(parameters(styles), root / "pytorch_model.bin")
     config = {"audio_model": {"name": "OpenMuQ/MuQ-large"}, "text_model": {"name": "xlm-roberta-base"}}
     (root / "config.json").write_text(json.dumps(config))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
