@@ -35,6 +35,7 @@ VERBS = {
     "calibrate": ("CalibrateRun", "What an adapter changes at several strengths: the scale of a slider."),
     "audit": ("AuditRun", "Whether axes measure what they claim, on songs, worse songs and real songs."),
     "listen": ("ListenRun", "A listening test in the browser: songs to votes and opinions of listeners."),
+    "votes": ("VotesRun", "Listeners' votes to a ranking with intervals, and to pairs and ratings."),
     "round": ("RoundRun", "Sample, score, mine, train and evaluate in turn, once or several times."),
     "demo": ("RoundRun", "One round on the shipped tiny model: offline, without a GPU, in minutes."),
 }

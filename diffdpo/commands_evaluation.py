@@ -26,9 +26,10 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
 
     @app.command(
         "power",
-        help="How many prompts an effect needs, and the smallest effect that a number of prompts shows.",
+        help="How many prompts an effect needs, and the smallest effect that a number of prompts shows; with "
+        "--votes, how many votes and raters a preference needs.",
     )
-    def power_command(
+    def power_command(  # noqa: PLR0913 - options of two tables
         source: Annotated[str, typer.Argument(help="Folder of `diffdpo evaluate`: its spread is taken")] = "",
         sd: Annotated[
             float | None,
@@ -40,11 +41,28 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
         prompts: Annotated[list[int] | None, typer.Option(help="May be repeated")] = None,
         power: Annotated[float, typer.Option(help="Probability to tell the effect from zero")] = 0.8,
         axes: Annotated[int, typer.Option(help="Axes that are judged together (Holm)")] = 1,
+        votes: Annotated[bool, typer.Option("--votes", help="Votes of listeners, not prompts")] = False,
+        share: Annotated[
+            list[float] | None, typer.Option(help="Of decisive votes, above 0.5; may be repeated")
+        ] = None,
+        per_rater: Annotated[int, typer.Option(help="Votes that each rater gives")] = 40,
+        icc: Annotated[float, typer.Option(help="Correlation of the answers of one rater")] = 0.05,
+        ties: Annotated[float, typer.Option(help="Share of votes that are ties")] = 0.1,
     ) -> None:
         with errors():
-            from diffdpo.recipes.power import PowerSettings, compute_power
+            from diffdpo.recipes.power import (
+                PowerSettings,
+                VotePowerSettings,
+                compute_power,
+                vote_power_table,
+            )
 
             try:
+                if votes:
+                    shares = tuple(share or VotePowerSettings.shares)
+                    settings_of_votes = VotePowerSettings(shares, per_rater, icc, ties, power, axes)
+                    typer.echo(vote_power_table(settings_of_votes))
+                    return
                 settings = PowerSettings(
                     effects=tuple(effect or PowerSettings.effects),
                     prompts=tuple(prompts or PowerSettings.prompts),

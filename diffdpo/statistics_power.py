@@ -1,10 +1,12 @@
-"""How many prompts an effect needs, and which effect a number of prompts can show."""
+"""How many prompts an effect needs, which effect prompts can show, and how many votes a preference needs."""
 
 import math
+from typing import Any
 
 from diffdpo.statistics import MIN_CLUSTERS
 
 MAX_PROMPTS = 100_000
+MAX_VOTES = 100_000
 
 
 def detection_power(effect: float, deviation: float, prompts: int, *, level: float = 0.05) -> float:
@@ -51,3 +53,39 @@ def prompts_for(effect: float, deviation: float, *, power: float = 0.8, level: f
         else:
             high = middle
     return high
+
+
+def vote_power(votes: int, share: float, *, level: float = 0.05) -> float:
+    """Probability that a two-sided exact binomial test tells a true share of decisive votes from one half."""
+    return float(_vote_powers(votes, votes, share, level)[0])
+
+
+def votes_for(share: float, *, power: float = 0.8, level: float = 0.05) -> tuple[int, int]:
+    """The numbers of decisive votes that show a true share with probability `power`: the first, the robust one.
+
+    An exact test's power is a sawtooth: from the first number on it falls below `power` again now and then, from
+    the robust one on never. MAX_VOTES where more would be needed.
+    """
+    import numpy as np
+
+    guess = int(min(max(64.0, 4 * 16 / (2 * share - 1) ** 2), MAX_VOTES))
+    enough = np.flatnonzero(_vote_powers(1, guess, share, level) >= power) + 1
+    if not len(enough):
+        return MAX_VOTES, MAX_VOTES
+    below = np.setdiff1d(np.arange(1, guess + 1), enough)
+    return int(enough[0]), int(below[-1]) + 1
+
+
+def _vote_powers(first: int, last: int, share: float, level: float) -> Any:
+    """The power of each number of votes from `first` to `last`."""
+    import numpy as np
+    from scipy.stats import binom
+
+    counts = np.arange(first, last + 1)
+    limit = binom.isf(level / 2, counts, 0.5)  # more wins than this are too many
+    return binom.sf(limit, counts, share) + binom.cdf(counts - limit - 1, counts, share)
+
+
+def design_effect(per_rater: float, correlation: float) -> float:
+    """The factor of votes when each rater gives m of them, whose answers correlate (ICC): 1 + (m - 1) ICC."""
+    return 1 + (per_rater - 1) * correlation

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from diffdpo.checks import check_range
 from diffdpo.preferences.bradley_terry import win_probability
 from diffdpo.preferences.ranking_posterior import Curvature, RankingPosterior, invert_curvature
 
@@ -37,6 +38,10 @@ class RankingModel:
     """Of the preference of raters for the song presented first, around 0."""
     tie_deviation: float = 2.0
     """Of the logarithm of the odds of a tie between equal songs, around 0; without ties there are no such odds."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "utility_deviation", "tie_deviation", above=0)
+        check_range(self, "reliability_deviation", "bias_deviation", low=0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,6 +109,11 @@ class Ranking:
         """Utility minus the mean of the song's component, and the standard deviation of that difference."""
         return self.posterior.centre(self.utility)
 
+    def contrast(self, labels: Int[np.ndarray, " song"]) -> tuple[np.ndarray, np.ndarray]:
+        """Utility minus the mean of the songs with the same label, and its standard deviation; NaN for negative
+        labels."""
+        return self.posterior.centre(self.utility, labels)
+
     def difference(
         self, first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"]
     ) -> tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
@@ -119,16 +129,14 @@ class Ranking:
         return win_probability(value / np.sqrt(1 + np.pi / 8 * deviation**2))
 
 
-def margins(
-    theta: Float[np.ndarray, " parameter"], votes: VoteArrays, model: RankingModel
-) -> Float[np.ndarray, " vote"]:
+def margins(theta: np.ndarray, votes: VoteArrays, model: RankingModel) -> np.ndarray:
     """The margin d of every vote."""
     s, a, b, _ = unpack(theta, votes, model)
     return a[votes.rater] * (s[votes.first] - s[votes.second] + votes.shift) + b[votes.rater]
 
 
 def unpack(
-    theta: Float[np.ndarray, " parameter"], votes: VoteArrays, model: RankingModel
+    theta: np.ndarray, votes: VoteArrays, model: RankingModel
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Utilities, reliabilities, biases and log ν; effects that the model lacks have their constant."""
     n, r = votes.songs, votes.raters
@@ -151,9 +159,7 @@ def prior(votes: VoteArrays, model: RankingModel) -> tuple[np.ndarray, np.ndarra
     return mean, np.concatenate([np.full(count, deviation**-2.0) for count, _, deviation in parts])
 
 
-def probabilities(
-    margin: Float[np.ndarray, " vote"], log_tie: float
-) -> tuple[Float[np.ndarray, " vote"], Float[np.ndarray, " vote"], Float[np.ndarray, " vote"]]:
+def probabilities(margin: np.ndarray, log_tie: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Davidson's probabilities of the answers first, tie and second."""
     odds = np.stack([margin / 2, np.full(len(margin), log_tie), -margin / 2])
     odds = np.exp(odds - odds.max(0))
@@ -162,14 +168,20 @@ def probabilities(
 
 
 def loss_and_slope(
-    theta: Float[np.ndarray, " parameter"], votes: VoteArrays, model: RankingModel
-) -> tuple[float, Float[np.ndarray, " parameter"]]:
-    """Minus the log-posterior, up to a constant, and its gradient."""
+    theta: np.ndarray,
+    votes: VoteArrays,
+    model: RankingModel,
+    mean: np.ndarray,
+    precision: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """Minus the log-posterior, up to a constant, and its gradient. The prior is that of `prior`.
+
+    Shapes are not annotated here and below: this is called hundreds of times for a ranking.
+    """
     s, a, _, log_tie = unpack(theta, votes, model)
     margin = margins(theta, votes, model)
     first, tie, second = probabilities(margin, log_tie)
     likelihood = np.select([votes.outcome == FIRST, votes.outcome == TIE], [first, tie], second)
-    mean, precision = prior(votes, model)
     loss = -votes.weight @ np.log(np.maximum(likelihood, 1e-300))
     loss += 0.5 * precision @ (theta - mean) ** 2
     error = votes.weight * (first - second - votes.outcome) / 2
@@ -218,7 +230,9 @@ def _minimise(
     from scipy.optimize import minimize
 
     options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 30, "ftol": 1e-12, "gtol": 1e-6}
-    result = minimize(loss_and_slope, theta, (votes, model), "L-BFGS-B", jac=True, options=options)
+    result = minimize(
+        loss_and_slope, theta, (votes, model, *prior(votes, model)), "L-BFGS-B", jac=True, options=options
+    )
     return np.asarray(result.x, np.float64)
 
 

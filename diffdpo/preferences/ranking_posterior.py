@@ -60,17 +60,28 @@ class RankingPosterior:
         variance = self.covariance(first, first) + self.covariance(second, second)
         return np.sqrt(np.maximum(variance - 2 * self.covariance(first, second), 0))
 
+    def among(self, songs: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
+        """The covariance matrix of some songs."""
+        matrix = self.factor[songs] @ self.core @ self.factor[songs].T
+        for number in np.unique(self.component[songs]):
+            inside = np.flatnonzero(self.component[songs] == number)
+            place = self.place[songs[inside]]
+            matrix[np.ix_(inside, inside)] += self.blocks[number][np.ix_(place, place)]
+        return matrix
+
     def centre(
-        self, utility: Float[np.ndarray, " song"]
+        self, utility: Float[np.ndarray, " song"], labels: Int[np.ndarray, " song"] | None = None
     ) -> tuple[Float[np.ndarray, " song"], Float[np.ndarray, " song"]]:
-        """Utility minus the mean of the component, and the standard deviation of that difference."""
-        values, deviations = np.zeros(len(utility)), np.zeros(len(utility))
-        for number, block in enumerate(self.blocks):
-            songs = np.flatnonzero(self.component == number)
-            songs = songs[np.argsort(self.place[songs])]
-            factor = self.factor[songs] - self.factor[songs].mean(0)
-            variance = block.diagonal() - 2 * block.mean(1) + block.mean()
-            variance = variance + np.einsum("nq,nq->n", factor @ self.core, factor)
+        """Utility minus the mean of the songs with the same label, and the standard deviation of that difference.
+
+        Labels are the components by default. Songs with a negative label have NaN.
+        """
+        labels = self.component if labels is None else labels
+        values, deviations = np.full(len(utility), np.nan), np.full(len(utility), np.nan)
+        for label in np.unique(labels[labels >= 0]):
+            songs = np.flatnonzero(labels == label)
+            matrix = self.among(songs)
+            variance = matrix.diagonal() - 2 * matrix.mean(1) + matrix.mean()
             values[songs] = utility[songs] - utility[songs].mean()
             deviations[songs] = np.sqrt(np.maximum(variance, 0))
         return values, deviations

@@ -1,9 +1,11 @@
-"""The command `power`: how many prompts an effect needs, and which effect a number of prompts can show.
+"""The command `power`: how many prompts an effect needs, and which effect a number of prompts can show; or how many
+votes and raters a preference needs.
 
 What decides is the spread of the paired difference between prompts, from an earlier comparison or as a number. It
 is an estimate itself: from 24 prompts it is right to about 15 %, and so is all in the table.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,14 @@ from diffdpo.checks import check_range
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.runs import read_json
 from diffdpo.statistics import MIN_CLUSTERS
-from diffdpo.statistics_power import MAX_PROMPTS, prompts_for, smallest_effect
+from diffdpo.statistics_power import (
+    MAX_PROMPTS,
+    MAX_VOTES,
+    design_effect,
+    prompts_for,
+    smallest_effect,
+    votes_for,
+)
 
 
 @dataclass(frozen=True)
@@ -105,3 +114,49 @@ def compute_power(source: str, deviation: float | None, settings: PowerSettings)
         raise ConfigError(f"--sd has to be above 0, got {deviation:g}")
     deviations = {"--sd": deviation} if deviation is not None else report_deviations(Path(source))
     return power_table(deviations, settings)
+
+
+@dataclass(frozen=True)
+class VotePowerSettings:
+    """What is asked of the table of votes."""
+
+    shares: tuple[float, ...] = (0.55, 0.6, 0.65, 0.7, 0.75)
+    """True shares of decisive votes for the better of two systems."""
+    per_rater: int = 40
+    """Votes that each rater gives; 40 take about half an hour."""
+    correlation: float = 0.05
+    """Correlation of the answers of one rater (ICC)."""
+    ties: float = 0.1
+    """Share of votes that are ties, which decide nothing."""
+    power: float = 0.8
+    comparisons: int = 1
+    """Comparisons that are judged together: the level is divided by their number."""
+
+    def __post_init__(self) -> None:
+        if any(not 0.5 < share < 1 for share in self.shares):
+            raise ValueError(f"--share has to be above 0.5 and below 1, got {min(self.shares):g}")
+        for name, option in (("per_rater", "per-rater"), ("comparisons", "axes")):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{option} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.correlation <= 1:
+            raise ValueError(f"--icc must be in [0, 1], got {self.correlation}")
+        if not 0 <= self.ties < 1:
+            raise ValueError(f"--ties must be in [0, 1), got {self.ties}")
+        check_range(self, "power", above=0, below=1, prefix="--")
+
+
+def vote_power_table(settings: VotePowerSettings) -> str:
+    """A row for each true share: decisive votes, the first number and the robust one, all votes, and raters."""
+    level = 0.05 / settings.comparisons
+    effect = design_effect(settings.per_rater, settings.correlation)
+    head = ["share", "decisive votes", "robust", f"votes, with {settings.ties:.0%} ties and ICC", "raters"]
+    rows = [head, ["---"] * len(head)]
+    for share in settings.shares:
+        first, robust = votes_for(share, power=settings.power, level=level)
+        if robust >= MAX_VOTES:
+            rows.append([f"{share:g}", *[f"over {MAX_VOTES}"] * 3, ""])
+            continue
+        votes = math.ceil(robust * effect / (1 - settings.ties))
+        raters = math.ceil(votes / settings.per_rater)
+        rows.append([f"{share:g}", f"{first}", f"{robust}", f"{votes}", f"{raters}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -43,6 +43,7 @@ NEGATIVE = {
     "Constraint.high",
     "DataConfig.scales",
     "CalibrateRun.strengths",
+    "VotesRun.min_reliability",
 }
 """Numbers that may be negative."""
 NEEDS = {

@@ -9,7 +9,15 @@ from typer.testing import CliRunner
 
 from diffdpo.cli import app
 from diffdpo.statistics import estimate_mean
-from diffdpo.statistics_power import MAX_PROMPTS, detection_power, prompts_for, smallest_effect
+from diffdpo.statistics_power import (
+    MAX_PROMPTS,
+    MAX_VOTES,
+    detection_power,
+    prompts_for,
+    smallest_effect,
+    vote_power,
+    votes_for,
+)
 
 
 def test_many_prompts_follow_the_normal_law():
@@ -97,3 +105,37 @@ def test_a_report_of_two_prompts_has_no_spread(tmp_path):
     assert "fewer than 3 prompts" in CliRunner().invoke(app, ["power", str(tmp_path)]).stderr
     (tmp_path / "report.json").write_text("{}")
     assert "no report of `diffdpo evaluate`" in CliRunner().invoke(app, ["power", str(tmp_path)]).stderr
+
+
+@pytest.mark.parametrize(("share", "robust"), [(0.6, 210), (0.65, 97), (0.7, 54), (0.75, 35)])
+def test_votes_of_an_exact_test_and_their_sawtooth(share, robust):
+    """The robust numbers of the literature; the first number has the power, the one before it has not."""
+    first, last = votes_for(share)
+    assert last == robust
+    assert vote_power(first, share) >= 0.8 > vote_power(first - 1, share)
+    assert vote_power(last - 1, share) < 0.8
+    assert all(vote_power(n, share) >= 0.8 for n in range(last, last + 40))
+
+
+def test_the_power_of_votes_is_that_of_the_textbook_test():
+    """Of 30 votes, 21 or more, or 9 or fewer, are significant: 2 · P(X ≥ 21) = 0.043, 2 · P(X ≥ 20) = 0.099."""
+    chance = [math.comb(30, k) * 0.75**k * 0.25 ** (30 - k) for k in range(31)]
+    assert vote_power(30, 0.75) == pytest.approx(sum(chance[21:]) + sum(chance[:10]))
+    assert vote_power(5, 0.9) == 0  # no count of five is significant
+    assert votes_for(0.501)[0] == MAX_VOTES
+
+
+def test_the_table_of_votes_counts_ties_raters_and_correlation():
+    result = CliRunner().invoke(
+        app, ["power", "--votes", "--share", "0.75", "--per-rater", "10", "--icc", "0.1"]
+    )
+    assert result.exit_code == 0
+    row = [cell.strip() for cell in result.output.splitlines()[-1].strip("|").split("|")]
+    assert row == ["0.75", "30", "35", f"{math.ceil(35 * 1.9 / 0.9)}", "8"]
+
+
+@pytest.mark.parametrize("words", [["--share", "0.5"], ["--icc", "2"], ["--ties", "1"], ["--per-rater", "0"]])
+def test_votes_that_cannot_be_planned_are_one_line(words):
+    result = CliRunner().invoke(app, ["power", "--votes", *words])
+    assert result.exit_code == 2
+    assert words[0] in result.stderr

@@ -69,20 +69,17 @@ def test_votes_with_sides_exchanged_say_the_same_of_songs_and_the_reverse_of_sid
 def test_derivatives_are_those_of_the_loss(model, tie):
     _, _, _, votes = simulate_votes(2, songs=6, raters=4, each=15, tie=tie)
     votes = replace(votes, weight=np.linspace(0.5, 1.5, 60), shift=np.linspace(-1, 1, 60))
-    mean, _ = prior(votes, model)
+    mean, precision = prior(votes, model)
+    rest = votes, model, mean, precision
     theta = mean + np.random.default_rng(0).normal(0, 0.5, len(mean))
-    slope, step = loss_and_slope(theta, votes, model)[1], 1e-5
+    slope, step = loss_and_slope(theta, *rest)[1], 1e-5
     units = step * np.eye(len(theta))
     numeric = [
-        (loss_and_slope(theta + u, votes, model)[0] - loss_and_slope(theta - u, votes, model)[0]) / 2 / step
-        for u in units
+        (loss_and_slope(theta + u, *rest)[0] - loss_and_slope(theta - u, *rest)[0]) / 2 / step for u in units
     ]
     assert slope == pytest.approx(numeric, abs=1e-5)
     hessian = np.array(
-        [
-            loss_and_slope(theta + u, votes, model)[1] - loss_and_slope(theta - u, votes, model)[1]
-            for u in units
-        ]
+        [loss_and_slope(theta + u, *rest)[1] - loss_and_slope(theta - u, *rest)[1] for u in units]
     ) / (2 * step)
     blocks = curvature(theta, votes, model)
     assert blocks.cross == pytest.approx(hessian[:6, 6:], abs=1e-5)
