@@ -33,8 +33,8 @@ HEAVY = (
     "soundfile", "pyloudnorm",
 )  # fmt: skip
 VERBS = (
-    "prepare", "sample", "search", "score", "mine", "train", "evaluate", "sliders", "calibrate", "audit", "votes",
-    "round", "demo",
+    "prepare", "sample", "search", "score", "mine", "train", "evaluate", "sliders", "calibrate", "audit", "listen",
+    "votes", "round", "demo",
 )  # fmt: skip
 WORDS = {
     "prepare": ("songs=songs",),

@@ -43,6 +43,8 @@ NEGATIVE = {
     "Constraint.high",
     "DataConfig.scales",
     "CalibrateRun.strengths",
+    "ExcerptConfig.loudness_lufs",
+    "ExcerptConfig.true_peak_db",
     "VotesRun.min_reliability",
 }
 """Numbers that may be negative."""
