@@ -10,9 +10,10 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "lyrics", "mining", "models", "names",
-    "objectives", "preferences", "randomness", "report", "runs", "sampling", "scorers", "search", "statistics",
-    "statistics_power", "statistics_ratios", "text_files", "training", "types", "weight_files", "windows",
+    "audio", "codecs", "data", "encoders", "evaluation", "flow", "hub", "listen", "lyrics", "mining",
+    "models", "names", "objectives", "preferences", "randomness", "report", "runs", "sampling", "scorers",
+    "search", "statistics", "statistics_power", "statistics_ratios", "text_files", "training", "types",
+    "weight_files", "windows",
 )  # fmt: skip
 install_import_hook(
     [f"diffdpo.{name}" for name in CHECKED],

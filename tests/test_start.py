@@ -40,7 +40,7 @@ check(("diffdpo.models", *COMPUTE), [
 ])
 check(COMPUTE, [
     ("prepare", "songs=a", "out=b"), ("sample", "tiny/sample"), ("train", "tiny/dpo"), ("round", "tiny/demo"),
-    ("demo",),
+    ("demo",), ("listen", "tiny/listen"),
 ])
 """
 

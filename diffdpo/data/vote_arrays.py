@@ -147,7 +147,9 @@ def arrange_votes(
     real = [vote for vote in first_votes if not vote.row.gold]
     if by_system:
         real = [v for v in real if v.row.system_a and v.row.system_b and v.row.system_a != v.row.system_b]
-        keys = [(VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real]
+        keys = [
+            (VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real
+        ]
     else:
         keys = [songs.pair(vote) for vote in real]
     real, keys = _without_pairs_of_one_song(real, keys)

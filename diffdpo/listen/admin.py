@@ -80,16 +80,16 @@ def _raters(
     n_pages = Counter(rater for rater, _ in {(opinion.rater, opinion.trial) for opinion in opinions})
     rows = []
     for row in live.database.rows("SELECT * FROM raters ORDER BY last_seen DESC"):
-        own = by_rater[row["id"]]
-        heard_s = [vote.heard_a_s + vote.heard_b_s for vote in own]
+        rater_votes = by_rater[row["id"]]
+        heard_s = [vote.heard_a_s + vote.heard_b_s for vote in rater_votes]
         rows.append(
             {
                 "rater": row["id"],
                 "stage": row["stage"],
-                "answers": len(own) + n_pages[row["id"]],
-                "gold": gold_share(own),
-                "repeats": repeat_share(own),
-                "side": side_share(own),
+                "answers": len(rater_votes) + n_pages[row["id"]],
+                "gold": gold_share(rater_votes),
+                "repeats": repeat_share(rater_votes),
+                "side": side_share(rater_votes),
                 "heard_s": median(heard_s) if heard_s else 0.0,
                 "headphones": json.loads(row["headphones"]),
                 "last_seen": row["last_seen"],

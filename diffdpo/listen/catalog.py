@@ -200,18 +200,18 @@ def mushra_pages(
 
     DataError where no prompt has both songs and a reference.
     """
-    everything, pages = list(songs), []
+    all_songs, pages = list(songs), []
     by_prompt: dict[str, list[int]] = {}
     for place, song in enumerate(songs):
         by_prompt.setdefault(song.prompt_id, []).append(place)
     for reference in references:
         places = by_prompt.pop(reference.prompt_id, None)
         if places:
-            everything.append(reference)
-            pages.append(MushraPage(reference=len(everything) - 1, songs=tuple(places)))
+            all_songs.append(reference)
+            pages.append(MushraPage(reference=len(all_songs) - 1, songs=tuple(places)))
     if not pages:
         raise DataError(
             "mushra.reference: no song of the samples has the prompt of a reference; references and songs need the "
             "same prompt ids"
         )
-    return tuple(everything), tuple(pages)
+    return tuple(all_songs), tuple(pages)

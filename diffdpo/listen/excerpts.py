@@ -21,7 +21,7 @@ from diffdpo.types import Clip
 
 FADE_S = 0.008
 """Fade at both ends of an excerpt, so that a loop does not click."""
-OVERSAMPLING = 4
+PEAK_OVERSAMPLING = 4
 """For true peaks (ITU-R BS.1770, annex 2)."""
 MIN_EXCERPT_S = 1.0
 
@@ -73,8 +73,8 @@ def measure(clip: Clip) -> Level:
 
     if not clip.samples.any():
         return Level(-np.inf, 0.0)
-    oversampled = resample_poly(clip.samples, OVERSAMPLING, 1, axis=1)
-    peak = max(float(np.abs(oversampled).max()), float(np.abs(clip.samples).max()))
+    dense_samples = resample_poly(clip.samples, PEAK_OVERSAMPLING, 1, axis=1)
+    peak = max(float(np.abs(dense_samples).max()), float(np.abs(clip.samples).max()))
     return Level(audio.loudness(clip), peak)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from diffdpo.listen.database import token_hash
-from diffdpo.listen.limits import ANYBODY, HEADERS, RateLimit, is_own_origin
+from diffdpo.listen.limits import HEADERS, NO_SENDER, RateLimit, is_own_origin
 from diffdpo.listen.live import LiveStudy
 
 Scope = MutableMapping[str, Any]
@@ -80,7 +80,7 @@ class Guard:
         token = read_cookie(headers.get("cookie", ""))
         if token and self.live.rater(token) is not None:
             return self.rater_limit.allows(token_hash(token))
-        return self.newcomer_limit.allows(ANYBODY)
+        return self.newcomer_limit.allows(NO_SENDER)
 
 
 def read_cookie(header: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 MAX_BUCKETS = 20000
 """Senders that are remembered; those that were silent longest are forgotten first."""
-ANYBODY = ""
+NO_SENDER = ""
 """The sender of all requests without a valid token."""
 
 

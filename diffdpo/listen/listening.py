@@ -15,16 +15,16 @@ MAX_GAP_S = 3.0
 
 
 @dataclass(frozen=True)
-class Listening:
+class PlaybackState:
     """How long each song of a trial was played."""
 
     heard_s: tuple[float, ...]
-    playing: int | None = None
+    active: int | None = None
     """The song that sounds, by its place in the trial."""
-    since: float = 0.0
+    report_time: float = 0.0
     """Time of the last report, in seconds of the server's clock."""
 
-    def after(self, event: str, position: int, now: float) -> "Listening":
+    def advance(self, event: str, position: int, now: float) -> "PlaybackState":
         """The state after a report that the song at `position` sounds, or that none does.
 
         ValueError for an event or a song that does not exist.
@@ -32,15 +32,15 @@ class Listening:
         if event not in EVENTS or not 0 <= position < len(self.heard_s):
             raise ValueError(f"no such event: {event!r} of song {position}")
         heard_s = list(self.heard_s)
-        if self.playing is not None:
-            heard_s[self.playing] += min(max(0.0, now - self.since), MAX_GAP_S)
-        return Listening(tuple(heard_s), None if event == "pause" else position, now)
+        if self.active is not None:
+            heard_s[self.active] += min(max(0.0, now - self.report_time), MAX_GAP_S)
+        return PlaybackState(tuple(heard_s), None if event == "pause" else position, now)
 
-    def until(self, now: float) -> "Listening":
+    def stop_at(self, now: float) -> "PlaybackState":
         """The state at an answer: what sounds is credited up to now."""
-        if self.playing is None:
-            return replace(self, since=now)
-        return self.after("tick", self.playing, now)
+        if self.active is None:
+            return replace(self, report_time=now)
+        return self.advance("tick", self.active, now)
 
     def is_enough(self, min_heard_s: float) -> bool:
         """Whether every song was played long enough."""

@@ -16,7 +16,7 @@ from diffdpo.listen.trials import PastTrial, TrialKind, TrialPlan, plan_trial, t
 from diffdpo.text_files import printable
 
 REST_S = 600.0
-"""A silence after which a listener has rested without being told to."""
+"""A silence after which a listener has is_rested without being told to."""
 
 
 def next_trial(live: LiveStudy, token: str | None) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def next_trial(live: LiveStudy, token: str | None) -> dict[str, Any]:
         kinds = _kinds(live, rater)
         if len(history) >= len(kinds):
             return {"state": "done", "trials": len(kinds)}
-        if rest := _rest(live, rater, now):
-            return rest
+        if break_body := _break_body(live, rater, now):
+            return break_body
         plan = plan_trial(
             kinds[len(history)], live.study, live.catalog, history, live.votes, rng, live.opinions
         )
@@ -82,16 +82,16 @@ def _history(live: LiveStudy, rater: Row) -> list[PastTrial]:
     return history
 
 
-def _rest(live: LiveStudy, rater: Row, now: float) -> dict[str, Any]:
+def _break_body(live: LiveStudy, rater: Row, now: float) -> dict[str, Any]:
     """The break of a listener, where one is due; empty otherwise. A long silence counts as one."""
     trials = live.study.trials
     began = rater["active_since"]
-    rested = began is None or now - (rater["last_seen"] or now) >= max(REST_S, trials.break_s)
+    is_rested = began is None or now - (rater["last_seen"] or now) >= max(REST_S, trials.break_s)
     values: tuple[float | None, float | None] = (
-        now if rested else began,
-        None if rested else rater["break_until"],
+        now if is_rested else began,
+        None if is_rested else rater["break_until"],
     )
-    is_due = not rested and trials.break_after_min and now - began >= 60 * trials.break_after_min
+    is_due = not is_rested and trials.break_after_min and now - began >= 60 * trials.break_after_min
     if is_due and values[1] is None:
         values = (began, now + trials.break_s)
     with live.database.transaction(durable=False) as connection:

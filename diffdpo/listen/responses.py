@@ -6,7 +6,7 @@ from typing import Any
 
 from diffdpo.listen.answers import parse_answer
 from diffdpo.listen.database import Row, to_json
-from diffdpo.listen.listening import Listening
+from diffdpo.listen.listening import PlaybackState
 from diffdpo.listen.live import Body, LiveStudy, RefusalError
 from diffdpo.text_files import printable
 
@@ -22,11 +22,11 @@ def report_playback(live: LiveStudy, token: str | None, body: Body) -> dict[str,
             position = body.get("position")
             if not isinstance(position, int) or isinstance(position, bool):
                 raise ValueError("position must be a whole number")
-            listening = _listening(row).after(str(body.get("event")), position, live.clock())
+            state = _playback_state(row).advance(str(body.get("event")), position, live.clock())
         except ValueError as error:
             raise RefusalError(422, str(error)) from None
-        connection.execute(*_update(row, listening))
-    return {"heard": listening.heard_s}
+        connection.execute(*_update(row, state))
+    return {"heard": state.heard_s}
 
 
 def accept_answer(live: LiveStudy, token: str | None, body: Body) -> dict[str, Any]:
@@ -45,16 +45,16 @@ def accept_answer(live: LiveStudy, token: str | None, body: Body) -> dict[str, A
             answer = parse_answer(body, live.study, len(plan["stimuli"]), plan["seconds"])
         except ValueError as error:
             raise RefusalError(422, str(error)) from None
-        listening = _listening(row).until(now)
+        state = _playback_state(row).stop_at(now)
         needed_s = min(live.study.trials.min_heard_s, plan["seconds"])
-        if answer.is_vote and not listening.is_enough(needed_s):
+        if answer.is_vote and not state.is_enough(needed_s):
             raise RefusalError(
                 409,
                 f"please listen to each for {needed_s:g} seconds first",
-                heard=listening.heard_s,
+                heard=state.heard_s,
                 needed=needed_s,
             )
-        connection.execute(*_update(row, listening))
+        connection.execute(*_update(row, state))
         connection.execute(
             "INSERT INTO answers VALUES (?, ?, ?, ?)",
             (row["id"], rater["consent"], to_json(asdict(answer)), now),
@@ -76,13 +76,13 @@ def _trial(live: LiveStudy, rater: Row, body: Body) -> Row:
     return row
 
 
-def _listening(row: Row) -> Listening:
-    return Listening(tuple(json.loads(row["heard"])), row["playing"], row["since"])
+def _playback_state(row: Row) -> PlaybackState:
+    return PlaybackState(tuple(json.loads(row["heard"])), row["playing"], row["since"])
 
 
-def _update(row: Row, listening: Listening) -> tuple[str, tuple[Any, ...]]:
+def _update(row: Row, state: PlaybackState) -> tuple[str, tuple[Any, ...]]:
     """Statement and values that store what was heard."""
-    values = (to_json(listening.heard_s), listening.playing, listening.since, row["id"])
+    values = (to_json(state.heard_s), state.active, state.report_time, row["id"])
     return "UPDATE trials SET heard = ?, playing = ?, since = ? WHERE id = ?", values
 
 

@@ -50,7 +50,7 @@ def result_rows(database: Database) -> tuple[list[VoteRow], list[OpinionRow]]:
     return votes, opinions
 
 
-def _shared(row: Row, answer: Body, source: str) -> dict[str, Any]:
+def _common_columns(row: Row, answer: Body, source: str) -> dict[str, Any]:
     """The columns that votes and opinions have alike."""
     return {
         "source": source,
@@ -91,8 +91,8 @@ def _vote_rows(
     """The vote overall, and one for each axis."""
     first, second = (songs[stimulus["key"]] for stimulus in plan["stimuli"])
     heard_a_s, heard_b_s = json.loads(row["heard"])
-    shared = {
-        **_shared(row, answer, source),
+    columns = {
+        **_common_columns(row, answer, source),
         **_prompt_columns(first),
         "lyrics": first["lyrics"],
         **_side(first, "a", plan),
@@ -109,7 +109,7 @@ def _vote_rows(
         spans_a=_song_spans(answer, 0, plan),
         spans_b=_song_spans(answer, 1, plan),
         repeat_of=repeat_of,
-        **shared,
+        **columns,
     )
     for axis, choice in sorted(answer["axes"].items()):
         yield VoteRow(
@@ -117,7 +117,7 @@ def _vote_rows(
             axis=axis,
             answer=choice,
             repeat_of=f"{repeat_of}/{axis}" if repeat_of else "",
-            **shared,
+            **columns,
         )
 
 
@@ -131,8 +131,8 @@ def _opinion_rows(
     ]
     for place, (position, stimulus) in enumerate(shown_stimuli):
         song = songs[stimulus["key"]]
-        shared = {
-            **_shared(row, answer, source),
+        columns = {
+            **_common_columns(row, answer, source),
             **_prompt_columns(song),
             "samples": song["samples"],
             "song": song["song"],
@@ -145,18 +145,18 @@ def _opinion_rows(
         }
         name = f"{row['trial']}/{place}"
         if answer["values"]:
-            yield OpinionRow(opinion_id=name, scale="mushra", value=answer["values"][place], **shared)
+            yield OpinionRow(opinion_id=name, scale="mushra", value=answer["values"][place], **columns)
         if answer["thumb"]:
             yield OpinionRow(
-                opinion_id=f"{name}/thumb", scale="thumb", value=float(answer["thumb"]), **shared
+                opinion_id=f"{name}/thumb", scale="thumb", value=float(answer["thumb"]), **columns
             )
         if answer["stars"]:
             yield OpinionRow(
-                opinion_id=f"{name}/stars", scale="stars", value=float(answer["stars"]), **shared
+                opinion_id=f"{name}/stars", scale="stars", value=float(answer["stars"]), **columns
             )
         for axis, stars in sorted(answer["axes"].items()):
             yield OpinionRow(
-                opinion_id=f"{name}/{axis}", scale="stars", value=float(stars), axis=axis, **shared
+                opinion_id=f"{name}/{axis}", scale="stars", value=float(stars), axis=axis, **columns
             )
 
 

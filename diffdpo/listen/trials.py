@@ -159,13 +159,13 @@ def _plan_pair(
     catalog: Catalog, history: Sequence[PastTrial], votes: VoteLog, rng: np.random.Generator
 ) -> TrialPlan | None:
     past_pairs = {frozenset(trial.songs) for trial in history if trial.kind in ("real", "repeat")}
-    excluded = {k for k, pair in enumerate(catalog.pairs) if frozenset(pair) in past_pairs}
-    if len(excluded) == len(catalog.pairs):
+    excluded_pairs = {k for k, pair in enumerate(catalog.pairs) if frozenset(pair) in past_pairs}
+    if len(excluded_pairs) == len(catalog.pairs):
         return None
     cfg = PairChoice()
     posterior = votes.up_to_date(cfg)
-    number = next_pair(np.array(catalog.pairs), votes.answers, excluded, rng, cfg, posterior=posterior)
-    own = [
+    number = next_pair(np.array(catalog.pairs), votes.answers, excluded_pairs, rng, cfg, posterior=posterior)
+    presentations = [
         (trial.songs[0], trial.songs[1])
         for trial in history
         if trial.kind == "real" and len(trial.songs) == 2
@@ -173,7 +173,7 @@ def _plan_pair(
     sides = choose_sides(
         catalog.pairs[number],
         side_balance(votes.presentations, len(catalog.songs)),
-        side_balance(own, len(catalog.songs)),
+        side_balance(presentations, len(catalog.songs)),
         rng,
     )
     return TrialPlan(kind="real", stimuli=tuple(Stimulus(song=song) for song in sides))
@@ -205,9 +205,11 @@ def _control_pair(kind: TrialKind, catalog: Catalog, damage: str, rng: np.random
     return TrialPlan(kind=kind, stimuli=(copy, clean), gold="b")
 
 
-def _rarest(counts: Int[np.ndarray, " item"], excluded: set[int], rng: np.random.Generator) -> int | None:
+def _rarest(
+    counts: Int[np.ndarray, " item"], excluded_items: set[int], rng: np.random.Generator
+) -> int | None:
     """One of the items that were rated least often, other than those excluded."""
-    items = [item for item in range(len(counts)) if item not in excluded]
+    items = [item for item in range(len(counts)) if item not in excluded_items]
     lowest = min((counts[item] for item in items), default=0)
     choices = [item for item in items if counts[item] == lowest]
     return int(rng.choice(choices)) if choices else None

@@ -13,8 +13,8 @@ from omegaconf import MISSING
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data.song_scores import read_scores
-from diffdpo.data.vote_scores import OrderedVotes, ScoredSongs, order_votes
 from diffdpo.data.vote_arrays import VoteSongs
+from diffdpo.data.vote_scores import OrderedVotes, ScoredSongs, order_votes
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.preferences.bradley_terry import calibrate_temperature
 from diffdpo.preferences.promotion import Promotion, compare_models

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from diffdpo.data.pairs import PairRow
 from diffdpo.data.ratings import PEOPLE_SOURCE, RatingRow
 from diffdpo.data.samples import SampleRow, relative_folder
-from diffdpo.data.vote_arrays import VoteSongKey, VoteSet, VoteSongs
+from diffdpo.data.vote_arrays import VoteSet, VoteSongKey, VoteSongs
 from diffdpo.data.votes import OpinionRow
 from diffdpo.preferences.ranking import Ranking
 

@@ -8,6 +8,7 @@ import pytest
 
 TITLES = {
     "test_kills": "A verb, killed at any moment and run again, leaves what a run leaves that never stopped",
+    "test_listen": "A listening test, killed under fifty listeners, has every acknowledged vote",
     "test_objectives": "Each objective, all weights and LoRA: two processes give the trajectory of one",
     "test_matrix": "Published models, all weights, split or not, two processes, ZeRO-2 and 3: one trajectory",
     "test_layouts": "torch.compile, checkpointing, micro-batches: one trajectory",

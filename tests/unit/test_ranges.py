@@ -44,6 +44,8 @@ NEGATIVE = {
     "DataConfig.scales",
     "CalibrateRun.strengths",
     "AdaptRun.low",
+    "ExcerptConfig.loudness_lufs",
+    "ExcerptConfig.true_peak_db",
     "VotesRun.min_reliability",
 }
 """Numbers that may be negative."""

@@ -13,9 +13,9 @@ function make(tag, properties = {}, ...children) {
 }
 
 function fact(label, value, note = "") {
-  const number = make("dd", { textContent: value });
-  if (note) number.append(make("small", { textContent: note }));
-  return make("div", {}, make("dt", { textContent: label }), number);
+  const name = make("dt", { textContent: label });
+  if (note) name.append(make("small", { textContent: note }));
+  return make("div", {}, name, make("dd", { textContent: value }));
 }
 
 const interval = ([low, high], format = (x) => x.toFixed(2)) => `${format(low)} to ${format(high)}`;

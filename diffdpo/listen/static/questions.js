@@ -30,7 +30,7 @@ function choiceRow(title, options, className, onChoose) {
 
 const choices = () => ["a", "b", "tie", "both_bad"].map((value) => [value, text(`answer_${value}`)]);
 const shortChoices = () => [["a", "A"], ["b", "B"], ["tie", text("short_tie")], ["both_bad", text("short_both_bad")]];
-const starOptions = () => [1, 2, 3, 4, 5].map((number) => [number, "★".repeat(number)]);
+const starOptions = () => [1, 2, 3, 4, 5].map((number) => [number, `${number} ★`]);
 
 function labelStars(row) {
   row.element.classList.add("stars");
@@ -64,8 +64,8 @@ function pairQuestions(trial, place) {
 }
 
 function ratingQuestions(trial, place) {
-  const thumb = choiceRow(text("thumbQuestion"), [[1, `👍 ${text("thumbUp")}`], [-1, `👎 ${text("thumbDown")}`]], "wide");
-  const stars = labelStars(choiceRow(text("starsQuestion"), starOptions(), "wide"));
+  const thumb = choiceRow(text("thumbQuestion"), [[1, text("thumbUp")], [-1, text("thumbDown")]], "wide");
+  const stars = labelStars(choiceRow(text("starsQuestion"), starOptions(), "wide five"));
   const axes = trial.axes.map((axis) => [axis, labelStars(choiceRow(axis, starOptions(), "small axis"))]);
   place.append(thumb.element, stars.element, ...axes.map(([, row]) => row.element));
   return {

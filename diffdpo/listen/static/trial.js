@@ -21,7 +21,7 @@ let finish = () => {};
 export const player = new Player(onPlayer);
 
 function label(position) {
-  if (trial.mode === "mushra") return position ? String(position) : text("reference");
+  if (trial.mode === "mushra") return position ? String(position) : text("referenceShort");
   return trial.mode === "pair" ? "AB"[position] : "♪";
 }
 

@@ -23,7 +23,7 @@ from diffdpo.listen.excerpts import (
     to_flac,
 )
 from diffdpo.listen.headphones import check_targets, huggins_clip
-from diffdpo.listen.listening import MAX_GAP_S, Listening
+from diffdpo.listen.listening import MAX_GAP_S, PlaybackState
 from diffdpo.listen.study import ExcerptConfig, Study, TrialConfig
 from diffdpo.listen.trials import MIN_REPEAT_DISTANCE, PastTrial, VoteLog, plan_trial, trial_kinds
 from diffdpo.types import Clip
@@ -35,18 +35,18 @@ EVENTS = st.tuples(
 
 @given(st.lists(EVENTS, max_size=30))
 def test_nobody_hears_more_than_has_passed(events: list[tuple[str, int, float]]) -> None:
-    listening, now, start = Listening((0.0, 0.0, 0.0)), 100.0, 100.0
+    listening, now, start = PlaybackState((0.0, 0.0, 0.0)), 100.0, 100.0
     for reports, (event, position, gap) in enumerate(events, 1):
         now = max(now, now + gap)
-        listening = listening.after(event, position, now)
+        listening = listening.advance(event, position, now)
         assert sum(listening.heard_s) <= now - start + 1e-9
         assert sum(listening.heard_s) <= MAX_GAP_S * reports
         assert min(listening.heard_s) >= 0
-    assert sum(listening.until(now + 1000).heard_s) - sum(listening.heard_s) <= MAX_GAP_S
+    assert sum(listening.stop_at(now + 1000).heard_s) - sum(listening.heard_s) <= MAX_GAP_S
 
 
 def test_only_what_sounds_is_credited() -> None:
-    listening = Listening((0.0, 0.0))
+    listening = PlaybackState((0.0, 0.0))
     for event, position, now in (
         ("play", 0, 10),
         ("tick", 0, 11),
@@ -54,13 +54,13 @@ def test_only_what_sounds_is_credited() -> None:
         ("pause", 1, 13),
         ("pause", 1, 15),
     ):
-        listening = listening.after(event, position, now)
+        listening = listening.advance(event, position, now)
     assert listening.heard_s == (2.5, 0.5)
     assert not listening.is_enough(1)
     assert listening.is_enough(0.5)
     for event, position in (("stop", 0), ("play", 2), ("play", -1)):
         with pytest.raises(ValueError, match="no such event"):
-            listening.after(event, position, 20)
+            listening.advance(event, position, 20)
 
 
 def noise(level: float, seed: int) -> Clip:

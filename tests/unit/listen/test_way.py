@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support.listening import ADMIN, HandClock, StudyHouse, open_house, write_songs
 
+from diffdpo import audio
 from diffdpo.data.votes import read_opinions_table, read_votes
 from diffdpo.listen.results import export_results
 from diffdpo.listen.study import ConsentConfig, MushraConfig
@@ -299,3 +300,18 @@ def test_the_clock_is_that_of_the_study(tmp_path: Path) -> None:
     house = open_house(tmp_path, clock=HandClock(50.0))
     house.listener().agree()
     assert house.rows("SELECT created_at FROM raters") == [(50.0,)]
+
+
+def test_what_is_served_is_equally_loud_and_long(house: StudyHouse, tmp_path: Path) -> None:
+    person = house.listener()
+    person.enter()
+    person.vote()
+    person.next()
+    clips = []
+    for place, address in enumerate(person.trial["sounds"]):
+        path = tmp_path / f"{place}.flac"
+        path.write_bytes(person.client.get(f"/{address}").content)
+        clips.append(audio.read(path))
+    assert clips[0].samples.shape == clips[1].samples.shape  # the songs are 3 s long
+    levels = [audio.loudness(clip) for clip in clips]
+    assert levels == pytest.approx([-23, -23], abs=0.1)  # the songs are 6 dB apart
