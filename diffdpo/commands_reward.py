@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +17,34 @@ def register_reward(app: typer.Typer, errors: Callable[[], AbstractContextManage
     )
     app.add_typer(group, name="reward")
 
-    @group.command("train", help="A reward model from votes, on frozen features; a scorer like any other.")
-    def train_command(
+    _register(
+        group,
+        errors,
+        ("train", "reward", "RewardRun"),
+        "A reward model from votes, on frozen features; a scorer like any other.",
+    )
+    _register(
+        group,
+        errors,
+        ("personal", "reward_personal", "PersonalRun"),
+        "The taste of one listener from few votes, and the pairs to ask about next.",
+    )
+
+
+def _register(
+    group: typer.Typer,
+    errors: Callable[[], AbstractContextManager[None]],
+    parts: tuple[str, str, str],
+    about: str,
+) -> None:
+    """Add a command; `parts` are its name, its recipe's module and its configuration."""
+    name, module, schema = parts
+
+    @group.command(name, help=about)
+    def command(
         source: Annotated[
-            str | None, typer.Argument(help="A YAML file, or the first key=value", metavar="[CONFIG]")
+            str | None,
+            typer.Argument(help="A preset, a YAML file, or the first key=value", metavar="[CONFIG]"),
         ] = None,
         overrides: Annotated[
             list[str] | None,
@@ -31,15 +56,15 @@ def register_reward(app: typer.Typer, errors: Callable[[], AbstractContextManage
     ) -> None:
         with errors():
             from diffdpo.config import build_config, to_yaml
-            from diffdpo.recipes.reward import RewardRun, run
 
+            recipe = import_module(f"diffdpo.recipes.{module}")
             words = list(overrides or [])
             if source is not None and "=" in source:
                 words, source = [source, *words], None
             path = None if source is None else expand_path(source)
-            cfg = build_config(RewardRun, path, words, "reward_train")
+            cfg: Any = build_config(getattr(recipe, schema), path, words, f"reward_{name}")
             cfg.check_parts()
             if dry_run:
                 typer.echo(to_yaml(cfg).rstrip())
                 return
-            run(cfg)
+            recipe.run(cfg)
