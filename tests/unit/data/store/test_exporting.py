@@ -106,7 +106,7 @@ def test_people_and_folders_are_not_named_unless_wanted(store, tmp_path):
         b"listener0",
         b"secret words",
         b"language",
-        str(tmp_path).encode(),
+        str(store.folder.parent).encode(),
         b"../samples",
     ):
         assert text not in content
