@@ -38,14 +38,17 @@ class VoteRow:
     rater: str = ""
     """Pseudonym of the listener; empty where the data set names none."""
     prompt_id: str = ""
+    """Id of the prompt of both songs, where it has one."""
     prompt: str = ""
     """Text of the prompt."""
     lyrics: str = ""
+    """Lyrics of the prompt."""
     group: str = ""
     """The group of the prompt: prompts of one group never fall on both sides of a split."""
     samples_a: str = ""
     """The samples folder of song a, relative to the table's folder; empty for songs that are plain files."""
     samples_b: str = ""
+    """The same of song b."""
     song_a: str
     """Sample id of the song presented on the left or first; without a samples folder the path of its file, relative
     to the table's folder, or its id in the data set."""
@@ -54,15 +57,19 @@ class VoteRow:
     sha256_a: str = ""
     """Hash of the sound (canonical PCM), as in the samples table; empty where the sound is not at hand."""
     sha256_b: str = ""
+    """The same of song b."""
     begin_a_s: float = 0.0
     """Start of the excerpt in its song, in seconds."""
     end_a_s: float = 0.0
     """End of the excerpt; 0 for the whole song."""
     begin_b_s: float = 0.0
+    """The same of song b."""
     end_b_s: float = 0.0
+    """The same of song b."""
     system_a: str = ""
     """Name of the model that generated song a."""
     system_b: str = ""
+    """The same of song b."""
     axis: str = ""
     """What was asked for, such as `musicality` or `prompt`; empty for the preference overall."""
     answer: str
@@ -74,9 +81,11 @@ class VoteRow:
     heard_a_s: float = 0.0
     """Seconds of song a that were played before the answer."""
     heard_b_s: float = 0.0
+    """The same of song b."""
     spans_a: tuple[tuple[float, float], ...] = ()
     """Bad moments of song a that the listener marked, (start, stop) in seconds of the song."""
     spans_b: tuple[tuple[float, float], ...] = ()
+    """The same of song b."""
     gold: str = ""
     """The right answer of a control pair (`a`, `b` or `tie`); empty for a real pair. Control pairs are never
     preferences: they measure the listener."""
@@ -89,6 +98,7 @@ class VoteRow:
     license: str = ""
     """License of the vote and of its songs; trained models inherit it."""
     comment: str = ""
+    """What the listener wrote."""
     created_at: float = 0.0
     """Seconds since 1970, UTC; 0 where it is unknown."""
     split: str = ""
@@ -100,21 +110,33 @@ class OpinionRow:
     """One listener's value for one song."""
 
     opinion_id: str
+    """Unique within the table."""
     source: str
+    """Study or data set that the opinion comes from."""
     rater: str = ""
+    """Pseudonym of the listener; empty where the data set names none."""
     prompt_id: str = ""
+    """Id of the song's prompt, where it has one."""
     prompt: str = ""
+    """Text of the prompt."""
     group: str = ""
+    """The group of the prompt, as in a vote."""
     samples: str = ""
     """As in a vote: the samples folder relative to the table's folder, or empty."""
     song: str
+    """Sample id of the song; without a samples folder the path of its file, or its id in the data set."""
     sha256: str = ""
+    """Hash of the sound, as in a vote."""
     system: str = ""
+    """Name of the model that generated the song."""
     axis: str = ""
+    """What was asked for; empty for the opinion overall."""
     scale: str
     """`thumb` (-1 or 1), `stars` (1 to 5) or `mushra` (0 to 100)."""
     value: float
+    """The value on its scale."""
     heard_s: float = 0.0
+    """Seconds of the song that were played before the answer."""
     spans: tuple[tuple[float, float], ...] = ()
     """Bad moments that the listener marked, (start, stop) in seconds of the song."""
     control: str = ""
@@ -122,10 +144,15 @@ class OpinionRow:
     trial: str = ""
     """Songs with the same trial were rated on one page."""
     rater_group: Mapping[str, str] = field(default_factory=dict)
+    """What the listener said about themselves, as in a vote."""
     consent: str = ""
+    """Version and language of the consent, as in a vote."""
     license: str = ""
+    """License of the opinion and of its song."""
     comment: str = ""
+    """What the listener wrote."""
     created_at: float = 0.0
+    """Seconds since 1970, UTC; 0 where it is unknown."""
 
 
 VOTES = TableSpec("votes", VoteRow, key=("source", "vote_id"))

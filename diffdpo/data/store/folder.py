@@ -40,6 +40,7 @@ class StoreSongRow:
     prompt: str = ""
     """Text that the song was generated from, or that describes it."""
     lyrics: str = ""
+    """Lyrics of the song."""
     group: str = ""
     """The group of the prompt: songs of one group never fall on both sides of a split."""
     system: str = ""

@@ -36,9 +36,10 @@ def offline(monkeypatch, tmp_path):
     return str(tmp_path / "cache")
 
 
-@pytest.fixture
-def store(tmp_path):
-    """Votes of a study (shareable consent), of Music Arena, CMI-Pref and MusicPrefs."""
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Votes of a study (shareable consent), of Music Arena, CMI-Pref and MusicPrefs; exports do not change it."""
+    tmp_path = tmp_path_factory.mktemp("export")
     write_songs(tmp_path / "samples")
     votes = [
         study_vote(0, comment="secret words", rater_group={"language": "de"}),
@@ -105,7 +106,7 @@ def test_people_and_folders_are_not_named_unless_wanted(store, tmp_path):
         b"listener0",
         b"secret words",
         b"language",
-        str(tmp_path).encode(),
+        str(store.folder.parent).encode(),
         b"../samples",
     ):
         assert text not in content
