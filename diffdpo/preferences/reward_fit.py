@@ -53,7 +53,7 @@ class RewardFit:
     """Most principal components; 0: all features."""
     scale_power: float = 0.5
     """Power of its deviation that a component is divided by: 0 leaves all as they are, 1 makes all alike."""
-    l2: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+    l2: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
     """Penalties that are tried; the best on held-out prompts is taken."""
     members: int = 16
     """Bootstrap samples of prompt groups, one member of the ensemble each."""
