@@ -86,14 +86,14 @@ def split_prompts(groups: Sequence[str], seed: int, tune: bool, share: float) ->
     """Prompt groups to learn from, and those held out."""
     names = sorted(set(groups))
     order = np.random.default_rng(TUNING_SEED).permutation(len(names))
-    tuning = [names[place] for place in order[: len(names) // 2]]
-    pool = tuning if tune else [name for name in names if name not in tuning]
+    tuning_groups = [names[place] for place in order[: len(names) // 2]]
+    pool = tuning_groups if tune else [name for name in names if name not in tuning_groups]
     count = max(1, round(share * len(pool)))
     held_out = [
         pool[place] for place in np.random.default_rng([TUNING_SEED, seed]).permutation(len(pool))[:count]
     ]
-    learned = [name for name in (tuning if tune else names) if name not in held_out]
-    return learned, held_out
+    train_groups = [name for name in (tuning_groups if tune else names) if name not in held_out]
+    return train_groups, held_out
 
 
 def fit(
@@ -114,7 +114,7 @@ def as_song_votes(rows: Sequence[VoteRow], work: Path, parts: SongParts) -> list
     return votes
 
 
-def accuracy(fitted: FittedReward, world: World, groups: Sequence[str]) -> float:
+def accuracy(result: FittedReward, world: World, groups: Sequence[str]) -> float:
     """The share of pairs of a prompt's songs in the hidden order, the mean over prompts."""
     shares = []
     for group in groups:
@@ -125,7 +125,7 @@ def accuracy(fitted: FittedReward, world: World, groups: Sequence[str]) -> float
             [np.concatenate(list(world.parts[sound_of(song)].values()), axis=1) for song in songs]
         )
         hidden = world.taste.utility(np.stack([song.values for song in songs]))
-        utility = fitted.head.utility(features)
+        utility = result.head.utility(features)
         first, second = np.triu_indices(len(songs), 1)
         agreement = np.sign(hidden[first] - hidden[second]) * np.sign(utility[first] - utility[second])
         shares.append(((agreement + 1) / 2).mean())
@@ -136,14 +136,18 @@ def run_seed(
     world: World, listeners: Listeners, split: tuple[Sequence[str], Sequence[str]], cfg: RewardRun, work: Path
 ) -> dict[str, Any]:
     """Both models of a seed."""
-    learned, held_out = split
-    rows: dict[str, Any] = {"seed": listeners.seed, "learned": len(learned), "held_out": len(held_out)}
+    train_groups, held_out = split
+    rows: dict[str, Any] = {
+        "seed": listeners.seed,
+        "train_groups": len(train_groups),
+        "held_out": len(held_out),
+    }
     for name, people in (("votes", listeners), ("noiseless", replace(NOISELESS, seed=listeners.seed))):
-        fitted = fit(world, people, learned, cfg, work)
+        result = fit(world, people, train_groups, cfg, work)
         rows[name] = {
-            "accuracy": accuracy(fitted, world, held_out),
-            "learned_accuracy": accuracy(fitted, world, learned),
-            "l2": fitted.l2,
+            "accuracy": accuracy(result, world, held_out),
+            "learned_accuracy": accuracy(result, world, train_groups),
+            "l2": result.l2,
         }
     return rows
 
@@ -173,14 +177,14 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--hidden", type=int, default=0)
     parser.add_argument("--components", type=int, default=RewardFit().components)
-    parser.add_argument("--whitening", type=float, default=RewardFit().whitening)
+    parser.add_argument("--scale-power", type=float, default=RewardFit().scale_power)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work: Path = arguments.work
     world = read_world(arguments.run, work)
     cfg = RewardRun(
         out=str(work),
-        fit=RewardFit(components=arguments.components, whitening=arguments.whitening),
+        fit=RewardFit(components=arguments.components, scale_power=arguments.scale_power),
         network=RewardNetwork(hidden=arguments.hidden),
     )
     settings = {
@@ -190,8 +194,8 @@ def main() -> None:
     rows = []
     for seed in range(arguments.seeds):
         path = work / f"{'tune' if arguments.tune else 'seed'}-{seed}.json"
-        if path.is_file() and (stored := read_json(path))["settings"] == settings:
-            rows.append(stored["row"])
+        if path.is_file() and (earlier_run := read_json(path))["settings"] == settings:
+            rows.append(earlier_run["row"])
             continue
         split = split_prompts(world.groups.tolist(), seed, arguments.tune, arguments.held_out)
         rows.append(run_seed(world, Listeners(votes=arguments.votes, seed=seed), split, cfg, work))

@@ -29,7 +29,7 @@ from diffdpo.registry import Choice, Table
 from diffdpo.sampling.solver import Solver
 
 PAGE = ROOT / "docs" / "reference" / "config.md"
-PACKAGES = ("mining", "models", "objectives", "sampling.config", "scorers")
+PACKAGES = ("extractors", "mining", "models", "objectives", "sampling.config", "scorers")
 REQUIRED_MARK = "???"
 TITLES = {
     "objective": "Objectives", "link": "Links", "rule": "Mining rules", "utility": "Utilities",

@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
+from diffdpo.data.features import FEATURE_TABLE
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.ratings import RATINGS
 from diffdpo.data.samples import SAMPLES
@@ -34,6 +35,7 @@ TABLES: tuple[tuple[TableSpec[Any], str], ...] = (
     (PAIRS, "`mine`"),
     (RATINGS, "`mine` and the import of opinions"),
     (VOTES, "`listen` and the importers of `store add`"),
+    (FEATURE_TABLE, "`reward train`"),
     (OPINIONS, "`listen`: thumbs, stars and MUSHRA"),
     (STORE_SONGS, "`store add`"),
     (STORE_FEATURES, "`store search`"),

@@ -36,7 +36,7 @@ class FeatureRow:
     """All vectors, end to end; none for a silent sound."""
 
 
-FEATURES = TableSpec(
+FEATURE_TABLE = TableSpec(
     "features",
     FeatureRow,
     key=("sha256", "begin_s", "end_s", "preprocessing", "extractor", "fingerprint", "crops"),
@@ -57,9 +57,9 @@ class FeatureKey(NamedTuple):
 FeatureCache = Mapping[FeatureKey, Float[np.ndarray, "crop feature"]]
 
 
-def read_features(folder: Path, fingerprints: Sequence[str]) -> dict[FeatureKey, np.ndarray]:
+def read_feature_cache(folder: Path, fingerprints: Sequence[str]) -> dict[FeatureKey, np.ndarray]:
     """The vectors of a folder by these extractors; no windows for a silent sound."""
-    rows = tables.read_rows(folder, FEATURES)
+    rows = tables.read_rows(folder, FEATURE_TABLE)
     return {
         FeatureKey(
             row.sha256, row.begin_s, row.end_s, row.preprocessing, row.fingerprint, row.crops

@@ -12,7 +12,7 @@ from diffdpo import audio
 from diffdpo.checks import check_range
 from diffdpo.types import Clip
 
-Features = Float[np.ndarray, "crop feature"]
+CropFeatures = Float[np.ndarray, "crop feature"]
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ def extractor_fingerprint(extractor: Extractor) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def extract_crops(extractor: Extractor, clip: Clip, crops: Crops) -> Features:
+def extract_crops(extractor: Extractor, clip: Clip, crops: Crops) -> CropFeatures:
     """The vector of every window of a canonical clip; silent windows are left out, unless all are: then zeros."""
     windows = [window for window in crops.cut(clip) if window.samples.any()]
     if not windows:
@@ -92,12 +92,12 @@ def extract_crops(extractor: Extractor, clip: Clip, crops: Crops) -> Features:
     return np.stack([np.asarray(extractor(window), np.float64) for window in windows])
 
 
-def song_crops(clip: Clip, extractors: Mapping[str, Extractor], crops: Crops) -> Features:
+def song_crops(clip: Clip, extractors: Mapping[str, Extractor], crops: Crops) -> CropFeatures:
     """The features of a canonical clip by all extractors, side by side; one row, or one row a window."""
     return join_features([extract_crops(extractor, clip, crops) for extractor in extractors.values()], crops)
 
 
-def join_features(parts: Sequence[Features], crops: Crops) -> Features:
+def join_features(parts: Sequence[CropFeatures], crops: Crops) -> CropFeatures:
     """The features of one song by several extractors, side by side, pooled as `crops` says."""
     rows = np.concatenate(list(parts), axis=1)
     return rows.mean(0, keepdims=True) if crops.pool == "mean" else rows

@@ -16,6 +16,7 @@ from diffdpo.extractors.base import Crops, as_vector, mono_at
 from diffdpo.types import Clip
 
 CLAP_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,11 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder. CheckpointError without one."""
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{folder}: no tokenizer; copy tokenizer.json and tokenizer_config.json")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{folder}: no tokenizer ({reason(error)}); copy tokenizer.json and its configuration"
+            f"{folder}: its tokenizer cannot be read ({reason(error)}); copy it again"
         ) from None

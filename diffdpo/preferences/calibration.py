@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from diffdpo.preferences.bradley_terry import log_loss, win_probability
+from diffdpo.preferences.bradley_terry import PairColumn, log_loss, win_probability
 
-Column = Float[np.ndarray, " pair"]
 BINS = 10
 
 
-def fit_isotonic(margins: Column, targets: Column, counts: Column) -> Float[np.ndarray, "2 knot"]:
+def fit_isotonic(margins: PairColumn, targets: PairColumn, counts: PairColumn) -> Float[np.ndarray, "2 knot"]:
     """Knots of a rising, symmetric map from margin to probability: margins in the first row, probabilities in the
     second; straight lines between them, by pooling adjacent violators."""
     x = np.concatenate([margins, -margins])
@@ -38,11 +37,11 @@ def isotonic_probability(
 ) -> Float[np.ndarray, "*pair"]:
     """Probabilities between the knots; beyond the last ones they stay."""
     values = np.interp(margins, knots[0], knots[1])
-    mirrored = np.interp(-np.asarray(margins), knots[0], knots[1])
-    return np.asarray((values + 1 - mirrored) / 2)
+    mirror_values = np.interp(-np.asarray(margins), knots[0], knots[1])
+    return np.asarray((values + 1 - mirror_values) / 2)
 
 
-def calibration_error(probabilities: Column, targets: Column, bins: int = BINS) -> float:
+def calibration_error(probabilities: PairColumn, targets: PairColumn, bins: int = BINS) -> float:
     """Expected calibration error: mean distance of probability and outcome over bins of equal width.
 
     Of each pair the side that is the more likely counts, so bins reach from 0.5 to 1.
@@ -58,10 +57,10 @@ def calibration_error(probabilities: Column, targets: Column, bins: int = BINS) 
 
 
 def fit_offsets(
-    margins: Column,
+    margins: PairColumn,
     first_systems: Sequence[str],
     second_systems: Sequence[str],
-    targets: Column,
+    targets: PairColumn,
     *,
     l2: float = 1.0,
     pinned_system: str = "",
@@ -72,8 +71,8 @@ def fit_offsets(
     name; the penalty `l2` keeps the others near it. {} for fewer than two systems.
     """
     systems = sorted({*first_systems, *second_systems})
-    pinned = pinned_system or (systems[0] if systems else "")
-    names = [name for name in systems if name != pinned]
+    anchor_system = pinned_system or (systems[0] if systems else "")
+    names = [name for name in systems if name != anchor_system]
     if not names:
         return dict.fromkeys(systems, 0.0)
     column = {name: place for place, name in enumerate(names)}
@@ -88,7 +87,7 @@ def fit_offsets(
 
 
 def fit_with_intercepts(
-    design: Float[np.ndarray, "pair column"], margins: Column, targets: Column, l2: float
+    design: Float[np.ndarray, "pair column"], margins: PairColumn, targets: PairColumn, l2: float
 ) -> Float[np.ndarray, " column"]:
     """The weights of a logistic regression whose margins have a fixed part, with a penalty, by Newton's method."""
     weights = np.zeros(design.shape[1])
@@ -111,8 +110,11 @@ def fit_with_intercepts(
 
 
 def offset_margins(
-    margins: Column, offsets: Mapping[str, float], first_systems: Sequence[str], second_systems: Sequence[str]
-) -> Column:
+    margins: PairColumn,
+    offsets: Mapping[str, float],
+    first_systems: Sequence[str],
+    second_systems: Sequence[str],
+) -> PairColumn:
     """Margins less the offsets of the two systems; an unknown system has none."""
     first, second = (
         np.array([offsets.get(name, 0.0) for name in names]) for names in (first_systems, second_systems)
@@ -121,7 +123,7 @@ def offset_margins(
 
 
 def fit_slopes(
-    margins: Column, targets: Column, raters: Sequence[str], spread: float = 0.5
+    margins: PairColumn, targets: PairColumn, raters: Sequence[str], spread: float = 0.5
 ) -> dict[str, float]:
     """How much each listener agrees with the margins: the slope a in P = sigmoid(a · margin), most likely under a
     normal prior around 1.

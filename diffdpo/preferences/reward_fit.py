@@ -5,15 +5,16 @@ between songs that were compared, and the penalty is the one under which prompts
 best. Members of the ensemble are fitted to bootstrap samples of prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from diffdpo.checks import check_range
 from diffdpo.preferences.bradley_terry import (
+    PairColumn,
     bootstrap_counts,
     calibrate_temperature,
     group_folds,
@@ -22,34 +23,9 @@ from diffdpo.preferences.bradley_terry import (
 from diffdpo.preferences.calibration import fit_isotonic, fit_slopes
 from diffdpo.preferences.reward_head import RewardHead
 from diffdpo.preferences.ties import fit_davidson, fit_nu
+from diffdpo.preferences.vote_design import ComponentVotes, VoteDesign, merge_votes
 
-Column = Float[np.ndarray, " pair"]
 Basis = Float[np.ndarray, "feature component"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VoteDesign:
-    """Votes as numbers: pairs of rows of features. A vote on songs of several windows is several pairs."""
-
-    rows: Float[np.ndarray, "row feature"]
-    first: Int[np.ndarray, " pair"]
-    """Row of the song on the left."""
-    second: Int[np.ndarray, " pair"]
-    targets: Column
-    """1 where the first won, 0.5 for a tie."""
-    ties: Bool[np.ndarray, " pair"]
-    counts: Column
-    """How much a pair counts: 1 over the number of pairs of its vote."""
-    groups: Shaped[np.ndarray, " pair"]
-    """The prompt group."""
-    raters: Shaped[np.ndarray, " pair"]
-    vote: Int[np.ndarray, " pair"]
-    """The number of the vote."""
-
-    def take(self, places: Shaped[np.ndarray, " _"]) -> "VoteDesign":
-        """Some of the pairs, by a mask or by places."""
-        names = ("first", "second", "targets", "ties", "counts", "groups", "raters", "vote")
-        return replace(self, **{name: getattr(self, name)[places] for name in names})
 
 
 class Members(NamedTuple):
@@ -69,26 +45,15 @@ MemberFit = Callable[["ComponentVotes", Float[np.ndarray, "member pair"], float]
 """Fits members to votes on components, each with counts of its own, under a penalty."""
 
 
-@dataclass(frozen=True, eq=False)
-class ComponentVotes:
-    """Votes on rows of components."""
-
-    rows: Float[np.ndarray, "row component"]
-    votes: VoteDesign
-    slopes: Column
-    """What the margin of each pair is multiplied by: how much its listener agrees with the others."""
-    nu: float
-
-
 @dataclass(frozen=True)
 class RewardFit:
     """How a reward head is fitted."""
 
     components: int = 64
     """Most principal components; 0: all features."""
-    whitening: float = 0.5
+    scale_power: float = 0.5
     """Power of its deviation that a component is divided by: 0 leaves all as they are, 1 makes all alike."""
-    l2: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+    l2: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
     """Penalties that are tried; the best on held-out prompts is taken."""
     members: int = 16
     """Bootstrap samples of prompt groups, one member of the ensemble each."""
@@ -107,7 +72,7 @@ class RewardFit:
         check_range(self, "members", low=1, prefix="fit.")
         check_range(self, "folds", low=2, prefix="fit.")
         check_range(self, "components", low=0, prefix="fit.")
-        check_range(self, "whitening", low=0, high=1, prefix="fit.")
+        check_range(self, "scale_power", low=0, high=1, prefix="fit.")
         check_range(self, "limit", above=0, prefix="fit.")
         if not self.l2 or not all(0 < value < np.inf for value in self.l2):
             raise ValueError(f"fit.l2 has to be one or more numbers above 0, got {self.l2}")
@@ -134,7 +99,7 @@ class FittedReward:
     """A head and how it was fitted."""
 
     head: RewardHead
-    margins: Column
+    margins: PairColumn
     """Of each pair, by a fit that saw none of its prompt group; in units of the head."""
     losses: dict[str, float]
     """Mean log-loss on held-out prompt groups, by penalty."""
@@ -151,7 +116,7 @@ def fit_reward(
     fit = fit_members or fit_linear
     head = _empty_head(design, cfg)
     x = head.standardise(design.rows)
-    basis = principal_basis(x[design.first] - x[design.second], cfg.components, cfg.whitening)
+    basis = principal_basis(x[design.first] - x[design.second], cfg.components, cfg.scale_power)
     data = ComponentVotes(x @ basis, design, np.ones(len(design.first)), 0.0)
     fold = group_folds(design.groups, cfg.folds, seed)
     losses, margins = _choose_penalty(data, cfg, fit, fold)
@@ -206,7 +171,7 @@ def _empty_head(design: VoteDesign, cfg: RewardFit) -> RewardHead:
 
 
 def principal_basis(
-    differences: Float[np.ndarray, "pair feature"], components: int, whitening: float
+    differences: Float[np.ndarray, "pair feature"], components: int, scale_power: float
 ) -> Basis:
     """Directions along which compared songs differ most, each divided by a power of its deviation, and all by one
     number: the squared length of a difference is 2 on average, however many features there are.
@@ -219,13 +184,13 @@ def principal_basis(
     variances, vectors = np.linalg.eigh(covariance)
     order = np.argsort(-variances)[:components]
     order = order[variances[order] > 1e-9 * max(variances.max(), 1e-30)]
-    basis = vectors[:, order] / np.sqrt(variances[order]) ** whitening
-    return basis / np.sqrt((variances[order] ** (1 - whitening)).sum())
+    basis = vectors[:, order] / np.sqrt(variances[order]) ** scale_power
+    return basis / np.sqrt((variances[order] ** (1 - scale_power)).sum())
 
 
 def _choose_penalty(
     data: ComponentVotes, cfg: RewardFit, fit: MemberFit, fold: Int[np.ndarray, " pair"]
-) -> tuple[dict[float, float], dict[float, Column]]:
+) -> tuple[dict[float, float], dict[float, PairColumn]]:
     """The mean log-loss on held-out prompt groups and the margins there, by penalty.
 
     The loss is that of calibrated margins: a penalty that only shrinks all margins is no worse for it.
@@ -241,9 +206,11 @@ def _choose_penalty(
             members = fit(part, part.votes.counts[None], l2 * share)
             utility = members(data.rows).mean(0)
             column[inside] = (utility[votes.first] - utility[votes.second])[inside]
-        scaled = column * data.slopes
-        temperature = calibrate_temperature(scaled, votes.targets)
-        losses[l2] = float(np.average(log_loss(scaled / temperature, votes.targets), weights=votes.counts))
+        slope_margins = column * data.slopes
+        temperature = calibrate_temperature(slope_margins, votes.targets)
+        losses[l2] = float(
+            np.average(log_loss(slope_margins / temperature, votes.targets), weights=votes.counts)
+        )
         margins[l2] = column
     return losses, margins
 
@@ -258,34 +225,9 @@ def fit_linear(data: ComponentVotes, counts: Float[np.ndarray, "member pair"], l
     return Members(np.stack(weights), np.zeros((count, 0, size)), np.zeros((count, 0)), np.zeros((count, 0)))
 
 
-class MergedVotes(NamedTuple):
-    """Votes on each pair of rows together: the loss is linear in the target, so their mean is as good as all."""
-
-    differences: Float[np.ndarray, "pair component"]
-    targets: Column
-    counts: Column
-
-
-def merge_votes(data: ComponentVotes, counts: Column) -> MergedVotes:
-    """Votes that count, merged by pair of rows and by slope, with sides exchanged where that joins two pairs."""
-    votes = data.votes
-    usable = counts > 0
-    first, second = votes.first[usable], votes.second[usable]
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    targets = np.where(first <= second, votes.targets[usable], 1 - votes.targets[usable])
-    key = np.stack([low, high, data.slopes[usable]], axis=1)
-    pairs, place = np.unique(key, axis=0, return_inverse=True)
-    place = place.reshape(-1)
-    total = np.bincount(place, weights=counts[usable])
-    mean = np.bincount(place, weights=counts[usable] * targets) / total
-    rows = data.rows
-    differences = (rows[pairs[:, 0].astype(int)] - rows[pairs[:, 1].astype(int)]) * pairs[:, 2:]
-    return MergedVotes(differences, mean, total)
-
-
 def calibrate_head(
     head: RewardHead,
-    margins: Column,
+    margins: PairColumn,
     design: VoteDesign,
     calibration: Literal["temperature", "isotonic", "none"],
 ) -> RewardHead:
@@ -296,35 +238,3 @@ def calibrate_head(
     if calibration == "temperature":
         return head
     return replace(head, knots=fit_isotonic(margins, design.targets, design.counts))
-
-
-def design_of(
-    songs: Sequence[Float[np.ndarray, "crop feature"]],
-    first: Sequence[int],
-    second: Sequence[int],
-    targets: Sequence[float],
-    *,
-    ties: Sequence[bool],
-    groups: Sequence[str],
-    raters: Sequence[str],
-) -> VoteDesign:
-    """Votes on songs, each with one or several rows of features; windows of the two are paired in their order."""
-    starts = np.cumsum([0, *(len(song) for song in songs)])
-    pairs = [
-        (starts[a] + i % len(songs[a]), starts[b] + i % len(songs[b]), vote)
-        for vote, (a, b) in enumerate(zip(first, second, strict=True))
-        for i in range(max(len(songs[a]), len(songs[b])))
-    ]
-    table = np.array(pairs, dtype=int).reshape(-1, 3)
-    vote = table[:, 2]
-    return VoteDesign(
-        rows=np.concatenate(list(songs)),
-        first=table[:, 0],
-        second=table[:, 1],
-        targets=np.asarray(targets, np.float64)[vote],
-        ties=np.asarray(ties, bool)[vote],
-        counts=1 / np.bincount(vote, minlength=len(targets))[vote],
-        groups=np.asarray(groups)[vote],
-        raters=np.asarray(raters)[vote],
-        vote=vote,
-    )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from diffdpo.preferences.bradley_terry import win_probability
 from diffdpo.preferences.calibration import isotonic_probability
 
-Rows = Float[np.ndarray, "row feature"]
+HeadRows = Float[np.ndarray, "row feature"]
 HEAD_ARRAYS = ("center", "scale", "linear", "inner", "bias", "outer", "knots")
 
 
@@ -34,11 +34,11 @@ class RewardHead:
     temperature: float = 1.0
     limit: float = 4.0
 
-    def standardise(self, rows: Rows) -> Rows:
+    def standardise(self, rows: HeadRows) -> HeadRows:
         """Features in standard deviations, cut at the limit."""
         return np.clip((np.asarray(rows, np.float64) - self.center) / self.scale, -self.limit, self.limit)
 
-    def members(self, rows: Rows) -> Float[np.ndarray, "member row"]:
+    def members(self, rows: HeadRows) -> Float[np.ndarray, "member row"]:
         """The utility of every row by every member."""
         x = self.standardise(rows)
         values = self.linear @ x.T
@@ -47,12 +47,12 @@ class RewardHead:
             values = values + np.einsum("mrh,mh->mr", hidden, self.outer)
         return values
 
-    def spread(self, rows: Rows) -> Float[np.ndarray, " row"]:
+    def spread(self, rows: HeadRows) -> Float[np.ndarray, " row"]:
         """Standard deviation over the members; 0 for a single one."""
         values = self.members(rows)
         return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
 
-    def utility(self, rows: Rows, caution: float = 0.0) -> Float[np.ndarray, " row"]:
+    def utility(self, rows: HeadRows, caution: float = 0.0) -> Float[np.ndarray, " row"]:
         """Mean over members minus caution times spread."""
         values = self.members(rows)
         spread = values.std(0, ddof=1) if len(values) > 1 else 0.0
@@ -64,7 +64,7 @@ class RewardHead:
             return isotonic_probability(margins, self.knots)
         return win_probability(np.asarray(margins) / self.temperature)
 
-    def in_units_of(self, rows: Rows) -> "RewardHead":
+    def in_units_of(self, rows: HeadRows) -> "RewardHead":
         """The same head, scaled so that its mean over members has the standard deviation 1 over these rows."""
         values = self.members(rows)
         deviation = float(values.mean(0).std()) or 1.0

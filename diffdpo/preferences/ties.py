@@ -9,42 +9,42 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-STEPS, TOLERANCE = 100, 1e-9
-NU_RANGE = (1e-6, 1e3)
+from diffdpo.preferences.bradley_terry import PairColumn
 
-Column = Float[np.ndarray, " pair"]
+MAX_STEPS, SLOPE_TOLERANCE = 100, 1e-9
+NU_RANGE = (1e-6, 1e3)
 
 
 class LossTerms(NamedTuple):
     """The loss of each pair, and its first and second derivative by the margin."""
 
-    loss: Column
-    slope: Column
-    curvature: Column
+    loss: PairColumn
+    slope: PairColumn
+    curvature: PairColumn
 
 
-def davidson_terms(margins: Column, targets: Column, nu: float) -> LossTerms:
+def davidson_terms(margins: PairColumn, targets: PairColumn, nu: float) -> LossTerms:
     """Minus the log-likelihood of each pair, less the constant of ties; `targets` is 1 where the first wins, 0.5
     for a tie."""
     size = np.abs(margins) / 2
-    once, twice = np.exp(-size), np.exp(-2 * size)
-    total = 1 + twice + nu * once
+    root, square = np.exp(-size), np.exp(-2 * size)
+    total = 1 + square + nu * root
     loss = size + np.log(total) - (targets - 0.5) * margins
-    slope = np.sign(margins) * (1 - twice) / 2 / total - (targets - 0.5)
-    curvature = (twice + nu * (once + once * twice) / 4) / total**2
+    slope = np.sign(margins) * (1 - square) / 2 / total - (targets - 0.5)
+    curvature = (square + nu * (root + root * square) / 4) / total**2
     return LossTerms(loss, slope, curvature)
 
 
-def tie_probability(margins: Column, nu: float) -> Column:
+def tie_probability(margins: PairColumn, nu: float) -> PairColumn:
     """How likely each pair is a tie."""
-    once = np.exp(-np.abs(margins) / 2)
-    return nu * once / (1 + once**2 + nu * once)
+    root = np.exp(-np.abs(margins) / 2)
+    return nu * root / (1 + root**2 + nu * root)
 
 
 def fit_davidson(
     differences: Float[np.ndarray, "pair feature"],
-    targets: Column,
-    counts: Column,
+    targets: PairColumn,
+    counts: PairColumn,
     *,
     l2: float,
     nu: float = 0.0,
@@ -59,9 +59,9 @@ def fit_davidson(
     weights = np.zeros(x.shape[1])
     terms, level = davidson_terms(x @ weights, targets, nu), np.inf
     level = float(counts @ terms.loss)
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         gradient = x.T @ (counts * terms.slope) + l2 * weights
-        if np.abs(gradient).max(initial=0) <= TOLERANCE * max(1.0, counts.sum()):
+        if np.abs(gradient).max(initial=0) <= SLOPE_TOLERANCE * max(1.0, counts.sum()):
             break
         curvature = (x.T * (counts * terms.curvature)) @ x + l2 * np.eye(len(weights))
         step, size = np.linalg.solve(curvature, gradient), 1.0
@@ -76,14 +76,14 @@ def fit_davidson(
     return weights
 
 
-def fit_nu(margins: Column, ties: Bool[np.ndarray, " pair"], counts: Column) -> float:
+def fit_nu(margins: PairColumn, ties: Bool[np.ndarray, " pair"], counts: PairColumn) -> float:
     """The nu at which the observed share of ties is the expected one, within NU_RANGE; 0 without ties."""
-    observed = float(counts[ties].sum())
-    if not observed:
+    tie_count = float(counts[ties].sum())
+    if not tie_count:
         return 0.0
     low, high = np.log(NU_RANGE)
     for _ in range(60):
         middle = (low + high) / 2
-        expected = float(counts @ tie_probability(margins, float(np.exp(middle))))
-        low, high = (low, middle) if expected > observed else (middle, high)
+        model_count = float(counts @ tie_probability(margins, float(np.exp(middle))))
+        low, high = (low, middle) if model_count > tie_count else (middle, high)
     return float(np.exp((low + high) / 2))

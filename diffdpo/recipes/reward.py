@@ -19,7 +19,8 @@ from diffdpo.extractors import DEFAULT_EXTRACTORS, EXTRACTORS
 from diffdpo.extractors.base import Crops, Extractor, TextExtractor, extractor_fingerprint
 from diffdpo.inputs import content_digest, digest
 from diffdpo.preferences.calibration import fit_offsets
-from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwork, VoteDesign, fit_reward
+from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwork, fit_reward
+from diffdpo.preferences.vote_design import VoteDesign
 from diffdpo.progress import log
 from diffdpo.recipes.reward_features import SongParts, song_parts
 from diffdpo.recipes.reward_report import RewardReport, report_reward, write_reward_files
@@ -153,16 +154,16 @@ def _fit_and_write(
     text = (cfg.text, side) if isinstance(side, TextExtractor) else None
     design = build_design(votes, parts, cfg.crops, text=text, soft=cfg.soft_labels)
     held_out = held_out_mask(design.groups, cfg.held_out, cfg.seed)
-    fitted = fit_votes(design.take(~held_out), cfg)
+    result = fit_votes(design.take(~held_out), cfg)
     metrics = Metrics(out, keep_until=-1)
-    for step, (l2, loss) in enumerate(fitted.losses.items()):
+    for step, (l2, loss) in enumerate(result.losses.items()):
         metrics.write({"step": step, "l2": float(l2), "held_out_log_loss": loss})
-    offsets = anchor_offsets(cfg, fitted, anchors, parts, text)
-    report = report_reward(fitted, design, held_out, votes, read_repeats(cfg.votes, cfg.axis))
+    offsets = anchor_offsets(cfg, result, anchors, parts, text)
+    report = report_reward(result, design, held_out, votes, read_repeats(cfg.votes, cfg.axis))
     learned_groups = set(design.groups[~held_out].tolist())
     learned_votes = [vote for vote in votes if vote_group(vote.row) in learned_groups]
     card = make_card(cfg, extractors, learned_votes, report, offsets)
-    write_reward_files(out, fitted, card, report)
+    write_reward_files(out, result, card, report)
     finish(
         out,
         reward=REWARD_FILE,
@@ -206,7 +207,7 @@ def held_out_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def anchor_offsets(
     cfg: RewardRun,
-    fitted: FittedReward,
+    result: FittedReward,
     anchors: Sequence[SongVote],
     parts: SongParts,
     text: tuple[str, TextExtractor] | None,
@@ -214,12 +215,14 @@ def anchor_offsets(
     """How much each system of the anchor votes is overrated, in utilities; {} without anchors."""
     if not anchors:
         return {}
-    if unnamed := [vote.row.vote_id for vote in anchors if not (vote.row.system_a and vote.row.system_b)]:
-        raise DataError(f"anchors: vote {unnamed[0]!r} names no system_a or system_b; offsets are of systems")
+    if nameless := [vote.row.vote_id for vote in anchors if not (vote.row.system_a and vote.row.system_b)]:
+        raise DataError(
+            f"anchors: vote {nameless[0]!r} names no system_a or system_b; offsets are of systems"
+        )
     crops = replace(cfg.crops, pool="mean")
     design = build_design(anchors, parts, crops, text=text)
-    utility = fitted.head.utility(design.rows)
-    temperature = fitted.head.temperature
+    utility = result.head.utility(design.rows)
+    temperature = result.head.temperature
     offsets = fit_offsets(
         (utility[design.first] - utility[design.second]) / temperature,
         [vote.row.system_a for vote in anchors],

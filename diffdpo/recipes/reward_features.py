@@ -7,7 +7,7 @@ import numpy as np
 
 from diffdpo import audio
 from diffdpo.data import tables
-from diffdpo.data.features import FEATURES, FeatureKey, FeatureRow, read_features
+from diffdpo.data.features import FEATURE_TABLE, FeatureKey, FeatureRow, read_feature_cache
 from diffdpo.data.vote_songs import VoteSong
 from diffdpo.errors import DataError
 from diffdpo.extractors.base import Crops, Extractor, extract_crops, extractor_fingerprint
@@ -31,7 +31,7 @@ def song_parts(
     Vectors that the table in `folder` holds are not computed again.
     """
     prints = {name: extractor_fingerprint(part) for name, part in extractors.items()}
-    cache = read_features(folder, list(prints.values()))
+    cache = read_feature_cache(folder, list(prints.values()))
     parts: dict[VoteSong, dict[str, np.ndarray]] = {}
     rows: list[FeatureRow] = []
     work: list[tuple[VoteSong, list[str]]] = []
@@ -53,10 +53,10 @@ def song_parts(
             parts[song] |= vectors
             rows += _rows(song, vectors, prints, crops)
             if len(rows) >= FLUSH * len(extractors):
-                tables.append(folder, FEATURES, rows)
+                tables.append(folder, FEATURE_TABLE, rows)
                 rows = []
-    tables.append(folder, FEATURES, rows)
-    tables.compact(folder, FEATURES)
+    tables.append(folder, FEATURE_TABLE, rows)
+    tables.compact(folder, FEATURE_TABLE)
     return parts
 
 

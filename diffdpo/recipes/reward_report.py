@@ -13,7 +13,8 @@ from diffdpo.data.vote_songs import VoteSong
 from diffdpo.data.votes import VoteRow
 from diffdpo.preferences.bradley_terry import log_loss
 from diffdpo.preferences.calibration import calibration_error
-from diffdpo.preferences.reward_fit import FittedReward, VoteDesign
+from diffdpo.preferences.reward_fit import FittedReward
+from diffdpo.preferences.vote_design import VoteDesign
 from diffdpo.recipes.reward_votes import Repeat, SongVote, answer_counts
 from diffdpo.runs import atomic_write, write_json
 from diffdpo.scorers.reward_file import REWARD_FILE, RewardCard, inherit_license, save_reward
@@ -34,7 +35,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class HumanAgreement:
     """How well listeners agree, and what a model can reach at most on single votes if their errors are independent:
     (1 + sqrt(2 p - 1)) / 2 of an agreement p."""
 
@@ -61,7 +62,7 @@ class RewardReport:
     by_margin: dict[str, Share]
     by_strength: dict[str, Share]
     by_group: dict[str, Share]
-    ceiling: Ceiling
+    agreement: HumanAgreement
     l2: float
     nu: float
     losses: dict[str, float]
@@ -72,40 +73,40 @@ class RewardReport:
 
 
 def report_reward(
-    fitted: FittedReward,
+    result: FittedReward,
     design: VoteDesign,
     held_out: Bool[np.ndarray, " pair"],
     votes: Sequence[SongVote],
     repeats: Sequence[Repeat] = (),
 ) -> RewardReport:
     """The report on the held-out pairs of a design."""
-    utility = fitted.head.utility(design.rows)
+    utility = result.head.utility(design.rows)
     vote = design.vote
     margins = np.bincount(vote, weights=(utility[design.first] - utility[design.second]) * design.counts)
     first_pair = np.unique(vote, return_index=True)[1]
-    targets, groups, outside = design.targets[first_pair], design.groups[first_pair], held_out[first_pair]
+    targets, groups, is_held_out = design.targets[first_pair], design.groups[first_pair], held_out[first_pair]
     hits = vote_hits(margins, targets)
-    decided = (targets != 0.5) & outside
-    probability = np.clip(fitted.head.probability(margins), 1e-6, 1 - 1e-6)
+    is_decided = (targets != 0.5) & is_held_out
+    probability = np.clip(result.head.probability(margins), 1e-6, 1 - 1e-6)
     logits = np.log(probability / (1 - probability))
     rows = [entry.row for entry in votes]
-    learned = (targets != 0.5) & ~outside
+    is_learned = (targets != 0.5) & ~is_held_out
     return RewardReport(
-        accuracy=share(hits, decided, groups),
-        learned_accuracy=float(hits[learned].mean()) if learned.any() else float("nan"),
-        log_loss=float(log_loss(logits[outside], targets[outside]).mean()),
-        calibration_error=calibration_error(probability[outside], targets[outside]),
-        by_margin=_by_margin(hits, margins, decided, groups),
-        by_strength=_by_label([str(row.strength) for row in rows], hits, decided, groups),
-        by_group=_by_listeners(rows, hits, decided, groups),
-        ceiling=human_ceiling(votes, repeats),
-        l2=fitted.l2,
-        nu=fitted.nu,
-        losses=fitted.losses,
+        accuracy=share(hits, is_decided, groups),
+        learned_accuracy=float(hits[is_learned].mean()) if is_learned.any() else float("nan"),
+        log_loss=float(log_loss(logits[is_held_out], targets[is_held_out]).mean()),
+        calibration_error=calibration_error(probability[is_held_out], targets[is_held_out]),
+        by_margin=_by_margin(hits, margins, is_decided, groups),
+        by_strength=_by_label([str(row.strength) for row in rows], hits, is_decided, groups),
+        by_group=_by_listeners(rows, hits, is_decided, groups),
+        agreement=human_agreement(votes, repeats),
+        l2=result.l2,
+        nu=result.nu,
+        losses=result.losses,
         answers=answer_counts(votes),
-        held_out_groups=len(set(groups[outside].tolist())),
+        held_out_groups=len(set(groups[is_held_out].tolist())),
         groups=len(set(groups.tolist())),
-        slopes=fitted.slopes,
+        slopes=result.slopes,
     )
 
 
@@ -128,43 +129,43 @@ def share(hits: Float[np.ndarray, " vote"], mask: Bool[np.ndarray, " vote"], gro
 
 
 def _by_margin(
-    hits: np.ndarray, margins: np.ndarray, decided: np.ndarray, groups: np.ndarray
+    hits: np.ndarray, margins: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
 ) -> dict[str, Share]:
     """Accuracy in four parts of equal size, from the smallest margin to the largest."""
-    if not decided.any():
+    if not is_decided.any():
         return {}
     size = np.abs(margins)
-    edges = np.quantile(size[decided], np.linspace(0, 1, MARGIN_PARTS + 1))
+    edges = np.quantile(size[is_decided], np.linspace(0, 1, MARGIN_PARTS + 1))
     edges[-1] = np.inf
     shares = {}
     for number, (low, high) in enumerate(pairwise(edges.tolist())):
-        inside = decided & (size >= low) & (size < high)
+        inside = is_decided & (size >= low) & (size < high)
         name = f"from {low:.2f}" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
         shares[f"{number + 1}: {name}"] = share(hits, inside, groups)
     return shares
 
 
 def _by_label(
-    labels: Sequence[str], hits: np.ndarray, decided: np.ndarray, groups: np.ndarray
+    labels: Sequence[str], hits: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
 ) -> dict[str, Share]:
     names = np.asarray(labels)
-    return {str(name): share(hits, decided & (names == name), groups) for name in np.unique(names)}
+    return {str(name): share(hits, is_decided & (names == name), groups) for name in np.unique(names)}
 
 
 def _by_listeners(
-    rows: Sequence[VoteRow], hits: np.ndarray, decided: np.ndarray, groups: np.ndarray
+    rows: Sequence[VoteRow], hits: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
 ) -> dict[str, Share]:
     """Accuracy by what listeners said of themselves, `key=value`."""
     masks: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), bool))
     for place, row in enumerate(rows):
         for key, value in row.rater_group.items():
             masks[f"{key}={value}"][place] = True
-    return {name: share(hits, decided & mask, groups) for name, mask in sorted(masks.items())}
+    return {name: share(hits, is_decided & mask, groups) for name, mask in sorted(masks.items())}
 
 
-def human_ceiling(votes: Sequence[SongVote], repeats: Sequence[Repeat] = ()) -> Ceiling:
+def human_agreement(votes: Sequence[SongVote], repeats: Sequence[Repeat] = ()) -> HumanAgreement:
     """The agreement of listeners with themselves, from pairs of answers to one question, and with each other."""
-    same = [first == second for first, second in repeats]
+    matches = [first == second for first, second in repeats]
     by_pair: dict[frozenset[VoteSong], dict[str, VoteSong]] = defaultdict(dict)
     for vote in votes:
         if vote.row.answer in ("a", "b") and vote.row.rater:
@@ -176,16 +177,16 @@ def human_ceiling(votes: Sequence[SongVote], repeats: Sequence[Repeat] = ()) -> 
         sizes = [songs.count(song) for song in set(songs)]
         agreements += sum(size * (size - 1) / 2 for size in sizes)
         count += len(songs) * (len(songs) - 1) // 2
-    repeat = float(np.mean(same)) if same else float("nan")
+    repeat = float(np.mean(matches)) if matches else float("nan")
     rater = agreements / count if count else float("nan")
     basis = rater if count else repeat
     accuracy = (1 + np.sqrt(max(0.0, 2 * basis - 1))) / 2 if np.isfinite(basis) else float("nan")
-    return Ceiling(repeat, len(same), rater, count, float(accuracy))
+    return HumanAgreement(repeat, len(matches), rater, count, float(accuracy))
 
 
-def write_reward_files(out: Path, fitted: FittedReward, card: RewardCard, report: RewardReport) -> None:
+def write_reward_files(out: Path, result: FittedReward, card: RewardCard, report: RewardReport) -> None:
     """The model, its report and its card."""
-    save_reward(out / REWARD_FILE, fitted.head, card)
+    save_reward(out / REWARD_FILE, result.head, card)
     write_json(out / REPORT_JSON, asdict(report))
     atomic_write(out / CARD_FILE, card_text(card, report))
 
@@ -226,11 +227,11 @@ def accuracy_table(report: RewardReport) -> str:
     rows += list(report.by_group.items())
     table = ["| votes | accuracy | 95 % | number |", "| --- | --- | --- | --- |"]
     table += [f"| {name} | {v.value:.3f} | {v.low:.3f} to {v.high:.3f} | {v.count} |" for name, v in rows]
-    ceiling = report.ceiling
+    agreement = report.agreement
     text = (
         f"Calibration error {report.calibration_error:.3f}, log-loss {report.log_loss:.3f}. "
-        f"Listeners agree with each other on {ceiling.rater_agreement:.3f} of {ceiling.rater_pairs} pairs of "
-        f"votes, with themselves on {ceiling.repeat_agreement:.3f} of {ceiling.repeats} repeats; a model can reach "
-        f"{ceiling.accuracy:.3f}."
+        f"Listeners agree with each other on {agreement.rater_agreement:.3f} of {agreement.rater_pairs} pairs of "
+        f"votes, with themselves on {agreement.repeat_agreement:.3f} of {agreement.repeats} repeats; a model can "
+        f"reach {agreement.accuracy:.3f}."
     )
     return "\n".join(table) + "\n\n" + text

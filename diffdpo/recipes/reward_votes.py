@@ -12,12 +12,12 @@ from diffdpo.data.vote_songs import VoteSong, preferences, prompt_text, vote_gro
 from diffdpo.data.votes import VoteRow, read_votes
 from diffdpo.errors import DataError
 from diffdpo.extractors.base import Crops, TextExtractor, join_features
-from diffdpo.preferences.reward_fit import VoteDesign, design_of
+from diffdpo.preferences.vote_design import VoteDesign, design_of
 from diffdpo.progress import log
 from diffdpo.recipes.reward_features import SongParts
 from diffdpo.scorers.reward import join_text
 
-TARGETS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
+ANSWER_TARGETS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 STRENGTH_TARGETS = {0: 1.0, 1: 0.75, 2: 0.9, 3: 1.0}
 """How likely the same listener would prefer the same song again, by strength, for soft labels."""
 
@@ -99,7 +99,7 @@ def with_features(votes: Sequence[SongVote], parts: SongParts, text: bool) -> li
 
 def vote_target(row: VoteRow, soft: bool) -> float:
     """How much the first song won: 1, 0, or 0.5 for a tie; `soft` brings slight preferences nearer to a tie."""
-    target = TARGETS[row.answer]
+    target = ANSWER_TARGETS[row.answer]
     return 0.5 + (target - 0.5) * (2 * STRENGTH_TARGETS[row.strength] - 1) if soft else target
 
 
@@ -129,7 +129,7 @@ def build_design(
         [place(vote.first, vote.text) for vote in votes],
         [place(vote.second, vote.text) for vote in votes],
         [vote_target(vote.row, soft) for vote in votes],
-        ties=[TARGETS[vote.row.answer] == 0.5 for vote in votes],
+        ties=[ANSWER_TARGETS[vote.row.answer] == 0.5 for vote in votes],
         groups=[vote_group(vote.row) for vote in votes],
         raters=[vote.row.rater for vote in votes],
     )

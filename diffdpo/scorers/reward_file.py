@@ -88,8 +88,8 @@ def inherit_license(licenses: Iterable[str]) -> str:
     The first license that forbids commercial use decides; then `unknown`, since nobody allowed anything; else all.
     """
     names = [name or UNKNOWN_LICENSE for name in licenses]
-    if restricted := [name for name in names if is_noncommercial(name)]:
-        return f"non-commercial ({', '.join(dict.fromkeys(restricted))})"
+    if noncommercial := [name for name in names if is_noncommercial(name)]:
+        return f"non-commercial ({', '.join(dict.fromkeys(noncommercial))})"
     if UNKNOWN_LICENSE in names:
         return "unknown: some of the votes, songs or weights have no license"
     return ", ".join(dict.fromkeys(names)) or "none"

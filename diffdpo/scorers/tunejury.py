@@ -66,6 +66,7 @@ class TuneJury:
     def __call__(
         self, clips: Sequence[Clip], prompts: Sequence[Prompt] | None = None
     ) -> Float[np.ndarray, "clip axis"]:
+        self._head()  # or a line that says what is missing
         texts = [""] * len(clips) if prompts is None else [prompt.text or "" for prompt in prompts]
         rows = [self._score(clip, text) for clip, text in zip(clips, texts, strict=True)]
         return np.array(rows, dtype=np.float64).reshape(len(clips), 1)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdpo.preferences.reward_fit import ComponentVotes, Members, RewardNetwork, fit_linear
+from diffdpo.preferences.reward_fit import Members, RewardNetwork, fit_linear
+from diffdpo.preferences.vote_design import ComponentVotes
 from diffdpo.randomness import generator
 
 

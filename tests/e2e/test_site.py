@@ -22,6 +22,7 @@ UNDOCUMENTED = {
     "cli",
     "commands",
     "commands_evaluation",
+    "commands_reward",
     "commands_search",
     "commands_store",
     "commands_training",

@@ -11,11 +11,13 @@ from diffdpo import config
 from diffdpo.cli import VERBS
 from diffdpo.config_fields import is_optional
 from diffdpo.errors import ConfigError, UserError
+from diffdpo.extractors import EXTRACTORS
 from diffdpo.mining import RULES
 from diffdpo.models import MODELS
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.objectives.links import LINKS
 from diffdpo.recipes.perturb import PerturbationSettings
+from diffdpo.recipes.reward import RewardRun
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.song import SongSettings
 from diffdpo.recipes.train import TrainRun
@@ -74,8 +76,9 @@ def schemas(schema):
 
 
 ROOTS = [getattr(import_module(f"diffdpo.recipes.{verb}"), name) for verb, (name, _) in VERBS.items()]
+ROOTS.append(RewardRun)
 PARTS = [
-    part for table in (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS) for part in table.entries.values()
+    part for table in (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS, EXTRACTORS) for part in table.entries.values()
 ]  # fmt: skip
 ALL = list(dict.fromkeys(s for root in [*ROOTS, *PARTS] for s in schemas(root)))
 

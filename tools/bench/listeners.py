@@ -78,8 +78,8 @@ class Listeners:
     def tastes(self) -> Float[np.ndarray, "rater 3"]:
         """The weights of every listener."""
         rng = np.random.default_rng([self.seed, 1])
-        own = rng.standard_normal((self.raters, len(POOLED_TASTE)))
-        return np.asarray(POOLED_TASTE) + self.individuality * own
+        offsets = rng.standard_normal((self.raters, len(POOLED_TASTE)))
+        return np.asarray(POOLED_TASTE) + self.individuality * offsets
 
 
 def witnessed_songs(folder: Path, scores: Path) -> list[WitnessedSong]:

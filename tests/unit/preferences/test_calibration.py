@@ -1,4 +1,4 @@
-"""Isotonic calibration against scipy's, the calibration error by hand, offsets of systems and slopes of listeners."""
+"""Isotonic calibration against scipy's, the calibration error by hand, offsets of systems, slopes of listeners."""
 
 import numpy as np
 import pytest

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 
 from diffdpo.preferences.reward_fit import (
-    ComponentVotes,
     RewardFit,
     RewardNetwork,
-    design_of,
     fit_linear,
     fit_reward,
-    merge_votes,
     principal_basis,
 )
 from diffdpo.preferences.reward_head import read_reward_head
 from diffdpo.preferences.ties import fit_davidson
+from diffdpo.preferences.vote_design import ComponentVotes, design_of, merge_votes
 from diffdpo.training.reward_network import NetworkFit
 
 RNG = np.random.default_rng(0)
@@ -141,8 +139,8 @@ def test_windows_of_a_song_are_pairs_that_count_together():
 
 def test_components_are_those_along_which_songs_differ():
     x = RNG.standard_normal((4000, 3)) * [10.0, 1.0, 0.1]
-    for whitening in (0.0, 0.5, 1.0):
-        basis = principal_basis(x, 2, whitening)
+    for scale_power in (0.0, 0.5, 1.0):
+        basis = principal_basis(x, 2, scale_power)
         assert basis.shape == (3, 2)
         assert np.abs(basis[:, 0]).argmax() == 0
         assert ((x @ basis) ** 2).sum(1).mean() == pytest.approx(2, rel=1e-6)
@@ -162,7 +160,7 @@ def test_a_head_survives_its_file():
 
 
 @pytest.mark.parametrize(
-    "values", [{"members": 0}, {"l2": []}, {"l2": [0.0]}, {"whitening": 2.0}, {"folds": 1}]
+    "values", [{"members": 0}, {"l2": []}, {"l2": [0.0]}, {"scale_power": 2.0}, {"folds": 1}]
 )
 def test_a_fit_of_nonsense_is_refused(values):
     with pytest.raises(ValueError, match="fit"):

@@ -9,14 +9,14 @@ from safetensors.numpy import save_file
 from diffdpo import audio
 from diffdpo.config import build_config
 from diffdpo.data import tables
-from diffdpo.data.features import FEATURES
+from diffdpo.data.features import FEATURE_TABLE
 from diffdpo.data.vote_songs import VoteSong
 from diffdpo.data.votes import VOTES, VoteRow
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.extractors import EXTRACTORS
 from diffdpo.parts import build_scorers
 from diffdpo.recipes.reward import RewardRun, held_out_mask, run, short_hash
-from diffdpo.recipes.reward_report import human_ceiling
+from diffdpo.recipes.reward_report import human_agreement
 from diffdpo.recipes.reward_votes import SongVote
 from diffdpo.scorers.base import fingerprint
 from diffdpo.scorers.canonical import canonical
@@ -64,10 +64,10 @@ class World:
         tables.replace(self.folder / name, VOTES, rows)
         return str(self.folder / name)
 
-    def config(self, votes, out="model", **values):
+    def config(self, folder, out="model", **values):
         file = {"name": "file", "args": {"path": str(self.features)}}
         fit = {"members": 4, "folds": 3, "l2": [0.1, 1.0]}
-        words = {"out": str(self.folder / out), "votes": [votes], "features": [file], "fit": fit} | values
+        words = {"out": str(self.folder / out), "votes": [folder], "features": [file], "fit": fit} | values
         return build_config(RewardRun, None, [f"{key}={json.dumps(value)}" for key, value in words.items()])
 
 
@@ -83,7 +83,8 @@ def model(world):
 
 def test_it_predicts_votes_on_prompts_that_it_has_not_seen(model):
     report = json.loads((model / "report.json").read_text())
-    assert report["accuracy"]["value"] > 0.8
+    assert report["accuracy"]["value"] > 0.7
+    assert report["learned_accuracy"] > 0.85
     assert report["accuracy"]["low"] < report["accuracy"]["value"] < report["accuracy"]["high"]
     assert report["held_out_groups"] < report["groups"] == PROMPTS
     assert report["calibration_error"] < 0.2
@@ -91,7 +92,7 @@ def test_it_predicts_votes_on_prompts_that_it_has_not_seen(model):
     assert {"background=musician", "background=listener"} == set(report["by_group"])
     counts = [part["count"] for part in report["by_group"].values()]
     assert sum(counts) == report["accuracy"]["count"]
-    assert 0.7 < report["ceiling"]["rater_agreement"] < 0.95
+    assert 0.7 < report["agreement"]["rater_agreement"] < 0.95
     assert {json.loads(line)["l2"] for line in (model / "metrics.jsonl").read_text().splitlines()} == {
         0.1,
         1.0,
@@ -142,8 +143,11 @@ def test_the_same_command_does_nothing_and_other_votes_are_refused(world, model)
     before = (model / REWARD_FILE).stat().st_mtime_ns
     run(world.config(str(world.folder / "votes")))
     assert (model / REWARD_FILE).stat().st_mtime_ns == before
+    votes = world.votes("changing", count=60)
+    run(world.config(votes, out="changed"))
+    world.votes("changing", count=60, seed=9)
     with pytest.raises(DataError, match="votes changed"):
-        run(world.config(world.votes("others", seed=9)))
+        run(world.config(votes, out="changed"))
 
 
 def test_features_are_computed_once(world):
@@ -151,7 +155,7 @@ def test_features_are_computed_once(world):
     names = dict.fromkeys(("first", "second"))
     for name in names:
         run(world.config(votes, out=name, cache=cache, seed=len(name)))
-        names[name] = sorted(path.name for path in (world.folder / "cache" / FEATURES.folder).iterdir())
+        names[name] = sorted(path.name for path in (world.folder / "cache" / FEATURE_TABLE.folder).iterdir())
     assert names["first"] == names["second"]
 
 
@@ -169,8 +173,8 @@ def test_controls_repeats_and_other_questions_teach_nothing(world):
 
 def test_both_bad_is_a_tie_or_nothing(world):
     bad = {"answer": lambda k, row: "both_bad" if k % 2 else row["answer"]}
-    votes = world.votes("bad", **bad)
-    for choice, count in (("tie", 400), ("skip", 200)):
+    votes = world.votes("bad", count=200, **bad)
+    for choice, count in (("tie", 200), ("skip", 100)):
         out = run(world.config(votes, out=f"bad-{choice}", both_bad=choice))
         assert json.loads((out / "manifest.json").read_text())["votes"] == count
 
@@ -202,9 +206,9 @@ def test_anchor_votes_say_how_much_a_newer_system_is_overrated(world):
 
 
 def test_songs_that_are_gone_or_changed_are_left_out(world, capsys):
-    votes = world.votes("gone", count=200, song_a=lambda k, row: "../no.wav" if k < 20 else row["song_a"])
+    votes = world.votes("gone", count=120, song_a=lambda k, row: "../no.wav" if k < 20 else row["song_a"])
     out = run(world.config(votes, out="gone-model"))
-    assert json.loads((out / "manifest.json").read_text())["votes"] == 180
+    assert json.loads((out / "manifest.json").read_text())["votes"] == 100
     wrong = world.votes("wrong", count=60, sha256_a="0" * 64)
     with pytest.raises(DataError, match="no vote is left"):
         run(world.config(wrong, out="z"))
@@ -215,7 +219,7 @@ def test_excerpts_have_features_of_their_own(world):
     votes = world.votes("excerpts", count=60, end_a_s=0.25)
     cfg = world.config(votes, out="excerpts-model", features=["latents"])
     out = run(cfg)
-    rows = tables.read_rows(out / "features", FEATURES)
+    rows = tables.read_rows(out / "features", FEATURE_TABLE)
     assert {row.end_s for row in rows} == {0.0, 0.25}
 
 
@@ -257,7 +261,7 @@ def test_what_is_no_reward_model_is_refused_in_one_line(world, model, tmp_path):
     for path in ("", str(tmp_path), str(world.features)):
         (scorer,) = build_scorers([{"name": "reward", "args": {"path": path}}]).values()
         with pytest.raises(CheckpointError) as error:
-            fingerprint(scorer)
+            scorer([])
         assert "\n" not in str(error.value)
 
 
@@ -267,7 +271,7 @@ def test_features_that_changed_are_noticed(world, model, monkeypatch):
     copy.write_bytes((model / REWARD_FILE).read_bytes())
     (scorer,) = build_scorers([{"name": "reward", "args": {"path": str(copy)}}]).values()
     with pytest.raises(CheckpointError, match="other features"):
-        fingerprint(scorer)
+        scorer([])
 
 
 def test_a_prompt_group_stays_on_its_side_as_votes_are_added():
@@ -282,7 +286,7 @@ def test_a_prompt_group_stays_on_its_side_as_votes_are_added():
 
 
 def test_the_ceiling_is_that_of_independent_errors(tmp_path):
-    """Two listeners who err with probability e agree on (1 - e)² + e² of the pairs, and a perfect model on 1 - e."""
+    """Two who err with probability e agree on (1 - e)² + e² of the pairs, and a perfect model on 1 - e."""
     a, b = (VoteSong(name, tmp_path / name) for name in "ab")
 
     def vote(rater, answer, pair=(a, b)):
@@ -290,9 +294,9 @@ def test_the_ceiling_is_that_of_independent_errors(tmp_path):
         return SongVote(row, *pair, "")
 
     votes = [vote(f"r{k}", "a") for k in range(9)] + [vote("r9", "a", (b, a))]
-    ceiling = human_ceiling(votes)
+    ceiling = human_agreement(votes)
     assert ceiling.rater_pairs == 45
     assert ceiling.rater_agreement == pytest.approx(36 / 45)
     assert ceiling.accuracy == pytest.approx((1 + np.sqrt(2 * 0.8 - 1)) / 2)
-    assert np.isnan(human_ceiling(votes[:1]).accuracy)
-    assert human_ceiling([], [(a, a), (a, b)]).repeat_agreement == 0.5
+    assert np.isnan(human_agreement(votes[:1]).accuracy)
+    assert human_agreement([], [(a, a), (a, b)]).repeat_agreement == 0.5

@@ -40,7 +40,8 @@ def test_the_head_is_the_plain_network_with_the_sound_first(folder):
         expected = network.eval()(torch.cat([sound, text], 1))[:, 0]
         values = load_tunejury(folder / TUNEJURY_FILE)(sound, text)
     assert torch.allclose(values, expected, atol=1e-5)
-    assert (values.std() > 0.01) and not torch.allclose(values[:1], values[1:2])
+    assert values.std() > 0.01
+    assert not torch.allclose(values[:1], values[1:2])
 
 
 @pytest.mark.parametrize("wrapper", ["", "state_dict", "model_state_dict"])
@@ -73,9 +74,9 @@ def test_names_and_shapes_are_strict(folder, tmp_path, fault):
 
 def test_its_license_has_to_be_accepted_and_is_carried(folder):
     with pytest.raises(DataError, match="non-commercial"):
-        TuneJury(head=str(folder), weights=str(folder), tokenizer=str(folder)).weights_hash
+        TuneJury(head=str(folder), weights=str(folder), tokenizer=str(folder))([])
     with pytest.raises(DataError, match="no head"):
-        TuneJury(accept_noncommercial=True).weights_hash
+        TuneJury(accept_noncommercial=True)([])
     (scorer,) = build_scorers([{"name": "tunejury", "args": {"head": str(folder)}}]).values()
     assert "CC-BY-NC-4.0" in scorer.licenses
 
