@@ -2,8 +2,8 @@
 
 The margin of a vote is x · Bᵀ w: differences of features x, K reward bases B that all listeners share, and weights
 w of the listener. The first base is the pooled model, fitted to everybody's votes, and the mean of the weights is 1
-on it and 0 on the others: a listener without votes has the pooled model exactly. Weights are normal around that mean,
-so that a few votes of a new listener decide what they can, and the prior the rest.
+on it and 0 on the others: a listener without votes has the pooled model exactly. Weights are normal around that
+mean, so that a few votes of a new listener decide what they can, and the prior the rest.
 
 The time of a fit grows with the third power of bases times features: bring embeddings to some 16 to 64 principal
 components first.

@@ -15,6 +15,7 @@ TITLES = {
     "test_batches": "A song of a batch of random lengths is the song alone, under each solver",
     "test_estimates": "The memory in a preset's comment is the estimate for it",
     "test_intervals": "95 % intervals over prompts hold the true effect",
+    "test_votes": "Rankings from votes of honest and dishonest raters; alarms of drift, true and false",
     "test_coverage": "Every kind of interval, by law of the effects and number of prompts",
 }
 COVERAGE = "coverage.md"
