@@ -10,7 +10,7 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Annotated, Any
 
-from diffdpo.errors import ConfigError
+from diffdpo.errors import ConfigError, UserError
 from diffdpo.listen.admin import read_progress
 from diffdpo.listen.database import token_hash
 from diffdpo.listen.enrolment import (
@@ -26,6 +26,7 @@ from diffdpo.listen.live import LiveStudy, RefusalError
 from diffdpo.listen.presentation import end_break, next_trial, read_sound
 from diffdpo.listen.responses import accept_answer, report_playback
 from diffdpo.listen.results import write_results
+from diffdpo.progress import log
 
 STATIC = Path(__file__).with_name("static")
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -62,6 +63,13 @@ def build_app(live: LiveStudy, admin_token: str) -> Any:
     @app.exception_handler(RefusalError)
     def on_refusal(request: Request, error: RefusalError) -> JSONResponse:
         return JSONResponse(error.details, error.status)
+
+    @app.exception_handler(UserError)
+    def on_broken_song(request: Request, error: UserError) -> JSONResponse:
+        log(f"warning: {error}")
+        return JSONResponse(
+            {"detail": "a song cannot be played; please tell the people who run the study"}, 503
+        )
 
     @app.exception_handler(RequestValidationError)
     def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from diffdpo.errors import DataError
 from diffdpo.listen.catalog import Catalog
 from diffdpo.listen.consent import Consent, consents
 from diffdpo.listen.database import Database, Row, to_json, token_hash
@@ -53,6 +54,7 @@ class LiveStudy:
 
     def __post_init__(self) -> None:
         self.consents = consents(self.study.consent)
+        self._check_songs()
         with self.database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('name', ?)", (self.study.name,))
             for consent in self.consents.values():
@@ -65,6 +67,16 @@ class LiveStudy:
                 [(song.key, to_json(song.row())) for song in self.catalog.songs],
             )
         self.count_votes()
+
+    def _check_songs(self) -> None:
+        """DataError if a song is another one than that which listeners heard under its name."""
+        for row in self.database.rows("SELECT key, body FROM songs"):
+            place = self.catalog.index.get(row["key"])
+            if place is not None and self.catalog.songs[place].sha256 != json.loads(row["body"])["sha256"]:
+                raise DataError(
+                    f"{self.out}: {row['key']} sounds different from when this study began; choose another out=…, "
+                    "or bring the old songs back"
+                )
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -24,8 +24,11 @@ def next_trial(live: LiveStudy, token: str | None) -> dict[str, Any]:
     rater, now = live.require(token, "trials"), live.clock()
     with live.lock:
         row = open_trial(live, rater)
-        if row is not None:
+        if row is not None and live.songs_of(json.loads(row["body"])):
             return _payload(live, row, rater)
+        if row is not None:  # a song of it is no longer in the study
+            with live.database.transaction(durable=False) as connection:
+                connection.execute("DELETE FROM trials WHERE id = ?", (row["id"],))
         history = _history(live, rater)
         rng = np.random.default_rng([rater["seed"], len(history)])
         kinds = _kinds(live, rater)

@@ -28,7 +28,7 @@ from diffdpo.listen.study import (
     TrialConfig,
 )
 from diffdpo.progress import log
-from diffdpo.run_dir import dist_env, open_run
+from diffdpo.run_dir import check_inputs, dist_env, open_run
 
 ADMIN_TOKEN = "admin.token"
 FREE = (
@@ -89,6 +89,7 @@ class ListenRun:
 def run(cfg: ListenRun) -> Path:
     """Serve the study until Ctrl-C; then the tables of votes and opinions are written."""
     check_installed()
+    check_inputs(samples=cfg.samples)
     out = Path(cfg.out)
     with open_run(cfg, free=FREE, dist=dist_env()):
         sockets = [bind(cfg.host, cfg.port)]

@@ -1,12 +1,21 @@
 """The whole way of a listener over HTTP, without a browser and without waiting."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from support.launch import verb
 from support.listening import ADMIN, HandClock, StudyHouse, open_house, write_songs
 
 from diffdpo import audio
+from diffdpo.data import tables
+from diffdpo.data.pairs import PAIRS
+from diffdpo.data.samples import SAMPLES
 from diffdpo.data.votes import read_opinions_table, read_votes
+from diffdpo.errors import DataError
+from diffdpo.listen.database import DATABASE, Database
+from diffdpo.listen.playback import excerpt_flac, excerpt_level
 from diffdpo.listen.results import export_results
 from diffdpo.listen.study import ConsentConfig, MushraConfig
 
@@ -315,3 +324,68 @@ def test_what_is_served_is_equally_loud_and_long(house: StudyHouse, tmp_path: Pa
     assert clips[0].samples.shape == clips[1].samples.shape  # the songs are 3 s long
     levels = [audio.loudness(clip) for clip in clips]
     assert levels == pytest.approx([-23, -23], abs=0.1)  # the songs are 6 dB apart
+
+
+def test_a_song_that_is_gone_or_another_is_no_trap(tmp_path: Path) -> None:
+    house = open_house(tmp_path, trials={"training": 0})
+    person = house.listener()
+    person.enter()
+    person.next()
+    for path in (tmp_path / "songs" / "audio").iterdir():
+        path.write_bytes(b"damaged")
+    excerpt_level.cache_clear()
+    excerpt_flac.cache_clear()
+    assert person.client.get(f"/{person.trial['sounds'][0]}").status_code == 503
+    person.answer(skip=True)
+    assert person.post("trial").status_code == 503
+    house.live.database.close()
+    shutil.rmtree(tmp_path / "songs")
+    write_songs(tmp_path / "songs", hertz=900)
+    with pytest.raises(DataError, match="sounds different from when this study began"):
+        open_house(tmp_path)
+
+
+def test_an_open_trial_of_removed_songs_is_replaced(tmp_path: Path) -> None:
+    house = open_house(tmp_path, trials={"training": 0})
+    person = house.listener()
+    person.enter()
+    trial = person.next()
+    house.live.database.close()
+    row = json.loads(house_body(tmp_path))
+    gone = {stimulus["key"].partition("/")[2] for stimulus in row["stimuli"]}
+    songs = tables.read_rows(tmp_path / "songs", SAMPLES)
+    tables.replace(tmp_path / "songs", SAMPLES, [song for song in songs if song.sample_id not in gone])
+    later = open_house(tmp_path, clock=house.clock, trials={"training": 0})
+    guest = later.listener()
+    guest.client.cookies = person.client.cookies
+    assert guest.next()["trial"] != trial["trial"]
+    guest.listen()
+    assert guest.answer(answer="a").status_code == 200
+
+
+def house_body(folder: Path) -> str:
+    """The body of the first trial in the database of a study that is closed."""
+    database = Database(folder / "study" / DATABASE, for_reading=True)
+    row = database.row("SELECT body FROM trials")
+    database.close()
+    assert row is not None
+    return str(row["body"])
+
+
+def test_votes_become_a_ranking_and_pairs(tmp_path: Path) -> None:
+    house = open_house(tmp_path, trials={"training": 0})
+    for _ in range(3):
+        person = house.listener()
+        person.enter()
+        for _ in range(4):
+            trial = person.next()
+            person.listen(4)
+            row = house.live.database.row("SELECT body FROM trials WHERE id = ?", (trial["trial"],))
+            assert row is not None
+            keys = [stimulus["key"] for stimulus in json.loads(row["body"])["stimuli"]]
+            person.answer(answer="ab"[keys.index(min(keys))])  # the first song of a prompt, always
+    verb("votes", f"votes=[{house.out}]", f"out={tmp_path / 'ranking'}")
+    pairs = tables.read_rows(tmp_path / "ranking", PAIRS)
+    assert {(pair.winner, pair.loser) for pair in pairs} == {
+        (f"p{i:02d}.000", f"p{i:02d}.001") for i in range(4)
+    }
