@@ -32,7 +32,7 @@ from diffdpo.runs import Metrics, atomic_write, finish, is_finished, write_json
 from diffdpo.scorers.reward_file import REWARD_FILE, RewardCard, read_reward_model, reward_path, save_reward
 
 NEXT_PAIRS, REPORT_FILE, PERSONAL_CARD = "next_pairs.jsonl", "report.json", "README.md"
-FOLDS = 5
+PERSONAL_FOLDS = 5
 
 
 @dataclass
@@ -75,7 +75,7 @@ class PersonalRun:
             raise ConfigError("votes: name at least one folder of `diffdpo listen` or `diffdpo store add`")
 
 
-class Differences(NamedTuple):
+class ComponentVotePairs(NamedTuple):
     """Votes as differences of principal components."""
 
     rows: Float[np.ndarray, "vote component"]
@@ -102,19 +102,19 @@ def run(cfg: PersonalRun) -> Path:
         parts = song_parts(all_songs(votes), model.extractors, model.card.crops, cache)
         design = build_design(with_features(votes, parts, text=False), parts, model.card.crops)
         basis, data = component_differences(cfg, model.head, design)
-        own = data.raters == cfg.rater
-        if own.all():
+        mask = data.raters == cfg.rater
+        if mask.all():
             raise DataError(f"votes: all are of {cfg.rater!r}; bases need other listeners")
-        listeners = np.unique(data.raters[~own], return_inverse=True)[1]
-        tastes = fit_tastes(data.rows[~own], listeners, data.targets[~own], cfg.fit)
-        listener = tastes.listener(data.rows[own], data.targets[own])
+        listeners = np.unique(data.raters[~mask], return_inverse=True)[1]
+        tastes = fit_tastes(data.rows[~mask], listeners, data.targets[~mask], cfg.fit)
+        listener = tastes.listener(data.rows[mask], data.targets[mask])
         head = personal_head(listener, basis, model.head, design.rows, cfg.members, cfg.seed)
         report = {
-            "votes": int(own.sum()),
+            "votes": int(mask.sum()),
             "other_listeners": int(listeners.max()) + 1,
             "weights": listener.weights.tolist(),
             "deviations": np.sqrt(np.diag(listener.covariance)).tolist(),
-            **held_out_accuracy(tastes, Differences(*(column[own] for column in data)), cfg.seed),
+            **held_out_accuracy(tastes, ComponentVotePairs(*(column[mask] for column in data)), cfg.seed),
         }
         card = replace(model.card, votes={}, accuracy=report["personal_accuracy"] or 0.0, seed=cfg.seed)
         save_reward(out / REWARD_FILE, head, card)
@@ -128,12 +128,12 @@ def run(cfg: PersonalRun) -> Path:
 
 def component_differences(
     cfg: PersonalRun, head: RewardHead, design: VoteDesign
-) -> tuple[Float[np.ndarray, "feature component"], Differences]:
+) -> tuple[Float[np.ndarray, "feature component"], ComponentVotePairs]:
     """Principal components of the differences between compared songs, and each pair of votes in them."""
     x = head.standardise(design.rows)
     rows = x[design.first] - x[design.second]
     basis = principal_basis(rows, cfg.components, cfg.whitening)
-    return basis, Differences(rows @ basis, design.targets, design.raters, design.groups)
+    return basis, ComponentVotePairs(rows @ basis, design.targets, design.raters, design.groups)
 
 
 def personal_head(
@@ -165,19 +165,21 @@ def personal_head(
     return head.in_units_of(rows)
 
 
-def held_out_accuracy(tastes: Tastes, own: Differences, seed: int) -> dict[str, float | None]:
+def held_out_accuracy(tastes: Tastes, votes: ComponentVotePairs, seed: int) -> dict[str, float | None]:
     """Share of the listener's decided votes that are predicted by weights from votes on other prompts, and by the
     pooled model. None without decided votes on two prompts."""
-    decided = own.targets != 0.5
-    if len(set(own.groups[decided].tolist())) < 2:
+    clear = votes.targets != 0.5
+    if len(set(votes.groups[clear].tolist())) < 2:
         return {"personal_accuracy": None, "pooled_accuracy": None}
-    fold, margins = group_folds(own.groups, FOLDS, seed), np.zeros(len(own.targets))
+    fold, margins = group_folds(votes.groups, PERSONAL_FOLDS, seed), np.zeros(len(votes.targets))
     for number in np.unique(fold):
         inside = fold == number
-        margins[inside] = tastes.listener(own.rows[~inside], own.targets[~inside]).margin(own.rows[inside])
-    signs = np.sign(own.targets - 0.5)
-    hits = {"personal_accuracy": margins * signs, "pooled_accuracy": (own.rows @ tastes.pooled) * signs}
-    return {name: float((values[decided] > 0).mean()) for name, values in hits.items()}
+        margins[inside] = tastes.listener(votes.rows[~inside], votes.targets[~inside]).margin(
+            votes.rows[inside]
+        )
+    signs = np.sign(votes.targets - 0.5)
+    hits = {"personal_accuracy": margins * signs, "pooled_accuracy": (votes.rows @ tastes.pooled) * signs}
+    return {name: float((values[clear] > 0).mean()) for name, values in hits.items()}
 
 
 def _propose(

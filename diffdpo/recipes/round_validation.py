@@ -83,10 +83,10 @@ def _divergence(cfg: "RoundRun", baseline: Path, aligned: Path, scores: Path) ->
     """KL divergence of a round's model from the first, in nats a second of song; None where it is not measured."""
     if not cfg.evaluate.drift:
         return None
-    before, after = open_samples(baseline), open_samples(aligned)
-    pairs = pair_samples(before, after, read_scores(scores))
-    drift = measure_models(before, after, pairs, [], cfg.evaluate.drift).drift
-    seconds = [row.duration_s for row in after.rows()]
+    folders = open_samples(baseline), open_samples(aligned)
+    pairs = pair_samples(*folders, read_scores(scores))
+    drift = measure_models(*folders, pairs, [], cfg.evaluate.drift).drift
+    seconds = [row.duration_s for row in folders[1].rows()]
     return None if drift is None else drift.value / (sum(seconds) / len(seconds))
 
 
