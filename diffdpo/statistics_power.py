@@ -72,8 +72,8 @@ def votes_for(share: float, *, power: float = 0.8, level: float = 0.05) -> tuple
     enough = np.flatnonzero(_vote_powers(1, guess, share, level) >= power) + 1
     if not len(enough):
         return MAX_VOTES, MAX_VOTES
-    below = np.setdiff1d(np.arange(1, guess + 1), enough)
-    return int(enough[0]), int(below[-1]) + 1
+    weak = np.setdiff1d(np.arange(1, guess + 1), enough)
+    return int(enough[0]), int(weak[-1]) + 1
 
 
 def _vote_powers(first: int, last: int, share: float, level: float) -> Any:

@@ -18,7 +18,7 @@ from diffdpo.preferences.ranking import FIRST, SECOND, TIE, VoteArrays
 
 OUTCOME_OF = {"a": FIRST, "b": SECOND, "tie": TIE, "both_bad": TIE}
 """Both bad ranks the two songs alike; that both are bad is counted apart."""
-UNNAMED = "(unnamed)"
+NO_NAME = "(unnamed)"
 STRENGTH_WEIGHTS = (1.0, 0.5, 1.0, 1.5)
 
 
@@ -42,7 +42,7 @@ class FolderVote:
 
     @property
     def rater(self) -> str:
-        return self.row.rater or f"{UNNAMED} {self.row.source}".strip()
+        return self.row.rater or f"{NO_NAME} {self.row.source}".strip()
 
 
 class VoteSongs:
@@ -115,9 +115,9 @@ class VoteSet:
 
     def listeners(self) -> Int[np.ndarray, " song"]:
         """How many raters judged each song."""
-        judged = self.is_song
-        rater = np.tile(self.arrays.rater[judged], 2)
-        song = np.concatenate([self.arrays.first[judged], self.arrays.second[judged]])
+        is_song = self.is_song
+        rater = np.tile(self.arrays.rater[is_song], 2)
+        song = np.concatenate([self.arrays.first[is_song], self.arrays.second[is_song]])
         pairs = np.unique(np.stack([song, rater], 1), axis=0)
         return np.bincount(pairs[:, 0], minlength=len(self.songs))
 
@@ -147,9 +147,7 @@ def arrange_votes(
     real = [vote for vote in first_votes if not vote.row.gold]
     if by_system:
         real = [v for v in real if v.row.system_a and v.row.system_b and v.row.system_a != v.row.system_b]
-        keys = [
-            (VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real
-        ]
+        keys = [(VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real]
     else:
         keys = [songs.pair(vote) for vote in real]
     real, keys = _without_pairs_of_one_song(real, keys)

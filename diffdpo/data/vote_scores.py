@@ -66,13 +66,13 @@ class ScoredSongs:
 
 
 def order_votes(
-    votes: Sequence[FolderVote], songs: VoteSongs, scored: ScoredSongs, axis: str
+    votes: Sequence[FolderVote], songs: VoteSongs, song_values: ScoredSongs, axis: str
 ) -> OrderedVotes:
     """The votes on two songs with a score on the axis, by time; of equal times in the order of their tables.
 
     Control pairs and repetitions are left out.
     """
-    scored.table([], [axis])
+    song_values.table([], [axis])
     rows, sides = [], []
     for vote in sorted(votes, key=lambda vote: vote.row.created_at):
         if vote.row.gold or vote.row.repeat_of:
@@ -81,7 +81,7 @@ def order_votes(
         if not (first.is_sample and second.is_sample):
             continue
         pair = (first.folder, first.name), (second.folder, second.name)
-        if np.isfinite(scored.table(pair, [axis])).all():
+        if np.isfinite(song_values.table(pair, [axis])).all():
             rows.append(vote)
             sides.append(pair)
     targets = np.array([TARGET_OF[vote.row.answer] for vote in rows], np.float64)

@@ -139,9 +139,7 @@ def next_pair(
     listener answered or was shown already. `posterior` is that of the answers if the caller keeps one (see
     `UtilityPosterior.after`); otherwise it is fitted here. ValueError if every pair is excluded.
     """
-    allowed = np.ones(len(pairs), bool)
-    allowed[list(excluded)] = False
-    candidates = np.flatnonzero(allowed)
+    candidates = np.setdiff1d(np.arange(len(pairs)), list(excluded))
     if not len(candidates):
         raise ValueError("every pair is excluded")
     if rng.random() < cfg.uniform_share:

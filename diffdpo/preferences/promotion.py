@@ -17,7 +17,7 @@ MIN_VOTES = 100
 class Promotion:
     """A comparison of two reward models."""
 
-    promoted: bool
+    is_promoted: bool
     votes: int
     gain: float
     """Mean log-loss of the present model minus that of the candidate, in nats a vote."""
@@ -55,5 +55,5 @@ def compare_models(
     right, right_candidate = present * sides > 0, candidate * sides > 0
     better, worse = int((right_candidate & ~right).sum()), int((right & ~right_candidate).sum())
     p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    promoted = bool(count >= MIN_VOTES and interval.low > 0)
-    return Promotion(promoted, count, estimate.mean, interval.low, interval.high, better, worse, p_value)
+    is_promoted = bool(count >= MIN_VOTES and interval.low > 0)
+    return Promotion(is_promoted, count, estimate.mean, interval.low, interval.high, better, worse, p_value)

@@ -105,7 +105,7 @@ class Ranking:
         """The set of songs, connected by votes, that each song is in; songs of two sets are not comparable."""
         return self.posterior.component
 
-    def centred(self) -> tuple[Float[np.ndarray, " song"], Float[np.ndarray, " song"]]:
+    def relative(self) -> tuple[Float[np.ndarray, " song"], Float[np.ndarray, " song"]]:
         """Utility minus the mean of the song's component, and the standard deviation of that difference."""
         return self.posterior.centre(self.utility)
 
@@ -203,9 +203,9 @@ def fit_ranking(votes: VoteArrays, model: RankingModel) -> Ranking:
     The search starts where all raters are alike, so that of the two mirrored modes it reaches the one in which most
     raters mean what they say.
     """
-    alike = replace(model, reliability_deviation=0.0, bias_deviation=0.0)
+    plain = replace(model, reliability_deviation=0.0, bias_deviation=0.0)
     theta = prior(votes, model)[0]
-    theta[: votes.songs] = _minimise(prior(votes, alike)[0], votes, alike)[: votes.songs]
+    theta[: votes.songs] = _minimise(prior(votes, plain)[0], votes, plain)[: votes.songs]
     theta = _minimise(theta, votes, model)
     s, a, b, log_tie = unpack(theta, votes, model)
     posterior = invert_curvature(curvature(theta, votes, model), votes.first, votes.second)
@@ -258,13 +258,13 @@ def curvature(theta: Float[np.ndarray, " parameter"], votes: VoteArrays, model: 
         for column, slope_of_column, _ in effects:
             np.add.at(corner, (place, column), weight * slope * slope_of_column)
     if np.isfinite(log_tie):
-        mixed = -votes.weight * tie * (first - second) / 2
+        tie_cross = -votes.weight * tie * (first - second) / 2
         last = np.full_like(votes.rater, size - 1)
-        np.add.at(cross, (votes.first, last), mixed * reliability)
-        np.add.at(cross, (votes.second, last), -mixed * reliability)
+        np.add.at(cross, (votes.first, last), tie_cross * reliability)
+        np.add.at(cross, (votes.second, last), -tie_cross * reliability)
         for place, slope, _ in effects:
-            np.add.at(corner, (place, last), mixed * slope)
-            np.add.at(corner, (last, place), mixed * slope)
+            np.add.at(corner, (place, last), tie_cross * slope)
+            np.add.at(corner, (last, place), tie_cross * slope)
         corner[-1, -1] += votes.weight @ (tie * (1 - tie))
     precision = prior(votes, model)[1]
     corner[np.diag_indices(size)] += precision[votes.songs :]

@@ -190,7 +190,9 @@ def agreement_share(margins: Float[np.ndarray, " vote"], targets: Float[np.ndarr
     return float((0.5 + signs / 2).mean())
 
 
-def next_level(monitor: DriftMonitor, fresh: VoteStream, alarms: Sequence[Alarm], *, promoted: bool) -> Level:
+def next_level(
+    monitor: DriftMonitor, fresh: VoteStream, alarms: Sequence[Alarm], *, is_promoted: bool
+) -> Level:
     """What to do: nothing, collect votes and calibrate, retrain the reward model, or re-align the song model.
 
     A reward model is retrained if it is still worse than on the reference after a new temperature: half of the
@@ -199,7 +201,7 @@ def next_level(monitor: DriftMonitor, fresh: VoteStream, alarms: Sequence[Alarm]
     """
     from scipy.special import ndtr
 
-    if promoted:
+    if is_promoted:
         return "realign"
     if not alarms:
         return "none"

@@ -109,9 +109,7 @@ class Listener:
 
         ValueError if every pair is excluded.
         """
-        allowed = np.ones(len(differences), bool)
-        allowed[list(excluded)] = False
-        candidates = np.flatnonzero(allowed)
+        candidates = np.setdiff1d(np.arange(len(differences)), list(excluded))
         if not len(candidates):
             raise ValueError("every pair is excluded")
         if rng.random() < cfg.uniform_share:
@@ -142,17 +140,17 @@ def fit_tastes(
     The pooled model is fitted first. Where raters differ from it, by votes of their own around it, gives the other
     bases to begin with; then weights, covariance and bases are improved in turn (EM with Laplace's approximation).
     """
-    pooled = fit_weights(differences, l2=cfg.l2, targets=targets)
+    common = fit_weights(differences, l2=cfg.l2, targets=targets)
     number, member = np.unique(rater, return_inverse=True)
     count = min(cfg.bases, len(number), differences.shape[1])
     votes_of = [np.flatnonzero(member == place) for place in range(len(number))]
-    deviations = _deviations(differences, targets, votes_of, pooled, cfg.l2)
+    deviations = _deviations(differences, targets, votes_of, common, cfg.l2)
     directions = np.linalg.svd(deviations, full_matrices=False)[2][: count - 1]
     mean = np.eye(count)[0]
     tastes = Tastes(
-        bases=np.concatenate([pooled[None], directions]),
+        bases=np.concatenate([common[None], directions]),
         mean=mean,
-        covariance=np.diag(np.concatenate([[0.1], np.full(count - 1, (pooled @ pooled) / max(1, count))])),
+        covariance=np.diag(np.concatenate([[0.1], np.full(count - 1, (common @ common) / max(1, count))])),
     )
     for _ in range(cfg.rounds):
         listeners = [tastes.listener(differences[votes], targets[votes]) for votes in votes_of]
@@ -168,13 +166,13 @@ def _deviations(
     differences: Differences,
     targets: VoteColumn,
     votes_of: list[Int[np.ndarray, " _"]],
-    pooled: Float[np.ndarray, " feature"],
+    common: Float[np.ndarray, " feature"],
     l2: float,
 ) -> Float[np.ndarray, "rater feature"]:
     """The weights of features of each rater minus the pooled ones, shrunk towards zero."""
     return np.stack(
         [
-            _fit_around(differences[votes], differences[votes] @ pooled, targets[votes], l2)[0]
+            _fit_around(differences[votes], differences[votes] @ common, targets[votes], l2)[0]
             for votes in votes_of
         ]
     )
@@ -213,8 +211,8 @@ def _fit_around(
         curvature = (design.T * (probability * (1 - probability))) @ design + identity
         step = np.linalg.solve(curvature, slope)
         size = 1.0
-        level = _penalised(weights, design, offset, targets, l2)
-        while size > 1e-4 and _penalised(weights - size * step, design, offset, targets, l2) > level:
+        level = _objective(weights, design, offset, targets, l2)
+        while size > 1e-4 and _objective(weights - size * step, design, offset, targets, l2) > level:
             size /= 2
         weights = weights - size * step
         if np.abs(step).max(initial=0) < 1e-8:
@@ -222,7 +220,7 @@ def _fit_around(
     return weights, curvature
 
 
-def _penalised(
+def _objective(
     weights: np.ndarray, design: np.ndarray, offset: np.ndarray, targets: np.ndarray, l2: float
 ) -> float:
     """Minus the log-posterior up to a constant."""

@@ -108,10 +108,10 @@ class MeanDiscrepancy:
         if first < 1e-12:  # a reference without any spread
             return float(np.abs(difference).max() < 1e-9)
         freedom = second**3 / third**2
-        scaled = (float(difference @ difference) - first) / np.sqrt(2 * second) * np.sqrt(
+        position = (float(difference @ difference) - first) / np.sqrt(2 * second) * np.sqrt(
             2 * freedom
         ) + freedom
-        return float(gammaincc(freedom / 2, max(scaled, 0.0) / 2))
+        return float(gammaincc(freedom / 2, max(position, 0.0) / 2))
 
 
 def _values(rows: Rows, waves: Float[np.ndarray, "feature wave"]) -> Float[np.ndarray, "vote value"]:

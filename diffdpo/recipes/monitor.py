@@ -67,7 +67,7 @@ class MonitorRun:
     candidate_reward: str = ""
     """Axis of the retrained model; empty: as `reward`."""
     held_out: int = 250
-    """Last votes on which a candidate is judged; it must not have been trained on them."""
+    """Last votes on which a candidate is is_last; it must not have been trained on them."""
     drift: DriftConfig = field(default_factory=DriftConfig)
     """When listeners count as changed."""
 
@@ -88,15 +88,15 @@ def run(cfg: MonitorRun) -> Path:
     check_inputs(scores=cfg.scores, candidate=cfg.candidate)
     votes, _ = read_folders_of_votes(cfg.votes)
     votes = [vote for vote in votes if vote.row.axis == cfg.axis]
-    songs, scored = VoteSongs(), ScoredSongs(read_scores(Path(cfg.scores)))
-    ordered = order_votes(votes, songs, scored, cfg.reward)
-    count, needed = len(ordered.rows), cfg.drift.reference + cfg.drift.min_fresh
-    if count < needed:
+    songs, song_values = VoteSongs(), ScoredSongs(read_scores(Path(cfg.scores)))
+    timeline = order_votes(votes, songs, song_values, cfg.reward)
+    count, minimum = len(timeline.rows), cfg.drift.reference + cfg.drift.min_fresh
+    if count < minimum:
         raise DataError(
             f"{', '.join(cfg.votes)}: {count} of {len(votes)} votes are on two songs with scores on "
-            f"{cfg.reward!r}, {needed} are needed; collect more, score the songs, or lower drift.reference"
+            f"{cfg.reward!r}, {minimum} are needed; collect more, score the songs, or lower drift.reference"
         )
-    stream, temperature, features = make_stream(cfg, ordered, scored)
+    stream, temperature, features = make_stream(cfg, timeline, song_values)
     with open_run(cfg, free=("votes", "candidate", "candidate_reward")) as out:
         reference, fresh = (
             stream.part(0, cfg.drift.reference),
@@ -105,8 +105,10 @@ def run(cfg: MonitorRun) -> Path:
         monitor = DriftMonitor.of(reference, cfg.drift)
         windows = monitor.windows(fresh)
         alarms = monitor.alarms(fresh, windows)
-        promotion = judge_candidate(cfg, ordered, stream)
-        level = next_level(monitor, fresh, alarms, promoted=promotion is not None and promotion.promoted)
+        promotion = judge_candidate(cfg, timeline, stream)
+        level = next_level(
+            monitor, fresh, alarms, is_promoted=promotion is not None and promotion.is_promoted
+        )
         report = {
             "level": level,
             "advice": ADVICE[level],
@@ -116,10 +118,10 @@ def run(cfg: MonitorRun) -> Path:
             "temperature": temperature,
             "features": features,
             "threshold": monitor.alarm.threshold,
-            "alarms": [alarm_row(alarm, ordered) for alarm in alarms],
+            "alarms": [alarm_row(alarm, timeline) for alarm in alarms],
             "windows": [asdict(window) for window in windows],
             "promotion": None if promotion is None else asdict(promotion),
-            "notes": _notes(ordered, len(votes), cfg, len(fresh.margins)),
+            "notes": _notes(timeline, len(votes), cfg, len(fresh.margins)),
         }
         _write(out, report)
         finish(out, level=level, votes=count, alarms=len(alarms))
@@ -128,7 +130,7 @@ def run(cfg: MonitorRun) -> Path:
 
 
 def make_stream(
-    cfg: MonitorRun, votes: OrderedVotes, scored: ScoredSongs
+    cfg: MonitorRun, votes: OrderedVotes, song_values: ScoredSongs
 ) -> tuple[VoteStream, float, list[str]]:
     """The votes with margins of the reward, the temperature, and the axes that describe the songs.
 
@@ -136,11 +138,11 @@ def make_stream(
     in standard deviations of the reference; of more than COMPONENTS axes the principal components are taken.
     """
     first, second = ([pair[side] for pair in votes.sides] for side in (0, 1))
-    rewards = [scored.table(songs, [cfg.reward])[:, 0] for songs in (first, second)]
+    rewards = [song_values.table(songs, [cfg.reward])[:, 0] for songs in (first, second)]
     margins, n = rewards[0] - rewards[1], cfg.drift.reference
     temperature = cfg.temperature or calibrate_temperature(margins[:n], votes.targets[:n])
-    names = cfg.features or [axis for axis in scored.axes if axis != cfg.reward]
-    left, right = (scored.table(songs, names) for songs in (first, second))
+    names = cfg.features or [axis for axis in song_values.axes if axis != cfg.reward]
+    left, right = (song_values.table(songs, names) for songs in (first, second))
     spread = np.concatenate([left[:n], right[:n]]).std(0)
     usable = np.isfinite(left).all(0) & np.isfinite(right).all(0) & (spread > 1e-9)
     left, right = left[:, usable] / spread[usable], right[:, usable] / spread[usable]
@@ -164,22 +166,22 @@ def judge_candidate(cfg: MonitorRun, votes: OrderedVotes, stream: VoteStream) ->
     """
     if not cfg.candidate:
         return None
-    scored = ScoredSongs(read_scores(Path(cfg.candidate)))
+    song_values = ScoredSongs(read_scores(Path(cfg.candidate)))
     axis = cfg.candidate_reward or cfg.reward
-    first, second = (scored.table([pair[side] for pair in votes.sides], [axis])[:, 0] for side in (0, 1))
+    first, second = (song_values.table([pair[side] for pair in votes.sides], [axis])[:, 0] for side in (0, 1))
     margins = first - second
     usable = np.isfinite(margins)
     start = len(margins) - cfg.held_out
-    before = usable & (np.arange(len(margins)) < start)
-    judged = usable & ~before & (np.arange(len(margins)) >= start)
-    if not judged.any() or not before.any():
+    is_past = usable & (np.arange(len(margins)) < start)
+    is_last = usable & ~is_past & (np.arange(len(margins)) >= start)
+    if not is_last.any() or not is_past.any():
         raise DataError(f"{cfg.candidate}: no scores on {axis!r} of the songs that were voted on; score them")
-    scaled = [
-        values[judged] / calibrate_temperature(values[before], stream.targets[before])
+    rescaled = [
+        values[is_last] / calibrate_temperature(values[is_past], stream.targets[is_past])
         for values in (stream.margins, margins)
     ]
-    raters = [rater for rater, use in zip(votes.raters, judged, strict=True) if use]
-    return compare_models(scaled[0], scaled[1], stream.targets[judged], raters)
+    raters = [rater for rater, use in zip(votes.raters, is_last, strict=True) if use]
+    return compare_models(rescaled[0], rescaled[1], stream.targets[is_last], raters)
 
 
 def alarm_row(alarm: Alarm, votes: OrderedVotes) -> dict[str, Any]:
@@ -228,7 +230,7 @@ def _summary(report: dict[str, Any]) -> PageTable:
         rows.append(("candidate", f"gain {gain} on {promotion['votes']} votes"))
         rows.append(("", f"alone right {promotion['better']}, alone wrong {promotion['worse']}, "
                          f"p = {promotion['p_value']:.3f}"))  # fmt: skip
-        rows.append(("promoted", "yes" if promotion["promoted"] else "no"))
+        rows.append(("promoted", "yes" if promotion["is_promoted"] else "no"))
     return PageTable("What to do", (report["advice"], *report["notes"]), ("", ""), tuple(rows))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SHOWN = 200
+PAGE_ROWS = 200
 """Rows of a table on a page; the JSON files hold all."""
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -144,14 +144,14 @@ def markdown_page(tables: Sequence[PageTable], title: str = "Votes") -> str:
         lines += [f"## {_cell(table.title)}", ""]
         for text in table.text:
             lines += [_cell(text), ""]
-        rows = [table.head, ("---",) * len(table.head), *table.rows[:SHOWN]]
+        rows = [table.head, ("---",) * len(table.head), *table.rows[:PAGE_ROWS]]
         lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
-        lines += ["", *_more(table)]
+        lines += ["", *_remainder(table)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _more(table: PageTable) -> list[str]:
-    count = len(table.rows) - SHOWN
+def _remainder(table: PageTable) -> list[str]:
+    count = len(table.rows) - PAGE_ROWS
     return [f"{count} more rows are in the JSON file.", ""] if count > 0 else []
 
 
@@ -169,12 +169,12 @@ def html_page(tables: Sequence[PageTable], title: str = "Votes") -> str:
     ]
     for table in tables:
         parts.append(f"<h2>{html.escape(table.title)}</h2>")
-        parts += [f"<p>{html.escape(text)}</p>" for text in (*table.text, *_more(table)) if text]
+        parts += [f"<p>{html.escape(text)}</p>" for text in (*table.text, *_remainder(table)) if text]
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
         parts.append(f"<table><tr>{cells}</tr>")
         parts += [
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-            for row in table.rows[:SHOWN]
+            for row in table.rows[:PAGE_ROWS]
         ]
         parts.append("</table>")
     return "\n".join(parts) + "</html>\n"

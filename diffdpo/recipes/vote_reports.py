@@ -30,7 +30,7 @@ def song_report(
     votes: VoteSet, ranking: Ranking, songs: VoteSongs, *, level: float, bad_share: float
 ) -> list[dict[str, Any]]:
     """A row for each song in the order of `votes.songs`: utility relative to the mean of its set, with interval."""
-    value, deviation = ranking.centred()
+    value, deviation = ranking.relative()
     counts, listeners, shares = votes.song_counts(votes.is_song), votes.listeners(), votes.bad_shares()
     half = quantile(level) * deviation
     rows = []
@@ -108,16 +108,16 @@ def repeat_share(rows: Sequence[FolderVote]) -> Any:
 
 def agreement_report(votes: VoteSet, rows: Sequence[FolderVote]) -> dict[str, Any]:
     """Krippendorff's alpha, the test of a preference for a side, control pairs and repeats, over all raters."""
-    judged = votes.is_song
-    first, second = votes.arrays.first[judged], votes.arrays.second[judged]
-    outcome = votes.arrays.outcome[judged]
+    is_song = votes.is_song
+    first, second = votes.arrays.first[is_song], votes.arrays.second[is_song]
+    outcome = votes.arrays.outcome[is_song]
     unit = np.minimum(first, second) * len(votes.songs) + np.maximum(first, second)
-    own = np.where(first < second, outcome, -outcome)
+    on_pair = np.where(first < second, outcome, -outcome)
     return {
-        "votes": int(judged.sum()),
+        "votes": int(is_song.sum()),
         "raters": len(votes.raters),
-        "alpha_nominal": krippendorff_alpha(unit, own, "nominal"),
-        "alpha_ordinal": krippendorff_alpha(unit, own, "ordinal"),
+        "alpha_nominal": krippendorff_alpha(unit, on_pair, "nominal"),
+        "alpha_ordinal": krippendorff_alpha(unit, on_pair, "ordinal"),
         "side": asdict(side_preference(int((outcome == FIRST).sum()), int((outcome == SECOND).sum()))),
         "control": asdict(control_share(rows)),
         "repeats": asdict(repeat_share(rows)),

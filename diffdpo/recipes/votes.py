@@ -273,11 +273,11 @@ def _write_tables(cfg: VotesRun, out: Path, pairs: Sequence[PairRow], ratings: S
         return (cfg.held_out > 0 and held_out.has(group_of(row))) is side
 
     for folder, side in ((out, False), (out / HELD_OUT, True)):
-        tables.replace(folder, PAIRS, [_moved(row, out, folder) for row in pairs if is_in(side, row)])
-        tables.replace(folder, RATINGS, [_moved(row, out, folder) for row in ratings if is_in(side, row)])
+        tables.replace(folder, PAIRS, [_relocate(row, out, folder) for row in pairs if is_in(side, row)])
+        tables.replace(folder, RATINGS, [_relocate(row, out, folder) for row in ratings if is_in(side, row)])
 
 
-def _moved(row: RowT, out: Path, folder: Path) -> RowT:
+def _relocate(row: RowT, out: Path, folder: Path) -> RowT:
     """A row whose samples folder is relative to another folder."""
     samples = relative_folder(out / row.samples, folder)  # type: ignore[attr-defined]
     return replace(row, samples=samples)  # type: ignore[type-var]

@@ -25,7 +25,7 @@ def test_rankings_and_their_intervals(world):
     for seed in range(200):
         utility, _, _, votes = simulate_votes(1000 + seed, **WORLDS[world])
         ranking = fit_ranking(votes, RankingModel())
-        value, deviation = ranking.centred()
+        value, deviation = ranking.relative()
         hits.append(np.mean(np.abs(value - utility + utility.mean()) <= 1.96 * deviation))
         taus.append(kendalltau(ranking.utility, utility).statistic)
         plain.append(kendalltau(fit_ranking(votes, PLAIN).utility, utility).statistic)

@@ -32,7 +32,7 @@ FIELD = """
     embedding rating ratings training sampling encoding padding masking mining scoring setting settings timing
     conditioning smoothing inpainting voicing warning string spelling heading mapping rounding checkpointing
     masked embed seed speed feed need hidden published cached aligned padded preprocessing flowmatching
-    ranking pooled whitening distilled
+    ranking pooled distilled
 """
 """Words in -ed or -ing, and a participle, that the field uses as they are; at most 40."""
 LISTED = {*PRONOUNS.split(), *ADVERBS.split(), *PARTICIPLES.split()} - set(FIELD.split())

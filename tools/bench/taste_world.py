@@ -34,18 +34,18 @@ def make_stream(change: Change, votes: int, seed: int) -> VoteStream:
     """
     rng = np.random.default_rng(seed)
     base = np.linalg.qr(rng.standard_normal((DIMENSIONS, DIMENSIONS)))[0]
-    taste, turned = SLOPE * base[:, 0], SLOPE * base[:, 1]
+    taste, goal = SLOPE * base[:, 0], SLOPE * base[:, 1]
     total = TRAINING + votes
     first, second = rng.standard_normal((2, total, DIMENSIONS))
-    when = np.arange(total) - TRAINING - DRIFT
-    share = {"sudden": (when >= 0) * 1.0, "gradual": np.clip(when / GRADUAL_VOTES, 0, 1)}
+    age = np.arange(total) - TRAINING - DRIFT
+    share = {"sudden": (age >= 0) * 1.0, "gradual": np.clip(age / GRADUAL_VOTES, 0, 1)}
     angle = np.radians(ANGLE) * share.get(change, np.zeros(total))
-    tastes = np.cos(angle)[:, None] * taste + np.sin(angle)[:, None] * turned
+    tastes = np.cos(angle)[:, None] * taste + np.sin(angle)[:, None] * goal
     targets = rng.random(total) < 1 / (1 + np.exp(-((first - second) * tastes).sum(1)))
     weights = fit_weights((first - second)[:TRAINING], l2=1.0, targets=targets[:TRAINING].astype(float))
     if change == "songs":
         blind = base[:, 2:6] - np.outer(weights, weights @ base[:, 2:6]) / (weights @ weights)
-        shift = (when >= 0)[:, None] * 0.5 * blind.sum(1)
+        shift = (age >= 0)[:, None] * 0.5 * blind.sum(1)
         first, second = first + shift, second + shift
     return VoteStream(
         margins=((first - second) @ weights)[TRAINING:],
@@ -68,7 +68,7 @@ def run_tests(stream: VoteStream, cfg: DriftConfig) -> Detection:
     windows = [fresh.margins[start : start + cfg.window] for start in starts]
     stability = [population_stability(reference.margins, window) > 0.2 for window in windows]
     smirnov = [ks_2samp(reference.margins, window).pvalue < 0.05 / len(windows) for window in windows]
-    for name, rings in zip(BLIND, (stability, smirnov), strict=True):
-        place = next((i for i, ring in enumerate(rings) if ring), None)
+    for name, results in zip(BLIND, (stability, smirnov), strict=True):
+        place = next((i for i, rings in enumerate(results) if rings), None)
         first[name] = None if place is None else cfg.reference + (place + 1) * cfg.window - 1
     return Detection(first=first)

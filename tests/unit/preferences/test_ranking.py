@@ -111,7 +111,7 @@ def test_the_covariance_is_the_inverse_of_the_dense_curvature():
     assert posterior.rater_deviations == pytest.approx(np.sqrt(covariance.diagonal()[10:]), rel=1e-6)
     assert ranking.component.tolist() == [0] * 5 + [1] * 5
     centre = np.kron(np.eye(2), np.eye(5) - 1 / 5)
-    value, deviation = ranking.centred()
+    value, deviation = ranking.relative()
     assert value == pytest.approx(centre @ ranking.utility)
     assert deviation**2 == pytest.approx((centre @ covariance[:10, :10] @ centre).diagonal(), rel=1e-6)
 
@@ -172,7 +172,7 @@ def test_intervals_hold_the_truth():
     for seed in range(6):
         utility, _, _, votes = simulate_votes(seed, songs=20, spam=0, adversaries=0, side=0.5)
         ranking = fit_ranking(votes, FULL)
-        value, deviation = ranking.centred()
+        value, deviation = ranking.relative()
         hits.append(np.abs(value - utility + utility.mean()) <= 1.96 * deviation)
     assert np.mean(hits) > 0.85
 

@@ -104,7 +104,7 @@ def test_levels_follow_from_the_votes_after_an_alarm():
     monitor = DriftMonitor.of(stream.part(0, 1000), cfg)
 
     def level(stop, alarms, promoted=False):
-        return next_level(monitor, stream.part(1000, stop), alarms, promoted=promoted)
+        return next_level(monitor, stream.part(1000, stop), alarms, is_promoted=promoted)
 
     alarm = Alarm("loss", 2100, 60.0, 50.0)
     assert level(2500, []) == "none"
@@ -120,19 +120,19 @@ def test_a_better_model_is_promoted_and_an_equal_one_is_not():
     raters = [f"r{i % 20}" for i in range(1500)]
     noise = rng(1).normal(0, 2, 1500)
     result = compare_models(stream.margins + noise, stream.margins, stream.targets, raters)
-    assert result.promoted
+    assert result.is_promoted
     assert 0 < result.low < result.gain < result.high
     expected = (
         log_loss(stream.margins + noise, stream.targets) - log_loss(stream.margins, stream.targets)
     ).mean()
     assert result.gain == pytest.approx(expected)
     assert result.better > result.worse
-    assert not compare_models(stream.margins, stream.margins + noise, stream.targets, raters).promoted
+    assert not compare_models(stream.margins, stream.margins + noise, stream.targets, raters).is_promoted
     same = compare_models(stream.margins, stream.margins, stream.targets, raters)
-    assert (same.promoted, same.p_value, same.better) == (False, 1.0, 0)
+    assert (same.is_promoted, same.p_value, same.better) == (False, 1.0, 0)
     few = compare_models((stream.margins + noise)[:99], stream.margins[:99], stream.targets[:99], raters[:99])
-    assert not few.promoted
-    assert not compare_models(np.zeros(0), np.zeros(0), np.zeros(0), []).promoted
+    assert not few.is_promoted
+    assert not compare_models(np.zeros(0), np.zeros(0), np.zeros(0), []).is_promoted
 
 
 def test_agreement_counts_ties_half():

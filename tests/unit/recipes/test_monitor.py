@@ -87,13 +87,13 @@ def test_a_taste_that_turns_is_found_logged_and_asks_for_a_new_model(world, tmp_
 def test_a_candidate_that_is_better_on_held_out_votes_is_promoted(world, tmp_path):
     monitor(world, tmp_path / "out", f"candidate={world / 'candidate'}")
     report = read(tmp_path / "out")
-    assert report["promotion"]["promoted"]
+    assert report["promotion"]["is_promoted"]
     assert report["promotion"]["votes"] == 250
     assert report["promotion"]["low"] > 0
     assert report["level"] == "realign"
     monitor(world, tmp_path / "same", f"candidate={world / 'scores'}")
     report = read(tmp_path / "same")
-    assert not report["promotion"]["promoted"]
+    assert not report["promotion"]["is_promoted"]
     assert report["level"] == "retrain"
 
 
