@@ -151,5 +151,5 @@ def test_scorers_of_a_search_may_have_arguments():
     )
     scorers = build_scorers(entries)
     assert (scorers["reward"].path, scorers["reward"].caution) == ("runs/reward", 1.0)
-    with pytest.raises(ConfigError, match="'songeval'.*these do: harmony"):
+    with pytest.raises(ConfigError, match=r"'songeval'.*these do: harmony"):
         RewardConfig(weights={"harmony.key": 1.0}, scorer_args={"songeval": {}}).check()
