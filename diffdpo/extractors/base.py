@@ -85,7 +85,10 @@ def extractor_fingerprint(extractor: Extractor) -> str:
 
 
 def extract_crops(extractor: Extractor, clip: Clip, crops: Crops) -> CropFeatures:
-    """The vector of every window of a canonical clip; silent windows are left out, unless all are: then zeros."""
+    """The vector of every window of a canonical clip; silent windows are left out.
+
+    ValueError for a silent clip.
+    """
     windows = [window for window in crops.cut(clip) if window.samples.any()]
     if not windows:
         raise ValueError("a silent sound has no features")

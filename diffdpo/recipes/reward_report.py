@@ -227,11 +227,19 @@ def accuracy_table(report: RewardReport) -> str:
     rows += list(report.by_group.items())
     table = ["| votes | accuracy | 95 % | number |", "| --- | --- | --- | --- |"]
     table += [f"| {name} | {v.value:.3f} | {v.low:.3f} to {v.high:.3f} | {v.count} |" for name, v in rows]
-    agreement = report.agreement
-    text = (
-        f"Calibration error {report.calibration_error:.3f}, log-loss {report.log_loss:.3f}. "
-        f"Listeners agree with each other on {agreement.rater_agreement:.3f} of {agreement.rater_pairs} pairs of "
-        f"votes, with themselves on {agreement.repeat_agreement:.3f} of {agreement.repeats} repeats; a model can "
-        f"reach {agreement.accuracy:.3f}."
-    )
-    return "\n".join(table) + "\n\n" + text
+    text = f"Calibration error {report.calibration_error:.3f}, log-loss {report.log_loss:.3f}."
+    return "\n\n".join(["\n".join(table), text, agreement_text(report.agreement)])
+
+
+def agreement_text(agreement: HumanAgreement) -> str:
+    """How well listeners agree, in a sentence; nothing is said of what was not measured."""
+    parts = []
+    if agreement.rater_pairs:
+        parts.append(
+            f"with each other on {agreement.rater_agreement:.3f} of {agreement.rater_pairs} pairs of votes"
+        )
+    if agreement.repeats:
+        parts.append(f"with themselves on {agreement.repeat_agreement:.3f} of {agreement.repeats} repeats")
+    if not parts:
+        return "No two votes on the same songs: how well listeners agree is unknown."
+    return f"Listeners agree {', '.join(parts)}; a model can reach {agreement.accuracy:.3f}."

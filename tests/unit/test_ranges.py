@@ -77,9 +77,8 @@ def schemas(schema):
 
 ROOTS = [getattr(import_module(f"diffdpo.recipes.{verb}"), name) for verb, (name, _) in VERBS.items()]
 ROOTS.append(RewardRun)
-PARTS = [
-    part for table in (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS, EXTRACTORS) for part in table.entries.values()
-]  # fmt: skip
+PART_TABLES = (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS, EXTRACTORS)
+PARTS = [part for table in PART_TABLES for part in table.entries.values()]
 ALL = list(dict.fromkeys(s for root in [*ROOTS, *PARTS] for s in schemas(root)))
 
 

@@ -139,6 +139,7 @@ def test_diagnoses_do_not_judge_and_neither_is_mined():
 
 def test_axes_without_shown_validity_are_mined_only_by_name():
     unproven = ["harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style", "audiobox.pc"]
+    unproven += ["tunejury.preference"]
     proven = ["harmony.key", "harmony.tuning", "rhythm.pulse", "structure.form", "structure.order"]
     assert sorted(unproven) == sorted(UNPROVEN_AXES)
     assert mined_axes([], [*unproven, *proven]) == proven

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.best_of_n import best_of_n_kl
+from diffdpo.parts import build_scorers
 from diffdpo.search.best_of_n import expected_gain
 from diffdpo.search.engine import choice_gains
 from diffdpo.search.reward import Constraint, Reward, RewardConfig, rank, reward_of, shipped_units
@@ -138,3 +139,17 @@ def test_the_gain_of_one_more_song_is_that_of_a_normal_law():
     draws = np.random.default_rng(1).normal(mean, deviation, 2_000_000)
     assert expected_gain(rewards) == pytest.approx(np.maximum(draws - max(rewards), 0).mean(), abs=1e-3)
     assert expected_gain([1.0, 1.0, 1.0, 1.0]) == 0
+
+
+def test_scorers_of_a_search_may_have_arguments():
+    """Those that need none stay names; arguments of a scorer whose axes do not count are a mistake."""
+    weights = {"reward.preference": 1.0, "harmony.key": 1.0}
+    args = {"reward": {"path": "runs/reward", "caution": 1.0}}
+    entries = RewardConfig(weights=weights, scorer_args=args).scorers()
+    assert sorted(entries, key=str) == sorted(
+        ["harmony", {"name": "reward", "args": args["reward"]}], key=str
+    )
+    scorers = build_scorers(entries)
+    assert (scorers["reward"].path, scorers["reward"].caution) == ("runs/reward", 1.0)
+    with pytest.raises(ConfigError, match=r"'songeval'.*these do: harmony"):
+        RewardConfig(weights={"harmony.key": 1.0}, scorer_args={"songeval": {}}).check()
