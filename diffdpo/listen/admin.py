@@ -8,7 +8,7 @@ from typing import Any
 
 from diffdpo.data.votes import OpinionRow, VoteRow
 from diffdpo.listen.live import LiveStudy
-from diffdpo.listen.live_ranking import agreement, mean_opinions, ranked_songs, ranked_systems
+from diffdpo.listen.live_ranking import answer_agreement, mean_opinions, ranked_songs, ranked_systems
 from diffdpo.listen.results import result_rows
 
 OPPOSITE = {"a": "b", "b": "a"}
@@ -29,11 +29,11 @@ def read_progress(live: LiveStudy) -> dict[str, Any]:
         "opinions": len(opinions),
         "answers": dict(Counter(vote.answer for vote in overall if not vote.gold)),
         "side": side_share(overall),
-        "agreement": agreement(overall),
+        "agreement": answer_agreement(overall),
         "systems": ranked_systems(overall) if overall else mean_opinions(opinions),
         "ranking": ranked_songs(overall),
         "gold": gold_share(overall),
-        "repeats": repeat_share(overall),
+        "repeats": consistent_repeats(overall),
         "raters": _raters(live, overall, opinions),
     }
 
@@ -63,7 +63,7 @@ def gold_share(votes: Iterable[VoteRow]) -> list[int]:
     return [sum(gold == answer for gold, answer in golds), len(golds)]
 
 
-def repeat_share(votes: Sequence[VoteRow]) -> list[int]:
+def consistent_repeats(votes: Sequence[VoteRow]) -> list[int]:
     """Repeats that were answered as at first, with sides exchanged, and all."""
     answers = {vote.vote_id: vote.answer for vote in votes}
     repeats = [(vote.answer, answers[vote.repeat_of]) for vote in votes if vote.repeat_of in answers]
@@ -88,7 +88,7 @@ def _raters(
                 "stage": row["stage"],
                 "answers": len(rater_votes) + n_pages[row["id"]],
                 "gold": gold_share(rater_votes),
-                "repeats": repeat_share(rater_votes),
+                "repeats": consistent_repeats(rater_votes),
                 "side": side_share(rater_votes),
                 "heard_s": median(heard_s) if heard_s else 0.0,
                 "headphones": json.loads(row["headphones"]),

@@ -23,7 +23,7 @@ from diffdpo.listen.enrolment import (
 )
 from diffdpo.listen.guard import COOKIE, Guard, read_cookie
 from diffdpo.listen.live import LiveStudy, RefusalError
-from diffdpo.listen.presentation import end_break, next_trial, read_sound
+from diffdpo.listen.presentation import end_break, next_trial, read_stimulus
 from diffdpo.listen.responses import accept_answer, report_playback
 from diffdpo.listen.results import write_results
 from diffdpo.progress import log
@@ -170,7 +170,7 @@ def _add_trials(app: Any, live: LiveStudy) -> None:
 
     @app.get("/audio/{stimulus}")
     def audio(stimulus: str, token: Token) -> Response:
-        return Response(read_sound(live, token, stimulus), media_type="audio/flac")
+        return Response(read_stimulus(live, token, stimulus), media_type="audio/flac")
 
     @app.post("/api/playback")
     def playback(body: Json, token: Token) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from diffdpo import audio
 from diffdpo.data.samples import SAMPLES, Samples, relative_folder
+from diffdpo.data.song_manifest import SUFFIXES
 from diffdpo.errors import DataError
 from diffdpo.listen.study import PairRule
 
-SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 MAX_RATE_HZ = 48000
 
 
@@ -85,7 +85,7 @@ def system_names(folders: Sequence[str], names: Sequence[str]) -> tuple[str, ...
     return chosen_names
 
 
-def read_songs(folder: str, system: str, out: Path) -> list[ListenedSong]:
+def read_listened_songs(folder: str, system: str, out: Path) -> list[ListenedSong]:
     """The songs of a samples folder, or the audio files of a plain folder, whose prompts are their names.
 
     DataError for a folder without audio, or for a song whose file is gone.

@@ -64,7 +64,7 @@ CREATE TABLE answers (
 CREATE TABLE tombstones (id TEXT PRIMARY KEY, deleted_at REAL NOT NULL);
 """
 
-Row = sqlite3.Row
+DatabaseRow = sqlite3.Row
 
 
 def new_token() -> str:
@@ -148,12 +148,12 @@ class Database:
                 sync(log)
             self._flushes = flushes
 
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[DatabaseRow]:
         """All rows of a query."""
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
-    def row(self, query: str, values: Sequence[Any] = ()) -> Row | None:
+    def row(self, query: str, values: Sequence[Any] = ()) -> DatabaseRow | None:
         """The first row of a query."""
         with self._lock:
             return self._connection.execute(query, values).fetchone()

@@ -7,9 +7,9 @@ from typing import Any
 from diffdpo.data.tables import list_parts
 from diffdpo.data.votes import OPINIONS, VOTES
 from diffdpo.listen.answers import parse_background
-from diffdpo.listen.database import Row, new_token, to_json, token_hash
-from diffdpo.listen.headphones import check_targets, is_passed
-from diffdpo.listen.live import Body, LiveStudy, RefusalError
+from diffdpo.listen.database import DatabaseRow, new_token, to_json, token_hash
+from diffdpo.listen.headphones import headphone_targets, is_passed
+from diffdpo.listen.live import JsonBody, LiveStudy, RefusalError
 from diffdpo.listen.playback import headphone_flac
 from diffdpo.listen.results import write_results
 
@@ -29,7 +29,7 @@ def read_state(live: LiveStudy, token: str | None) -> dict[str, Any]:
     }
 
 
-def enrol(live: LiveStudy, token: str | None, body: Body) -> tuple[str, dict[str, Any]]:
+def enrol(live: LiveStudy, token: str | None, body: JsonBody) -> tuple[str, dict[str, Any]]:
     """Note the consent of a listener, who may be new; the token, and the state. RefusalError without consent."""
     consent = live.consents.get(str(body.get("language")))
     if consent is None or body.get("version") != consent.version:
@@ -51,7 +51,7 @@ def enrol(live: LiveStudy, token: str | None, body: Body) -> tuple[str, dict[str
     return token or "", read_state(live, token)
 
 
-def finish_stage(live: LiveStudy, token: str | None, stage: str, body: Body) -> dict[str, Any]:
+def finish_stage(live: LiveStudy, token: str | None, stage: str, body: JsonBody) -> dict[str, Any]:
     """Finish a stage before the trials: background, volume, or headphones; the next stage."""
     rater = live.require(token, stage)
     values: dict[str, Any] = {}
@@ -71,13 +71,13 @@ def finish_stage(live: LiveStudy, token: str | None, stage: str, body: Body) -> 
     return {"stage": values["stage"], **result}
 
 
-def _headphone_result(live: LiveStudy, rater: Row, body: Body) -> dict[str, Any]:
+def _headphone_result(live: LiveStudy, rater: DatabaseRow, body: JsonBody) -> dict[str, Any]:
     if body.get("skip"):
         return {"skipped": True}
     count, answers = live.study.trials.headphones, body.get("answers")
     if not isinstance(answers, list) or len(answers) != count:
         raise RefusalError(422, f"answers must be {count} numbers")
-    targets = check_targets(rater["seed"], count)
+    targets = headphone_targets(rater["seed"], count)
     n_right = sum(answer == target for answer, target in zip(answers, targets, strict=True))
     return {"right": n_right, "of": count, "passed": is_passed(n_right, count)}
 
@@ -85,7 +85,7 @@ def _headphone_result(live: LiveStudy, rater: Row, body: Body) -> dict[str, Any]
 def headphone_item(live: LiveStudy, token: str | None, number: int) -> bytes:
     """The sound of one item of the headphone check."""
     rater = live.require(token, "headphones")
-    targets = check_targets(rater["seed"], live.study.trials.headphones)
+    targets = headphone_targets(rater["seed"], live.study.trials.headphones)
     if not 0 <= number < len(targets):
         raise RefusalError(404, "no such sound")
     return headphone_flac(targets[number], rater["seed"] + number)
@@ -123,7 +123,7 @@ def read_own_data(live: LiveStudy, token: str | None) -> dict[str, Any]:
     }
 
 
-def delete_own_data(live: LiveStudy, token: str | None, body: Body) -> dict[str, Any]:
+def delete_own_data(live: LiveStudy, token: str | None, body: JsonBody) -> dict[str, Any]:
     """Delete every row of a listener, in the database and in tables that were exported."""
     rater = live.require(token)
     if body.get("confirm") is not True:

@@ -27,7 +27,7 @@ MIN_EXCERPT_S = 1.0
 
 
 @dataclass(frozen=True)
-class Level:
+class ExcerptLevel:
     """How loud an excerpt is: integrated loudness in LUFS and true peak, linear."""
 
     lufs: float
@@ -35,14 +35,14 @@ class Level:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class ExcerptSpan:
     """The part of a song that is played, in seconds."""
 
     begin_s: float
     seconds: float
 
 
-def common_span(durations_s: Sequence[float], cfg: ExcerptConfig, seed: int, key: str) -> Span:
+def common_span(durations_s: Sequence[float], cfg: ExcerptConfig, seed: int, key: str) -> ExcerptSpan:
     """The part that is played of songs of these lengths: it fits into all, and is the same at every start."""
     shortest = min(durations_s)
     seconds = min(cfg.seconds or shortest, shortest)
@@ -50,10 +50,10 @@ def common_span(durations_s: Sequence[float], cfg: ExcerptConfig, seed: int, key
     share = {"start": 0.0, "middle": 0.5}.get(cfg.start)
     if share is None:
         share = np.random.default_rng(seed_for(seed, key, "excerpt")).random()
-    return Span(begin_s=round(float(room * share), 2), seconds=seconds)
+    return ExcerptSpan(begin_s=round(float(room * share), 2), seconds=seconds)
 
 
-def matched_gains(levels: Sequence[Level], cfg: ExcerptConfig) -> tuple[float, ...]:
+def matched_gains(levels: Sequence[ExcerptLevel], cfg: ExcerptConfig) -> tuple[float, ...]:
     """The factors that bring all excerpts to one loudness: the configured one, or less where a peak needs it.
 
     A silent excerpt has no loudness; its factor is that of the guard.
@@ -67,18 +67,18 @@ def matched_gains(levels: Sequence[Level], cfg: ExcerptConfig) -> tuple[float, .
     return tuple(float(factor * guard) for factor in factors)
 
 
-def measure(clip: Clip) -> Level:
+def measure_level(clip: Clip) -> ExcerptLevel:
     """The level of an excerpt."""
     from scipy.signal import resample_poly
 
     if not clip.samples.any():
-        return Level(-np.inf, 0.0)
+        return ExcerptLevel(-np.inf, 0.0)
     dense_samples = resample_poly(clip.samples, PEAK_OVERSAMPLING, 1, axis=1)
     peak = max(float(np.abs(dense_samples).max()), float(np.abs(clip.samples).max()))
-    return Level(audio.loudness(clip), peak)
+    return ExcerptLevel(audio.loudness(clip), peak)
 
 
-def read_excerpt(path: Path, span: Span, sample_rate: int) -> Clip:
+def cut_excerpt(path: Path, span: ExcerptSpan, sample_rate: int) -> Clip:
     """A part of a song at a sample rate, with exactly as many samples as the span asks for, faded at its ends."""
     clip = audio.stereo(audio.read(path, start_s=span.begin_s, seconds=span.seconds + 0.1))
     samples = audio.resample(clip, sample_rate).samples
@@ -120,7 +120,7 @@ DAMAGES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
 """Damages of control pairs, which everybody hears; anchors of MUSHRA are `lowpass-HERTZ` too."""
 
 
-def damage(clip: Clip, name: str) -> Clip:
+def apply_damage(clip: Clip, name: str) -> Clip:
     """An excerpt with a damage; an empty name is none."""
     if not name:
         return clip

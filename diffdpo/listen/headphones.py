@@ -17,7 +17,7 @@ PASS_SHARE = 0.8
 """Share of right answers at which the check is passed; by chance a third are right."""
 
 
-def check_targets(seed: int, count: int) -> tuple[int, ...]:
+def headphone_targets(seed: int, count: int) -> tuple[int, ...]:
     """The place of the tone in each item, 0 to 2."""
     return tuple(int(place) for place in np.random.default_rng(seed).integers(0, INTERVALS, count))
 

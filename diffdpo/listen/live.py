@@ -17,12 +17,12 @@ from jaxtyping import Int
 from diffdpo.errors import DataError
 from diffdpo.listen.catalog import Catalog
 from diffdpo.listen.consent import Consent, consents
-from diffdpo.listen.database import Database, Row, to_json, token_hash
+from diffdpo.listen.database import Database, DatabaseRow, to_json, token_hash
 from diffdpo.listen.study import Study
 from diffdpo.listen.trials import VoteLog
 
-Body = Mapping[str, Any]
-STAGES = ("background", "volume", "headphones", "trials")
+JsonBody = Mapping[str, Any]
+LISTENER_STAGES = ("background", "volume", "headphones", "trials")
 """What comes after the consent, in order."""
 NO_VOTES = ("skip", "report")
 
@@ -86,7 +86,7 @@ class LiveStudy:
             absent.add("headphones")
         if not self.study.consent.ask_background:
             absent.add("background")
-        return tuple(stage for stage in STAGES if stage not in absent)
+        return tuple(stage for stage in LISTENER_STAGES if stage not in absent)
 
     def count_votes(self) -> None:
         """Read from the database what the choice of the next trial depends on."""
@@ -100,7 +100,7 @@ class LiveStudy:
             ):
                 self.count_vote(row["kind"], json.loads(row["plan"]), json.loads(row["answer"])["choice"])
 
-    def count_vote(self, kind: str, plan: Body, choice: str) -> None:
+    def count_vote(self, kind: str, plan: JsonBody, choice: str) -> None:
         """Count an answer to a trial; only those to real trials matter."""
         songs = self.songs_of(plan)
         if kind != "real" or not songs or choice in NO_VOTES:
@@ -114,24 +114,24 @@ class LiveStudy:
                 pages = [k for k, page in enumerate(self.catalog.pages) if page.reference == songs[0]]
                 self.opinions[pages] += 1
 
-    def songs_of(self, plan: Body) -> tuple[int, ...]:
+    def songs_of(self, plan: JsonBody) -> tuple[int, ...]:
         """Indices of the songs of a trial; empty where one is no longer in the study."""
         keys = [stimulus["key"] for stimulus in plan["stimuli"]]
         index = self.catalog.index
         return tuple(index[key] for key in keys) if all(key in index for key in keys) else ()
 
-    def rater(self, token: str | None) -> Row | None:
+    def rater(self, token: str | None) -> DatabaseRow | None:
         """The listener whose token this is."""
         if not token:
             return None
         return self.database.row("SELECT * FROM raters WHERE token_hash = ?", (token_hash(token),))
 
-    def stage(self, rater: Row) -> str:
+    def stage(self, rater: DatabaseRow) -> str:
         """Where a listener is; those who agreed to another text than today's are asked again."""
         keys = {consent.key for consent in self.consents.values()}
         return str(rater["stage"]) if rater["consent"] in keys else "consent"
 
-    def require(self, token: str | None, stage: str = "") -> Row:
+    def require(self, token: str | None, stage: str = "") -> DatabaseRow:
         """The listener. RefusalError for an unknown token, or one who is at another stage."""
         rater = self.rater(token)
         if rater is None:

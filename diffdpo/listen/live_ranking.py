@@ -13,9 +13,9 @@ from diffdpo.preferences.ranking import FIRST, SECOND, TIE, RankingModel, VoteAr
 
 LEVEL_Z = 1.96
 """Standard deviations of an interval of 95 %."""
-MAX_SONGS = 20
+MAX_RANKED_SONGS = 20
 """Songs of a ranking that are shown."""
-OUTCOMES = {"a": FIRST, "b": SECOND}
+ANSWER_OUTCOMES = {"a": FIRST, "b": SECOND}
 
 
 def _is_preference(vote: VoteRow) -> bool:
@@ -35,7 +35,7 @@ def _rank(votes: Iterable[VoteRow], sides: Callable[[VoteRow], tuple[str, str]])
         np.array([names.index(pair[0]) for _, pair in rows]),
         np.array([names.index(pair[1]) for _, pair in rows]),
         np.array([raters.index(vote.rater) for vote, _ in rows]),
-        np.array([OUTCOMES.get(vote.answer, TIE) for vote, _ in rows]),
+        np.array([ANSWER_OUTCOMES.get(vote.answer, TIE) for vote, _ in rows]),
         songs=len(names),
         raters=len(raters),
     )
@@ -59,7 +59,7 @@ def ranked_songs(votes: Sequence[VoteRow]) -> list[dict[str, Any]]:
     def sides(vote: VoteRow) -> tuple[str, str]:
         return f"{vote.system_a}/{vote.song_a}", f"{vote.system_b}/{vote.song_b}"
 
-    return _rank(votes, sides)[:MAX_SONGS]
+    return _rank(votes, sides)[:MAX_RANKED_SONGS]
 
 
 def mean_opinions(opinions: Iterable[OpinionRow]) -> list[dict[str, Any]]:
@@ -78,13 +78,13 @@ def mean_opinions(opinions: Iterable[OpinionRow]) -> list[dict[str, Any]]:
     return sorted(places, key=lambda place: -float(place["value"]))
 
 
-def agreement(votes: Iterable[VoteRow]) -> float | None:
+def answer_agreement(votes: Iterable[VoteRow]) -> float | None:
     """Krippendorff's alpha of the answers to pairs that several listeners heard; None without any."""
     pairs: dict[tuple[str, str], int] = {}
     units, outcomes = [], []
     for vote in filter(_is_preference, votes):
         first, second = f"{vote.system_a}/{vote.song_a}", f"{vote.system_b}/{vote.song_b}"
-        outcome = OUTCOMES.get(vote.answer, TIE)
+        outcome = ANSWER_OUTCOMES.get(vote.answer, TIE)
         units.append(pairs.setdefault((min(first, second), max(first, second)), len(pairs)))
         outcomes.append(outcome if first < second else -outcome)
     if not units:

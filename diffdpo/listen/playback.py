@@ -3,22 +3,29 @@
 from functools import lru_cache
 from pathlib import Path
 
-from diffdpo.listen.excerpts import Level, Span, damage, measure, read_excerpt, to_flac
+from diffdpo.listen.excerpts import (
+    ExcerptLevel,
+    ExcerptSpan,
+    apply_damage,
+    cut_excerpt,
+    measure_level,
+    to_flac,
+)
 from diffdpo.listen.headphones import huggins_clip
 
 RECENT_LEVELS, RECENT_FILES = 4096, 96
 
 
 @lru_cache(maxsize=RECENT_LEVELS)
-def excerpt_level(path: Path, span: Span, damage_name: str, sample_rate: int) -> Level:
+def excerpt_level(path: Path, span: ExcerptSpan, damage_name: str, sample_rate: int) -> ExcerptLevel:
     """The level of an excerpt, with its damage."""
-    return measure(damage(read_excerpt(path, span, sample_rate), damage_name))
+    return measure_level(apply_damage(cut_excerpt(path, span, sample_rate), damage_name))
 
 
 @lru_cache(maxsize=RECENT_FILES)
-def excerpt_flac(path: Path, span: Span, damage_name: str, gain: float, sample_rate: int) -> bytes:
+def excerpt_flac(path: Path, span: ExcerptSpan, damage_name: str, gain: float, sample_rate: int) -> bytes:
     """An excerpt as a file for the browser."""
-    return to_flac(damage(read_excerpt(path, span, sample_rate), damage_name), gain)
+    return to_flac(apply_damage(cut_excerpt(path, span, sample_rate), damage_name), gain)
 
 
 def headphone_flac(target: int, seed: int) -> bytes:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diffdpo.listen.database import Row, new_token, to_json
-from diffdpo.listen.excerpts import Span, common_span, matched_gains
+from diffdpo.listen.database import DatabaseRow, new_token, to_json
+from diffdpo.listen.excerpts import ExcerptSpan, common_span, matched_gains
 from diffdpo.listen.live import NO_VOTES, LiveStudy, RefusalError
 from diffdpo.listen.playback import excerpt_flac, excerpt_level
 from diffdpo.listen.trials import PastTrial, TrialKind, TrialPlan, plan_trial, trial_kinds
@@ -46,7 +46,7 @@ def next_trial(live: LiveStudy, token: str | None) -> dict[str, Any]:
     return _payload(live, row, rater) if row else next_trial(live, token)
 
 
-def _kinds(live: LiveStudy, rater: Row) -> tuple[TrialKind, ...]:
+def _kinds(live: LiveStudy, rater: DatabaseRow) -> tuple[TrialKind, ...]:
     items = {
         "pair": len(live.catalog.pairs),
         "rating": len(live.catalog.songs),
@@ -56,7 +56,7 @@ def _kinds(live: LiveStudy, rater: Row) -> tuple[TrialKind, ...]:
     return trial_kinds(live.study.trials, live.study.mode, items, rng)
 
 
-def open_trial(live: LiveStudy, rater: Row) -> Row | None:
+def open_trial(live: LiveStudy, rater: DatabaseRow) -> DatabaseRow | None:
     return live.database.row(
         "SELECT trials.* FROM trials LEFT JOIN answers ON answers.trial = trials.id "
         "WHERE trials.rater = ? AND answers.trial IS NULL ORDER BY trials.number LIMIT 1",
@@ -64,7 +64,7 @@ def open_trial(live: LiveStudy, rater: Row) -> Row | None:
     )
 
 
-def _history(live: LiveStudy, rater: Row) -> list[PastTrial]:
+def _history(live: LiveStudy, rater: DatabaseRow) -> list[PastTrial]:
     rows = live.database.rows(
         "SELECT trials.*, answers.body AS answer FROM trials JOIN answers ON answers.trial = trials.id "
         "WHERE trials.rater = ? ORDER BY trials.number",
@@ -85,7 +85,7 @@ def _history(live: LiveStudy, rater: Row) -> list[PastTrial]:
     return history
 
 
-def _break_body(live: LiveStudy, rater: Row, now: float) -> dict[str, Any]:
+def _break_body(live: LiveStudy, rater: DatabaseRow, now: float) -> dict[str, Any]:
     """The break of a listener, where one is due; empty otherwise. A long silence counts as one."""
     trials = live.study.trials
     began = rater["active_since"]
@@ -118,7 +118,7 @@ def end_break(live: LiveStudy, token: str | None) -> dict[str, Any]:
     return next_trial(live, token)
 
 
-def _present(live: LiveStudy, rater: Row, number: int, plan: TrialPlan) -> None:
+def _present(live: LiveStudy, rater: DatabaseRow, number: int, plan: TrialPlan) -> None:
     """Measure the excerpts of a trial and store it, with an address of its own for each sound."""
     songs = [live.catalog.songs[stimulus.song] for stimulus in plan.stimuli]
     key = "|".join(sorted({song.key for song in songs}))
@@ -162,7 +162,7 @@ def _present(live: LiveStudy, rater: Row, number: int, plan: TrialPlan) -> None:
         return
 
 
-def _payload(live: LiveStudy, row: Row, rater: Row) -> dict[str, Any]:
+def _payload(live: LiveStudy, row: DatabaseRow, rater: DatabaseRow) -> dict[str, Any]:
     """An open trial as the page gets it: nothing in it tells songs or systems apart."""
     plan, trials = json.loads(row["body"]), live.study.trials
     kinds = _kinds(live, rater)
@@ -189,7 +189,7 @@ def _payload(live: LiveStudy, row: Row, rater: Row) -> dict[str, Any]:
     }
 
 
-def read_sound(live: LiveStudy, token: str | None, stimulus: str) -> bytes:
+def read_stimulus(live: LiveStudy, token: str | None, stimulus: str) -> bytes:
     """The sound of a stimulus of the listener's open trial; RefusalError for every other."""
     rater = live.require(token)
     row = live.database.row(
@@ -205,7 +205,7 @@ def read_sound(live: LiveStudy, token: str | None, stimulus: str) -> bytes:
     if excerpt["key"] not in live.catalog.index:
         raise RefusalError(404, "no such sound")
     song = live.catalog.songs[live.catalog.index[excerpt["key"]]]
-    span = Span(begin_s=plan["begin_s"], seconds=plan["seconds"])
+    span = ExcerptSpan(begin_s=plan["begin_s"], seconds=plan["seconds"])
     return excerpt_flac(
         live.out / song.path, span, excerpt["damage"], excerpt["gain"], live.catalog.sample_rate
     )

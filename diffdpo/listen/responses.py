@@ -5,13 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from diffdpo.listen.answers import parse_answer
-from diffdpo.listen.database import Row, to_json
+from diffdpo.listen.database import DatabaseRow, to_json
 from diffdpo.listen.listening import PlaybackState
-from diffdpo.listen.live import Body, LiveStudy, RefusalError
+from diffdpo.listen.live import JsonBody, LiveStudy, RefusalError
 from diffdpo.text_files import printable
 
 
-def report_playback(live: LiveStudy, token: str | None, body: Body) -> dict[str, Any]:
+def report_playback(live: LiveStudy, token: str | None, body: JsonBody) -> dict[str, Any]:
     """Credit what was played since the last report of the open trial; the seconds heard of each song."""
     rater = live.require(token, "trials")
     with live.database.transaction(durable=False) as connection:
@@ -29,7 +29,7 @@ def report_playback(live: LiveStudy, token: str | None, body: Body) -> dict[str,
     return {"heard": state.heard_s}
 
 
-def accept_answer(live: LiveStudy, token: str | None, body: Body) -> dict[str, Any]:
+def accept_answer(live: LiveStudy, token: str | None, body: JsonBody) -> dict[str, Any]:
     """Store an answer. It is on the disk when this returns.
 
     RefusalError with 409 before every song was heard for long enough, unless the trial is skipped or reported.
@@ -64,7 +64,7 @@ def accept_answer(live: LiveStudy, token: str | None, body: Body) -> dict[str, A
     return {"accepted": True, **_feedback(row, plan, asdict(answer))}
 
 
-def _trial(live: LiveStudy, rater: Row, body: Body) -> Row:
+def _trial(live: LiveStudy, rater: DatabaseRow, body: JsonBody) -> DatabaseRow:
     """The listener's trial that a request names."""
     row = live.database.row(
         "SELECT trials.*, answers.body AS answer FROM trials LEFT JOIN answers ON answers.trial = trials.id "
@@ -76,17 +76,17 @@ def _trial(live: LiveStudy, rater: Row, body: Body) -> Row:
     return row
 
 
-def _playback_state(row: Row) -> PlaybackState:
+def _playback_state(row: DatabaseRow) -> PlaybackState:
     return PlaybackState(tuple(json.loads(row["heard"])), row["playing"], row["since"])
 
 
-def _update(row: Row, state: PlaybackState) -> tuple[str, tuple[Any, ...]]:
+def _update(row: DatabaseRow, state: PlaybackState) -> tuple[str, tuple[Any, ...]]:
     """Statement and values that store what was heard."""
     values = (to_json(state.heard_s), state.active, state.report_time, row["id"])
     return "UPDATE trials SET heard = ?, playing = ?, since = ? WHERE id = ?", values
 
 
-def _feedback(row: Row, plan: Body, answer: Body) -> dict[str, Any]:
+def _feedback(row: DatabaseRow, plan: JsonBody, answer: JsonBody) -> dict[str, Any]:
     """After a training trial: the right answer, and what was wrong with the other song."""
     if row["kind"] != "training":
         return {}

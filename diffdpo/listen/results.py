@@ -7,7 +7,7 @@ from typing import Any
 
 from diffdpo.data import tables
 from diffdpo.data.votes import OPINIONS, VOTES, OpinionRow, VoteRow
-from diffdpo.listen.database import DATABASE, Database, Row
+from diffdpo.listen.database import DATABASE, Database, DatabaseRow
 
 ANSWERS_QUERY = """
 SELECT answers.trial, trials.rater, trials.kind, trials.body AS plan, trials.heard, answers.body AS answer,
@@ -21,7 +21,7 @@ ORDER BY answers.created_at, answers.trial
 """
 """All answers but those of training."""
 
-Body = Mapping[str, Any]
+TrialBody = Mapping[str, Any]
 
 
 def read_catalog_rows(database: Database) -> dict[str, dict[str, Any]]:
@@ -50,7 +50,7 @@ def result_rows(database: Database) -> tuple[list[VoteRow], list[OpinionRow]]:
     return votes, opinions
 
 
-def _common_columns(row: Row, answer: Body, source: str) -> dict[str, Any]:
+def _common_columns(row: DatabaseRow, answer: TrialBody, source: str) -> dict[str, Any]:
     """The columns that votes and opinions have alike."""
     return {
         "source": source,
@@ -63,11 +63,11 @@ def _common_columns(row: Row, answer: Body, source: str) -> dict[str, Any]:
     }
 
 
-def _prompt_columns(song: Body) -> dict[str, Any]:
+def _prompt_columns(song: TrialBody) -> dict[str, Any]:
     return {name: song[name] for name in ("prompt_id", "prompt", "group")}
 
 
-def _side(song: Body, side: str, plan: Body) -> dict[str, Any]:
+def _side(song: TrialBody, side: str, plan: TrialBody) -> dict[str, Any]:
     """The columns of a vote that describe one song."""
     return {
         f"samples_{side}": song["samples"],
@@ -79,14 +79,14 @@ def _side(song: Body, side: str, plan: Body) -> dict[str, Any]:
     }
 
 
-def _song_spans(answer: Body, position: int, plan: Body) -> tuple[tuple[float, float], ...]:
+def _song_spans(answer: TrialBody, position: int, plan: TrialBody) -> tuple[tuple[float, float], ...]:
     """Bad moments in seconds of the song; the browser counts from the beginning of the excerpt."""
     spans = answer["spans"][position] if answer["spans"] else ()
     return tuple((start + plan["begin_s"], stop + plan["begin_s"]) for start, stop in spans)
 
 
 def _vote_rows(
-    row: Row, plan: Body, answer: Body, songs: Mapping[str, Body], source: str
+    row: DatabaseRow, plan: TrialBody, answer: TrialBody, songs: Mapping[str, TrialBody], source: str
 ) -> Iterator[VoteRow]:
     """The vote overall, and one for each axis."""
     first, second = (songs[stimulus["key"]] for stimulus in plan["stimuli"])
@@ -122,7 +122,7 @@ def _vote_rows(
 
 
 def _opinion_rows(
-    row: Row, plan: Body, answer: Body, songs: Mapping[str, Body], source: str
+    row: DatabaseRow, plan: TrialBody, answer: TrialBody, songs: Mapping[str, TrialBody], source: str
 ) -> Iterator[OpinionRow]:
     """An opinion for each scale and axis of a rating, or for each song of a page."""
     heard_s = json.loads(row["heard"])

@@ -14,7 +14,7 @@ from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import PATH
 from diffdpo.errors import ConfigError, DataError, ensure
 from diffdpo.listen.app import build_app, check_installed
-from diffdpo.listen.catalog import Catalog, mushra_pages, read_songs, song_pairs, system_names
+from diffdpo.listen.catalog import Catalog, mushra_pages, read_listened_songs, song_pairs, system_names
 from diffdpo.listen.database import DATABASE, Database, open_secret
 from diffdpo.listen.live import LiveStudy
 from diffdpo.listen.study import (
@@ -31,7 +31,7 @@ from diffdpo.progress import log
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 
 ADMIN_TOKEN = "admin.token"
-FREE = (
+FREE_KEYS = (
     "port", "host", "origins", "limits", "consent", "trials.count", "trials.training", "trials.break_after_min",
     "trials.break_s", "trials.headphones",
 )  # fmt: skip
@@ -91,8 +91,8 @@ def run(cfg: ListenRun) -> Path:
     check_installed()
     check_inputs(samples=cfg.samples)
     out = Path(cfg.out)
-    with open_run(cfg, free=FREE, dist=dist_env()):
-        sockets = [bind(cfg.host, cfg.port)]
+    with open_run(cfg, free=FREE_KEYS, dist=dist_env()):
+        sockets = [bind_address(cfg.host, cfg.port)]
         try:
             live = open_study(cfg, time.time)
             token = open_secret(out / ADMIN_TOKEN)
@@ -131,10 +131,10 @@ def build_catalog(cfg: ListenRun) -> Catalog:
     songs = [
         song
         for folder, name in zip(cfg.samples, names, strict=True)
-        for song in read_songs(folder, name, out)
+        for song in read_listened_songs(folder, name, out)
     ]
     if cfg.mode == "mushra":
-        references = read_songs(cfg.mushra.reference, "reference", out)
+        references = read_listened_songs(cfg.mushra.reference, "reference", out)
         all_songs, pages = mushra_pages(songs, references)
         catalog = Catalog(songs=all_songs, pages=pages)
     elif cfg.mode == "rating":
@@ -149,7 +149,7 @@ def build_catalog(cfg: ListenRun) -> Catalog:
     return catalog
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_address(host: str, port: int) -> socket.socket:
     """A socket at an address. ConfigError if another program has it, or it is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     server = socket.socket(

@@ -17,7 +17,7 @@ from diffdpo.data.samples import SAMPLES, SampleRow, sample_id
 from diffdpo.listen.app import build_app
 from diffdpo.listen.live import LiveStudy
 from diffdpo.listen.study import TrialConfig
-from diffdpo.recipes.listen import ListenRun, bind, open_study
+from diffdpo.recipes.listen import ListenRun, bind_address, open_study
 from diffdpo.types import Clip
 
 RATE = 8000
@@ -187,7 +187,7 @@ def open_site(house: StudyHouse) -> Iterator[Site]:
     server = uvicorn.Server(
         uvicorn.Config(house.app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     )
-    with bind("127.0.0.1", 0) as listener:
+    with bind_address("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

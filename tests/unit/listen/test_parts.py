@@ -11,18 +11,18 @@ from support.listening import sine, write_songs
 
 from diffdpo import audio
 from diffdpo.errors import DataError
-from diffdpo.listen.catalog import Catalog, ListenedSong, read_songs, song_pairs, system_names
+from diffdpo.listen.catalog import Catalog, ListenedSong, read_listened_songs, song_pairs, system_names
 from diffdpo.listen.excerpts import (
-    Level,
-    Span,
+    ExcerptLevel,
+    ExcerptSpan,
+    apply_damage,
     common_span,
-    damage,
+    cut_excerpt,
     matched_gains,
-    measure,
-    read_excerpt,
+    measure_level,
     to_flac,
 )
-from diffdpo.listen.headphones import check_targets, huggins_clip
+from diffdpo.listen.headphones import headphone_targets, huggins_clip
 from diffdpo.listen.listening import MAX_GAP_S, PlaybackState
 from diffdpo.listen.study import ExcerptConfig, Study, TrialConfig
 from diffdpo.listen.trials import MIN_REPEAT_DISTANCE, PastTrial, VoteLog, plan_trial, trial_kinds
@@ -71,7 +71,7 @@ def noise(level: float, seed: int) -> Clip:
 @pytest.mark.parametrize("target", [-23.0, -14.0])
 def test_excerpts_are_equally_loud(target: float) -> None:
     clips = [noise(0.02, 0), noise(0.15, 1), sine(1000, 1, 0.05)]
-    gains = matched_gains([measure(clip) for clip in clips], ExcerptConfig(loudness_lufs=target))
+    gains = matched_gains([measure_level(clip) for clip in clips], ExcerptConfig(loudness_lufs=target))
     levels = [
         audio.loudness(Clip(samples=clip.samples * np.float32(gain), sample_rate=clip.sample_rate))
         for clip, gain in zip(clips, gains, strict=True)
@@ -82,12 +82,12 @@ def test_excerpts_are_equally_loud(target: float) -> None:
 
 def test_a_peak_lowers_all_alike_and_nothing_is_limited() -> None:
     cfg = ExcerptConfig(loudness_lufs=-20, true_peak_db=-6)
-    quiet, spiky = Level(-30, 0.1), Level(-20, 1.0)
+    quiet, spiky = ExcerptLevel(-30, 0.1), ExcerptLevel(-20, 1.0)
     assert matched_gains([quiet], cfg) == pytest.approx((10 ** (10 / 20),))
     lowered = matched_gains([quiet, spiky], cfg)
     assert lowered[1] == pytest.approx(10 ** (-6 / 20))
     assert lowered[0] / lowered[1] == pytest.approx(10 ** (10 / 20))
-    assert matched_gains([Level(-math.inf, 0.0), quiet], cfg)[0] == 1
+    assert matched_gains([ExcerptLevel(-math.inf, 0.0), quiet], cfg)[0] == 1
     clip = sine(997, 1, 0.5)
     served = to_flac(clip, 1.0)
     assert served[:4] == b"fLaC"
@@ -96,7 +96,7 @@ def test_a_peak_lowers_all_alike_and_nothing_is_limited() -> None:
 def test_a_true_peak_lies_between_samples() -> None:
     rate = 48000  # a sine at a quarter of the rate, 45° off: its samples are at most 0.7 of its peak
     wave = np.sin(np.pi / 2 * np.arange(rate) + np.pi / 4).astype(np.float32)
-    level = measure(Clip(samples=np.stack([wave, wave]), sample_rate=rate))
+    level = measure_level(Clip(samples=np.stack([wave, wave]), sample_rate=rate))
     assert float(np.abs(wave).max()) == pytest.approx(0.7071, abs=1e-3)
     assert level.true_peak == pytest.approx(1.0, abs=0.02)
 
@@ -106,19 +106,19 @@ def test_excerpts_of_a_trial_have_equal_length(tmp_path: Path, rate: int) -> Non
     audio.write(tmp_path / "a.flac", sine(300, 5.0))
     audio.write(tmp_path / "b.wav", noise(0.1, 2))
     span = common_span([5.0, 1.0], ExcerptConfig(seconds=3), 0, "key")
-    assert span == Span(begin_s=0.0, seconds=1.0)
-    lengths = {read_excerpt(tmp_path / name, span, rate).samples.shape for name in ("a.flac", "b.wav")}
+    assert span == ExcerptSpan(begin_s=0.0, seconds=1.0)
+    lengths = {cut_excerpt(tmp_path / name, span, rate).samples.shape for name in ("a.flac", "b.wav")}
     assert lengths == {(2, rate)}
 
 
 def test_excerpts_begin_where_the_configuration_says() -> None:
-    assert common_span([10, 12], ExcerptConfig(seconds=4, start="start"), 0, "k") == Span(
+    assert common_span([10, 12], ExcerptConfig(seconds=4, start="start"), 0, "k") == ExcerptSpan(
         begin_s=0, seconds=4
     )
-    assert common_span([10, 12], ExcerptConfig(seconds=4, start="middle"), 0, "k") == Span(
+    assert common_span([10, 12], ExcerptConfig(seconds=4, start="middle"), 0, "k") == ExcerptSpan(
         begin_s=3, seconds=4
     )
-    assert common_span([10, 12], ExcerptConfig(seconds=0), 0, "k") == Span(begin_s=0, seconds=10)
+    assert common_span([10, 12], ExcerptConfig(seconds=0), 0, "k") == ExcerptSpan(begin_s=0, seconds=10)
     begins = {common_span([10, 12], ExcerptConfig(seconds=4), 0, f"k{k}").begin_s for k in range(20)}
     assert len(begins) > 10
     assert all(0 <= begin <= 6 for begin in begins)
@@ -127,11 +127,11 @@ def test_excerpts_begin_where_the_configuration_says() -> None:
 def test_damages_are_heard_and_leave_the_length() -> None:
     clip = noise(0.1, 3)
     for name in ("lowpass-1500", "clipping", "noise", "lowpass-3500"):
-        worse = damage(clip, name)
+        worse = apply_damage(clip, name)
         assert worse.samples.shape == clip.samples.shape
         assert np.abs(worse.samples - clip.samples).max() > 0.01
-    assert damage(clip, "") is clip
-    spectrum = np.abs(np.fft.rfft(damage(clip, "lowpass-3500").samples[0]))
+    assert apply_damage(clip, "") is clip
+    spectrum = np.abs(np.fft.rfft(apply_damage(clip, "lowpass-3500").samples[0]))
     assert spectrum[5000:].mean() < 0.02 * spectrum[:3000].mean()
 
 
@@ -145,7 +145,7 @@ def test_the_headphone_tone_is_in_neither_ear_alone() -> None:
     assert np.allclose(spectra[0, 200:5000].mean(), spectra[1, 200:5000].mean(), rtol=0.01)
     difference = np.abs(np.fft.rfft(noises[1][0] - noises[1][1]))
     assert 560 < np.argmax(difference) < 640
-    assert {target for seed in range(30) for target in check_targets(seed, 6)} == {0, 1, 2}
+    assert {target for seed in range(30) for target in headphone_targets(seed, 6)} == {0, 1, 2}
 
 
 def catalog(songs: int, prompts: int = 1) -> Catalog:
@@ -224,7 +224,9 @@ def test_pairs_by_rule(tmp_path: Path) -> None:
     for name, hertz in (("base", 400.0), ("aligned", 1000.0)):
         write_songs(tmp_path / name, prompts=2, per_prompt=2, hertz=hertz, seconds=1)
     songs = [
-        song for name in ("base", "aligned") for song in read_songs(str(tmp_path / name), name, tmp_path)
+        song
+        for name in ("base", "aligned")
+        for song in read_listened_songs(str(tmp_path / name), name, tmp_path)
     ]
     counts = {rule: len(song_pairs(songs, rule)) for rule in ("across", "matched", "within", "all")}  # type: ignore[arg-type]
     assert counts == {"across": 8, "matched": 4, "within": 4, "all": 12}
@@ -240,7 +242,9 @@ def test_pairs_by_rule(tmp_path: Path) -> None:
 def test_plain_folders_pair_by_file_name(tmp_path: Path) -> None:
     for folder, hertz in (("one", 300), ("two", 500)):
         audio.write(tmp_path / folder / "waltz.flac", sine(hertz, 1.0))
-    songs = [song for name in ("one", "two") for song in read_songs(str(tmp_path / name), name, tmp_path)]
+    songs = [
+        song for name in ("one", "two") for song in read_listened_songs(str(tmp_path / name), name, tmp_path)
+    ]
     assert [song.song for song in songs] == ["one/waltz.flac", "two/waltz.flac"]
     assert song_pairs(songs, "matched") == ((0, 1),)
 
@@ -248,13 +252,13 @@ def test_plain_folders_pair_by_file_name(tmp_path: Path) -> None:
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no songs"):
-        read_songs(str(tmp_path / "empty"), "x", tmp_path)
+        read_listened_songs(str(tmp_path / "empty"), "x", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        read_songs(str(tmp_path / "gone"), "x", tmp_path)
+        read_listened_songs(str(tmp_path / "gone"), "x", tmp_path)
     write_songs(tmp_path / "songs", prompts=1, seconds=1)
     (tmp_path / "songs" / "audio" / "p00.001.flac").unlink()
     with pytest.raises(DataError, match=r"p00\.001 has no audio"):
-        read_songs(str(tmp_path / "songs"), "x", tmp_path)
+        read_listened_songs(str(tmp_path / "songs"), "x", tmp_path)
 
 
 def test_names_of_systems() -> None:
