@@ -16,6 +16,7 @@ LicenseKind = Literal[
 ]
 LICENSE_KINDS: tuple[LicenseKind, ...] = get_args(LicenseKind)
 """Kinds of licenses, the strictest first."""
+UNKNOWN_LICENSE = "unknown"
 UNKNOWN_NAMES = ("", "unknown", "none", "not stated", "n/a", "other")
 PERMISSIVE = re.compile(r"cc0|apache|mit\b|bsd|isc\b|unlicense|pddl|public.?domain|zlib|0bsd")
 SHARE_ALIKE = re.compile(r"by-sa|odbl|gpl|share.?alike")
@@ -107,6 +108,17 @@ class DataTerms:
                 "to say."
             )
         return " ".join(parts)
+
+
+def inherit_license(licenses: Iterable[str]) -> str:
+    """What may be done with something made from parts of these licenses, in words: the strictest decides."""
+    terms = DataTerms({"": tuple(dict.fromkeys(name or UNKNOWN_LICENSE for name in licenses))})
+    if terms.is_noncommercial:
+        names = [name for name in terms.names if license_kind(name) == "non-commercial"]
+        return f"non-commercial ({', '.join(names)})"
+    if terms.has_unknown:
+        return "unknown: some of the votes, songs or weights have no license"
+    return ", ".join(terms.names) or "none"
 
 
 def merge_terms(terms: Iterable[DataTerms]) -> DataTerms:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from diffdpo.data.samples import SAMPLES, SampleRow, Samples
 from diffdpo.data.votes import VoteRow
+from diffdpo.mining.spans import join_spans
 from diffdpo.preferences.ranking import FIRST, SECOND, TIE, VoteArrays
 
 OUTCOME_OF = {"a": FIRST, "b": SECOND, "tie": TIE, "both_bad": TIE}
@@ -111,7 +112,7 @@ class VoteSet:
         for vote, first, second in zip(self.rows, self.arrays.first, self.arrays.second, strict=False):
             moments[self.songs[first]] += vote.row.spans_a
             moments[self.songs[second]] += vote.row.spans_b
-        return {key: join_spans(spans) for key, spans in moments.items() if spans}
+        return {key: tuple(join_spans(spans, 0.0)) for key, spans in moments.items() if spans}
 
     def listeners(self) -> Int[np.ndarray, " song"]:
         """How many raters judged each song."""
@@ -147,7 +148,9 @@ def arrange_votes(
     real = [vote for vote in first_votes if not vote.row.gold]
     if by_system:
         real = [v for v in real if v.row.system_a and v.row.system_b and v.row.system_a != v.row.system_b]
-        keys = [(VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real]
+        keys = [
+            (VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real
+        ]
     else:
         keys = [songs.pair(vote) for vote in real]
     real, keys = _without_pairs_of_one_song(real, keys)
@@ -179,14 +182,3 @@ def _without_pairs_of_one_song(
 ) -> tuple[list[FolderVote], list[tuple[VoteSongKey, VoteSongKey]]]:
     places = [i for i, (a, b) in enumerate(keys) if a != b]
     return [votes[i] for i in places], [keys[i] for i in places]
-
-
-def join_spans(spans: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Spans in order, overlapping or touching ones joined."""
-    result: list[tuple[float, float]] = []
-    for start, stop in sorted(spans):
-        if result and start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(result[-1][1], stop))
-        else:
-            result.append((start, stop))
-    return tuple(result)

@@ -39,7 +39,7 @@ def _rank(votes: Iterable[VoteRow], sides: Callable[[VoteRow], tuple[str, str]])
         songs=len(names),
         raters=len(raters),
     )
-    utility, deviation = fit_ranking(arrays, RankingModel()).centred()
+    utility, deviation = fit_ranking(arrays, RankingModel()).relative()
     order = np.argsort(-utility, kind="stable")
     return [_place(names[k], float(utility[k]), LEVEL_Z * float(deviation[k])) for k in order]
 

@@ -17,7 +17,7 @@ from diffdpo.checks import check_range
 
 DRAWS = 512
 """Functions drawn for the interval of the best value."""
-JITTER = 1e-9
+KNOB_JITTER = 1e-9
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def knob_posterior(
         return KnobPosterior(grid, np.zeros(len(grid)), prior)
     ages = np.arange(len(places))[::-1]
     noise = policy.noise**2 * np.exp(ages / policy.memory)
-    gram = _kernel(policy, places, places, high - low) + np.diag(noise + JITTER)
+    gram = _kernel(policy, places, places, high - low) + np.diag(noise + KNOB_JITTER)
     cross = _kernel(policy, grid, places, high - low)
     gain = np.linalg.solve(gram, cross.T).T
     covariance = prior - gain @ cross.T

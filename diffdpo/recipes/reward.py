@@ -12,6 +12,7 @@ from diffdpo import __version__
 from diffdpo.checks import check_range, check_seed
 from diffdpo.config import as_choice, build_part
 from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.data.licenses import UNKNOWN_LICENSE
 from diffdpo.data.vote_songs import vote_group
 from diffdpo.data.votes import VOTES
 from diffdpo.errors import ConfigError, DataError
@@ -35,7 +36,7 @@ from diffdpo.recipes.reward_votes import (
 from diffdpo.registry import Choice
 from diffdpo.run_dir import open_run
 from diffdpo.runs import Metrics, finish, is_finished
-from diffdpo.scorers.reward_file import REWARD_FILE, UNKNOWN_LICENSE, ExtractorCard, RewardCard
+from diffdpo.scorers.reward_file import REWARD_FILE, ExtractorCard, RewardCard
 
 FEWEST_GROUPS = 3
 
@@ -173,6 +174,7 @@ def _fit_and_write(
         songs=len(all_songs(votes)),
         accuracy=report.accuracy.value,
         licenses=list(card.licenses),
+        consents=list(card.consents),
         features={part.name: part.fingerprint for part in card.extractors},
         fit=asdict(cfg.fit),
     )

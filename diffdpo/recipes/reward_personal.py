@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.data.licenses import inherit_license
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.data.vote_songs import VoteSong
 from diffdpo.data.votes import VOTES
@@ -122,7 +123,14 @@ def run(cfg: PersonalRun) -> Path:
         atomic_write(out / PERSONAL_CARD, _card_text(cfg, card, report))
         Metrics(out, keep_until=-1).write({"step": 0, "votes": report["votes"]})
         _propose(cfg, out, head, basis, listener, model.extractors, card, cache)
-        finish(out, reward=REWARD_FILE, rater=cfg.rater, licenses=list(card.licenses), fit=asdict(cfg.fit))
+        finish(
+            out,
+            reward=REWARD_FILE,
+            rater=cfg.rater,
+            licenses=list(card.licenses),
+            consents=list(card.consents),
+            fit=asdict(cfg.fit),
+        )
     return out
 
 
@@ -240,8 +248,6 @@ def _pair_line(
 
 def _card_text(cfg: PersonalRun, card: RewardCard, report: dict[str, object]) -> str:
     """The card in Markdown."""
-    from diffdpo.scorers.reward_file import inherit_license
-
     lines = [
         "# Reward model of one listener",
         f"The taste of `{cfg.rater}`: {report['votes']} own votes on bases of {report['other_listeners']} other "

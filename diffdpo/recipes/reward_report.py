@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from diffdpo.data.licenses import inherit_license
 from diffdpo.data.vote_songs import VoteSong
 from diffdpo.data.votes import VoteRow
 from diffdpo.preferences.bradley_terry import log_loss
@@ -17,7 +18,7 @@ from diffdpo.preferences.reward_fit import FittedReward
 from diffdpo.preferences.vote_design import VoteDesign
 from diffdpo.recipes.reward_votes import Repeat, SongVote, answer_counts
 from diffdpo.runs import atomic_write, write_json
-from diffdpo.scorers.reward_file import REWARD_FILE, RewardCard, inherit_license, save_reward
+from diffdpo.scorers.reward_file import REWARD_FILE, RewardCard, save_reward
 from diffdpo.statistics import estimate_mean
 
 MARGIN_PARTS = 4
@@ -25,7 +26,7 @@ REPORT_JSON, CARD_FILE = "report.json", "README.md"
 
 
 @dataclass(frozen=True)
-class Share:
+class AccuracyShare:
     """A share of votes with its 95 % interval over prompts."""
 
     value: float
@@ -40,10 +41,10 @@ class HumanAgreement:
     (1 + sqrt(2 p - 1)) / 2 of an agreement p."""
 
     repeat_agreement: float
-    """Share of decided repeats that were answered alike; NaN without repeats."""
+    """AccuracyShare of decided repeats that were answered alike; NaN without repeats."""
     repeats: int
     rater_agreement: float
-    """Share of decided pairs of votes of two listeners on the same songs that agree; NaN without any."""
+    """AccuracyShare of decided pairs of votes of two listeners on the same songs that agree; NaN without any."""
     rater_pairs: int
     accuracy: float
     """What a model can reach, by the agreement of listeners, else by that of repeats."""
@@ -53,15 +54,15 @@ class HumanAgreement:
 class RewardReport:
     """The report of a reward model."""
 
-    accuracy: Share
+    accuracy: AccuracyShare
     """On decided votes on held-out prompts."""
     learned_accuracy: float
     """On the prompts it was fitted to."""
     log_loss: float
     calibration_error: float
-    by_margin: dict[str, Share]
-    by_strength: dict[str, Share]
-    by_group: dict[str, Share]
+    by_margin: dict[str, AccuracyShare]
+    by_strength: dict[str, AccuracyShare]
+    by_group: dict[str, AccuracyShare]
     agreement: HumanAgreement
     l2: float
     nu: float
@@ -118,19 +119,21 @@ def vote_hits(
     return (agreement + 1) / 2
 
 
-def share(hits: Float[np.ndarray, " vote"], mask: Bool[np.ndarray, " vote"], groups: np.ndarray) -> Share:
+def share(
+    hits: Float[np.ndarray, " vote"], mask: Bool[np.ndarray, " vote"], groups: np.ndarray
+) -> AccuracyShare:
     """The mean of some hits with its interval over prompts; NaN without votes."""
     count = int(mask.sum())
     if not count:
-        return Share(float("nan"), float("nan"), float("nan"), 0)
+        return AccuracyShare(float("nan"), float("nan"), float("nan"), 0)
     interval = estimate_mean(hits[mask], groups[mask].tolist()).interval(0.95)
     low, high = (float(np.clip(end, 0, 1)) for end in (interval.low, interval.high))
-    return Share(float(hits[mask].mean()), low, high, count)
+    return AccuracyShare(float(hits[mask].mean()), low, high, count)
 
 
 def _by_margin(
     hits: np.ndarray, margins: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
-) -> dict[str, Share]:
+) -> dict[str, AccuracyShare]:
     """Accuracy in four parts of equal size, from the smallest margin to the largest."""
     if not is_decided.any():
         return {}
@@ -147,14 +150,14 @@ def _by_margin(
 
 def _by_label(
     labels: Sequence[str], hits: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
-) -> dict[str, Share]:
+) -> dict[str, AccuracyShare]:
     names = np.asarray(labels)
     return {str(name): share(hits, is_decided & (names == name), groups) for name in np.unique(names)}
 
 
 def _by_listeners(
     rows: Sequence[VoteRow], hits: np.ndarray, is_decided: np.ndarray, groups: np.ndarray
-) -> dict[str, Share]:
+) -> dict[str, AccuracyShare]:
     """Accuracy by what listeners said of themselves, `key=value`."""
     masks: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), bool))
     for place, row in enumerate(rows):

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ from diffdpo.data.store.forgetting import ForgetReport, ForgetSelection, Forgott
 from diffdpo.data.store.intake import IntakeOptions, read_intake
 from diffdpo.data.votes import OpinionRow, VoteRow
 from diffdpo.errors import DataError
+from diffdpo.listen.results import export_results
 from diffdpo.locks import lock_folder
 from diffdpo.registry import pick
 
@@ -62,8 +61,7 @@ def add_to_store(settings: StoreAdd) -> list[str]:
 
 def _refresh_study(path: Path) -> None:
     """Bring the tables of a listening test up to date, so that what its listeners deleted is not in them."""
-    if find_spec("diffdpo.listen"):
-        import_module("diffdpo.listen.results").export_results(path)
+    export_results(path)
 
 
 def _forget_deletions(

@@ -56,7 +56,7 @@ def label_probabilities(
     return (value > 0).astype(np.float64)
 
 
-def pair_rows(
+def vote_pair_rows(
     votes: VoteSet, ranking: Ranking, songs: VoteSongs, out: Path, settings: PairSettings
 ) -> list[PairRow]:
     """Pairs of songs of one prompt in one samples folder, the better one first, for a table in `out`.

@@ -12,6 +12,7 @@ from diffdpo.checks import check_number, check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data import tables
 from diffdpo.data.datasets.parts import Part, group_of
+from diffdpo.data.lineage import data_terms
 from diffdpo.data.pairs import PAIRS, PairRow
 from diffdpo.data.ratings import RATINGS, RatingRow
 from diffdpo.data.samples import relative_folder
@@ -24,7 +25,7 @@ from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
 from diffdpo.recipes.vote_reports import agreement_report, group_report, rater_report, song_report
-from diffdpo.recipes.vote_tables import LabelKind, PairSettings, opinion_ratings, pair_rows, vote_ratings
+from diffdpo.recipes.vote_tables import LabelKind, PairSettings, opinion_ratings, vote_pair_rows, vote_ratings
 from diffdpo.registry import closest
 from diffdpo.run_dir import open_run
 from diffdpo.runs import atomic_write, finish, write_json
@@ -118,11 +119,12 @@ def run(cfg: VotesRun) -> Path:
                     axis=cfg.axis,
                     bad=bad,
                 )
-                pairs = pair_rows(vote_set, ranking, songs, out, settings)
+                pairs = vote_pair_rows(vote_set, ranking, songs, out, settings)
                 ratings = vote_ratings(vote_set, ranking, songs, out, bad) + ratings
                 _report_foreign(vote_set)
         _write_tables(cfg, out, pairs, ratings)
-        finish(out, axis=cfg.axis, unit=cfg.unit, pairs=len(pairs), ratings=len(ratings), **summary)
+        terms = data_terms([out]).entries()
+        finish(out, axis=cfg.axis, unit=cfg.unit, pairs=len(pairs), ratings=len(ratings), **summary, **terms)
         log(f"{len(pairs)} pairs and {len(ratings)} ratings from {len(votes)} votes: {out / RANKING_PAGE}")
     return out
 

@@ -16,7 +16,6 @@ from diffdpo.registry import pick
 REWARD_KEY = "reward"
 """Entry of a file's metadata that holds the card as JSON."""
 REWARD_FILE = "reward.safetensors"
-UNKNOWN_LICENSE = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +73,6 @@ class RewardModel:
         """What embeds prompts; None for a model of the sound alone."""
         part = self.extractors[self.card.text] if self.card.text else None
         return part if isinstance(part, TextExtractor) else None
-
-
-def is_noncommercial(license_name: str) -> bool:
-    """Whether a license forbids commercial use, by its name: CC-BY-NC and its kin."""
-    words = license_name.lower().replace("_", "-").replace(" ", "-").split("-")
-    return "nc" in words or "noncommercial" in words or "non" in words
-
-
-def inherit_license(licenses: Iterable[str]) -> str:
-    """What may be done with something made from parts of these licenses, in words.
-
-    The first license that forbids commercial use decides; then `unknown`, since nobody allowed anything; else all.
-    """
-    names = [name or UNKNOWN_LICENSE for name in licenses]
-    if noncommercial := [name for name in names if is_noncommercial(name)]:
-        return f"non-commercial ({', '.join(dict.fromkeys(noncommercial))})"
-    if UNKNOWN_LICENSE in names:
-        return "unknown: some of the votes, songs or weights have no license"
-    return ", ".join(dict.fromkeys(names)) or "none"
 
 
 def save_reward(path: Path, head: RewardHead, card: RewardCard) -> None:

@@ -10,6 +10,7 @@ from diffdpo import audio
 from diffdpo.config import build_config
 from diffdpo.data import tables
 from diffdpo.data.features import FEATURE_TABLE
+from diffdpo.data.licenses import inherit_license
 from diffdpo.data.vote_songs import VoteSong
 from diffdpo.data.votes import VOTES, VoteRow
 from diffdpo.errors import CheckpointError, ConfigError, DataError
@@ -21,7 +22,7 @@ from diffdpo.recipes.reward_votes import SongVote
 from diffdpo.scorers.base import fingerprint
 from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.engine import score_clips
-from diffdpo.scorers.reward_file import REWARD_FILE, inherit_license, read_card
+from diffdpo.scorers.reward_file import REWARD_FILE, read_card
 from diffdpo.types import Clip, Prompt
 
 RATE, PROMPTS, SONGS = 8000, 12, 6
@@ -132,7 +133,7 @@ def test_the_card_says_what_it_was_made_from(model):
         (["CC-BY-4.0", ""], "unknown"),
         (["", "CC-BY-NC-4.0"], "non-commercial"),
         (["CC-BY-4.0", "ISC", "ISC"], "CC-BY-4.0, ISC"),
-        (["CC0-1.0", "BSD-3-Clause", "Apache-2.0"], "CC0-1.0, BSD-3-Clause, Apache-2.0"),
+        (["CC0-1.0", "BSD-3-Clause", "Apache-2.0"], "Apache-2.0, BSD-3-Clause, CC0-1.0"),
     ],
 )
 def test_the_strictest_license_is_inherited_and_an_unknown_one_is_said(licenses, word):
