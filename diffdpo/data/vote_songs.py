@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from diffdpo.data.samples import SAMPLES, SampleRow, Samples
 from diffdpo.data.votes import VoteRow
+from diffdpo.mining.spans import join_spans
 from diffdpo.preferences.ranking import FIRST, SECOND, TIE, VoteArrays
 
 OUTCOME_OF = {"a": FIRST, "b": SECOND, "tie": TIE, "both_bad": TIE}
@@ -23,7 +24,7 @@ STRENGTH_WEIGHTS = (1.0, 0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True, order=True)
-class SongKey:
+class VotedSong:
     """What identifies a song of a vote."""
 
     folder: str
@@ -58,18 +59,18 @@ class VoteSongs:
             self._folders[folder] = {row.sample_id: row for row in Samples(folder).rows()} if exists else {}
         return self._folders[folder]
 
-    def key(self, folder: Path, samples: str, song: str, source: str) -> SongKey:
+    def key(self, folder: Path, samples: str, song: str, source: str) -> VotedSong:
         """The identity of a song that a table in `folder` names."""
         path = (folder / samples).resolve()
         if samples and song in self.rows(path):
-            return SongKey(str(path), song, True)
-        return SongKey(str(path) if samples else source, song, False)
+            return VotedSong(str(path), song, True)
+        return VotedSong(str(path) if samples else source, song, False)
 
-    def sample(self, key: SongKey) -> SampleRow:
+    def sample(self, key: VotedSong) -> SampleRow:
         """The row of a song that is in a samples folder."""
         return self.rows(Path(key.folder))[key.name]
 
-    def pair(self, vote: FolderVote) -> tuple[SongKey, SongKey]:
+    def pair(self, vote: FolderVote) -> tuple[VotedSong, VotedSong]:
         """The two songs of a vote, in the order of presentation."""
         row = vote.row
         return (
@@ -84,7 +85,7 @@ class VoteSet:
 
     rows: tuple[FolderVote, ...]
     """Votes on songs, in the order of the first arrays; control pairs follow them in `arrays`."""
-    songs: tuple[SongKey, ...]
+    songs: tuple[VotedSong, ...]
     raters: tuple[str, ...]
     arrays: VoteArrays
     both_bad: Bool[np.ndarray, " vote"]
@@ -105,13 +106,13 @@ class VoteSet:
         total = self.song_counts(self.is_song)
         return self.song_counts(self.is_song & self.both_bad) / np.maximum(total, 1)
 
-    def bad_moments(self) -> dict[SongKey, tuple[tuple[float, float], ...]]:
+    def bad_moments(self) -> dict[VotedSong, tuple[tuple[float, float], ...]]:
         """The moments that listeners marked as bad in each song, in seconds; overlapping ones are joined."""
-        moments: dict[SongKey, list[tuple[float, float]]] = defaultdict(list)
+        moments: dict[VotedSong, list[tuple[float, float]]] = defaultdict(list)
         for vote, first, second in zip(self.rows, self.arrays.first, self.arrays.second, strict=False):
             moments[self.songs[first]] += vote.row.spans_a
             moments[self.songs[second]] += vote.row.spans_b
-        return {key: join_spans(spans) for key, spans in moments.items() if spans}
+        return {key: tuple(join_spans(spans, 0.0)) for key, spans in moments.items() if spans}
 
     def listeners(self) -> Int[np.ndarray, " song"]:
         """How many raters judged each song."""
@@ -147,7 +148,7 @@ def arrange_votes(
     real = [vote for vote in first_votes if not vote.row.gold]
     if by_system:
         real = [v for v in real if v.row.system_a and v.row.system_b and v.row.system_a != v.row.system_b]
-        keys = [(SongKey("", v.row.system_a, False), SongKey("", v.row.system_b, False)) for v in real]
+        keys = [(VotedSong("", v.row.system_a, False), VotedSong("", v.row.system_b, False)) for v in real]
     else:
         keys = [songs.pair(vote) for vote in real]
     real, keys = _without_pairs_of_one_song(real, keys)
@@ -175,18 +176,7 @@ def arrange_votes(
 
 
 def _without_pairs_of_one_song(
-    votes: Sequence[FolderVote], keys: Sequence[tuple[SongKey, SongKey]]
-) -> tuple[list[FolderVote], list[tuple[SongKey, SongKey]]]:
+    votes: Sequence[FolderVote], keys: Sequence[tuple[VotedSong, VotedSong]]
+) -> tuple[list[FolderVote], list[tuple[VotedSong, VotedSong]]]:
     places = [i for i, (a, b) in enumerate(keys) if a != b]
     return [votes[i] for i in places], [keys[i] for i in places]
-
-
-def join_spans(spans: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Spans in order, overlapping or touching ones joined."""
-    result: list[tuple[float, float]] = []
-    for start, stop in sorted(spans):
-        if result and start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(result[-1][1], stop))
-        else:
-            result.append((start, stop))
-    return tuple(result)

@@ -13,12 +13,12 @@ from diffdpo.preferences.loss_alarm import LossAlarm, calibrate_alarm
 from diffdpo.preferences.window_tests import (
     MeanDiscrepancy,
     bartlett_factor,
+    chi_square_p_value,
     likelihood_ratio,
-    ratio_p_value,
 )
 
 Test = Literal["loss", "likelihood ratio", "embeddings"]
-Level = Literal["none", "calibrate", "retrain", "realign"]
+DriftLevel = Literal["none", "calibrate", "retrain", "realign"]
 SHARES = {"loss": 0.4, "likelihood ratio": 0.3, "embeddings": 0.3}
 """How the probability of a false alarm is divided among the tests."""
 
@@ -157,7 +157,7 @@ class DriftMonitor:
                     stop=n + start + size,
                     loss=float(window.losses.mean()),
                     agreement=agreement_share(window.margins, window.targets),
-                    ratio_p=ratio_p_value(ratio, columns.shape[1], self.factor),
+                    ratio_p=chi_square_p_value(ratio, columns.shape[1], self.factor),
                     embedding_p=self.discrepancy.p_value(window.embeddings)
                     if self.discrepancy
                     else float("nan"),
@@ -192,7 +192,7 @@ def agreement_share(margins: Float[np.ndarray, " vote"], targets: Float[np.ndarr
 
 def next_level(
     monitor: DriftMonitor, fresh: VoteStream, alarms: Sequence[Alarm], *, is_promoted: bool
-) -> Level:
+) -> DriftLevel:
     """What to do: nothing, collect votes and calibrate, retrain the reward model, or re-align the song model.
 
     A reward model is retrained if it is still worse than on the reference after a new temperature: half of the

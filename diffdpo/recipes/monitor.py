@@ -21,8 +21,8 @@ from diffdpo.preferences.promotion import Promotion, compare_models
 from diffdpo.preferences.taste_drift import (
     Alarm,
     DriftConfig,
+    DriftLevel,
     DriftMonitor,
-    Level,
     VoteStream,
     next_level,
 )
@@ -33,7 +33,7 @@ from diffdpo.run_dir import check_inputs, open_run
 from diffdpo.runs import atomic_write, finish, write_json
 
 ALARMS, MONITOR, MONITOR_PAGE, MONITOR_SITE = "alarms.jsonl", "monitor.json", "monitor.md", "monitor.html"
-ADVICE: dict[Level, str] = {
+ADVICE: dict[DriftLevel, str] = {
     "none": "Nothing changed that these votes show.",
     "calibrate": "Collect votes on fresh songs and calibrate the reward model.",
     "retrain": "Retrain the reward model on the votes since the alarm: a new temperature does not mend it.",

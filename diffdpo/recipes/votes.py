@@ -23,7 +23,13 @@ from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
 from diffdpo.recipes.vote_reports import agreement_report, group_report, rater_report, song_report
-from diffdpo.recipes.vote_tables import LabelKind, PairSettings, opinion_ratings, pair_rows, vote_ratings
+from diffdpo.recipes.vote_tables import (
+    LabelKind,
+    PairSettings,
+    opinion_ratings,
+    preference_rows,
+    vote_ratings,
+)
 from diffdpo.registry import closest
 from diffdpo.run_dir import open_run
 from diffdpo.runs import atomic_write, finish, write_json
@@ -117,7 +123,7 @@ def run(cfg: VotesRun) -> Path:
                     axis=cfg.axis,
                     bad=bad,
                 )
-                pairs = pair_rows(vote_set, ranking, songs, out, settings)
+                pairs = preference_rows(vote_set, ranking, songs, out, settings)
                 ratings = vote_ratings(vote_set, ranking, songs, out, bad) + ratings
                 _report_foreign(vote_set)
         _write_tables(cfg, out, pairs, ratings)
