@@ -54,8 +54,8 @@ def calibrate_alarm(
     """The alarm whose threshold streams without drift exceed with probability `false_alarms` within the horizon.
 
     Reference and streams are drawn from the losses of the reference, so that the error of its mean is in the
-    threshold too. THRESHOLD_MARGIN makes up for the reference being a sample: without it three times as many streams of the
-    simulation in `bench_drift.py` ring.
+    threshold too. THRESHOLD_MARGIN makes up for the reference being a sample: without it three times as many
+    streams of the simulation in `bench_drift.py` ring.
     """
     peaks = []
     for _ in range(0, STREAMS, STREAM_CHUNK):
