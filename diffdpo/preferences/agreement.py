@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from diffdpo.errors import UserError
 
-MeasurementLevel = Literal["nominal", "ordinal"]
+Measurement = Literal["nominal", "ordinal"]
 OUTCOMES = (-1, 0, 1)
 """Outcomes on the scale of a pair: its second song, a tie, its first song."""
 
@@ -63,7 +63,7 @@ def side_preference(first: int, second: int) -> SidePreference:
 
 
 def krippendorff_alpha(
-    units: Int[np.ndarray, " vote"], outcomes: Int[np.ndarray, " vote"], level: MeasurementLevel
+    units: Int[np.ndarray, " vote"], outcomes: Int[np.ndarray, " vote"], level: Measurement
 ) -> float:
     """Krippendorff's alpha: 1 for full agreement, 0 for that of chance; NaN where no two answers compare.
 

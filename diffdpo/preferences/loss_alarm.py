@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 STREAMS = 400
 """Resampled streams that the threshold comes from."""
-ALARM_CHUNK = 100
-ALARM_MARGIN = 1.4
+STREAM_CHUNK = 100
+THRESHOLD_MARGIN = 1.4
 """Factor on the resampled quantile: the reference is a sample itself, and its law is known as well as that."""
 
 
@@ -54,15 +54,15 @@ def calibrate_alarm(
     """The alarm whose threshold streams without drift exceed with probability `false_alarms` within the horizon.
 
     Reference and streams are drawn from the losses of the reference, so that the error of its mean is in the
-    threshold too. ALARM_MARGIN makes up for the reference being a sample: without it three times as many streams of the
-    simulation in `bench_drift.py` ring.
+    threshold too. THRESHOLD_MARGIN makes up for the reference being a sample: without it three times as many
+    streams of the simulation in `bench_drift.py` ring.
     """
     peaks = []
-    for _ in range(0, STREAMS, ALARM_CHUNK):
-        draws = rng.choice(reference, (ALARM_CHUNK, len(reference) + horizon))
+    for _ in range(0, STREAMS, STREAM_CHUNK):
+        draws = rng.choice(reference, (STREAM_CHUNK, len(reference) + horizon))
         past, future = draws[:, : len(reference)], draws[:, len(reference) :]
         peaks.append(_rises(past.sum(1, keepdims=True), len(reference), future, tolerance).max(1))
-    threshold = ALARM_MARGIN * float(np.quantile(np.concatenate(peaks), 1 - false_alarms))
+    threshold = THRESHOLD_MARGIN * float(np.quantile(np.concatenate(peaks), 1 - false_alarms))
     return LossAlarm(tolerance=tolerance, threshold=threshold)
 
 

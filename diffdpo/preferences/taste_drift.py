@@ -13,7 +13,7 @@ from diffdpo.preferences.loss_alarm import LossAlarm, calibrate_alarm
 from diffdpo.preferences.window_tests import (
     MeanDiscrepancy,
     bartlett_factor,
-    likelihood_p_value,
+    chi_square_p_value,
     likelihood_ratio,
 )
 
@@ -157,7 +157,7 @@ class DriftMonitor:
                     stop=n + start + size,
                     loss=float(window.losses.mean()),
                     agreement=agreement_share(window.margins, window.targets),
-                    ratio_p=likelihood_p_value(ratio, columns.shape[1], self.factor),
+                    ratio_p=chi_square_p_value(ratio, columns.shape[1], self.factor),
                     embedding_p=self.discrepancy.p_value(window.embeddings)
                     if self.discrepancy
                     else float("nan"),

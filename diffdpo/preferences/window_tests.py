@@ -12,17 +12,17 @@ from jaxtyping import Float
 
 from diffdpo.preferences.bradley_terry import fit_weights, log_loss
 
-WINDOW_L2 = 1e-3
+REFIT_L2 = 1e-3
 """Penalty of the refits: so small that it matters only where votes are separable."""
 BARTLETT_DRAWS = 40
 FREQUENCIES = 128
-WindowRows = Float[np.ndarray, "vote feature"]
-Column = Float[np.ndarray, " vote"]
+VoteFeatures = Float[np.ndarray, "vote feature"]
+VoteTargets = Float[np.ndarray, " vote"]
 
 
 def likelihood_ratio(
-    reference: WindowRows,
-    targets: Column,
+    reference: VoteFeatures,
+    targets: VoteTargets,
     window: Float[np.ndarray, "fresh feature"],
     window_targets: Float[np.ndarray, " fresh"],
 ) -> float:
@@ -36,20 +36,24 @@ def likelihood_ratio(
     return 2 * (_loss(rows, votes) - _loss(reference, targets) - _loss(window, window_targets))
 
 
-def _loss(rows: WindowRows, targets: Column) -> float:
-    weights = fit_weights(rows, l2=WINDOW_L2, targets=targets)
+def _loss(rows: VoteFeatures, targets: VoteTargets) -> float:
+    weights = fit_weights(rows, l2=REFIT_L2, targets=targets)
     return float(log_loss(rows @ weights, targets).sum())
 
 
 def bartlett_factor(
-    reference: WindowRows, targets: Column, window: int, rng: np.random.Generator, draws: int = BARTLETT_DRAWS
+    reference: VoteFeatures,
+    targets: VoteTargets,
+    window: int,
+    rng: np.random.Generator,
+    draws: int = BARTLETT_DRAWS,
 ) -> float:
     """The mean of the likelihood ratio without a change, as a multiple of its degrees of freedom; 1 or more.
 
     Short windows and many columns make it larger than chi-square says. Windows are drawn from the reference, and
     votes from the model fitted to it.
     """
-    weights = fit_weights(reference, l2=WINDOW_L2, targets=targets)
+    weights = fit_weights(reference, l2=REFIT_L2, targets=targets)
     values = []
     for _ in range(draws):
         places = rng.integers(len(reference), size=len(reference) + window)
@@ -61,7 +65,7 @@ def bartlett_factor(
     return max(1.0, float(np.mean(values)) / reference.shape[1])
 
 
-def likelihood_p_value(ratio: float, columns: int, factor: float) -> float:
+def chi_square_p_value(ratio: float, columns: int, factor: float) -> float:
     """The p-value of a likelihood ratio."""
     from scipy.special import chdtrc
 
@@ -83,7 +87,7 @@ class MeanDiscrepancy:
     count: int
 
     @staticmethod
-    def of(reference: WindowRows, rng: np.random.Generator) -> "MeanDiscrepancy":
+    def of(reference: VoteFeatures, rng: np.random.Generator) -> "MeanDiscrepancy":
         """The test against a reference of embeddings."""
         pairs = rng.integers(len(reference), size=(2000, 2))
         distances = np.linalg.norm(reference[pairs[:, 0]] - reference[pairs[:, 1]], axis=1)
@@ -93,7 +97,7 @@ class MeanDiscrepancy:
         spectrum = np.linalg.eigvalsh(np.cov(values, rowvar=False))
         return MeanDiscrepancy(waves, values.mean(0), spectrum, len(reference))
 
-    def p_value(self, window: WindowRows) -> float:
+    def p_value(self, window: VoteFeatures) -> float:
         """The p-value of the hypothesis that a window has the distribution of the reference.
 
         The statistic is a weighted sum of chi-squares; a gamma distribution with its first three cumulants takes
@@ -114,12 +118,14 @@ class MeanDiscrepancy:
         return float(gammaincc(freedom / 2, max(position, 0.0) / 2))
 
 
-def _values(rows: WindowRows, waves: Float[np.ndarray, "feature wave"]) -> Float[np.ndarray, "vote value"]:
+def _values(rows: VoteFeatures, waves: Float[np.ndarray, "feature wave"]) -> Float[np.ndarray, "vote value"]:
     phase = rows @ waves
     return np.concatenate([np.cos(phase), np.sin(phase)], 1) / np.sqrt(waves.shape[1])
 
 
-def population_stability(reference: Column, window: Float[np.ndarray, " fresh"], bins: int = 10) -> float:
+def population_stability(
+    reference: VoteTargets, window: Float[np.ndarray, " fresh"], bins: int = 10
+) -> float:
     """The population stability index (PSI) of a window, over bins with equal shares of the reference.
 
     Above 0.2 it is often taken as a change. Of margins it is blind to a change of taste.

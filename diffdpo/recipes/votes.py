@@ -20,12 +20,17 @@ from diffdpo.data.schema import RowT
 from diffdpo.data.vote_arrays import STRENGTH_WEIGHTS, FolderVote, VoteSet, VoteSongs, arrange_votes
 from diffdpo.data.votes import MAX_STRENGTH, OPINIONS, VOTES, OpinionRow, read_opinions_table, read_votes
 from diffdpo.errors import DataError, ensure
-from diffdpo.listen.results import export_results
 from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
 from diffdpo.recipes.vote_reports import agreement_report, group_report, rater_report, song_report
-from diffdpo.recipes.vote_tables import LabelKind, PairSettings, opinion_ratings, vote_pair_rows, vote_ratings
+from diffdpo.recipes.vote_tables import (
+    LabelKind,
+    PairSettings,
+    opinion_ratings,
+    preference_rows,
+    vote_ratings,
+)
 from diffdpo.registry import closest
 from diffdpo.run_dir import open_run
 from diffdpo.runs import atomic_write, finish, write_json
@@ -119,7 +124,7 @@ def run(cfg: VotesRun) -> Path:
                     axis=cfg.axis,
                     bad=bad,
                 )
-                pairs = vote_pair_rows(vote_set, ranking, songs, out, settings)
+                pairs = preference_rows(vote_set, ranking, songs, out, settings)
                 ratings = vote_ratings(vote_set, ranking, songs, out, bad) + ratings
                 _report_foreign(vote_set)
         _write_tables(cfg, out, pairs, ratings)
@@ -132,15 +137,11 @@ def run(cfg: VotesRun) -> Path:
 def read_folders_of_votes(
     folders: Sequence[str],
 ) -> tuple[list[FolderVote], list[tuple[Path, OpinionRow]]]:
-    """All votes and opinions of some folders, each with its folder. DataError for a folder without any.
-
-    The tables of a listening test, which may still run, are first brought up to date.
-    """
+    """All votes and opinions of some folders, each with its folder. DataError for a folder without any."""
     votes: list[FolderVote] = []
     opinions: list[tuple[Path, OpinionRow]] = []
     for name in folders:
         folder = Path(name)
-        export_results(folder)
         rows = read_opinions_table(folder) if (folder / OPINIONS.folder).is_dir() else []
         opinions += [(folder, row) for row in rows]
         if not rows or (folder / VOTES.folder).is_dir():

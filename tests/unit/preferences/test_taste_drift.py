@@ -17,7 +17,7 @@ from diffdpo.preferences.taste_drift import (
 from diffdpo.preferences.window_tests import (
     MeanDiscrepancy,
     bartlett_factor,
-    likelihood_p_value,
+    chi_square_p_value,
     likelihood_ratio,
     population_stability,
 )
@@ -55,7 +55,7 @@ def test_the_likelihood_ratio_is_chi_square_without_a_change():
         values.append(likelihood_ratio(rows[:400], targets[:400], rows[400:], targets[400:]))
     assert kstest(values, chi2(3).cdf).pvalue > 0.01
     assert bartlett_factor(rows, targets, 200, rng(), draws=40) == pytest.approx(1.05, abs=0.3)
-    assert likelihood_p_value(chi2(3).isf(0.01), 3, 1.0) == pytest.approx(0.01)
+    assert chi_square_p_value(chi2(3).isf(0.01), 3, 1.0) == pytest.approx(0.01)
 
 
 def test_the_discrepancy_is_uniform_without_a_change_and_small_with_one():
