@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urldefrag
 
@@ -20,11 +21,22 @@ from diffdpo.listen.results import export_results
 VOTES_PER_S, RATERS = 20.0, 50
 
 
+@pytest.fixture
+def servers() -> Iterator[list[ServerProcess]]:
+    """Servers that end with the test, however it ends."""
+    servers: list[ServerProcess] = []
+    yield servers
+    for server in servers:
+        server.process.kill()
+        server.process.wait(30)
+
+
 @pytest.mark.slow
-def test_killed_twice_and_stopped_it_has_every_acknowledged_vote(tmp_path: Path) -> None:
+def test_killed_twice_and_stopped_it_has_every_acknowledged_vote(
+    tmp_path: Path, servers: list[ServerProcess]
+) -> None:
     write_songs(tmp_path / "songs", prompts=12, per_prompt=3, seconds=1)
     words, raters = study_words(tmp_path), simulated_raters(RATERS)
-    servers = []
     for life in range(3):
         servers.append(ServerProcess(words))
         vote_and_kill(servers[-1], raters, 2.5 + life / 4, VOTES_PER_S, kill=life < 2)

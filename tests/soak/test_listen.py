@@ -17,7 +17,9 @@ def test_twenty_kills_lose_no_acknowledged_vote(tmp_path: Path) -> None:
     for _ in range(KILLS):
         vote_and_kill(ServerProcess(words), raters, rng.uniform(1, 10), VOTES_PER_S, kill=True)
     server = ServerProcess(words)
-    vote_and_kill(server, raters, 5, VOTES_PER_S, kill=False)
-    server.end(signal.SIGTERM)
+    try:
+        vote_and_kill(server, raters, 5, VOTES_PER_S, kill=False)
+    finally:
+        server.end(signal.SIGTERM)
     count = check_votes(tmp_path / "study", raters, kills=KILLS)
     assert count > 20 * KILLS

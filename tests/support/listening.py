@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anyio.from_thread import BlockingPortal
 from starlette.testclient import TestClient
 
 from diffdpo import audio
@@ -23,6 +24,8 @@ from diffdpo.types import Clip
 RATE = 8000
 ADMIN = "a-token-of-the-admin-for-tests"
 ORIGIN = "http://testserver"
+EVENT_LOOPS: list[BlockingPortal] = []
+"""One for the requests of all tests, where a fixture runs it: else every request starts a loop and threads."""
 
 
 def sine(hertz: float, seconds: float, level: float = 0.2) -> Clip:
@@ -143,7 +146,9 @@ class StudyHouse:
     app: Any
 
     def listener(self, language: str = "en") -> Listener:
-        return Listener(TestClient(self.app), self.clock, language)
+        client = TestClient(self.app)
+        client.portal = next(iter(EVENT_LOOPS), None)
+        return Listener(client, self.clock, language)
 
     @property
     def out(self) -> Path:
