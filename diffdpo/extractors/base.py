@@ -12,7 +12,8 @@ from diffdpo import audio
 from diffdpo.checks import check_range
 from diffdpo.types import Clip
 
-CropFeatures = Float[np.ndarray, "crop feature"]
+CropFeatures = Float[np.ndarray, "_ _"]
+"""Vectors of the windows of one song, a row a window; lengths differ between extractors."""
 
 
 @runtime_checkable

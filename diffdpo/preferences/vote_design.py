@@ -72,7 +72,7 @@ def merge_votes(data: ComponentVotes, counts: PairColumn) -> MergedVotes:
 
 
 def design_of(
-    songs: Sequence[Float[np.ndarray, "crop feature"]],
+    songs: Sequence[Float[np.ndarray, "_ _"]],
     first: Sequence[int],
     second: Sequence[int],
     targets: Sequence[float],

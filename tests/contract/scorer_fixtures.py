@@ -83,7 +83,8 @@ def write_audiobox(folder: Path, seed: int = 0) -> dict[str, Any]:
 def write_reward(folder: Path, seed: int = 0, text: str = "") -> dict[str, Any]:
     """A reward model of random weights on features of the tiny bundle, and the scorer's arguments for it."""
     rng = np.random.default_rng(seed)
-    features, members, hidden = 448 + 512 + (1025 if text else 0), 3, 2
+    name = text or "latents"
+    features, members, hidden = 512 + 1025 if text else 448, 3, 2
     head = RewardHead(
         center=rng.standard_normal(features) * 0.1,
         scale=np.ones(features),
@@ -92,7 +93,7 @@ def write_reward(folder: Path, seed: int = 0, text: str = "") -> dict[str, Any]:
         bias=rng.standard_normal((members, hidden)),
         outer=rng.standard_normal((members, hidden)),
     )
-    extractors = {name: EXTRACTORS[name]() for name in ("latents", "style")}
+    extractors = {name: EXTRACTORS[name]()}
     cards = tuple(
         ExtractorCard(name=name, fingerprint=extractor_fingerprint(part), licenses=part.licenses)
         for name, part in extractors.items()
