@@ -43,7 +43,7 @@ class ScoredSongs:
         """The axes that have scores."""
         return self.scores.axes
 
-    def values(self, folder: str, song: str) -> Float[np.ndarray, " axis"]:
+    def values(self, folder: str, song: str) -> np.ndarray:
         """The values of a song on all axes; NaN where it has none."""
         if folder not in self._folders:
             samples = Samples(Path(folder))
@@ -72,17 +72,14 @@ def order_votes(
 
     Control pairs and repetitions are left out.
     """
-    song_values.table([], [axis])
     rows, sides = [], []
     for vote in sorted(votes, key=lambda vote: vote.row.created_at):
-        if vote.row.gold or vote.row.repeat_of:
-            continue
         first, second = songs.pair(vote)
-        if not (first.is_sample and second.is_sample):
-            continue
-        pair = (first.folder, first.name), (second.folder, second.name)
-        if np.isfinite(song_values.table(pair, [axis])).all():
+        if first.is_sample and second.is_sample and not (vote.row.gold or vote.row.repeat_of):
             rows.append(vote)
-            sides.append(pair)
+            sides.append(((first.folder, first.name), (second.folder, second.name)))
+    values = [song_values.table([pair[side] for pair in sides], [axis])[:, 0] for side in (0, 1)]
+    places = np.flatnonzero(np.isfinite(values[0] + values[1]))
+    rows, sides = [rows[place] for place in places], [sides[place] for place in places]
     targets = np.array([TARGET_OF[vote.row.answer] for vote in rows], np.float64)
     return OrderedVotes(rows=tuple(rows), targets=targets, sides=tuple(sides))

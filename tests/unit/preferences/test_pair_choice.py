@@ -81,7 +81,7 @@ def test_the_pair_with_least_votes_comes_next_and_excluded_pairs_never():
         next_pair(pairs, answers, {0, 1, 2}, rng, cfg)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.2, 0.5])
 def test_at_least_a_share_of_pairs_is_uniform(share):
     """Two of 45 pairs are never the best ones; uniform choice alone brings them, at the known rate."""
     pairs = np.array([(0, 1)] * 44 + [(2, 3)])
@@ -89,9 +89,9 @@ def test_at_least_a_share_of_pairs_is_uniform(share):
     rng = np.random.default_rng(1)
     posterior = fit_utilities(4, answers, 1.5)
     cfg = PairChoice(uniform_share=share, shortlist=1)
-    draws = [next_pair(pairs, answers, (), rng, cfg, posterior=posterior) for _ in range(3000)]
+    draws = [next_pair(pairs, answers, (), rng, cfg, posterior=posterior) for _ in range(2000)]
     expected = share / 45
-    assert np.mean(np.array(draws) == 44) == pytest.approx(expected, abs=4 * (expected / 3000) ** 0.5)
+    assert np.mean(np.array(draws) == 44) == pytest.approx(expected, abs=4 * (expected / 2000) ** 0.5)
 
 
 @pytest.mark.parametrize("values", [{"uniform_share": 0.1}, {"prior_deviation": 0.0}, {"shortlist": 0}])

@@ -40,7 +40,7 @@ def test_the_alarm_rings_when_the_excess_has_summed_up():
 def test_the_threshold_rings_as_often_as_it_should():
     """Reference and streams from one law: with 10 % allowed, and a tenth on top, at most 10 % ring."""
     rings = []
-    for seed in range(60):
+    for seed in range(30):
         losses = rng(seed).gamma(1.0, 0.5, 2500)
         alarm = calibrate_alarm(losses[:500], horizon=2000, false_alarms=0.1, rng=rng(1000 + seed))
         rings.append(alarm.first(losses[:500], losses[500:]) is not None)
@@ -49,7 +49,7 @@ def test_the_threshold_rings_as_often_as_it_should():
 
 def test_the_likelihood_ratio_is_chi_square_without_a_change():
     values = []
-    for seed in range(80):
+    for seed in range(40):
         rows = rng(seed).standard_normal((600, 3))
         targets = (rng(seed + 500).random(600) < 1 / (1 + np.exp(-rows @ [1.0, 0.5, 0.0]))).astype(float)
         values.append(likelihood_ratio(rows[:400], targets[:400], rows[400:], targets[400:]))
@@ -60,7 +60,7 @@ def test_the_likelihood_ratio_is_chi_square_without_a_change():
 
 def test_the_discrepancy_is_uniform_without_a_change_and_small_with_one():
     p_values = []
-    for seed in range(80):
+    for seed in range(40):
         rows = rng(seed).standard_normal((900, 4)) * [1, 2, 0.5, 1]
         test = MeanDiscrepancy.of(rows[:700], rng(seed))
         p_values.append(test.p_value(rows[700:]))
@@ -76,9 +76,9 @@ def test_population_stability_is_zero_for_equal_shares_and_grows_with_a_shift():
 
 
 def test_a_turned_taste_is_seen_and_score_distributions_are_blind():
-    """4 seeds of 3,500 votes, the taste turned by 60 degrees at vote 2,000; tools/bench_drift.py has more."""
+    """2 seeds of 3,500 votes, the taste turned by 60 degrees at vote 2,000; tools/bench_drift.py has more."""
     cfg = DriftConfig(horizon=2500)
-    results = [run_tests(make_stream("sudden", 3500, seed), cfg).first for seed in range(4)]
+    results = [run_tests(make_stream("sudden", 3500, seed), cfg).first for seed in range(2)]
     delays = [result["any alarm"] - DRIFT for result in results]
     assert min(delays) > 0
     assert np.median(delays) <= 400
@@ -92,10 +92,9 @@ def test_other_songs_are_seen_by_embeddings_alone():
 
 
 def test_nothing_rings_when_nothing_changes():
-    results = [
-        run_tests(make_stream("none", 3500, 100 + seed), DriftConfig(horizon=2500)) for seed in range(6)
-    ]
-    assert sum(result.first["any alarm"] is not None for result in results) <= 1
+    """One seed; soak has 200."""
+    result = run_tests(make_stream("none", 3500, 100), DriftConfig(horizon=2500)).first
+    assert result["any alarm"] is None
 
 
 def test_levels_follow_from_the_votes_after_an_alarm():
