@@ -54,7 +54,7 @@ class MonitorRun:
     scores: str = field(default=MISSING, metadata=PATH)
     """Folder of `score` with the reward model's scores of all songs."""
     out: str = field(default=MISSING, metadata=PATH)
-    reward: str = "reward"
+    reward: str = "reward.preference"
     """Axis of the reward model in the scores."""
     axis: str = ""
     """Axis of the votes; empty: the preference overall."""

@@ -26,7 +26,10 @@ def world(tmp_path_factory):
     (folder / "samples" / "prompts.jsonl").write_text('{"id": "p", "text": "rock", "duration_s": 1}\n')
     for name, place in (("scores", 0), ("candidate", 1)):
         values = [
-            [("reward", 2 * features[i, place]), *((f"f{k}", features[i, k]) for k in range(FEATURES))]
+            [
+                ("reward.preference", 2 * features[i, place]),
+                *((f"f{k}", features[i, k]) for k in range(FEATURES)),
+            ]
             for i in range(SONGS)
         ]
         scored = [row for i in range(SONGS) for row in score_rows(f"h{i}", "", "reward", "1", values[i])]
@@ -109,11 +112,11 @@ def test_votes_without_a_change_raise_no_alarm(world, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["reward=rewar"], "no scores on axis 'rewar'. Did you mean 'reward'?"),
+        (["reward=reward.prefer"], "no scores on axis 'reward.prefer'. Did you mean 'reward.preference'?"),
         (["features=[f9]"], "no scores on axis 'f9'"),
         (
             ["drift.reference=1550"],
-            "1600 of 1600 votes are on two songs with scores on 'reward', 1650 are needed",
+            "1600 of 1600 votes are on two songs with scores on 'reward.preference', 1650 are needed",
         ),
         (["axis=lyrics"], "0 of 0 votes are on two songs"),
         (["candidate=nowhere"], "nowhere: no such folder"),
