@@ -72,7 +72,10 @@ class MusicRLBench:
 
     def reward(self) -> Path:
         """The folder of the reward model."""
-        return reward.run(RewardRun(out=str(self.out / "reward"), votes=[str(self.votes())]))
+        folder = self.out / "reward"
+        if is_finished(folder):
+            return folder
+        return reward.run(RewardRun(out=str(folder), votes=[str(self.votes())]))
 
     def stage(self, name: str) -> Path:
         """The folder of a finished stage."""
