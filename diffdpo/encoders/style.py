@@ -238,7 +238,9 @@ def load_style(bundle: Path) -> TwoTowerStyle:
     try:
         return TwoTowerStyle.from_pretrained(folder, torch_dtype=torch.float32).eval()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: no encoder of styles ({reason(error)}); copy it again") from None
+        raise CheckpointError(
+            f"{folder}: no encoder of styles in config.json and {WEIGHTS} ({reason(error)}); copy it again"
+        ) from None
 
 
 @cache

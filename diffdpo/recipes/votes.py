@@ -20,6 +20,7 @@ from diffdpo.data.schema import RowT
 from diffdpo.data.vote_arrays import STRENGTH_WEIGHTS, FolderVote, VoteSet, VoteSongs, arrange_votes
 from diffdpo.data.votes import MAX_STRENGTH, OPINIONS, VOTES, OpinionRow, read_opinions_table, read_votes
 from diffdpo.errors import DataError, ensure
+from diffdpo.listen.results import export_results
 from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
@@ -137,11 +138,15 @@ def run(cfg: VotesRun) -> Path:
 def read_folders_of_votes(
     folders: Sequence[str],
 ) -> tuple[list[FolderVote], list[tuple[Path, OpinionRow]]]:
-    """All votes and opinions of some folders, each with its folder. DataError for a folder without any."""
+    """All votes and opinions of some folders, each with its folder. DataError for a folder without any.
+
+    The tables of a listening test, which may still run, are first brought up to date.
+    """
     votes: list[FolderVote] = []
     opinions: list[tuple[Path, OpinionRow]] = []
     for name in folders:
         folder = Path(name)
+        export_results(folder)
         rows = read_opinions_table(folder) if (folder / OPINIONS.folder).is_dir() else []
         opinions += [(folder, row) for row in rows]
         if not rows or (folder / VOTES.folder).is_dir():

@@ -46,7 +46,7 @@ class NetworkFit:
             total.backward()
             optimizer.step()
             schedule.step()
-        return Members(*(parameter.detach().double().numpy() for parameter in parameters))
+        return Members(*(parameter.detach().numpy().astype(np.float64) for parameter in parameters))
 
 
 @dataclass(frozen=True, eq=False)
