@@ -19,6 +19,7 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.extractors import DEFAULT_EXTRACTORS, EXTRACTORS
 from diffdpo.extractors.base import Crops, Extractor, TextExtractor, extractor_fingerprint
 from diffdpo.inputs import content_digest, digest
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.calibration import fit_offsets
 from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwork, fit_reward
 from diffdpo.preferences.vote_design import VoteDesign
@@ -114,6 +115,7 @@ def feature_choices(entries: Sequence[Any]) -> list[Choice]:
 
 def run(cfg: RewardRun) -> Path:
     """Fit and write the model; a finished folder is left as it is."""
+    refresh_studies((*cfg.votes, *cfg.anchors))
     extractors = build_features(cfg.features)
     prints = {name: extractor_fingerprint(part) for name, part in extractors.items()}
     inputs = {"votes": _digest(cfg.votes), "anchors": _digest(cfg.anchors), "features": digest(prints)}

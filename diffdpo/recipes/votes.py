@@ -20,6 +20,7 @@ from diffdpo.data.schema import RowT
 from diffdpo.data.vote_arrays import STRENGTH_WEIGHTS, FolderVote, VoteSet, VoteSongs, arrange_votes
 from diffdpo.data.votes import MAX_STRENGTH, OPINIONS, VOTES, OpinionRow, read_opinions_table, read_votes
 from diffdpo.errors import DataError, ensure
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
@@ -137,7 +138,11 @@ def run(cfg: VotesRun) -> Path:
 def read_folders_of_votes(
     folders: Sequence[str],
 ) -> tuple[list[FolderVote], list[tuple[Path, OpinionRow]]]:
-    """All votes and opinions of some folders, each with its folder. DataError for a folder without any."""
+    """All votes and opinions of some folders, each with its folder. DataError for a folder without any.
+
+    The tables of listening tests are brought up to date first.
+    """
+    refresh_studies(folders)
     votes: list[FolderVote] = []
     opinions: list[tuple[Path, OpinionRow]] = []
     for name in folders:
