@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffdpo.data import tables
+from diffdpo.data.schema import TableSpec
 from diffdpo.data.votes import OPINIONS, VOTES, OpinionRow, VoteRow
 from diffdpo.errors import DataError
 from diffdpo.listen.database import DATABASE, Database, DatabaseRow
@@ -166,12 +167,16 @@ def check_database(out: Path) -> None:
     path = out / DATABASE
     if path.is_file() and path.stat().st_size:
         return
-    for spec in (VOTES, OPINIONS):
-        if (out / spec.folder).exists() and tables.read_rows(out, spec):
+    for folder, count in ((VOTES.folder, _count(out, VOTES)), (OPINIONS.folder, _count(out, OPINIONS))):
+        if count:
             raise DataError(
-                f"{path}: gone or empty, but {spec.folder} holds answers, which a new study would replace; bring "
+                f"{path}: gone or empty, but {folder} holds answers, which a new study would replace; bring "
                 "back a copy of the database, or choose another out=…"
             )
+
+
+def _count(out: Path, spec: TableSpec[Any]) -> int:
+    return len(tables.read_columns(out, spec))
 
 
 def write_results(database: Database, out: Path) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwor
 from diffdpo.preferences.vote_design import VoteDesign
 from diffdpo.progress import log
 from diffdpo.recipes.reward_features import SongParts, song_parts
-from diffdpo.recipes.reward_report import RewardReport, report_reward, write_reward_files
+from diffdpo.recipes.reward_report import CARD_FILE, RewardReport, report_reward, write_reward_files
 from diffdpo.recipes.reward_votes import (
     SongVote,
     all_songs,
@@ -167,6 +167,11 @@ def _fit_and_write(
     learned_votes = [vote for vote in votes if vote_group(vote.row) in learned_groups]
     card = make_card(cfg, extractors, learned_votes, report, offsets)
     write_reward_files(out, result, card, report)
+    share = report.accuracy
+    log(
+        f"{len(learned_votes)} votes learned; {share.value:.2f} of {share.count} votes on other prompts predicted "
+        f"({share.low:.2f} to {share.high:.2f}): {out / CARD_FILE}"
+    )
     finish(
         out,
         reward=REWARD_FILE,

@@ -108,6 +108,10 @@ def run(cfg: PersonalRun) -> Path:
         mask = data.raters == cfg.rater
         if mask.all():
             raise DataError(f"votes: all are of {cfg.rater!r}; bases need other listeners")
+        if not mask.any():
+            log(
+                f"no vote of {cfg.rater!r}: the model is that of all others (raters.json of `votes` names raters)"
+            )
         listeners = np.unique(data.raters[~mask], return_inverse=True)[1]
         tastes = fit_tastes(data.rows[~mask], listeners, data.targets[~mask], cfg.fit)
         listener = tastes.listener(data.rows[mask], data.targets[mask])

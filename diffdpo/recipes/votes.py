@@ -175,6 +175,10 @@ def select_votes(
     votes = [vote for vote in votes if counts[vote.rater] >= cfg.min_votes]
     if not counts and not opinions:
         spelling = ", ".join(axis or "'' (overall)" for axis in axes)
+        if cfg.axis in axes:
+            raise DataError(
+                f"{', '.join(cfg.votes)}: control pairs only, which are no preferences; collect more votes"
+            )
         raise DataError(f"{', '.join(cfg.votes)}: no votes on axis {cfg.axis!r}; there are {spelling}")
     if not votes and not opinions:
         raise DataError(f"no rater has min_votes={cfg.min_votes} votes; lower it")
