@@ -30,6 +30,7 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
         "--votes, how many votes and raters a preference needs.",
     )
     def power_command(  # noqa: PLR0913 - options of two tables
+        context: typer.Context,
         source: Annotated[str, typer.Argument(help="Folder of `diffdpo evaluate`: its spread is taken")] = "",
         sd: Annotated[
             float | None,
@@ -57,6 +58,7 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
                 vote_power_table,
             )
 
+            _check_table(context, votes)
             try:
                 if votes:
                     shares = tuple(share or VotePowerSettings.shares)
@@ -74,6 +76,18 @@ def register_evaluation(app: typer.Typer, errors: Callable[[], AbstractContextMa
             typer.echo(compute_power(expand_path(source), sd, settings))
 
     _register_reference(app, errors)
+
+
+def _check_table(context: typer.Context, votes: bool) -> None:
+    """ConfigError for an option of the table that is not printed."""
+    foreign = ("source", "sd", "effect", "prompts") if votes else ("share", "per_rater", "icc", "ties")
+    for name in foreign:
+        if context.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
+            option = "the folder" if name == "source" else f"--{name.replace('_', '-')}"
+            rest = (
+                "is not of votes; leave it out, or leave out --votes" if votes else "is of votes; add --votes"
+            )
+            raise ConfigError(f"{option} {rest}")
 
 
 def _register_reference(app: typer.Typer, errors: Callable[[], AbstractContextManager[None]]) -> None:

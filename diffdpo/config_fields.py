@@ -51,7 +51,10 @@ class Fitter:
             if name not in by_name:
                 keys = [key for key in keys_of(self.schema) if key != name]
                 names = f" Known: {', '.join(by_name)}." if key.endswith(".args") else ""
-                hint = closest(name, by_name) or names or closest(name, keys)
+                places = [place for place in paths_of(self.schema) if place.endswith(f".{name}")]
+                top = [place for place in places if place.count(".") == min(p.count(".") for p in places)]
+                place = f" Did you mean {top[0]!r}?" if len(top) == 1 else ""
+                hint = (place if not key else "") or closest(name, by_name) or names or closest(name, keys)
                 raise ConfigError(f"{self.location}: unknown key {full_key!r}.{hint}")
             values[name] = self._value(hints[name], value, full_key, by_name[name])
         return values
@@ -248,6 +251,15 @@ def keys_of(schema: type) -> Iterator[str]:
         for inner in (hint, *get_args(hint)):
             if is_dataclass(inner) and isinstance(inner, type):
                 yield from keys_of(inner)
+
+
+def paths_of(schema: type, prefix: str = "") -> Iterator[str]:
+    """All keys of a schema, at any depth, as they are written on the command line."""
+    for name, hint in get_type_hints(schema).items():
+        yield f"{prefix}{name}"
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                yield from paths_of(inner, f"{prefix}{name}.")
 
 
 def _is_list(node: Any) -> bool:

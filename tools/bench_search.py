@@ -38,6 +38,7 @@ from diffdpo.recipes.search import SearchRun, search_rows
 from diffdpo.recipes.winners import copy_winners
 from diffdpo.registry import Choice
 from diffdpo.runs import MANIFEST, atomic_write, read_json
+from diffdpo.sampling.knobs import Knob, KnobVariant
 from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.reward import RewardConfig
@@ -137,12 +138,19 @@ class SearchBench:
 
 
 def _parts(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of SamplingConfig; the solver by its name or as {name, args}."""
+    """Fields of SamplingConfig; the solver by its name or as {name, args}, knobs as in docs/howto/knobs.md."""
     values = dict(sampling)
+    if "knobs" in values:
+        values["knobs"] = [_knob(knob) for knob in values["knobs"]]
     if "solver" in values:
         solver = values["solver"]
         values["solver"] = Choice(solver) if isinstance(solver, str) else Choice(**solver)
     return values
+
+
+def _knob(knob: Mapping[str, Any]) -> Knob:
+    sides = {side: KnobVariant(**knob[side]) for side in ("positive", "negative") if side in knob}
+    return Knob(**{**knob, **sides})
 
 
 def read_songs(folder: Path, scores: Path) -> SongSet:

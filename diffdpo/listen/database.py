@@ -97,7 +97,8 @@ class Database:
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise DataError(
-                f"{path}: damaged, or no database of a listening test ({error}); choose another out=…"
+                f"{path}: damaged, or no database of a listening test ({error}); bring back a copy, or "
+                "choose another out=…"
             ) from None
 
     def _open(self, for_reading: bool) -> None:

@@ -1,12 +1,14 @@
 """Results of a listening test: the tables of votes and opinions, from its database."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffdpo.data import tables
+from diffdpo.data.schema import TableSpec
 from diffdpo.data.votes import OPINIONS, VOTES, OpinionRow, VoteRow
+from diffdpo.errors import DataError
 from diffdpo.listen.database import DATABASE, Database, DatabaseRow
 
 ANSWERS_QUERY = """
@@ -160,11 +162,30 @@ def _opinion_rows(
             )
 
 
+def check_database(out: Path) -> None:
+    """DataError where the database of a study is gone or empty and its tables, which would be replaced, are not."""
+    path = out / DATABASE
+    if path.is_file() and path.stat().st_size:
+        return
+    for folder, count in ((VOTES.folder, _count(out, VOTES)), (OPINIONS.folder, _count(out, OPINIONS))):
+        if count:
+            raise DataError(
+                f"{path}: gone or empty, but {folder} holds answers, which a new study would replace; bring "
+                "back a copy of the database, or choose another out=…"
+            )
+
+
+def _count(out: Path, spec: TableSpec[Any]) -> int:
+    return len(tables.read_columns(out, spec))
+
+
 def write_results(database: Database, out: Path) -> tuple[int, int]:
     """Write the tables of votes and opinions of a study into its folder; the number of rows of each."""
     votes, opinions = result_rows(database)
-    tables.replace(out, VOTES, votes)
-    tables.replace(out, OPINIONS, opinions)
+    if votes != tables.read_rows(out, VOTES):
+        tables.replace(out, VOTES, votes)
+    if opinions != tables.read_rows(out, OPINIONS):
+        tables.replace(out, OPINIONS, opinions)
     return len(votes), len(opinions)
 
 
@@ -175,8 +196,15 @@ def export_results(out: Path) -> tuple[int, int]:
     """
     if not (out / DATABASE).is_file():
         return 0, 0
+    check_database(out)
     database = Database(out / DATABASE, for_reading=True)
     try:
         return write_results(database, out)
     finally:
         database.close()
+
+
+def refresh_studies(folders: Iterable[str]) -> None:
+    """Bring the tables of those folders up to date that are listening tests."""
+    for name in folders:
+        export_results(Path(name))

@@ -17,6 +17,7 @@ from diffdpo.data.prompts import read_prompts
 from diffdpo.data.samples import open_samples, write_prompts
 from diffdpo.data.votes import OPINION_SCALES, OPINIONS, read_opinions_table
 from diffdpo.errors import ConfigError, ensure
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.knob_policy import KnobPolicy, KnobPosterior, knob_posterior
 from diffdpo.progress import log
 from diffdpo.recipes import sample
@@ -192,6 +193,7 @@ def _file_ratings(path: Path, folders: Sequence[str]) -> list[tuple[tuple[str, s
 
 def _table_ratings(path: Path, folders: Mapping[str, int]) -> list[tuple[tuple[str, str], float]]:
     """The opinions of a `listen` study about songs of some folders, each brought to -1 to 1."""
+    refresh_studies([str(path)])
     songs = {row.sample_id: folder for folder in folders for row in open_samples(folder).rows()}
     if not (path / OPINIONS.folder).exists():
         return []

@@ -17,6 +17,7 @@ from diffdpo.listen.app import build_app, check_installed
 from diffdpo.listen.catalog import Catalog, mushra_pages, read_listened_songs, song_pairs, system_names
 from diffdpo.listen.database import DATABASE, Database, open_secret
 from diffdpo.listen.live import LiveStudy
+from diffdpo.listen.results import check_database
 from diffdpo.listen.study import (
     ConsentConfig,
     ExcerptConfig,
@@ -119,6 +120,7 @@ def open_study(cfg: ListenRun, clock: Callable[[], float]) -> LiveStudy:
         origins=tuple(origin.rstrip("/") for origin in cfg.origins),
         seed=cfg.seed,
     )
+    check_database(out)
     return LiveStudy(study, build_catalog(cfg), out, Database(out / DATABASE), clock)
 
 

@@ -19,12 +19,13 @@ from diffdpo.errors import ConfigError, DataError
 from diffdpo.extractors import DEFAULT_EXTRACTORS, EXTRACTORS
 from diffdpo.extractors.base import Crops, Extractor, TextExtractor, extractor_fingerprint
 from diffdpo.inputs import content_digest, digest
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.calibration import fit_offsets
 from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwork, fit_reward
 from diffdpo.preferences.vote_design import VoteDesign
 from diffdpo.progress import log
 from diffdpo.recipes.reward_features import SongParts, song_parts
-from diffdpo.recipes.reward_report import RewardReport, report_reward, write_reward_files
+from diffdpo.recipes.reward_report import CARD_FILE, RewardReport, report_reward, write_reward_files
 from diffdpo.recipes.reward_votes import (
     SongVote,
     all_songs,
@@ -114,6 +115,7 @@ def feature_choices(entries: Sequence[Any]) -> list[Choice]:
 
 def run(cfg: RewardRun) -> Path:
     """Fit and write the model; a finished folder is left as it is."""
+    refresh_studies((*cfg.votes, *cfg.anchors))
     extractors = build_features(cfg.features)
     prints = {name: extractor_fingerprint(part) for name, part in extractors.items()}
     inputs = {"votes": _digest(cfg.votes), "anchors": _digest(cfg.anchors), "features": digest(prints)}
@@ -165,6 +167,11 @@ def _fit_and_write(
     learned_votes = [vote for vote in votes if vote_group(vote.row) in learned_groups]
     card = make_card(cfg, extractors, learned_votes, report, offsets)
     write_reward_files(out, result, card, report)
+    share = report.accuracy
+    log(
+        f"{len(learned_votes)} votes learned; {share.value:.2f} of {share.count} votes on other prompts predicted "
+        f"({share.low:.2f} to {share.high:.2f}): {out / CARD_FILE}"
+    )
     finish(
         out,
         reward=REWARD_FILE,

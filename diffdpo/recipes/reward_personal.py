@@ -20,6 +20,7 @@ from diffdpo.data.votes import VOTES
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.extractors.base import Extractor, join_features
 from diffdpo.inputs import content_digest, digest
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.bradley_terry import group_folds
 from diffdpo.preferences.pair_choice import PairChoice
 from diffdpo.preferences.reward_fit import VoteDesign, principal_basis
@@ -90,6 +91,7 @@ def run(cfg: PersonalRun) -> Path:
     model = read_reward_model(reward_path(cfg.reward))
     if model.card.text:
         raise ConfigError(f"{cfg.reward}: reads prompts; personal models are of the sound alone")
+    refresh_studies(cfg.votes)
     if absent := [name for name in cfg.votes if not (Path(name) / VOTES.folder).is_dir()]:
         raise DataError(f"{absent[0]}: holds no votes; run `diffdpo listen`, or import some")
     digests = [content_digest(Path(name) / VOTES.folder) for name in cfg.votes]
@@ -106,6 +108,10 @@ def run(cfg: PersonalRun) -> Path:
         mask = data.raters == cfg.rater
         if mask.all():
             raise DataError(f"votes: all are of {cfg.rater!r}; bases need other listeners")
+        if not mask.any():
+            log(
+                f"no vote of {cfg.rater!r}: the model is that of all others (raters.json of `votes` names raters)"
+            )
         listeners = np.unique(data.raters[~mask], return_inverse=True)[1]
         tastes = fit_tastes(data.rows[~mask], listeners, data.targets[~mask], cfg.fit)
         listener = tastes.listener(data.rows[mask], data.targets[mask])

@@ -229,7 +229,11 @@ def accuracy_table(report: RewardReport) -> str:
     rows += [(f"strength {name}", value) for name, value in report.by_strength.items()]
     rows += list(report.by_group.items())
     table = ["| votes | accuracy | 95 % | number |", "| --- | --- | --- | --- |"]
-    table += [f"| {name} | {v.value:.3f} | {v.low:.3f} to {v.high:.3f} | {v.count} |" for name, v in rows]
+    table += [
+        f"| {name} | {v.value:.3f} | {v.low:.3f} to {v.high:.3f} | {v.count} |"
+        for name, v in rows
+        if v.count or v is report.accuracy
+    ]
     text = f"Calibration error {report.calibration_error:.3f}, log-loss {report.log_loss:.3f}."
     return "\n\n".join(["\n".join(table), text, agreement_text(report.agreement)])
 

@@ -51,7 +51,16 @@ def read_song_votes(
             votes.append(SongVote(row, *vote_songs(folder, row), prompt_text(folder, row)))
     if not votes:
         question = f" on the axis {axis!r}" if axis else ""
-        raise DataError(f"{', '.join(folders)}: no votes{question} of these listeners; nothing to learn from")
+        people = " of these listeners" if listeners else ""
+        raise DataError(
+            f"{', '.join(folders)}: no votes{question}{people} but control pairs, repeats or what is left out; "
+            "collect more"
+        )
+    if all(vote_target(vote.row, soft=False) == 0.5 for vote in votes):
+        raise DataError(
+            f"{', '.join(folders)}: all {len(votes)} votes are ties or `both bad`, of which no preference can be "
+            "learned; collect more"
+        )
     return votes
 
 
@@ -90,10 +99,14 @@ def with_features(votes: Sequence[SongVote], parts: SongParts, text: bool) -> li
     ]
     if len(usable) < len(votes):
         log(
-            f"{len(votes) - len(usable)} of {len(votes)} votes left out: silent songs, no sound, or no prompt"
+            f"{len(votes) - len(usable)} of {len(votes)} votes left out: a song is gone, silent or not the one "
+            "that was voted on, or there is no prompt"
         )
     if not usable:
-        raise DataError("no vote is left: the songs of the votes are not where the votes say, or silent")
+        raise DataError(
+            "no vote is left: the songs of the votes are not where the votes say, not those that were voted on, or "
+            "silent"
+        )
     return usable
 
 

@@ -20,7 +20,7 @@ from diffdpo.data.schema import RowT
 from diffdpo.data.vote_arrays import STRENGTH_WEIGHTS, FolderVote, VoteSet, VoteSongs, arrange_votes
 from diffdpo.data.votes import MAX_STRENGTH, OPINIONS, VOTES, OpinionRow, read_opinions_table, read_votes
 from diffdpo.errors import DataError, ensure
-from diffdpo.listen.results import export_results
+from diffdpo.listen.results import refresh_studies
 from diffdpo.preferences.ranking import Ranking, RankingModel, fit_ranking
 from diffdpo.progress import log
 from diffdpo.recipes.vote_pages import html_page, markdown_page, page_tables
@@ -140,13 +140,13 @@ def read_folders_of_votes(
 ) -> tuple[list[FolderVote], list[tuple[Path, OpinionRow]]]:
     """All votes and opinions of some folders, each with its folder. DataError for a folder without any.
 
-    The tables of a listening test, which may still run, are first brought up to date.
+    The tables of listening tests are brought up to date first.
     """
+    refresh_studies(folders)
     votes: list[FolderVote] = []
     opinions: list[tuple[Path, OpinionRow]] = []
     for name in folders:
         folder = Path(name)
-        export_results(folder)
         rows = read_opinions_table(folder) if (folder / OPINIONS.folder).is_dir() else []
         opinions += [(folder, row) for row in rows]
         if not rows or (folder / VOTES.folder).is_dir():
@@ -175,6 +175,10 @@ def select_votes(
     votes = [vote for vote in votes if counts[vote.rater] >= cfg.min_votes]
     if not counts and not opinions:
         spelling = ", ".join(axis or "'' (overall)" for axis in axes)
+        if cfg.axis in axes:
+            raise DataError(
+                f"{', '.join(cfg.votes)}: control pairs only, which are no preferences; collect more votes"
+            )
         raise DataError(f"{', '.join(cfg.votes)}: no votes on axis {cfg.axis!r}; there are {spelling}")
     if not votes and not opinions:
         raise DataError(f"no rater has min_votes={cfg.min_votes} votes; lower it")

@@ -23,6 +23,7 @@ def test_values_come_from_defaults_then_yaml_then_words(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["out=x", "steps=2"], r"unknown key 'steps'. Did you mean 'train.steps'\?"),
         (["out=x", "train.per_devise=2"], r"unknown key 'train.per_devise'. Did you mean 'per_device'\?"),
         (["out=x", "train.steps=many"], "train.steps"),
         (["out=x", "train.steps=0"], "train.steps must be at least 1"),

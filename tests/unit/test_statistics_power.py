@@ -139,3 +139,18 @@ def test_votes_that_cannot_be_planned_are_one_line(words):
     result = CliRunner().invoke(app, ["power", "--votes", *words])
     assert result.exit_code == 2
     assert words[0] in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--share", "0.6"], "--share is of votes; add --votes"),
+        (["--per-rater", "30"], "--per-rater is of votes"),
+        (["--votes", "--effect", "0.3"], "--effect is not of votes"),
+        (["--votes", "--sd", "0.3"], "--sd is not of votes"),
+    ],
+)
+def test_an_option_of_the_other_table_is_refused(words, says):
+    result = CliRunner().invoke(app, ["power", *words])
+    assert result.exit_code == 2
+    assert says in result.output

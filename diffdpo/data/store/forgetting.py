@@ -209,7 +209,8 @@ def _earlier(store: Store, selection: ForgetSelection) -> ForgetReport:
     hint = (
         "" if selection.source or selection.song else "; of something forgotten before, name the --source too"
     )
-    raise DataError(f"{store.folder}: holds no {name!r}{hint}")
+    kind = next(kind for kind in ("rater", "song", "vote", "source") if getattr(selection, kind))
+    raise DataError(f"{store.folder}: holds no {kind} {name!r}{hint}")
 
 
 def _origins(store: Store, rows: ForgottenRows) -> list[Path]:

@@ -12,12 +12,13 @@ from diffdpo import audio
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.samples import SAMPLES
-from diffdpo.data.votes import read_opinions_table, read_votes
+from diffdpo.data.votes import VOTES, read_opinions_table, read_votes
 from diffdpo.errors import DataError
 from diffdpo.listen.database import DATABASE, Database
 from diffdpo.listen.playback import excerpt_flac, excerpt_level
-from diffdpo.listen.results import export_results
+from diffdpo.listen.results import check_database, export_results, refresh_studies
 from diffdpo.listen.study import ConsentConfig, MushraConfig
+from diffdpo.recipes.votes import read_folders_of_votes
 
 
 @pytest.fixture
@@ -118,6 +119,44 @@ def test_a_closed_tab_resumes_where_it_was(house: StudyHouse) -> None:
     again = person.next()
     assert (again["trial"], again["sounds"]) == (trial["trial"], trial["sounds"])
     assert again["heard"] == [2, 0]
+
+
+def test_a_study_without_its_database_is_not_replaced_by_a_new_one(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    person = house.listener()
+    person.enter()
+    for _ in range(5):
+        person.next()
+        person.listen()
+        person.answer(answer="a")
+    export_results(house.out)
+    rows = read_votes(house.out)
+    house.live.database.close()
+    for damage in (b"", None):
+        (house.out / DATABASE).unlink()
+        if damage is not None:
+            (house.out / DATABASE).write_bytes(damage)
+            with pytest.raises(DataError, match="gone or empty"):
+                export_results(house.out)
+        with pytest.raises(DataError, match=r"gone or empty.*bring back a copy"):
+            check_database(house.out)
+    assert read_votes(house.out) == rows
+
+
+def test_answers_that_no_server_wrote_into_the_tables_are_read(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    person = house.listener()
+    person.enter()
+    while not house.live.votes.answers:
+        person.vote()
+    votes, _ = read_folders_of_votes([f"{house.out}"])  # as after a kill: the server never ended
+    assert len(votes) >= 1
+    place = house.out / VOTES.folder
+    before = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    refresh_studies([f"{house.out}"])
+    assert before == {
+        path: path.stat().st_mtime_ns for path in place.iterdir()
+    }  # nothing new, nothing written
 
 
 def test_the_same_study_continues_after_a_restart(tmp_path: Path) -> None:

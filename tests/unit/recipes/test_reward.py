@@ -301,3 +301,16 @@ def test_the_ceiling_is_that_of_independent_errors(tmp_path):
     assert ceiling.accuracy == pytest.approx((1 + np.sqrt(2 * 0.8 - 1)) / 2)
     assert np.isnan(human_agreement(votes[:1]).accuracy)
     assert human_agreement([], [(a, a), (a, b)]).repeat_agreement == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"answer": "tie"}, "all 20 votes are ties"),
+        ({"answer": "both_bad"}, "all 20 votes are ties or `both bad`"),
+        ({"gold": "a"}, "no votes but control pairs"),
+    ],
+)
+def test_votes_without_a_preference_are_refused(world, fields, word):
+    with pytest.raises(DataError, match=word):
+        run(world.config(world.votes("nothing", 20, **fields), out="nothing-model"))
