@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class ServerProcess:
             stdout=subprocess.DEVNULL,
             text=True,
             env=environment,
+            # where tests run in the background the signal of Ctrl-C is ignored, also by their children
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stderr is not None
         for line in self.process.stderr:
