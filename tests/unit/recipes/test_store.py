@@ -88,7 +88,7 @@ def test_songs_that_may_not_be_used_commercially_are_left_out(folder):
         (("export", "store", "samples"), "exists"),
         (("forget", "store"), "name what is to be forgotten"),
         (("forget", "store", "--rater", "rater0", "--vote", "t0"), "name one of"),
-        (("forget", "store", "--rater", "nobody"), "holds no 'nobody'"),
+        (("forget", "store", "--rater", "nobody"), "holds no rater 'nobody'"),
         (("forget", "store", "--rater", "rater0", "--runs", "nowhere"), "no such folder of runs"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_source_and_a_vote(store, tmp_path):
     assert add(store.folder, tmp_path / "arena", layout="music-arena")[1].kept_out == 3 + 6
     again = forget(store, check_selection(source="music-arena"), [])
     assert again.earlier
-    with pytest.raises(DataError, match="holds no 'nobody'"):
+    with pytest.raises(DataError, match="holds no rater 'nobody'"):
         forget(store, check_selection(rater="nobody"), [])
 
 
