@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffdpo.data.importers import IMPORTERS
+from diffdpo.data.licenses import license_kind
 from diffdpo.data.store.adding import add_intake
 from diffdpo.data.store.exporting import StoreExportOptions, export_store
 from diffdpo.data.store.folder import Store, open_store
@@ -45,8 +46,10 @@ def add_to_store(settings: StoreAdd) -> list[str]:
     """
     if settings.layout:
         pick("format", IMPORTERS, settings.layout)
-    store, lines = open_store(settings.store, create=True), []
+    store, lines = open_store(settings.store, create=True), list[str]()
     options = IntakeOptions(layout=settings.layout, license=settings.license, source=settings.source)
+    if license_kind(settings.license) == "other terms":
+        lines.append(f"license {settings.license!r}: none that is known, such as CC-BY-4.0; not exported")
     with lock_folder(store.folder):
         for path in settings.paths:
             _refresh_study(path)

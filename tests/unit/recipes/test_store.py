@@ -37,6 +37,8 @@ def test_a_public_data_set_is_added_by_its_format(folder):
     write_music_arena(folder / "arena", [battle(0, "A"), battle(1, "B")])
     text = verb("store", "add", "store", "arena", "--format", "music-arena", "--copy")
     assert "2 votes added" in text
+    odd = verb("store", "add", "odd", "arena", "--format", "music-arena", "--license", "CCBY")
+    assert "license 'CCBY': none that is known" in odd
     assert "2 votes added" not in verb("store", "add", "store", "arena", "--format", "music-arena", "--copy")
     assert "Did you mean 'music-arena'" in verb(
         "store", "add", "new", "arena", "--format", "music-area", code=2
