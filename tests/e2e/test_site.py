@@ -23,6 +23,7 @@ UNDOCUMENTED = {
     "commands",
     "commands_evaluation",
     "commands_reward",
+    "config_commands",
     "commands_search",
     "commands_store",
     "commands_training",
