@@ -34,7 +34,7 @@ from tools.bench.aligned_models import check_source
 from tools.bench.listeners import HiddenTaste, Listeners, WitnessedSong, simulate_votes, witnessed_songs
 from tools.bench.measure import round_values
 
-COMPONENTS, WHITENING = 32, 0.5
+COMPONENTS, SCALE_POWER = 32, 0.5
 TARGETS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
@@ -56,8 +56,8 @@ class FeatureSongs:
     def pairs(self) -> np.ndarray:
         """All pairs of songs of one prompt."""
         first, second = np.triu_indices(len(self.songs), 1)
-        same = self.groups[first] == self.groups[second]
-        return np.stack([first[same], second[same]], 1)
+        is_pair = self.groups[first] == self.groups[second]
+        return np.stack([first[is_pair], second[is_pair]], 1)
 
 
 def read_songs(runs: Sequence[Path], cache: Path) -> FeatureSongs:
@@ -109,7 +109,7 @@ def measure(
     taste = HiddenTaste.of(songs.songs)
     x = standardise(inside, inside)
     pairs = inside.pairs()
-    basis = principal_basis(x[pairs[:, 0]] - x[pairs[:, 1]], COMPONENTS, WHITENING)
+    basis = principal_basis(x[pairs[:, 0]] - x[pairs[:, 1]], COMPONENTS, SCALE_POWER)
     components, test_components = x @ basis, standardise(tests, inside) @ basis
     rows = simulate_votes(inside.songs, crowd, taste, Path())
     tastes = fit_tastes(

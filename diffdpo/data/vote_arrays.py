@@ -24,7 +24,7 @@ STRENGTH_WEIGHTS = (1.0, 0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True, order=True)
-class VotedSong:
+class VoteSongKey:
     """What identifies a song of a vote."""
 
     folder: str
@@ -59,18 +59,18 @@ class VoteSongs:
             self._folders[folder] = {row.sample_id: row for row in Samples(folder).rows()} if exists else {}
         return self._folders[folder]
 
-    def key(self, folder: Path, samples: str, song: str, source: str) -> VotedSong:
+    def key(self, folder: Path, samples: str, song: str, source: str) -> VoteSongKey:
         """The identity of a song that a table in `folder` names."""
         path = (folder / samples).resolve()
         if samples and song in self.rows(path):
-            return VotedSong(str(path), song, True)
-        return VotedSong(str(path) if samples else source, song, False)
+            return VoteSongKey(str(path), song, True)
+        return VoteSongKey(str(path) if samples else source, song, False)
 
-    def sample(self, key: VotedSong) -> SampleRow:
+    def sample(self, key: VoteSongKey) -> SampleRow:
         """The row of a song that is in a samples folder."""
         return self.rows(Path(key.folder))[key.name]
 
-    def pair(self, vote: FolderVote) -> tuple[VotedSong, VotedSong]:
+    def pair(self, vote: FolderVote) -> tuple[VoteSongKey, VoteSongKey]:
         """The two songs of a vote, in the order of presentation."""
         row = vote.row
         return (
@@ -85,7 +85,7 @@ class VoteSet:
 
     rows: tuple[FolderVote, ...]
     """Votes on songs, in the order of the first arrays; control pairs follow them in `arrays`."""
-    songs: tuple[VotedSong, ...]
+    songs: tuple[VoteSongKey, ...]
     raters: tuple[str, ...]
     arrays: VoteArrays
     both_bad: Bool[np.ndarray, " vote"]
@@ -106,9 +106,9 @@ class VoteSet:
         total = self.song_counts(self.is_song)
         return self.song_counts(self.is_song & self.both_bad) / np.maximum(total, 1)
 
-    def bad_moments(self) -> dict[VotedSong, tuple[tuple[float, float], ...]]:
+    def bad_moments(self) -> dict[VoteSongKey, tuple[tuple[float, float], ...]]:
         """The moments that listeners marked as bad in each song, in seconds; overlapping ones are joined."""
-        moments: dict[VotedSong, list[tuple[float, float]]] = defaultdict(list)
+        moments: dict[VoteSongKey, list[tuple[float, float]]] = defaultdict(list)
         for vote, first, second in zip(self.rows, self.arrays.first, self.arrays.second, strict=False):
             moments[self.songs[first]] += vote.row.spans_a
             moments[self.songs[second]] += vote.row.spans_b
@@ -148,7 +148,9 @@ def arrange_votes(
     real = [vote for vote in first_votes if not vote.row.gold]
     if by_system:
         real = [v for v in real if v.row.system_a and v.row.system_b and v.row.system_a != v.row.system_b]
-        keys = [(VotedSong("", v.row.system_a, False), VotedSong("", v.row.system_b, False)) for v in real]
+        keys = [
+            (VoteSongKey("", v.row.system_a, False), VoteSongKey("", v.row.system_b, False)) for v in real
+        ]
     else:
         keys = [songs.pair(vote) for vote in real]
     real, keys = _without_pairs_of_one_song(real, keys)
@@ -176,7 +178,7 @@ def arrange_votes(
 
 
 def _without_pairs_of_one_song(
-    votes: Sequence[FolderVote], keys: Sequence[tuple[VotedSong, VotedSong]]
-) -> tuple[list[FolderVote], list[tuple[VotedSong, VotedSong]]]:
+    votes: Sequence[FolderVote], keys: Sequence[tuple[VoteSongKey, VoteSongKey]]
+) -> tuple[list[FolderVote], list[tuple[VoteSongKey, VoteSongKey]]]:
     places = [i for i, (a, b) in enumerate(keys) if a != b]
     return [votes[i] for i in places], [keys[i] for i in places]

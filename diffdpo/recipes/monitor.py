@@ -142,19 +142,19 @@ def make_stream(
     margins, n = rewards[0] - rewards[1], cfg.drift.reference
     temperature = cfg.temperature or calibrate_temperature(margins[:n], votes.targets[:n])
     names = cfg.features or [axis for axis in song_values.axes if axis != cfg.reward]
-    left, right = (song_values.table(songs, names) for songs in (first, second))
-    spread = np.concatenate([left[:n], right[:n]]).std(0)
-    usable = np.isfinite(left).all(0) & np.isfinite(right).all(0) & (spread > 1e-9)
-    left, right = left[:, usable] / spread[usable], right[:, usable] / spread[usable]
-    if left.shape[1] > COMPONENTS:
-        past = np.concatenate([left[:n], right[:n]])
+    values_a, values_b = (song_values.table(songs, names) for songs in (first, second))
+    spread = np.concatenate([values_a[:n], values_b[:n]]).std(0)
+    usable = np.isfinite(values_a).all(0) & np.isfinite(values_b).all(0) & (spread > 1e-9)
+    values_a, values_b = values_a[:, usable] / spread[usable], values_b[:, usable] / spread[usable]
+    if values_a.shape[1] > COMPONENTS:
+        past = np.concatenate([values_a[:n], values_b[:n]])
         base = np.linalg.svd(past - past.mean(0), full_matrices=False)[2][:COMPONENTS].T
-        left, right = left @ base, right @ base
+        values_a, values_b = values_a @ base, values_b @ base
     stream = VoteStream(
         margins=margins / temperature,
         targets=votes.targets,
-        differences=left - right,
-        embeddings=(left + right) / 2,
+        differences=values_a - values_b,
+        embeddings=(values_a + values_b) / 2,
     )
     return stream, temperature, [name for name, use in zip(names, usable, strict=True) if use]
 
@@ -176,12 +176,12 @@ def judge_candidate(cfg: MonitorRun, votes: OrderedVotes, stream: VoteStream) ->
     is_last = usable & ~is_past & (np.arange(len(margins)) >= start)
     if not is_last.any() or not is_past.any():
         raise DataError(f"{cfg.candidate}: no scores on {axis!r} of the songs that were voted on; score them")
-    rescaled = [
+    logits = [
         values[is_last] / calibrate_temperature(values[is_past], stream.targets[is_past])
         for values in (stream.margins, margins)
     ]
     raters = [rater for rater, use in zip(votes.raters, is_last, strict=True) if use]
-    return compare_models(rescaled[0], rescaled[1], stream.targets[is_last], raters)
+    return compare_models(logits[0], logits[1], stream.targets[is_last], raters)
 
 
 def alarm_row(alarm: Alarm, votes: OrderedVotes) -> dict[str, Any]:

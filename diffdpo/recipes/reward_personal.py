@@ -51,7 +51,7 @@ class PersonalRun:
     """Pseudonym of the listener."""
     components: int = 32
     """Principal components of the features, in which tastes differ."""
-    whitening: float = 0.5
+    scale_power: float = 0.5
     """Power of its deviation that a component is divided by: 0 leaves all as they are, 1 makes all alike."""
     fit: TasteFit = field(default_factory=TasteFit)
     members: int = 16
@@ -69,7 +69,7 @@ class PersonalRun:
         check_seed(self, "seed")
         check_range(self, "components", "next_pairs", low=1)
         check_range(self, "members", low=2)
-        check_range(self, "whitening", low=0, high=1)
+        check_range(self, "scale_power", low=0, high=1)
 
     def check_parts(self) -> None:
         """ConfigError for a configuration that names no votes, before anything is loaded."""
@@ -146,7 +146,7 @@ def component_differences(
     """Principal components of the differences between compared songs, and each pair of votes in them."""
     x = head.standardise(design.rows)
     rows = x[design.first] - x[design.second]
-    basis = principal_basis(rows, cfg.components, cfg.whitening)
+    basis = principal_basis(rows, cfg.components, cfg.scale_power)
     return basis, ComponentVotePairs(rows @ basis, design.targets, design.raters, design.groups)
 
 

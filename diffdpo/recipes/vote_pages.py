@@ -106,13 +106,13 @@ def _agreement_table(agreement: Mapping[str, Any]) -> PageTable:
 
 
 def _group_table(key: str, entry: Mapping[str, Any]) -> PageTable:
-    left, right = entry["groups"]
+    group_a, group_b = entry["groups"]
     songs = sorted(entry["songs"], key=lambda row: row["p_value"])
     rows = tuple(
         (
             row["song"],
-            f"{row[left]:+.2f}",
-            f"{row[right]:+.2f}",
+            f"{row[group_a]:+.2f}",
+            f"{row[group_b]:+.2f}",
             f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})",
             f"{row['p_holm']:.3f}",
         )
@@ -123,7 +123,7 @@ def _group_table(key: str, entry: Mapping[str, Any]) -> PageTable:
         f"(Holm, 5 %): {entry['differences']} of {len(rows)}.",
     )
     return PageTable(
-        f"{key}: {left} and {right}", text, ("song", left, right, "difference", "p (Holm)"), rows
+        f"{key}: {group_a} and {group_b}", text, ("song", group_a, group_b, "difference", "p (Holm)"), rows
     )
 
 

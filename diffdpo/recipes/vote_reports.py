@@ -171,19 +171,19 @@ def _rank_group(
 def _compare(
     votes: VoteSet,
     names: tuple[str, str],
-    left: tuple[Ranking, Bool[np.ndarray, " song"]],
-    right: tuple[Ranking, Bool[np.ndarray, " song"]],
+    side_a: tuple[Ranking, Bool[np.ndarray, " song"]],
+    side_b: tuple[Ranking, Bool[np.ndarray, " song"]],
     level: float,
 ) -> dict[str, Any]:
     from scipy.special import ndtr
     from scipy.stats import kendalltau
 
-    common = left[1] & right[1]
-    sets = left[0].component * (int(right[0].component.max()) + 1) + right[0].component
+    common = side_a[1] & side_b[1]
+    sets = side_a[0].component * (int(side_b[0].component.max()) + 1) + side_b[0].component
     label = np.where(common, np.unique(sets, return_inverse=True)[1], -1)
     sizes = np.bincount(label[common], minlength=label.max(initial=-1) + 1)
     label = np.where(common & (sizes[label] > 1), label, -1)
-    (first, spread), (second, width) = (ranking.contrast(label) for ranking, _ in (left, right))
+    (first, spread), (second, width) = (ranking.contrast(label) for ranking, _ in (side_a, side_b))
     songs = np.flatnonzero(label >= 0)
     difference, deviation = first - second, np.hypot(spread, width)
     half = quantile(level)

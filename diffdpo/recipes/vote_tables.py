@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from diffdpo.data.pairs import PairRow
 from diffdpo.data.ratings import PEOPLE_SOURCE, RatingRow
 from diffdpo.data.samples import SampleRow, relative_folder
-from diffdpo.data.vote_arrays import VotedSong, VoteSet, VoteSongs
+from diffdpo.data.vote_arrays import VoteSet, VoteSongKey, VoteSongs
 from diffdpo.data.votes import OpinionRow
 from diffdpo.preferences.ranking import Ranking
 
@@ -34,7 +34,7 @@ class PairSettings:
     label: LabelKind
     min_probability: float
     axis: str = ""
-    bad: frozenset[VotedSong] = frozenset()
+    bad: frozenset[VoteSongKey] = frozenset()
     """Songs that never win."""
 
 
@@ -117,7 +117,7 @@ def _candidate_pairs(
 
 
 def vote_ratings(
-    votes: VoteSet, ranking: Ranking, songs: VoteSongs, out: Path, bad: Collection[VotedSong]
+    votes: VoteSet, ranking: Ranking, songs: VoteSongs, out: Path, bad: Collection[VoteSongKey]
 ) -> list[RatingRow]:
     """Ratings by votes: the utility less the mean of the prompt's songs that votes connect.
 
@@ -150,12 +150,12 @@ def opinion_ratings(
     Of several opinions of a rater on a song the last counts. References and anchors are left out, and so are songs
     in no samples folder.
     """
-    last: dict[tuple[VotedSong, str, str], OpinionRow] = {}
+    last: dict[tuple[VoteSongKey, str, str], OpinionRow] = {}
     for number, (folder, row) in enumerate(sorted(opinions, key=lambda entry: entry[1].created_at)):
         key = songs.key(folder, row.samples, row.song, row.source)
         if not row.control and key.is_sample:
             last[key, row.scale, row.rater or f"#{number}"] = row
-    by_song: dict[VotedSong, list[OpinionRow]] = defaultdict(list)
+    by_song: dict[VoteSongKey, list[OpinionRow]] = defaultdict(list)
     for (key, _, _), row in last.items():
         by_song[key].append(row)
     rows = []

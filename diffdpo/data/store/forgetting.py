@@ -145,18 +145,18 @@ def select_rows(store: Store, selection: ForgetSelection) -> ForgottenRows:
     votes, opinions = store.votes(), store.opinions()
     if selection.rater or selection.vote:
         rows: list[VoteRow | OpinionRow] = [*votes, *opinions]
-        mine = [
+        matches = [
             row
             for row in rows
             if (selection.rater and row.rater == selection.rater)
             or (selection.vote and row_id(row) == f"{row.source}/{selection.vote}")
         ]
-        sources = sorted({row.source for row in mine})
+        sources = sorted({row.source for row in matches})
         if len(sources) > 1 and not selection.source:
             raise DataError(
                 f"{store.folder}: {selection.rater or selection.vote!r} is in {', '.join(sources)}; add --source"
             )
-        chosen_ids = {row_id(row) for row in mine if selection.source in ("", row.source)}
+        chosen_ids = {row_id(row) for row in matches if selection.source in ("", row.source)}
         return ForgottenRows(
             votes=[row for row in votes if row_id(row) in chosen_ids],
             opinions=[row for row in opinions if row_id(row) in chosen_ids],
