@@ -6,6 +6,8 @@ The names below are the public API. Each is imported when it is first used, so `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffdpo.compile_cache import reserve_compile_cache
+
 __version__ = "0.2.0"
 
 API = {
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from diffdpo.api import Song, load_model, mine, sample, score, train
     from diffdpo.api_search import search_songs
     from diffdpo.types import Clip, Prompt
+
+reserve_compile_cache()
 
 
 def __getattr__(name: str) -> Any:
