@@ -111,7 +111,11 @@ class TrainConfig:
     global_batch: int = 8
     """Examples (songs or pairs) an optimiser step, over all processes and accumulation."""
     per_device: int = 8
-    """Examples a forward pass on each process. Accumulation follows from the two."""
+    """Examples a micro-batch on each process. Accumulation follows from the two."""
+    frames_per_device: int = 0
+    """Frames of songs that a process computes at once, at most: examples of a micro-batch run in passes of so many,
+    and a longer pair or group goes through backward song by song (see `split_backward`). 0: one example at a time
+    on a CPU, and on a GPU as many of one length as make 8,192 frames."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: the moments of AdamW in 8 bits (torchao, on any device), a quarter of their memory; not under
     DeepSpeed."""
@@ -164,7 +168,7 @@ class TrainConfig:
         check_range(self, *counts, low=1, prefix="train.")
         check_range(self, "learning_rate", above=0, prefix="train.")
         check_range(self, "grad_clip", above=0, high=math.inf, prefix="train.")
-        sizes = ("warmup_steps", "weight_decay", "workers", "time_bins")
+        sizes = ("warmup_steps", "frames_per_device", "weight_decay", "workers", "time_bins")
         check_range(self, *sizes, low=0, prefix="train.")
         check_range(self, "ema", low=0, below=1, prefix="train.")
         self._check_rates()
@@ -197,8 +201,8 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
 
 
 FREE_TO_CHANGE = (
-    "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
+    "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
+    "trackers", "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
     "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a

@@ -23,6 +23,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
 from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
+from diffdpo.training.passes import GPU_FRAMES, plan_passes
 from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
@@ -35,7 +36,6 @@ from diffdpo.training.step import (
     measure_outputs,
     row_velocity,
     sample_noise,
-    split_rows,
     stack_rows,
 )
 from diffdpo.types import Batch, Embedding, Objective, Row
@@ -64,12 +64,14 @@ def estimate_memory(
         )
     check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
-    batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
+    passes, is_split = estimate_passes(cfg, members, frames)
+    examples = len(passes[0])
+    batch = empty_batch(embedding, examples, members, frames, model.spec.channels)
     if "contrast" in objective.needs:
-        batch = replace(batch, plus_rows=batch.rows, minus_rows=batch.rows, scale=torch.ones(cfg.per_device))
+        batch = replace(batch, plus_rows=batch.rows, minus_rows=batch.rows, scale=torch.ones(examples))
     noise = sample_noise(batch, cfg, seed=0, times=model.spec.times)
     rows = stack_rows(model, batch, noise)
-    parts = list(split_rows(rows, 1)) if cfg.split_backward else []
+    parts = [rows.select(index) for index in torch.arange(len(rows.t)).split(1)] if is_split else []
     adapted = hollow_copy(model.network, "meta")
     if cfg.lora is not None:
         add_lora(adapted, cfg.lora, model.lora_targets, seed=0)
@@ -89,7 +91,7 @@ def estimate_memory(
         count.add([auxiliary_tensors(auxiliary) for auxiliary in (reference, old)], "reference")
         hooks = count_gradients(count, network.parameters())
         with count:
-            for _ in range(min(rounds, 2)):  # the second begins with the gradients of the first
+            for _ in range(min(rounds * len(passes), 2)):  # the second begins with the gradients of the first
                 step.run(batch, noise, fake, parts)
         for hook in hooks:
             hook.remove()
@@ -107,6 +109,13 @@ def estimate_memory(
         peak=max(count.peak, update) + optimizer,
     )
     return shard_memory(whole, deployment, largest_block_bytes(network))
+
+
+def estimate_passes(cfg: TrainConfig, members: int, frames: int) -> tuple[list[list[int]], bool]:
+    """The passes of a micro-batch on a GPU, and whether songs go through backward one by one."""
+    budget = cfg.frames_per_device or GPU_FRAMES
+    is_over = bool(cfg.frames_per_device) and members > 1 and members * frames > budget
+    return plan_passes([[frames] * members] * cfg.per_device, budget), cfg.split_backward or is_over
 
 
 def empty_batch(embedding: Embedding, examples: int, members: int, frames: int, channels: int) -> Batch:
@@ -153,7 +162,10 @@ def fake_rows(mode: FakeTensorMode, rows: StepRows) -> StepRows:
         reference_condition = {name: fake(value) for name, value in rows.reference_condition.items()}
     return replace(
         rows,
-        **{name: fake(getattr(rows, name)) for name in ("x", "t", "target", "mask")},
+        x=fake(rows.x),
+        t=fake(rows.t),
+        target=fake(rows.target),
+        mask=fake(rows.mask),
         condition=condition,
         reference_condition=reference_condition,
         contrast={
@@ -212,13 +224,14 @@ class _FakeStep:
     def run(self, batch: Batch, noise: StepNoise, rows: StepRows, parts: list[StepRows]) -> None:
         """Forward and backward. `rows` are fake; `parts` are the same rows one by one, still to be made fake."""
         with self._autocast():
+            v = self._auxiliary(rows, parts)
             if parts:
                 with torch.no_grad():
                     velocity = torch.cat([self._velocity(part) for part in parts]).requires_grad_()
             else:
                 velocity = self._velocity(None, rows)
-            v = {"policy": velocity} | self._auxiliary(rows, parts)
-            values = measure_outputs(batch, noise, rows, v, self.objective)
+            v["policy"] = velocity
+            values = measure_outputs(batch, noise, [rows], v, self.objective)
         loss = (self.objective(values).loss * batch.weight).mean()
         if not parts:
             loss.backward()
@@ -234,8 +247,8 @@ class _FakeStep:
         selections = [fake_rows(self.mode, part) for part in parts] or [rows]
         velocities = [
             auxiliary_velocities(
-                self.model, self.network, self.reference, part, self.objective, old=self.old,
-                has_errors=False,
+                self.model, self.network, self.reference, [part], self.objective,
+                length=part.x.shape[1], old=self.old,
             )
             for part in selections
         ]  # fmt: skip

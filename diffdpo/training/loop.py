@@ -21,7 +21,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
-from diffdpo.training.row_scale import scale_rows
+from diffdpo.training.passes import backward_passes
 from diffdpo.training.run import LoopState, Training
 from diffdpo.training.spikes import (
     SPIKE,
@@ -31,8 +31,7 @@ from diffdpo.training.spikes import (
     find_spike,
     report_spike,
 )
-from diffdpo.training.split import Standards, split_backward
-from diffdpo.training.step import StepNoise, noise_keys, outputs, sample_noise
+from diffdpo.training.step import StepNoise, sample_noise
 from diffdpo.training.validation import Validation, report_validation, validate
 from diffdpo.training.validation_rule import choose_best, is_due, is_stopped, metric_value
 from diffdpo.types import Batch, LossOutput, Objective
@@ -186,7 +185,7 @@ def train_step(
         batch = batch_to(next(stream), accelerator.device)
         with accelerator.accumulate(training.policy):
             noise = _sample_noise(training, batch)
-            result = _backward(training, batch, noise, objective_state)
+            result = backward_passes(training, batch, noise, objective_state)
             result = _with_kl(training.objective, result, batch, objective_state)
             records.append(StepRecord(result=result, t=noise.t, axes=batch.axes))
             if accelerator.sync_gradients:
@@ -242,39 +241,11 @@ def _with_kl(
     coefficient = getattr(objective, "kl_coefficient", None)
     if coefficient is None:
         return result
+    device = batch.latents.device
     kl = coefficient(
-        objective_state, batch.frames.to(widest_float(batch.frames.device)).mean(1), batch.latents.shape[-1]
+        objective_state, batch.frames.to(device, widest_float(device)).mean(1), batch.latents.shape[-1]
     )
     return replace(result, metrics={**result.metrics, "implied_kl": kl})
-
-
-def _backward(
-    training: Training, batch: Batch, noise: StepNoise, objective_state: Mapping[str, float]
-) -> LossOutput:
-    """Add the gradient of a micro-batch; the reference's errors are from the cache where it holds them.
-
-    Under DeepSpeed the backward pass that ends a step is also its update.
-    """
-    model, policy, objective = training.model, training.policy, training.objective
-    keys = () if training.cache is None else tuple(map(str, noise_keys(batch, training.cfg)))
-    cached = None if training.cache is None else training.cache.lookup(keys, batch.latents.device)
-    if training.cfg.split_backward:
-        values, result = split_backward(
-            training.accelerator, model, policy, batch, objective, noise, objective_state=objective_state,
-            standards=Standards(reference=training.reference, old=training.old, cached=cached),
-        )  # fmt: skip
-    else:
-        with training.accelerator.autocast():
-            values = outputs(
-                model, policy, training.reference, batch, objective, noise, old=training.old, cached=cached
-            )
-        result = objective(replace(values, state=objective_state))
-        training.accelerator.backward((result.loss * batch.weight).mean())
-    if batch.scale is not None:
-        scale_rows(policy, None)
-    if training.cache is not None and cached is None and values.reference is not None:
-        training.cache.store(keys, values.reference)
-    return result
 
 
 def _sample_noise(training: Training, batch: Batch) -> StepNoise:
@@ -287,7 +258,6 @@ def _sample_noise(training: Training, batch: Batch) -> StepNoise:
         t=noise.t.to(device),
         noise=noise.noise.to(device),
         drop_masks={part: mask.to(device) for part, mask in noise.drop_masks.items()},
-        span=noise.span.to(device),
     )
 
 

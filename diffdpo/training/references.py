@@ -62,6 +62,7 @@ class FrozenCopy:
         offload: bool = False,
     ) -> "FrozenCopy":
         """Copy before `accelerator.prepare`, so that ZeRO-3 does not shard the copy."""
+        align_weights(network)
         frozen_network = copy.deepcopy(network).requires_grad_(False).eval()
         return FrozenCopy(frozen_network.to("cpu" if offload else device, dtype), device, offload)
 
@@ -94,6 +95,17 @@ class FrozenCopy:
 
     def follow(self, network: Any, step: int) -> None:
         """Nothing changes: this policy is fixed."""
+
+
+def align_weights(network: torch.nn.Module) -> None:
+    """Move weights on the CPU to addresses that torch would have chosen itself, multiples of 64 bytes.
+
+    Those of a mapped file may lie elsewhere, where matrix products round differently: the policy and its copy would
+    not be equal.
+    """
+    for parameter in network.parameters():
+        if parameter.device.type == "cpu" and type(parameter.data) is Tensor and parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
 
 
 @dataclass

@@ -6,9 +6,9 @@ derivative backward through it. The sum is the gradient of the loss, exactly, wh
 the activations of one song. It costs one more forward pass of the policy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,27 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.models.base import SongModel
+from diffdpo.training.step import Standards as Standards
 from diffdpo.training.step import (
-    AuxiliaryPolicy,
     StepNoise,
     StepRows,
     auxiliary_velocities,
+    joint_velocity,
     measure_outputs,
     row_velocity,
-    split_rows,
-    stack_rows,
 )
+from diffdpo.training.step_rows import cut_rows
 from diffdpo.types import Batch, LossOutput, Objective, ObjectiveState, Outputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standards:
-    """What a policy is measured against."""
-
-    reference: AuxiliaryPolicy | None = None
-    old: AuxiliaryPolicy | None = None
-    cached: Float[Tensor, "example member"] | None = None
-    """Errors of the reference that were measured before."""
 
 
 def split_backward(
@@ -58,19 +48,18 @@ def split_backward(
     with (
         accelerator.autocast()
     ):  # left before a gradient is needed: it remembers weights that were cast without
-        rows = stack_rows(model, batch, noise)
+        parts, length = cut_rows(model, batch, noise, is_single=True), batch.latents.shape[2]
         with torch.no_grad():
-            parts = [row_velocity(model, policy, part) for part in split_rows(rows, 1)]
-        velocity = torch.cat(parts)
+            velocity = joint_velocity(model, policy, parts, length)
         v = {"policy": velocity.to(torch.promote_types(velocity.dtype, torch.float32)).requires_grad_()}
         v |= auxiliary_velocities(
-            model, policy, standards.reference, rows, objective,
-            old=standards.old, has_errors=standards.cached is not None, per_pass=1,
+            model, policy, standards.reference, parts, objective,
+            length=length, old=standards.old, has_errors=standards.cached is not None,
         )  # fmt: skip
-        values = measure_outputs(batch, noise, rows, v, objective, standards.cached)
+        values = measure_outputs(batch, noise, parts, v, objective, standards.cached)
     result = objective(replace(values, state=objective_state or {}))
     (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
-    backward_rows(accelerator, model, policy, rows, slopes)
+    backward_rows(accelerator, model, policy, parts, slopes)
     return _detach(values), replace(result, loss=result.loss.detach())
 
 
@@ -78,20 +67,21 @@ def backward_rows(
     accelerator: Accelerator,
     model: SongModel,
     policy: Any,
-    rows: StepRows,
+    parts: Sequence[StepRows],
     slopes: Float[Tensor, "row frame channel"],
 ) -> None:
     """Each row through the policy, and its slope, the loss's derivative by its velocity, backward through it."""
-    last = len(slopes) - 1
-    for number, (part, slope) in enumerate(zip(split_rows(rows, 1), slopes.split(1), strict=True)):
-        with _accumulate_only(accelerator, policy, active=number < last):
+    last = len(parts) - 1
+    for number, (part, padded_slope) in enumerate(zip(parts, slopes.split(1), strict=True)):
+        slope = padded_slope[:, : part.x.shape[1]]
+        with accumulate_only(accelerator, policy, active=number < last):
             with accelerator.autocast():
                 velocity = row_velocity(model, policy, part)
             accelerator.backward((velocity.to(slope.dtype) * slope).sum())
 
 
 @contextmanager
-def _accumulate_only(accelerator: Accelerator, policy: Any, *, active: bool) -> Iterator[None]:
+def accumulate_only(accelerator: Accelerator, policy: Any, *, active: bool) -> Iterator[None]:
     """Backward passes in it add to the gradients and neither reduce them over processes nor end the step."""
     if not active or not accelerator.sync_gradients:
         yield

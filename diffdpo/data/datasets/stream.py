@@ -60,8 +60,8 @@ def micro_batches(step: int, *, global_batch: int, per_device: int, rank: int, w
 
 
 def batch_to(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device."""
-    names = [name for name, value in vars(batch).items() if isinstance(value, Tensor)]
+    """A batch with its tensors on a device; the songs' lengths stay on the host, where networks read them."""
+    names = [name for name, value in vars(batch).items() if isinstance(value, Tensor) and name != "frames"]
     tensors: dict[str, Any] = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
     return replace(batch, **tensors)
 

@@ -153,11 +153,11 @@ def test_declared_needs_are_delivered(model):
 def test_in_painting_shows_the_song_outside_the_span_and_counts_inside(model, monkeypatch):
     cfg = TrainConfig(inpaint=InpaintConfig(0.5, 0.5))
     data = batch(members=1, lengths=((20,), (12,)))
-    heard = {}
+    contexts = []
     velocity = type(model).velocity
 
     def spy(self, network, x, t, condition, frames):
-        heard.update(condition)
+        contexts.append(condition["audio"])
         return velocity(self, network, x, t, condition, frames)
 
     monkeypatch.setattr(type(model), "velocity", spy)
@@ -165,12 +165,12 @@ def test_in_painting_shows_the_song_outside_the_span_and_counts_inside(model, mo
     span = seen.mask[:, 0]
     assert span.sum(1).tolist() == [10, 6]
     for example, end in enumerate((20, 12)):
-        context = heard["audio"][example]
+        (context,) = contexts[example]  # each song goes through the network at its own length
         assert torch.equal(
             context[:end][~span[example, :end]], data.latents[example, 0, :end][~span[example, :end]]
         )
         assert context[span[example]].abs().max() == 0
-        assert context[end:].abs().sum() == 0
+        assert len(context) == end
 
 
 def test_where_the_context_is_dropped_the_whole_song_counts(model):
