@@ -73,7 +73,7 @@ def estimate_memory(
     else:
         adapted.requires_grad_(True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        network = hollow_copy(adapted, "cpu")
+        network = hollow_copy(adapted, "cpu", torch.bfloat16 if cfg.weights != "fp32" else None)
         if cfg.base != "full":
             require_base(cfg)
             quantize_layers(network, block_layers(network), cfg.base)
@@ -91,10 +91,10 @@ def estimate_memory(
         for hook in hooks:
             hook.remove()
     weights = trainable(network)
-    largest = max(p.numel() * p.element_size() for p in weights)
+    largest = 4 * max(p.numel() for p in weights)
     optimizer = moment_bytes(weights, cfg)
     update = count.peaks["weights"] + count.peaks["gradients"] + count.peaks.get("reference", 0)
-    update += math.ceil(UPDATE_COPIES[cfg.optimizer] * largest)
+    update += math.ceil(UPDATE_COPIES[cfg.optimizer if cfg.weights == "fp32" else cfg.weights] * largest)
     whole = MemoryEstimate(
         weights=count.peaks["weights"],
         gradients=count.peaks["gradients"],
