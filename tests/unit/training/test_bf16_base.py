@@ -25,7 +25,14 @@ def build():
     """A network whose blocks' weights are numbers of bf16, so that storing them as such changes none."""
     torch.manual_seed(0)
     network = DiffRhythmTransformer(
-        dim=64, depth=2, num_attention_heads=2, max_frames=64, text_dim=16, style_dim=16, cond_dim=16, conv_layers=1
+        dim=64,
+        depth=2,
+        num_attention_heads=2,
+        max_frames=64,
+        text_dim=16,
+        style_dim=16,
+        cond_dim=16,
+        conv_layers=1,
     )
     for name in block_layers(network):
         network.get_submodule(name).weight.data.copy_(network.get_submodule(name).weight.bfloat16())
@@ -71,8 +78,8 @@ def test_a_step_is_bit_for_bit_that_of_the_same_weights_in_fp32(peft, checkpoint
 
 @pytest.mark.parametrize("has_fast_cpu", [False, True])
 def test_under_autocast_a_product_is_that_of_bf16(has_fast_cpu):
-    """Products of two bf16 are exact in fp32, so either way only sums and the last rounding differ: 2^-8 of the sum of
-    the products' sizes bounds it."""
+    """Products of two bf16 are exact in fp32, so either way only sums and the last rounding differ: 2^-8 of the sum
+    of the products' sizes bounds it."""
     layer = torch.nn.Linear(64, 32)
     small = Bf16Linear(layer)
     small.has_fast_cpu = has_fast_cpu
@@ -115,7 +122,9 @@ def test_the_start_of_an_adapter_is_that_above_fp32():
 
 def test_weights_that_train_are_no_frozen_base(tmp_path):
     cfg = TrainConfig(base="bf16", trackers=[])
-    with pytest.raises(ConfigError, match=r"train\.base=bf16: this is the frozen base below adapters; set train\."):
+    with pytest.raises(
+        ConfigError, match=r"train\.base=bf16: this is the frozen base below adapters; set train\."
+    ):
         check_base(cfg, build_accelerator(cfg, str(tmp_path)))
     cfg = TrainConfig(base="bf16", lora=LoraConfig(rank=4), trackers=[])
     with pytest.raises(ConfigError, match=r"train\.base=bf16: Linear names no _repeated_blocks; use full"):
