@@ -14,8 +14,8 @@ torch goes on uncompiled beyond its own eight."""
 def compile_blocks(network: Any, key: str) -> None:
     """Compile the blocks that a network repeats, each in its place and once: names of parameters stay.
 
-    All blocks share their graphs, and every size of an input is a variable of them: a song of another length compiles
-    nothing.
+    All blocks share their graphs, and every size of an input is a variable of them: a song of another length
+    compiles nothing.
 
     Diffusers' networks list the classes of such blocks in `_repeated_blocks`. ConfigError, with the configuration
     `key` that is to be changed, for a network without it.

@@ -53,8 +53,8 @@ def test_masters_are_the_weights_of_adamw_in_fp32():
 
 
 def test_updates_below_the_steps_of_bf16_are_kept_by_masters_and_taken_in_the_mean_by_chance():
-    """The update of AdamW on equal gradients is the rate. Below 1 numbers of bf16 are 2^-8 apart; a rate of 2^-12 is
-    a sixteenth of that, which rounding to the nearest never takes. 160 updates are ten such steps."""
+    """The update of AdamW on equal gradients is the rate. Below 1 numbers of bf16 are 2^-8 apart; a rate of 2^-12
+    is a sixteenth of that, which rounding to the nearest never takes. 160 updates are ten such steps."""
     start, rate, count = torch.ones(4096, dtype=torch.bfloat16), 2**-12, 160
     weights = {}
     for has_master in (True, False):
