@@ -136,9 +136,14 @@ class TrainConfig:
     """The transformer's blocks with torch.compile: up to a minute of waiting, then faster steps."""
     lora: LoraConfig | None = None
     """None trains every parameter."""
-    base: Literal["full", "int8", "nf4"] = "full"
-    """Weights of the blocks below the adapters. int8: a quarter of fp32's memory (torchao, on any device). nf4: an
-    eighth (bitsandbytes, CUDA only; not measured by us)."""
+    base: Literal["full", "bf16", "int8", "nf4"] = "full"
+    """Weights of the blocks below the adapters. bf16: half of fp32's memory, on any device, computed in the
+    precision of `train.precision`. int8: a quarter (torchao, on any device). nf4: an eighth (bitsandbytes, CUDA
+    only; not measured by us)."""
+    weights: Literal["fp32", "bf16_master", "bf16_stochastic"] = "fp32"
+    """Weights that are trained, where all are; bf16 with `train.precision=bf16`. bf16_master: the optimiser updates
+    copies in fp32, of which they are the rounded values. bf16_stochastic: no copies, updates are rounded up or down
+    by chance."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     """The policy that preferences are measured against."""
     old: ReferenceConfig = field(default_factory=ReferenceConfig)

@@ -18,13 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
-from diffdpo.torchao_import import require_package
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
 from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
 from diffdpo.training.passes import GPU_FRAMES, plan_passes
-from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers
+from diffdpo.training.quantize import block_layers, frozen_text, quantize_layers, require_base
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
 from diffdpo.training.sharding import Deployment, MemoryEstimate, largest_block_bytes, shard_memory
@@ -59,9 +58,7 @@ def estimate_memory(
             "train.base=nf4: bitsandbytes quantises on a GPU only, so there is no estimate; try int8"
         )
     if cfg.base != "full" and cfg.lora is None:
-        raise ConfigError(
-            f"train.base={cfg.base}: weights in few bits cannot be trained; set train.lora.rank"
-        )
+        raise ConfigError(f"train.base={cfg.base}: {frozen_text(cfg)}")
     check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     passes, is_split = estimate_passes(cfg, members, frames)
@@ -78,9 +75,9 @@ def estimate_memory(
     else:
         adapted.requires_grad_(True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        network = hollow_copy(adapted, "cpu")
+        network = hollow_copy(adapted, "cpu", torch.bfloat16 if cfg.weights != "fp32" else None)
         if cfg.base != "full":
-            require_package(PACKAGES[cfg.base], f"train.base={cfg.base}")
+            require_base(cfg)
             quantize_layers(network, block_layers(network), cfg.base)
         reference, old = _prepare(network, cfg, objective)
         fake = fake_rows(mode, rows)
@@ -96,10 +93,10 @@ def estimate_memory(
         for hook in hooks:
             hook.remove()
     weights = trainable(network)
-    largest = max(p.numel() * p.element_size() for p in weights)
+    largest = 4 * max(p.numel() for p in weights)
     optimizer = moment_bytes(weights, cfg)
     update = count.peaks["weights"] + count.peaks["gradients"] + count.peaks.get("reference", 0)
-    update += math.ceil(UPDATE_COPIES[cfg.optimizer] * largest)
+    update += math.ceil(UPDATE_COPIES[cfg.optimizer if cfg.weights == "fp32" else cfg.weights] * largest)
     whole = MemoryEstimate(
         weights=count.peaks["weights"],
         gradients=count.peaks["gradients"],

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, with its two moments in fp32 or in 8 bits."""
+"""The optimiser: AdamW, with its two moments in fp32 or in 8 bits, on weights in fp32 or bf16."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -9,21 +9,29 @@ from torch import Tensor
 
 from diffdpo.errors import ConfigError
 from diffdpo.torchao_import import import_torchao, require_package
+from diffdpo.training.bf16_optimizer import FUSED_DEVICES, Bf16AdamW
 from diffdpo.training.config import TrainConfig
 
 BLOCK = 256
 """Numbers of a moment that share a scale in 8 bits."""
 MIN_NUMBERS = 4096
 """Smaller tensors keep their moments in full, and so do those that are no whole number of blocks."""
-UPDATE_COPIES = {"adamw": 2.0, "adamw_8bit": 13.3}
-"""What the update of a tensor holds at once beside its moments, in fp32 copies of it; in 8 bits where the update is
-not compiled."""
+UPDATE_COPIES = {"adamw": 0.0, "adamw_8bit": 13.3, "bf16_master": 1.0, "bf16_stochastic": 3.5}
+"""What the update of a tensor holds beside its moments, in fp32 copies of it: nothing where it is fused; in 8
+bits where the update is not compiled."""
+STATE_BYTES = {"fp32": 8, "bf16_master": 12, "bf16_stochastic": 8}
+"""Bytes of AdamW's state for a number of each kind of weights: two moments in fp32, and the master copy."""
 CODEBOOK_BYTES = 4 * 256
 """What a moment in 8 bits keeps to look its 256 values up."""
 
 
-def build_optimizer(network: Any, cfg: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, biases and norms do not. In fp32 it is fused where there is a GPU."""
+def build_optimizer(
+    network: Any, cfg: TrainConfig, device: torch.device, seed: int = 0
+) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, biases and norms do not. In fp32 it is fused on GPUs and CPUs.
+
+    `seed` is that of stochastic rounding.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": cfg.weight_decay},
@@ -33,16 +41,38 @@ def build_optimizer(network: Any, cfg: TrainConfig, device: torch.device) -> tor
     betas = (cfg.betas[0], cfg.betas[1])
     if cfg.optimizer == "adamw_8bit":
         return _adamw_8bit(groups, cfg.learning_rate, betas, device)
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type == "cuda")
+    if cfg.weights != "fp32":
+        has_master = cfg.weights == "bf16_master"
+        return Bf16AdamW(groups, lr=cfg.learning_rate, betas=betas, has_master=has_master, seed=seed)
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type in FUSED_DEVICES)
 
 
 def check_optimizer(cfg: TrainConfig, *, is_sharded: bool) -> None:
-    """ConfigError for an optimiser that this run cannot have; `is_sharded` by DeepSpeed."""
+    """ConfigError for an optimiser, or a precision of the weights, that this run cannot have; `is_sharded` by
+    DeepSpeed."""
+    if cfg.weights != "fp32":
+        _check_weights(cfg, f"train.weights={cfg.weights}", is_sharded=is_sharded)
     if cfg.optimizer == "adamw_8bit" and is_sharded:
         raise ConfigError(
             "train.optimizer=adamw_8bit: DeepSpeed shards moments as flat fp32 tensors, not in blocks of 8 bits; "
             "launch without it, or use adamw"
         )
+
+
+def _check_weights(cfg: TrainConfig, key: str, *, is_sharded: bool) -> None:
+    """ConfigError for weights in bf16 that this run cannot have."""
+    if cfg.lora is not None:
+        raise ConfigError(
+            f"{key}: adapters are trained in fp32; for the weights below them set train.base=bf16"
+        )
+    if is_sharded:
+        raise ConfigError(
+            f"{key}: DeepSpeed keeps fp32 copies of its own below train.precision=bf16; leave train.weights out"
+        )
+    if cfg.precision != "bf16":
+        raise ConfigError(f"{key}: weights in bf16 compute in bf16; set train.precision=bf16")
+    if cfg.optimizer != "adamw":
+        raise ConfigError(f"{key}: train.optimizer={cfg.optimizer} is for weights in fp32; use adamw")
 
 
 def _adamw_8bit(
@@ -80,7 +110,9 @@ def set_rate(optimizer: Any, rate: float) -> None:
 
 
 def moment_bytes(parameters: Iterable[Tensor], cfg: TrainConfig) -> int:
-    """Bytes of both moments of AdamW for these parameters."""
+    """Bytes of AdamW's state for these parameters: both moments, and master copies."""
+    if cfg.weights != "fp32":
+        return sum(STATE_BYTES[cfg.weights] * p.numel() for p in parameters)
     return sum(2 * _moment_bytes(p, cfg.optimizer == "adamw_8bit") for p in parameters)
 
 

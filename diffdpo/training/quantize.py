@@ -1,4 +1,4 @@
-"""The base below the adapters in 8 or 4 bits: the weights of a network's blocks, everything else as it is.
+"""The base below the adapters in 16, 8 or 4 bits: the weights of a network's blocks, everything else as it is.
 
 Adapters, their gradients and the optimiser keep their precision. The reference is the same base with the adapters
 off, so that the first margins are zero.
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from diffdpo.errors import ConfigError
 from diffdpo.models.adapter_config import block_names
 from diffdpo.torchao_import import import_torchao, require_package
+from diffdpo.training.bf16_base import store_bf16
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.strategy import is_deepspeed
 from diffdpo.weight_files import read_tensors
@@ -23,7 +24,7 @@ from diffdpo.weight_files import read_tensors
 ADAPTER_STATE = "adapter.safetensors"
 """What a checkpoint keeps of a network whose base is quantised, since the base does not change."""
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
-"""What each precision of the base needs."""
+"""What a precision of the base needs, where that is not part of torch."""
 
 
 def quantize_base(network: Any, cfg: TrainConfig, accelerator: Accelerator) -> None:
@@ -34,29 +35,41 @@ def quantize_base(network: Any, cfg: TrainConfig, accelerator: Accelerator) -> N
     if cfg.base == "full":
         return
     check_base(cfg, accelerator)
-    layers = block_layers(network)
-    if not layers:
+    if not block_names(network):
         raise ConfigError(
             f"train.base={cfg.base}: {type(network).__name__} names no _repeated_blocks; use full"
         )
-    quantize_layers(network, layers, cfg.base)
+    quantize_layers(network, block_layers(network), cfg.base)
 
 
-def quantize_layers(network: Any, layers: Sequence[str], base: str) -> None:
+def quantize_layers(network: Any, layers: list[str], base: str) -> None:
     """Quantise the linear layers of these names, in their places."""
-    {"int8": _to_int8, "nf4": _to_nf4}[base](network, layers)
+    {"bf16": store_bf16, "int8": _to_int8, "nf4": _to_nf4}[base](network, layers)
 
 
 def check_base(cfg: TrainConfig, accelerator: Accelerator) -> None:
     """ConfigError for a precision of the base that this run cannot have."""
     key = f"train.base={cfg.base}"
     if cfg.lora is None:
-        raise ConfigError(f"{key}: weights in few bits cannot be trained; set train.lora.rank, or base=full")
+        raise ConfigError(f"{key}: {frozen_text(cfg)}")
     if is_deepspeed(accelerator):
         raise ConfigError(f"{key}: DeepSpeed cannot hold such weights; launch without it, or use base=full")
     if cfg.base == "nf4" and accelerator.device.type != "cuda":
         raise ConfigError(f"{key}: bitsandbytes needs a CUDA device; use int8")
-    require_package(PACKAGES[cfg.base], key)
+    require_base(cfg)
+
+
+def frozen_text(cfg: TrainConfig) -> str:
+    """Why a base in this precision needs adapters, and what to set."""
+    if cfg.base == "bf16":
+        return "this is the frozen base below adapters; set train.lora.rank, or train.weights=bf16_master"
+    return "weights in few bits cannot be trained; set train.lora.rank, or base=full"
+
+
+def require_base(cfg: TrainConfig) -> None:
+    """ConfigError where the package for this precision of the base is not installed."""
+    if cfg.base in PACKAGES:
+        require_package(PACKAGES[cfg.base], f"train.base={cfg.base}")
 
 
 def block_layers(network: Any) -> list[str]:

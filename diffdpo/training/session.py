@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from diffdpo.data.datasets.memory import PairsInMemory
@@ -125,6 +126,8 @@ def prepare_training(
         add_lora(network, cfg.lora, model.lora_targets, seed)
     else:
         network.requires_grad_(True)
+    if cfg.weights != "fp32":
+        network.to(torch.bfloat16)
     if cfg.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
@@ -132,7 +135,7 @@ def prepare_training(
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network, "train.compile")
     network.train()
-    optimizer = build_optimizer(network, cfg, accelerator.device)
+    optimizer = build_optimizer(network, cfg, accelerator.device, seed)
     parameters = audit_parameters(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )

@@ -80,7 +80,8 @@ def build_ema(cfg: TrainConfig, network: torch.nn.Module, accelerator: Accelerat
         raise ConfigError(
             "train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0"
         )
-    ema = EMAModel(trainable(network), decay=cfg.ema, use_ema_warmup=True, power=0.75)
+    weights = [p.detach().to(torch.promote_types(p.dtype, torch.float32)) for p in trainable(network)]
+    ema = EMAModel(weights, decay=cfg.ema, use_ema_warmup=True, power=0.75)
     accelerator.register_for_checkpointing(ema)
     return ema
 
