@@ -9,8 +9,8 @@ earlier process left there: one process after the other always uses folder 0, tw
 import os
 from pathlib import Path
 
-VARIABLE = "NUMBA_CACHE_DIR"
-OWNER = "DIFFDPO_COMPILE_CACHE"
+FOLDER_VARIABLE = "NUMBA_CACHE_DIR"
+OWNER_VARIABLE = "DIFFDPO_COMPILE_CACHE"
 """Set to the same folder where NUMBA_CACHE_DIR was set here and not by the user; child processes read it."""
 _locks: list[int] = []
 """Open files whose locks end with the process."""
@@ -23,12 +23,12 @@ def reserve_compile_cache() -> Path | None:
     temporary files where that cannot be written. None, and nothing changed, where the user has set
     NUMBA_CACHE_DIR, or where the system has no file locks of Unix. A child process takes a folder of its own.
     """
-    parent = os.environ.get(OWNER)
-    if os.environ.get(VARIABLE) and (parent is None or parent != os.environ[VARIABLE]):
+    parent = os.environ.get(OWNER_VARIABLE)
+    if os.environ.get(FOLDER_VARIABLE) and (parent is None or parent != os.environ[FOLDER_VARIABLE]):
         return None
     folder = _lowest_free(_cache_home() / "diffdpo" / "numba") or _lowest_free(_temporary())
     if folder is not None:
-        os.environ[VARIABLE] = os.environ[OWNER] = str(folder)
+        os.environ[FOLDER_VARIABLE] = os.environ[OWNER_VARIABLE] = str(folder)
     return folder
 
 
