@@ -19,7 +19,15 @@ from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.best import best_folder
-from diffdpo.training.config import EXPORT, TrainConfig, check_slider, export_folder, result_folder
+from diffdpo.training.checkpointing import enable_checkpointing
+from diffdpo.training.config import (
+    EXPORT,
+    TrainConfig,
+    check_slider,
+    checkpointing_of,
+    export_folder,
+    result_folder,
+)
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_optimizer
@@ -125,8 +133,7 @@ def prepare_training(
         add_lora(network, cfg.lora, model.lora_targets, seed)
     else:
         network.requires_grad_(True)
-    if cfg.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
+    enable_checkpointing(network, checkpointing_of(cfg))
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
