@@ -9,6 +9,7 @@ from diffdpo.checks import check_number, check_range
 from diffdpo.errors import ConfigError, ensure
 from diffdpo.flow import Timesteps
 from diffdpo.runs import MANIFEST, read_json
+from diffdpo.training.checkpointing import CheckpointingConfig
 from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.types import Objective
 
@@ -129,6 +130,9 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass. Errors are reduced and parameters updated in fp32 in every case."""
     gradient_checkpointing: bool = False
+    """Short for `checkpointing: {}`, every block in full."""
+    checkpointing: CheckpointingConfig | None = None
+    """Compute activations again in the backward pass instead of keeping them; null keeps them."""
     split_backward: bool = False
     """One song at a time through backward: a pair needs the memory of one song, for one more forward pass. The
     gradient is the same, but for rounding."""
@@ -176,6 +180,10 @@ class TrainConfig:
         sizes = ("warmup_steps", "frames_per_device", "weight_decay", "workers", "time_bins")
         check_range(self, *sizes, low=0, prefix="train.")
         check_range(self, "ema", low=0, below=1, prefix="train.")
+        if self.gradient_checkpointing and self.checkpointing is not None:
+            raise ValueError(
+                "train.gradient_checkpointing is short for train.checkpointing={}; set one of them"
+            )
         self._check_rates()
 
     def _check_rates(self) -> None:
@@ -185,6 +193,11 @@ class TrainConfig:
             check_number(probability, f"train.dropout.{part}", low=0, high=1)
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"train.betas must be two numbers in [0, 1), got {self.betas}")
+
+
+def checkpointing_of(cfg: TrainConfig) -> CheckpointingConfig | None:
+    """The checkpointing of a configuration, whichever way it is written."""
+    return CheckpointingConfig() if cfg.gradient_checkpointing else cfg.checkpointing
 
 
 def check_slider(cfg: TrainConfig, objective: Objective) -> None:
@@ -207,8 +220,8 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
-    "trackers", "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
-    "validation.patience", "validation.tracker_songs", "validation.result",
+    "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile",
+    "validation.every", "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

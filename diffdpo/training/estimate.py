@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.errors import ConfigError
 from diffdpo.models.base import SongModel
-from diffdpo.training.config import TrainConfig
+from diffdpo.training.checkpointing import enable_checkpointing
+from diffdpo.training.config import TrainConfig, checkpointing_of
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
 from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
@@ -177,8 +178,7 @@ def _prepare(
     network: Any, cfg: TrainConfig, objective: Objective
 ) -> tuple[AuxiliaryPolicy | None, AuxiliaryPolicy | None]:
     """What a run does with a network before its first step: checkpointing, auxiliary policies."""
-    if cfg.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
+    enable_checkpointing(network, checkpointing_of(cfg))
     network.train()
     auxiliaries: list[AuxiliaryPolicy | None] = []
     for name, settings in (("reference", cfg.reference), ("old", cfg.old)):

@@ -20,7 +20,15 @@ from diffdpo.registry import closest
 from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.best import best_folder
-from diffdpo.training.config import EXPORT, TrainConfig, check_slider, export_folder, result_folder
+from diffdpo.training.checkpointing import enable_checkpointing
+from diffdpo.training.config import (
+    EXPORT,
+    TrainConfig,
+    check_slider,
+    checkpointing_of,
+    export_folder,
+    result_folder,
+)
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_optimizer
@@ -128,8 +136,7 @@ def prepare_training(
         network.requires_grad_(True)
     if cfg.weights != "fp32":
         network.to(torch.bfloat16)
-    if cfg.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
+    enable_checkpointing(network, checkpointing_of(cfg))
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
