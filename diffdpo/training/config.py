@@ -112,9 +112,12 @@ class TrainConfig:
     """Examples (songs or pairs) an optimiser step, over all processes and accumulation."""
     per_device: int = 8
     """Examples a forward pass on each process. Accumulation follows from the two."""
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes share the work. auto: as the launcher says, with a configuration of accelerate for DDP,
+    DeepSpeed or FSDP2; DDP under torchrun. fsdp2: weights, gradients and moments are sharded, by torch."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: the moments of AdamW in 8 bits (torchao, on any device), a quarter of their memory; not under
-    DeepSpeed."""
+    DeepSpeed or FSDP2."""
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -199,7 +202,7 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
     "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
-    "validation.patience", "validation.tracker_songs", "validation.result",
+    "validation.patience", "validation.tracker_songs", "validation.result", "strategy",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -22,7 +22,7 @@ from diffdpo.torchao_import import require_package
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
-from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
+from diffdpo.training.optimizer import UPDATE_COPIES, moment_bytes
 from diffdpo.training.quantize import PACKAGES, block_layers, quantize_layers
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
@@ -38,6 +38,7 @@ from diffdpo.training.step import (
     split_rows,
     stack_rows,
 )
+from diffdpo.training.strategy import check_strategy
 from diffdpo.types import Batch, Embedding, Objective, Row
 
 MEMBERS = {"song": 1, "rated": 1, "contrast": 1, "pair": 2}
@@ -62,7 +63,7 @@ def estimate_memory(
         raise ConfigError(
             f"train.base={cfg.base}: weights in few bits cannot be trained; set train.lora.rank"
         )
-    check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
+    check_strategy(cfg, deployment.strategy, objective)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     batch = empty_batch(embedding, cfg.per_device, members, frames, model.spec.channels)
     if "contrast" in objective.needs:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffdpo.errors import ConfigError
 from diffdpo.torchao_import import import_torchao, require_package
 from diffdpo.training.config import TrainConfig
 
@@ -34,15 +33,6 @@ def build_optimizer(network: Any, cfg: TrainConfig, device: torch.device) -> tor
     if cfg.optimizer == "adamw_8bit":
         return _adamw_8bit(groups, cfg.learning_rate, betas, device)
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type == "cuda")
-
-
-def check_optimizer(cfg: TrainConfig, *, is_sharded: bool) -> None:
-    """ConfigError for an optimiser that this run cannot have; `is_sharded` by DeepSpeed."""
-    if cfg.optimizer == "adamw_8bit" and is_sharded:
-        raise ConfigError(
-            "train.optimizer=adamw_8bit: DeepSpeed shards moments as flat fp32 tensors, not in blocks of 8 bits; "
-            "launch without it, or use adamw"
-        )
 
 
 def _adamw_8bit(
