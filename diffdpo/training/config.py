@@ -117,9 +117,12 @@ class TrainConfig:
     """Frames of songs that a process computes at once, at most: examples of a micro-batch run in passes of so many,
     and a longer pair or group goes through backward song by song (see `split_backward`). 0: one example at a time
     on a CPU, and on a GPU as many of one length as make 8,192 frames."""
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes share the work. auto: as the launcher says, with a configuration of accelerate for DDP,
+    DeepSpeed or FSDP2; DDP under torchrun. fsdp2: weights, gradients and moments are sharded, by torch."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: the moments of AdamW in 8 bits (torchao, on any device), a quarter of their memory; not under
-    DeepSpeed."""
+    DeepSpeed or FSDP2."""
     learning_rate: float = 1e-5
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -221,7 +224,7 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
 FREE_TO_CHANGE = (
     "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
     "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile",
-    "validation.every", "validation.patience", "validation.tracker_songs", "validation.result",
+    "validation.every", "validation.patience", "validation.tracker_songs", "validation.result", "strategy",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

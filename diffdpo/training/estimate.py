@@ -22,7 +22,7 @@ from diffdpo.training.checkpointing import enable_checkpointing
 from diffdpo.training.config import TrainConfig, checkpointing_of
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
-from diffdpo.training.optimizer import UPDATE_COPIES, check_optimizer, moment_bytes
+from diffdpo.training.optimizer import UPDATE_COPIES, check_weights, moment_bytes
 from diffdpo.training.passes import GPU_FRAMES, plan_passes
 from diffdpo.training.quantize import block_layers, frozen_text, quantize_layers, require_base
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
@@ -38,6 +38,7 @@ from diffdpo.training.step import (
     sample_noise,
     stack_rows,
 )
+from diffdpo.training.strategy import check_strategy
 from diffdpo.types import Batch, Embedding, Objective, Row
 
 MEMBERS = {"song": 1, "rated": 1, "contrast": 1, "pair": 2}
@@ -60,7 +61,8 @@ def estimate_memory(
         )
     if cfg.base != "full" and cfg.lora is None:
         raise ConfigError(f"train.base={cfg.base}: {frozen_text(cfg)}")
-    check_optimizer(cfg, is_sharded=deployment.zero_stage > 0)
+    check_weights(cfg)
+    check_strategy(cfg, deployment.strategy, objective)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     passes, is_split = estimate_passes(cfg, members, frames)
     examples = len(passes[0])

@@ -1,7 +1,7 @@
 """The processes of a run, as far as a checkpoint's format depends on them.
 
-Plain processes and DistributedDataParallel write the same files, whatever their number. DeepSpeed writes a file a
-process, in the form of its ZeRO stage.
+Plain processes and DistributedDataParallel write the same files, whatever their number. FSDP2 writes whole tensors
+that any number of processes under FSDP2 can load. DeepSpeed writes a file a process, in the form of its ZeRO stage.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from diffdpo.errors import CheckpointError
-from diffdpo.training.strategy import zero_stage
+from diffdpo.training.strategy import distributed_name, zero_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Layout:
 
     world: int
     distributed: str
-    """accelerate's name of the kind: NO, MULTI_CPU, MULTI_GPU, DEEPSPEED, …"""
+    """FSDP2, or accelerate's name of the kind: NO, MULTI_CPU, MULTI_GPU, DEEPSPEED, …"""
     zero_stage: int = 0
 
     @property
@@ -42,9 +42,15 @@ def layout_of(accelerator: Accelerator) -> Layout:
     """The layout of this run."""
     return Layout(
         world=accelerator.num_processes,
-        distributed=str(accelerator.distributed_type.value),
+        distributed=distributed_name(accelerator),
         zero_stage=zero_stage(accelerator),
     )
+
+
+def can_load(layout: Layout, writer: Layout) -> bool:
+    """Whether a run of one layout can load what one of another wrote."""
+    is_resharded = layout.distributed == writer.distributed == "FSDP2"
+    return layout == writer or is_resharded or (writer.is_portable and layout.is_portable)
 
 
 def check_layout(checkpoint: Path, manifest: Mapping[str, Any], layout: Layout) -> None:
@@ -59,7 +65,7 @@ def check_layout(checkpoint: Path, manifest: Mapping[str, Any], layout: Layout) 
         distributed=str(manifest["distributed"]),
         zero_stage=int(manifest.get("zero_stage", 0)),
     )
-    if writer != layout and not (writer.is_portable and layout.is_portable):
+    if not can_load(layout, writer):
         raise CheckpointError(
             f"{checkpoint}: written with {writer.description}, this run has {layout.description}; "
             "launch it as before, or begin a run from its export"

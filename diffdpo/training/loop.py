@@ -22,6 +22,7 @@ from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
 from diffdpo.training.passes import backward_passes
+from diffdpo.training.preemption import leave, stop_request
 from diffdpo.training.run import LoopState, Training
 from diffdpo.training.spikes import (
     SPIKE,
@@ -32,6 +33,7 @@ from diffdpo.training.spikes import (
     report_spike,
 )
 from diffdpo.training.step import StepNoise, sample_noise
+from diffdpo.training.strategy import clip_gradients
 from diffdpo.training.validation import Validation, report_validation, validate
 from diffdpo.training.validation_rule import choose_best, is_due, is_stopped, metric_value
 from diffdpo.types import Batch, LossOutput, Objective
@@ -73,7 +75,8 @@ def fit(
         pin_memory=accelerator.device.type == "cuda",
     )
     overflows, step = 0, first
-    with bar("train", cfg.steps, "step", n_done=first, visible=accelerator.is_main_process) as progress:
+    is_main = accelerator.is_main_process
+    with bar("train", cfg.steps, "step", n_done=first, visible=is_main) as progress, stop_request() as stop:
         if newest is None:
             state = _validate(training, validation, 0, state, metrics, progress, save_extra)
         while step < cfg.steps and not is_stopped(state.best, cfg.validation):
@@ -87,8 +90,11 @@ def fit(
             _log_row(training, row, metrics if step % cfg.log_every == 0 else None)
             state = _validate(training, validation, step, state, metrics, progress, save_extra)
             is_last = step == cfg.steps or is_stopped(state.best, cfg.validation)
-            if step % cfg.save_every == 0 or is_last:
+            is_stop = stop.is_shared(accelerator)
+            if step % cfg.save_every == 0 or is_last or is_stop:
                 _save(training, step, state, save_extra)
+            if is_stop and not is_last:
+                leave(stop, checkpoint.latest_checkpoint(folder), accelerator)
             progress.advance(1, note=f"loss {row['loss']:.4f}" if "loss" in row else "spike")
     return step, state
 
@@ -189,7 +195,7 @@ def train_step(
             result = _with_kl(training.objective, result, batch, objective_state)
             records.append(StepRecord(result=result, t=noise.t, axes=batch.axes))
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(training.policy.parameters(), cfg.grad_clip)
+                norm = clip_gradients(accelerator, training.policy, cfg.grad_clip)
                 means = _means(training, records)
                 spike = _spike(training, spikes, means["loss"], norm)
             if not spike:

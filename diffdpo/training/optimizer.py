@@ -47,27 +47,15 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type in FUSED_DEVICES)
 
 
-def check_optimizer(cfg: TrainConfig, *, is_sharded: bool) -> None:
-    """ConfigError for an optimiser, or a precision of the weights, that this run cannot have; `is_sharded` by
-    DeepSpeed."""
-    if cfg.weights != "fp32":
-        _check_weights(cfg, f"train.weights={cfg.weights}", is_sharded=is_sharded)
-    if cfg.optimizer == "adamw_8bit" and is_sharded:
-        raise ConfigError(
-            "train.optimizer=adamw_8bit: DeepSpeed shards moments as flat fp32 tensors, not in blocks of 8 bits; "
-            "launch without it, or use adamw"
-        )
-
-
-def _check_weights(cfg: TrainConfig, key: str, *, is_sharded: bool) -> None:
-    """ConfigError for weights in bf16 that this run cannot have."""
+def check_weights(cfg: TrainConfig) -> None:
+    """ConfigError for weights in bf16 that this configuration cannot have; `check_strategy` says what a backend
+    cannot."""
+    key = f"train.weights={cfg.weights}"
+    if cfg.weights == "fp32":
+        return
     if cfg.lora is not None:
         raise ConfigError(
             f"{key}: adapters are trained in fp32; for the weights below them set train.base=bf16"
-        )
-    if is_sharded:
-        raise ConfigError(
-            f"{key}: DeepSpeed keeps fp32 copies of its own below train.precision=bf16; leave train.weights out"
         )
     if cfg.precision != "bf16":
         raise ConfigError(f"{key}: weights in bf16 compute in bf16; set train.precision=bf16")

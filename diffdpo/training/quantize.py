@@ -18,7 +18,6 @@ from diffdpo.models.adapter_config import block_names
 from diffdpo.torchao_import import import_torchao, require_package
 from diffdpo.training.bf16_base import store_bf16
 from diffdpo.training.config import TrainConfig
-from diffdpo.training.strategy import is_deepspeed
 from diffdpo.weight_files import read_tensors
 
 ADAPTER_STATE = "adapter.safetensors"
@@ -30,7 +29,7 @@ PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 def quantize_base(network: Any, cfg: TrainConfig, accelerator: Accelerator) -> None:
     """Quantise the linear layers of the network's blocks; nothing for base=full. To be called before adapters.
 
-    ConfigError without adapters, without the package, and under DeepSpeed, which cannot shard such weights.
+    ConfigError without adapters, and without the package. Sharding such weights is refused by `check_strategy`.
     """
     if cfg.base == "full":
         return
@@ -52,8 +51,6 @@ def check_base(cfg: TrainConfig, accelerator: Accelerator) -> None:
     key = f"train.base={cfg.base}"
     if cfg.lora is None:
         raise ConfigError(f"{key}: {frozen_text(cfg)}")
-    if is_deepspeed(accelerator):
-        raise ConfigError(f"{key}: DeepSpeed cannot hold such weights; launch without it, or use base=full")
     if cfg.base == "nf4" and accelerator.device.type != "cuda":
         raise ConfigError(f"{key}: bitsandbytes needs a CUDA device; use int8")
     require_base(cfg)

@@ -31,7 +31,7 @@ from diffdpo.training.config import (
 )
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
-from diffdpo.training.optimizer import build_optimizer, check_optimizer
+from diffdpo.training.optimizer import build_optimizer, check_weights
 from diffdpo.training.quantize import keep_adapter_only, keep_base_local, quantize_base
 from diffdpo.training.run import LoopState, Training, averaged_weights
 from diffdpo.training.setup import (
@@ -39,8 +39,18 @@ from diffdpo.training.setup import (
     build_cache,
     build_ema,
 )
+from diffdpo.training.sharded_state import keep_whole_state
 from diffdpo.training.step import CONTEXT
-from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
+from diffdpo.training.strategy import (
+    build_accelerator,
+    check_strategy,
+    distributed_name,
+    full_weights,
+    prepare_sharded,
+    shard_frozen_copies,
+    strategy_of,
+    zero_stage,
+)
 from diffdpo.training.validation import Validation
 from diffdpo.training.validation_rule import is_stopped
 from diffdpo.types import Objective
@@ -65,10 +75,8 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
-    if cfg.spike is not None and is_deepspeed(accelerator):
-        raise ConfigError(
-            "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
-        )
+    check_weights(cfg)
+    check_strategy(cfg, strategy_of(accelerator), objective)
     check_slider(cfg, objective)
     check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
@@ -86,7 +94,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
             steps=steps,
             **_selection(cfg, steps, state),
             world=accelerator.num_processes,
-            distributed=str(accelerator.distributed_type.value),
+            distributed=distributed_name(accelerator),
             zero_stage=zero_stage(accelerator),
             precision=cfg.precision,
             trained_parameters=parameters,
@@ -128,7 +136,6 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
-    check_optimizer(cfg, is_sharded=is_deepspeed(accelerator))
     quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
@@ -149,7 +156,12 @@ def prepare_training(
     if cfg.base != "full":
         keep_base_local(network)
         keep_adapter_only(accelerator)
-    policy, optimizer = accelerator.prepare(network, optimizer)
+    if strategy_of(accelerator).is_fsdp:
+        shard_frozen_copies([reference, old], accelerator)
+        policy, optimizer = prepare_sharded(network, optimizer, accelerator)
+        keep_whole_state(accelerator, policy, optimizer.optimizer)
+    else:
+        policy, optimizer = accelerator.prepare(network, optimizer)
     ema = build_ema(cfg, network, accelerator)
     accelerator.init_trackers("diffdpo")
     training = Training(
@@ -175,7 +187,7 @@ def export(training: Training, folder: Path, *, lora: bool) -> None:
     """Write the trained weights (their moving average if there is one), gathered from all processes."""
     accelerator = training.accelerator
     with averaged_weights(training):
-        state = accelerator.get_state_dict(training.policy)
+        state = full_weights(accelerator, training.policy, trained=lora)
         if accelerator.is_main_process:
             bare = accelerator.unwrap_model(training.policy)
             (save_adapter if lora else save_network)(bare, state, folder)

@@ -13,7 +13,6 @@ from diffdpo.training.lora import add_lora as add_lora
 from diffdpo.training.optimizer import build_optimizer as build_optimizer
 from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, MovingCopy
 from diffdpo.training.step import AuxiliaryPolicy
-from diffdpo.training.strategy import zero_stage
 from diffdpo.types import Objective
 
 DTYPES = {"same": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -49,10 +48,6 @@ def build_auxiliary(
         return AdapterOff(accelerator.unwrap_model)
     if kind == "frozen_copy":
         return FrozenCopy.take(network, accelerator.device, DTYPES[cfg.dtype], cfg.offload)
-    if zero_stage(accelerator) == 3:
-        raise ConfigError(
-            f"train.{name}.kind={kind}: ZeRO-3 shards the weights it would follow; use ZeRO-2, or adapter_off"
-        )
     schedule = {"decay": cfg.decay, "ramp": cfg.ramp} if kind == "ema" else {"every": cfg.every}
     auxiliary = MovingCopy.start(network, accelerator.device, accelerator.unwrap_model, **schedule)
     accelerator.register_for_checkpointing(auxiliary)
@@ -76,10 +71,6 @@ def build_ema(cfg: TrainConfig, network: torch.nn.Module, accelerator: Accelerat
     """The moving average of the trained weights, if one is to be exported."""
     if not cfg.ema:
         return None
-    if zero_stage(accelerator) == 3:
-        raise ConfigError(
-            "train.ema: ZeRO-3 shards the parameters it would average; use ZeRO-2, or train.ema=0"
-        )
     weights = [p.detach().to(torch.promote_types(p.dtype, torch.float32)) for p in trainable(network)]
     ema = EMAModel(weights, decay=cfg.ema, use_ema_warmup=True, power=0.75)
     accelerator.register_for_checkpointing(ema)

@@ -20,7 +20,7 @@ from diffdpo.training.references import AdapterOff, FrozenCopy
 from diffdpo.training.row_scale import scale_rows
 from diffdpo.training.run import Training
 from diffdpo.training.step import StepNoise, outputs
-from diffdpo.training.strategy import zero_stage
+from diffdpo.training.strategy import strategy_of
 from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.types import Batch, ObjectiveState
 
@@ -67,10 +67,10 @@ def list_passes(count: int, cfg: ValidationConfig, times: Sequence[float]) -> li
 
 
 def _own_passes(training: Training, keys: Sequence[Pass]) -> Iterator[Pass]:
-    """The passes of this process. Sharded weights (ZeRO-3) are gathered layer by layer by all processes together,
-    so that all of them do all passes."""
+    """The passes of this process. Sharded weights (ZeRO-3, FSDP2) are gathered layer by layer by all processes
+    together, so that all of them do all passes."""
     accelerator = training.accelerator
-    if zero_stage(accelerator) == 3:
+    if strategy_of(accelerator).shards_weights:
         return iter(keys)
     return iter(keys[accelerator.process_index :: accelerator.num_processes])
 

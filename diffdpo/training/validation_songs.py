@@ -32,7 +32,7 @@ from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.engine import score_clips
 from diffdpo.training.references import AdapterOff
 from diffdpo.training.run import Training
-from diffdpo.training.strategy import zero_stage
+from diffdpo.training.strategy import strategy_of
 from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.types import Prompt
 
@@ -99,12 +99,12 @@ def _sample(
     on_step: Callable[[], None],
 ) -> None:
     """Sample all songs into a folder, which is complete with its manifest. Processes share the songs; with sharded
-    weights (ZeRO-3) all of them sample every song, and the first writes."""
+    weights (ZeRO-3, FSDP2) all of them sample every song, and the first writes."""
     accelerator = training.accelerator
     if accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
-    is_sharded = zero_stage(accelerator) == 3
+    is_sharded = strategy_of(accelerator).shards_weights
     jobs = songs.jobs if is_sharded else songs.jobs[accelerator.process_index :: accelerator.num_processes]
     model: Any = _WithoutPrepare(training.model) if is_sharded else training.model
     rows: list[SampleRow] = []
