@@ -63,6 +63,13 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu; the same as device=…")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+Ranks = Annotated[
+    int,
+    typer.Option(help="With --dry-run: also print what each of so many processes would do, and its launch."),
+]
+PerNode = Annotated[int, typer.Option(help="With --ranks: processes on each machine.")]
+Backend = Annotated[str, typer.Option(help="With --ranks: ddp, zero1, zero2, zero3 or fsdp2.")]
+Offload = Annotated[bool, typer.Option("--offload", help="With --ranks: the optimiser on the CPU.")]
 
 FULL_OR_FORBIDDEN = {
     errno.ENOSPC: "no space left; free some and run the same command again, what is finished is kept",
@@ -152,8 +159,35 @@ def _verb(verb: str) -> Callable[..., None]:
     return command
 
 
+def _train(
+    source: ConfigFile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    device: Device = "",
+    ranks: Ranks = 0,
+    per_node: PerNode = 8,
+    backend: Backend = "",
+    offload: Offload = False,
+) -> None:
+    """The verb `train`, whose dry run has a plan of several processes."""
+    if not dry_run or not ranks:
+        with one_line_errors():
+            if ranks:
+                raise UserError(
+                    "--ranks belongs to --dry-run; processes are launched by accelerate or torchrun"
+                )
+        _verb("train")(source, overrides, dry_run, device)
+        return
+    with one_line_errors():
+        cfg = load_config("train", source, overrides)
+        command = " ".join([*([source] if source else []), *(overrides or [])])
+        import_module("diffdpo.commands_training").print_plan(
+            cfg, command, ranks=ranks, per_node=per_node, backend=backend, offload=offload
+        )
+
+
 for _name, (_, _help) in VERBS.items():
-    app.command(_name, help=_help)(_verb(_name))
+    app.command(_name, help=_help)(_train if _name == "train" else _verb(_name))
 
 
 def _version(show: bool) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,26 @@ def register_training(app: typer.Typer, errors: _Errors) -> None:
     """Add the commands to an app; `errors` turns the user's mistakes into one line."""
     _register_estimate(app, errors)
     _register_export_adapter(app, errors)
+
+
+def print_plan(cfg: Any, command: str, *, ranks: int, per_node: int, backend: str, offload: bool) -> None:
+    """The resolved configuration of a training, and as comments below it what each process would do.
+
+    `command` is what stands behind `diffdpo train`.
+    """
+    from diffdpo.config import to_yaml
+    from diffdpo.recipes.launch_plan import LaunchPlan, plan_launch
+    from diffdpo.registry import pick
+
+    names = {name: name for name in ("ddp", "zero1", "zero2", "zero3", "fsdp2")}
+    key = backend or ("fsdp2" if cfg.train.strategy == "fsdp2" else "ddp")
+    try:
+        plan = LaunchPlan(ranks, per_node, pick("backend", names, key), offload)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    typer.echo(to_yaml(cfg).rstrip())
+    for line in plan_launch(cfg, plan, command):
+        typer.echo(f"# {line}")
 
 
 def _register_estimate(app: typer.Typer, errors: _Errors) -> None:
@@ -34,6 +54,10 @@ def _register_estimate(app: typer.Typer, errors: _Errors) -> None:
         processes: Annotated[int, typer.Option(help="Devices that train together")] = 1,
         zero: Annotated[int, typer.Option(help="Stage of DeepSpeed's ZeRO, 0 to 3")] = 0,
         group_size: Annotated[int, typer.Option(help="Songs of an example, for objectives on groups")] = 4,
+        fsdp2: Annotated[bool, typer.Option("--fsdp2", help="Sharded by FSDP2 instead of ZeRO")] = False,
+        offload: Annotated[
+            bool, typer.Option("--offload", help="Optimiser on the CPU; weights too where they are sharded")
+        ] = False,
     ) -> None:
         with errors():
             from diffdpo.config import build_config
@@ -41,7 +65,7 @@ def _register_estimate(app: typer.Typer, errors: _Errors) -> None:
             from diffdpo.recipes.train import TrainRun
 
             try:
-                settings = EstimateSettings(seconds, processes, zero, group_size)
+                settings = EstimateSettings(seconds, processes, zero, group_size, fsdp2, offload)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             words = ["out=estimate", *(overrides or [])]  # a run folder is not needed

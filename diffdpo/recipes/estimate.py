@@ -8,6 +8,7 @@ from diffdpo.errors import ConfigError
 from diffdpo.parts import build_objective, check_model
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
+from diffdpo.training.config import check_backend
 from diffdpo.types import Embedding, Prompt
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ class EstimateSettings:
     zero_stage: int = 0
     group_size: int = 4
     """Songs of an example, for objectives on groups."""
+    fsdp2: bool = False
+    """Sharded by torch's FSDP2 instead of DeepSpeed."""
+    offload: bool = False
+    """The optimiser's state on the CPU; under ZeRO-3 and FSDP2 the weights too."""
 
     def __post_init__(self) -> None:
         check_range(self, "seconds", low=0)
         check_range(self, "processes", "group_size", low=1)
         check_range(self, "zero_stage", low=0, high=3)
+        check_backend(self.zero_stage, fsdp2=self.fsdp2, offload=self.offload)
 
 
 def estimate(cfg: TrainRun, settings: EstimateSettings) -> "MemoryEstimate":
@@ -46,7 +52,9 @@ def estimate(cfg: TrainRun, settings: EstimateSettings) -> "MemoryEstimate":
         raise ConfigError(
             f"--seconds {settings.seconds:g}: this model takes songs of {longest_s:.0f} s at most"
         )
-    deployment = Deployment(settings.processes, settings.zero_stage, settings.group_size)
+    deployment = Deployment(
+        settings.processes, settings.zero_stage, settings.group_size, settings.fsdp2, settings.offload
+    )
     return estimate_memory(model, embedding, build_objective(cfg.objective), cfg.train, frames, deployment)
 
 

@@ -221,6 +221,15 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
         )
 
 
+def check_backend(zero_stage: int, *, fsdp2: bool, offload: bool) -> None:
+    """ValueError for two backends at once, and for an offload that none has."""
+    ensure(not (fsdp2 and zero_stage), "FSDP2 and ZeRO exclude each other; choose one")
+    ensure(
+        not offload or fsdp2 or zero_stage >= 2,
+        "only ZeRO-2, ZeRO-3 and FSDP2 offload to the CPU; choose one of them",
+    )
+
+
 FREE_TO_CHANGE = (
     "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
     "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile",

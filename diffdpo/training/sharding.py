@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from diffdpo.checks import check_range
-from diffdpo.errors import ensure
+from diffdpo.training.config import check_backend
 from diffdpo.training.live_bytes import tensor_bytes
 from diffdpo.training.strategy import STRATEGIES, Strategy
 
@@ -28,11 +28,7 @@ class Deployment:
     def __post_init__(self) -> None:
         check_range(self, "processes", "group_size", low=1)
         check_range(self, "zero_stage", low=0, high=3)
-        ensure(not (self.fsdp2 and self.zero_stage), "FSDP2 and ZeRO exclude each other; choose one")
-        ensure(
-            not self.offload or self.fsdp2 or self.zero_stage >= 2,
-            "only ZeRO-2, ZeRO-3 and FSDP2 offload to the CPU; choose one of them",
-        )
+        check_backend(self.zero_stage, fsdp2=self.fsdp2, offload=self.offload)
 
     @property
     def strategy(self) -> Strategy:
@@ -85,7 +81,7 @@ def shard_memory(whole: MemoryEstimate, deployment: Deployment, largest_block: i
         part = replace(
             part,
             gradients=min(whole.gradients, part.gradients + gathered),
-            reference=min(whole.reference, math.ceil(whole.reference / n) + gathered),
+            reference=min(whole.reference, (0 if offload else math.ceil(whole.reference / n)) + gathered),
         )
         gathered *= 2
     if "weights" in shards:

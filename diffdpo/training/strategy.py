@@ -5,8 +5,8 @@ runs over gloo on CPUs as over NCCL on GPUs. accelerate launches all of them; FS
 accelerate, so that one path serves CPUs and GPUs.
 
 Gradients are means over processes and micro-batches under every backend. DDP reduces them with the last
-micro-batch; ZeRO-2, ZeRO-3 and FSDP2 after each, so that no process ever holds all of them. The norm that clips them
-is that of the whole gradient.
+micro-batch; ZeRO-2, ZeRO-3 and FSDP2 after each, so that no process ever holds all of them. The norm that clips
+them is that of the whole gradient.
 """
 
 import os
@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.devices import choose_device, is_cpu_forced
 from diffdpo.errors import ConfigError, reason
-from diffdpo.registry import pick
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.references import FrozenCopy
+from diffdpo.training.trackers import check_trackers
 from diffdpo.types import Objective
 
 USE_FSDP = "ACCELERATE_USE_FSDP"
@@ -163,13 +162,13 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if cfg.precision == "fp16" and cpu:
         raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
-    _check_trackers(cfg.trackers)
+    check_trackers(cfg.trackers)
     strategy = launcher_strategy(cfg)
     rounds = accumulation(cfg.global_batch, cfg.per_device, world)
     AcceleratorState._reset_state()  # a process may train more than once, each time with another precision
     with _without_fsdp_of_accelerate():
         accelerator = Accelerator(
-            cpu=is_cpu_forced() or (cpu and world > 1),
+            cpu=is_cpu_forced() or (cpu and world > 1 and not strategy.is_deepspeed),  # it excludes DeepSpeed
             mixed_precision=cfg.precision,
             gradient_accumulation_steps=rounds,
             kwargs_handlers=_process_group(strategy, cpu) if world > 1 else [],
@@ -210,15 +209,6 @@ def _without_fsdp_of_accelerate() -> Iterator[None]:
     finally:
         if value is not None:
             os.environ[USE_FSDP] = value
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    """accelerate passes over a tracker it does not have; a run without its curves should not start."""
-    available = {str(name) for name in get_available_trackers()}
-    for name in names:
-        pick("tracker", LOGGER_TYPE_TO_CLASS, name)
-        if name not in available:
-            raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}, or leave it out")
 
 
 def strategy_of(accelerator: Accelerator) -> Strategy:
@@ -303,8 +293,8 @@ def clip_gradients(accelerator: Accelerator, policy: Any, limit: float) -> Any:
 
 
 def full_weights(accelerator: Accelerator, policy: Any, *, trained: bool) -> dict[str, torch.Tensor]:
-    """The weights of a network, gathered from all processes. Under FSDP2 those that are `trained` alone, where asked
-    for, and on the first process only: the others have {}."""
+    """The weights of a network, gathered from all processes. Under FSDP2 `trained` leaves out the frozen ones, and
+    the first process alone has them: the others have {}."""
     if not strategy_of(accelerator).is_fsdp:
         return dict(accelerator.get_state_dict(policy))
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict

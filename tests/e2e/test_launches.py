@@ -1,13 +1,21 @@
-"""ACE-Step and Stable Audio 3 on two processes, with and without ZeRO: the trajectory is that of one process.
+"""Real launches of two processes under every backend: the trajectory is that of one process.
 
-`make soak` has every combination of models, weights and launchers (`tests/soak/test_matrix.py`).
+ACE-Step and Stable Audio 3 with and without ZeRO, and the tiny model in every layout. `make soak` has every
+combination (`tests/soak/test_matrix.py`, `tests/soak/test_layouts.py`).
 """
 
 import json
+import signal
+import subprocess
 
+import psutil
 import pytest
-from support.launch import rows, train_many
+from support.launch import ROOT, environment, rows, stop_while, torchrun_words, train_many, verb
+from support.layouts import EXTRAS, check_backend, layout_words, same_numbers
 from support.model_matrix import SPLIT, same_steps, train, words
+
+from diffdpo.threads import single_thread
+from diffdpo.training.checkpoint import latest_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -18,16 +26,45 @@ LAUNCHES = {
         ("stable_audio_3", "lora"): (),
         ("stable_audio_3", "int8"): (SPLIT,),
     },
+    "zero1": {},
+    "zero2": {},
     "zero3": {
         ("ace_step", "lora"): (SPLIT,),
         ("ace_step", "full"): (),
         ("stable_audio_3", "dora"): (),
         ("stable_audio_3", "full"): (SPLIT,),
     },
+    "fsdp2": {
+        ("ace_step", "dora"): (),
+        ("stable_audio_3", "full"): (SPLIT,),
+    },
 }
 """By launcher the runs of one launch, model and weights, and how their steps are computed."""
-TOLERANCES = {"two": 1e-5, "zero3": 1e-4}
+TOLERANCES = {"two": 1e-5, "zero3": 1e-4, "fsdp2": 1e-5}
 RUNS = [(launcher, *run) for launcher, runs in LAUNCHES.items() for run in runs]
+LAYOUT_RUNS = {
+    "two": [("2x4", "full"), ("2x2.2", "full"), ("2x2.2", "lora")],
+    **{zero: [("2x2.2", "full")] for zero in ("zero1", "zero2", "zero3")},
+    "fsdp2": [("2x2.2", "full"), ("2x2.2", "lora")],
+}
+"""By launcher the layouts of the tiny model, and its weights."""
+LAYOUT_CASES = [
+    (launcher, layout, weights, extra)
+    for launcher, runs in LAYOUT_RUNS.items()
+    for layout, weights in runs
+    for extra in EXTRAS
+]
+REFUSED = {
+    "train.ema=0.9": "train.ema: FSDP2 shards the parameters",
+    "train.reference.kind=ema": "train.reference.kind=ema: FSDP2 shards the weights it would follow",
+    "train.optimizer=adamw_8bit": "train.optimizer=adamw_8bit: FSDP2 shards moments",
+    "train.reference.cached_draws=2": "train.reference.cached_draws: under FSDP2 all processes",
+}
+PREEMPTED = ("train.strategy=fsdp2", "train.steps=100000", "train.save_every=100000", "train.lora.rank=4")
+
+
+def case_folder(folder, launcher, layout, weights, extra):
+    return folder / launcher / "-".join((layout, weights, extra))
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +73,72 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(folder, published_models, pairs):
+def preempted(folder, bundle, pairs):
+    """A run under plain torchrun, of which one process gets SIGTERM: the run's folder, the end of its output, and
+    the step that it saved."""
+    out = folder / "fsdp2" / "preempted"
+    process = subprocess.Popen(
+        [*torchrun_words(), "-m", "diffdpo", "train", *layout_words(out, bundle, pairs, "2x2.2"), *PREEMPTED],
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    stop_while(process, lambda: (out / "metrics.jsonl").is_file() and rows(out))
+    process.send_signal(signal.SIGCONT)
+    workers = psutil.Process(process.pid).children()
+    workers[-1].send_signal(signal.SIGTERM)  # the other learns of it
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-4000:]
+    return out, errors, json.loads((latest_checkpoint(out / "checkpoints") / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def launched(folder, published_models, bundle, pairs, preempted):
     """The errors of all runs, a launch for each launcher."""
     errors = {}
     for launcher, runs in LAUNCHES.items():
-        lines = [
-            words(
+        lines = {
+            (launcher, *run): words(
                 folder / launcher / "-".join(run), pairs, published_models[run[0]], run[1], "train.per_device=1",
                 *runs[run],
             )
             for run in runs
-        ]  # fmt: skip
-        errors |= {
-            (launcher, *run): error
-            for run, error in zip(runs, train_many(folder, launcher, lines), strict=True)
-        }
+        }  # fmt: skip
+        for case in LAYOUT_CASES:
+            if case[0] == launcher:
+                lines[case] = layout_words(
+                    case_folder(folder, *case), bundle, pairs, case[1], weights=case[2], extra=case[3]
+                )
+        if launcher == "fsdp2":
+            lines |= fsdp_lines(folder, bundle, pairs, preempted)
+        errors |= dict(zip(lines, train_many(folder, launcher, list(lines.values())), strict=True))
     return errors
+
+
+def fsdp_lines(folder, bundle, pairs, preempted):
+    """What FSDP2 alone is asked for: to refuse, to show its tensors, and to go on where a signal stopped it."""
+    manifest = preempted[2]
+    lines = {}
+    for number, word in enumerate(REFUSED):
+        line = layout_words(folder / "fsdp2" / f"refused-{number}", bundle, pairs, "2x4", weights="lora")
+        lines[word] = [*line, word]
+    frozen = layout_words(folder / "inspect", bundle, pairs, "2x4")
+    lines["inspect"] = ["inspect", *frozen, "train.reference.kind=frozen_copy"]
+    steps = f"train.steps={manifest['step'] + 2}"
+    for name in ("preempted", "whole"):
+        own = layout_words(folder / "fsdp2" / name, bundle, pairs, "2x2.2")
+        lines[name] = [*own, *PREEMPTED, steps]
+    return lines
+
+
+@pytest.fixture(scope="module")
+def alone(folder, bundle, pairs):
+    """The trajectories of one process, by layout and weights."""
+    trajectories = {}
+    for layout, weights in (("1x8", "full"), ("1x8", "lora"), ("1x2.4", "full")):
+        out = folder / "alone" / f"{layout}-{weights}"
+        with single_thread():
+            verb("train", *layout_words(out, bundle, pairs, layout, weights=weights))
+        trajectories[layout, weights] = rows(out)
+    return trajectories
 
 
 @pytest.mark.parametrize(("launcher", "name", "weights"), RUNS)
@@ -60,8 +147,56 @@ def test_two_processes_follow_the_trajectory_of_one(
 ):
     assert launched[launcher, name, weights] == ""
     out = folder / launcher / f"{name}-{weights}"
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert (manifest["world"], manifest["zero_stage"]) == (2, {"two": 0, "zero3": 3}[launcher])
+    check_backend(out, launcher)
     expected = train(folder / "one" / f"{launcher}-{name}-{weights}", pairs, published_models[name], weights)
     assert expected[-1]["margin"] != 0.0
     same_steps(expected, rows(out), TOLERANCES[launcher])
+
+
+@pytest.mark.parametrize(("launcher", "layout", "weights", "extra"), LAYOUT_CASES)
+def test_every_layout_and_backend_makes_the_same_steps(
+    folder, launched, alone, launcher, layout, weights, extra
+):
+    assert launched[launcher, layout, weights, extra] == ""
+    out = case_folder(folder, launcher, layout, weights, extra)
+    check_backend(out, launcher)
+    same_numbers(alone["1x8", weights], out)
+
+
+def test_accumulation_on_one_process_makes_the_same_steps(folder, alone):
+    same_numbers(alone["1x8", "full"], folder / "alone" / "1x2.4-full")
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_fsdp2_cannot_shard_is_refused(launched, word):
+    assert launched[word].startswith(REFUSED[word])
+
+
+def test_fsdp2_shards_every_tensor_and_saves_whole_ones(folder, launched):
+    assert launched["inspect"] == ""
+    ranks = [json.loads((folder / "inspect" / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    for kind in ("parameters", "moments", "reference"):
+        assert ranks[0][kind].keys() == ranks[1][kind].keys() == ranks[0]["parameters"].keys()
+        for name, (is_sharded, count, own) in ranks[0][kind].items():
+            other_sharded, _, other = ranks[1][kind][name]
+            assert (is_sharded, other_sharded) == (True, True), f"{kind}: {name}"
+            assert (own, own + other) == (-(-count // 2), count), f"{kind}: {name}"
+    for rank in ranks:
+        before, expected, after = rank["norm"]
+        assert before == pytest.approx(expected, rel=1e-6)
+        assert after == pytest.approx(0.5, rel=1e-5)
+        assert rank["restored"]
+        assert rank["reference_is_start"]
+    assert ranks[0]["exported"] == sorted(ranks[0]["parameters"])
+    assert ranks[1]["exported"] == []
+
+
+def test_a_signal_to_one_process_saves_all_and_the_run_goes_on_bit_for_bit(folder, launched, preempted):
+    out, errors, manifest = preempted
+    assert (launched["preempted"], launched["whole"]) == ("", "")
+    line = f"saved {out / 'checkpoints' / 'step-{:08d}'.format(manifest['step'])}; the same command resumes"
+    assert line in " ".join(errors.split())
+    assert manifest["step"] < 1000
+    assert manifest["distributed"] == "FSDP2"
+    assert rows(out) == rows(folder / "fsdp2" / "whole")
+    assert len(rows(out)) == manifest["step"] + 2

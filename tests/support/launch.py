@@ -19,10 +19,12 @@ from diffdpo.cli import app
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 LAUNCHERS = {
-    "two": ["--config_file", str(CONFIGS / "cpu_2.yaml")],
-    "zero2": ["--config_file", str(CONFIGS / "cpu_zero2.yaml")],
-    "zero3": ["--config_file", str(CONFIGS / "cpu_zero3.yaml")],
+    "two": "cpu_2",
+    **{
+        name: f"cpu_{name}" for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+    },
 }
+"""Two processes by the name of the backend: the configuration of accelerate."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,28 @@ def run(*words: object, fails: bool = False) -> Answer:
     return _finish(command(*words), "one", fails)
 
 
+def launch_words(launcher: str) -> list[str]:
+    """The beginning of a command line that starts two processes with `accelerate launch`."""
+    config = ["--config_file", str(CONFIGS / f"{LAUNCHERS[launcher]}.yaml")]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", *config]
+
+
+def torchrun_words() -> list[str]:
+    """The beginning of a command line that starts two processes with `torchrun`."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
 def launch(launcher: str, *words: object, fails: bool = False) -> Answer:
     """A verb under `accelerate launch`."""
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    return _finish([*accelerate, *LAUNCHERS[launcher], "-m", "diffdpo", *map(str, words)], launcher, fails)
+    return _finish([*launch_words(launcher), "-m", "diffdpo", *map(str, words)], launcher, fails)
 
 
 def train_many(folder: Path, launcher: str, commands: list[list[str]]) -> list[str]:
     """Trainings one after another in one launch, since starting takes longer than training: the error of each."""
     path = folder / f"{launcher}.json"
     path.write_text(json.dumps(commands))
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     script = str(ROOT / "tests" / "support" / "train_many.py")
-    _finish([*accelerate, *LAUNCHERS[launcher], script, str(path)], launcher, fails=False)
+    _finish([*launch_words(launcher), script, str(path)], launcher, fails=False)
     return list(json.loads(path.with_suffix(".errors.json").read_text()))
 
 

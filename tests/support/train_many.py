@@ -1,6 +1,7 @@
 """Several trainings one after another in one launch: `accelerate launch … train_many.py COMMANDS.json`.
 
-Beside the file of commands it leaves the errors, one a command, empty for those that went well.
+Beside the file of commands it leaves the errors, one a command, empty for those that went well. A command that
+begins with `inspect` trains nothing: it leaves what `support.sharding` sees of the network under FSDP2.
 """
 
 import json
@@ -17,7 +18,13 @@ if __name__ == "__main__":
     path, errors = Path(sys.argv[1]), []
     for words in json.loads(path.read_text()):
         try:
-            train.run(load_config("train", None, words))
+            if words[0] == "inspect":
+                sys.path.insert(0, str(Path(__file__).parents[1]))
+                from support.sharding import inspect_sharding
+
+                inspect_sharding(load_config("train", None, words[1:]))
+            else:
+                train.run(load_config("train", None, words))
             errors.append("")
         except UserError as error:
             errors.append(str(error))

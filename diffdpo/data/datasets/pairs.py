@@ -38,6 +38,12 @@ class PairExample:
     spans: tuple[tuple[float, float], ...]
 
 
+def sorted_pairs(path: Path, part: Part = ALL_PROMPTS) -> list[PairRow]:
+    """The rows of a part of a pairs table, in the order in which training numbers them."""
+    rows = part.select(tables.read_rows(path.parent, PAIRS), path)
+    return sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
+
+
 class Pairs:
     """A pairs table with the latents of its songs.
 
@@ -56,8 +62,7 @@ class Pairs:
         part: Part = ALL_PROMPTS,
         split: str = "",
     ) -> None:
-        rows = part.select(tables.read_rows(path.parent, PAIRS), path)
-        self.rows = sorted(rows, key=lambda row: (row.prompt_id, row.winner, row.loser))
+        self.rows = sorted_pairs(path, part)
         if not self.rows:
             raise DataError(f"{path}: holds no pairs; run `diffdpo mine` first, or mine with smaller margins")
         self.path, self.source, self.axis_dropout = path, source, axis_dropout

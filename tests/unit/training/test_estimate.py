@@ -134,6 +134,13 @@ WHOLE = MemoryEstimate(weights=100, gradients=100, optimizer=200, reference=100,
         (Deployment(4, 1), (100, 100, 75, 375)),  # the state and DeepSpeed's copy of the weights, by four
         (Deployment(4, 2), (100, 25, 75, 300)),
         (Deployment(4, 3), (35, 25, 75, 235)),  # and a block of ten bytes gathered
+        (Deployment(4, 2, offload=True), (100, 25, 0, 225)),  # the state is on the CPU
+        (Deployment(4, 3, offload=True), (10, 25, 0, 135)),  # and the weights, but for a block
+        (
+            Deployment(4, fsdp2=True),
+            (45, 35, 50, 165),
+        ),  # no second copy; two blocks, and the gradients of one
+        (Deployment(4, fsdp2=True, offload=True), (20, 35, 0, 65)),
     ],
 )
 def test_zero_shards_what_it_says(deployment, expected):

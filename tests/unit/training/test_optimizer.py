@@ -4,18 +4,15 @@ import pytest
 import torch
 from support.launch import hide_package, rows, verb
 
-from diffdpo.errors import ConfigError
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.live_bytes import LiveBytes, tensor_bytes
 from diffdpo.training.optimizer import (
     BLOCK,
     UPDATE_COPIES,
     build_optimizer,
-    check_optimizer,
     moment_bytes,
     set_rate,
 )
-from diffdpo.training.sharding import Deployment
 
 CPU, RATE, BETAS, EPS = torch.device("cpu"), 1e-2, (0.9, 0.999), 1e-8
 STEPS = 12
@@ -126,15 +123,6 @@ def test_bytes_are_those_of_its_state_and_of_its_update(kind):
     with count:
         own.step()
     assert (count.peak - before) / (4 * 512 * 512) == pytest.approx(UPDATE_COPIES[kind], rel=0.02)
-
-
-def test_deepspeed_is_refused_and_nothing_else():
-    check_optimizer(TrainConfig(optimizer="adamw_8bit"), is_sharded=False)
-    check_optimizer(TrainConfig(), is_sharded=True)
-    with pytest.raises(ConfigError, match=r"train\.optimizer=adamw_8bit: DeepSpeed shards moments"):
-        check_optimizer(
-            TrainConfig(optimizer="adamw_8bit"), is_sharded=Deployment(zero_stage=2).zero_stage > 0
-        )
 
 
 def train(out, bundle, pairs, *more, code=0):
