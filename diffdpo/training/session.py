@@ -20,6 +20,7 @@ from diffdpo.runs import finish
 from diffdpo.training.audit import audit_parameters
 from diffdpo.training.best import best_folder
 from diffdpo.training.config import EXPORT, TrainConfig, check_slider, export_folder, result_folder
+from diffdpo.training.context_parallel import build_shards, check_context
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_optimizer
@@ -56,6 +57,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
+    check_context(cfg, model, accelerator)
     if cfg.spike is not None and is_deepspeed(accelerator):
         raise ConfigError(
             "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
@@ -155,6 +157,7 @@ def prepare_training(
         examples=examples,
         cfg=cfg,
         seed=seed,
+        shards=build_shards(cfg, accelerator),
         folder=out,
         fingerprint={"seed": seed, "objective": name, "parameters": count_parameters(network)},
     )

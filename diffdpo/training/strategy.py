@@ -12,7 +12,7 @@ from diffdpo.data.datasets.stream import accumulation
 from diffdpo.devices import choose_device, is_cpu_forced
 from diffdpo.errors import ConfigError
 from diffdpo.registry import pick
-from diffdpo.training.config import TrainConfig
+from diffdpo.training.config import TrainConfig, data_world
 
 
 def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
@@ -27,7 +27,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
     _check_trackers(cfg.trackers)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    rounds = accumulation(cfg.global_batch, cfg.per_device, world)
+    rounds = accumulation(cfg.global_batch, cfg.per_device, data_world(cfg, world))
     AcceleratorState._reset_state()  # a process may train more than once, each time with another precision
     accelerator = Accelerator(
         cpu=is_cpu_forced(),

@@ -1,0 +1,93 @@
+"""Networks on whole songs and on songs divided over processes: their answers and their gradients."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import distributed, multiprocessing
+
+from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
+from diffdpo.models.frame_shards import FrameShards, divided_frames
+
+SMALL = {
+    "dim": 24, "depth": 2, "num_attention_heads": 3, "ff_mult": 2, "latent_channels": 8, "text_num_embeds": 10,
+    "text_dim": 8, "style_dim": 6, "cond_dim": 8, "time_frequencies": 8, "conv_layers": 2, "conv_pos_groups": 4,
+    "max_frames": 64,
+}  # fmt: skip
+
+
+def diffrhythm(**changes: object) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """A random DiffRhythm in double precision, and inputs: a song of all frames, one of half, one of a few.
+
+    The longest song divides by neither two nor three; the kernel of 31 sees more frames than a third of it has.
+    """
+    torch.manual_seed(0)
+    network = DiffRhythmTransformer(**SMALL | changes).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    inputs = {
+        "x": torch.randn(3, 37, 8).double(),
+        "time": torch.rand(3).double(),
+        "text": torch.randint(0, 11, (3, 37)),
+        "style": torch.randn(3, 6).double(),
+        "audio": torch.randn(3, 37, 8).double(),
+        "start_time": torch.rand(3).double(),
+        "frames": torch.tensor([37, 20, 5]),
+    }
+    return network, inputs
+
+
+CASES = {
+    "diffrhythm": diffrhythm,
+    "causal": lambda: diffrhythm(causal=True),
+    "even heads": lambda: diffrhythm(num_attention_heads=6),
+}
+
+
+def answer(network, inputs, shards, *, checkpointing=False):
+    """The velocity and the gradient of its mean square, the mean over the processes that share the songs."""
+    network.zero_grad()
+    if checkpointing:
+        network.enable_gradient_checkpointing()
+    with divided_frames(shards):
+        v = network(**inputs)
+        v.square().mean().backward()
+    network.disable_gradient_checkpointing()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+    if shards is not None:
+        for gradient in gradients:
+            distributed.all_reduce(gradient, group=shards.group)
+            gradient /= shards.size
+    return v.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def difference(expected, actual):
+    """The largest difference between two tensors, in units of the root mean square of the first."""
+    return float((actual - expected).abs().max() / expected.square().mean().sqrt())
+
+
+def compare(rank: int, folder: str, world: int) -> None:
+    """One of `world` processes: all cases over two and over all processes; differences into FOLDER/RANK.json."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    groups = [distributed.new_group(list(range(size))) for size in range(2, world + 1)]
+    differences = {}
+    for name, build in CASES.items():
+        network, inputs = build()
+        v, gradient = answer(network, inputs, None)
+        for size, group in enumerate(groups, start=2):
+            if rank >= size:
+                continue
+            for checkpointing in (False, True):
+                own_v, own_gradient = answer(
+                    network, inputs, FrameShards(group, rank, size), checkpointing=checkpointing
+                )
+                key = f"{name}, {size} processes{', checkpointed' if checkpointing else ''}"
+                differences[key] = (difference(v, own_v), difference(gradient, own_gradient))
+    Path(folder, f"{rank}.json").write_text(json.dumps(differences))
+    distributed.destroy_process_group()
+
+
+def compare_all(folder: Path, world: int) -> list[dict[str, tuple[float, float]]]:
+    """The differences of velocity and gradient by case, as each process sees them."""
+    multiprocessing.spawn(compare, args=(str(folder), world), nprocs=world)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
