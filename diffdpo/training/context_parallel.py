@@ -21,12 +21,12 @@ UNDIVIDED_BACKENDS = {
 """Backends under which songs cannot be divided."""
 
 
-def check_context(cfg: TrainConfig, model: SongModel, accelerator: Accelerator) -> None:
+def check_context(cfg: TrainConfig, model: SongModel, distributed: DistributedType) -> None:
     """ConfigError or DataError for a run that cannot divide its songs over processes."""
     size = cfg.context_parallel
     if size == 1:
         return
-    if backend := UNDIVIDED_BACKENDS.get(accelerator.distributed_type):
+    if backend := UNDIVIDED_BACKENDS.get(distributed):
         raise ConfigError(
             f"train.context_parallel={size}: not under {backend}; launch plain processes, or leave it out"
         )
@@ -42,10 +42,9 @@ def check_context(cfg: TrainConfig, model: SongModel, accelerator: Accelerator) 
     divides.check_division(size)
 
 
-def data_place(cfg: TrainConfig, accelerator: Accelerator) -> tuple[int, int]:
-    """Which part of the data is this process's, of how many: the number of its group, and the groups."""
-    size = cfg.context_parallel
-    return accelerator.process_index // size, accelerator.num_processes // size
+def data_place(cfg: TrainConfig, rank: int, world: int) -> tuple[int, int]:
+    """Which part of the data is that of a process, of how many parts: the number of its group, and the groups."""
+    return rank // cfg.context_parallel, world // cfg.context_parallel
 
 
 def build_shards(cfg: TrainConfig, accelerator: Accelerator) -> FrameShards | None:

@@ -152,7 +152,7 @@ def _after_step(training: Training, state: LoopState, row: Mapping[str, float]) 
 
 
 def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[list[int]]:
-    rank, world = data_place(cfg, accelerator)
+    rank, world = data_place(cfg, accelerator.process_index, accelerator.num_processes)
     for step in range(first, cfg.steps):
         yield from micro_batches(
             step, global_batch=cfg.global_batch, per_device=cfg.per_device, rank=rank, world=world

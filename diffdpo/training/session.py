@@ -57,7 +57,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
-    check_context(cfg, model, accelerator)
+    check_context(cfg, model, accelerator.distributed_type)
     if cfg.spike is not None and is_deepspeed(accelerator):
         raise ConfigError(
             "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"

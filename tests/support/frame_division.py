@@ -1,13 +1,26 @@
 """Networks on whole songs and on songs divided over processes: their answers and their gradients."""
 
 import json
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import distributed, multiprocessing
+from torch.nn import functional as F
 
 from diffdpo.models.diffrhythm.network import DiffRhythmTransformer
-from diffdpo.models.frame_shards import FrameShards, divided_frames
+from diffdpo.models.frame_shards import (
+    FrameShards,
+    divided_frames,
+    frame_positions,
+    join_frames,
+    own_frames,
+    share_frames,
+    share_heads,
+    song_norm,
+    trim_frames,
+    widen_frames,
+)
 
 SMALL = {
     "dim": 24, "depth": 2, "num_attention_heads": 3, "ff_mult": 2, "latent_channels": 8, "text_num_embeds": 10,
@@ -45,13 +58,21 @@ CASES = {
 
 
 def answer(network, inputs, shards, *, checkpointing=False):
-    """The velocity and the gradient of its mean square, the mean over the processes that share the songs."""
+    """The velocity and the gradient of its mean square, the mean over the processes that share the songs.
+
+    AssertionError unless the blocks compute a share of the frames.
+    """
     network.zero_grad()
+    share = -(-inputs["x"].shape[1] // (shards.size if shards else 1))
+    widths = set()
+    hook = network.transformer_blocks[0].register_forward_hook(lambda *call: widths.add(call[2].shape[1]))
     if checkpointing:
         network.enable_gradient_checkpointing()
     with divided_frames(shards):
         v = network(**inputs)
         v.square().mean().backward()
+    hook.remove()
+    assert widths == {share}
     network.disable_gradient_checkpointing()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
     if shards is not None:
@@ -66,11 +87,50 @@ def difference(expected, actual):
     return float((actual - expected).abs().max() / expected.square().mean().sqrt())
 
 
+def exchanges(shards: FrameShards) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By function, what it should give for a song of eleven frames in three channels, and what it gives."""
+    song = torch.arange(33.0, dtype=torch.float64).view(1, 11, 3)
+    song = song * (torch.arange(3) > 0)  # a channel of zeros has a norm as well
+    length = -(-11 // shards.size)
+    start = shards.rank * length
+    padded = F.pad(song, (0, 0, 20, 20 + shards.size * length - 11))
+    heads = 100 * torch.arange(5.0)[:, None, None] + torch.arange(11.0)[:, None]  # five heads, one channel
+    own_heads = F.pad(heads, (0, 0, 0, shards.size * length - 11, 0, -5 % shards.size)).chunk(shards.size)
+    with divided_frames(shards):
+        own = own_frames(song)
+        own_head_frames = own_frames(heads).unsqueeze(0)
+        slopes = own.clone().requires_grad_()
+        song_norm(slopes).sum().backward()
+        return {
+            "own frames": (padded[:, 20 + start : 20 + start + length], own),
+            "joined": (song, join_frames(own, 11)),
+            "positions": (torch.arange(start, start + length), frame_positions(length, own.device)),
+            "neighbours": (
+                padded[:, 13 + start : 27 + start + length].transpose(1, 2),
+                widen_frames(own.transpose(1, 2), 7, 2),
+            ),
+            "trimmed": (own, trim_frames(widen_frames(own, 7, 1), 7, 1)),
+            "heads": (own_heads[shards.rank].unsqueeze(0), share_heads(own_head_frames)),
+            "frames": (own_head_frames, share_frames(share_heads(own_head_frames), 5)),
+            "norm": (song.norm(dim=1, keepdim=True), song_norm(own)),
+            # The sum of the losses of all processes, each of which is the sum of the norms.
+            "slope of the norm": (
+                own_frames(shards.size * song / song.norm(dim=1, keepdim=True).clamp(min=1e-9)), slopes.grad,
+            ),
+        }  # fmt: skip
+
+
 def compare(rank: int, folder: str, world: int) -> None:
     """One of `world` processes: all cases over two and over all processes; differences into FOLDER/RANK.json."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     groups = [distributed.new_group(list(range(size))) for size in range(2, world + 1)]
     differences = {}
+    for size, group in enumerate(groups, start=2):
+        if rank < size:
+            for name, (expected, actual) in exchanges(FrameShards(group, rank, size)).items():
+                assert expected.shape == actual.shape, name
+                error = float((expected - actual).abs().max())
+                differences[f"{name}, {size} processes"] = (error, error)
     for name, build in CASES.items():
         network, inputs = build()
         v, gradient = answer(network, inputs, None)
@@ -89,5 +149,8 @@ def compare(rank: int, folder: str, world: int) -> None:
 
 def compare_all(folder: Path, world: int) -> list[dict[str, tuple[float, float]]]:
     """The differences of velocity and gradient by case, as each process sees them."""
-    multiprocessing.spawn(compare, args=(str(folder), world), nprocs=world)
+    get_context("forkserver").set_forkserver_preload(["support.frame_division"])  # imported once for all
+    multiprocessing.start_processes(
+        compare, args=(str(folder), world), nprocs=world, start_method="forkserver"
+    )
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]

@@ -80,13 +80,18 @@ def launch(launcher: str, *words: object, fails: bool = False) -> Answer:
     return _finish([*accelerate, *LAUNCHERS[launcher], "-m", "diffdpo", *map(str, words)], launcher, fails)
 
 
-def train_many(folder: Path, launcher: str, commands: list[list[str]]) -> list[str]:
-    """Trainings one after another in one launch, since starting takes longer than training: the error of each."""
+def train_many(
+    folder: Path, launcher: str, commands: list[list[str]], script: str = "train_many.py"
+) -> list[str]:
+    """Trainings one after another in one launch, since starting takes longer than training: the error of each.
+
+    `script` is one of tests/support.
+    """
     path = folder / f"{launcher}.json"
     path.write_text(json.dumps(commands))
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    script = str(ROOT / "tests" / "support" / "train_many.py")
-    _finish([*accelerate, *LAUNCHERS[launcher], script, str(path)], launcher, fails=False)
+    script_path = str(ROOT / "tests" / "support" / script)
+    _finish([*accelerate, *LAUNCHERS[launcher], script_path, str(path)], launcher, fails=False)
     return list(json.loads(path.with_suffix(".errors.json").read_text()))
 
 
