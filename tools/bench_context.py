@@ -5,8 +5,8 @@
 A size is width x depth x frames of a random DiffRhythm network; a step is one pair. `activations_mib` is the peak
 of live tensor bytes beyond weights, gradients and optimiser in the process that has most of them; `of_one` its
 share of that of one process; `peak_of_one` that of the whole peak. `cpu_s` is the processor time of a step, summed
-over the processes, and `cpu_of_one` its ratio to one process. `gradient_difference` is that of the gradient norms of
-the first step, relative.
+over the processes, and `cpu_of_one` its ratio to one process. `gradient_difference` is the relative difference of
+the gradient norms of the first step.
 """
 
 import argparse

@@ -29,7 +29,11 @@ SMALL = {
 }  # fmt: skip
 
 
-def diffrhythm(**changes: object) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+Case = tuple[torch.nn.Module, dict[str, torch.Tensor], int]
+"""A network, its inputs, and the tokens that its blocks see in one process."""
+
+
+def diffrhythm(**changes: object) -> Case:
     """A random DiffRhythm in double precision, and inputs: a song of all frames, one of half, one of a few.
 
     The longest song divides by neither two nor three; the kernel of 31 sees more frames than a third of it has.
@@ -47,25 +51,70 @@ def diffrhythm(**changes: object) -> tuple[torch.nn.Module, dict[str, torch.Tens
         "start_time": torch.rand(3).double(),
         "frames": torch.tensor([37, 20, 5]),
     }
-    return network, inputs
+    return network, inputs, 37
+
+
+def ace_step() -> Case:
+    """A random ACE-Step with more queries than keys, blocks with a window, and patches of two frames."""
+    from support.ace_step import CHANNELS, network
+
+    torch.manual_seed(1)
+    inputs = {
+        "x": torch.randn(3, 37, CHANNELS).double(),
+        "t": torch.rand(3).double(),
+        "encoder": torch.randn(3, 6, 32).double(),
+        "tokens": torch.tensor([6, 4, 1]),
+        "context": torch.randn(3, 37, 2 * CHANNELS).double(),
+        "frames": torch.tensor([37, 20, 5]),
+    }
+    return network().double().train(), inputs, 19
+
+
+def stable_audio() -> Case:
+    """A random Stable Audio 3, with three memory tokens before the frames and a song with frames that are kept."""
+    from diffdpo.models.stable_audio3.network import StableAudio3DiTModel
+
+    torch.manual_seed(0)
+    network = StableAudio3DiTModel(
+        io_channels=8, embed_dim=32, depth=3, num_heads=4, cond_token_dim=16, global_cond_dim=16,
+        local_add_cond_dim=9, timestep_features_dim=16, ff_mult=2.0, num_memory_tokens=3,
+    )  # fmt: skip
+    for parameter in network.parameters():
+        if not parameter.any():  # what is zero in a new network would hide what passes through it
+            torch.nn.init.normal_(parameter, std=0.2)
+    local = torch.zeros(3, 37, 10).double()
+    local[0, :20, 0] = local[0, :, -1] = 1
+    local[0, :20, 1:-1] = torch.randn(20, 8).double()
+    inputs = {
+        "x": torch.randn(3, 37, 8).double(),
+        "t": torch.rand(3).double(),
+        "text": torch.randn(3, 5, 16).double(),
+        "text_mask": torch.arange(5) < torch.tensor([5, 3, 1])[:, None],
+        "duration": torch.randn(3, 16).double(),
+        "local": local,
+        "frames": torch.tensor([37, 20, 5]),
+    }
+    return network.double(), inputs, 40
 
 
 CASES = {
     "diffrhythm": diffrhythm,
     "causal": lambda: diffrhythm(causal=True),
-    "even heads": lambda: diffrhythm(num_attention_heads=6),
+    "ace_step": ace_step,
+    "stable_audio_3": stable_audio,
 }
 
 
-def answer(network, inputs, shards, *, checkpointing=False):
+def answer(case: Case, shards: FrameShards | None, *, checkpointing: bool = False):
     """The velocity and the gradient of its mean square, the mean over the processes that share the songs.
 
     AssertionError unless the blocks compute a share of the frames.
     """
+    network, inputs, tokens = case
     network.zero_grad()
-    share = -(-inputs["x"].shape[1] // (shards.size if shards else 1))
-    widths = set()
-    hook = network.transformer_blocks[0].register_forward_hook(lambda *call: widths.add(call[2].shape[1]))
+    share, widths = -(-tokens // (shards.size if shards else 1)), set()
+    block = next(module for module in network.modules() if type(module).__name__ in network._repeated_blocks)
+    hook = block.register_forward_hook(lambda *call: widths.add(call[2].shape[1]))
     if checkpointing:
         network.enable_gradient_checkpointing()
     with divided_frames(shards):
@@ -132,14 +181,14 @@ def compare(rank: int, folder: str, world: int) -> None:
                 error = float((expected - actual).abs().max())
                 differences[f"{name}, {size} processes"] = (error, error)
     for name, build in CASES.items():
-        network, inputs = build()
-        v, gradient = answer(network, inputs, None)
+        case = build()
+        v, gradient = answer(case, None)
         for size, group in enumerate(groups, start=2):
             if rank >= size:
                 continue
             for checkpointing in (False, True):
                 own_v, own_gradient = answer(
-                    network, inputs, FrameShards(group, rank, size), checkpointing=checkpointing
+                    case, FrameShards(group, rank, size), checkpointing=checkpointing
                 )
                 key = f"{name}, {size} processes{', checkpointed' if checkpointing else ''}"
                 differences[key] = (difference(v, own_v), difference(gradient, own_gradient))
