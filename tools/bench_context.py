@@ -1,6 +1,6 @@
 """Measures a training step on songs divided over two processes, beside the same step in one. JSON out.
 
-    python tools/bench_context.py [--sizes 256x4x2048 512x4x1024] [--trainings full LoRA …] [--markdown]
+    python tools/bench_context.py [--sizes 256x4x1024 …] [--trainings full LoRA …] [--markdown]
 
 A size is width x depth x frames of a random DiffRhythm network; a step is one pair. `activations_mib` is the peak
 of live tensor bytes beyond weights, gradients and optimiser in the process that has most of them; `of_one` its
@@ -25,13 +25,13 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 from tools.bench.measure import markdown_table, round_values
 
 MIB = 2**20
-CHANNELS, STYLE, TIMED_STEPS = 64, 512, 2
+CHANNELS, STYLE, TIMED_STEPS = 64, 512, 1
 TRAININGS = ("full", "LoRA", "LoRA, checkpointing")
 COLUMNS = ("activations_mib", "of_one", "peak_mib", "peak_of_one", "cpu_s", "cpu_of_one")
 
 
 def measure_step(size: str, name: str) -> dict[str, float]:
-    """Live tensor bytes of the second step of this process, and the processor seconds of the steps behind it."""
+    """Live tensor bytes of the second step of this process, and the processor seconds of the next."""
     import torch
 
     from diffdpo.models.frame_shards import divided_frames
@@ -148,7 +148,7 @@ def bench(size: str, name: str) -> dict[str, Any]:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=["256x4x2048", "512x4x1024"])
+    parser.add_argument("--sizes", nargs="+", default=["256x4x1024"])
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)

@@ -33,7 +33,9 @@ def differences(tmp_path_factory):
 def test_divided_songs_have_the_velocities_and_gradients_of_whole_songs(differences):
     assert [len(cases) for cases in differences] == [34, 34, 17]
     for cases in differences:
-        assert max(max(errors) for errors in cases.values()) < 1e-10, cases
+        for name, errors in cases.items():
+            # diffusers' normalisations compute in single precision whatever the network's
+            assert max(errors) < (1e-5 if name.startswith(("ace_step", "stable_audio")) else 1e-10), name
 
 
 def words(out, bundle, pairs, *more):
