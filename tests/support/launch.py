@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 LAUNCHERS = {
     "two": ["--config_file", str(CONFIGS / "cpu_2.yaml")],
+    "four": ["--config_file", str(CONFIGS / "cpu_2.yaml"), "--num_processes", "4"],
     "zero2": ["--config_file", str(CONFIGS / "cpu_zero2.yaml")],
     "zero3": ["--config_file", str(CONFIGS / "cpu_zero3.yaml")],
 }
@@ -64,7 +65,7 @@ def command(*words: object) -> list[str]:
 
 def environment(launcher: str = "one") -> dict[str, str]:
     extra = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    if launcher == "two":
+    if launcher in ("two", "four"):
         extra["ACCELERATE_USE_CPU"] = "true"
     return {**os.environ, **extra}
 
