@@ -230,6 +230,14 @@ class DecodesWithGradients(Protocol):
         """`decode` as a tensor that gradients pass through. DataError where the codec is absent or has none."""
 
 
+@runtime_checkable
+class DividesFrames(Protocol):
+    """A song model whose network divides songs over processes by `diffdpo.models.frame_shards`. Optional."""
+
+    def check_division(self, processes: int) -> None:
+        """DataError where this network cannot be divided over so many processes."""
+
+
 OPTIONAL: dict[Any, str] = {
     Inpaints: "in-paint, which train.inpaint, edits and longform.method=continue need",
     Prepares: "prepare conditions",
@@ -238,6 +246,7 @@ OPTIONAL: dict[Any, str] = {
     Transcribes: "transcribe recordings",
     EncodesSounds: "encode sounds in slices",
     TranscribesSounds: "transcribe sounds in slices",
+    DividesFrames: "be divided over frames, which train.context_parallel needs",
     DecodesWithGradients: "be differentiated through its codec, which optimised noise needs",
 }
 """The ability that each optional protocol stands for, as an error message names it."""

@@ -27,7 +27,7 @@ from diffdpo.recipes.own_songs import OwnSongs, sample_neutrals
 from diffdpo.registry import Choice
 from diffdpo.run_dir import check_inputs, dist_env, open_run
 from diffdpo.runs import MANIFEST, is_finished, read_json, write_json
-from diffdpo.training.config import TrainConfig, check_slider, free_keys
+from diffdpo.training.config import TrainConfig, check_slider, data_world, free_keys
 from diffdpo.types import Objective
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def run(cfg: TrainRun) -> Path:
     objective = build_objective(cfg.objective)
     data = cfg.data
     check_inputs(songs=data.songs, pairs=data.pairs, ratings=data.ratings, samples=data.samples)
-    accumulation(cfg.train.global_batch, cfg.train.per_device, int(os.environ.get("WORLD_SIZE", "1")))
+    groups = data_world(cfg.train, int(os.environ.get("WORLD_SIZE", "1")))
+    accumulation(cfg.train.global_batch, cfg.train.per_device, groups)
     check_data_config(cfg.data, objective.batch_kind, cfg.objective.name)
     check_validation(cfg.train.validation, cfg.data, objective.batch_kind, cfg.objective.name)
     if name := os.environ.get(DEEPSPEED_FILE):

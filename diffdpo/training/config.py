@@ -139,6 +139,8 @@ class TrainConfig:
     split_backward: bool = False
     """One song at a time through backward: a pair needs the memory of one song, for one more forward pass. The
     gradient is the same, but for rounding."""
+    context_parallel: int = 1
+    """Processes that share each song, for songs that do not fit one device: its frames are divided among them."""
     compile: bool = False
     """The transformer's blocks with torch.compile: up to a minute of waiting, then faster steps."""
     lora: LoraConfig | None = None
@@ -177,6 +179,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "global_batch", "per_device", "save_every", "keep_checkpoints", "log_every")
+        check_range(self, "context_parallel", low=1, prefix="train.")
         check_range(self, *counts, low=1, prefix="train.")
         check_range(self, "learning_rate", above=0, prefix="train.")
         check_range(self, "grad_clip", above=0, high=math.inf, prefix="train.")
@@ -230,10 +233,21 @@ def check_backend(zero_stage: int, *, fsdp2: bool, offload: bool) -> None:
     )
 
 
+def data_world(cfg: TrainConfig, world: int) -> int:
+    """The number of groups of processes with songs of their own. ConfigError for processes that are left over."""
+    groups, remainder = divmod(world, cfg.context_parallel)
+    if remainder:
+        raise ConfigError(
+            f"train.context_parallel={cfg.context_parallel} needs a multiple of {cfg.context_parallel} processes, "
+            f"this run has {world}; launch as many by `accelerate launch`, or leave it out"
+        )
+    return groups
+
+
 FREE_TO_CHANGE = (
     "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
-    "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile",
-    "validation.every", "validation.patience", "validation.tracker_songs", "validation.result", "strategy",
+    "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile", "strategy",
+    "context_parallel", "validation.every", "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -13,11 +13,13 @@ from accelerate import Accelerator
 from diffdpo.data.datasets.stream import batch_to, batches, micro_batches
 from diffdpo.devices import widest_float
 from diffdpo.errors import UserError
+from diffdpo.models.frame_shards import divided_frames
 from diffdpo.progress import Bar, bar
 from diffdpo.runs import Metrics
 from diffdpo.training import checkpoint
 from diffdpo.training.best import prune_best, save_best
 from diffdpo.training.config import TrainConfig
+from diffdpo.training.context_parallel import data_place
 from diffdpo.training.metrics import StepRecord, step_means
 from diffdpo.training.optimizer import set_rate
 from diffdpo.training.overflow import SKIPPED, count_overflows, scaling_metrics
@@ -81,7 +83,8 @@ def fit(
             state = _validate(training, validation, 0, state, metrics, progress, save_extra)
         while step < cfg.steps and not is_stopped(state.best, cfg.validation):
             start_s = time.monotonic()
-            row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
+            with divided_frames(training.shards):
+                row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
             state = _after_step(training, state, row)
             row["seconds"] = time.monotonic() - start_s
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
@@ -154,13 +157,10 @@ def _after_step(training: Training, state: LoopState, row: Mapping[str, float]) 
 
 
 def _plan(first: int, cfg: TrainConfig, accelerator: Accelerator) -> Iterator[list[int]]:
+    rank, world = data_place(cfg, accelerator.process_index, accelerator.num_processes)
     for step in range(first, cfg.steps):
         yield from micro_batches(
-            step,
-            global_batch=cfg.global_batch,
-            per_device=cfg.per_device,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
+            step, global_batch=cfg.global_batch, per_device=cfg.per_device, rank=rank, world=world
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import Tensor
 
 from diffdpo.training.config import TrainConfig
@@ -20,7 +20,7 @@ from diffdpo.training.split import accumulate_only, split_backward
 from diffdpo.training.step import Standards, noise_keys, part_outputs
 from diffdpo.training.step_noise import StepNoise
 from diffdpo.training.step_rows import cut_rows
-from diffdpo.training.strategy import zero_stage
+from diffdpo.training.strategy import strategy_of
 from diffdpo.types import Batch, LossOutput
 
 GPU_FRAMES = 8192
@@ -118,8 +118,8 @@ def choose_plan(
 
 
 def is_in_step(accelerator: Accelerator) -> bool:
-    """Whether processes communicate inside each forward or backward pass: ZeRO-2, ZeRO-3, FSDP."""
-    return zero_stage(accelerator) >= 2 or accelerator.distributed_type == DistributedType.FSDP
+    """Whether all processes must go equally often through the network: ZeRO and FSDP2."""
+    return strategy_of(accelerator).needs_equal_passes
 
 
 def plan_passes(lengths: Sequence[Sequence[int]], budget: int, window: int = 0) -> list[list[int]]:

@@ -11,6 +11,7 @@ from diffusers.training_utils import EMAModel
 
 from diffdpo.data.datasets.stream import Examples
 from diffdpo.models.base import SongModel
+from diffdpo.models.frame_shards import FrameShards
 from diffdpo.training.config import TrainConfig
 from diffdpo.training.references import ErrorCache
 from diffdpo.training.spikes import SpikeHistory
@@ -35,6 +36,8 @@ class Training:
     examples: Examples
     cfg: TrainConfig
     seed: int
+    shards: FrameShards | None = None
+    """The processes that share this one's songs."""
     folder: Path
     fingerprint: dict[str, Any]
     """What identifies the run: a checkpoint with another fingerprint is refused."""

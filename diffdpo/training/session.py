@@ -29,6 +29,7 @@ from diffdpo.training.config import (
     export_folder,
     result_folder,
 )
+from diffdpo.training.context_parallel import build_shards, check_context
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
 from diffdpo.training.optimizer import build_optimizer, check_weights
@@ -77,6 +78,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
     check_config(cfg, model)
     check_weights(cfg)
     check_strategy(cfg, strategy_of(accelerator), objective)
+    check_context(cfg, model)
     check_slider(cfg, objective)
     check_dropout(cfg, objective)
     check_data(examples, objective, objective_name)
@@ -177,6 +179,7 @@ def prepare_training(
         examples=examples,
         cfg=cfg,
         seed=seed,
+        shards=build_shards(cfg, accelerator),
         folder=out,
         fingerprint={"seed": seed, "objective": name, "parameters": count_parameters(network)},
     )

@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from diffdpo.data.datasets.stream import accumulation
 from diffdpo.devices import choose_device, is_cpu_forced
 from diffdpo.errors import ConfigError, reason
-from diffdpo.training.config import TrainConfig
+from diffdpo.training.config import TrainConfig, data_world
 from diffdpo.training.references import FrozenCopy
 from diffdpo.training.trackers import check_trackers
 from diffdpo.types import Objective
@@ -97,6 +97,11 @@ def refusals(cfg: TrainConfig, strategy: Strategy, objective: Objective) -> Iter
             "keeps fp32 copies of its own" if strategy.is_deepspeed else "shards weights and moments in fp32"
         )
         yield f"train.weights={cfg.weights}: {backend} {kind}; leave it out"
+    if strategy.shards and cfg.context_parallel > 1:
+        yield (
+            f"train.context_parallel={cfg.context_parallel}: not under {backend}; launch plain processes, or leave "
+            "it out"
+        )
     if strategy.is_deepspeed and cfg.spike is not None:
         yield "train.spike: DeepSpeed updates within its backward pass, where no step can be skipped; leave it out"
     if strategy.is_fsdp and cfg.precision == "fp16":
@@ -164,7 +169,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         raise ConfigError("train.precision=fp16 needs a GPU; use bf16 or no")
     check_trackers(cfg.trackers)
     strategy = launcher_strategy(cfg)
-    rounds = accumulation(cfg.global_batch, cfg.per_device, world)
+    rounds = accumulation(cfg.global_batch, cfg.per_device, data_world(cfg, world))
     AcceleratorState._reset_state()  # a process may train more than once, each time with another precision
     with _without_fsdp_of_accelerate():
         accelerator = Accelerator(

@@ -13,6 +13,7 @@ TITLES = {
     "test_matrix": "Published models, all weights, split or not, two processes, ZeRO-2 and 3: one trajectory",
     "test_layouts": "torch.compile, checkpointing, micro-batches: one trajectory",
     "test_compile": "Compiled blocks on two processes, with ZeRO-2 and 3: the uncompiled steps",
+    "test_context": "Songs divided over two and four of four processes, three models: one trajectory",
     "test_batches": "A song of a batch of random lengths is the song alone, under each solver",
     "test_estimates": "The memory in a preset's comment is the estimate for it",
     "test_intervals": "95 % intervals over prompts hold the true effect",

@@ -19,12 +19,13 @@ from diffdpo.cli import app
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 LAUNCHERS = {
-    "two": "cpu_2",
+    "two": ["cpu_2"],
+    "four": ["cpu_2", "--num_processes", "4"],
     **{
-        name: f"cpu_{name}" for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+        name: [f"cpu_{name}"] for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
     },
 }
-"""Two processes by the name of the backend: the configuration of accelerate."""
+"""Processes by the name of the backend: the configuration of accelerate, and more words."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def command(*words: object) -> list[str]:
 
 def environment(launcher: str = "one") -> dict[str, str]:
     extra = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    if launcher == "two":
+    if launcher in ("two", "four"):
         extra["ACCELERATE_USE_CPU"] = "true"
     return {**os.environ, **extra}
 
@@ -78,8 +79,9 @@ def run(*words: object, fails: bool = False) -> Answer:
 
 def launch_words(launcher: str) -> list[str]:
     """The beginning of a command line that starts two processes with `accelerate launch`."""
-    config = ["--config_file", str(CONFIGS / f"{LAUNCHERS[launcher]}.yaml")]
-    return [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", *config]
+    config, *more = LAUNCHERS[launcher]
+    words = ["--main_process_port", "0", "--config_file", str(CONFIGS / f"{config}.yaml"), *more]
+    return [sys.executable, "-m", "accelerate.commands.launch", *words]
 
 
 def torchrun_words() -> list[str]:
@@ -92,12 +94,17 @@ def launch(launcher: str, *words: object, fails: bool = False) -> Answer:
     return _finish([*launch_words(launcher), "-m", "diffdpo", *map(str, words)], launcher, fails)
 
 
-def train_many(folder: Path, launcher: str, commands: list[list[str]]) -> list[str]:
-    """Trainings one after another in one launch, since starting takes longer than training: the error of each."""
+def train_many(
+    folder: Path, launcher: str, commands: list[list[str]], script: str = "train_many.py"
+) -> list[str]:
+    """Trainings one after another in one launch, since starting takes longer than training: the error of each.
+
+    `script` is one of tests/support.
+    """
     path = folder / f"{launcher}.json"
     path.write_text(json.dumps(commands))
-    script = str(ROOT / "tests" / "support" / "train_many.py")
-    _finish([*launch_words(launcher), script, str(path)], launcher, fails=False)
+    script_path = str(ROOT / "tests" / "support" / script)
+    _finish([*launch_words(launcher), script_path, str(path)], launcher, fails=False)
     return list(json.loads(path.with_suffix(".errors.json").read_text()))
 
 

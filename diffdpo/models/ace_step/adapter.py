@@ -223,6 +223,14 @@ class AceStep:
         )
         return velocity
 
+    def check_division(self, processes: int) -> None:
+        """See DividesFrames."""
+        if self.network.config.attention_dropout:
+            raise DataError(
+                f"this network has dropout in its attention, which cannot be divided over {processes} processes; "
+                "leave train.context_parallel out"
+            )
+
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel."""
         return encode_clip(self.codec, clip, self.spec.sample_rate, generator)

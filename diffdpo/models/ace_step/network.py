@@ -10,12 +10,22 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import AceStepTransformer1DModel as PublishedTransformer
-from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed
+from diffusers.models.transformers.ace_step_transformer import AceStepAttnProcessor2_0
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffdpo.flow import Latents, mask_from_frames
 from diffdpo.models.base import host_value
+from diffdpo.models.frame_shards import (
+    current_shards,
+    frame_positions,
+    join_frames,
+    own_frames,
+    padded_length,
+    share_frames,
+    share_heads,
+)
 
 MeanTimes = tuple[Float[Tensor, "row hidden"], Float[Tensor, "row 6 hidden"]]
 
@@ -26,6 +36,37 @@ class AttentionMasks(NamedTuple):
     full: Bool[Tensor, "row 1 1 patch"] | None
     sliding: Bool[Tensor, "#row 1 patch patch"]
     cross: Bool[Tensor, "row 1 1 token"] | None
+
+
+class DividedAttention(AceStepAttnProcessor2_0):
+    """Diffusers' self-attention, on all frames of a share of the heads where songs are divided."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        if current_shards() is None:
+            return super().__call__(
+                attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb
+            )
+        q, k = (
+            apply_rotary_emb(
+                norm(project(hidden_states).unflatten(-1, (-1, attn.head_dim))), image_rotary_emb,
+                use_real=True, use_real_unbind_dim=-2, sequence_dim=1,
+            )
+            for norm, project in ((attn.norm_q, attn.to_q), (attn.norm_k, attn.to_k))
+        )  # fmt: skip
+        v = attn.to_v(hidden_states).unflatten(-1, (-1, attn.head_dim))
+        groups = attn.heads // attn.kv_heads
+        k, v = (values.repeat_interleave(groups, dim=2) for values in (k, v))
+        q, k, v = (share_heads(values.transpose(1, 2)) for values in (q, k, v))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scaling)
+        h = share_frames(h, attn.heads).transpose(1, 2).flatten(2, 3).to(hidden_states.dtype)
+        return attn.to_out[1](attn.to_out[0](h))
 
 
 class AceStepTransformer1DModel(PublishedTransformer):
@@ -54,17 +95,19 @@ class AceStepTransformer1DModel(PublishedTransformer):
         shift_scale, modulation = self._embed_times(t, x.dtype)
         h = torch.cat([context, x], -1).masked_fill(~inside, 0)
         h = F.pad(h, (0, 0, 0, -length % self.patch_size))  # an odd frame is padded with zeros, as published
+        patches = h.shape[1] // self.patch_size
+        h = self._own_patches(h)
         h = self.proj_in_conv(h.transpose(1, 2)).transpose(1, 2)
         condition = self.condition_embedder(encoder)
         masks = attention_masks(
             -(-frames // self.patch_size),
-            h.shape[1],
+            padded_length(patches),
             tokens,
             encoder.shape[1],
             self.config.sliding_window,
             h.device,
         )
-        positions = torch.arange(h.shape[1], device=h.device, dtype=torch.float32)
+        positions = frame_positions(h.shape[1], h.device).float()
         rotation = tuple(
             wave.to(h.dtype)
             for wave in get_1d_rotary_pos_embed(
@@ -78,8 +121,17 @@ class AceStepTransformer1DModel(PublishedTransformer):
             h = self._gradient_checkpointing_func(layer, *inputs) if recompute else layer(*inputs)
         shift, scale = (self.scale_shift_table + shift_scale[:, None]).chunk(2, 1)
         h = (self.norm_out(h) * (1 + scale) + shift).type_as(h)
-        h = self.proj_out_conv(h.transpose(1, 2)).transpose(1, 2)[:, :length]
-        return h.masked_fill(~inside, 0)
+        h = self.proj_out_conv(h.transpose(1, 2)).transpose(1, 2)
+        return join_frames(h, patches * self.patch_size)[:, :length].masked_fill(~inside, 0)
+
+    def _own_patches(self, h: Float[Tensor, "row frame _"]) -> Float[Tensor, "row part _"]:
+        """The frames of this process's patches; whoever divides songs has attention divided as well."""
+        if current_shards() is None:
+            return h
+        for layer in self.layers:
+            if not isinstance(layer.self_attn.processor, DividedAttention):
+                layer.self_attn.set_processor(DividedAttention())
+        return own_frames(h.unflatten(1, (-1, self.patch_size))).flatten(1, 2)
 
     def _embed_times(self, t: Float[Tensor, " row"], dtype: torch.dtype) -> MeanTimes:
         """The embedding of t and the modulation of the blocks: the sum of those of t and of t - r, which is 0.

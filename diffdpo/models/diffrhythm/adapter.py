@@ -187,6 +187,14 @@ class DiffRhythm:
             "duration": condition["duration"].to(dtype) if "duration" in condition else None,
         }
 
+    def check_division(self, processes: int) -> None:
+        """See DividesFrames."""
+        if self._is_fixed:
+            raise DataError(
+                f"this network knows songs of {self.spec.max_frames} frames only and cannot be divided over "
+                f"{processes} processes; leave train.context_parallel out"
+            )
+
     @property
     def _is_fixed(self) -> bool:
         return self.spec.window == "fixed"

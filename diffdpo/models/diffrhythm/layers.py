@@ -11,6 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffdpo.flow import Latents, Times
+from diffdpo.models.frame_shards import (
+    frame_positions,
+    share_frames,
+    share_heads,
+    song_norm,
+    trim_frames,
+    widen_frames,
+)
 
 HiddenStates = Float[Tensor, "batch frame dim"]
 Padding = Bool[Tensor, "batch frame 1"]
@@ -72,7 +80,7 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
     def forward(self, h: HiddenStates) -> HiddenStates:
-        strength = h.norm(p=2, dim=1, keepdim=True)
+        strength = song_norm(h)
         share = strength / (strength.mean(dim=-1, keepdim=True) + 1e-6)
         return self.gamma * (h * share) + self.beta + h
 
@@ -82,6 +90,7 @@ class TextBlock(nn.Module):
 
     def __init__(self, dim: int, hidden: int, kernel_size: int) -> None:
         super().__init__()
+        self.receptive_frames = kernel_size // 2
         self.dwconv = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, hidden)
@@ -89,7 +98,8 @@ class TextBlock(nn.Module):
         self.pwconv2 = nn.Linear(hidden, dim)
 
     def forward(self, x: HiddenStates, padding: Padding | None) -> HiddenStates:
-        h = self.dwconv(x.transpose(1, 2)).transpose(1, 2)
+        h = self.dwconv(widen_frames(x, self.receptive_frames, 1).transpose(1, 2)).transpose(1, 2)
+        h = trim_frames(h, self.receptive_frames, 1)
         h = F.gelu(self.pwconv1(self.norm(h)))
         h = self.pwconv2(self.grn(silence(h, padding)))
         return silence(x + h, padding)
@@ -113,7 +123,7 @@ class TextEmbedder(nn.Module):
             text = text.masked_fill(padding.squeeze(-1), 0)  # behind the end a token need not even exist
         h = self.text_embed(text)
         # The published table ends at max_frames; later frames share its last row.
-        positions = torch.arange(text.shape[1], device=text.device).clamp(max=self.max_frames - 1)
+        positions = frame_positions(text.shape[1], text.device).clamp(max=self.max_frames - 1)
         phases = angles(positions, h.shape[-1])
         h = silence(h + torch.cat([phases.cos(), phases.sin()], dim=-1).to(h.dtype), padding)
         for block in self.text_blocks:
@@ -130,13 +140,15 @@ class ConvPositionEmbedder(nn.Module):
         def conv() -> nn.Conv1d:
             return nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=groups)
 
+        self.receptive_frames = kernel_size // 2
         self.conv1d = nn.Sequential(conv(), nn.Mish(), conv(), nn.Mish())
 
     def forward(self, h: HiddenStates, padding: Padding | None) -> HiddenStates:
         mask = None if padding is None else padding.transpose(1, 2)
         h = h.transpose(1, 2)
         for conv_and_mish in (self.conv1d[:2], self.conv1d[2:]):
-            h = conv_and_mish(silence(h, mask))
+            h = widen_frames(silence(h, mask), self.receptive_frames, 2)
+            h = trim_frames(conv_and_mish(h), self.receptive_frames, 2)
         return h.transpose(1, 2)
 
 
@@ -204,7 +216,9 @@ class SelfAttention(nn.Module):
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = apply_rope(q, rotation), apply_rope(k, rotation)
+        q, k, v = share_heads(q), share_heads(k), share_heads(v)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=self.causal)
+        h = share_frames(h, self.heads)
         return self.o_proj(rearrange(h, "batch head frame dim -> batch frame (head dim)"))
 
 

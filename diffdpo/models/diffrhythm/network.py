@@ -30,6 +30,7 @@ from diffdpo.models.diffrhythm.layers import (
     angles,
     silence,
 )
+from diffdpo.models.frame_shards import frame_positions, join_frames, own_frames, padded_length
 
 
 class EncodedCondition(NamedTuple):
@@ -42,6 +43,7 @@ class EncodedCondition(NamedTuple):
     place: Float[Tensor, "batch cond"]
     """Embedding of the start and, if the network takes one, the duration."""
     padding: Padding | None
+    """Of all frames, where the rest of the encoding is of this process's own: see `models.frame_shards`."""
     is_projected: bool = False
 
 
@@ -53,9 +55,15 @@ def padding_behind(frames: Int[Tensor, " batch"], length: int, device: torch.dev
     ends = frames.tolist()
     if not all(1 <= end <= length for end in ends):
         raise ValueError(f"frames must be between 1 and the length {length} of the batch, got {ends}")
-    if min(ends) == length:
+    if min(ends) == padded_length(length):
         return None
-    return ~rearrange(mask_from_frames(frames.to(device), length), "batch frame -> batch frame 1")
+    mask = mask_from_frames(frames.to(device), padded_length(length))
+    return ~rearrange(mask, "batch frame -> batch frame 1")
+
+
+def own_padding(padding: Padding | None) -> Padding | None:
+    """The padding mask of this process's frames."""
+    return None if padding is None else own_frames(padding)
 
 
 class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -156,10 +164,13 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if takes_duration != (duration is not None):
             problem = "a duration is required" if takes_duration else "no duration can be given"
             raise ValueError(f"duration_embedding={takes_duration}, so {problem}")
+        if frames is None and padded_length(text.shape[1]) != text.shape[1]:
+            raise ValueError("frames are required where songs are divided over processes")
         padding = None if frames is None else padding_behind(frames, text.shape[1], text.device)
-        lyrics, residuals = self.encode_text(text, padding)
-        style_per_frame = repeat(style, "batch style -> batch frame style", frame=text.shape[1])
-        inputs = torch.cat([silence(audio, padding), lyrics, style_per_frame], dim=-1)
+        lyrics, residuals = self.encode_text(own_frames(text), own_padding(padding))
+        style_per_frame = repeat(style, "batch style -> batch frame style", frame=lyrics.shape[1])
+        context = silence(own_frames(audio), own_padding(padding))
+        inputs = torch.cat([context, lyrics, style_per_frame], dim=-1)
         place = self.start_time_embed(start_time, audio.dtype)
         if duration is not None:
             place = place + self.duration_time_embed(duration, audio.dtype)
@@ -181,9 +192,9 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     def denoise(self, x: Latents, time: Times | Float[Tensor, ""], encoding: EncodedCondition) -> Latents:
         """The half of `forward` that a sampler repeats."""
-        padding = encoding.padding
+        length, padding = x.shape[1], own_padding(encoding.padding)
         moment = self.time_embed(time.expand(len(x)), x.dtype) + encoding.place
-        x = silence(x, padding)
+        x = silence(own_frames(x), padding)
         # x comes first in the published order, then audio, lyrics, style, moment.
         if encoding.is_projected:
             h = self.input_embed.place(encoding.inputs + self.input_embed.project_dynamic(x, moment), padding)
@@ -191,17 +202,17 @@ class DiffRhythmTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             moment_per_frame = repeat(moment, "batch cond -> batch frame cond", frame=x.shape[1])
             h = self.input_embed(torch.cat([x, encoding.inputs, moment_per_frame], dim=-1), padding)
         head_dim = self.config.dim // self.config.num_attention_heads
-        phases = angles(torch.arange(x.shape[1], device=x.device), head_dim, self.config.rope_theta)
+        phases = angles(frame_positions(x.shape[1], x.device), head_dim, self.config.rope_theta)
         rotation = phases.cos().to(h.dtype), phases.sin().to(h.dtype)
         # Causally no song sees its padding anyway, and SDPA takes a mask or is_causal, not both.
         visible = None
-        if padding is not None and not self.config.causal:
-            visible = ~rearrange(padding, "batch frame 1 -> batch 1 1 frame")
+        if encoding.padding is not None and not self.config.causal:
+            visible = ~rearrange(encoding.padding, "batch frame 1 -> batch 1 1 frame")
         for layer, block in enumerate(self.transformer_blocks):
             h = self._run(block, h, rotation, visible)
             if layer < len(encoding.residuals):
                 h = h + encoding.residuals[layer]
-        return silence(self.proj_out(self.norm_out(h, moment)), padding)
+        return join_frames(silence(self.proj_out(self.norm_out(h, moment)), padding), length)
 
     def _run(self, module: nn.Module, *args: Any) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -133,6 +133,9 @@ class StableAudio3:
             frames=frames,
         )
 
+    def check_division(self, processes: int) -> None:
+        """See DividesFrames: any number will do."""
+
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "frame channel"]:
         """See SongModel. Audio keeps its level; the latents are not random."""
         return encode_clip(self.codec, clip, self.spec.sample_rate, generator)

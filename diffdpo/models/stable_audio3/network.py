@@ -22,6 +22,15 @@ from torch import Tensor, nn
 
 from diffdpo.flow import Latents, Times, mask_from_frames
 from diffdpo.models.base import host_value
+from diffdpo.models.frame_shards import (
+    current_shards,
+    frame_positions,
+    join_frames,
+    own_frames,
+    padded_length,
+    share_frames,
+    share_heads,
+)
 
 ROPE_BASE = 10_000.0
 KeyMask = Bool[Tensor, "batch 1 1 key"] | None
@@ -40,16 +49,16 @@ class MaskedSelfAttention(StableAudio3SelfAttnProcessor):
         maps = 2 if attn.use_differential else 1
         parts = attn.to_qkv(hidden_states).chunk(2 * maps + 1, dim=-1)
         *qk, value = (part.unflatten(-1, (attn.heads, attn.dim_heads)) for part in parts)
-        value = value.transpose(1, 2)
+        value = share_heads(value.transpose(1, 2))
         outputs = []
         for q, k in zip(qk[:maps], qk[maps:], strict=True):
             query, key = (
-                _apply_rotary_partial(norm(x), angles).transpose(1, 2)
+                share_heads(_apply_rotary_partial(norm(x), angles).transpose(1, 2))
                 for norm, x in ((attn.q_norm, q), (attn.k_norm, k))
             )
             outputs.append(F.scaled_dot_product_attention(query, key, value, attn_mask=visible))
         out = outputs[0] - outputs[1] if maps == 2 else outputs[0]
-        return attn.to_out(out.transpose(1, 2).flatten(2, 3))
+        return attn.to_out(share_frames(out, attn.heads).transpose(1, 2).flatten(2, 3))
 
 
 class LocalProjection(nn.Sequential):
@@ -129,18 +138,37 @@ class StableAudio3DiTModel(DiffusersDiT, PeftAdapterMixin):
         context = self.to_cond_embed(torch.where(text_mask[..., None], text, padding))
         x = x.masked_fill(~inside[..., None], 0)
         local = local.masked_fill(~inside[..., None], 0)
-        h = self.proj_in(self._convolve(self.preprocess_conv, x))
-        count = self.config.num_memory_tokens
+        tokens = self.config.num_memory_tokens
+        length = tokens + x.shape[1]
         visible = None
-        if host_value(frames.min()) != x.shape[1]:
-            visible = F.pad(inside, (count, 0), value=True)[:, None, None]
-        if count:
-            h = torch.cat([self.memory_tokens.to(h.dtype).expand(len(x), -1, -1), h], 1)
+        if host_value(frames.min() + tokens) != padded_length(length):
+            visible = mask_from_frames(frames.to(x.device) + tokens, padded_length(length))[:, None, None]
+        h, local, count = self._sequence(x, local)
         rope = self._angles(h.shape[1], h.device), visible
         for block in self.transformer_blocks:
             h = self._run(block, h, context, modulation, rope, None, local, count)
         v = self._convolve(self.postprocess_conv, self.proj_out(h[:, count:]))
-        return v.masked_fill(~inside[..., None], 0)
+        return join_frames(v, length)[:, tokens - count :].masked_fill(~inside[..., None], 0)
+
+    def _sequence(self, x: Latents, local: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Memory tokens and frames, the in-painting channels, and how many of the first have no such channels.
+
+        Where songs are divided, tokens and frames are one sequence; the channels of a token are then zeros, which
+        add nothing.
+        """
+        count = self.config.num_memory_tokens
+        is_divided = current_shards() is not None
+        if is_divided:
+            x, local = (own_frames(F.pad(values, (0, 0, count, 0))) for values in (x, local))
+        h = self.proj_in(self._convolve(self.preprocess_conv, x))
+        if not count:
+            return h, local, 0
+        memory = self.memory_tokens.to(h.dtype).expand(len(x), -1, -1)
+        if not is_divided:
+            return torch.cat([memory, h], 1), local, count
+        positions = frame_positions(h.shape[1], h.device)
+        memory = memory[:, positions.clamp(max=count - 1)]
+        return torch.where(positions[:, None] < count, memory, h), local, 0
 
     def _convolve(self, convolution: nn.Module, x: Latents) -> Latents:
         """The residual convolution of width one at either end of the network."""
@@ -151,7 +179,7 @@ class StableAudio3DiTModel(DiffusersDiT, PeftAdapterMixin):
         behind 256 could not be told apart."""
         size = self.config.embed_dim // self.config.num_heads // 2
         exponents = torch.arange(0, size, 2, device=device).float() / size
-        angles = torch.outer(torch.arange(length, device=device).float(), 1.0 / ROPE_BASE**exponents)
+        angles = torch.outer(frame_positions(length, device).float(), 1.0 / ROPE_BASE**exponents)
         return torch.cat([angles, angles], -1)
 
     def _run(self, block: nn.Module, *args: Any) -> Tensor:
