@@ -158,6 +158,11 @@ class TrainConfig:
     workers: int = 0
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Names of accelerate trackers: tensorboard, wandb, trackio, … metrics.jsonl is always written."""
+    matmul_share: bool | None = None
+    """Log the share of the rate of matrix products that the device attains, which costs some seconds at the start;
+    null: on a GPU only."""
+    profile: bool = False
+    """Write a profile of the third step of the run: profile.txt, profile.json and profile_trace.json."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "global_batch", "per_device", "save_every", "keep_checkpoints", "log_every")
@@ -198,8 +203,8 @@ def check_slider(cfg: TrainConfig, objective: Objective) -> None:
 
 FREE_TO_CHANGE = (
     "steps", "per_device", "save_every", "keep_checkpoints", "log_every", "workers", "trackers",
-    "gradient_checkpointing", "split_backward", "time_bins", "compile", "validation.every",
-    "validation.patience", "validation.tracker_songs", "validation.result",
+    "gradient_checkpointing", "split_backward", "time_bins", "compile", "matmul_share", "profile",
+    "validation.every", "validation.patience", "validation.tracker_songs", "validation.result",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -32,6 +32,7 @@ from diffdpo.training.setup import (
 )
 from diffdpo.training.step import CONTEXT
 from diffdpo.training.strategy import build_accelerator, is_deepspeed, zero_stage
+from diffdpo.training.throughput import build_meter
 from diffdpo.training.validation import Validation
 from diffdpo.training.validation_rule import is_stopped
 from diffdpo.types import Objective
@@ -129,6 +130,7 @@ def prepare_training(
         network.enable_gradient_checkpointing()
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
+    meter = build_meter(model, objective, cfg, accelerator.device, cache)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network, "train.compile")
     network.train()
@@ -157,6 +159,7 @@ def prepare_training(
         seed=seed,
         folder=out,
         fingerprint={"seed": seed, "objective": name, "parameters": count_parameters(network)},
+        meter=meter,
     )
     return training, parameters
 

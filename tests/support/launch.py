@@ -114,9 +114,14 @@ def stop_while(process: "subprocess.Popen[bytes]", condition: Callable[[], objec
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what depends on the clock."""
+    """metrics.jsonl without what depends on the clock and the machine."""
+    from diffdpo.training.throughput import TIMINGS  # torch
+
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in TIMINGS and not k.endswith("seconds")}
+        for line in lines
+    ]
 
 
 def same_trajectory(reference: list[dict[str, float]], actual: list[dict[str, float]]) -> None:
