@@ -82,6 +82,10 @@ SMALL = BenchSizes(
 """Sizes at which every part runs on a CPU in a second."""
 
 
+BAD_FORK = "bad fork"
+"""The status of a part whose process was forked from one that had touched the GPU: it must be started afresh."""
+
+
 class NoMemoryError(Exception):
     """A part that would need more memory than there is, by the estimate."""
 
@@ -219,7 +223,8 @@ def step_part(
     row: dict[str, Any] = {
         "estimate_gib": estimate_memory(sketch, instrumental(), DPO(), cfg, frames).peak / GIB
     }
-    check_room(row["estimate_gib"], device)
+    if device.type == "cuda":
+        check_room(row["estimate_gib"], torch.cuda.mem_get_info(device)[0] / GIB)
     model = random_model(sizes.width, sizes.depth, frames, str(device))
     with tempfile.TemporaryDirectory() as folder:
         cfg = TrainConfig(**{**vars(cfg), "compile": compiled})
@@ -231,11 +236,8 @@ def step_part(
     return row
 
 
-def check_room(needed_gib: float, device: torch.device) -> None:
-    """NoMemoryError where a GPU has less memory free than is needed, with some room for what is not counted."""
-    if device.type != "cuda":
-        return
-    free_gib = torch.cuda.mem_get_info(device)[0] / GIB
+def check_room(needed_gib: float, free_gib: float) -> None:
+    """NoMemoryError where less memory is free than is needed, with some room for what is not counted."""
     if needed_gib > HEADROOM * free_gib:
         raise NoMemoryError(f"needs {needed_gib:.1f} GiB by the estimate, {free_gib:.1f} GiB are free")
 
@@ -244,6 +246,8 @@ def _time_steps(training: Training, seconds: float, device: torch.device) -> dic
     """Two steps to warm up, so many as fit into the time, and one in which live tensors are counted."""
     loader = batches(training.examples, iter([[i] for i in range(1000)]), seed=0, workers=0)
     meter, number = training.meter, 0
+    if meter.flops is not None:
+        meter.flops.formula.probes = (1,)  # all songs are of one length
     stream = meter.watch(loader)
     for number in range(2):
         train_step(training, number, stream, {})
@@ -328,7 +332,9 @@ FUNCTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 def measure_part(kind: str, arguments: Mapping[str, Any], device_name: str, *, small: bool) -> dict[str, Any]:
     """The row of a part: its numbers with `status` ok, or `status` skipped or failed with a reason of one line."""
-    os.environ[DEVICE] = device_name
+    if torch.cuda._is_in_bad_fork():
+        return {"status": BAD_FORK}
+    _choose_gpu(device_name)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its workers would outlive a time limit
     device = choose_device()
     try:
@@ -337,7 +343,16 @@ def measure_part(kind: str, arguments: Mapping[str, Any], device_name: str, *, s
         return {"status": "skipped", "reason": str(error)}
     except Exception as error:  # whatever it is, it is one row of the table
         return {"status": "failed", "reason": failure_reason(error, device)}
-    return {"status": "differs" if row.get("excess") else "ok", **row}
+    return {"status": "differs" if row.get("excess") else "ok", **row, "cpu_s": time.process_time()}
+
+
+def _choose_gpu(device_name: str) -> None:
+    """Make a device the one that this process sees as its first: accelerate knows GPUs by their rank only."""
+    kind, _, number = device_name.partition(":")
+    if number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)] if visible else number
+    os.environ[DEVICE] = kind
 
 
 def failure_reason(error: Exception, device: torch.device) -> str:

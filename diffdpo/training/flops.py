@@ -75,6 +75,8 @@ class FlopFormula:
     model: SongModel
     network: nn.Module
     has_adapters: bool
+    probes: tuple[int, ...] = PROBES
+    """(1,) counts once, where all songs are of one length."""
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     """Coefficients of the fitted quadratics by name of the pass, once a song was seen."""
 
@@ -91,7 +93,7 @@ class FlopFormula:
 
     def _fit(self, row: Row, frames: int) -> None:
         multiple = self.model.spec.multiple
-        lengths = sorted({max(1, frames // (part * multiple)) * multiple for part in PROBES})
+        lengths = sorted({max(1, frames // (part * multiple)) * multiple for part in self.probes})
         counts = [self._count(row, length) for length in lengths]
         for name in ("forward", "backward", "bare"):
             values = np.array([getattr(count, name) for count in counts], float)

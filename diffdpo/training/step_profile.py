@@ -131,7 +131,9 @@ def operation_flops(name: str, shapes: Sequence[Sequence[int]], values: Sequence
         slope, x, weight = shapes[:3]
         return 2.0 * conv_flop_count(list(x), list(weight), list(slope))
     if own == "convolution" and len(values) > 5 and not values[6]:
-        return float(conv_flop_count(list(shapes[0]), list(shapes[1]), _convolved(*shapes[:2], values)))
+        return float(
+            conv_flop_count(list(shapes[0]), list(shapes[1]), _convolved(shapes[0], shapes[1], values))
+        )
     return 0.0
 
 
