@@ -25,6 +25,9 @@ JSON_FILE, TABLE_FILE = "gpu_check.json", "gpu_check.md"
 MIN_SECONDS = 10.0
 """A part is not begun with less time than this left."""
 
+SMALL_PATIENCE = 10.0
+"""Tiny networks may take so many times the limit of a part: they run on machines with other work."""
+
 
 @dataclass(frozen=True)
 class GpuCheck:
@@ -126,7 +129,8 @@ def measure_parts(
     """The row of each part, in turn. Once the time is used up, the others are skipped."""
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # imports once; it never touches the GPU, which does not survive a fork
+    if "forkserver" in methods:  # imports once; it must not touch the GPU, which does not survive a fork
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         context.set_forkserver_preload(["diffdpo.recipes.gpu_parts"])
     rows, begin_s = [], clock()
     for part in parts:
@@ -134,7 +138,7 @@ def measure_parts(
         if left_s < MIN_SECONDS:
             row = {"status": "skipped", "reason": "no time was left; give more with --minutes"}
         else:
-            limit_s = min(part.limit_s, left_s)
+            limit_s = min(part.limit_s * (SMALL_PATIENCE if small else 1), left_s)
             row = _run_child(context, part, device, small=small, limit_s=limit_s)
             if row["status"] == "bad fork":  # something that is imported touched the GPU
                 context = multiprocessing.get_context("spawn")

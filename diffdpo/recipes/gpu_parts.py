@@ -332,7 +332,7 @@ FUNCTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 def measure_part(kind: str, arguments: Mapping[str, Any], device_name: str, *, small: bool) -> dict[str, Any]:
     """The row of a part: its numbers with `status` ok, or `status` skipped or failed with a reason of one line."""
-    if torch.cuda._is_in_bad_fork():
+    if device_name != "cpu" and torch.cuda._is_in_bad_fork():
         return {"status": BAD_FORK}
     _choose_gpu(device_name)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its workers would outlive a time limit
