@@ -222,15 +222,28 @@ def _register_check_data(app: typer.Typer, errors: Errors) -> None:
 
 
 def _register_gpu_check(app: typer.Typer, errors: Errors) -> None:
-    @app.command("gpu-check", help="On a machine with a GPU: same numbers as a CPU, speed, memory. JSON out.")
-    def gpu_check_command(dim: int = 2048, depth: int = 16, frames: int = 2048) -> None:
+    @app.command(
+        "gpu-check", help="On a machine with a GPU: same numbers as a CPU, speed, memory. JSON and a table."
+    )
+    def gpu_check_command(
+        out: Annotated[Path, typer.Option(help="Folder of gpu_check.json and gpu_check.md")] = Path("out"),
+        minutes: Annotated[float, typer.Option(help="Time for all parts, the most important first")] = 8.0,
+        part: Annotated[
+            list[str] | None, typer.Option(help="Parts whose names begin so; may be repeated")
+        ] = None,
+        device: Annotated[str, typer.Option(help="cuda, cuda:1, or cpu; by default the GPU")] = "",
+        small: Annotated[
+            bool, typer.Option("--small", help="Tiny networks: whether the command itself works")
+        ] = False,
+    ) -> None:
         with errors():
-            from diffdpo.recipes.gpu_check import gpu_check
+            from diffdpo.recipes.gpu_check import GpuCheck, gpu_check
 
-            for name, value in (("dim", dim), ("depth", depth), ("frames", frames)):
-                if value < 1:
-                    raise ConfigError(f"--{name} must be at least 1, got {value}")
-            typer.echo(gpu_check(dim, depth, frames))
+            settings = _build_settings(
+                GpuCheck, device=device, small=small, minutes=minutes, out=str(_local(out)),
+                parts=tuple(part or ()),
+            )  # fmt: skip
+            typer.echo(gpu_check(settings))
 
 
 def _register_lyrics(app: typer.Typer, errors: Errors) -> None:

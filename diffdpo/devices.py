@@ -1,8 +1,11 @@
 """The device of a process: CUDA, Apple's MPS or the CPU, chosen in one place."""
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -66,3 +69,30 @@ def unchanged_randomness(device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device.index or 0]):
         yield
     torch.cuda.empty_cache()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def allocated_peak(device: torch.device) -> int | None:
+    """The most bytes that tensors of this process held on a GPU at a time; None where it is not counted."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def resident_peak() -> int:
+    """The most memory of this process that was resident at a time, in bytes.
+
+    VmHWM starts anew with the program; on Linux, ru_maxrss starts with the peak of the program that began it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    words = status.partition("VmHWM:")[2].split()
+    return int(words[0]) * 1024 if words else 0

@@ -176,6 +176,11 @@ class TrainConfig:
     workers: int = 0
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Names of accelerate trackers: tensorboard, wandb, trackio, … metrics.jsonl is always written."""
+    matmul_share: bool | None = None
+    """Log the share of the rate of matrix products that the device attains, which costs some seconds at the start;
+    null: on a GPU only."""
+    profile: bool = False
+    """Write a profile of the third step of the run: profile.txt, profile.json and profile_trace.json."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "global_batch", "per_device", "save_every", "keep_checkpoints", "log_every")
@@ -248,6 +253,7 @@ FREE_TO_CHANGE = (
     "steps", "per_device", "frames_per_device", "save_every", "keep_checkpoints", "log_every", "workers",
     "trackers", "gradient_checkpointing", "checkpointing", "split_backward", "time_bins", "compile", "strategy",
     "context_parallel", "validation.every", "validation.patience", "validation.tracker_songs", "validation.result",
+    "matmul_share", "profile",
 )  # fmt: skip
 """Keys of `train` that a resumed run may have changed: none of them moves the trajectory, but for `steps` under a
 schedule that ends at zero."""

@@ -35,7 +35,9 @@ from diffdpo.training.spikes import (
     report_spike,
 )
 from diffdpo.training.step import StepNoise, sample_noise
+from diffdpo.training.step_profile import profiled_step
 from diffdpo.training.strategy import clip_gradients
+from diffdpo.training.throughput import step_note
 from diffdpo.training.validation import Validation, report_validation, validate
 from diffdpo.training.validation_rule import choose_best, is_due, is_stopped, metric_value
 from diffdpo.types import Batch, LossOutput, Objective
@@ -69,13 +71,14 @@ def fit(
     first, state = int(manifest["step"]), LoopState.restore(manifest)
     keep_until = first if newest else -1
     metrics = Metrics(training.folder, keep_until=keep_until) if accelerator.is_main_process else None
-    stream = batches(
+    loader = batches(
         training.examples,
         _plan(first, cfg, accelerator),
         seed=training.seed,
         workers=cfg.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+    meter, stream = training.meter, training.meter.watch(loader)
     overflows, step = 0, first
     is_main = accelerator.is_main_process
     with bar("train", cfg.steps, "step", n_done=first, visible=is_main) as progress, stop_request() as stop:
@@ -83,10 +86,11 @@ def fit(
             state = _validate(training, validation, 0, state, metrics, progress, save_extra)
         while step < cfg.steps and not is_stopped(state.best, cfg.validation):
             start_s = time.monotonic()
-            with divided_frames(training.shards):
+            with divided_frames(training.shards), profiled_step(training, step, first):
                 row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
             state = _after_step(training, state, row)
-            row["seconds"] = time.monotonic() - start_s
+            eta_s = progress.pace.eta_s(cfg.steps - step - 1)
+            row |= meter.measure(time.monotonic() - start_s, accelerator.num_processes, eta_s)
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
             overflows = count_overflows(row, overflows, visible=accelerator.is_main_process)
             step += 1
@@ -98,7 +102,7 @@ def fit(
                 _save(training, step, state, save_extra)
             if is_stop and not is_last:
                 leave(stop, checkpoint.latest_checkpoint(folder), accelerator)
-            progress.advance(1, note=f"loss {row['loss']:.4f}" if "loss" in row else "spike")
+            progress.advance(1, note=step_note(row))
     return step, state
 
 

@@ -16,6 +16,7 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.references import ErrorCache
 from diffdpo.training.spikes import SpikeHistory
 from diffdpo.training.step import AuxiliaryPolicy
+from diffdpo.training.throughput import ThroughputMeter
 from diffdpo.training.validation_rule import BestStep
 from diffdpo.types import Objective
 
@@ -41,6 +42,7 @@ class Training:
     folder: Path
     fingerprint: dict[str, Any]
     """What identifies the run: a checkpoint with another fingerprint is refused."""
+    meter: ThroughputMeter = field(default_factory=ThroughputMeter)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,6 +148,7 @@ def prepare_training(
     enable_checkpointing(network, checkpointing_of(cfg))
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
+    meter = build_meter(model, objective, cfg, accelerator.device, cache)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network, "train.compile")
     network.train()
@@ -182,6 +183,7 @@ def prepare_training(
         shards=build_shards(cfg, accelerator),
         folder=out,
         fingerprint={"seed": seed, "objective": name, "parameters": count_parameters(network)},
+        meter=meter,
     )
     return training, parameters
 

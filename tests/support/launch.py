@@ -22,7 +22,8 @@ LAUNCHERS = {
     "two": ["cpu_2"],
     "four": ["cpu_2", "--num_processes", "4"],
     **{
-        name: [f"cpu_{name}"] for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+        name: [f"cpu_{name}"]
+        for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
     },
 }
 """Processes by the name of the backend: the configuration of accelerate, and more words."""
@@ -132,9 +133,14 @@ def stop_while(process: "subprocess.Popen[bytes]", condition: Callable[[], objec
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what depends on the clock."""
+    """metrics.jsonl without what depends on the clock and the machine."""
+    from diffdpo.training.throughput import TIMINGS  # torch
+
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in TIMINGS and not k.endswith("seconds")}
+        for line in lines
+    ]
 
 
 def same_trajectory(reference: list[dict[str, float]], actual: list[dict[str, float]]) -> None:

@@ -11,7 +11,7 @@ from diffdpo.devices import DEVICE, choose_device, widest_float
 from diffdpo.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[2] / "diffdpo"
-MEASURE = ("devices.py", "recipes/gpu_check.py")
+MEASURE = ("devices.py", "recipes/gpu_parts.py")
 """Files that may ask for a GPU: the choice itself, and the command that checks one."""
 
 

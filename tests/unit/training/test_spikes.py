@@ -24,6 +24,7 @@ from diffdpo.training.spikes import (
     find_spike,
     spike_limit,
 )
+from diffdpo.training.throughput import TIMINGS
 from diffdpo.types import Row
 
 CFG = SpikeConfig(window=4, threshold=3.0, max_in_row=1)
@@ -121,7 +122,7 @@ def train(bundle, out, data, *, steps=8, **settings):
         out=out,
     )
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
 
 
 def adapter(out, step):
