@@ -10,6 +10,7 @@ from diffdpo.inputs import content_digest, digest
 from diffdpo.registry import Choice
 
 if TYPE_CHECKING:
+    from diffdpo.executors.base import Executor
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.sampling.config import SamplingConfig
@@ -119,3 +120,11 @@ def build_method(choice: Choice) -> "SearchMethod":
 
     method: SearchMethod = build_part(METHODS, choice)
     return method
+
+
+def build_executor(choice: Choice) -> "Executor":
+    """The executor, its arguments checked."""
+    from diffdpo.executors import EXECUTORS
+
+    executor: Executor = build_part(EXECUTORS, choice)
+    return executor

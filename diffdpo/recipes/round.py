@@ -153,6 +153,9 @@ def run(cfg: RoundRun) -> Path:
     evaluate.warn_of_judges(cfg.evaluate.judges, visible=dist.main)
     free = [
         "rounds",
+        "sample.executor",
+        "score.executor",
+        "score.batch",
         *(f"evaluate.{key}" for key in FREE_TO_EVALUATE),
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
