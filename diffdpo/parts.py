@@ -98,9 +98,11 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
     scorers: dict[str, Scorer] = {}
     for entry in entries:
         choice = as_choice(entry, "scorers")
-        if choice.name in scorers:
-            raise ConfigError(f"scorers: {choice.name!r} is named twice")
-        scorers[choice.name] = build_part(SCORERS, choice)
+        scorer = build_part(SCORERS, choice)
+        name = getattr(scorer, "stored_as", "") or choice.name
+        if name in scorers:
+            raise ConfigError(f"scorers: {name!r} is named twice")
+        scorers[name] = scorer
     return scorers
 
 

@@ -121,7 +121,7 @@ def score_files(
     part, size = dist.shard(work), scoring.batch or worker_count()
     batches = [part[begin : begin + size] for begin in range(0, len(part), size)]
     with bar("score", len(part), "song", visible=dist.main) as progress:
-        for _, batch_scores in scoring.executor(batches, ScoringFactory(scorers, grid)):
+        for _, batch_scores in scoring.executor(batches, ScoringFactory(scorers, grid, versions)):
             _append_scores(out, batch_scores, grid, dist.rank)
             progress.advance(len(batch_scores))
     dist.barrier()

@@ -10,7 +10,7 @@ from diffdpo.data.scores import Grid
 from diffdpo.errors import DataError, UserError
 from diffdpo.faults import song_fault
 from diffdpo.scorers.base import Scorer
-from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores
+from diffdpo.scorers.engine import AxisValues, ScoreKey, compute_scores, fingerprints
 from diffdpo.types import Clip, Prompt
 
 
@@ -50,9 +50,17 @@ class ScoringFactory:
 
     scorers: Mapping[str, Scorer]
     grid: Grid | None
+    versions: Mapping[str, str]
+    """The fingerprint of each scorer in the process that writes the tables."""
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[Sequence[FileKeys]], list[FileScores]]]:
+        for name, version in fingerprints(self.scorers).items():
+            if self.versions[name] != version:
+                raise DataError(
+                    f"scorer {name!r}: a worker has other code or weights of it than this process; install the "
+                    "same version everywhere"
+                )
         yield self.score_batch
 
     def score_batch(self, batch: Sequence[FileKeys]) -> list[FileScores]:
