@@ -1,4 +1,4 @@
-"""The songs of a round and their scores, made while the round before is still trained, with a bound on staleness."""
+"""The songs of a round and their scores, made while the round before is trained, with a bound on staleness."""
 
 import os
 import threading
