@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffdpo import commands_evaluation, commands_reward, commands_search, commands_store, commands_training
+from diffdpo import (
+    commands_evaluation,
+    commands_reward,
+    commands_search,
+    commands_servers,
+    commands_store,
+    commands_training,
+)
 from diffdpo.config_paths import expand_path
 from diffdpo.errors import ConfigError
 
@@ -42,6 +49,7 @@ def register(app: typer.Typer, errors: Errors) -> None:
     commands_search.register_search(app, errors)
     commands_reward.register_reward(app, errors)
     commands_store.register_store(app, errors)
+    commands_servers.register_servers(app, errors)
     _register_lyrics(app, errors)
 
 

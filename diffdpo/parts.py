@@ -10,6 +10,7 @@ from diffdpo.inputs import content_digest, digest
 from diffdpo.registry import Choice
 
 if TYPE_CHECKING:
+    from diffdpo.executors.base import Executor
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.sampling.config import SamplingConfig
@@ -97,9 +98,11 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
     scorers: dict[str, Scorer] = {}
     for entry in entries:
         choice = as_choice(entry, "scorers")
-        if choice.name in scorers:
-            raise ConfigError(f"scorers: {choice.name!r} is named twice")
-        scorers[choice.name] = build_part(SCORERS, choice)
+        scorer = build_part(SCORERS, choice)
+        name = getattr(scorer, "stored_as", "") or choice.name
+        if name in scorers:
+            raise ConfigError(f"scorers: {name!r} is named twice")
+        scorers[name] = scorer
     return scorers
 
 
@@ -119,3 +122,11 @@ def build_method(choice: Choice) -> "SearchMethod":
 
     method: SearchMethod = build_part(METHODS, choice)
     return method
+
+
+def build_executor(choice: Choice) -> "Executor":
+    """The executor, its arguments checked."""
+    from diffdpo.executors import EXECUTORS
+
+    executor: Executor = build_part(EXECUTORS, choice)
+    return executor

@@ -82,6 +82,7 @@ TABLES = {
     "utility": "diffdpo.mining.utilities:AXIS_UTILITIES",
     "method": "diffdpo.search:METHODS",
     "features": "diffdpo.extractors:EXTRACTORS",
+    "executor": "diffdpo.executors:EXECUTORS",
 }
 """Where the table is from which a field of this name chooses; imported when arguments of its parts are read."""
 

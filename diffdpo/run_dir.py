@@ -19,6 +19,7 @@ from diffdpo.devices import choose_device
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.inputs import INPUTS, changed_inputs, read_inputs, write_inputs
 from diffdpo.locks import LOCK, lock_folder, lock_shard
+from diffdpo.registry import Choice
 from diffdpo.runs import CONFIG, write_if_changed
 from diffdpo.text_files import read_text
 
@@ -50,6 +51,14 @@ def dist_env() -> DistEnv:
 
     state = PartialState(cpu=choose_device().type == "cpu")
     return DistEnv(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def check_alone_on(executor: Choice, dist: DistEnv) -> None:
+    """ConfigError where several processes share a verb's work and an executor would share it out again."""
+    if dist.count > 1 and executor.name != "local":
+        raise ConfigError(
+            f"executor={executor.name} shares the work itself; start one process, not {dist.count} by a launcher"
+        )
 
 
 def shutdown() -> None:

@@ -56,7 +56,7 @@ def test_text_on_disk_is_utf8_whatever_the_locale(path):
         name, keywords = function.split(".")[-1], {keyword.arg for keyword in node.keywords}
         if name in ("read_text", "write_text") and "." in function and not function.startswith("text_files"):
             assert "encoding" in keywords, ast.unparse(node)
-        if name == "open" and function not in ("os.open", "webbrowser.open"):
+        if name == "open" and function not in ("os.open", "webbrowser.open", "opener.open"):
             modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
             assert "encoding" in keywords or any("b" in str(mode) for mode in modes), ast.unparse(node)
         if function == "OmegaConf.load":

@@ -54,6 +54,8 @@ class SampleRow:
     """Digest of the plan that the song follows, which is in plans/; empty for a song without one."""
     search: str = ""
     """JSON: of a search's winner, the song of the search that it is, method and reward; empty for other songs."""
+    staleness: int = 0
+    """Rounds between the policy that made the song and the one that it trains; 0 outside of `round`."""
     error: str = ""
     """Why the song could not be generated; empty on success."""
 

@@ -15,7 +15,8 @@ from diffdpo.data.song_scores import join_scores, read_scores
 from diffdpo.errors import DataError
 from diffdpo.evaluation.validity import AxisColumns
 from diffdpo.progress import bar
-from diffdpo.recipes.score import AudioFile, read_audio_files, read_sound, score_files
+from diffdpo.recipes.score import read_audio_files, score_files
+from diffdpo.recipes.score_worker import AudioFile, read_sound
 from diffdpo.run_dir import DistEnv, open_folder
 from diffdpo.runs import finish
 from diffdpo.scorers.base import Scorer

@@ -21,13 +21,8 @@ from diffdpo.recipes import evaluate, mine, train
 from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
 from diffdpo.recipes.next_model import next_model
-from diffdpo.recipes.round_songs import (
-    has_plain_candidates,
-    sample_candidates,
-    sample_long_song,
-    sample_songs,
-    score_folders,
-)
+from diffdpo.recipes.rollouts import RolloutConfig, RolloutQueue, rollout_queue
+from diffdpo.recipes.round_songs import has_plain_candidates, sample_long_song, sample_songs, score_folders
 from diffdpo.recipes.round_validation import check_prompts, first_model, log_result, validate_round
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
@@ -96,6 +91,8 @@ class RoundRun:
     """Songs sampled for each evaluation prompt, by each model, with the same seeds."""
     rounds: int = 1
     """Each round samples from, and is referenced to, the model of the round before."""
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    """Whether the songs of a round are made while the round before is trained."""
     stop: StopRule = field(default_factory=StopRule)
     """What ends rounds early. The best round's model is kept, not the last one's."""
     sample: SampleRun = field(default_factory=STAGES["sample"])
@@ -153,6 +150,9 @@ def run(cfg: RoundRun) -> Path:
     evaluate.warn_of_judges(cfg.evaluate.judges, visible=dist.main)
     free = [
         "rounds",
+        "sample.executor",
+        "score.executor",
+        "score.batch",
         *(f"evaluate.{key}" for key in FREE_TO_EVALUATE),
         *(f"train.train.{key}" for key in FREE_TO_CHANGE if key != "steps"),
     ]
@@ -160,19 +160,19 @@ def run(cfg: RoundRun) -> Path:
         read_prompts(cfg.mining_prompts, cfg.sample.songs), read_edits(cfg.mining_prompts), ""
     )
     inputs = {"mining prompts": digest(mining), "model": model_digest(cfg.model)}
-    with open_run(cfg, free=free, inputs=inputs, dist=dist) as out:
-        _run_rounds(cfg, out, dist)
+    with open_run(cfg, free=free, inputs=inputs, dist=dist) as out, rollout_queue(cfg, dist) as queue:
+        _run_rounds(cfg, out, dist, queue)
     if cfg.evaluate.require_pass:
         evaluate.check_passed(out / "report")
     return out
 
 
-def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv) -> None:
+def _run_rounds(cfg: RoundRun, out: Path, dist: DistEnv, queue: RolloutQueue) -> None:
     models, results, decision = [cfg.model], [], Decision(best=0, stop=False, reason="")
     for number in range(1, cfg.rounds + 1):
         log(f"round {number} of {cfg.rounds}", visible=dist.main)
         folder = out / f"round-{number}"
-        models.append(_round(cfg, models[-1], folder, number))
+        models.append(_round(cfg, models, folder, number, queue))
         results.append(validate_round(cfg, models[-1], out, folder))
         log_result(number, results[-1], visible=dist.main)
         decision = decide(results, cfg.stop)
@@ -228,12 +228,11 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
     )
 
 
-def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
-    """One round: from a model to the model after training on its own songs."""
-    scores, pairs = folder.parent / "scores", folder / "pairs"
-    seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
-    songs = sample_candidates(cfg, model, folder / "candidates", seed)
-    score_folders(cfg, [songs], scores, windows=True)
+def _round(cfg: RoundRun, models: list[Choice], folder: Path, number: int, queue: RolloutQueue) -> Choice:
+    """One round: from the newest model to the model after training on its own songs, or on those of a model before
+    it."""
+    model, scores, pairs = models[-1], folder.parent / "scores", folder / "pairs"
+    songs = queue.songs(number, models)
     kind = build_objective(cfg.train.objective).batch_kind
     mine.run(
         replace(cfg.mine, samples=[str(songs)], scores=str(scores), out=str(pairs), pairs=kind == "pair")
@@ -246,6 +245,8 @@ def _round(cfg: RoundRun, model: Choice, folder: Path, number: int) -> Choice:
         data=replace(data, pairs=str(pairs)) if kind == "pair" else replace(data, ratings=str(pairs)),
         seed=cfg.seed,
     )
+    queue.begin(number, models)
     train.run(training)
+    queue.wait()
     lora = training.train.lora is not None
     return next_model(model, result_folder(folder / "train"), lora=lora, strength=cfg.adapter_strength)

@@ -1,16 +1,13 @@
 """The verb `sample`: prompts to songs as latents, FLAC and a row each; resumable by sample id, shardable."""
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from omegaconf import MISSING
-from torch import Tensor
 
 from diffdpo.checks import check_range, check_seed
 from diffdpo.config_paths import INPUT_FILE, PATH
@@ -18,32 +15,27 @@ from diffdpo.data import tables
 from diffdpo.data.edits import Edit
 from diffdpo.data.prompts import read_edits, read_prompts
 from diffdpo.data.refresh import prompt_inputs, refresh_samples
-from diffdpo.data.samples import PROMPTS, SAMPLES, SampleRow, Samples, sample_id, write_prompts
+from diffdpo.data.samples import PROMPTS, SAMPLES, Samples, sample_id, write_prompts
 from diffdpo.data.song_prompts import SongPrompts
 from diffdpo.errors import DataError
-from diffdpo.faults import song_fault
-from diffdpo.knob_parts import check_knobs, interventions_digest, load_interventions, resolve_knobs
+from diffdpo.knob_parts import check_knobs, interventions_digest, resolve_knobs
 from diffdpo.locks import is_alone
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.parts import build_model, check_model, check_search, model_digest
-from diffdpo.progress import bar, log
+from diffdpo.parts import build_executor, build_model, check_model, check_search, model_digest
+from diffdpo.progress import bar
 from diffdpo.recipes.sample_results import conclude_samples
+from diffdpo.recipes.sample_worker import SamplerFactory, song_row
 from diffdpo.registry import Choice
-from diffdpo.run_dir import DistEnv, device, dist_env, open_run
+from diffdpo.run_dir import DistEnv, check_alone_on, device, dist_env, open_run
 from diffdpo.sampling.config import SamplingConfig
-from diffdpo.sampling.longform import LongformConfig, SongRequest, compose, count_steps
-from diffdpo.sampling.previews import previews
-from diffdpo.sampling.sample_files import SampleDigests, sample_row, write_sample
+from diffdpo.sampling.longform import LongformConfig, count_steps
 from diffdpo.sampling.sample_jobs import (
-    EmbeddedJob,
     SampleJob,
     check_jobs,
     embed_jobs,
     sample_jobs,
-    song_request,
 )
-from diffdpo.sampling.variants import Interventions
 from diffdpo.scorers.axes import check_axis_controls
 from diffdpo.search.config import SearchConfig
 from diffdpo.types import Prompt
@@ -73,14 +65,17 @@ class SampleRun:
     """Decode and write FLAC; without, only latents are written."""
     embedding_cache: str = field(default="", metadata=PATH)
     """Folder that keeps embeddings of prompts between runs, by content, and mapped; else in memory."""
+    executor: Choice = field(default_factory=lambda: Choice("local"))
+    """Where songs are generated: local, in this process, or ray, on the actors of a Ray cluster."""
 
     def __post_init__(self) -> None:
         check_range(self, "per_prompt", "shards", low=1)
         check_range(self, "shard", low=0, below=self.shards)
         check_seed(self, "seed")
-        if self.search is not None and (self.shards > 1 or not self.audio):
+        if self.search is not None and (self.shards > 1 or not self.audio or self.executor.name != "local"):
             raise ValueError(
-                "search: takes audio=true and shards=1; `accelerate launch` shares it over processes"
+                "search: takes audio=true, shards=1 and executor=local; `accelerate launch` shares it over "
+                "processes"
             )
 
         if self.search is not None and self.per_prompt > self.search.budget:
@@ -91,6 +86,7 @@ class SampleRun:
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         check_model(self.model)
+        build_executor(self.executor)
         check_search(self.search, self.sampling)
         check_knobs(self.sampling)
 
@@ -105,9 +101,10 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
     inputs = prompt_inputs(prompts, edits, model_digest(cfg.model) + interventions_digest(cfg.sampling))
     songs = {sample_id(prompt.id, k): (prompt, k) for prompt in prompts for k in range(cfg.per_prompt)}
     dist = dist_env()
+    check_alone_on(cfg.executor, dist)
     folder = open_run(
         cfg,
-        free=("sampling.batch", "shard", "shards", *free),
+        free=("sampling.batch", "shard", "shards", "executor", *free),
         dist=dist,
         shard=(cfg.shard, cfg.shards),
         refresh=partial(_refresh, cfg, songs, inputs, edits),
@@ -123,17 +120,14 @@ def run(cfg: SampleRun, *, free: Sequence[str] = ()) -> Path:
         }
         shard_ids = list(songs)[cfg.shard :: cfg.shards]
         if not complete_ids.issuperset(shard_ids):
-            choice, sampling = resolve_knobs(cfg.model, cfg.sampling)
-            model = build_model(choice)
+            model = build_model(resolve_knobs(cfg.model, cfg.sampling)[0])
             torch.nn.Module.to(model.network, device())
             jobs, faults = sample_jobs(model.spec, [songs[name] for name in shard_ids], edits)
-            rows = [_row(cfg, job, inputs, error=reason) for job, reason in faults]
+            rows = [song_row(cfg, job, inputs, error=reason) for job, reason in faults]
             if dist.main:
                 tables.append(out, SAMPLES, rows, rank=cfg.shard)
             check_jobs(model, jobs, cfg.longform)
-            with load_interventions(model, sampling, choice) as interventions:
-                sampler = _Sampler(cfg, model, sampling, interventions, samples, inputs)
-                _sample_all(sampler, dist.shard(jobs), complete_ids, dist)
+            _sample_all(cfg, model, dist.shard(jobs), inputs, complete_ids, dist)
         dist.barrier()
         conclude_samples(samples, list(songs), dist, shards=cfg.shards)
     return out
@@ -160,124 +154,42 @@ def _refresh(
     write_prompts(out / PROMPTS, {prompt.id: prompt for prompt in prompts.values()}.values(), edits)
 
 
-@dataclass(frozen=True, eq=False)
-class _Sampler:
-    """All that the songs of a run have in common."""
-
-    cfg: SampleRun
-    model: SongModel
-    sampling: SamplingConfig
-    """With the knobs that are left, see `resolve_knobs`."""
-    interventions: Interventions
-    samples: Samples
-    inputs: Mapping[str, str]
-
-
 def _sample_all(
-    sampler: _Sampler, jobs: Sequence[SampleJob], complete_ids: Collection[str], dist: DistEnv
+    cfg: SampleRun,
+    model: SongModel,
+    jobs: Sequence[SampleJob],
+    inputs: Mapping[str, str],
+    complete_ids: Collection[str],
+    dist: DistEnv,
 ) -> None:
     """Generate the jobs that are not complete, in batches that do not depend on which are: a run that was stopped
     and continued has the batches of a run that was not."""
-    cfg, model, inputs = sampler.cfg, sampler.model, sampler.inputs
+    executor = build_executor(cfg.executor)
     rank = cfg.shard + cfg.shards * dist.rank  # no two processes write the same part, whatever their number
-    append = partial(tables.append, sampler.samples.folder, SAMPLES, rank=rank)
+    append = partial(tables.append, Path(cfg.out), SAMPLES, rank=rank)
     size = cfg.sampling.batch
     full_batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     job_batches = [[job for job in batch if job.sample_id not in complete_ids] for batch in full_batches]
     store = EmbeddingStore(model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
     open_jobs = [job for batch in job_batches for job in batch]
-    embedded_jobs, failures = embed_jobs(store, open_jobs, cfg.seed, sampler.sampling.axes)
+    _, sampling = resolve_knobs(cfg.model, cfg.sampling)
+    embedded_jobs, failures = embed_jobs(store, open_jobs, cfg.seed, sampling.axes)
     model.place("encoders", None)
     failed_jobs = [job for job in jobs if job.sample_id in failures]
-    append([_row(cfg, job, inputs, error=failures[job.sample_id]) for job in failed_jobs])
+    append([song_row(cfg, job, inputs, error=failures[job.sample_id]) for job in failed_jobs])
     by_id = {embedded_job.job.sample_id: embedded_job for embedded_job in embedded_jobs}
     batches = [[by_id[job.sample_id] for job in batch if job.sample_id in by_id] for batch in job_batches]
-    total = sum(
+    batches = [batch for batch in batches if batch]
+    steps = [
         count_steps(model.spec, [e.job.to_generate for e in batch], cfg.sampling, cfg.longform)
-        for batch in filter(None, batches)
-    )
-    with bar("sample", total, "step", visible=dist.main) as progress:
-        for batch in filter(None, batches):
-            append(_sample_batch(sampler, batch, progress.advance))
-
-
-def _sample_batch(
-    sampler: _Sampler, batch: Sequence[EmbeddedJob], on_step: Callable[[], None]
-) -> list[SampleRow]:
-    """Generate and write the songs of a batch; a row each, with the error of a song that failed."""
-    rows, requests = [], {}
-    for embedded_job in batch:
-        try:
-            requests[embedded_job.job.sample_id] = song_request(sampler.model, embedded_job)
-        except Exception as error:  # whatever one song brings about
-            rows.append(_row(sampler.cfg, embedded_job.job, sampler.inputs, error=song_fault(error)))
-    ready = [embedded_job for embedded_job in batch if embedded_job.job.sample_id in requests]
-    try:
-        return rows + _compose(sampler, ready, requests, on_step)
-    except Exception as error:  # whatever one song brings about: the others are made without it
-        reason = song_fault(error)
-    if len(ready) == 1:
-        return [*rows, _row(sampler.cfg, ready[0].job, sampler.inputs, error=reason)]
-    log(f"a batch of {len(ready)} songs failed ({reason}); its songs are made one by one")
-    for embedded_job in ready:
-        rows += _sample_batch(sampler, [embedded_job], on_step)
-    return rows
-
-
-def _compose(
-    sampler: _Sampler,
-    ready: Sequence[EmbeddedJob],
-    requests: Mapping[str, SongRequest],
-    on_step: Callable[[], None],
-) -> list[SampleRow]:
-    """Generate and write the songs of some requests; a row each."""
-    cfg, model, samples = sampler.cfg, sampler.model, sampler.samples
-    with previews(model, samples, [e.job for e in ready] if cfg.audio else ()) as grow:
-        songs = compose(
-            model,
-            list(requests.values()),
-            sampler.sampling,
-            cfg.longform,
-            seed=cfg.seed,
-            on_step=on_step,
-            on_frames=grow,
-            interventions=sampler.interventions,
-        )
-        return [
-            _write(cfg, model, embedded_job, latents, samples, sampler.inputs)
-            for embedded_job, latents in zip(ready, songs, strict=True)
-        ]
-
-
-def _write(
-    cfg: SampleRun,
-    model: SongModel,
-    embedded_job: EmbeddedJob,
-    latents: Float[Tensor, "frame channel"],
-    samples: Samples,
-    inputs: Mapping[str, str],
-) -> SampleRow:
-    """Write one song; its row, with the error if that failed."""
-    try:
-        digests = write_sample(model, samples, embedded_job, latents, audio=cfg.audio)
-    except Exception as error:  # whatever one song brings about
-        return _row(cfg, embedded_job.job, inputs, error=song_fault(error))
-    return _row(cfg, embedded_job.job, inputs, digests=digests)
-
-
-def _row(
-    cfg: SampleRun,
-    job: SampleJob,
-    inputs: Mapping[str, str],
-    *,
-    digests: SampleDigests = SampleDigests(),  # noqa: B008 - frozen
-    error: str = "",
-) -> SampleRow:
-    model = json.dumps({"name": cfg.model.name, **cfg.model.args}, sort_keys=True)
-    return sample_row(
-        job, cfg.sampling, cfg.longform, seed=cfg.seed, model=model, inputs=inputs[job.prompt.id],
-        digests=digests, error=error,
-    )  # fmt: skip
+        for batch in batches
+    ]
+    with bar("sample", sum(steps), "step", visible=dist.main) as progress:
+        factory = SamplerFactory(cfg, inputs, model, progress.advance)
+        for number, rows in executor(batches, factory):
+            append(rows)
+            if not executor.in_process:
+                progress.advance(steps[number])
 
 
 def _complete(samples: Samples, name: str, with_audio: bool) -> bool:

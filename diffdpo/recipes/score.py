@@ -1,6 +1,6 @@
 """The verb `score`: songs to scores. Values of the same audio and version of a scorer are not computed again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
-from diffdpo import audio
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data import tables
@@ -18,17 +17,21 @@ from diffdpo.data.scores import (
     SCORES,
     WINDOWS,
     Grid,
+    ScoreRow,
     WindowRow,
     newest_grid,
     newest_versions,
     prompt_key,
     window_rows,
 )
-from diffdpo.errors import DataError, UserError
-from diffdpo.faults import song_fault
-from diffdpo.parts import build_scorers
+from diffdpo.errors import DataError
+from diffdpo.executors.base import Executor
+from diffdpo.executors.local import LocalExecutor
+from diffdpo.parts import build_executor, build_scorers
 from diffdpo.progress import bar, log
-from diffdpo.run_dir import DistEnv, check_inputs, dist_env, open_folder
+from diffdpo.recipes.score_worker import AudioFile, FileKeys, FileScores, ScoringFactory
+from diffdpo.registry import Choice
+from diffdpo.run_dir import DistEnv, check_alone_on, check_inputs, dist_env, open_folder
 from diffdpo.runs import finish
 from diffdpo.scorers import DEFAULT_SCORERS
 from diffdpo.scorers.base import Scorer
@@ -36,14 +39,12 @@ from diffdpo.scorers.canonical import VERSION
 from diffdpo.scorers.engine import (
     AxisValues,
     ScoreKey,
-    compute_scores,
     fingerprints,
     score_keys,
     to_score_rows,
     window_scorers,
 )
 from diffdpo.threads import worker_count
-from diffdpo.types import Clip, Prompt
 
 
 @dataclass
@@ -61,33 +62,39 @@ class ScoreRun:
     Judges, scorers of adherence and scorers that need longer windows score no windows."""
     hop_s: float = 0.0
     """Seconds between the starts of two windows; 0: half a window."""
+    batch: int = 0
+    """Songs that are read and scored together; 0: one for each thread. Large networks want several."""
+    executor: Choice = field(default_factory=lambda: Choice("local"))
+    """Where songs are scored: local, in this process, or ray, on the actors of a Ray cluster."""
 
     def __post_init__(self) -> None:
-        check_range(self, "window_s", "hop_s", low=0)
+        check_range(self, "window_s", "hop_s", "batch", low=0)
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
         build_scorers(self.scorers)
-
-
-@dataclass(frozen=True)
-class AudioFile:
-    """A file of generated audio, with the prompts that it was generated for, by their keys."""
-
-    sha256: str
-    path: Path
-    prompts: dict[str, Prompt] = field(default_factory=dict)
+        build_executor(self.executor)
 
 
 def run(cfg: ScoreRun) -> Path:
     """Compute the scores that the tables do not hold yet."""
     check_inputs(samples=cfg.samples)
-    scorers = build_scorers(cfg.scorers)
+    scorers, executor = build_scorers(cfg.scorers), build_executor(cfg.executor)
     dist, out = dist_env(), Path(cfg.out)
+    check_alone_on(cfg.executor, dist)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     with open_folder(out, dist):
-        score_files(read_audio_files(cfg.samples), scorers, out, dist, grid)
+        score_files(read_audio_files(cfg.samples), scorers, out, dist, Scoring(grid, executor, cfg.batch))
     return out
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How files are scored: windows, and who scores them in which batches."""
+
+    grid: Grid | None = None
+    executor: Executor = field(default_factory=LocalExecutor)
+    batch: int = 0
 
 
 def score_files(
@@ -95,32 +102,28 @@ def score_files(
     scorers: Mapping[str, Scorer],
     out: Path,
     dist: DistEnv,
-    grid: Grid | None = None,
+    scoring: Scoring = Scoring(),
 ) -> None:
     """Compute the scores of some files that the tables in `out`, which is held, do not hold yet."""
-    versions = fingerprints(scorers)
+    versions, grid = fingerprints(scorers), scoring.grid
     if grid and dist.main:
         _report_windowless(scorers, grid)
     cached_keys = _cached(out, grid)
     work = [
-        (audio_file, keys)
-        for audio_file in audio_files
+        FileKeys(audio_file, keys)
+        for audio_file in sorted(audio_files, key=lambda audio_file: audio_file.seconds)
         if (
             keys := _missing_keys(
                 score_keys(scorers, versions, audio_file.prompts, grid), audio_file, cached_keys
             )
         )
     ]
-    part = dist.shard(work)
+    part, size = dist.shard(work), scoring.batch or worker_count()
+    batches = [part[begin : begin + size] for begin in range(0, len(part), size)]
     with bar("score", len(part), "song", visible=dist.main) as progress:
-        for begin in range(0, len(part), worker_count()):
-            for audio_file, clip, values in _score_files(part[begin:][: worker_count()], scorers, grid):
-                _report_undefined(audio_file, values)
-                if grid:
-                    windows = _window_rows(audio_file, values, grid, grid.starts(clip.seconds))
-                    tables.append(out, WINDOWS, windows, rank=dist.rank)
-                tables.append(out, SCORES, to_score_rows(audio_file.sha256, values), rank=dist.rank)
-                progress.advance()
+        for _, batch_scores in scoring.executor(batches, ScoringFactory(scorers, grid, versions)):
+            _append_scores(out, batch_scores, grid, dist.rank)
+            progress.advance(len(batch_scores))
     dist.barrier()
     if dist.main:
         tables.compact(out, SCORES)
@@ -139,61 +142,20 @@ def score_files(
     dist.barrier()
 
 
-def _score_files(
-    batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]], scorers: Mapping[str, Scorer], grid: Grid | None
-) -> Iterator[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
-    """The sound of each audio file and its values for its keys; a warning for each that cannot be scored.
-
-    A scorer that cannot work at all, without its weights or licence, is a UserError and no song's fault.
-    """
-    clips: list[Clip] = []
-    sound_batch: list[tuple[AudioFile, Sequence[ScoreKey]]] = []
-    for audio_file, keys in batch:
-        try:
-            clips.append(read_sound(audio_file))
-            sound_batch.append((audio_file, keys))
-        except Exception as error:  # whatever a file brings about
-            _report_fault(audio_file, error)
-    try:
-        yield from _score_clips(sound_batch, clips, scorers, grid)
-    except UserError:
-        raise
-    except Exception as batch_error:  # of one song: each alone shows which
-        song_fault(batch_error)
-        for song, clip in zip(sound_batch, clips, strict=True):
-            try:
-                yield from _score_clips([song], [clip], scorers, grid)
-            except UserError:
-                raise
-            except Exception as error:
-                _report_fault(song[0], error)
-
-
-def read_sound(audio_file: AudioFile) -> Clip:
-    """The sound of a file; DataError unless it is the one that was sampled."""
-    clip = audio.read(audio_file.path, with_fold=False)
-    if audio.pcm_sha256(clip.samples, clip.sample_rate) != audio_file.sha256:
-        raise DataError(f"{audio_file.path}: its sound is not the one in the table; sample it again")
-    return clip
-
-
-def _report_fault(audio_file: AudioFile, error: Exception) -> None:
-    reason = song_fault(error)
-    place = "" if str(audio_file.path) in reason else f"{audio_file.path}: "
-    log(f"warning: no scores: {place}{reason}")
-
-
-def _score_clips(
-    batch: Sequence[tuple[AudioFile, Sequence[ScoreKey]]],
-    clips: Sequence[Clip],
-    scorers: Mapping[str, Scorer],
-    grid: Grid | None,
-) -> list[tuple[AudioFile, Clip, dict[ScoreKey, AxisValues]]]:
-    """Audio files with their sounds and their values."""
-    audio_files, keys = [song for song, _ in batch], [song_keys for _, song_keys in batch]
-    prompts = {key: prompt for audio_file in audio_files for key, prompt in audio_file.prompts.items()}
-    values = compute_scores(clips, keys, scorers, prompts=prompts, grid=grid)
-    return list(zip(audio_files, clips, values, strict=True))
+def _append_scores(out: Path, batch_scores: Sequence[FileScores], grid: Grid | None, rank: int) -> None:
+    """Write the values of some files; a warning for each that has none."""
+    rows: list[ScoreRow] = []
+    windows: list[WindowRow] = []
+    for scores in batch_scores:
+        if scores.fault:
+            log(f"warning: no scores: {scores.fault}")
+            continue
+        _report_undefined(scores.audio_file, scores.values)
+        rows += to_score_rows(scores.audio_file.sha256, scores.values)
+        if grid:
+            windows += _window_rows(scores.audio_file, scores.values, grid, grid.starts(scores.seconds))
+    tables.append(out, WINDOWS, windows, rank=rank)
+    tables.append(out, SCORES, rows, rank=rank)
 
 
 def read_audio_files(folders: Sequence[str]) -> list[AudioFile]:
@@ -209,7 +171,9 @@ def read_audio_files(folders: Sequence[str]) -> list[AudioFile]:
         for row in rows:
             sha256, path = row.sha256, samples.audio(row.sample_id)
             key, prompt = prompts[row.prompt_id]
-            audio_files.setdefault(sha256, AudioFile(sha256, path)).prompts[key] = prompt
+            audio_files.setdefault(sha256, AudioFile(sha256, path, seconds=row.duration_s)).prompts[key] = (
+                prompt
+            )
     if not audio_files:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
     return list(audio_files.values())

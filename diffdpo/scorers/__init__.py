@@ -17,6 +17,7 @@ from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.notes import NoteHarmony
 from diffdpo.scorers.order import StructureOrder
 from diffdpo.scorers.production import Production
+from diffdpo.scorers.remote import PromptRemote, Remote
 from diffdpo.scorers.reward import PromptVoteReward, VoteReward
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.scorers.second_critic import SecondCritic
@@ -47,6 +48,8 @@ SCORERS: Table[type[Scorer]] = Table(
         "reward": VoteReward,
         "prompt_reward": PromptVoteReward,
         "tunejury": TuneJury,
+        "remote": Remote,
+        "prompt_remote": PromptRemote,
     },
 )
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from support.mulan import write_mulan
+from support.reward_server import start_server
 
 from diffdpo.encoders import muq
 from diffdpo.encoders.audiobox import AXES, AudioboxNetwork, published_heads
@@ -123,12 +124,25 @@ def write_tunejury(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {"head": path, "weights": path, "tokenizer": path, "accept_noncommercial": True}
 
 
+def serve_reward(folder: Path, seed: int = 0, name: str = "reward") -> dict[str, Any]:
+    """A server of a reward model of random weights, and the client's arguments for it."""
+    scorer = SCORERS[name](**WEIGHTS[name](folder, seed))
+    return {"url": start_server(name, scorer), "scorer": name}
+
+
+def serve_prompt_reward(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """The same with the prompt's style beside the song's."""
+    return serve_reward(folder, seed, name="prompt_reward")
+
+
 WEIGHTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "songeval": write_songeval,
     "audiobox": write_audiobox,
     "reward": write_reward,
     "prompt_reward": write_prompt_reward,
     "tunejury": write_tunejury,
+    "remote": serve_reward,
+    "prompt_remote": serve_prompt_reward,
 }
 """By scorer: what writes random weights into a folder, by a seed. Other scorers need no download."""
 

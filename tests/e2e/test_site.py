@@ -25,6 +25,7 @@ UNDOCUMENTED = {
     "commands_reward",
     "config_commands",
     "commands_search",
+    "commands_servers",
     "commands_store",
     "commands_training",
     "presets",

@@ -11,6 +11,7 @@ from diffdpo import config
 from diffdpo.cli import VERBS
 from diffdpo.config_fields import is_optional
 from diffdpo.errors import ConfigError, UserError
+from diffdpo.executors import EXECUTORS
 from diffdpo.extractors import EXTRACTORS
 from diffdpo.mining import RULES
 from diffdpo.models import MODELS
@@ -77,7 +78,7 @@ def schemas(schema):
 
 ROOTS = [getattr(import_module(f"diffdpo.recipes.{verb}"), name) for verb, (name, _) in VERBS.items()]
 ROOTS.append(RewardRun)
-PART_TABLES = (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS, EXTRACTORS)
+PART_TABLES = (MODELS, OBJECTIVES, RULES, SCORERS, GUIDERS, METHODS, EXTRACTORS, EXECUTORS)
 PARTS = [part for table in PART_TABLES for part in table.entries.values()]
 ALL = list(dict.fromkeys(s for root in [*ROOTS, *PARTS] for s in schemas(root)))
 

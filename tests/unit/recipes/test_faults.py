@@ -17,7 +17,7 @@ from diffdpo.data.songs import SONGS
 from diffdpo.errors import DataError
 from diffdpo.faults import song_fault
 from diffdpo.models import MODELS
-from diffdpo.recipes import prepare, sample, sample_results, score
+from diffdpo.recipes import prepare, sample, sample_results, sample_worker, score
 from diffdpo.recipes.prepare import PrepareRun
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
@@ -100,7 +100,7 @@ def test_any_other_error_is_one_line_with_its_kind():
 def lines(monkeypatch):
     """The lines that a verb logs."""
     texts = []
-    for recipe in (sample, sample_results, score):
+    for recipe in (sample_worker, sample_results, score):
         monkeypatch.setattr(recipe, "log", lambda text, **_: texts.append(text))
     assert progress.log
     return texts

@@ -33,7 +33,7 @@ def prompt(text: str | None = None, **fields) -> Prompt:
 
 def test_four_scorers_compare_with_the_prompt():
     with_prompt = [name for name, scorer in SCORERS.items() if isinstance(scorer(), PromptScorer)]
-    assert with_prompt == ["tags", "adherence", "prompt_reward", "tunejury"]
+    assert with_prompt == ["tags", "adherence", "prompt_reward", "tunejury", "prompt_remote"]
     assert Tags()([canonical_noise()], [prompt("qqqq")])[0, 0] == 0  # no word that has a tag
 
 
