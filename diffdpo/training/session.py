@@ -52,6 +52,7 @@ from diffdpo.training.strategy import (
     strategy_of,
     zero_stage,
 )
+from diffdpo.training.throughput import build_meter
 from diffdpo.training.validation import Validation
 from diffdpo.training.validation_rule import is_stopped
 from diffdpo.types import Objective
