@@ -91,7 +91,7 @@ def _names(cfg: TrainRun, kind: str) -> list[str]:
 
 
 def _first_step(cfg: TrainRun, plan: LaunchPlan, rank: int, names: list[str]) -> str:
-    """The positions of a process in the first step, a group for each micro-batch, and the names of their examples."""
+    """The positions of a process in the first step by micro-batch, and the names of their examples."""
     groups = micro_batches(
         0, global_batch=cfg.train.global_batch, per_device=cfg.train.per_device, rank=rank, world=plan.ranks
     )
