@@ -288,10 +288,10 @@ def clip_gradients(accelerator: Accelerator, policy: Any, limit: float) -> Any:
 
 
 def full_weights(accelerator: Accelerator, policy: Any, *, trained: bool) -> dict[str, torch.Tensor]:
-    """The weights of a network, gathered from all processes. Under FSDP2 `trained` leaves out the frozen ones, and
-    the first process alone has them: the others have {}."""
+    """The weights of a network, gathered from all processes. Under FSDP2 `trained` leaves out the frozen ones.
+    Under FSDP2 and ZeRO-3 the first process alone has them: the others have {}."""
     if not strategy_of(accelerator).is_fsdp:
-        return dict(accelerator.get_state_dict(policy))
+        return dict(accelerator.get_state_dict(policy) or {})  # ZeRO-3: None but on the first
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)
