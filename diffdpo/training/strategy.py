@@ -30,7 +30,7 @@ from diffdpo.types import Objective
 
 USE_FSDP = "ACCELERATE_USE_FSDP"
 """The environment variable in which `accelerate launch` says that its configuration is one of FSDP."""
-ATTRIBUTE = "diffdpo_strategy"
+STRATEGY_ATTRIBUTE = "diffdpo_strategy"
 """The attribute of an accelerator that holds its strategy."""
 
 
@@ -178,7 +178,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         settings["train_batch_size"] = cfg.global_batch
         settings["gradient_clipping"] = cfg.grad_clip
     else:
-        setattr(accelerator, ATTRIBUTE, strategy)
+        setattr(accelerator, STRATEGY_ATTRIBUTE, strategy)
     return accelerator
 
 
@@ -215,7 +215,7 @@ def strategy_of(accelerator: Accelerator) -> Strategy:
             "an accelerator with its own FSDP plugin cannot train here; set train.strategy=fsdp2"
         )
     default = STRATEGIES["single" if accelerator.num_processes == 1 else "ddp"]
-    strategy: Strategy = getattr(accelerator, ATTRIBUTE, default)
+    strategy: Strategy = getattr(accelerator, STRATEGY_ATTRIBUTE, default)
     return strategy
 
 
