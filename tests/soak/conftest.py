@@ -11,7 +11,7 @@ TITLES = {
     "test_listen": "A listening test, killed under fifty listeners, has every acknowledged vote",
     "test_objectives": "Each objective, all weights and LoRA: two processes give the trajectory of one",
     "test_matrix": "Published models, all weights, split or not, two processes, ZeRO-2 and 3: one trajectory",
-    "test_layouts": "torch.compile, checkpointing, micro-batches: one trajectory",
+    "test_layouts": "torch.compile, checkpointing, micro-batches; every backend in every layout: one trajectory",
     "test_batches": "A song of a batch of random lengths is the song alone, under each solver",
     "test_estimates": "The memory in a preset's comment is the estimate for it",
     "test_intervals": "95 % intervals over prompts hold the true effect",

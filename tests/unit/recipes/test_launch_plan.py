@@ -7,7 +7,13 @@ from diffdpo.recipes.launch_plan import LaunchPlan, launch_command
 
 
 def plan(bundle, pairs, *more, code=0):
-    words = ["tiny/dpo", "out=none", f"data.pairs={pairs}", f"model.args.bundle={bundle}", "train.global_batch=8"]
+    words = [
+        "tiny/dpo",
+        "out=none",
+        f"data.pairs={pairs}",
+        f"model.args.bundle={bundle}",
+        "train.global_batch=8",
+    ]
     return verb("train", *words, "train.per_device=2", "--dry-run", *more, code=code)
 
 
