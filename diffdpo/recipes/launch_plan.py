@@ -17,7 +17,7 @@ from diffdpo.parts import build_objective
 from diffdpo.recipes.estimate import EstimateSettings, estimate
 from diffdpo.recipes.train import TrainRun
 
-Backend = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"]
+LaunchBackend = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"]
 MAX_NAMES = 8
 """Names of examples that are printed for a process."""
 
@@ -29,7 +29,7 @@ class LaunchPlan:
     ranks: int = 1
     per_node: int = 8
     """Processes on each machine."""
-    backend: Backend = "ddp"
+    backend: LaunchBackend = "ddp"
     offload: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ def _names(cfg: TrainRun, kind: str) -> list[str]:
 
 
 def _first_step(cfg: TrainRun, plan: LaunchPlan, rank: int, names: list[str]) -> str:
-    """The positions of a process in the first step, a group for each micro-batch, and the names of their examples."""
+    """The positions of a process in the first step by micro-batch, and the names of their examples."""
     groups = micro_batches(
         0, global_batch=cfg.train.global_batch, per_device=cfg.train.per_device, rank=rank, world=plan.ranks
     )

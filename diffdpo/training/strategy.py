@@ -30,7 +30,7 @@ from diffdpo.types import Objective
 
 USE_FSDP = "ACCELERATE_USE_FSDP"
 """The environment variable in which `accelerate launch` says that its configuration is one of FSDP."""
-ATTRIBUTE = "diffdpo_strategy"
+STRATEGY_ATTRIBUTE = "diffdpo_strategy"
 """The attribute of an accelerator that holds its strategy."""
 
 
@@ -188,7 +188,7 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         settings["train_batch_size"] = cfg.global_batch
         settings["gradient_clipping"] = cfg.grad_clip
     else:
-        setattr(accelerator, ATTRIBUTE, strategy)
+        setattr(accelerator, STRATEGY_ATTRIBUTE, strategy)
     return accelerator
 
 
@@ -225,7 +225,7 @@ def strategy_of(accelerator: Accelerator) -> Strategy:
             "an accelerator with its own FSDP plugin cannot train here; set train.strategy=fsdp2"
         )
     default = STRATEGIES["single" if accelerator.num_processes == 1 else "ddp"]
-    strategy: Strategy = getattr(accelerator, ATTRIBUTE, default)
+    strategy: Strategy = getattr(accelerator, STRATEGY_ATTRIBUTE, default)
     return strategy
 
 
@@ -298,10 +298,10 @@ def clip_gradients(accelerator: Accelerator, policy: Any, limit: float) -> Any:
 
 
 def full_weights(accelerator: Accelerator, policy: Any, *, trained: bool) -> dict[str, torch.Tensor]:
-    """The weights of a network, gathered from all processes. Under FSDP2 `trained` leaves out the frozen ones, and
-    the first process alone has them: the others have {}."""
+    """The weights of a network, gathered from all processes. Under FSDP2 `trained` leaves out the frozen ones.
+    Under FSDP2 and ZeRO-3 the first process alone has them: the others have {}."""
     if not strategy_of(accelerator).is_fsdp:
-        return dict(accelerator.get_state_dict(policy))
+        return dict(accelerator.get_state_dict(policy) or {})  # ZeRO-3: None but on the first
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)

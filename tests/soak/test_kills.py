@@ -7,15 +7,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.launch import ROOT, command, environment, rows, verb
+from support.launch import ROOT, command, environment, launch, launch_words, rows, verb
 
 from diffdpo import audio
 from diffdpo.data import tables
@@ -136,6 +138,8 @@ class Stage:
     words: Callable[[Path, Path], list[str]]
     values: Callable[[Path], Values]
     finished: Callable[[Path], Mapping[Path, int]] = lambda out: {}
+    launcher: str = "one"
+    """What starts it: one process, or two under a backend, which are killed with their launcher."""
 
 
 def times(out: Path, names: list[str], folders: tuple[str, ...]) -> Mapping[Path, int]:
@@ -152,24 +156,33 @@ def prepare_times(out: Path) -> Mapping[Path, int]:
     return times(out, [row.id for row in tables.read_rows(out, SONGS)], ("latents", "embeddings"))
 
 
+SHARED = ["train.strategy=auto", "train.global_batch=4", "train.per_device=2", "train.steps=12"]
+"""Words of a training that two processes share."""
+
+
+def shared_words(folder: Path, bundle: Path) -> list[str]:
+    return [*train_words(folder, bundle), *SHARED]
+
+
 STAGES = {
     "prepare": Stage(prepare_words, prepare_values, prepare_times),
     "sample": Stage(sample_words, sample_values, sample_times),
     "score": Stage(score_words, score_values),
     "mine": Stage(mine_words, mine_values),
     "train": Stage(train_words, train_values),
+    "train under ZeRO-2": Stage(shared_words, train_values, launcher="zero2"),
+    "train under FSDP2": Stage(shared_words, train_values, launcher="fsdp2"),
     "round": Stage(round_words, round_values, lambda out: sample_times(out / "round-1" / "candidates")),
 }
 
 
-def start(words: list[str], out: Path) -> "subprocess.Popen[bytes]":
-    """A command in a process of its own, once it has opened its folder."""
+def start(words: list[str], out: Path, launcher: str = "one") -> "subprocess.Popen[bytes]":
+    """A command in processes of its own, once it has opened its folder."""
+    line = command(*words, f"out={out}")
+    if launcher != "one":
+        line = [*launch_words(launcher), *line[1:]]
     process = subprocess.Popen(
-        command(*words, f"out={out}"),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        line, cwd=ROOT, env=environment(launcher), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 300
     while not (out / "config.yaml").is_file() and not (out / ".lock").is_file():
@@ -184,7 +197,7 @@ def reference(request, folder, bundle) -> tuple[str, list[str], Values, float]:
     """A run that nothing stops: stage, words, values, and the seconds from its first file to its end."""
     name, out = request.param, folder / f"{request.param}-whole"
     words = STAGES[name].words(folder, bundle)
-    process = start(words, out)
+    process = start(words, out, STAGES[name].launcher)
     begin = time.monotonic()
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors.decode()
@@ -196,15 +209,26 @@ def test_a_kill_loses_only_what_was_in_progress(folder, reference, number):
     name, words, expected, seconds = reference
     stage, out = STAGES[name], folder / f"{name}-{number}"
     moment = random.Random(f"{name}-{number}").random() * seconds
-    process = start(words, out)
+    process = start(words, out, stage.launcher)
     time.sleep(moment)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill_all(process)
     finished = stage.finished(out)
-    verb(*words, f"out={out}")
+    if stage.launcher == "one":
+        verb(*words, f"out={out}")
+    else:
+        launch(stage.launcher, *words, f"out={out}")
     assert equal(stage.values(out), expected)
     assert finished.items() <= stage.finished(out).items()
     assert not list(out.rglob("*.partial*"))
+
+
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a launcher and its processes at one moment."""
+    family = psutil.Process(process.pid)
+    for member in (family, *family.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate(timeout=60)
 
 
 def equal(one: Values, two: Values) -> bool:
@@ -220,6 +244,8 @@ def equal(one: Values, two: Values) -> bool:
 def test_two_runs_at_once_do_not_mix(folder, reference):
     """The second is refused in one line while the first lives, and the first ends as if it were alone."""
     name, words, expected, _ = reference
+    if STAGES[name].launcher != "one":
+        pytest.skip("the lock is the same for one process and for two")
     out = folder / f"{name}-twice"
     process = start(words, out)
     process.send_signal(signal.SIGSTOP)
