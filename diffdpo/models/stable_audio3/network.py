@@ -148,7 +148,7 @@ class StableAudio3DiTModel(DiffusersDiT, PeftAdapterMixin):
         for block in self.transformer_blocks:
             h = self._run(block, h, context, modulation, rope, None, local, count)
         v = self._convolve(self.postprocess_conv, self.proj_out(h[:, count:]))
-        return join_frames(v, length)[:, tokens - count :].masked_fill(~inside[..., None], 0)
+        return join_frames(v, length - count)[:, tokens - count :].masked_fill(~inside[..., None], 0)
 
     def _sequence(self, x: Latents, local: Tensor) -> tuple[Tensor, Tensor, int]:
         """Memory tokens and frames, the in-painting channels, and how many of the first have no such channels.
