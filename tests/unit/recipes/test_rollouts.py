@@ -60,7 +60,7 @@ def test_the_second_round_trains_the_first_model_on_songs_of_the_model_before_it
         "mine.axes=[production.balance]", "mine.rule.args.min_margin=0.01", "train.train.steps=1",
         "train.train.global_batch=2", "train.train.per_device=2", "train.train.lora.rank=2",
         "train.train.trackers=[]", "train.train.learning_rate=0.1", "stop.max_winner_rise=.inf",
-        "rounds=2", "rollouts.max_staleness=1",
+        "mine.gates=false", "rounds=2", "rollouts.max_staleness=1",
     ]  # fmt: skip
     cfg = config.build_config(RoundRun, None, words, "round")
     out = round.run(cfg)
