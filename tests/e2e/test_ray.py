@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,8 +21,7 @@ from diffdpo.data import tables
 from diffdpo.data.samples import SAMPLES
 from diffdpo.data.scores import SCORES
 from diffdpo.errors import ConfigError, DataError
-from diffdpo.executors.local import LocalExecutor
-from diffdpo.executors.ray_cluster import RayExecutor
+from diffdpo.executors.ray_cluster import BatchActor, RayExecutor
 from diffdpo.recipes import sample, score
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
@@ -176,13 +176,16 @@ def doubling():
 
 
 def test_errors_of_workers_arrive_as_they_are(cluster):
-    executor = RayExecutor(actors=1, retries=1)
-    assert dict(executor([[1, 2], [3]], doubling())) == dict(LocalExecutor()([[1, 2], [3]], doubling()))
+    import ray
+
     with pytest.raises(ConfigError, match="weights are missing"):
-        list(executor([["user"]], doubling()))
-    with pytest.raises(OSError, match="no space left") as error:
-        list(executor([["disk"]], doubling()))
-    assert error.value.errno == errno.ENOSPC
+        list(RayExecutor(actors=1)([["user"]], doubling()))
+    actor = BatchActor(doubling(), [ray.put(["disk"]), ray.put([2])], str(Path.cwd()), 1)
+    (full,), (fine,) = (actor({"number": [number]})["outcome"] for number in (0, 1))
+    assert (type(full.error), full.error.errno) == (OSError, errno.ENOSPC)
+    assert (fine.results, fine.error) == ([4], None)
+    (astray,) = BatchActor(doubling(), [ray.put([2])], "/nowhere", 1)({"number": [0]})["outcome"]
+    assert "/nowhere: a node of the Ray cluster cannot enter it" in str(astray.error)
 
 
 def test_a_batch_that_ends_its_actors_does_not_stop_the_others(cluster):
