@@ -220,7 +220,7 @@ def _cluster(address: str) -> Iterator[None]:
             logging_level=logging.ERROR,
             **(own if address == EMBEDDED else {}),
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones, as where a busy machine starts its servers too slowly
         raise ConfigError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
     try:
         yield

@@ -1,7 +1,6 @@
 """Songs that are made while the round before is trained: by which policy, and never by an older one."""
 
 import pytest
-from support.bundle import write_bundle
 from support.songs import write_samples
 
 from diffdpo import config
@@ -48,19 +47,19 @@ def test_several_processes_make_their_songs_in_turn():
 
 
 @pytest.mark.slow
-def test_the_second_round_trains_the_first_model_on_songs_of_the_model_before_it(tmp_path):
-    (tmp_path / "m.jsonl").write_text(
-        "".join(f'{{"id": "{name}", "text": "{name}", "duration_s": 1}}\n' for name in ("rock", "pop"))
-    )
-    (tmp_path / "e.jsonl").write_text('{"id": "x", "text": "jazz", "duration_s": 1}\n')
+def test_the_second_round_trains_the_first_model_on_songs_of_the_model_before_it(tmp_path, bundle):
+    texts = {"one": "fast rock", "two": "slow ambient"}
+    lines = [f'{{"id": "{name}", "text": "{text}", "duration_s": 2}}\n' for name, text in texts.items()]
+    (tmp_path / "m.jsonl").write_text("".join(lines))
+    (tmp_path / "e.jsonl").write_text('{"id": "x", "text": "jazz", "duration_s": 2}\n')
     words = [
         f"out={tmp_path / 'r'}", f"mining_prompts={tmp_path / 'm.jsonl'}",
-        f"evaluation_prompts={tmp_path / 'e.jsonl'}", f"model.args.bundle={write_bundle(tmp_path / 'bundle')}",
-        "candidates=3", "evaluation_samples=1", "sample.sampling.steps=1", "score.scorers=[production]",
+        f"evaluation_prompts={tmp_path / 'e.jsonl'}", f"model.args.bundle={bundle}",
+        "candidates=3", "evaluation_samples=2", "sample.sampling.steps=1", "score.scorers=[production]",
         "mine.axes=[production.balance]", "mine.rule.args.min_margin=0.01", "train.train.steps=1",
         "train.train.global_batch=2", "train.train.per_device=2", "train.train.lora.rank=2",
-        "train.train.trackers=[]", "train.train.learning_rate=0.1", "stop.max_winner_rise=.inf",
-        "rounds=2", "rollouts.max_staleness=1",
+        "train.train.trackers=[]", "stop.max_winner_rise=.inf",
+        "mine.gates=false", "rounds=2", "rollouts.max_staleness=1",
     ]  # fmt: skip
     cfg = config.build_config(RoundRun, None, words, "round")
     out = round.run(cfg)
