@@ -60,7 +60,7 @@ def _step(name: str, limit_s: float = 60.0, **arguments: Any) -> CheckPart:
     return CheckPart(f"step {name}", "step", limit_s, arguments)
 
 
-PARTS: tuple[CheckPart, ...] = (
+CHECK_PARTS: tuple[CheckPart, ...] = (
     CheckPart("device", "device", 60),
     CheckPart("numbers fp32", "numbers", 60, {"precision": "fp32"}),
     CheckPart("numbers bf16", "numbers", 60, {"precision": "bf16"}),
@@ -70,7 +70,7 @@ PARTS: tuple[CheckPart, ...] = (
     _step("LoRA, 2 x 6,144, checkpointing", length=1, checkpointing=True),
     CheckPart("sampler", "sampler", 60),
     CheckPart("scorer fp32", "scorer", 45),
-    _step("LoRA, 2 x 2,048, compiled", 120.0, compiled=True),
+    _step("LoRA, 2 x 2,048, compiled", 120.0, compile_blocks=True),
     _step("full, 2 x 6,144, checkpointing", length=1, lora=False, checkpointing=True),
     _step("LoRA, 2 x 6,144, split, checkpointing", length=1, checkpointing=True, split=True),
     _step("LoRA, 2 x 6,144", length=1),
@@ -87,9 +87,9 @@ def gpu_check(cfg: GpuCheck) -> str:
     DataError without a GPU unless the CPU is named, and where the device computes other numbers than the CPU.
     """
     device = _device_name(cfg.device)
-    parts = [part for part in PARTS if not cfg.parts or part.name.startswith(cfg.parts)]
+    parts = [part for part in CHECK_PARTS if not cfg.parts or part.name.startswith(cfg.parts)]
     if not parts:
-        names = ", ".join(part.name for part in PARTS)
+        names = ", ".join(part.name for part in CHECK_PARTS)
         raise DataError(f"--part {' '.join(cfg.parts)}: no part begins so; there are {names}")
     rows = measure_parts(parts, device, small=cfg.small, budget_s=60 * cfg.minutes)
     result = {"device": device, "small": cfg.small, "python": platform.python_version(), "parts": rows}
@@ -200,12 +200,12 @@ def render_table(rows: Sequence[Mapping[str, Any]], *, small: bool = False) -> s
     lines = ["Tiny networks: these numbers say that the command works, and nothing about the device.", ""]
     lines = lines if small else []
     for row in rows:
-        name, measured = row["name"], row["status"] in ("ok", "differs")
-        if name == "device" and measured:
+        name, has_numbers = row["name"], row["status"] in ("ok", "differs")
+        if name == "device" and has_numbers:
             keys = ("name", "memory_gib", "driver", "cuda", "torch", "fp32_tflops", "bf16_tflops")
-            values = [f"{key} {_short(row[key])}" for key in keys if row.get(key)]
+            values = [f"{key} {_number_text(row[key])}" for key in keys if row.get(key)]
             lines += ["Device: " + ", ".join(values) + ".", ""]
-        elif name.startswith("numbers") and measured:
+        elif name.startswith("numbers") and has_numbers:
             values = [f"{n} {row[f'{n}_difference']:.1e}" for n in ("forward", "gradient", "sampler")]
             verdict = f"above the bound: {', '.join(row['excess'])}" if row["excess"] else "within the bounds"
             lines += [f"{name}: relative difference from the CPU's fp32: {', '.join(values)}; {verdict}.", ""]
@@ -220,5 +220,5 @@ def render_table(rows: Sequence[Mapping[str, Any]], *, small: bool = False) -> s
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _number_text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

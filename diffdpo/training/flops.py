@@ -14,11 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    conv_flop_count,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from diffdpo.devices import synchronize, unchanged_randomness
 from diffdpo.models.base import SongModel
+from diffdpo.training.config import LoraConfig
 from diffdpo.training.estimate import hollow_copy
+from diffdpo.training.lora import add_lora
 from diffdpo.types import Row
 
 PROBES = (1, 2, 4)
@@ -39,16 +46,24 @@ def _cpu_attention_backward(slope: Any, query: Any, key: Any, value: Any, *args:
     return int(sdpa_backward_flop_count(slope, query, key, value))
 
 
-CPU_ATTENTION = {
+def _convolution_backward(slope: Any, x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
+    transposed, output_mask = bool(args[4]), args[7]
+    products = int(output_mask[0]) + int(output_mask[1])  # by the input, by the weight
+    return products * int(conv_flop_count(list(x), list(weight), list(slope), transposed))
+
+
+FORMULAS = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
 }
-"""Formulas for attention on the CPU, which torch's counter lacks."""
+"""Formulas for attention on the CPU, which torch's counter lacks, and for convolutions backward, of which it counts
+the gradient by a grouped weight as if there were one group."""
 
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of a call by torch's counter: matrix products, attention and convolutions."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         work()
     return int(counter.get_total_flops())
 
@@ -69,7 +84,7 @@ class SongFlops:
 class FlopFormula:
     """Operations of a song as a function of its length, fitted to counts at the first song's length and its parts.
 
-    `network` holds sizes only: a copy on the meta device, made before weights are sharded or compiled.
+    `network` holds sizes only: a copy on the meta device, made before anything is done to the model's own.
     """
 
     model: SongModel
@@ -81,9 +96,14 @@ class FlopFormula:
     """Coefficients of the fitted quadratics by name of the pass, once a song was seen."""
 
     @staticmethod
-    def of(model: SongModel, network: nn.Module, has_adapters: bool) -> "FlopFormula":
-        """The formula of a network, which is copied without its numbers."""
-        return FlopFormula(model, hollow_copy(network, "meta"), has_adapters)
+    def of(model: SongModel, lora: LoraConfig | None) -> "FlopFormula":
+        """The formula of a model's network as it is trained: with adapters, or as a whole."""
+        network = hollow_copy(model.network, "meta", torch.float32)
+        if lora is None:
+            network.requires_grad_(True)
+        else:
+            add_lora(network, lora, model.lora_targets, seed=0)
+        return FlopFormula(model, network, lora is not None)
 
     def song(self, row: Row, frames: int) -> SongFlops:
         """Operations of a song of `frames` frames; `row`, its condition, counts the first time only."""

@@ -52,7 +52,7 @@ from diffdpo.training.strategy import (
     strategy_of,
     zero_stage,
 )
-from diffdpo.training.throughput import build_meter
+from diffdpo.training.throughput import build_meter, cache_test
 from diffdpo.training.validation import Validation
 from diffdpo.training.validation_rule import is_stopped
 from diffdpo.types import Objective
@@ -139,6 +139,7 @@ def prepare_training(
 ) -> tuple[Training, int]:
     """All that the loop needs, prepared by accelerate, and the number of trained parameters."""
     network = model.network
+    meter = build_meter(model, objective, cfg, accelerator.device)
     quantize_base(network, cfg, accelerator)
     if cfg.lora is not None:
         add_lora(network, cfg.lora, model.lora_targets, seed)
@@ -149,7 +150,7 @@ def prepare_training(
     enable_checkpointing(network, checkpointing_of(cfg))
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
-    meter = build_meter(model, objective, cfg, accelerator.device, cache)
+    meter.is_cached = cache_test(cfg, cache)
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network, "train.compile")
     network.train()

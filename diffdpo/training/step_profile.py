@@ -25,9 +25,9 @@ STEP = "step"
 WARMUP = 2
 """Steps of a run before the one that is profiled: the first ones allocate, compile and fill caches."""
 TOP_SHAPES = 3
-REST = {"cpu": "python", "cuda": "idle"}
+REMAINDER = {"cpu": "python", "cuda": "idle"}
 """The kind of the time in which no operation ran."""
-ENCLOSING: Mapping[str, tuple[str, ...]] = {
+KIND_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "data wait": (DATA_WAIT,),
     "communication": ("nccl:", "gloo:", "c10d::", "mpi:", "DistributedDataParallel", "FSDP::all", "FSDP::reduce"),
     "optimizer": ("Optimizer.step", "Optimizer.zero_grad"),
@@ -104,7 +104,7 @@ class StepProfile:
 
 def operation_kind(names: Sequence[str]) -> str:
     """The kind of an operation, from its name and those of the operations that called it, innermost first."""
-    for kind, beginnings in ENCLOSING.items():
+    for kind, beginnings in KIND_PREFIXES.items():
         if any(name.startswith(beginnings) for name in names):
             return kind
     name = names[0]
@@ -132,12 +132,12 @@ def operation_flops(name: str, shapes: Sequence[Sequence[int]], values: Sequence
         return 2.0 * conv_flop_count(list(x), list(weight), list(slope))
     if own == "convolution" and len(values) > 5 and not values[6]:
         return float(
-            conv_flop_count(list(shapes[0]), list(shapes[1]), _convolved(shapes[0], shapes[1], values))
+            conv_flop_count(list(shapes[0]), list(shapes[1]), _output_shape(shapes[0], shapes[1], values))
         )
     return 0.0
 
 
-def _convolved(x: Sequence[int], weight: Sequence[int], values: Sequence[Any]) -> list[int]:
+def _output_shape(x: Sequence[int], weight: Sequence[int], values: Sequence[Any]) -> list[int]:
     """The shape of a convolution's output, from stride, padding and dilation."""
     sizes = [
         (n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
@@ -181,7 +181,7 @@ def summarise_step(events: Sequence[Any], device: str) -> StepProfile:
         row = rows[kind][event.name, str([shape for shape in shapes if shape])]
         row[0], row[1], row[2] = row[0] + own_s, row[1] + 1, row[2] + work
     total_s = whole.cpu_time_total / 1e6
-    seconds[REST[device if on_gpu else "cpu"]] += max(0.0, total_s - sum(seconds.values()))
+    seconds[REMAINDER[device if on_gpu else "cpu"]] += max(0.0, total_s - sum(seconds.values()))
     groups = [
         OperationGroup(
             kind=kind, seconds=own_s, share=own_s / total_s, calls=calls[kind], flops=flops[kind],

@@ -36,7 +36,7 @@ class AuxiliaryPasses:
 
     reference: int
     """Passes of the reference that are left out where its errors are cached: 1 or 0."""
-    others: int
+    auxiliary: int
     """Passes of the old policy and of a slider's conditions."""
     has_adapter: bool
     """Whether these passes go through adapters, as those of a copy of a network with adapters do."""
@@ -46,9 +46,9 @@ class AuxiliaryPasses:
         """The passes that an objective needs. An old policy that is the reference runs once."""
         needs = objective.needs
         is_same = "reference" in needs and cfg.old == cfg.reference
-        others = 2 * ("contrast" in needs) + ("old" in needs and not is_same)
+        auxiliary = 2 * ("contrast" in needs) + ("old" in needs and not is_same)
         kind = reference_kind("reference", cfg.reference, cfg.lora)
-        return AuxiliaryPasses(int("reference" in needs), others, kind != "adapter_off")
+        return AuxiliaryPasses(int("reference" in needs), auxiliary, kind != "adapter_off")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class StepFlops:
         for row, frames in ((r, n) for rows, lengths in songs for r, n in zip(rows, lengths, strict=True)):
             song = self.formula.song(row, frames)
             auxiliary = song.forward if self.passes.has_adapter else song.bare
-            count = self.passes.others + (0 if is_cached else self.passes.reference)
+            count = self.passes.auxiliary + (0 if is_cached else self.passes.reference)
             total += song.forward + song.backward + count * auxiliary
         return total
 
@@ -132,8 +132,8 @@ class ThroughputMeter:
         }
         if remaining_s is not None:
             row["remaining_s"] = remaining_s
-        if (allocated := allocated_peak(self.device)) is not None:
-            row["memory_gib"] = allocated / GIB
+        if (peak := allocated_peak(self.device)) is not None:
+            row["memory_gib"] = peak / GIB
         if self.flops is not None and self.flops.rate > 0:
             row["matmul_share"] = self.operations / seconds / self.flops.rate
         self.wait_s, self.frames, self.examples, self.operations, self.setup_s = 0.0, 0, 0, 0.0, 0.0
@@ -141,30 +141,28 @@ class ThroughputMeter:
 
 
 def build_meter(
-    model: SongModel,
-    objective: Objective,
-    cfg: TrainConfig,
-    device: torch.device,
-    cache: ErrorCache | None = None,
+    model: SongModel, objective: Objective, cfg: TrainConfig, device: torch.device
 ) -> ThroughputMeter:
-    """The meter of a run, with the share of the attainable rate where it is wanted and can be counted.
+    """The meter of a run, with the share of the attainable rate where it is to be logged.
 
-    To be built before weights are sharded or compiled.
+    To be built before the network is quantised, sharded or compiled.
     """
-
-    def is_cached(batch: Batch) -> bool:
-        keys = map(str, noise_keys(batch, cfg))
-        return cache is not None and all(key in cache.errors for key in keys)
-
-    wanted = device.type == "cuda" if cfg.matmul_share is None else cfg.matmul_share
-    if not wanted or cfg.base == "nf4":  # packed weights have other shapes
+    has_share = device.type == "cuda" if cfg.matmul_share is None else cfg.matmul_share
+    if not has_share:
         return ThroughputMeter(device)
     flops = StepFlops(
-        FlopFormula.of(model, model.network, has_adapters=cfg.lora is not None),
-        AuxiliaryPasses.of(objective, cfg),
-        MATMUL_DTYPES[cfg.precision],
+        FlopFormula.of(model, cfg.lora), AuxiliaryPasses.of(objective, cfg), MATMUL_DTYPES[cfg.precision]
     )
-    return ThroughputMeter(device, flops, is_cached)
+    return ThroughputMeter(device, flops)
+
+
+def cache_test(cfg: TrainConfig, cache: ErrorCache | None) -> Callable[[Batch], bool]:
+    """Whether the reference's errors of a batch are cached."""
+
+    def is_cached(batch: Batch) -> bool:
+        return cache is not None and all(str(key) in cache.errors for key in noise_keys(batch, cfg))
+
+    return is_cached
 
 
 def step_note(row: Mapping[str, Any]) -> str:

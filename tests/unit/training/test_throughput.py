@@ -55,6 +55,16 @@ def test_a_linear_layer_is_counted_by_hand_forward_and_backward():
     assert count_flops(lambda: outputs.sum().backward()) == 2 * 2 * 3 * 5 * 7
 
 
+def test_a_grouped_convolution_is_counted_by_hand_forward_and_backward():
+    layer, x = nn.Conv1d(8, 6, 5, padding=2, groups=2), torch.randn(3, 8, 20, requires_grad=True)
+    forward = 2 * 3 * 6 * 20 * (8 // 2) * 5
+    assert count_flops(lambda: layer(x)) == forward
+    outputs = layer(x)
+    assert count_flops(lambda: outputs.sum().backward()) == 2 * forward
+    outputs = layer(x.detach())
+    assert count_flops(lambda: outputs.sum().backward()) == forward  # by the weight alone
+
+
 @pytest.mark.parametrize("has_gradient", [False, True])
 def test_attention_is_two_products_forward_on_the_cpu_too(has_gradient):
     """Two songs, three heads, 8 frames of 4 channels: scores and the weighted sum are 8 x 8 x 4 multiplications."""
@@ -67,7 +77,7 @@ def test_attention_is_two_products_forward_on_the_cpu_too(has_gradient):
 @pytest.fixture(scope="module")
 def formula(model):
     """Fitted to what was counted at 64, 32 and 16 frames."""
-    fitted = FlopFormula.of(model, model.network, has_adapters=False)
+    fitted = FlopFormula.of(model, None)
     fitted.song(row(64), 64)
     return fitted
 
@@ -125,7 +135,7 @@ def test_frames_and_examples_a_second_by_a_clock_of_whole_numbers():
 def test_the_passes_of_a_step_are_those_that_the_objective_needs():
     def passes(name, **settings):
         counted = AuxiliaryPasses.of(OBJECTIVES[name](), TrainConfig(**settings))
-        return counted.reference, counted.others, counted.has_adapter
+        return counted.reference, counted.auxiliary, counted.has_adapter
 
     lora = LoraConfig(rank=2)
     assert passes("dpo") == (1, 0, True)
