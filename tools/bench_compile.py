@@ -2,8 +2,8 @@
 
     python tools/bench_compile.py [--width 512] [--depth 8] [--frames 256 512 768] [--rounds 3] [--checkpointing]
 
-The forward and backward pass of a random DiffRhythm network on one song, all weights trained, in fp32 on one thread.
-Plain and compiled steps take turns; the first compiled step, which compiles, is a row of its own. `ratio` is the
+A pass forward and backward of a random DiffRhythm network on one song, all weights trained, fp32, one thread. Plain
+and compiled steps take turns; the first compiled step, which compiles, is a row of its own. `ratio` is the
 compiled step's processor time over the plain one's, the least of the rounds of each; `graphs` counts what was
 compiled by then; `loss_error` and `norm_error` are relative differences of the loss and of the norm of the
 gradients.

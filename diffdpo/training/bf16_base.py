@@ -51,6 +51,7 @@ class Bf16Linear(nn.Linear):
         return self.stored.detach().float()
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """The layer's output, in the precision that it computes in."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         x = x.to(dtype)
