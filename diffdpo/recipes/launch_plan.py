@@ -16,6 +16,7 @@ from diffdpo.errors import ConfigError, ensure
 from diffdpo.parts import build_objective
 from diffdpo.recipes.estimate import EstimateSettings, estimate
 from diffdpo.recipes.train import TrainRun
+from diffdpo.training.config import data_world
 
 LaunchBackend = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"]
 MAX_NAMES = 8
@@ -59,7 +60,8 @@ def plan_launch(cfg: TrainRun, plan: LaunchPlan, source: str) -> Iterator[str]:
     from diffdpo.training.strategy import check_strategy
 
     train, objective = cfg.train, build_objective(cfg.objective)
-    rounds = accumulation(train.global_batch, train.per_device, plan.ranks)
+    groups = data_world(train, plan.ranks)
+    rounds = accumulation(train.global_batch, train.per_device, groups)
     settings = plan.settings()
     strategy = Deployment(
         plan.ranks, settings.zero_stage, fsdp2=settings.fsdp2, offload=plan.offload
@@ -68,9 +70,11 @@ def plan_launch(cfg: TrainRun, plan: LaunchPlan, source: str) -> Iterator[str]:
     shards = ", ".join(sorted(strategy.shards)) or "nothing"
     yield f"{strategy.title} on {plan.ranks} process(es), {plan.nodes} machine(s); sharded: {shards}"
     yield (
-        f"a step has {train.global_batch} examples: {plan.ranks} process(es) x {train.per_device} x {rounds} "
+        f"a step has {train.global_batch} examples: {groups} process(es) x {train.per_device} x {rounds} "
         "micro-batch(es)"
     )
+    if train.context_parallel > 1:
+        yield f"each of these {groups} is a group of {train.context_parallel} processes that share their songs"
     names = _names(cfg, objective.batch_kind)
     for rank in range(plan.ranks):
         yield f"rank {rank}: {_first_step(cfg, plan, rank, names)}"
@@ -92,8 +96,11 @@ def _names(cfg: TrainRun, kind: str) -> list[str]:
 
 def _first_step(cfg: TrainRun, plan: LaunchPlan, rank: int, names: list[str]) -> str:
     """The positions of a process in the first step by micro-batch, and the names of their examples."""
+    from diffdpo.training.context_parallel import data_place
+
+    place, world = data_place(cfg.train, rank, plan.ranks)
     groups = micro_batches(
-        0, global_batch=cfg.train.global_batch, per_device=cfg.train.per_device, rank=rank, world=plan.ranks
+        0, global_batch=cfg.train.global_batch, per_device=cfg.train.per_device, rank=place, world=world
     )
     text = "step 1, positions " + " | ".join(" ".join(map(str, group)) for group in groups)
     if not names:

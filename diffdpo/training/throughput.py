@@ -88,6 +88,8 @@ class ThroughputMeter:
     """None leaves `matmul_share` out."""
     is_cached: Callable[[Batch], bool] = lambda batch: False
     """Whether the reference's errors of a batch are cached."""
+    group: int = 1
+    """Processes that share each song."""
     clock: Callable[[], float] = time.perf_counter
     wait_s: float = 0.0
     frames: int = 0
@@ -119,14 +121,16 @@ class ThroughputMeter:
     ) -> dict[str, float]:
         """The metrics of the step that took `seconds`; the next one begins.
 
-        Frames and examples of this process stand for each of `processes`; share and memory are this process's.
+        Frames and examples of this process stand for each of `processes`, or of their groups that share songs;
+        share and memory are this process's.
         What the meter itself measured before the first step is left out of the time.
         """
         seconds = max(seconds - self.setup_s, 1e-9)
+        groups = processes // self.group
         row = {
             "seconds": seconds,
-            "frames_per_s": processes * self.frames / seconds,
-            "examples_per_s": processes * self.examples / seconds,
+            "frames_per_s": groups * self.frames / seconds,
+            "examples_per_s": groups * self.examples / seconds,
             "data_wait_s": self.wait_s,
             "resident_gib": resident_peak() / GIB,
         }
@@ -135,7 +139,7 @@ class ThroughputMeter:
         if (peak := allocated_peak(self.device)) is not None:
             row["memory_gib"] = peak / GIB
         if self.flops is not None and self.flops.rate > 0:
-            row["matmul_share"] = self.operations / seconds / self.flops.rate
+            row["matmul_share"] = self.operations / self.group / seconds / self.flops.rate
         self.wait_s, self.frames, self.examples, self.operations, self.setup_s = 0.0, 0, 0, 0.0, 0.0
         return row
 
@@ -149,11 +153,11 @@ def build_meter(
     """
     has_share = device.type == "cuda" if cfg.matmul_share is None else cfg.matmul_share
     if not has_share:
-        return ThroughputMeter(device)
+        return ThroughputMeter(device, group=cfg.context_parallel)
     flops = StepFlops(
         FlopFormula.of(model, cfg.lora), AuxiliaryPasses.of(objective, cfg), MATMUL_DTYPES[cfg.precision]
     )
-    return ThroughputMeter(device, flops)
+    return ThroughputMeter(device, flops, group=cfg.context_parallel)
 
 
 def cache_test(cfg: TrainConfig, cache: ErrorCache | None) -> Callable[[Batch], bool]:

@@ -31,6 +31,13 @@ def test_the_ranks_share_the_positions_of_the_first_step(bundle, pairs):
     assert lines[-1].startswith("# peak")
 
 
+def test_processes_that_share_songs_share_positions(bundle, pairs):
+    lines = plan(bundle, pairs, "train.context_parallel=2", "--ranks", "2").splitlines()
+    assert [line.split(": ")[1] for line in lines if line.startswith("# rank ")] == [
+        "step 1, positions 0 1 | 2 3 | 4 5 | 6 7"
+    ] * 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
