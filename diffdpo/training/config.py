@@ -137,8 +137,8 @@ class TrainConfig:
     checkpointing: CheckpointingConfig | None = None
     """Compute activations again in the backward pass instead of keeping them; null keeps them."""
     split_backward: bool = False
-    """One song at a time through backward: a pair needs the memory of one song, for one more forward pass. The
-    gradient is the same, but for rounding."""
+    """One song at a time through backward: a pair needs the memory of its longer song, for one more forward
+    pass of the shorter. The gradient is the same, but for rounding."""
     context_parallel: int = 1
     """Processes that share each song, for songs that do not fit one device: its frames are divided among them."""
     compile: bool = False

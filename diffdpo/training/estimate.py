@@ -23,7 +23,7 @@ from diffdpo.training.config import TrainConfig, checkpointing_of
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
 from diffdpo.training.optimizer import UPDATE_COPIES, check_weights, moment_bytes
-from diffdpo.training.passes import GPU_FRAMES, plan_passes
+from diffdpo.training.pass_plan import GPU_FRAMES, plan_passes
 from diffdpo.training.quantize import block_layers, frozen_text, quantize_layers, require_base
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
 from diffdpo.training.setup import DTYPES, reference_kind, trainable
@@ -226,7 +226,9 @@ class _FakeStep:
             v = self._auxiliary(rows, parts)
             if parts:
                 with torch.no_grad():
-                    velocity = torch.cat([self._velocity(part) for part in parts]).requires_grad_()
+                    others = [self._velocity(part) for part in parts[1:]]
+                own_velocity = self._velocity(parts[0])
+                velocity = torch.cat([own_velocity.detach(), *others]).requires_grad_()
             else:
                 velocity = self._velocity(None, rows)
             v["policy"] = velocity
@@ -236,8 +238,9 @@ class _FakeStep:
             loss.backward()
             return
         (slopes,) = torch.autograd.grad(loss, velocity)
+        (own_velocity * slopes[:1]).sum().backward()
         del values, v
-        for part, slope in zip(parts, slopes.split(1), strict=True):
+        for part, slope in zip(parts[1:], slopes[1:].split(1), strict=True):
             with self._autocast():
                 own_velocity = self._velocity(part)
             (own_velocity * slope).sum().backward()

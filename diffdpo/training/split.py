@@ -1,12 +1,13 @@
 """Split backward: the gradient of a loss on several songs, one song at a time through backward.
 
-A loss depends on the policy through its velocities alone. They are computed song by song without gradient; the loss
-of these values gives its derivative by each velocity; then each song goes through the network once more, and this
-derivative backward through it. The sum is the gradient of the loss, exactly, whatever the objective: a pair needs
-the activations of one song. It costs one more forward pass of the policy.
+A loss depends on the policy through its velocities alone. All but the longest song go through the network without
+gradient, then the longest with its activations; the loss of these values gives its derivative by each velocity,
+which goes backward through the longest song; then each of the others goes through the network once more, and its
+derivative backward. The sum is the gradient of the loss, exactly, whatever the objective. A pair needs the
+activations of one song, for one more forward pass of its shorter song.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,11 @@ from diffdpo.models.base import SongModel
 from diffdpo.training.step import Standards as Standards
 from diffdpo.training.step import (
     StepNoise,
-    StepRows,
     auxiliary_velocities,
-    joint_velocity,
     measure_outputs,
     row_velocity,
 )
-from diffdpo.training.step_rows import cut_rows
+from diffdpo.training.step_rows import cut_rows, join_rows
 from diffdpo.types import Batch, LossOutput, Objective, ObjectiveState, Outputs
 
 
@@ -45,39 +44,40 @@ def split_backward(
 
     Under accelerate's `accumulate`: gradients are reduced over processes with the last song only.
     """
-    with (
-        accelerator.autocast()
-    ):  # left before a gradient is needed: it remembers weights that were cast without
+    with accelerator.autocast(), torch.no_grad():
         parts, length = cut_rows(model, batch, noise, is_single=True), batch.latents.shape[2]
-        with torch.no_grad():
-            velocity = joint_velocity(model, policy, parts, length)
-        v = {"policy": velocity.to(torch.promote_types(velocity.dtype, torch.float32)).requires_grad_()}
-        v |= auxiliary_velocities(
+        v = auxiliary_velocities(
             model, policy, standards.reference, parts, objective,
             length=length, old=standards.old, has_errors=standards.cached is not None,
         )  # fmt: skip
-        values = measure_outputs(batch, noise, parts, v, objective, standards.cached)
-    result = objective(replace(values, state=objective_state or {}))
-    (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
-    backward_rows(accelerator, model, policy, parts, slopes)
+        longest = max(range(len(parts)), key=lambda number: parts[number].x.shape[1])
+        others = [number for number in range(len(parts)) if number != longest]
+        velocities = {number: row_velocity(model, policy, parts[number]) for number in others}
+    with accumulate_only(accelerator, policy, active=bool(others)):
+        with (
+            accelerator.autocast()
+        ):  # another one: the first remembers weights that were cast without gradient
+            velocity = row_velocity(model, policy, parts[longest])
+        velocities[longest] = velocity.detach()
+        joined = join_rows([velocities[number] for number in range(len(parts))], parts, length)
+        v["policy"] = joined.to(torch.promote_types(joined.dtype, torch.float32)).requires_grad_()
+        with accelerator.autocast():
+            values = measure_outputs(batch, noise, parts, v, objective, standards.cached)
+        result = objective(replace(values, state=objective_state or {}))
+        (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
+        _backward(accelerator, velocity, slopes[list(parts[longest].places)])
+    for number in others:
+        with accumulate_only(accelerator, policy, active=number != others[-1]):
+            with accelerator.autocast():
+                velocity = row_velocity(model, policy, parts[number])
+            _backward(accelerator, velocity, slopes[list(parts[number].places)])
     return _detach(values), replace(result, loss=result.loss.detach())
 
 
-def backward_rows(
-    accelerator: Accelerator,
-    model: SongModel,
-    policy: Any,
-    parts: Sequence[StepRows],
-    slopes: Float[Tensor, "row frame channel"],
-) -> None:
-    """Each row through the policy, and its slope, the loss's derivative by its velocity, backward through it."""
-    last = len(parts) - 1
-    for number, (part, padded_slope) in enumerate(zip(parts, slopes.split(1), strict=True)):
-        slope = padded_slope[:, : part.x.shape[1]]
-        with accumulate_only(accelerator, policy, active=number < last):
-            with accelerator.autocast():
-                velocity = row_velocity(model, policy, part)
-            accelerator.backward((velocity.to(slope.dtype) * slope).sum())
+def _backward(accelerator: Accelerator, velocity: Tensor, slopes: Float[Tensor, "row frame channel"]) -> None:
+    """The derivative of the loss by a song's velocity, backward through the song."""
+    slope = slopes[:, : velocity.shape[1]]
+    accelerator.backward((velocity.to(slope.dtype) * slope).sum())
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from diffdpo.models.base import LatentSpec
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.objectives.terms.weights import Span
 from diffdpo.training.config import InpaintConfig, LoraConfig, TrainConfig
-from diffdpo.training.passes import backward_passes, choose_plan, plan_passes
+from diffdpo.training.pass_plan import choose_plan, plan_passes
+from diffdpo.training.passes import backward_passes
 from diffdpo.training.references import AdapterOff, ErrorCache, MovingCopy
 from diffdpo.training.row_scale import scale_rows
 from diffdpo.training.run import Training
