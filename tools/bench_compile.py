@@ -29,13 +29,13 @@ from tools.bench.measure import round_values
 CHANNELS, STYLE = 64, 512
 
 
-def build(width: int, depth: int, *, checkpointing: bool, compiled: bool) -> DiffRhythmTransformer:
+def build(width: int, depth: int, *, checkpointing: bool, compilation: bool) -> DiffRhythmTransformer:
     """A random network of the published kind, the same each time."""
     torch.manual_seed(0)
     network = DiffRhythmTransformer(dim=width, depth=depth, num_attention_heads=width // 64).train()
     if checkpointing:
         network.enable_gradient_checkpointing()
-    if compiled:
+    if compilation:
         compile_blocks(network, "compile")
     return network
 
@@ -58,20 +58,20 @@ def measure_step(network: Any, frames: int) -> tuple[float, float, float]:
     return seconds, float(loss), float(torch.stack(norms).norm())
 
 
-def bench(plain: Any, compiled: Any, frames: int, rounds: int) -> dict[str, Any]:
+def bench(plain: Any, inductor: Any, frames: int, rounds: int) -> dict[str, Any]:
     """A row for songs of one length."""
-    own, other = [], []
+    inductor_steps, plain_steps = [], []
     for _ in range(rounds):
-        other.append(measure_step(plain, frames))
-        own.append(measure_step(compiled, frames))
+        plain_steps.append(measure_step(plain, frames))
+        inductor_steps.append(measure_step(inductor, frames))
     return {
         "frames": frames,
-        "plain_cpu_s": min(seconds for seconds, *_ in other),
-        "compiled_cpu_s": min(seconds for seconds, *_ in own),
-        "ratio": min(seconds for seconds, *_ in own) / min(seconds for seconds, *_ in other),
+        "plain_cpu_s": min(seconds for seconds, *_ in plain_steps),
+        "compiled_cpu_s": min(seconds for seconds, *_ in inductor_steps),
+        "ratio": min(seconds for seconds, *_ in inductor_steps) / min(seconds for seconds, *_ in plain_steps),
         "graphs": counters["stats"]["unique_graphs"],
-        "loss_error": abs(own[-1][1] / other[-1][1] - 1),
-        "norm_error": abs(own[-1][2] / other[-1][2] - 1),
+        "loss_error": abs(inductor_steps[-1][1] / plain_steps[-1][1] - 1),
+        "norm_error": abs(inductor_steps[-1][2] / plain_steps[-1][2] - 1),
     }
 
 
@@ -85,14 +85,14 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    plain, compiled = (
-        build(args.width, args.depth, checkpointing=args.checkpointing, compiled=value)
+    plain, inductor = (
+        build(args.width, args.depth, checkpointing=args.checkpointing, compilation=value)
         for value in (False, True)
     )
-    first, *_ = measure_step(compiled, args.frames[0])
+    first, *_ = measure_step(inductor, args.frames[0])
     rows = [
         {"frames": args.frames[0], "first_compiled_cpu_s": first},
-        *(bench(plain, compiled, frames, args.rounds) for frames in args.frames),
+        *(bench(plain, inductor, frames, args.rounds) for frames in args.frames),
     ]
     print(json.dumps([round_values(row, 3) for row in rows], indent=1))
 

@@ -51,10 +51,10 @@ def run_first(contestant: Contestant, pairs: PairsInMemory, standard: Contestant
         contestant.run(pairs, 0)
     hook.remove()
     contestant.flops = float(count.get_total_flops())
-    own = contestant.gradients
-    if standard is None or len(own) != len(standard.gradients):
+    gradients = contestant.gradients
+    if standard is None or len(gradients) != len(standard.gradients):
         return
-    differences = [(a - b).norm() for a, b in zip(own, standard.gradients, strict=True)]
+    differences = [(a - b).norm() for a, b in zip(gradients, standard.gradients, strict=True)]
     contestant.gradients = []
     norm = torch.stack([g.norm() for g in standard.gradients]).norm()
     difference = float(torch.stack(differences).norm() / norm)

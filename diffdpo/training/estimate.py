@@ -22,7 +22,7 @@ from diffdpo.training.checkpointing import enable_checkpointing
 from diffdpo.training.config import TrainConfig, checkpointing_of
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from diffdpo.training.lora import add_lora
-from diffdpo.training.optimizer import UPDATE_COPIES, check_weights, moment_bytes
+from diffdpo.training.optimizer import UPDATE_COPIES, check_weight_precision, moment_bytes
 from diffdpo.training.pass_plan import GPU_FRAMES, plan_passes
 from diffdpo.training.quantize import block_layers, frozen_text, quantize_layers, require_base
 from diffdpo.training.references import AdapterOff, FrozenCopy, MovingCopy
@@ -61,7 +61,7 @@ def estimate_memory(
         )
     if cfg.base != "full" and cfg.lora is None:
         raise ConfigError(f"train.base={cfg.base}: {frozen_text(cfg)}")
-    check_weights(cfg)
+    check_weight_precision(cfg)
     check_strategy(cfg, deployment.strategy, objective)
     members = MEMBERS.get(objective.batch_kind, deployment.group_size)
     passes, is_split = estimate_passes(cfg, members, frames)
@@ -238,9 +238,10 @@ class _FakeStep:
             loss.backward()
             return
         (slopes,) = torch.autograd.grad(loss, velocity)
-        (own_velocity * slopes[:1]).sum().backward()
-        del values, v
-        for part, slope in zip(parts[1:], slopes[1:].split(1), strict=True):
+        del values, v, velocity, others, loss
+        first, *rest = slopes.split(1)
+        (own_velocity * first).sum().backward()
+        for part, slope in zip(parts[1:], rest, strict=True):
             with self._autocast():
                 own_velocity = self._velocity(part)
             (own_velocity * slope).sum().backward()

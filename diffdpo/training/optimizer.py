@@ -47,7 +47,7 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type in FUSED_DEVICES)
 
 
-def check_weights(cfg: TrainConfig) -> None:
+def check_weight_precision(cfg: TrainConfig) -> None:
     """ConfigError for weights in bf16 that this configuration cannot have; `check_strategy` says what a backend
     cannot."""
     key = f"train.weights={cfg.weights}"

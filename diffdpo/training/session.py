@@ -32,7 +32,7 @@ from diffdpo.training.config import (
 from diffdpo.training.context_parallel import build_shards, check_context
 from diffdpo.training.loop import fit
 from diffdpo.training.lora import add_lora, check_dropout
-from diffdpo.training.optimizer import build_optimizer, check_weights
+from diffdpo.training.optimizer import build_optimizer, check_weight_precision
 from diffdpo.training.quantize import keep_adapter_only, keep_base_local, quantize_base
 from diffdpo.training.run import LoopState, Training, averaged_weights
 from diffdpo.training.setup import (
@@ -77,7 +77,7 @@ def optimize(  # noqa: PLR0913 - each is a part of the run
     """
     accelerator = accelerator or build_accelerator(cfg, str(out))
     check_config(cfg, model)
-    check_weights(cfg)
+    check_weight_precision(cfg)
     check_strategy(cfg, strategy_of(accelerator), objective)
     check_context(cfg, model)
     check_slider(cfg, objective)

@@ -65,13 +65,15 @@ def split_backward(
             values = measure_outputs(batch, noise, parts, v, objective, standards.cached)
         result = objective(replace(values, state=objective_state or {}))
         (slopes,) = torch.autograd.grad((result.loss * batch.weight).mean(), v["policy"])
+        values = _detach(values)
+        del v, joined, velocities  # before the largest activations' backward pass
         _backward(accelerator, velocity, slopes[list(parts[longest].places)])
     for number in others:
         with accumulate_only(accelerator, policy, active=number != others[-1]):
             with accelerator.autocast():
                 velocity = row_velocity(model, policy, parts[number])
             _backward(accelerator, velocity, slopes[list(parts[number].places)])
-    return _detach(values), replace(result, loss=result.loss.detach())
+    return values, replace(result, loss=result.loss.detach())
 
 
 def _backward(accelerator: Accelerator, velocity: Tensor, slopes: Float[Tensor, "row frame channel"]) -> None:

@@ -15,7 +15,7 @@ from diffdpo.training.bf16_optimizer import MASTER, Bf16AdamW, round_stochastic
 from diffdpo.training.config import LoraConfig, TrainConfig
 from diffdpo.training.estimate import estimate_memory
 from diffdpo.training.live_bytes import LiveBytes, tensor_bytes
-from diffdpo.training.optimizer import UPDATE_COPIES, build_optimizer, check_weights, moment_bytes
+from diffdpo.training.optimizer import UPDATE_COPIES, build_optimizer, check_weight_precision, moment_bytes
 from diffdpo.training.strategy import STRATEGIES, check_strategy
 from diffdpo.types import Prompt
 
@@ -177,9 +177,9 @@ def test_the_estimate_halves_weights_gradients_and_reference(bundle):
 
 def test_what_cannot_be_is_one_line():
     settings = {"weights": "bf16_master", "precision": "bf16"}
-    check_weights(TrainConfig(**settings))
+    check_weight_precision(TrainConfig(**settings))
     with pytest.raises(ConfigError, match=r"adapters are trained in fp32; .* train\.base=bf16"):
-        check_weights(TrainConfig(**settings, lora=LoraConfig()))
+        check_weight_precision(TrainConfig(**settings, lora=LoraConfig()))
     with pytest.raises(
         ConfigError, match=r"train\.weights=bf16_master: DeepSpeed keeps fp32 copies of its own"
     ):
@@ -187,9 +187,9 @@ def test_what_cannot_be_is_one_line():
     with pytest.raises(ConfigError, match=r"train\.weights=bf16_master: FSDP2 shards weights"):
         check_strategy(TrainConfig(**settings), STRATEGIES["fsdp2"], DPO())
     with pytest.raises(ConfigError, match=r"set train\.precision=bf16"):
-        check_weights(TrainConfig(weights="bf16_master"))
+        check_weight_precision(TrainConfig(weights="bf16_master"))
     with pytest.raises(ConfigError, match=r"train\.optimizer=adamw_8bit is for weights in fp32"):
-        check_weights(TrainConfig(**settings, optimizer="adamw_8bit"))
+        check_weight_precision(TrainConfig(**settings, optimizer="adamw_8bit"))
 
 
 def test_fused_updates_are_those_of_the_formula_and_old_states_go_on_as_they_were():

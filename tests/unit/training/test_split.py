@@ -94,7 +94,7 @@ def both(accelerator, model, reference, objective, data, old=None, cached=None):
 
 def assert_same(stacked, split, rel=1e-5):
     (expected, stacked), (result, split) = stacked, split
-    assert torch.allclose(result.loss, expected.loss, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(result.loss, expected.loss, rtol=1e-5, atol=1e-6)
     assert result.metrics.keys() == expected.metrics.keys()
     assert stacked.keys() == split.keys()
     norm = torch.stack([g.norm() for g in stacked.values()]).norm()
@@ -133,7 +133,7 @@ def test_errors_of_the_reference_may_be_cached(accelerator, lora):
 
 
 def test_the_policy_sees_one_song_at_a_time(accelerator, lora):
-    """With gradient and without."""
+    """With gradient and without; the longest once less."""
     objective, sizes = OBJECTIVES["dpo"](), []
     hook = lora.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     data = songs(objective)
@@ -143,4 +143,4 @@ def test_the_policy_sees_one_song_at_a_time(accelerator, lora):
     )  # fmt: skip
     hook.remove()
     lora.network.zero_grad()
-    assert sizes == [1] * (3 * 8)
+    assert sizes == [1] * (3 * 8 - 1)
