@@ -26,11 +26,12 @@ CODEBOOK_BYTES = 4 * 256
 
 
 def build_optimizer(
-    network: Any, cfg: TrainConfig, device: torch.device, seed: int = 0
+    network: Any, cfg: TrainConfig, device: torch.device, seed: int = 0, *, has_scaler: bool = False
 ) -> torch.optim.Optimizer:
     """AdamW; matrices decay, biases and norms do not. In fp32 it is fused on GPUs and CPUs.
 
-    `seed` is that of stochastic rounding.
+    `seed` is that of stochastic rounding. With the loss scaler of fp16 it is not fused: a fused one skips steps that
+    overflowed inside itself, and accelerate takes them for steps.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
@@ -44,7 +45,8 @@ def build_optimizer(
     if cfg.weights != "fp32":
         has_master = cfg.weights == "bf16_master"
         return Bf16AdamW(groups, lr=cfg.learning_rate, betas=betas, has_master=has_master, seed=seed)
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type in FUSED_DEVICES)
+    fused = device.type in FUSED_DEVICES and not has_scaler
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=fused)
 
 
 def check_weight_precision(cfg: TrainConfig) -> None:

@@ -154,7 +154,8 @@ def prepare_training(
     if cfg.compile:  # behind the references: a copy of a compiled block is not compiled
         compile_blocks(network, "train.compile")
     network.train()
-    optimizer = build_optimizer(network, cfg, accelerator.device, seed)
+    has_scaler = accelerator.scaler is not None
+    optimizer = build_optimizer(network, cfg, accelerator.device, seed, has_scaler=has_scaler)
     parameters = audit_parameters(
         network, optimizer, {"reference": reference, "old": old}, lora=cfg.lora is not None
     )

@@ -15,7 +15,7 @@ from diffdpo.mining.values import Pair
 from diffdpo.objectives.dpo import DPO
 from diffdpo.randomness import generator
 from diffdpo.training.checkpointing import CheckpointingConfig
-from diffdpo.training.config import LoraConfig, TrainConfig
+from diffdpo.training.config import LoraConfig, ReferenceConfig, TrainConfig
 from diffdpo.training.estimate import auxiliary_tensors
 from diffdpo.training.loop import train_step
 from diffdpo.training.references import FrozenCopy
@@ -36,8 +36,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "selective": {"checkpointing": CheckpointingConfig("selective")},
     "half": {"checkpointing": CheckpointingConfig(every=2)},
     "split": {"split_backward": True},
+    "cached": {"reference": ReferenceConfig(cached_draws=1)},
+    "compile": {"compile": True},
 }
-"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma."""
+"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma. In rounds after the first
+step `cached` finds all errors of the reference: its gradients are then those of other songs, as fast."""
 
 
 @dataclass
