@@ -30,8 +30,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW; matrices decay, biases and norms do not. In fp32 it is fused on GPUs and CPUs.
 
-    `seed` is that of stochastic rounding. With the loss scaler of fp16 it is not fused: a fused one skips steps that
-    overflowed inside itself, and accelerate takes them for steps.
+    `seed` is that of stochastic rounding. With the loss scaler of fp16 it is not fused: a fused one skips a step
+    that overflowed inside itself, and accelerate takes it for a step.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [

@@ -14,8 +14,9 @@ WORDS = (
 WEIGHTS = {"full": (), "lora": ("train.lora.rank=4", "train.learning_rate=1e-3")}
 LAYOUTS = {"1x8": (1, 8), "1x2.4": (1, 2), "2x4": (2, 4), "2x2.2": (2, 2)}
 """Processes, and songs per device; accumulation follows."""
-EXTRAS = {"": ()}
-"""Words by name that may not move the trajectory either, each tried in every layout."""
+EXTRAS = {"": (), "budget": ("train.frames_per_device=20",)}
+"""Words by name that may not move the trajectory either, each tried in every layout. A pair has 28 frames and more:
+the budget splits all."""
 BACKENDS = {
     "two": ("MULTI_CPU", 0), "zero1": ("DEEPSPEED", 1), "zero2": ("DEEPSPEED", 2), "zero3": ("DEEPSPEED", 3),
     "fsdp2": ("FSDP2", 0),

@@ -71,7 +71,10 @@ def write_ratings(folder: Path, samples: Path, values: dict[str, float], source:
 
 
 def write_pairs(folder: Path) -> Path:
-    """Twelve pairs of random latents in the layout that `sample` and `mine` write; the folder of the pairs."""
+    """Twelve pairs of random latents in the layout that `sample` and `mine` write; the folder of the pairs.
+
+    Songs have 14 to 18 frames, a winner other than its loser.
+    """
     samples, mined = folder / "samples", folder / "pairs"
     generator = torch.Generator().manual_seed(0)
     prompts, songs, rows = [], [], []
@@ -82,7 +85,7 @@ def write_pairs(folder: Path) -> Path:
         )
         for k in range(2):
             name = f"{prompt}.{k:03d}"
-            latents = torch.randn(14 + i % 5, 8, generator=generator)
+            latents = torch.randn(14 + (i + 2 * k) % 5, 8, generator=generator)
             write_latents(samples / "latents" / f"{name}.safetensors", latents)
             songs.append(
                 SampleRow(sample_id=name, prompt_id=prompt, group=prompt, frames=len(latents), duration_s=1.0)

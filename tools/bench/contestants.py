@@ -39,8 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cached": {"reference": ReferenceConfig(cached_draws=1)},
     "compile": {"compile": True},
 }
-"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma. In rounds after the first
-step `cached` finds all errors of the reference: its gradients are then those of other songs, as fast."""
+"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma. Behind its first step
+`cached` finds all errors of the reference, those of other songs: its times count, its gradients do not."""
 
 
 @dataclass

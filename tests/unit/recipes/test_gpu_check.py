@@ -17,7 +17,8 @@ from diffdpo.recipes.gpu_numbers import relative_difference
 from diffdpo.recipes.gpu_parts import NoMemoryError, check_room, failure_reason
 
 CPU = torch.device("cpu")
-TRIED = ("device", "numbers", "step LoRA, 2 x 2,048, check", "step full, 2 x 6,144", "sampler", "scorer bf16")
+TRIED = ("numbers fp32", "step LoRA, 2 x 2,048, check")
+"""One part of each of two kinds; the others run in the soak."""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -33,22 +34,19 @@ def test_a_part_that_does_not_exist_is_named():
     assert "minutes must be" in verb("gpu-check", "--device", "cpu", "--minutes", "-1", code=2)
 
 
-def test_every_kind_of_part_runs_and_is_written(tmp_path):
+def test_parts_run_and_are_written(tmp_path):
     words = [word for name in TRIED for word in ("--part", name)]
     table = verb("gpu-check", "--device", "cpu", "--small", "--minutes", 30, "--out", tmp_path, *words)
     rows = {row["name"]: row for row in json.loads((tmp_path / "gpu_check.json").read_text())["parts"]}
     assert {row["status"] for row in rows.values()} == {"ok"}, rows
     assert rows["numbers fp32"]["gradient_difference"] == 0  # it is the same processor
-    assert 0 < rows["numbers bf16"]["gradient_difference"] < 0.3
     for name in (name for name in rows if name.startswith("step")):
         row = rows[name]
         assert row["live_gib"] == pytest.approx(row["estimate_gib"], rel=0.05)
         assert row["pairs_per_s"] == pytest.approx(1 / row["seconds"])
         assert row["matmul_share"] > 0
-    assert rows["sampler"]["rtf"] == pytest.approx(rows["sampler"]["seconds"] / rows["sampler"]["song_s"])
-    assert rows["scorer bf16"]["rtf"] > 0
     assert (tmp_path / "gpu_check.md").read_text() in table
-    assert all(name in table for name in rows if name != "device")
+    assert all(name in table for name in rows)
 
 
 def test_what_takes_too_long_is_a_row_and_the_next_part_still_runs():
