@@ -7,10 +7,10 @@ The published way is Diffusion-DPO's: two full models, winners and losers of all
 longest, once through the policy and once through the reference, AdamW. Ours is `train_step` as the trainer runs it.
 Each round draws lengths log-uniformly and runs all trainings in turn on the same pairs; `pairs_ratio` is the median
 over rounds of the published way's processor time over the training's, `flop_bound` what counting operations allows.
-Gradients of full trainings are compared with the published way's in a first, untimed step; memory is the peak of
-live tensor bytes of a second one. `share`: FLOPs of the valid frames, without recomputation, over processor time
-and the best rate of `torch.mm` on the network's shapes. `--growth` measures what is left of the peak without
-weights, gradients, optimiser and reference, at 1,024 and 4,096 frames.
+Gradients of full trainings are compared with the published way's in a first, untimed step. Memory is the peak of
+live tensor bytes of a second one; FLOPs are counted in a third. `share`: FLOPs of the valid frames, without
+recomputation, over processor time and the best rate of `torch.mm` on the network's shapes. `--growth` measures what
+is left of the peak without weights, gradients, optimiser and reference, at 1,024 and 4,096 frames.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffdpo.data.datasets.memory import PairsInMemory
+from diffdpo.training.flops import count_flops
 from diffdpo.training.live_bytes import LiveBytes, count_gradients
 from tools.bench.contestants import LONGEST, PUBLISHED, Contestant, build_ours, build_published, draw_pairs
 from tools.bench.measure import round_values
@@ -47,15 +48,14 @@ def run_first(contestant: Contestant, pairs: PairsInMemory, standard: Contestant
         contestant.gradients = [p.grad.clone() for p in contestant.parameters if p.grad is not None]
 
     hook = contestant.optimizer.register_step_pre_hook(keep)
-    with FlopCounterMode(display=False) as count:
-        contestant.run(pairs, 0)
+    contestant.run(pairs, 0)
     hook.remove()
-    contestant.flops = float(count.get_total_flops())
-    gradients = contestant.gradients
+    if standard is contestant:
+        return
+    gradients, contestant.gradients = contestant.gradients, []
     if standard is None or len(gradients) != len(standard.gradients):
         return
     differences = [(a - b).norm() for a, b in zip(gradients, standard.gradients, strict=True)]
-    contestant.gradients = []
     norm = torch.stack([g.norm() for g in standard.gradients]).norm()
     difference = float(torch.stack(differences).norm() / norm)
     if difference > 1e-4:
@@ -136,7 +136,7 @@ def run_rounds(
         result.rates.append(matmul_rate(width, round(statistics.mean(lengths))))
         for contestant in contestants.values():
             start_s = time.process_time()
-            contestant.run(pairs, number + 1)
+            contestant.run(pairs, number + 2)
             contestant.seconds.append(time.process_time() - start_s)
     return result
 
@@ -154,15 +154,18 @@ def summarize(
         "training": name,
         "pairs_ratio": statistics.median(ratios),
         "lowest_ratio": min(ratios),
-        "peak_mib": contestant.peaks["peak"] / MIB,
-        "memory_ratio": contestant.peaks["peak"] / standard.peaks["peak"],
-        "activations_mib": contestant.peaks["activations"] / MIB,
         "gradient_difference": contestant.difference,
-        "gflop_of_first": contestant.flops / 1e9,
-        "flop_bound": standard.flops / contestant.flops,
         "share": statistics.median(shares),
         "seconds": statistics.median(contestant.seconds),
     }
+    if contestant.peaks:
+        row |= {
+            "peak_mib": contestant.peaks["peak"] / MIB,
+            "memory_ratio": contestant.peaks["peak"] / standard.peaks["peak"],
+            "activations_mib": contestant.peaks["activations"] / MIB,
+            "gflop_of_first": contestant.flops / 1e9,
+            "flop_bound": standard.flops / contestant.flops,
+        }
     return round_values(row, 3)
 
 
@@ -175,8 +178,11 @@ def bench(size: str, frames: tuple[int, int], rounds: int, trainings: Sequence[s
         contestants |= {name: build_ours(width, depth, name, folder) for name in trainings}
         first = draw_pairs(frames, 0)
         for name, contestant in contestants.items():
-            run_first(contestant, first, None if name == PUBLISHED else standard)
-            count_memory(contestant, first)
+            _, _, addition = name.partition(",")
+            run_first(contestant, first, standard if addition != "cached" else None)
+            if addition != "compile":  # counting switches compiled code off
+                count_memory(contestant, first)
+                contestant.flops = count_flops(partial(contestant.run, first, 2))
             print(name, contestant.difference, contestant.peaks, file=sys.stderr, flush=True)
         result = run_rounds(contestants, frames, rounds, width)
     valid = sum(len(song) for song in first.latents.values())

@@ -61,6 +61,7 @@ REFUSED = {
     "train.optimizer=adamw_8bit": "train.optimizer=adamw_8bit: FSDP2 shards moments",
     "train.reference.cached_draws=2": "train.reference.cached_draws: under FSDP2 all processes",
 }
+BF16_WEIGHTS = ("bf16_master", "bf16_stochastic")
 ALONE = (("1x8", "full", "budget"), ("1x8", "full", ""), ("1x8", "lora", ""), ("1x2.4", "full", ""))
 PREEMPTED = ("train.strategy=fsdp2", "train.steps=100000", "train.save_every=100000", "train.lora.rank=4")
 
@@ -109,10 +110,18 @@ def launched(folder, published_models, bundle, pairs, preempted):
                 lines[case] = layout_words(
                     case_folder(folder, *case), bundle, pairs, case[1], weights=case[2], extra=case[3]
                 )
+        if launcher == "two":
+            lines |= {name: replica_line(folder, bundle, pairs, name) for name in BF16_WEIGHTS}
         if launcher == "fsdp2":
             lines |= fsdp_lines(folder, bundle, pairs, preempted)
         errors |= dict(zip(lines, train_many(folder, launcher, list(lines.values())), strict=True))
     return errors
+
+
+def replica_line(folder, bundle, pairs, weights):
+    """A training of weights in bf16 that leaves hashes of what each process holds."""
+    line = layout_words(folder / "two" / weights, bundle, pairs, "2x2.2")
+    return ["replicas", *line, "train.precision=bf16", f"train.weights={weights}"]
 
 
 def fsdp_lines(folder, bundle, pairs, preempted):
@@ -168,6 +177,19 @@ def test_every_layout_and_backend_makes_the_same_steps(
 @pytest.mark.parametrize("name", ["1x2.4-full", "1x8-fullbudget"])
 def test_accumulation_and_a_budget_on_one_process_make_the_same_steps(folder, alone, name):
     same_numbers(alone["1x8", "full"], folder / "alone" / name)
+
+
+@pytest.mark.parametrize("weights", BF16_WEIGHTS)
+def test_processes_round_weights_in_bf16_alike(folder, launched, alone, weights):
+    """Replicas stay equal bit for bit, and move; losses are those of fp32 to 2 %."""
+    assert launched[weights] == ""
+    out = folder / "two" / weights
+    one, other = (json.loads((out / f"replica-{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    assert len({sha256 for _, sha256 in one}) == 3
+    assert all("torch.bfloat16" in dtypes for dtypes, _ in one)
+    for expected, actual in zip(alone["1x8", "full"], rows(out), strict=True):
+        assert actual["loss"] == pytest.approx(expected["loss"], rel=2e-2)
 
 
 @pytest.mark.parametrize("word", REFUSED)

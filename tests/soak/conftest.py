@@ -19,6 +19,7 @@ TITLES = {
     "test_intervals": "95 % intervals over prompts hold the true effect",
     "test_votes": "Rankings from votes of honest and dishonest raters; alarms of drift, true and false",
     "test_ray": "A thousand clips scored by two workers of a Ray cluster, one killed: those of one process",
+    "test_gpu_check": "Every part of `gpu-check`, tiny networks on the CPU",
     "test_coverage": "Every kind of interval, by law of the effects and number of prompts",
 }
 COVERAGE = "coverage.md"

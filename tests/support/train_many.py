@@ -1,7 +1,8 @@
 """Several trainings one after another in one launch: `accelerate launch … train_many.py COMMANDS.json`.
 
 Beside the file of commands it leaves the errors, one a command, empty for those that went well. A command that
-begins with `inspect` trains nothing: it leaves what `support.sharding` sees of the network under FSDP2.
+begins with `inspect` trains nothing: it leaves what `support.sharding` sees of the network under FSDP2. One that
+begins with `replicas` trains, and each process leaves a hash of its weights behind every step.
 """
 
 import json
@@ -23,6 +24,11 @@ if __name__ == "__main__":
                 from support.sharding import inspect_sharding
 
                 inspect_sharding(load_config("train", None, words[1:]))
+            elif words[0] == "replicas":
+                sys.path.insert(0, str(Path(__file__).parents[1]))
+                from support.replicas import train_replicas
+
+                train_replicas(load_config("train", None, words[1:]))
             else:
                 train.run(load_config("train", None, words))
             errors.append("")

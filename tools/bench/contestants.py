@@ -39,8 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cached": {"reference": ReferenceConfig(cached_draws=1)},
     "compile": {"compile": True},
 }
-"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma. Behind its first step
-`cached` finds all errors of the reference, those of other songs: its times count, its gradients do not."""
+"""What a training may add to `full-N` or `lora-N`, N examples a micro-batch, after a comma. `cached` has noise of
+its own, so its gradients are not compared; behind its first step it finds all errors of the reference."""
 
 
 @dataclass
@@ -53,8 +53,8 @@ class Contestant:
     optimizer: Any
     seconds: list[float] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
-    difference: float = 0.0
-    """Relative, of the first step's gradients from the published way's."""
+    difference: float | None = None
+    """Relative, of the first step's gradients from the published way's, where the two can be compared."""
     flops: float = 0.0
     peaks: dict[str, float] = field(default_factory=dict)
 
