@@ -181,7 +181,7 @@ def test_accumulation_and_a_budget_on_one_process_make_the_same_steps(folder, al
 
 @pytest.mark.parametrize("weights", BF16_WEIGHTS)
 def test_processes_round_weights_in_bf16_alike(folder, launched, alone, weights):
-    """Replicas stay equal bit for bit, and move; losses are those of fp32 to 2 %."""
+    """Replicas stay equal bit for bit, and move; losses and gradient norms are those of fp32 to 5 %."""
     assert launched[weights] == ""
     out = folder / "two" / weights
     one, other = (json.loads((out / f"replica-{rank}.json").read_text()) for rank in (0, 1))
@@ -189,7 +189,8 @@ def test_processes_round_weights_in_bf16_alike(folder, launched, alone, weights)
     assert len({sha256 for _, sha256 in one}) == 3
     assert all("torch.bfloat16" in dtypes for dtypes, _ in one)
     for expected, actual in zip(alone["1x8", "full"], rows(out), strict=True):
-        assert actual["loss"] == pytest.approx(expected["loss"], rel=2e-2)
+        assert actual["loss"] == pytest.approx(expected["loss"], rel=5e-2)
+        assert actual["grad_norm"] == pytest.approx(expected["grad_norm"], rel=5e-2)
 
 
 @pytest.mark.parametrize("word", REFUSED)
