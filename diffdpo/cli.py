@@ -64,7 +64,7 @@ Overrides = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu; the same as device=…")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 Ranks = Annotated[
-    int,
+    int | None,
     typer.Option(help="With --dry-run: also print what each of so many processes would do, and its launch."),
 ]
 PerNode = Annotated[int, typer.Option(help="With --ranks: processes on each machine.")]
@@ -164,23 +164,24 @@ def _train(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     device: Device = "",
-    ranks: Ranks = 0,
+    ranks: Ranks = None,
     per_node: PerNode = 8,
     backend: Backend = "",
     offload: Offload = False,
 ) -> None:
     """The verb `train`, whose dry run has a plan of several processes."""
-    if not dry_run or not ranks:
-        with one_line_errors():
-            if ranks:
-                raise UserError(
-                    "--ranks belongs to --dry-run; processes are launched by accelerate or torchrun"
-                )
+    with one_line_errors():
+        if ranks is None and (backend or offload or per_node != 8):
+            raise UserError("--per-node, --backend and --offload belong to --dry-run with --ranks")
+        if ranks is not None and not dry_run:
+            raise UserError("--ranks belongs to --dry-run; processes are launched by accelerate or torchrun")
+    if ranks is None:
         _verb("train")(source, overrides, dry_run, device)
         return
     with one_line_errors():
-        cfg = load_config("train", source, overrides)
         command = " ".join([*([source] if source else []), *(overrides or [])])
+        source, overrides = set_device(source, overrides, device)
+        cfg = load_config("train", source, overrides)
         import_module("diffdpo.commands_training").print_plan(
             cfg, command, ranks=ranks, per_node=per_node, backend=backend, offload=offload
         )

@@ -5,7 +5,9 @@ Ray pickles batches, factory and results between processes of one user on one cl
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -222,7 +224,29 @@ def _cluster(address: str) -> Iterator[None]:
         )
     except Exception as error:  # Ray raises bare ones, as where a busy machine starts its servers too slowly
         raise ConfigError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
+    with _orderly_end():
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM ends the process through its exception handlers, so that Ray's processes end too.
+
+    Ray's own handler prints the machine's stack and leaves them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        log("stopped; the same command continues")
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)

@@ -86,11 +86,15 @@ def fit(
             state = _validate(training, validation, 0, state, metrics, progress, save_extra)
         while step < cfg.steps and not is_stopped(state.best, cfg.validation):
             start_s = time.monotonic()
-            with divided_frames(training.shards), profiled_step(training, step, first):
+            with divided_frames(training.shards), profiled_step(training, step, first) as profile:
                 row = {"step": step + 1, **train_step(training, step, stream, state.objective, state.spikes)}
             state = _after_step(training, state, row)
             eta_s = progress.pace.eta_s(cfg.steps - step - 1)
-            row |= meter.measure(time.monotonic() - start_s, accelerator.num_processes, eta_s)
+            seconds = time.monotonic() - start_s - profile.overhead_s
+            row |= meter.measure(seconds, accelerator.num_processes, eta_s)
+            if profile.overhead_s:
+                row |= {"profiled": 1.0}
+                progress.exclude(profile.overhead_s)
             _refuse_nonfinite(row, checkpoint.latest_checkpoint(folder))
             overflows = count_overflows(row, overflows, visible=accelerator.is_main_process)
             step += 1

@@ -4,6 +4,7 @@ On the CPU the kinds add up to the time of the step: every operation counts for 
 what is left is Python between operations. On a GPU the time of kernels is shared out, and what is left is idle.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,26 +205,39 @@ def _top(rows: Mapping[tuple[str, str], list[float]]) -> Iterator[Mapping[str, A
         yield {"name": name, "shapes": shapes, "seconds": own_s, "calls": int(calls), "flops": work}
 
 
+@dataclass
+class ProfileTime:
+    """What profiling a step took beside the step."""
+
+    overhead_s: float = 0.0
+    """Seconds of starting the profiler and of evaluating it; 0 where the step was not profiled."""
+
+
 @contextmanager
-def profiled_step(training: Training, step: int, first: int) -> Iterator[None]:
+def profiled_step(training: Training, step: int, first: int) -> Iterator[ProfileTime]:
     """Profile what is done inside, if the run wants it and this is the step: the third after `first`, or the last.
 
     The first process writes profile.txt, profile.json and profile_trace.json into the run's folder, the last for
-    chrome://tracing or ui.perfetto.dev. The numbers computed are the same as without.
+    chrome://tracing or ui.perfetto.dev. The numbers computed are the same as without. The time it took is known
+    behind the block.
     """
+    spent, start_s = ProfileTime(), time.monotonic()
     accelerator, cfg = training.accelerator, training.cfg
     if not (cfg.profile and accelerator.is_main_process and step == min(first + WARMUP, cfg.steps - 1)):
-        yield
+        yield spent
         return
     device = accelerator.device
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     options: dict[str, Any] = {"record_shapes": True, "profile_memory": True, "acc_events": True}
     with profile(activities=activities, **options) as profiler, record_function(STEP):
-        yield
+        step_start_s = time.monotonic()
+        yield spent
         synchronize(device)
+        step_s = time.monotonic() - step_start_s
     result = summarise_step(profiler.events(), "cuda" if on_gpu else "cpu")
     atomic_write(training.folder / "profile.txt", "\n".join(result.lines()) + "\n")
     write_json(training.folder / "profile.json", asdict(result))
     profiler.export_chrome_trace(str(training.folder / "profile_trace.json"))
     log("\n".join(result.lines()))
+    spent.overhead_s = time.monotonic() - start_s - step_s

@@ -24,7 +24,7 @@ DATA_WAIT = "data wait"
 """Name of the time in which the loop waits for a batch, in profiles."""
 TIMINGS = (
     "seconds", "frames_per_s", "examples_per_s", "data_wait_s", "remaining_s", "matmul_share", "memory_gib",
-    "resident_gib",
+    "resident_gib", "profiled",
 )  # fmt: skip
 """Metrics of a step that depend on clock and machine: they differ between two runs of one configuration."""
 MATMUL_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,10 +1,13 @@
 """A thousand clips on a Ray cluster of two workers, one of which is killed in the middle."""
 
+import signal
+import subprocess
 import threading
 import time
 
 import psutil
 from support.clips import write_clips
+from support.launch import command, environment
 
 from diffdpo.data import tables
 from diffdpo.data.scores import SCORES
@@ -47,3 +50,22 @@ def test_a_thousand_clips_are_scored_although_a_worker_dies(tmp_path):
     rows = tables.read_rows(out, SCORES)
     assert len({row.sha256 for row in rows}) == SONGS * PER_SONG
     assert rows == tables.read_rows(local, SCORES)
+
+
+def test_sigterm_ends_the_command_and_its_cluster(tmp_path):
+    clips, out = write_clips(tmp_path / "clips", 10, 10, SECONDS), tmp_path / "ray"
+    words = ["scorers=[production]", f"samples=[{clips}]", f"out={out}", "batch=1", "executor=ray"]
+    process = subprocess.Popen(command("score", *words), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while len(tables.list_parts(out / SCORES.folder)) < 3:
+        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped; the same command continues" in errors
+    assert "SIGTERM received" not in errors
+    _, living = psutil.wait_procs(cluster, timeout=60)
+    assert living == []

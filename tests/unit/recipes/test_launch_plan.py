@@ -31,6 +31,11 @@ def test_the_ranks_share_the_positions_of_the_first_step(bundle, pairs):
     assert lines[-1].startswith("# peak")
 
 
+@pytest.mark.parametrize("device", [("device=cpu",), ("--device", "cpu")])
+def test_a_device_can_be_named(bundle, pairs, device):
+    assert "# rank 1: step 1" in plan(bundle, pairs, "--ranks", "2", *device)
+
+
 def test_processes_that_share_songs_share_positions(bundle, pairs):
     lines = plan(bundle, pairs, "train.context_parallel=2", "--ranks", "2").splitlines()
     assert [line.split(": ")[1] for line in lines if line.startswith("# rank ")] == [
@@ -46,6 +51,8 @@ def test_processes_that_share_songs_share_positions(bundle, pairs):
         (("--ranks", "2", "--backend", "zero4"), "backend"),
         (("--ranks", "3", "--per-node", "2"), "no whole number of machines"),
         (("--ranks", "2", "--offload"), "offload to the CPU"),
+        (("--ranks", "0"), "ranks must be at least 1"),
+        (("--backend", "fsdp2"), "--per-node, --backend and --offload belong to --dry-run with --ranks"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_in_one_line(bundle, pairs, more, message):
