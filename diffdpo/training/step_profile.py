@@ -207,7 +207,7 @@ def _top(rows: Mapping[tuple[str, str], list[float]]) -> Iterator[Mapping[str, A
 
 @dataclass
 class ProfileTime:
-    """What profiling a step took beside the step."""
+    """What profiling a step takes beside the step."""
 
     overhead_s: float = 0.0
     """Seconds of starting the profiler and of evaluating it; 0 where the step was not profiled."""
@@ -221,10 +221,10 @@ def profiled_step(training: Training, step: int, first: int) -> Iterator[Profile
     chrome://tracing or ui.perfetto.dev. The numbers computed are the same as without. The time it took is known
     behind the block.
     """
-    spent, start_s = ProfileTime(), time.monotonic()
+    cost, start_s = ProfileTime(), time.monotonic()
     accelerator, cfg = training.accelerator, training.cfg
     if not (cfg.profile and accelerator.is_main_process and step == min(first + WARMUP, cfg.steps - 1)):
-        yield spent
+        yield cost
         return
     device = accelerator.device
     on_gpu = device.type == "cuda"
@@ -232,7 +232,7 @@ def profiled_step(training: Training, step: int, first: int) -> Iterator[Profile
     options: dict[str, Any] = {"record_shapes": True, "profile_memory": True, "acc_events": True}
     with profile(activities=activities, **options) as profiler, record_function(STEP):
         step_start_s = time.monotonic()
-        yield spent
+        yield cost
         synchronize(device)
         step_s = time.monotonic() - step_start_s
     result = summarise_step(profiler.events(), "cuda" if on_gpu else "cpu")
@@ -240,4 +240,4 @@ def profiled_step(training: Training, step: int, first: int) -> Iterator[Profile
     write_json(training.folder / "profile.json", asdict(result))
     profiler.export_chrome_trace(str(training.folder / "profile_trace.json"))
     log("\n".join(result.lines()))
-    spent.overhead_s = time.monotonic() - start_s - step_s
+    cost.overhead_s = time.monotonic() - start_s - step_s
