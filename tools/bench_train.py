@@ -37,6 +37,7 @@ from tools.bench.contestants import LONGEST, PUBLISHED, Contestant, build_ours, 
 from tools.bench.measure import round_values
 from tools.bench_memory import MIB
 
+
 def run_first(contestant: Contestant, pairs: PairsInMemory, standard: Contestant | None) -> None:
     """Run the first step and compare its gradients with the standard's: a difference of 1e-4 ends the bench."""
 
