@@ -6,7 +6,8 @@
 The published way is Diffusion-DPO's: two full models, winners and losers of all pairs stacked and padded to the
 longest, once through the policy and once through the reference, AdamW. Ours is `train_step` as the trainer runs it.
 Each round draws lengths log-uniformly and runs all trainings in turn on the same pairs; `pairs_ratio` is the median
-over rounds of the published way's processor time over the training's, `flop_bound` what counting operations allows.
+over rounds of the published way's processor time over the training's. `flop_bound` is what counting operations allows
+for the songs of the first step, which are padded more or less than those of the rounds (`padded_over_valid`).
 Gradients of full trainings are compared with the published way's in a first, untimed step. Memory is the peak of
 live tensor bytes of a second one; FLOPs are counted in a third. `share`: FLOPs of the valid frames, without
 recomputation, over processor time and the best rate of `torch.mm` on the network's shapes. `--growth` measures the
@@ -79,7 +80,7 @@ def growth(size: str, trainings: Sequence[str]) -> list[dict[str, Any]]:
     width, depth = map(int, size.split("x"))
     rows = []
     for name in trainings:
-        rest: dict[int, float] = {}
+        activations: dict[int, float] = {}
         shares = []
         for frames in (LONGEST // 4, LONGEST):
             with tempfile.TemporaryDirectory() as folder:
@@ -87,9 +88,9 @@ def growth(size: str, trainings: Sequence[str]) -> list[dict[str, Any]]:
                 contestant.run(draw_pairs((8, 8), 0, pairs=1), 0)
                 count_memory(contestant, draw_pairs((frames, frames), 1, pairs=1))
             peaks = contestant.peaks
-            rest[frames] = peaks["activations"]  # the fixed kinds need not all be there at the peak
-            shares.append(rest[frames] / peaks["peak"])
-        ratio = rest[LONGEST] / rest[LONGEST // 4]
+            activations[frames] = peaks["activations"]  # the fixed kinds need not all be there at the peak
+            shares.append(activations[frames] / peaks["peak"])
+        ratio = activations[LONGEST] / activations[LONGEST // 4]
         rows.append({"training": name, "times": ratio, "least_share_of_peak": min(shares)})
     return [round_values(row, 3) for row in rows]
 

@@ -235,7 +235,7 @@ def _cluster(address: str) -> Iterator[None]:
 def _orderly_end() -> Iterator[None]:
     """SIGTERM ends the process through its exception handlers, so that Ray's processes end too.
 
-    Ray's own handler prints the machine's stack and leaves them.
+    Ray's own handler prints a stack of C++ first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -45,8 +45,8 @@ def build_optimizer(
     if cfg.weights != "fp32":
         has_master = cfg.weights == "bf16_master"
         return Bf16AdamW(groups, lr=cfg.learning_rate, betas=betas, has_master=has_master, seed=seed)
-    fused = device.type in FUSED_DEVICES and not has_scaler
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=fused)
+    is_fused = device.type in FUSED_DEVICES and not has_scaler
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=is_fused)
 
 
 def check_weight_precision(cfg: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""A thousand clips on a Ray cluster of two workers, one of which is killed in the middle."""
+"""A thousand clips on a Ray cluster of two workers, one of which is killed in the middle; and SIGTERM."""
 
 import signal
 import subprocess
