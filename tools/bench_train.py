@@ -6,7 +6,7 @@
 The published way is Diffusion-DPO's: two full models, winners and losers of all pairs stacked and padded to the
 longest, once through the policy and once through the reference, AdamW. Ours is `train_step` as the trainer runs it.
 Each round draws lengths log-uniformly and runs all trainings in turn on the same pairs; `pairs_ratio` is the median
-over rounds of the published way's processor time over the training's. `flop_bound` is what counting operations allows
+over rounds of the published way's processor time over the training's. `flop_bound` is what operations allow
 for the songs of the first step, which are padded more or less than those of the rounds (`padded_over_valid`).
 Gradients of full trainings are compared with the published way's in a first, untimed step. Memory is the peak of
 live tensor bytes of a second one; FLOPs are counted in a third. `share`: FLOPs of the valid frames, without
