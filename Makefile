@@ -1,13 +1,13 @@
 # Each target sets up what it needs in .venv first; nothing else has to be installed by hand.
 #
 #   make demo       the whole loop on the tiny model: samples, scores, mines, aligns, evaluates
-#   make test       everything that has to pass: check and e2e
+#   make test       everything that has to pass: check, slow and browser
 #   make check      lint, types and unit: what to run on every save
 #   make lint       ruff, and that layers point downwards
 #   make types      mypy, of the package and of tools
-#   make unit       unit, contract, golden and house tests, docs and wheel; JOBS=2 processes of one thread
-#   make e2e        real launches, with one and two processes; the browser tests are skipped without Chromium
-#   make browser    the tests that need Chromium, alone; they fail without it
+#   make unit       unit, contract, golden and house tests, docs; JOBS=2 processes of one thread
+#   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs
+#   make browser    the tests that need Chromium, alone; they fail without it, and in make test they are skipped
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
 #   make docs       the reference from the dataclasses, then the site, into site/
 #   make gpu-check  what only a GPU can show
@@ -21,13 +21,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One small scorer's weights come from a package whose declared dependencies cannot be satisfied any more.
 MUSICNN := --no-deps musicnn==0.1.0
 
-.PHONY: demo test check lint types unit e2e browser soak docs gpu-check clean
+.PHONY: demo test check lint types unit slow pages browser soak docs gpu-check clean
 .NOTPARALLEL:
+# Tests start hundreds of processes, and what Python compiles for one serves all.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/soak -n $(JOBS) --dist loadfile
 
 demo: $(VENV)/.runtime
 	$(BIN)/diffdpo demo
 
-test: check e2e
+test: check slow pages
 
 check: lint types unit
 
@@ -40,10 +44,13 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak -n $(JOBS) --dist loadfile
+	$(PYTEST) -m "not slow and not browser"
 
-e2e: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/e2e
+slow: $(VENV)/.dev
+	$(PYTEST) -m "slow and not browser"
+
+pages: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/e2e -m browser
 
 browser: $(VENV)/.dev
 	DIFFDPO_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/e2e -m browser

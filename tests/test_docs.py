@@ -72,6 +72,7 @@ def test_commands_name_things_that_exist(page, line, tmp_path):
         assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}), ids=lambda page: page.name)
 def test_python_examples_run(page, tmp_path, monkeypatch):
     """One after the other, as a reader would; and the tests among them pass."""

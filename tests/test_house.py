@@ -102,6 +102,7 @@ sys.exit(", ".join(sorted({name for name in sys.modules if name in heavy or name
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_every_tool_finds_what_it_imports():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TOOLS]
     code = f"import importlib; [importlib.import_module(name) for name in {names}]"

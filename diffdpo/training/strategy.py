@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -187,6 +188,8 @@ def build_accelerator(cfg: TrainConfig, logging_dir: str) -> Accelerator:
         settings["gradient_accumulation_steps"] = rounds
         settings["train_batch_size"] = cfg.global_batch
         settings["gradient_clipping"] = cfg.grad_clip
+        # under ZeRO-3 transformers would shard every model that it loads from now on: text encoders and judges
+        import_module("transformers.integrations.deepspeed").unset_hf_deepspeed_config()
     else:
         setattr(accelerator, STRATEGY_ATTRIBUTE, strategy)
     return accelerator

@@ -14,6 +14,8 @@ from support.launch import verb
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     {"id": "one", "text": "fast rock", "duration_s": 2},
     {"id": "two", "text": "slow ambient", "duration_s": 2},

@@ -5,10 +5,13 @@ import random
 import signal
 import subprocess
 
+import pytest
 from support.launch import ROOT, command, environment, stop_while, verb
 
 from diffdpo.data import tables
 from diffdpo.data.scores import SCORES
+
+pytestmark = pytest.mark.slow
 
 
 def scores(folder):

@@ -16,6 +16,8 @@ from diffdpo.data.samples import SAMPLES, SampleRow
 from diffdpo.data.scores import SCORES, Grid, newest_grid, read_windows, score_rows
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 SONG = Path(__file__).parents[1] / "data" / "galactic_temple.ogg"
 
 runner = CliRunner()

@@ -148,7 +148,7 @@ def test_songs_are_those_of_one_process(cluster, tmp_path):
     for path in missing:
         (rest / path).unlink()
     times = {path: (rest / path).stat().st_mtime_ns for path in files if path not in missing}
-    cfg.out, cfg.executor = str(rest), Choice("ray", {"actors": 2})
+    cfg.out, cfg.executor = str(rest), Choice("ray", {"actors": 1})
     sample.run(cfg)
     assert tables.read_rows(rest, SAMPLES) == tables.read_rows(local, SAMPLES)
     assert all((rest / path).read_bytes() == (local / path).read_bytes() for path in files)

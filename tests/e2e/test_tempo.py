@@ -12,6 +12,8 @@ from diffdpo.sampling.sampler import sample_batch
 from diffdpo.scorers.rhythm import Rhythm
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SamplingConfig(steps=6)
 SONGS = 6
 

@@ -7,16 +7,8 @@ import subprocess
 
 import pytest
 import torch
-from support.launch import (
-    ROOT,
-    command,
-    environment,
-    rows,
-    same_trajectory,
-    stop_while,
-    train_many,
-    verb,
-)
+from support.launch import ROOT, command, environment, rows, same_trajectory, stop_while, train_many, verb
+from support.tiny_training import FULL, LORA, MOVING, SPLIT, train, words
 
 from diffdpo.models import MODELS
 from diffdpo.threads import single_thread
@@ -24,15 +16,6 @@ from diffdpo.training.config import export_folder
 
 pytestmark = pytest.mark.slow
 
-WORDS = (
-    "objective.name=dpo", "objective.args.beta=200", "objective.args.anchor.winner=1.0", "train.steps=4",
-    "train.global_batch=8", "train.per_device=8", "train.learning_rate=1e-3", "train.save_every=2",
-    "train.dropout.style=0.3", "train.trackers=[]", "seed=1",
-)  # fmt: skip
-LORA = ("train.lora.rank=4",)
-FULL = ("train.learning_rate=1e-4",)
-SPLIT = ("train.split_backward=true",)
-MOVING = ("train.reference.kind=ema", "train.reference.decay=0.5")
 VALIDATED = (
     "train.validation.fraction=0.3", "train.validation.every=2", "train.validation.batch=3",
     "train.validation.prompts=tests/data/validation_prompts.jsonl", "train.validation.scorers=[production]",
@@ -41,62 +24,15 @@ VALIDATED = (
 )  # fmt: skip
 """Validation, and a guard so strict that it skips steps whose loss or gradient lies above the median, as the fourth
 with this seed."""
-LAUNCHES = {
-    "two": {
-        "ddp": (*LORA, "train.per_device=4"),
-        "ddp-accumulate": (*LORA, "train.per_device=2"),
-        "full": (*FULL, "train.per_device=4"),
-        "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
-        "split": (*LORA, *SPLIT, "train.per_device=2"),
-        "validated": (*LORA, *VALIDATED, "train.per_device=2"),
-    },
-    "zero2": {
-        "accumulate": (*LORA, "train.per_device=2"),
-        "adamw_8bit": (*LORA, "train.optimizer=adamw_8bit", "train.per_device=4"),
-        "split": (*LORA, *SPLIT, "train.per_device=2"),
-        "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
-    },
-    "zero3": {
-        "lora": (*LORA, "train.per_device=4"),
-        "split": (*LORA, *SPLIT, "train.per_device=4"),
-        "full": (*FULL, "train.per_device=4"),
-        "average": (*FULL, "train.per_device=4", "train.ema=0.9"),
-        "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
-    },
+LAUNCHED = {
+    "ddp": (*LORA, "train.per_device=4"),
+    "ddp-accumulate": (*LORA, "train.per_device=2"),
+    "full": (*FULL, "train.per_device=4"),
+    "moving-reference": (*LORA, *MOVING, "train.per_device=4"),
+    "split": (*LORA, *SPLIT, "train.per_device=2"),
+    "validated": (*LORA, *VALIDATED, "train.per_device=2"),
 }
-"""By launcher the runs of one launch, since starting the processes takes longer than training."""
-REFUSED = {
-    ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",
-    ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
-    ("zero3", "moving-reference"): "train.reference.kind=ema: ZeRO-3 shards the weights it would follow",
-}
-CONTINUED = {
-    "two": "",
-    "zero2": "written with 1 process, this run has ZeRO-2 on 2 processes; launch it as before",
-}
-"""What a launch answers where it is to continue a run of one process."""
-TRAINED = [
-    (launcher, name)
-    for launcher, runs in LAUNCHES.items()
-    for name in runs
-    if (launcher, name) not in REFUSED
-]
-
-
-def words(out, bundle, pairs, *more):
-    return [
-        f"out={out}",
-        f"data.pairs={pairs}",
-        "model.name=tiny",
-        f"model.args.bundle={bundle}",
-        *WORDS,
-        *more,
-    ]
-
-
-def train(out, bundle, pairs, *more):
-    verb("train", *words(out, bundle, pairs, *more))
-    return rows(out)
+"""The runs of one launch, since starting the processes takes longer than training."""
 
 
 @pytest.fixture(scope="module")
@@ -124,35 +60,26 @@ def expected(folder, bundle, pairs, canonical):
 
 
 @pytest.fixture(scope="module")
-def launches(folder, bundle, pairs, canonical):
-    """The errors of all launched runs, by launcher and name."""
-    errors = {}
-    for launcher, runs in LAUNCHES.items():
-        commands = [words(folder / launcher / name, bundle, pairs, *more) for name, more in runs.items()]
-        names = list(runs)
-        if launcher in CONTINUED:
-            out = shutil.copytree(folder / "canonical", folder / launcher / "continued")
-            commands.append(words(out, bundle, pairs, *LORA, "train.per_device=4", "train.steps=6"))
-            names.append("continued")
-        for name, error in zip(names, train_many(folder, launcher, commands), strict=True):
-            errors[launcher, name] = error
-    return errors
+def launched(folder, bundle, pairs, canonical):
+    """The errors of all runs on two processes, the last of which continues one of a single process."""
+    commands = [words(folder / "two" / name, bundle, pairs, *more) for name, more in LAUNCHED.items()]
+    out = shutil.copytree(folder / "canonical", folder / "two" / "continued")
+    commands.append(words(out, bundle, pairs, *LORA, "train.per_device=4", "train.steps=6"))
+    return dict(zip((*LAUNCHED, "continued"), train_many(folder, "two", commands), strict=True))
 
 
-@pytest.mark.parametrize(("launcher", "name"), TRAINED)
-def test_two_processes_follow_the_trajectory_of_one(folder, launches, expected, launcher, name):
-    assert launches[launcher, name] == ""
-    out = folder / launcher / name
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_two_processes_follow_the_trajectory_of_one(folder, launched, expected, name):
+    assert launched[name] == ""
+    out = folder / "two" / name
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["world"] == 2
-    assert manifest["distributed"] == ("MULTI_CPU" if launcher == "two" else "DEEPSPEED")
-    assert manifest["zero_stage"] == {"two": 0, "zero2": 2, "zero3": 3}[launcher]
+    assert (manifest["world"], manifest["distributed"], manifest["zero_stage"]) == (2, "MULTI_CPU", 0)
     seen = rows(out)
     assert [row["step"] for row in seen if "learning_rate" in row] == [1, 2, 3, 4]
     same_trajectory(expected[name if name in expected else "lora"], seen)
 
 
-def test_held_out_pairs_have_the_same_numbers_on_two_processes(folder, launches, expected):
+def test_held_out_pairs_have_the_same_numbers_on_two_processes(folder, launched, expected):
     """Before the first step, when the weights are the same to the last bit; nine passes on two processes."""
     alone, shared = expected["validated"][0], rows(folder / "two" / "validated")[0]
     assert alone["step"] == 0
@@ -163,42 +90,20 @@ def test_held_out_pairs_have_the_same_numbers_on_two_processes(folder, launches,
     assert sorted(path.name for path in (songs / "audio").iterdir()) == ["a.000.flac", "b.000.flac"]
 
 
-@pytest.mark.parametrize(("launcher", "name"), REFUSED)
-def test_what_cannot_be_sharded_is_refused(launches, launcher, name):
-    assert REFUSED[launcher, name] in launches[launcher, name]
-
-
-@pytest.mark.parametrize("launcher", CONTINUED)
-def test_a_run_of_one_process_is_continued_by_two_where_the_format_allows_it(launches, launcher):
-    assert CONTINUED[launcher] in launches[launcher, "continued"]
-    assert bool(CONTINUED[launcher]) == bool(launches[launcher, "continued"])
-
-
 def test_plain_processes_continue_each_other_on_the_same_trajectory(
-    folder, tmp_path, bundle, pairs, launches, canonical
+    folder, tmp_path, bundle, pairs, launched, canonical
 ):
+    assert launched["continued"] == ""
     whole = train(tmp_path / "whole", bundle, pairs, *LORA, "train.steps=6")
     same_trajectory(whole, rows(folder / "two" / "continued"))
     out = shutil.copytree(folder / "two" / "ddp", tmp_path / "ddp")
     same_trajectory(whole, train(out, bundle, pairs, *LORA, "train.steps=6"))
 
 
-@pytest.mark.parametrize(("launcher", "name"), [("zero2", "accumulate"), ("zero3", "lora")])
-def test_a_sharded_run_is_continued_only_as_it_was_launched(folder, bundle, pairs, launches, launcher, name):
-    more = (*LAUNCHES[launcher][name], "train.per_device=8", "train.steps=6")
-    error = verb("train", *words(folder / launcher / name, bundle, pairs, *more), code=2)
-    stage = launcher.removeprefix("zero")
-    assert error.endswith(
-        f"step-00000004: written with ZeRO-{stage} on 2 processes, this run has 1 process; launch it as before, "
-        "or begin a run from its export"
-    )
-
-
-@pytest.mark.parametrize("launcher", ["two", "zero3"])
-def test_two_processes_export_the_weights_of_one(folder, bundle, launches, expected, launcher):
+def test_two_processes_export_the_weights_of_one(folder, bundle, launched, expected):
     networks = [
         MODELS["tiny"](bundle=str(bundle), network=str(export_folder(out, 4))).load().network
-        for out in (folder / "full", folder / launcher / "full")
+        for out in (folder / "full", folder / "two" / "full")
     ]
     for alone, shared in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.allclose(alone, shared, atol=2e-5)

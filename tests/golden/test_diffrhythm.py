@@ -136,6 +136,7 @@ def test_a_folder_without_anything_known_is_the_users_mistake(tmp_path):
         golden.diffrhythm(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_tool_says_one_line_and_exits_with_two_for_a_bad_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, TOOL, "diffrhythm", tmp_path], capture_output=True, text=True, cwd=tmp_path

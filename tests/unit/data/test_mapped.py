@@ -27,7 +27,10 @@ from diffdpo.models.embeddings import EmbeddingStore
 PROMPTS, FRAMES, CHANNELS, TOKENS, WIDTH = 8, 8000, 64, 512, 2048
 """Each song has 2 MB of latents and each prompt 4 MB of embedding."""
 LATENT_BYTES, EMBEDDING_BYTES = 4 * FRAMES * CHANNELS, 4 * TOKENS * WIDTH
-pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux"),
+]
 
 
 def anonymous_bytes():

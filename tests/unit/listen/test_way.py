@@ -20,6 +20,8 @@ from diffdpo.listen.results import check_database, export_results, refresh_studi
 from diffdpo.listen.study import ConsentConfig, MushraConfig
 from diffdpo.recipes.votes import read_folders_of_votes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> StudyHouse:

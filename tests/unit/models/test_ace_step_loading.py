@@ -25,6 +25,8 @@ from diffdpo.sampling.sampler import sample_batch
 from diffdpo.sounds import sound_of
 from diffdpo.types import Plan, Prompt
 
+pytestmark = pytest.mark.slow
+
 PROMPT = Prompt(id="a", text="slow rock", lyrics="[verse]\nla", language="en", duration_s=1.0)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

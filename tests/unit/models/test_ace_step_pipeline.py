@@ -22,6 +22,8 @@ from diffdpo.sampling.request import InpaintContext, prompt_request
 from diffdpo.sampling.sampler import follow, generate, start
 from diffdpo.types import Clip, Plan, Prompt
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 APG = SamplingConfig(
     steps=STEPS, solver=Choice("euler"), shift=3.0, guidance_scale=7.0, guidance=Choice("channel_apg")

@@ -7,6 +7,8 @@ import sys
 import pytest
 from support.launch import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json
 import torch

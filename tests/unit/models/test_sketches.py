@@ -11,6 +11,8 @@ from diffdpo.training.config import TrainConfig
 from diffdpo.training.estimate import estimate_memory
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 CASES = (
     ("ace_step", write_ace_step, {}),
     ("stable_audio_3", write_published, {"audio": False}),

@@ -18,6 +18,8 @@ from diffdpo.sampling.request import InpaintContext, prompt_request
 from diffdpo.sampling.sampler import follow, start
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = ((1.3, 0), (0.52, 1), (2.04, 2))
 OTHER = Prompt(id="other", text="a longer neighbour, with many more words in it", duration_s=3.0)
 """A song in the same batch, so that every other one is padded."""

@@ -23,6 +23,8 @@ from diffdpo.sampling.request import prompt_request
 from diffdpo.sampling.sampler import follow, start
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -23,6 +23,8 @@ from diffdpo.preferences.window_tests import (
 )
 from tools.bench.taste_world import BLIND, DRIFT, make_stream, run_tests
 
+pytestmark = pytest.mark.slow
+
 
 def rng(seed=0):
     return np.random.default_rng(seed)

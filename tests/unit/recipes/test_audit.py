@@ -24,6 +24,8 @@ from diffdpo.scorers.engine import score_clips
 from diffdpo.scorers.texture import Texture
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 SCORED = "[production, rhythm, beats]"
 
 

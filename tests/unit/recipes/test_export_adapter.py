@@ -12,6 +12,8 @@ from diffdpo.models.diffrhythm.checkpoints import load_network
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.lora import add_lora
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "diffusers": "pytorch_lora_weights.safetensors",
     "peft": "adapter_model.safetensors",

@@ -16,6 +16,8 @@ from diffdpo.recipes.gpu_check import CHECK_PARTS, CheckPart, check_equal, measu
 from diffdpo.recipes.gpu_numbers import relative_difference
 from diffdpo.recipes.gpu_parts import NoMemoryError, check_room, failure_reason
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 TRIED = ("numbers fp32", "step LoRA, 2 x 2,048, check")
 """One part of each of two kinds; the others run in the soak."""

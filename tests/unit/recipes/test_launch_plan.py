@@ -5,6 +5,8 @@ from support.launch import verb
 
 from diffdpo.recipes.launch_plan import LaunchPlan, launch_command
 
+pytestmark = pytest.mark.slow
+
 
 def plan(bundle, pairs, *more, code=0):
     words = [

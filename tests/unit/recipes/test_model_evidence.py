@@ -19,6 +19,8 @@ from diffdpo.recipes.model_evidence import ModelEvidence, measure_evidence
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [f"p{k}" for k in range(8)]
 
 

@@ -12,6 +12,8 @@ from diffdpo.data.scores import SCORES, score_rows
 from diffdpo.data.votes import VOTES, VoteRow
 from diffdpo.runs import finish
 
+pytestmark = pytest.mark.slow
+
 SONGS, FEATURES = 240, 3
 DRIFT = "drift={reference: 400, window: 200, horizon: 1200}"
 

@@ -30,6 +30,8 @@ from diffdpo.mining.values import Pair
 from diffdpo.runs import read_json
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 NONE = json.dumps({})
 ROWS = [
     SongRow(

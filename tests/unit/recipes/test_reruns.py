@@ -30,6 +30,8 @@ from diffdpo.recipes.score import ScoreRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 ONE = {"id": "one", "text": "fast rock", "duration_s": 2}
 TWO = {"id": "two", "text": "slow ambient", "duration_s": 2}
 

@@ -25,6 +25,8 @@ from diffdpo.scorers.engine import score_clips
 from diffdpo.scorers.reward_file import REWARD_FILE, read_card
 from diffdpo.types import Clip, Prompt
 
+pytestmark = pytest.mark.slow
+
 RATE, PROMPTS, SONGS = 8000, 12, 6
 TASTE = np.array([1.0, -1.0, 0.5, 0.0])
 

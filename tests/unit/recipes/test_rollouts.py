@@ -15,6 +15,8 @@ from diffdpo.recipes.train import TrainRun
 from diffdpo.run_dir import DistEnv
 from diffdpo.text_files import read_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("max_staleness", "policies"), [(0, [0, 1, 2, 3, 4]), (1, [0, 0, 1, 2, 3]), (2, [0, 0, 0, 1, 2])]

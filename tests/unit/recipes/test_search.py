@@ -19,6 +19,8 @@ from diffdpo.recipes.search import SearchRun, search_rows
 from diffdpo.runs import MANIFEST, is_finished, read_json
 from diffdpo.scorers import harmony
 
+pytestmark = pytest.mark.slow
+
 ONE = {"id": "one", "text": "fast rock", "duration_s": 2}
 TWO = {"id": "two", "text": "slow ambient", "duration_s": 3}
 REWARD = "search.reward.weights={harmony.key: 1, harmony.tuning: 0.5}"

@@ -16,6 +16,8 @@ from diffdpo.recipes.sliders import SlidersRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.training.config import result_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, bundle):

@@ -13,6 +13,8 @@ from diffdpo.data import tables
 from diffdpo.data.songs import SONGS
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ("steps=3", "global_batch=2", "per_device=2", "learning_rate=1e-3", "save_every=3", "trackers=[]")
 
 

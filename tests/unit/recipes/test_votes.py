@@ -16,6 +16,8 @@ from diffdpo.data.prompts import in_share
 from diffdpo.data.ratings import RATINGS, read_ratings
 from diffdpo.data.votes import OPINIONS, VOTES, OpinionRow, VoteRow
 
+pytestmark = pytest.mark.slow
+
 UTILITY = {f"p{prompt:02d}.{number:03d}": 1.2 * (1.5 - number) for prompt in range(4) for number in range(4)}
 """In every prompt the songs are in the order of their numbers, 1.2 logits apart."""
 SOURCE = Source(

@@ -16,6 +16,8 @@ from diffdpo.sampling.sampler import follow, generate, sample_batch, start
 from diffdpo.sampling.solver import SOLVERS
 from diffdpo.types import Prompt, Row
 
+pytestmark = pytest.mark.slow
+
 FRAMES = (7, 5)
 WAYS = [
     *({"solver": Choice(name), "guidance_scale": 1.0} for name in SOLVERS),

@@ -29,6 +29,8 @@ from diffdpo.sampling.variants import mixed_branches
 from diffdpo.sampling.velocity import guided_velocity, initial_state
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 
 def gaussian(mean, variance):
     """The velocity, noise - song, of songs that are N(mean, variance)."""

@@ -13,6 +13,8 @@ from diffdpo.models import MODELS
 from diffdpo.sampling import render
 from diffdpo.sampling.render import Preview, SongAudio, song_gain, write_song
 
+pytestmark = pytest.mark.slow
+
 FRAMES, PER_FRAME = 130, 2048
 
 

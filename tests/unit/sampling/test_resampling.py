@@ -13,6 +13,8 @@ from diffdpo.sampling.sampler import follow, generate, start
 from diffdpo.sampling.trajectory import solve
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 STEPS, TURN = 8, 4
 """Rows are exchanged behind step TURN."""
 MOMENTUM = Choice("apg", {"momentum": -0.5, "limit": 0.4})

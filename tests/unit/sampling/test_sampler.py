@@ -23,6 +23,8 @@ from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import add_lora
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(bundle):

@@ -38,6 +38,8 @@ from diffdpo.sampling.sampler import generate, planned_nfe
 from diffdpo.sampling.steering_config import SteeringConfig
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = 32  # of a block of the bundle's network
 
 

@@ -17,6 +17,8 @@ from diffdpo.registry import Choice
 from diffdpo.sampling.solver import SOLVERS, build_solver, exact_solvers
 from diffdpo.sampling.trajectory import schedule, solve
 
+pytestmark = pytest.mark.slow
+
 MODE, SIGMA, COUNT = 1.5, 0.3, 400_000
 BOUND = {"sde": 0.02, "flow_grpo_sde": 0.02, "glass": 0.03}
 """Of W1 for exact steps, 32 of them."""

@@ -29,6 +29,8 @@ from diffdpo.training.lora import add_lora
 from diffdpo.training.session import check_config
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 INPUTS = ("text_fusion_linears.0.0", "input_embed.proj")
 """Layers of the bundle's network that `prepare` runs once a song."""
 

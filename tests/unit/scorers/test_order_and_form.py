@@ -29,6 +29,8 @@ from diffdpo.scorers.self_similarity import (
 )
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 SONG = audio.read(Path(__file__).parents[2] / "data" / "galactic_temple.ogg", start_s=40.0, seconds=10.0)
 RATE = 22_050
 SCORERS = (StructureOrder(), FormOrder())

@@ -17,6 +17,8 @@ from diffdpo.search.engine import search_prompt
 from diffdpo.search.pruning import ChunkPruner
 from diffdpo.search.weights import LOG_WEIGHT, begin_weights
 
+pytestmark = pytest.mark.slow
+
 LONG = {"seconds": 5.0, "window_s": 2.0, "overlap_s": 0.6}
 """A song of four windows."""
 METHODS = [

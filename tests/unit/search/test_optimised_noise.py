@@ -30,6 +30,8 @@ from diffdpo.search.targets import parse_targets
 from diffdpo.search.task import SearchTask
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 TARGETS = [{"name": "intensity", "curve": [[0, -30], [1, -10]], "smoothing_s": 0.2}]
 LONGFORM = LongformConfig()
 SAMPLING = SamplingConfig(steps=4, guidance_scale=2.0)

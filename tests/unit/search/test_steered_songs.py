@@ -9,6 +9,8 @@ from diffdpo.registry import Choice
 from diffdpo.search.engine import search_prompt
 from diffdpo.search.particles import Particles
 
+pytestmark = pytest.mark.slow
+
 SDE = {"solver": Choice("sde"), "steps": 8}
 
 

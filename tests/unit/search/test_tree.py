@@ -8,6 +8,8 @@ from diffdpo.errors import ConfigError
 from diffdpo.search.engine import search_prompt
 from diffdpo.search.tree import TreeSearch
 
+pytestmark = pytest.mark.slow
+
 LONG = {"seconds": 5.0, "window_s": 2.0, "overlap_s": 0.6}
 TEXT = "slow guitar rock"
 

@@ -20,6 +20,8 @@ from diffdpo.training.quantize import block_layers, check_base, quantize_base, q
 from diffdpo.training.strategy import build_accelerator
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 
 def build():
     """A network whose blocks' weights are numbers of bf16, so that storing them as such changes none."""

@@ -19,6 +19,8 @@ from diffdpo.training.optimizer import UPDATE_COPIES, build_optimizer, check_wei
 from diffdpo.training.strategy import STRATEGIES, check_strategy
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 KINDS = ("bf16_master", "bf16_stochastic")
 

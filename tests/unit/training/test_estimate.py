@@ -14,6 +14,8 @@ from diffdpo.training.estimate import Deployment, MemoryEstimate, estimate_memor
 from diffdpo.training.live_bytes import LiveBytes, count_gradients, tensor_bytes
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 128
 CFG = TrainConfig(global_batch=1, per_device=1, trackers=[])
 

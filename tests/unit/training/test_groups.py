@@ -13,6 +13,8 @@ from diffdpo.training.references import AdapterOff, MovingCopy
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import outputs, sample_noise
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = ((30, 24, 17), (18, 18, 18), (30, 30, 22), (12, 20, 16))
 KINDS = {name: objective.batch_kind for name, objective in OBJECTIVES.items()}
 GROUPS = sorted(name for name, kind in KINDS.items() if kind == "group")

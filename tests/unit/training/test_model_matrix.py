@@ -6,6 +6,8 @@ import pytest
 from support.launch import rows, verb
 from support.model_matrix import SPLIT, TRAIN, WEIGHTS, same_steps, train
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("ace_step", "stable_audio_3", "stable_audio_open")
 
 

@@ -14,6 +14,8 @@ from diffdpo.training.optimizer import (
     set_rate,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU, RATE, BETAS, EPS = torch.device("cpu"), 1e-2, (0.9, 0.999), 1e-8
 STEPS = 12
 HALF_GAP = {"m": 0.9 / 64 / 2, "v": 0.9 / 128 / 2}

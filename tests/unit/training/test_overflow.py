@@ -20,6 +20,8 @@ from diffdpo.training.references import MovingCopy
 from diffdpo.training.session import optimize
 from diffdpo.training.strategy import build_accelerator
 
+pytestmark = pytest.mark.slow
+
 HUGE = 2.0**120
 """A loss scale under which any gradient of fp16 overflows; halved a few times it still is."""
 

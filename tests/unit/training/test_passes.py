@@ -26,6 +26,8 @@ from diffdpo.training.setup import add_lora, trainable
 from diffdpo.training.step import Standards, noise_keys, part_outputs, sample_noise, stack_rows
 from diffdpo.training.strategy import build_accelerator
 
+pytestmark = pytest.mark.slow
+
 CFG = TrainConfig(dropout={"style": 0.5}, trackers=[])
 LENGTHS = ((30, 24, 17, 21), (18, 18, 18, 12), (30, 30, 22, 9), (30, 24, 16, 16))
 STATE = {"steps": 9, "margin_size": 0.05}

@@ -17,6 +17,8 @@ from diffdpo.runs import finish
 from diffdpo.training.probe_fit import ProbeData, ProbeFit, fit_probe
 from diffdpo.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = 4
 FIT = ProbeFit(width=8, hidden=16, steps=150)
 

@@ -16,6 +16,8 @@ from diffdpo.training.quantize import check_base, quantize_base, require_package
 from diffdpo.training.setup import trainable
 from diffdpo.training.strategy import build_accelerator
 
+pytestmark = pytest.mark.slow
+
 CFG = TrainConfig(lora=LoraConfig(rank=8), base="int8", trackers=[])
 
 

@@ -17,6 +17,8 @@ from diffdpo.training.references import AdapterOff, ErrorCache, FrozenCopy, Movi
 from diffdpo.training.setup import add_lora, build_optimizer, trainable
 from diffdpo.training.step import noise_keys, outputs, sample_noise
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CFG = TrainConfig(dropout={"style": 0.5})
 

@@ -21,6 +21,8 @@ from diffdpo.training.setup import add_lora
 from diffdpo.training.step import outputs, row_velocity, sample_noise, stack_rows
 from diffdpo.types import Batch, Row
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("piano", "strings", "drums", "flute")
 ETA = 1.5
 

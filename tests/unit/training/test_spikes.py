@@ -27,6 +27,8 @@ from diffdpo.training.spikes import (
 from diffdpo.training.throughput import TIMINGS
 from diffdpo.types import Row
 
+pytestmark = pytest.mark.slow
+
 CFG = SpikeConfig(window=4, threshold=3.0, max_in_row=1)
 LENGTH = 12
 

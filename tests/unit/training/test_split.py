@@ -16,6 +16,8 @@ from diffdpo.training.split import Standards, split_backward
 from diffdpo.training.step import outputs, sample_noise
 from diffdpo.training.strategy import build_accelerator
 
+pytestmark = pytest.mark.slow
+
 CFG = TrainConfig(dropout={"style": 0.5}, trackers=[])
 LENGTHS = ((30, 24, 17, 21), (18, 18, 18, 12), (30, 30, 22, 9), (12, 20, 16, 16))
 STATE = {"steps": 9, "margin_size": 0.05}

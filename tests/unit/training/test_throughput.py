@@ -20,6 +20,8 @@ from diffdpo.training.session import optimize
 from diffdpo.training.throughput import TIMINGS, AuxiliaryPasses, ThroughputMeter, step_note
 from diffdpo.types import Row
 
+pytestmark = pytest.mark.slow
+
 FRAMES = (16, 24)
 
 

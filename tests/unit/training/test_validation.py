@@ -32,6 +32,8 @@ from diffdpo.training.validation_config import ValidationConfig
 from diffdpo.training.validation_data import build_songs
 from diffdpo.training.validation_rule import BestStep, choose_best, is_due, is_stopped
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     {"id": "a", "text": "slow rock", "duration_s": 1.0, "group": "va"},
     {"id": "b", "text": "fast metal", "duration_s": 1.5, "group": "vb"},
