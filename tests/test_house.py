@@ -110,6 +110,7 @@ def test_every_tool_finds_what_it_imports():
     assert done.returncode == 0, done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_configuration_reference_is_fresh():
     done = subprocess.run(
         [sys.executable, "tools/config_reference.py", "--check"],

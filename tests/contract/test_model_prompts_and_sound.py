@@ -13,6 +13,8 @@ from diffdpo.models.base import DecodesWithGradients, require, supports
 from diffdpo.models.embeddings import EmbeddingStore, read_embedding, write_embedding
 from diffdpo.types import Row
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_unknown_control_is_refused_with_the_one_that_was_meant(subject):
     for prompt in subject.fixture.prompts:

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, is_dataclass, replace
 
+import pytest
 import torch
 from support.model_contract import distance, draw, one_line_error
 
@@ -14,6 +15,8 @@ from diffdpo.models.checkpoints import save_network
 from diffdpo.models.timed_adapters import apply_adapters
 from diffdpo.training.config import LoraConfig
 from diffdpo.training.setup import ADAPTABLE, add_lora
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_configuration_names_the_weights_that_rounds_replace(subject):

@@ -24,6 +24,8 @@ from diffdpo.scorers.canonical import canonical
 from diffdpo.scorers.engine import score_clips
 from diffdpo.types import Clip, Prompt
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RATE = 22_050
 SONG = audio.read(ROOT / "tests" / "data" / "galactic_temple.ogg", start_s=40.0, seconds=10.0)
@@ -65,7 +67,6 @@ def test_it_says_what_it_is(scorer):
         scorer.version = "99"
 
 
-@pytest.mark.slow
 def test_a_clip_scores_the_same_alone_in_any_batch_and_again(scorer):
     sounds = [SONG, clip(noise(2 * RATE)), clip(noise(5 * 16_000, channels=2), 16_000), SONG]
     together = scores(scorer, sounds)
@@ -109,7 +110,6 @@ SOUNDS: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_every_odd_sound_gets_finite_scores_without_a_warning(scorer):
     """From a single sample to six seconds."""

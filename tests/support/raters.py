@@ -85,6 +85,8 @@ class SimulatedRater:
     accepted: list[str] = field(default_factory=list)
     """Trials whose answers were acknowledged."""
     token: str = ""
+    has_entered: bool = False
+    """Behind the last stage before the trials; a server that dies on the way leaves a token and no trial."""
     turns: int = 0
     open_trial: str = ""
 
@@ -102,6 +104,7 @@ class SimulatedRater:
         self.request(client, "consent", body)
         for stage in ("background", "volume"):
             self.request(client, f"stage/{stage}", {})
+        self.has_entered = True
 
     def vote(self, client: httpx.Client) -> bool:
         """One trial; whether there was another."""
@@ -136,7 +139,7 @@ def run_raters(
                 rater.turns += 1
                 turn += 1
                 try:
-                    if not rater.token:
+                    if not rater.has_entered:
                         rater.enter(client)
                     rater.vote(client)
                 except httpx.HTTPError:

@@ -19,6 +19,8 @@ from diffdpo.models import MODELS
 from diffdpo.sounds import open_sound, sound_of
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 HALF = 0.5**0.5
 
 

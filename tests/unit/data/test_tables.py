@@ -127,6 +127,7 @@ COMPACT = st.tuples(st.just("compact"), st.integers(0, 9), st.just([]))
 KILLED_COMPACT = st.tuples(st.just("killed compact"), st.integers(0, 9), st.just([]))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     events=st.lists(APPEND | APPEND | KILLED_APPEND | COMPACT | KILLED_COMPACT, max_size=14),

@@ -12,6 +12,8 @@ from diffdpo.scorers import SCORERS
 from diffdpo.scorers.canonical import canonical
 from diffdpo.types import Clip
 
+pytestmark = pytest.mark.slow
+
 SONG = Path(__file__).parents[2] / "data" / "galactic_temple.ogg"
 SCORED = ("harmony", "rhythm", "structure", "production", "musicnn")
 

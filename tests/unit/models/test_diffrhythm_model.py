@@ -59,6 +59,7 @@ def noise(seconds=1.0, rate=44100, channels=2):
     return Clip(samples=samples, sample_rate=rate)
 
 
+@pytest.mark.slow
 def test_the_networks_time_and_velocity_are_turned_round(bundle):
     model, x = tiny(bundle), latents(1, 20, CHANNELS)
     condition = model.condition([row(20)], 20)

@@ -40,6 +40,7 @@ def songs(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_windows_of_songs_go_through_the_codec_and_become_percentiles(songs, tmp_path):
     said = reference(songs, tmp_path / "r.json", "--scorers=production", f"--windows={WINDOWS}", "--seconds=1",
                      "--split=train")  # fmt: skip

@@ -29,6 +29,8 @@ from diffdpo.sampling.windowed import WindowedModel, window_row, window_shares
 from diffdpo.types import Prompt, Row
 from diffdpo.windows import Chunks, Window
 
+pytestmark = pytest.mark.slow
+
 chunkings = st.builds(
     lambda half, more: Chunks(size=4 * half + 1 + more, overlap=2 * half, fade=2 * half),
     st.integers(0, 6),

@@ -80,6 +80,7 @@ def test_scorers_that_share_features_score_as_they_do_alone(clip):
         assert [together.values[axis] for axis in scorer.axes] == row[0].tolist(), name
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_score():
     scorers = {name: SCORERS[name]() for name in LOCAL}
     rate = SONG.sample_rate

@@ -18,6 +18,8 @@ from diffdpo.runs import MANIFEST
 from diffdpo.training.checkpoint import SIZES, latest_checkpoint, list_checkpoints
 from diffdpo.training.layout import Layout, check_layout
 
+pytestmark = pytest.mark.slow
+
 STATE = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl")
 
 

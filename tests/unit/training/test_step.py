@@ -21,6 +21,8 @@ from diffdpo.training.references import AdapterOff, FrozenCopy
 from diffdpo.training.setup import add_lora
 from diffdpo.training.step import outputs, sample_noise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(bundle):
