@@ -38,7 +38,7 @@ def published(tmp_path_factory):
     (root / "vocab.json").write_text(json.dumps({"vocab": VOCABULARY}))
     torch.manual_seed(0)
     network = DiffRhythmTransformer(
-        dim=64, depth=2, num_attention_heads=32, ff_mult=2, latent_channels=CHANNELS,
+        dim=64, depth=1, num_attention_heads=32, ff_mult=2, latent_channels=CHANNELS,
         text_num_embeds=len(VOCABULARY) + 1, text_dim=16, style_dim=STYLES, cond_dim=512, conv_layers=1,
         max_frames=2048,
     )  # fmt: skip
