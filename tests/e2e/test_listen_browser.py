@@ -145,7 +145,7 @@ def test_the_whole_way_by_the_keyboard(browser: Browser, site: Site) -> None:
     assert browser.run("document.querySelectorAll('main img, main script').length") == 0
 
     first, second = hear_both(browser, differ=True)
-    low, high = sorted(value["hertz"] for value in (first, second))  # in bins of 22 Hz; a prompt adds up to 50 Hz
+    low, high = sorted(value["hertz"] for value in (first, second))  # bins of 22 Hz; prompts add up to 50
     assert FIRST_HZ - 15 < low < FIRST_HZ + 65
     assert abs(high - low - 100) < 30
     assert abs(20 * math.log10(first["level"] / second["level"])) < 0.5  # the songs differ by 6 dB
