@@ -94,6 +94,14 @@ def hear_both(browser: Browser, *, differ: bool = False) -> list[dict[str, float
     return values
 
 
+def are_the_two_songs(first: dict[str, float], second: dict[str, float]) -> None:
+    """Two pitches 100 Hz apart, in bins of 22 Hz, above up to 50 of the prompt; files differ by 6 dB."""
+    low, high = sorted((first["hertz"], second["hertz"]))
+    assert FIRST_HZ - 15 < low < FIRST_HZ + 65
+    assert abs(high - low - 100) < 30
+    assert abs(20 * math.log10(first["level"] / second["level"])) < 0.5
+
+
 def practise(browser: Browser) -> None:
     hear_both(browser)
     browser.press("1")
@@ -145,10 +153,7 @@ def test_the_whole_way_by_the_keyboard(browser: Browser, site: Site) -> None:
     assert browser.run("document.querySelectorAll('main img, main script').length") == 0
 
     first, second = hear_both(browser, differ=True)
-    low, high = sorted(value["hertz"] for value in (first, second))  # bins of 22 Hz; prompts add up to 50
-    assert FIRST_HZ - 15 < low < FIRST_HZ + 65
-    assert abs(high - low - 100) < 30
-    assert abs(20 * math.log10(first["level"] / second["level"])) < 0.5  # the songs differ by 6 dB
+    are_the_two_songs(first, second)
     browser.press("ArrowLeft")
     browser.press("ArrowLeft")
     browser.press("ArrowLeft")
