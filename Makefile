@@ -1,13 +1,14 @@
 # Each target sets up what it needs in .venv first; nothing else has to be installed by hand.
 #
 #   make demo       the whole loop on the tiny model: samples, scores, mines, aligns, evaluates
-#   make test       everything that has to pass: check, slow and browser
+#   make test       everything that has to pass: check, slow and pages
 #   make check      lint, types and unit: what to run on every save
 #   make lint       ruff, and that layers point downwards
 #   make types      mypy, of the package and of tools
 #   make unit       unit, contract, golden and house tests, docs; JOBS=2 processes of one thread
 #   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs
-#   make browser    the tests that need Chromium, alone; they fail without it, and in make test they are skipped
+#   make pages      the tests that need Chromium; they are skipped without it
+#   make browser    the same; they fail without it
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
 #   make docs       the reference from the dataclasses, then the site, into site/
 #   make gpu-check  what only a GPU can show

@@ -40,7 +40,7 @@ LAYOUT = "2x2.2"
 PUBLISHED = {
     "zero3": {("ace_step", "lora"): SPLIT, ("ace_step", "full"): (), ("stable_audio_3", "full"): SPLIT}
 }
-"""By stage published models and weights, and how their steps are computed."""
+"""By stage published models and weights, and how their steps are computed. Their prompts are in no cache yet."""
 REFUSED = {
     ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",
     ("zero3", "average"): "train.ema: ZeRO-3 shards the parameters",
