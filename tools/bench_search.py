@@ -17,10 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
@@ -28,59 +26,29 @@ sys.path.insert(0, str(ROOT))  # the checkout, whether or not it is installed
 from diffdpo.data.prompts import read_prompts
 from diffdpo.data.samples import Samples, open_samples, write_prompts
 from diffdpo.data.song_scores import join_scores, read_scores
-from diffdpo.evaluation.best_of_n import SELECTION_AXES, best_of_n_kl, best_of_n_weights
+from diffdpo.evaluation.best_of_n import best_of_n_kl, best_of_n_weights
 from diffdpo.evaluation.composites import CompositeScale, fit_composites
 from diffdpo.evaluation.real_songs import read_table
 from diffdpo.evaluation.witness_report import BAND_GROUP, FORM_WITNESS
 from diffdpo.progress import log
 from diffdpo.recipes import score, search
-from diffdpo.recipes.search import SearchRun, search_rows
+from diffdpo.recipes.search import SearchRun
+from diffdpo.recipes.search_results import search_rows
 from diffdpo.recipes.winners import copy_winners
 from diffdpo.registry import Choice
 from diffdpo.runs import MANIFEST, atomic_write, read_json
-from diffdpo.sampling.knobs import Knob, KnobVariant
-from diffdpo.sampling.sampler import planned_nfe
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.reward import RewardConfig
 from diffdpo.statistics import estimate_mean
-from diffdpo.text_files import read_text
 from tools.bench.aligned_models import aligned_choice, check_source, round_config
 from tools.bench.frontier import SongSet, as_value, even_songs, measure_songs
 from tools.bench.frontier_file import COMPOSITES, Point, add_point, read_points
 from tools.bench.measure import markdown_table, round_values
+from tools.bench.search_files import SearchFiles, fill_names
+from tools.bench.search_plan import Entry, read_plan, sampling_parts
 from tools.bench.search_plot import search_svg
 
-REWARD = dict.fromkeys(SELECTION_AXES, 1.0)
 WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic", "adherence")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One way to make songs, at several budgets."""
-
-    name: str
-    method: str = "best_of_n"
-    args: Mapping[str, Any]
-    budgets: tuple[int, ...]
-    prompts: int = 0
-    """Of the evaluation prompts the first so many; 0: all."""
-    joint: bool = False
-    """Whether a larger budget is another search, not more of the same."""
-    aligned: bool = False
-    """Whether the aligned model makes the songs."""
-    weights: Mapping[str, float]
-    """The reward's."""
-    sampling: Mapping[str, Any]
-    """What differs from the run's sampling."""
-    seed: int = 0
-    """Added to the run's."""
-
-
-def read_plan(path: Path) -> list[Entry]:
-    """The entries of a plan."""
-    rows: list[dict[str, Any]] = yaml.safe_load(read_text(path))
-    defaults: dict[str, Any] = {"args": {}, "weights": REWARD, "sampling": {}}
-    return [Entry(**{**defaults, **row, "budgets": tuple(row["budgets"])}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -100,15 +68,24 @@ class SearchBench:
         base = read_songs(self.run / "baseline", self.run / "scores")
         return fit_composites(base.scores, [FORM_WITNESS])
 
-    def prompts(self, count: int) -> Path:
-        """A file of the first evaluation prompts."""
+    @property
+    def files(self) -> SearchFiles:
+        """The files that entries name."""
+        return SearchFiles(self.run, self.out / "files")
+
+    def prompts(self, entry: Entry) -> Path:
+        """A file of the evaluation prompts of an entry."""
         source = Path(round_config(self.run).evaluation_prompts)
         prompts = read_prompts(source)
-        if not count or count >= len(prompts):
+        count = entry.prompts or len(prompts)
+        if count >= len(prompts) and not entry.seconds:
             return source
-        path = self.out / f"prompts-{count}.jsonl"
+        path = self.out / f"prompts-{count}{f'-{entry.seconds:g}s' if entry.seconds else ''}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_prompts(path, prompts[:count], {})
+        prompts = [
+            replace(prompt, duration_s=entry.seconds or prompt.duration_s) for prompt in prompts[:count]
+        ]
+        write_prompts(path, prompts, {})
         return path
 
     def search(self, entry: Entry, budget: int) -> Path:
@@ -117,10 +94,10 @@ class SearchBench:
         folder = f"{entry.name}-{budget}" if entry.joint else entry.name
         run = SearchRun(
             out=str(self.out / "searches" / folder),
-            prompts=str(self.prompts(entry.prompts)),
+            prompts=str(self.prompts(entry)),
             model=aligned_choice(self.run) if entry.aligned else cfg.model,
-            sampling=replace(cfg.sample.sampling, **_parts(entry.sampling)),
-            longform=cfg.sample.longform,
+            sampling=replace(cfg.sample.sampling, **sampling_parts(fill_names(entry.sampling, self.files))),
+            longform=replace(cfg.sample.longform, **entry.longform),
             search=SearchConfig(
                 method=Choice(entry.method, dict(entry.args)),
                 reward=RewardConfig(weights=dict(entry.weights)),
@@ -135,22 +112,6 @@ class SearchBench:
         cfg = replace(round_config(self.run).score, window_s=0.0, hop_s=0.0, samples=[str(folder)])
         names = dict.fromkeys([*(str(name) for name in cfg.scorers), *WITNESSES])
         return score.run(replace(cfg, out=str(self.out / "scores" / folder.name), scorers=list(names)))
-
-
-def _parts(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of SamplingConfig; the solver by its name or as {name, args}, knobs as in docs/howto/knobs.md."""
-    values = dict(sampling)
-    if "knobs" in values:
-        values["knobs"] = [_knob(knob) for knob in values["knobs"]]
-    if "solver" in values:
-        solver = values["solver"]
-        values["solver"] = Choice(solver) if isinstance(solver, str) else Choice(**solver)
-    return values
-
-
-def _knob(knob: Mapping[str, Any]) -> Knob:
-    sides = {side: KnobVariant(**knob[side]) for side in ("positive", "negative") if side in knob}
-    return Knob(**{**knob, **sides})
 
 
 def read_songs(folder: Path, scores: Path) -> SongSet:
@@ -231,9 +192,11 @@ def measure_point(
 
 
 def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Callable[[], Point]]]:
-    """The points of a plan by name. The first entry is the best of N of the base, which all are compared with."""
-    first = plan[0]
+    """The points of a plan by name. The first entry of a length is the best of N of the base, which all entries of
+    this length are compared with."""
+    bases: dict[float, Entry] = {}
     for entry in plan:
+        first = bases.setdefault(entry.seconds, entry)
         plain = entry.method == "best_of_n" and not (entry.aligned or entry.sampling or entry.seed)
         measure = _choice_point if plain else _search_point
         for budget in entry.budgets:
@@ -255,10 +218,16 @@ def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -
     copy_winners(folder, winners, 1)
     songs = read_songs(winners.folder, bench.score(winners.folder))
     prompts = len(songs.places)
-    plain = planned_nfe(round_config(bench.run).sample.sampling)
-    cost = read_json(folder / MANIFEST)["nfe"] / (prompts * plain)
+    cost = read_json(folder / MANIFEST)["nfe"] / (prompts * plain_nfe(bench, first))
     point = measure_point(bench, songs, base_songs(bench, first), entry, cost, None)
     return {**point, "name": f"{entry.name} at {budget}", "songs": len(search_rows(folder)) / prompts}
+
+
+def plain_nfe(bench: SearchBench, entry: Entry) -> float:
+    """Network evaluations of a plain song, by the finished search of the base's songs."""
+    folder = bench.search(entry, max(entry.budgets))
+    rows = search_rows(folder)
+    return sum(row.nfe for row in rows) / len(rows)
 
 
 def search_table(points: Sequence[Point]) -> str:

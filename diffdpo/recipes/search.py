@@ -1,9 +1,11 @@
 """The verb `search`: the best songs of each prompt by a reward, at a cost; every search can be mined."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -33,8 +35,8 @@ from diffdpo.parts import (
 from diffdpo.progress import Bar, bar, log
 from diffdpo.recipes import score
 from diffdpo.recipes.score import ScoreRun
+from diffdpo.recipes.search_results import report_gains, write_page
 from diffdpo.registry import Choice
-from diffdpo.report.gallery import write_gallery
 from diffdpo.run_dir import DistEnv, device, dist_env, open_run
 from diffdpo.runs import finish
 from diffdpo.sampling.config import SamplingConfig
@@ -43,14 +45,12 @@ from diffdpo.sampling.sample_files import SampleDigests, sample_row
 from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, check_jobs, sample_jobs
 from diffdpo.sampling.variants import Interventions
 from diffdpo.scorers.axes import check_axis_controls, judge_axes
+from diffdpo.scorers.base import Scorer
 from diffdpo.search.config import SearchConfig
-from diffdpo.search.engine import SearchResult, choice_gains, search_prompt
-from diffdpo.search.store import SEARCH, FolderStore, SearchRow, ranked_rows
-from diffdpo.search.task import SearchTask
+from diffdpo.search.engine import SearchResult, search_prompt
+from diffdpo.search.store import SEARCH, FolderStore, ranked_rows
+from diffdpo.search.task import GroupedMethod, SearchMethod, SearchTask
 from diffdpo.types import Prompt
-
-RUNNERS_UP = 3
-"""Songs of a prompt on the page, besides the winners."""
 
 
 @dataclass
@@ -111,7 +111,9 @@ def run(cfg: SearchRun, *, free: Sequence[str] = ()) -> Path:
         check_jobs(model, jobs, cfg.longform)
         with load_interventions(model, sampling, choice) as interventions:
             parts = SearchParts(model, sampling, interventions)
-            results = _search_all(cfg, parts, dist.shard(jobs), Samples(out), inputs, dist)
+            work = SearchWork(cfg, parts, Samples(out), inputs, dist)
+            share_groups(work, jobs)
+            results = _search_all(work, dist.shard(jobs))
         dist.barrier()
         score.run(_score_run(cfg))  # what is there is not computed again
         if dist.main:
@@ -137,8 +139,12 @@ def _refresh(
 def _warn(cfg: SearchRun, prompts: Sequence[Prompt], dist: DistEnv) -> None:
     if judges := [axis for axis in cfg.search.reward.axes if axis in judge_axes()]:
         log(f"{', '.join(judges)}: judges elsewhere; songs that are chosen by them need another judge")
-    if len(prompts) < dist.count:
-        log(f"{len(prompts)} prompts for {dist.count} processes: a prompt is searched by one process")
+    method = build_method(cfg.search.method)
+    if len(prompts) < dist.count and not isinstance(method, GroupedMethod):
+        log(
+            f"{len(prompts)} prompts for {dist.count} processes: by {cfg.search.method.name} a prompt is searched "
+            "by one process"
+        )
 
 
 def _score_run(cfg: SearchRun) -> ScoreRun:
@@ -155,39 +161,83 @@ class SearchParts:
     interventions: Interventions
 
 
-def _search_all(
-    cfg: SearchRun,
-    parts: SearchParts,
-    jobs: Sequence[SampleJob],
-    samples: Samples,
-    inputs: Mapping[str, str],
-    dist: DistEnv,
-) -> list[SearchResult]:
+@dataclass(frozen=True, eq=False)
+class SearchWork:
+    """What the search of every prompt needs in one process."""
+
+    cfg: SearchRun
+    parts: SearchParts
+    samples: Samples
+    inputs: Mapping[str, str]
+    dist: DistEnv
+
+    @cached_property
+    def method(self) -> SearchMethod:
+        return build_method(self.cfg.search.method)
+
+    @cached_property
+    def scorers(self) -> dict[str, Scorer]:
+        return build_scorers(self.cfg.search.reward.scorers())
+
+    @cached_property
+    def embeddings(self) -> EmbeddingStore:
+        cache = self.cfg.embedding_cache
+        return EmbeddingStore(self.parts.model, Path(cache) if cache else None)
+
+    def store(self) -> FolderStore:
+        """The songs that all processes have made by now, and where this one adds more."""
+        return FolderStore(
+            model=self.parts.model,
+            scorers=self.scorers,
+            reward=self.cfg.search.reward,
+            samples=self.samples,
+            scores=self.cfg.scores_folder,
+            method=self.cfg.search.method.name,
+            sample_row=partial(_sample_row, self.cfg, self.inputs),
+            process=self.dist.rank,
+        )
+
+    def task(self, job: SampleJob, store: FolderStore, progress: Bar) -> SearchTask:
+        """The search for the songs of one prompt."""
+        cfg, parts = self.cfg, self.parts
+        task = SearchTask(
+            model=parts.model, job=job, sampling=parts.sampling, longform=cfg.longform, seed=cfg.seed,
+            budget=cfg.search.budget, embeddings=self.embeddings, store=store, interventions=parts.interventions,
+            inputs=self.inputs[job.prompt.id][:16], processes=math.ceil(self.dist.count / len(self.inputs)),
+        )  # fmt: skip
+        task.on_spend = partial(_advance, progress, task)
+        return task
+
+
+def share_groups(work: SearchWork, jobs: Sequence[SampleJob]) -> None:
+    """Several processes make the songs of every prompt together, group by group, where the method has groups.
+
+    A group that fails is left to the search of its prompt, which reports it.
+    """
+    cfg, dist, method = work.cfg, work.dist, work.method
+    if dist.count == 1 or not isinstance(method, GroupedMethod):
+        return
+    total = round(len(jobs) * cfg.search.budget / dist.count)
+    with bar("search", total, "song", visible=dist.main) as progress:
+        tasks, store = [], work.store()
+        for job in jobs:
+            task = work.task(job, store, progress)
+            tasks += [(task, numbers) for numbers in method.groups(task)]
+        for task, numbers in dist.shard(tasks):
+            with suppress(Exception):  # whatever one group brings about: the others go on
+                method.search_group(task, numbers)
+    dist.barrier()
+
+
+def _search_all(work: SearchWork, jobs: Sequence[SampleJob]) -> list[SearchResult]:
     """The results of some prompts; a prompt that fails is reported and left out."""
-    method = build_method(cfg.search.method)
-    store = FolderStore(
-        model=parts.model,
-        scorers=build_scorers(cfg.search.reward.scorers()),
-        reward=cfg.search.reward,
-        samples=samples,
-        scores=cfg.scores_folder,
-        method=cfg.search.method.name,
-        sample_row=partial(_sample_row, cfg, inputs),
-        process=dist.rank,
-    )
-    embeddings = EmbeddingStore(parts.model, Path(cfg.embedding_cache) if cfg.embedding_cache else None)
-    results: list[SearchResult] = []
-    failures: list[str] = []
+    cfg, samples, dist = work.cfg, work.samples, work.dist
+    store, results, failures = work.store(), list[SearchResult](), list[str]()
     with bar("search", round(len(jobs) * cfg.search.budget), "song", visible=dist.main) as progress:
         for number, job in enumerate(jobs, start=1):
-            task = SearchTask(
-                model=parts.model, job=job, sampling=parts.sampling, longform=cfg.longform, seed=cfg.seed,
-                budget=cfg.search.budget, embeddings=embeddings, store=store, interventions=parts.interventions,
-                inputs=inputs[job.prompt.id][:16],
-            )  # fmt: skip
-            task.on_spend = partial(_advance, progress, task)
+            task = work.task(job, store, progress)
             try:
-                result = search_prompt(task, method)
+                result = search_prompt(task, work.method)
             except Exception as error:  # whatever one prompt brings about: the others go on
                 failures.append(f"{job.prompt.id}: {song_fault(error)}")
                 log(f"failed: {failures[-1]}")
@@ -237,8 +287,8 @@ def _conclude(
         key=lambda row: (prompt_ids.index(row.prompt_id) if row.prompt_id in prompt_ids else -1, row.rank),
     )
     complete = {row.prompt_id for row in rows}
-    _write_page(cfg, samples, rows)
-    _report_gains(cfg, rows)
+    write_page(samples, rows, cfg.search.winners)
+    report_gains(rows, cfg.search.method.name)
     if not complete:
         raise DataError(f"{samples.folder}: no prompt has a song; the messages above say why")
     if absent := [name for name in prompt_ids if name not in complete]:
@@ -252,37 +302,3 @@ def _conclude(
         nfe=sum(result.nfe for result in results) if dist.count == 1 else sum(row.nfe for row in rows),
         world=dist.count,
     )
-
-
-def _write_page(cfg: SearchRun, samples: Samples, rows: Sequence[SearchRow]) -> None:
-    """The winners and the runners-up of each prompt, with rewards and costs."""
-    songs = {row.sample_id: row for row in samples.all_rows()}
-    page_rows = [
-        row for row in rows if row.rank <= cfg.search.winners + RUNNERS_UP and row.sample_id in songs
-    ]
-    captions = {}
-    for row in page_rows:
-        place = "winner" if row.rank <= cfg.search.winners else f"number {row.rank}"
-        fault = "" if not row.violation else f", violates by {row.violation:.2f} sd"
-        captions[row.sample_id] = f"{place}, {row.reward:+.2f} sd{fault}"
-    write_gallery(samples, [songs[row.sample_id] for row in page_rows], captions=captions)
-
-
-def _report_gains(cfg: SearchRun, rows: Sequence[SearchRow]) -> None:
-    """Log the winners' mean reward; for best-of-N what each N gains, and at which divergence."""
-    winners = [row.reward for row in rows if row.rank == 1]
-    if not winners:
-        return
-    log(f"winners of {len(winners)} prompts: mean reward {sum(winners) / len(winners):+.2f} sd")
-    if cfg.search.method.name == "best_of_n":
-        by_prompt: dict[str, list[float]] = {}
-        for row in rows:
-            by_prompt.setdefault(row.prompt_id, []).append(row.reward)
-        for entry in choice_gains(list(by_prompt.values())):
-            log(f"best of {entry.n}: {entry.gain:+.2f} sd over a plain song, KL at most {entry.kl:.2f} nats")
-
-
-def search_rows(folder: Path) -> list[SearchRow]:
-    """The rows of a search with a rank, the best of each prompt first."""
-    rows = [row for row in tables.read_rows(folder, SEARCH) if row.rank]
-    return sorted(rows, key=lambda row: (row.prompt_id, row.rank))

@@ -12,6 +12,7 @@ from diffdpo.errors import DataError
 from diffdpo.recipes import search
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.search import SearchRun
+from diffdpo.recipes.search_results import search_rows
 from diffdpo.run_dir import DistEnv
 from diffdpo.search.config import SearchConfig
 from diffdpo.search.store import SearchRow
@@ -24,9 +25,7 @@ def sample_winners(cfg: SampleRun, samples: Samples, dist: DistEnv) -> list[str]
         copy_winners(folder, samples, cfg.per_prompt)
     dist.barrier()
     return [
-        sample_id(row.prompt_id, row.rank - 1)
-        for row in search.search_rows(folder)
-        if row.rank <= cfg.per_prompt
+        sample_id(row.prompt_id, row.rank - 1) for row in search_rows(folder) if row.rank <= cfg.per_prompt
     ]
 
 
@@ -35,7 +34,7 @@ def copy_winners(folder: Path, samples: Samples, per_prompt: int) -> None:
 
     DataError for a prompt whose search has fewer songs than `per_prompt`.
     """
-    source, rows = Samples(folder), search.search_rows(folder)
+    source, rows = Samples(folder), search_rows(folder)
     songs = {row.sample_id: row for row in source.rows()}
     winners = [_winner(row, songs[row.sample_id]) for row in rows if row.rank <= per_prompt]
     _check_count(winners, [row.prompt_id for row in rows], per_prompt)

@@ -35,11 +35,9 @@ class BestOfNSearch:
         check_range(self, "stop_gain", low=0)
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
-        affordable = max(1, int(task.budget))
-        count = min(self.n, affordable) if self.n else affordable
         songs: list[SearchSong] = []
-        for first in range(0, count, task.sampling.batch):
-            songs += task.songs(range(first, min(count, first + task.sampling.batch)))
+        for numbers in self._batches(task):
+            songs += self.search_group(task, numbers)
             rewards = [song.reward.value for song in songs if song.reward.feasible]
             if (
                 self.stop_gain
@@ -48,6 +46,20 @@ class BestOfNSearch:
             ):
                 break
         return songs
+
+    def groups(self, task: SearchTask) -> list[range]:
+        """See GroupedMethod: the batches, none with an early stop."""
+        return [] if self.stop_gain else self._batches(task)
+
+    def search_group(self, task: SearchTask, numbers: range) -> list[SearchSong]:
+        """See GroupedMethod."""
+        return task.songs(numbers)
+
+    def _batches(self, task: SearchTask) -> list[range]:
+        affordable = max(1, int(task.budget))
+        count = min(self.n, affordable) if self.n else affordable
+        size = min(task.sampling.batch, math.ceil(count / task.processes))
+        return [range(first, min(count, first + size)) for first in range(0, count, size)]
 
 
 def expected_gain(rewards: Sequence[float]) -> float:

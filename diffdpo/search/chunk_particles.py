@@ -28,7 +28,7 @@ from diffdpo.search.chunks import (
     grow_prefixes,
     settle_copies,
 )
-from diffdpo.search.task import SearchSong, SearchTask
+from diffdpo.search.task import SearchSong, SearchTask, search_groups, song_groups
 from diffdpo.search.weights import (
     LOG_WEIGHT,
     PRODUCT,
@@ -75,40 +75,40 @@ class ChunkParticles:
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         self.check(task.sampling, task.budget)
-        check_chain(task, "chunk_particles")
-        count = self.particles or int(task.budget)
-        songs: list[SearchSong] = []
-        for first in range(0, int(task.budget) // count * count, count):
-            songs += self._sample_group(task, range(first, first + count))
-        return songs
+        return search_groups(self, task)
 
-    def _sample_group(self, task: SearchTask, slots: range) -> list[SearchSong]:
-        """The complete songs of one group."""
-        state, sizes = begin_weights(len(slots)), []
+    def groups(self, task: SearchTask) -> list[range]:
+        """See GroupedMethod."""
+        return song_groups(task, self.particles or int(task.budget))
+
+    def search_group(self, task: SearchTask, numbers: range) -> list[SearchSong]:
+        """See GroupedMethod."""
+        check_chain(task, "chunk_particles")
+        state, sizes = begin_weights(len(numbers)), []
 
         def select(rewards: SlotRewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
             nonlocal state
-            values = torch.tensor([rewards[slot] for slot in slots], dtype=torch.float64)
-            uniform = draw_uniform(task.seed, [task.sample_id(slots[0])], f"resample-window-{turn}")
+            values = torch.tensor([rewards[slot] for slot in numbers], dtype=torch.float64)
+            uniform = draw_uniform(task.seed, [task.sample_id(numbers[0])], f"resample-window-{turn}")
             state, parents, size = self.weigh_prefixes(state, values, uniform)
             sizes.append(size)
-            return settle_copies([slots[place] for place in parents], slots)
+            return settle_copies([numbers[place] for place in parents], numbers)
 
         population = grow_prefixes(
             task,
-            {slot: begin_prefix(task, task.embed(slot), task.prompt.text) for slot in slots},
-            key=f"chunk-particles-{len(slots)}-{slots[0]}",
+            {slot: begin_prefix(task, task.embed(slot), task.prompt.text) for slot in numbers},
+            key=f"chunk-particles-{len(numbers)}-{numbers[0]}",
             score_s=self.score_s,
             select=select,
             branch=lambda prefix, entry, turn: branch_prefix(task, prefix, entry),
         )
         starts = len({prefix.lineage[0] for prefix in population.values()})
-        share = {"group": slots[0] // len(slots), "unique_starts": starts, "effective": sizes}
+        share = {"group": numbers[0] // len(numbers), "unique_starts": starts, "effective": sizes}
         weights = (state[LOG_WEIGHT] - state[PRODUCT]).tolist()
         return finish_prefixes(
             task,
             population,
-            {slot: share | {"log_weight": weight} for slot, weight in zip(slots, weights, strict=True)},
+            {slot: share | {"log_weight": weight} for slot, weight in zip(numbers, weights, strict=True)},
         )
 
     def weigh_prefixes(

@@ -26,7 +26,15 @@ from diffdpo.sampling.sample_jobs import EmbeddedJob, song_request
 from diffdpo.sampling.sampler import follow, start
 from diffdpo.sampling.solver import exact_solvers
 from diffdpo.sampling.trajectory import Hook, ResampledLatents, RowTimes, State, Velocity
-from diffdpo.search.task import Draft, SearchSong, SearchTask, Tensors, steering_value
+from diffdpo.search.task import (
+    Draft,
+    SearchSong,
+    SearchTask,
+    Tensors,
+    search_groups,
+    song_groups,
+    steering_value,
+)
 from diffdpo.search.weights import (
     LOG_WEIGHT,
     PRODUCT,
@@ -91,20 +99,21 @@ class Particles:
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         self.check(task.sampling, task.budget)
+        return search_groups(self, task)
+
+    def groups(self, task: SearchTask) -> list[range]:
+        """See GroupedMethod."""
+        return song_groups(task, self.particles)
+
+    def search_group(self, task: SearchTask, numbers: range) -> list[SearchSong]:
+        """See GroupedMethod."""
         if task.windows > 1:
             raise ConfigError(
                 f"prompt {task.prompt.id!r}: a song of {task.windows} windows is steered at their borders; "
                 "set search.method=chunk_particles"
             )
-        songs: list[SearchSong] = []
-        for group in range(int(task.budget // self.particles)):
-            songs += self._sample_group(task, group)
-        return songs
-
-    def _sample_group(self, task: SearchTask, group: int) -> list[SearchSong]:
-        """The complete songs of one group."""
-        first = group * self.particles
-        jobs = [task.embed(first + place) for place in range(self.particles)]
+        first, group = numbers[0], numbers[0] // self.particles
+        jobs = [task.embed(number) for number in numbers]
         result = task.memo(
             f"particles-{self.particles}-{group}", lambda: steer_group(task, self, jobs, first)
         )

@@ -20,7 +20,7 @@ from diffdpo.search.chunks import (
     grow_prefixes,
     prune,
 )
-from diffdpo.search.task import SearchSong, SearchTask
+from diffdpo.search.task import SearchSong, SearchTask, search_groups, song_groups
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,23 @@ class ChunkPruner:
 
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         self.check(task.sampling, task.budget)
-        check_chain(task, "chunk_pruning")
-        count = self.n or int(task.budget)
-        songs: list[SearchSong] = []
-        for first in range(0, int(task.budget) // count * count, count):
-            songs += self._sample_group(task, range(first, first + count))
-        return songs
+        return search_groups(self, task)
 
-    def _sample_group(self, task: SearchTask, slots: range) -> list[SearchSong]:
-        """The complete songs of one group."""
+    def groups(self, task: SearchTask) -> list[range]:
+        """See GroupedMethod."""
+        return song_groups(task, self.n or int(task.budget))
+
+    def search_group(self, task: SearchTask, numbers: range) -> list[SearchSong]:
+        """See GroupedMethod."""
+        check_chain(task, "chunk_pruning")
 
         def select(rewards: SlotRewards, prefixes: Mapping[int, Prefix], turn: int) -> Sequence[Branch]:
-            return prune(rewards, self.survivors, slots)
+            return prune(rewards, self.survivors, numbers)
 
         population = grow_prefixes(
             task,
-            {slot: begin_prefix(task, task.embed(slot), task.prompt.text) for slot in slots},
-            key=f"pruning-{len(slots)}-{self.survivors}-{slots[0]}",
+            {slot: begin_prefix(task, task.embed(slot), task.prompt.text) for slot in numbers},
+            key=f"pruning-{len(numbers)}-{self.survivors}-{numbers[0]}",
             score_s=self.score_s,
             select=select,
             branch=lambda prefix, entry, turn: branch_prefix(task, prefix, entry),

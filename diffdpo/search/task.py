@@ -95,6 +95,8 @@ class SearchTask:
     """Digest of what the prompt's songs are made from: results of another prompt or model are not taken over."""
     interventions: Interventions = NO_INTERVENTIONS
     """What knobs and steering of `sampling` name, loaded."""
+    processes: int = 1
+    """Processes that share the songs of the prompt, where the method has groups."""
     nfe: int = 0
     """Network evaluations that were made for this prompt, or would have been without an earlier run's results."""
     on_spend: Callable[[int], None] | None = None
@@ -217,3 +219,26 @@ class SearchMethod(Protocol):
     def __call__(self, task: SearchTask) -> list[SearchSong]:
         """All complete songs, in the order in which they were made."""
         ...
+
+
+@runtime_checkable
+class GroupedMethod(Protocol):
+    """A search method whose songs come in groups, none of which depends on another: processes can share them."""
+
+    def groups(self, task: SearchTask) -> list[range]:
+        """The song numbers of each group; none where a group depends on those before it."""
+        ...
+
+    def search_group(self, task: SearchTask, numbers: range) -> list[SearchSong]:
+        """The complete songs of one group."""
+        ...
+
+
+def search_groups(method: GroupedMethod, task: SearchTask) -> list[SearchSong]:
+    """The complete songs of all groups, one after another."""
+    return [song for numbers in method.groups(task) for song in method.search_group(task, numbers)]
+
+
+def song_groups(task: SearchTask, size: int) -> list[range]:
+    """As many groups of `size` songs as the budget allows."""
+    return [range(first, first + size) for first in range(0, int(task.budget) // size * size, size)]

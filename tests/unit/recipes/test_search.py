@@ -9,15 +9,21 @@ import diffdpo
 from diffdpo.config import build_config
 from diffdpo.data import tables
 from diffdpo.data.latents import read_latents
-from diffdpo.data.samples import open_samples
+from diffdpo.data.samples import Samples, open_samples, write_prompts
 from diffdpo.data.scores import SCORES
 from diffdpo.errors import ConfigError, DataError
+from diffdpo.knob_parts import load_interventions
+from diffdpo.parts import build_model
 from diffdpo.recipes import mine, sample, search
 from diffdpo.recipes.mine import MineRun
 from diffdpo.recipes.sample import SampleRun
-from diffdpo.recipes.search import SearchRun, search_rows
+from diffdpo.recipes.search import SearchParts, SearchRun, SearchWork, share_groups
+from diffdpo.recipes.search_results import search_rows
+from diffdpo.run_dir import DistEnv
 from diffdpo.runs import MANIFEST, is_finished, read_json
+from diffdpo.sampling.sample_jobs import sample_jobs
 from diffdpo.scorers import harmony
+from diffdpo.types import Prompt
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +56,26 @@ def test_the_songs_are_those_of_the_plain_sampler(words, tmp_path):
         made = songs(run_search(words, tmp_path / f"n{n}", f"search.budget={n}", "sampling.batch=1"))
         assert sorted(made) == sorted(name for name in plain if int(name[-3:]) < n)
         assert all(torch.equal(latents, plain[name]) for name, latents in made.items())
+
+
+def test_processes_share_the_songs_of_one_prompt(words, tmp_path):
+    """Three songs of one prompt and two processes: two songs and one, then the search finds all of them."""
+    out = tmp_path / "shared"
+    cfg = build_config(SearchRun, None, [*words, f"out={out}", REWARD, "search.budget=3"])
+    model = build_model(cfg.model)
+    (job,), _ = sample_jobs(model.spec, [(Prompt(**ONE), 0)], {})
+    write_prompts(out / "prompts.jsonl", [job.prompt], {})
+    made = []
+    with load_interventions(model, cfg.sampling, cfg.model) as interventions:
+        parts = SearchParts(model, cfg.sampling, interventions)
+        for rank in range(2):
+            dist = DistEnv(rank, 2, lambda: None)
+            share_groups(SearchWork(cfg, parts, Samples(out), {"one": "digest"}, dist), [job])
+            made.append(set(songs(out)) - set().union(*made))
+    assert made == [{"one.000", "one.001"}, {"one.002"}]
+    alone = songs(run_search(words, tmp_path / "alone", "search.budget=3"))
+    for name, latents in songs(out).items():
+        assert (latents - alone[name]).abs().max() <= 1e-5 * latents.abs().max()
 
 
 def test_another_batch_has_the_same_songs_and_winners(words, tmp_path):
