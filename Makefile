@@ -1,12 +1,13 @@
 # Each target sets up what it needs in .venv first; nothing else has to be installed by hand.
 #
 #   make demo       the whole loop on the tiny model: samples, scores, mines, aligns, evaluates
-#   make test       everything that has to pass: check, slow and pages
+#   make test       everything that has to pass: lint, types, all and pages
 #   make check      lint, types and unit: what to run on every save
 #   make lint       ruff, and that layers point downwards
 #   make types      mypy, of the package and of tools
 #   make unit       unit, contract, golden and house tests, docs; JOBS=2 processes of one thread
 #   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs
+#   make all        unit and slow, with one start
 #   make pages      the tests that need Chromium; they are skipped without it
 #   make browser    the same; they fail without it
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One small scorer's weights come from a package whose declared dependencies cannot be satisfied any more.
 MUSICNN := --no-deps musicnn==0.1.0
 
-.PHONY: demo test check lint types unit slow pages browser soak docs gpu-check clean
+.PHONY: demo test check lint types unit slow all pages browser soak docs gpu-check clean
 .NOTPARALLEL:
 # Tests start hundreds of processes, and what Python compiles for one serves all.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,7 +33,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/soak -n
 demo: $(VENV)/.runtime
 	$(BIN)/diffdpo demo
 
-test: check slow pages
+test: lint types all pages
 
 check: lint types unit
 
@@ -46,6 +47,9 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not browser"
+
+all: $(VENV)/.dev
+	$(PYTEST) -m "not browser"
 
 slow: $(VENV)/.dev
 	$(PYTEST) -m "slow and not browser"

@@ -1,5 +1,6 @@
 """Fixtures for all tests; and from here on every shape annotation of the package is checked when it is used."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,18 +23,29 @@ install_import_hook(
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
 
-from support.bundle import write_bundle  # noqa: E402 - behind the hook
-from support.songs import write_pairs  # noqa: E402
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, seldom: what imports made stays, and is a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random tiny model."""
+    from support.bundle import (
+        write_bundle,  # torch takes seconds, which a process that hands out tests spares
+    )
+
     return write_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of songs as `mine` leaves them."""
+    from support.songs import write_pairs
+
     return write_pairs(tmp_path_factory.mktemp("mined"))
 
 

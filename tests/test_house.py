@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,27 +22,40 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
-def classes(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+@cache
+def parse(path):
+    """The syntax tree of a file, parsed once for all rules."""
+    return ast.parse(path.read_text())
 
 
-OURS = {node.name for path in SOURCES for node in classes(ast.parse(path.read_text()))}
-ERRORS = {node.name for node in classes(ast.parse((ROOT / "diffdpo/errors.py").read_text()))}
+@cache
+def nodes(path):
+    """All nodes of a file."""
+    return tuple(ast.walk(parse(path)))
+
+
+@cache
+def classes(path):
+    return [node for node in nodes(path) if isinstance(node, ast.ClassDef)]
+
+
+OURS = {node.name for path in SOURCES for node in classes(path)}
+ERRORS = {node.name for node in classes(ROOT / "diffdpo/errors.py")}
 
 
 @pytest.mark.parametrize("path", SOURCES + TOOLS, ids=relative)
 def test_a_file_opens_with_what_it_is_for_and_stays_readable(path):
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     assert ast.get_docstring(tree), "every file opens with a sentence"
     assert len(path.read_text().splitlines()) <= LINES
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno <= FUNCTION_LINES, f"{node.name} is too long"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_no_class_inherits_from_one_of_ours(path):
-    for node in classes(ast.parse(path.read_text())):
+    for node in classes(path):
         bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
         assert not bases & (OURS - ERRORS), f"{node.name}: wrap instead of subclassing"
 
@@ -49,7 +63,7 @@ def test_no_class_inherits_from_one_of_ours(path):
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_text_on_disk_is_utf8_whatever_the_locale(path):
     """Text is read by `diffdpo.text_files`, or with its encoding; lines of JSON lines end at a line feed only."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if not isinstance(node, ast.Call):
             continue
         function = ast.unparse(node.func)
@@ -132,7 +146,7 @@ def terms_of(path):
     """Files of terms that a module imports, directly or through other terms."""
     imported = {
         ROOT / (node.module.replace(".", "/") + ".py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffdpo.objectives.terms.")
     }
     return imported | {file for term in imported for file in terms_of(term)}
@@ -159,7 +173,7 @@ def test_a_public_name_is_defined_once():
     """At the top level of the package: functions, classes, aliases, constants. A verb has a `run` each."""
     owners = defaultdict(list)
     for path in SOURCES:
-        for name in top_level_names(ast.parse(path.read_text())):
+        for name in top_level_names(parse(path)):
             if not name.startswith("_") and name not in ("run", "T"):
                 owners[name].append(relative(path))
     assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}

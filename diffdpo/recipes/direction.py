@@ -30,7 +30,7 @@ from diffdpo.progress import bar
 from diffdpo.randomness import draw_noise
 from diffdpo.registry import Choice
 from diffdpo.run_dir import device
-from diffdpo.sampling.activations import PooledActivations, hook_blocks
+from diffdpo.sampling.activations import PooledActivations, check_site, hook_blocks
 from diffdpo.sampling.conditions import encode_conditions
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.directions import Direction, Provenance, network_kind, save_direction
@@ -64,8 +64,13 @@ class DirectionRun:
     """Numbers of the blocks, from 0; empty: all."""
     times: list[float] = field(default_factory=lambda: [0.8, 0.6, 0.4])
     """Times t at which the songs are noised and activations are read."""
+    site: str = ""
+    """Part of each block whose input is read and steered; empty: what the block puts out. The projection behind the
+    heads of attention takes in their outputs: self_attn.o_proj (DiffRhythm), self_attn.to_out.0 (ACE-Step),
+    self_attn.to_out (Stable Audio 3), attn1.to_out.0 (Stable Audio Open)."""
     heads: int = 1
-    """Equal parts of a block's channels, each with a probe and a weight of its own."""
+    """Equal parts of the channels, each with a probe and a weight of its own; at such a projection the network's
+    number of heads."""
     scale: Literal["natural", "unit"] = "natural"
     """natural: the difference of the means; unit: brought to norm 1 in each block."""
     max_songs: int = 0
@@ -113,6 +118,7 @@ def fit_direction(cfg: DirectionRun) -> str:
     count = len(block_names(model.network))
     if not count:
         raise ConfigError(f"{network_kind(model.network)}: names no _repeated_blocks and cannot be steered")
+    check_site(model.network, cfg.site, "site")
     blocks = sorted(set(cfg.blocks)) or list(range(count))
     sets = [list(_songs(cfg, model, side)) for side in ("positive", "negative")]
     songs = [song for part in sets for song in part]
@@ -125,6 +131,7 @@ def fit_direction(cfg: DirectionRun) -> str:
         network=network_kind(model.network),
         blocks=tuple(blocks),
         times=tuple(cfg.times),
+        site=cfg.site,
         model=model_digest(cfg.model),
         fingerprint=model.fingerprint,
         counts=(len(sets[0]), len(sets[1])),
@@ -188,7 +195,7 @@ def read_features(
                 times = torch.full((len(batch),), t, dtype=torch.float64)
                 x = flow.interpolate(latents, noise, times.float()).to(place)
                 reader = PooledActivations(blocks, conditions.frames[conditions.cond], length)
-                with hook_blocks([model.network], reader.actions(), "blocks"):
+                with hook_blocks([model.network], reader.actions(), "blocks", cfg.site):
                     evaluate(x, times, conditions.cond)
                 for name, rows in zip(names, reader.features(len(batch)), strict=True):
                     features.setdefault(name, []).append(rows)

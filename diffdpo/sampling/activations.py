@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffdpo.errors import ConfigError
 from diffdpo.models.adapter_config import block_names
 from diffdpo.sampling.knobs import check_blocks
 
@@ -17,12 +18,15 @@ Activations = Float[Tensor, "batch token channel"]
 
 @contextmanager
 def hook_blocks(
-    networks: Sequence[Any], actions: Mapping[int, Callable[[Activations], Activations | None]], key: str
+    networks: Sequence[Any],
+    actions: Mapping[int, Callable[[Activations], Activations | None]],
+    key: str,
+    site: str = "",
 ) -> Iterator[None]:
-    """Call a function with what each of some blocks puts out, and put out what it returns, if anything.
+    """Call a function with the activations of each of some blocks, and go on with what it returns, if anything.
 
-    The hooks are taken off again, also after an error. ConfigError, with the `key` of the configuration, for a
-    block that a network does not have.
+    They are what the block puts out, or what a part of it named `site` takes in. The hooks are taken off again,
+    also after an error. ConfigError, with the `key` of the configuration, for a block that a network does not have.
     """
     handles = []
     try:
@@ -31,7 +35,10 @@ def hook_blocks(
             names = block_names(network)
             for number, action in actions.items():
                 block = network.get_submodule(names[number])
-                handles.append(block.register_forward_hook(_hook(action)))
+                if site:
+                    handles.append(block.get_submodule(site).register_forward_pre_hook(_input_hook(action)))
+                else:
+                    handles.append(block.register_forward_hook(_hook(action)))
         yield
     finally:
         for handle in handles:
@@ -50,6 +57,29 @@ def _hook(action: Callable[[Activations], Activations | None]) -> Callable[..., 
     return call
 
 
+def _input_hook(action: Callable[[Activations], Activations | None]) -> Callable[..., Any]:
+    """A hook before a module; its first input are the activations."""
+
+    def call(module: Any, inputs: tuple[Any, ...]) -> Any:
+        h = action(inputs[0])
+        return None if h is None else (h, *inputs[1:])
+
+    return call
+
+
+def check_site(network: Any, site: str, key: str) -> None:
+    """ConfigError unless every block of a network has a part of this name; empty is the block itself."""
+    for name in block_names(network) if site else ():
+        block = network.get_submodule(name)
+        parts = {part for part, _ in block.named_modules() if part}
+        if site not in parts:
+            projections = sorted(part for part in parts if part.endswith(("o_proj", "to_out", "to_out.0")))
+            raise ConfigError(
+                f"{key}: {name} has no part {site!r}; those behind the heads of its attention are "
+                f"{', '.join(projections)}"
+            )
+
+
 def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[Activations], Activations]:
     """A function that adds `strength * vector` to every frame and keeps the frame's norm."""
 
@@ -63,7 +93,7 @@ def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[
 
 
 class PooledActivations:
-    """The mean over the frames of each row of what some blocks put out, over all calls of the network.
+    """The mean over the frames of each row of the activations of some blocks, over all calls of the network.
 
     The rows of the calls follow each other. A network of patches, or with tokens before the frames, has the share
     of its tokens that the song has of the frames.

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffdpo.errors import DataError, reason
 from diffdpo.models.adapter_config import block_names
 from diffdpo.runs import atomic_write
+from diffdpo.sampling.activations import check_site
 from diffdpo.sampling.probes import FeatureScale, Probes
 from diffdpo.weight_files import read_tensors
 
@@ -32,6 +33,8 @@ class Provenance:
     blocks: tuple[int, ...]
     """Numbers of the blocks, from 0."""
     times: tuple[float, ...]
+    site: str = ""
+    """Part of a block whose input the direction is in; empty: what the block puts out."""
     model: str = ""
     """Digest of the model: its name, arguments and files."""
     fingerprint: str = ""
@@ -147,6 +150,7 @@ def check_direction(direction: Direction, network: Any, blocks: Sequence[int], p
             f"{path}: a direction of {provenance.network} (class/blocks), this model has {network_kind(network)}; "
             "fit one with this model"
         )
+    check_site(network, provenance.site, path)
     for block in blocks:
         if block not in provenance.blocks:
             raise DataError(

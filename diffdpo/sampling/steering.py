@@ -9,6 +9,7 @@ the song is left alone. All of this is a song's own: it depends on no other song
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ from diffdpo.sampling.directions import Direction, check_direction, direction_bl
 from diffdpo.sampling.steering_config import STEERING_KEY, SteeringConfig
 from diffdpo.sampling.trajectory import RowTimes, State
 from diffdpo.sampling.velocity import BranchValues, BranchVelocities, StateRows
+
+SiteBlock = tuple[str, int]
+"""The site of a direction, and the number of a block."""
 
 
 class LoadedDirection(NamedTuple):
@@ -98,18 +102,25 @@ def steered_branches(
 
     def evaluate_group(
         x: Latents, t: RowTimes, state: State, rows: StateRows, strength: Tensor, is_look: bool
-    ) -> tuple[BranchValues, dict[int, Tensor] | None]:
-        actions = _moves(entries, strength)
-        with hook_blocks(networks, actions, STEERING_KEY):
+    ) -> tuple[BranchValues, dict[SiteBlock, Tensor] | None]:
+        with ExitStack() as hooks:
+            for site, actions in _moves(entries, strength).items():
+                hooks.enter_context(hook_blocks(networks, actions, STEERING_KEY, site))
             if not is_look:
                 return branches(x, t, state, rows, rows[:0]), None
-            blocks = sorted({block for _, direction in entries for block in direction.provenance.blocks})
             frames = conditions.frames[conditions.cond[state["row"][rows]]]
-            reader = PooledActivations(blocks, frames, length)
-            with hook_blocks(networks[:1], reader.actions(), STEERING_KEY):
-                values = branches(x, t, state, rows, rows[:0])
-            features = reader.features(len(rows))
-            return values, dict(zip(blocks, features.unbind(1), strict=True))
+            readers = {
+                site: PooledActivations(blocks, frames, length) for site, blocks in _sites(entries).items()
+            }
+            for site, reader in readers.items():
+                hooks.enter_context(hook_blocks(networks[:1], reader.actions(), STEERING_KEY, site))
+            values = branches(x, t, state, rows, rows[:0])
+            features = {
+                (site, block): column
+                for site, reader in readers.items()
+                for block, column in zip(reader.parts, reader.features(len(rows)).unbind(1), strict=True)
+            }
+            return values, features
 
     return steer
 
@@ -146,13 +157,27 @@ def _groups(
     return groups
 
 
-def _moves(entries: Sequence[LoadedDirection], strength: Float[Tensor, " entry"]) -> dict[int, Any]:
-    """What is done to each block: the sum of all directions in it."""
-    sums: dict[int, Tensor] = {}
+def _moves(
+    entries: Sequence[LoadedDirection], strength: Float[Tensor, " entry"]
+) -> dict[str, dict[int, Any]]:
+    """What is done at each site to each block: the sum of all directions there."""
+    sums: dict[SiteBlock, Tensor] = {}
     for (entry, direction), alpha in zip(entries, strength.tolist(), strict=True):
         for block, vector in direction_blocks(direction, entry.blocks).items() if alpha else ():
-            sums[block] = sums.get(block, torch.zeros_like(vector)) + alpha * vector
-    return {block: move_along(vector, 1.0) for block, vector in sums.items()}
+            place = direction.provenance.site, block
+            sums[place] = sums.get(place, torch.zeros_like(vector)) + alpha * vector
+    moves: dict[str, dict[int, Any]] = {}
+    for (site, block), vector in sums.items():
+        moves.setdefault(site, {})[block] = move_along(vector, 1.0)
+    return moves
+
+
+def _sites(entries: Sequence[LoadedDirection]) -> dict[str, list[int]]:
+    """The blocks that directions are in, by site."""
+    blocks: dict[str, set[int]] = {}
+    for _, direction in entries:
+        blocks.setdefault(direction.provenance.site, set()).update(direction.provenance.blocks)
+    return {site: sorted(numbers) for site, numbers in blocks.items()}
 
 
 def _adapt(
@@ -161,14 +186,15 @@ def _adapt(
     state: State,
     rows: StateRows,
     looks: Bool[Tensor, "row entry"],
-    features: Mapping[int, Float[Tensor, "look_row channel"]],
+    features: Mapping[SiteBlock, Float[Tensor, "look_row channel"]],
 ) -> State:
     """The state after a look: alpha lowered by the change of C, and zero where C has reached the threshold."""
     alphas, agreements = state["steering.alpha"].clone(), state["steering.agreement"].clone()
     for number, (entry, direction) in enumerate(entries):
         if not looks[rows[0], number]:
             continue
-        parts = torch.stack([features[block] for block in direction.provenance.blocks], 1)
+        site, blocks = direction.provenance.site, direction.provenance.blocks
+        parts = torch.stack([features[site, block] for block in blocks], 1)
         agreement = direction.concentration(parts, t[rows])
         agreement = agreement if entry.alpha > 0 else 1 - agreement
         change = (agreement - agreements[rows, number]).nan_to_num(0.0)

@@ -13,7 +13,8 @@ from diffdpo import api
 from diffdpo.errors import CheckpointError, ConfigError, DataError
 from diffdpo.knob_parts import load_interventions
 from diffdpo.models import MODELS
-from diffdpo.sampling.activations import PooledActivations, hook_blocks, move_along
+from diffdpo.recipes.direction import DirectionRun, build_direction
+from diffdpo.sampling.activations import PooledActivations, check_site, hook_blocks, move_along
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.directions import (
     Direction,
@@ -333,6 +334,66 @@ def test_steering_goes_with_knobs_and_with_windows(load, files):
     assert not torch.allclose(results[0], results[2], atol=1e-2)
 
 
+HEADS = "self_attn.o_proj"
+
+
+def test_what_the_projection_of_attention_takes_in_is_read_and_moved(load):
+    """Projected, what is read is what attention puts out, before and after it was moved; the hook is gone then."""
+    model = load()
+    attention = model.network.transformer_blocks[1].self_attn
+    inputs, outputs = [], []
+    handle = attention.register_forward_hook(lambda module, args, output: outputs.append(output))
+    vector = torch.randn(CHANNELS, generator=torch.Generator().manual_seed(2))
+
+    def read(h):
+        inputs.append(h)
+        return move_along(vector, 2.0)(h)
+
+    with hook_blocks([model.network], {1: read}, "blocks", HEADS):
+        songs(model, config(steps=1), wanted=requests(model, 0.5))
+    handle.remove()
+    assert torch.equal(attention.o_proj(move_along(vector, 2.0)(inputs[0])), outputs[0])
+    assert not attention.o_proj._forward_pre_hooks
+    with pytest.raises(ConfigError, match=r"no part 'heads'; those behind the heads .* self_attn\.o_proj"):
+        check_site(model.network, "heads", "site")
+
+
+def test_the_probe_of_a_head_is_right_where_that_head_differs():
+    features, labels, _ = planted(size=0.0)
+    features[labels, :, :, 16:32] += 3.0  # the second of four heads
+    half = half_mask([str(k) for k in range(80)], labels.tolist())
+    cfg = DirectionRun(positive="", negative="", out="", heads=4, site=HEADS, times=[0.7, 0.3])
+    direction = build_direction(features, labels, half, cfg)
+    assert (direction.weights.argmax(1) == 1).all()
+    assert (direction.accuracy[:, 1] > 0.95).all()
+    assert (direction.accuracy[:, [0, 2, 3]] < 0.8).all()
+
+
+def test_directions_of_two_sites_add_up_and_each_song_is_its_own(load, tmp_path):
+    model = load()
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("heads", "block")]
+    for path, site in zip(paths, (HEADS, ""), strict=True):
+        direction = make_direction(model)
+        weights = torch.randn(direction.monitor.weights.shape, generator=torch.Generator().manual_seed(4))
+        save_direction(
+            Path(path),
+            replace(
+                direction,
+                monitor=replace(direction.monitor, weights=weights),
+                provenance=replace(direction.provenance, site=site),
+            ),
+        )
+    entries = [{"direction": path, "monitor": True, "every": 2, "alpha": 0.5} for path in paths]
+    plain = songs(model, config())
+    assert is_equal(songs(model, config(*({**entry, "alpha": 0.0} for entry in entries))), plain)
+    both, heads, block = (songs(model, config(*some)) for some in (entries, entries[:1], entries[1:]))
+    for one, other in ((both, heads), (both, block), (heads, block), (heads, plain)):
+        assert not torch.allclose(one[0].latents, other[0].latents, atol=1e-3)
+    for request, song in zip(requests(model, 1.0, 0.6), both, strict=True):
+        (alone,) = songs(model, config(*entries), wanted=[request])
+        assert torch.allclose(song.latents, alone.latents, atol=5e-5)
+
+
 def test_directions_survive_their_file_and_belong_to_their_network(load, files, tmp_path):
     model, path = load(), tmp_path / "d.safetensors"
     direction = make_direction(model, blocks=(1,))
@@ -389,6 +450,12 @@ def test_a_direction_is_fitted_from_songs_or_prompts_and_steers_the_verb(bundle,
             f"out={out}", *words, "times=[0.6,0.3]", "heads=2",
         )  # fmt: skip
         assert "block 1: probes" in says
+    out = tmp_path / "h.safetensors"
+    sides = [f"{side}={tmp_path / name}" for side, name in (("positive", "a"), ("negative", "b"))]
+    verb("direction", "fit", *sides, f"out={out}", *words, "heads=2", f"site={HEADS}")
+    heads = read_direction(out)
+    assert (heads.provenance.site, heads.weights.shape[1]) == (HEADS, 2)
+    assert not torch.allclose(heads.vectors, read_direction(outs[0]).vectors)
     one, two = (read_direction(out) for out in outs)
     assert torch.allclose(one.vectors, two.vectors, atol=1e-5)  # the same songs, from disk and sampled again
     assert one.provenance.counts == (4, 4)
