@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffdpo.errors import DataError
+from diffdpo.runs import make_folder
 
 LOCK = ".lock"
 OPENING_S = 60.0
@@ -76,7 +77,7 @@ def _shard_locks(folder: Path) -> list[Path]:
 
 @contextmanager
 def _lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=wait_s)

@@ -163,6 +163,12 @@ def _defaults(cfg: Any, old: Mapping[str, Any]) -> dict[str, Any]:
 def _check_same(
     old_values: Mapping[str, Any], new_values: Mapping[str, Any], out: Path, free: Sequence[str]
 ) -> None:
+    tops = [{key.partition(".")[0] for key in values} for values in (old_values, new_values)]
+    if strange := sorted(tops[0] - tops[1]):
+        raise ConfigError(
+            f"{out}: was made by another verb or version, whose configuration has the key {strange[0]!r}; choose "
+            "another out=…"
+        )
     for key in sorted(old_values.keys() | new_values.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in ("out", *free)):
             continue

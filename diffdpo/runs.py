@@ -1,5 +1,6 @@
 """Run directories: files that are complete or absent, and the manifest that is written last."""
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from diffdpo.errors import DataError
 from diffdpo.text_files import parse_json, printable, read_text
 
 MANIFEST = "manifest.json"
@@ -26,6 +28,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it. DataError where no folder can be, as below /proc."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.EPERM):
+            raise  # the command line has words for a full disk and a missing permission
+        raise DataError(
+            f"{folder}: no folder can be made here ({error.strerror}); choose another out=…"
+        ) from None
+
+
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a hidden sibling, flush it, rename it: a kill leaves the old file or the new one, never half."""
     atomic_write_parts(path, [content])
@@ -33,7 +47,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 def atomic_write_parts(path: Path, parts: Iterable[bytes | str]) -> None:
     """The same for content in parts, one of them in memory at a time; an error in `parts` leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

@@ -120,6 +120,7 @@ def fit_direction(cfg: DirectionRun) -> str:
         raise ConfigError(f"{network_kind(model.network)}: names no _repeated_blocks and cannot be steered")
     check_site(model.network, cfg.site, "site")
     blocks = sorted(set(cfg.blocks)) or list(range(count))
+    _check_prompts(cfg)
     sets = [list(_songs(cfg, model, side)) for side in ("positive", "negative")]
     songs = [song for part in sets for song in part]
     features = read_features(model, songs, blocks, cfg)
@@ -262,6 +263,17 @@ def _new_songs(cfg: DirectionRun, model: SongModel, path: Path) -> Iterator[Cont
             progress.advance(len(batch))
             for request, latents in zip(batch, songs, strict=True):
                 yield ContrastSong(request, groups[request.sample_id], latents)
+
+
+def _check_prompts(cfg: DirectionRun) -> None:
+    """DataError for too few prompts on either side, before their songs are sampled."""
+    groups: list[list[str]] = []
+    for source in (cfg.positive, cfg.negative):
+        if not Path(source).is_file():
+            return
+        names = [prompt.group for prompt in read_prompts(source) for _ in range(cfg.per_prompt)]
+        groups.append(names[: cfg.max_songs or None])
+    half_mask([*groups[0], *groups[1]], [True] * len(groups[0]) + [False] * len(groups[1]), cfg.seed)
 
 
 def _data_digest(songs: Sequence[ContrastSong]) -> str:

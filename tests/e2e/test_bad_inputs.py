@@ -185,6 +185,11 @@ CASES: dict[str, tuple[Words, str]] = {
         "is not a weight",
     ),
     "another configuration in the same folder": (lambda w: sample(w, "seed=5"), "was made with seed=0"),
+    "a folder of another verb": (
+        lambda w: ["search", *sample(w)[1:3], f"model.args.bundle={w.bundle}"],
+        "was made by another verb or version",
+    ),
+    "an output where no folder can be": (lambda w: sample(w, "out=/proc/songs"), "no folder can be made here"),
     "a shard beyond the last": (lambda w: fresh(w, "shard=2", "shards=2"), "shard must be in [0, 2)"),
     "an output that is a file": (lambda w: sample(w, f"out={w.path('p.jsonl')}"), "p.jsonl"),
     "a configuration that is not there": (lambda w: ["sample", "nowhere.yaml"], "no such configuration"),
