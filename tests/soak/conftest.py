@@ -69,7 +69,7 @@ def table(page: str) -> Iterator[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     path: Path | None = config.getoption("--soak-table")
-    page = path.read_text() if path is not None else ""
+    page = path.read_text() if path is not None and path.is_file() else ""
     rows = list(table(page))
     terminalreporter.write_line("\n".join(rows))
     if path is not None:
