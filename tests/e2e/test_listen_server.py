@@ -18,7 +18,8 @@ from diffdpo.data.votes import VOTES, read_votes
 from diffdpo.listen.database import DATABASE
 from diffdpo.listen.results import export_results
 
-VOTES_PER_S, RATERS = 20.0, 50
+VOTES_PER_S, RATERS = 20.0, 20
+"""`make soak` has fifty listeners and twenty kills."""
 
 
 @pytest.fixture

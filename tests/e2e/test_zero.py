@@ -37,9 +37,7 @@ LAUNCHES = {
 }
 """By stage runs of the tiny model. Each stage has the layout of `LAYOUT` besides."""
 LAYOUT = "2x2.2"
-PUBLISHED = {
-    "zero3": {("ace_step", "lora"): SPLIT, ("ace_step", "full"): (), ("stable_audio_3", "full"): SPLIT}
-}
+PUBLISHED = {"zero3": {("ace_step", "lora"): SPLIT, ("stable_audio_3", "full"): SPLIT}}
 """By stage published models and weights, and how their steps are computed. Their prompts are in no cache yet."""
 REFUSED = {
     ("zero2", "adamw_8bit"): "train.optimizer=adamw_8bit: DeepSpeed shards moments",

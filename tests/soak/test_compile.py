@@ -1,9 +1,14 @@
-"""Compiled blocks under every backend, in launches of two processes: the steps are the uncompiled ones."""
+"""Compiled blocks: steps under every backend, in launches of two processes, and songs, are the uncompiled ones."""
 
 import json
 
 import pytest
+import torch
 from support.launch import rows, train_many
+
+from diffdpo import api
+from diffdpo.models import MODELS
+from diffdpo.types import Prompt
 
 WORDS = (
     "model.name=tiny", "objective.name=dpo", "objective.args.beta=5", "train.steps=3", "train.global_batch=4",
@@ -43,3 +48,13 @@ def test_compiled_steps_are_the_uncompiled_ones(launch, weights, layout):
     for row, other in zip(rows(plain), rows(own), strict=True):
         for key in ("loss", "grad_norm", "winner_error", "loser_error"):
             assert other[key] == pytest.approx(row[key], rel=1e-5), f"{key} at step {row['step']}"
+
+
+def test_compiled_blocks_give_the_same_songs(bundle):
+    prompts = [Prompt(id=f"p{k}", text="rock", duration_s=float(k)) for k in (1, 2)]
+    plain, own = (
+        api.sample(MODELS["tiny"](bundle=str(bundle)).load(), prompts, steps=3, compile=is_compiled)
+        for is_compiled in (False, True)
+    )
+    for one, other in zip(plain, own, strict=True):
+        assert torch.allclose(one.latents, other.latents, atol=1e-5)

@@ -290,13 +290,3 @@ def test_a_network_that_does_not_name_its_blocks_cannot_be_compiled():
         ConfigError, match=r"sampling\.compile: Linear names no _repeated_blocks; set it to false"
     ):
         compile_blocks(torch.nn.Linear(2, 2), "sampling.compile")
-
-
-@pytest.mark.slow
-def test_compiled_blocks_give_the_same_songs(model):
-    wanted = requests(model, 1.0, 2.0)
-    plain = sample_batch(model, wanted, SamplingConfig(steps=3), seed=0)
-    for one, two in zip(
-        plain, sample_batch(model, wanted, SamplingConfig(steps=3, compile=True), seed=0), strict=True
-    ):
-        assert torch.allclose(one, two, atol=1e-5)
