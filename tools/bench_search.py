@@ -5,9 +5,10 @@
 
 All searches look for the same reward, key, tuning, pulse and form alike, on the evaluation prompts of the run. The
 winners are measured by the witnesses of the frontier, which take no part in any search. Costs are in songs' worth:
-network evaluations over those of a plain song. The best of N is by exact order statistics over the songs of its
-largest budget; other methods are run. Each point is added to `FOLDER/frontier.json` when it is measured, and not
-measured again, so a stopped run goes on. The plan is a list of points, by default `tools/bench/search_plan.yaml`.
+network evaluations over those of a plain song. The best of N, of any model, is by exact order statistics over the
+songs of its largest budget; other methods are run. Each point is added to `FOLDER/frontier.json` when it is
+measured, and not measured again, so a stopped run goes on. The plan is a list of points, by default
+`tools/bench/search_plan.yaml`.
 """
 
 import argparse
@@ -122,8 +123,8 @@ def read_songs(folder: Path, scores: Path) -> SongSet:
     return even_songs(songs.prompt_ids, {axis: v for axis, v in columns.items() if np.isfinite(v).all()})
 
 
-def base_songs(bench: SearchBench, entry: Entry) -> SongSet:
-    """Plain songs of the base on all prompts: what every method is compared with."""
+def all_songs(bench: SearchBench, entry: Entry) -> SongSet:
+    """All songs of an entry's largest budget."""
     folder = bench.search(entry, max(entry.budgets))
     return read_songs(folder, bench.score(folder))
 
@@ -197,17 +198,20 @@ def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Cal
     bases: dict[float, Entry] = {}
     for entry in plan:
         first = bases.setdefault(entry.seconds, entry)
-        plain = entry.method == "best_of_n" and not (entry.aligned or entry.sampling or entry.seed)
-        measure = _choice_point if plain else _search_point
+        measure = _choice_point if entry.method == "best_of_n" and not entry.drawn else _search_point
         for budget in entry.budgets:
             yield f"{entry.name} at {budget}", partial(measure, bench, entry, budget, first)
 
 
 def _choice_point(bench: SearchBench, entry: Entry, n: int, first: Entry) -> Point:
-    """The best of n of the base's songs by the entry's reward, by order statistics."""
-    base = base_songs(bench, first)
-    winners = best_songs(base, rewards_of(base, entry.weights), n)
-    return measure_point(bench, winners, base, entry, n, best_of_n_kl(n))
+    """The best of n of an entry's songs by its reward, by order statistics over all of them."""
+    source = entry if entry.aligned or entry.sampling or entry.seed else first
+    songs = all_songs(bench, source)
+    winners = best_songs(songs, rewards_of(songs, entry.weights), n)
+    cost = n * song_nfe(bench, source) / song_nfe(bench, first)
+    kl = best_of_n_kl(n) if source is first else None
+    point = measure_point(bench, winners, all_songs(bench, first), entry, cost, kl)
+    return {**point, "name": f"{entry.name} at {n}"}
 
 
 def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -> Point:
@@ -218,13 +222,13 @@ def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -
     copy_winners(folder, winners, 1)
     songs = read_songs(winners.folder, bench.score(winners.folder))
     prompts = len(songs.places)
-    cost = read_json(folder / MANIFEST)["nfe"] / (prompts * plain_nfe(bench, first))
-    point = measure_point(bench, songs, base_songs(bench, first), entry, cost, None)
+    cost = read_json(folder / MANIFEST)["nfe"] / (prompts * song_nfe(bench, first))
+    point = measure_point(bench, songs, all_songs(bench, first), entry, cost, None)
     return {**point, "name": f"{entry.name} at {budget}", "songs": len(search_rows(folder)) / prompts}
 
 
-def plain_nfe(bench: SearchBench, entry: Entry) -> float:
-    """Network evaluations of a plain song, by the finished search of the base's songs."""
+def song_nfe(bench: SearchBench, entry: Entry) -> float:
+    """Network evaluations of a song of best-of-N, by the finished search."""
     folder = bench.search(entry, max(entry.budgets))
     rows = search_rows(folder)
     return sum(row.nfe for row in rows) / len(rows)
