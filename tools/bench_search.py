@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +49,8 @@ from tools.bench.search_files import SearchFiles, fill_names
 from tools.bench.search_plan import Entry, read_plan, sampling_parts
 from tools.bench.search_plot import search_svg
 
+ValuesOf = Callable[[SongSet], np.ndarray]
+"""A value of each song of a set."""
 WITNESSES = ("notes", "beats", "form", "musicnn", "tags", "second_critic", "adherence")
 
 
@@ -58,6 +60,8 @@ class SearchBench:
 
     run: Path
     out: Path
+    songs: dict[str, SongSet] = field(default_factory=dict)
+    """Songs that were read, by folder."""
 
     @property
     def file(self) -> Path:
@@ -125,8 +129,10 @@ def read_songs(folder: Path, scores: Path) -> SongSet:
 
 def all_songs(bench: SearchBench, entry: Entry) -> SongSet:
     """All songs of an entry's largest budget."""
-    folder = bench.search(entry, max(entry.budgets))
-    return read_songs(folder, bench.score(folder))
+    if entry.name not in bench.songs:
+        folder = bench.search(entry, max(entry.budgets))
+        bench.songs[entry.name] = read_songs(folder, bench.score(folder))
+    return bench.songs[entry.name]
 
 
 def select_prompts(songs: SongSet, names: Sequence[str]) -> SongSet:
@@ -154,39 +160,40 @@ def rewards_of(songs: SongSet, weights: Mapping[str, float]) -> np.ndarray:
     return np.sum(columns, axis=0)
 
 
+def axis_values(axis: str, songs: SongSet) -> np.ndarray:
+    """The scores of songs on an axis."""
+    return songs.scores[axis]
+
+
+def mean_gain(songs: SongSet, other: SongSet, values: ValuesOf, unit: float = 1.0) -> dict[str, float]:
+    """What songs have more than others of the same prompts, a mean over prompts with its interval."""
+    difference = songs.prompt_means(values(songs)) - other.prompt_means(values(other))
+    estimate = estimate_mean(difference / unit, sorted(songs.places)).interval()
+    return round_values({"mean": estimate.value, "low": estimate.low, "high": estimate.high})
+
+
 def measure_point(
     bench: SearchBench, songs: SongSet, base: SongSet, entry: Entry, cost: float, kl: float | None
 ) -> Point:
-    """The numbers of winners beside plain songs of the same prompts."""
-    base = select_prompts(base, tuple(songs.places))
-    real = read_table().of_group(BAND_GROUP)
-    names = sorted(songs.places)
-    gains = {
-        axis: estimate_mean(
-            songs.prompt_means(songs.scores[axis]) - base.prompt_means(base.scores[axis]), names
-        )
-        for axis in sorted(songs.scores)
-        if axis in base.scores
-    }
-    deviations = {axis: float(base.scores[axis].std(ddof=1)) or 1.0 for axis in gains}
-    reward = songs.prompt_means(rewards_of(songs, entry.weights)) - base.prompt_means(
-        rewards_of(base, entry.weights)
-    )
-    estimate = estimate_mean(reward, names).interval()
+    """The numbers of winners beside plain songs of the same prompts, and beside the best of as many of them."""
+    base, scale = select_prompts(base, tuple(songs.places)), bench.scale()
+    rivals = best_songs(base, rewards_of(base, entry.weights), max(1, round(cost)))
+
+    def reward(some: SongSet) -> np.ndarray:
+        return rewards_of(some, entry.weights)
+
     return {
         "name": f"{entry.name} at {cost:g}", "method": entry.method, "n": None, "kl": kl, "cost": cost,
-        "prompts": len(names),
-        "reward": round_values({"mean": estimate.value, "low": estimate.low, "high": estimate.high}),
-        **measure_songs(songs, base, bench.scale(), real),
+        "prompts": len(songs.places),
+        "reward": mean_gain(songs, base, reward),
+        **measure_songs(songs, base, scale, read_table().of_group(BAND_GROUP)),
+        "over_choice": {
+            "W.all": mean_gain(songs, rivals, lambda some: scale.values(some.scores)["W.all"]),
+            "reward": mean_gain(songs, rivals, reward),
+        },
         "axes": {
-            axis: round_values(
-                {
-                    "mean": gain.interval().value / deviations[axis],
-                    "low": gain.interval().low / deviations[axis],
-                    "high": gain.interval().high / deviations[axis],
-                }
-            )
-            for axis, gain in gains.items()
+            axis: mean_gain(songs, base, partial(axis_values, axis), base.scores[axis].std(ddof=1) or 1.0)
+            for axis in sorted(songs.scores.keys() & base.scores.keys())
         },
         "verdict": None,
     }  # fmt: skip
@@ -206,12 +213,13 @@ def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Cal
 def _choice_point(bench: SearchBench, entry: Entry, n: int, first: Entry) -> Point:
     """The best of n of an entry's songs by its reward, by order statistics over all of them."""
     source = entry if entry.aligned or entry.sampling or entry.seed else first
-    songs = all_songs(bench, source)
+    songs, scale = all_songs(bench, source), bench.scale()
     winners = best_songs(songs, rewards_of(songs, entry.weights), n)
     cost = n * song_nfe(bench, source) / song_nfe(bench, first)
     kl = best_of_n_kl(n) if source is first else None
     point = measure_point(bench, winners, all_songs(bench, first), entry, cost, kl)
-    return {**point, "name": f"{entry.name} at {n}"}
+    over_one = mean_gain(winners, songs, lambda some: scale.values(some.scores)["W.all"])
+    return {**point, "name": f"{entry.name} at {n}", "over_one": over_one}
 
 
 def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -> Point:
@@ -236,7 +244,10 @@ def song_nfe(bench: SearchBench, entry: Entry) -> float:
 
 def search_table(points: Sequence[Point]) -> str:
     """The points in Markdown, a row a point."""
-    head = ["", "cost", "prompts", "reward", *COMPOSITES, "in-band share, change", "musicnn.tags"]
+    head = [
+        "", "cost", "prompts", "reward", *COMPOSITES, "W.all over the base's best of as many",
+        "in-band share, change", "musicnn.tags",
+    ]  # fmt: skip
     rows = []
     for point in points:
         if "cost" not in point:
@@ -247,6 +258,7 @@ def search_table(points: Sequence[Point]) -> str:
                 point["name"].rpartition(" at ")[0], f"{point['cost']:.3g}", str(point["prompts"]),
                 as_value(point["reward"]),
                 *(as_value(composites[name]) if name in composites else "" for name in COMPOSITES),
+                as_value(point["over_choice"]["W.all"]),
                 f"{in_band['share']:.2f}, {as_value(in_band['change'], 3)}",
                 as_value(point["axes"]["musicnn.tags"]),
             ]
