@@ -12,9 +12,10 @@ COSTS = (1, 2, 4, 8, 16, 32)
 
 
 def search_svg(points: Sequence[Point], composite: str = "W.all") -> str:
-    """The gain of a composite over the cost in songs, with intervals, a line for each method that took all
-    prompts or a part of them; methods with another reward are left out."""
-    rows = [point for point in points if "cost" in point and not point["name"].startswith("style:")]
+    """The gain of a composite over the cost in songs, with intervals, a line for each method. Those with another
+    reward, other songs or another seed are left out: their names have a colon, or end in the seed."""
+    rows = [point for point in points if "cost" in point and ": " not in point["name"]]
+    rows = [point for point in rows if ", seed " not in point["name"]]
     lines: dict[str, list[Point]] = {}
     for row in rows:
         lines.setdefault(row["name"].rpartition(" at ")[0], []).append(row)
