@@ -28,7 +28,7 @@ def pytest_collection_finish() -> None:
     """Garbage is looked for among what tests make, seldom: what imports made stays, and is a tenth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
