@@ -34,9 +34,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random tiny model."""
-    from support.bundle import (
-        write_bundle,  # torch takes seconds, which a process that hands out tests spares
-    )
+    from support.bundle import write_bundle  # here: a process that only hands out tests needs no torch
 
     return write_bundle(tmp_path_factory.mktemp("bundle"))
 

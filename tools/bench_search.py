@@ -205,7 +205,7 @@ def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Cal
     bases: dict[float, Entry] = {}
     for entry in plan:
         first = bases.setdefault(entry.seconds, entry)
-        measure = _choice_point if entry.method == "best_of_n" and not entry.drawn else _search_point
+        measure = _choice_point if entry.method == "best_of_n" and not entry.one_draw else _search_point
         for budget in entry.budgets:
             yield f"{entry.name} at {budget}", partial(measure, bench, entry, budget, first)
 

@@ -41,7 +41,7 @@ class Entry:
     """What differs from the run's windows of long songs."""
     seed: int = 0
     """Added to the run's."""
-    drawn: bool = False
+    one_draw: bool = False
     """Of best-of-N: measure the winner of N songs that were drawn, not what is expected of N by all songs."""
 
 

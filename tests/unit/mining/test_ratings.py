@@ -50,9 +50,8 @@ def test_advantages_have_mean_zero_in_each_prompt_and_spread_one_over_all(group,
 def test_the_common_size_of_weights_does_not_matter(group, factor):
     plain = advantages(prompts_of(group), AXES, {})
     scaled = advantages(prompts_of(group), AXES, dict.fromkeys(AXES, factor))
-    assert scaled == pytest.approx(
-        plain, rel=1e-7, abs=1e-7
-    )  # scores that differ by 1e-8 are divided by that
+    # Scores that differ by 1e-8 are divided by that.
+    assert scaled == pytest.approx(plain, rel=1e-7, abs=1e-7)
 
 
 def test_songs_without_numbers_and_lone_songs_have_no_advantage():
