@@ -162,10 +162,11 @@ def nearest(
     """The places of the nearest songs and their distances, the nearest first; places that tie in order.
 
     All distances are computed, or, with the path of an `index`, those that a graph of neighbours leads to; the
-    index is made anew where it is of other features. `candidates` are the places that count.
+    index is made anew where it is of other features. `candidates` are the places that count; where they are
+    less than a tenth of the songs, all of them are compared: the graph leads past most of them.
     """
     places = np.arange(len(songs)) if candidates is None else np.asarray(candidates, np.int64)
-    if index is None:
+    if index is None or 10 * len(places) < len(songs):
         return _rank(query, songs, places, count)
     graph = _open_index(index, songs)
     allowed_places = set(places.tolist())
@@ -199,7 +200,8 @@ def _open_index(path: Path, songs: Float[np.ndarray, "song dim"]) -> Any:
     if path.is_file() and note.is_file() and read_json(note).get("state") == state:
         return Index.restore(str(path))
     graph = Index(ndim=songs.shape[1], metric="l2sq", dtype="f32")
-    graph.add(np.arange(len(songs), dtype=np.uint64), songs.astype(np.float32))
+    # One thread: the same songs give the same graph, and threads that race can leave a song out of reach.
+    graph.add(np.arange(len(songs), dtype=np.uint64), songs.astype(np.float32), threads=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     graph.save(str(path))
     write_json(note, {"state": state, "songs": len(songs)})
