@@ -1,6 +1,7 @@
 """Scores of whole songs as a few large arrays, joined to the songs of a samples folder."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 
 from diffdpo.data import tables
-from diffdpo.data.samples import Samples
+from diffdpo.data.samples import SampleRow, Samples
 from diffdpo.data.scores import FULL_SONG, NO_PROMPT, SCORES, is_newest, newest_versions, prompt_key
 from diffdpo.errors import DataError
 from diffdpo.types import Prompt
@@ -114,6 +115,24 @@ def join_scores(scores: Scores, samples: Samples, prompts: Iterable[Prompt]) -> 
         values=values[rows],
         has_score=has_score[rows],
     )
+
+
+@dataclass(frozen=True)
+class AxisSong:
+    """A song with its latents and its value on one axis."""
+
+    row: SampleRow
+    latents: Path
+    value: float
+
+
+def axis_songs(samples: Samples, scores: Scores, axis: str) -> Iterator[AxisSong]:
+    """The songs of a folder with a finite value on an axis and with latents on disk."""
+    values = join_scores(scores, samples, samples.prompts()).by_song()
+    for row in samples.rows():
+        value, latents = values.get(row.sample_id, {}).get(axis, math.nan), samples.latents(row.sample_id)
+        if math.isfinite(value) and latents.is_file():
+            yield AxisSong(row, latents, value)
 
 
 def _fill(

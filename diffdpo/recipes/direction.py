@@ -1,33 +1,32 @@
 """`diffdpo direction fit`: a direction in a network's activations from two contrasted sets of songs or prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from omegaconf import MISSING
 from torch import Tensor
 
 import diffdpo
 from diffdpo import flow
 from diffdpo.checks import check_number, check_range, check_seed
-from diffdpo.config_paths import PATH
-from diffdpo.data import tables
-from diffdpo.data.latents import check_width, read_latents
-from diffdpo.data.prompts import read_prompts
-from diffdpo.data.samples import open_samples, sample_id, sample_plan
-from diffdpo.data.song_embeddings import SongEmbeddings
-from diffdpo.data.songs import SONGS, song_embeddings, song_latents
-from diffdpo.errors import ConfigError, DataError, ensure
+from diffdpo.config_paths import PATH, PATH_LIST
+from diffdpo.errors import ConfigError, ensure
 from diffdpo.inputs import digest
 from diffdpo.models.adapter_config import block_names
 from diffdpo.models.base import SongModel
-from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.parts import build_model, check_model, model_digest
 from diffdpo.progress import bar
 from diffdpo.randomness import draw_noise
+from diffdpo.recipes.contrast_songs import (
+    ContrastOptions,
+    ContrastSets,
+    ContrastSong,
+    read_contrast,
+    read_halves,
+)
 from diffdpo.registry import Choice
 from diffdpo.run_dir import device
 from diffdpo.sampling.activations import PooledActivations, check_site, hook_blocks
@@ -43,20 +42,25 @@ from diffdpo.sampling.probes import (
     mean_difference,
     soft_weights,
 )
-from diffdpo.sampling.request import Request, plan_candidate, prompt_request
-from diffdpo.sampling.sampler import batch_requests, sample_batch
+from diffdpo.sampling.sampler import batch_requests
 from diffdpo.sampling.variants import AdaptedNetwork, network_evaluate
-from diffdpo.types import Row
+from diffdpo.scorers.axes import check_goal
 
 
 @dataclass
 class DirectionRun:
-    """A direction from the songs of `negative` to those of `positive`."""
+    """A direction from the songs of `negative` to those of `positive`, or from worse to better songs by an axis."""
 
-    positive: str = field(default=MISSING, metadata=PATH)
+    positive: str = field(default="", metadata=PATH)
     """Folder of `sample` or of `prepare`, or a prompts.jsonl whose songs are sampled first."""
-    negative: str = field(default=MISSING, metadata=PATH)
+    negative: str = field(default="", metadata=PATH)
     """The songs, or prompts, that lack what those of `positive` have, and are like them in all else."""
+    samples: list[str] = field(default_factory=list, metadata=PATH_LIST)
+    """In the place of both: folders of `sample` or `search` with several songs a prompt; the better half of each
+    prompt's songs by `axis` against the worse, the middle one of an odd number left out."""
+    scores: str = field(default="", metadata=PATH)
+    """Folder of `diffdpo score` with the axis of these songs."""
+    axis: str = "critic.quality"
     out: str = field(default=MISSING, metadata=PATH)
     """The .safetensors file to be written."""
     model: Choice = field(default_factory=lambda: Choice("tiny"))
@@ -98,17 +102,16 @@ class DirectionRun:
     def check_parts(self) -> None:
         """ConfigError for a part, an argument or a name of a file that cannot be, before anything is loaded."""
         check_model(self.model)
+        if self.samples:
+            check_goal(self.axis, "axis")
+            if self.positive or self.negative or not self.scores:
+                raise ConfigError("samples: goes with scores, and without positive and negative")
+        elif not (self.positive and self.negative) or self.scores:
+            raise ConfigError(
+                "a direction is of positive and negative, or of samples and scores: give either pair"
+            )
         if not self.out.endswith(".safetensors"):
             raise ConfigError(f"{self.out}: the file must end in .safetensors")
-
-
-@dataclass(frozen=True, eq=False)
-class ContrastSong:
-    """A song of one of the two sets, with the condition that its activations are read under."""
-
-    request: Request
-    group: str
-    latents: Float[Tensor, "frame channel"]
 
 
 def fit_direction(cfg: DirectionRun) -> str:
@@ -120,14 +123,13 @@ def fit_direction(cfg: DirectionRun) -> str:
         raise ConfigError(f"{network_kind(model.network)}: names no _repeated_blocks and cannot be steered")
     check_site(model.network, cfg.site, "site")
     blocks = sorted(set(cfg.blocks)) or list(range(count))
-    _check_prompts(cfg)
-    sets = [list(_songs(cfg, model, side)) for side in ("positive", "negative")]
-    songs = [song for part in sets for song in part]
+    sets = _read_sets(cfg, model)
+    songs = [*sets[0], *sets[1]]
+    labels = torch.arange(len(songs)) < len(sets[0])
+    half = half_mask([song.group for song in songs], labels.tolist(), cfg.seed)
     features = read_features(model, songs, blocks, cfg)
     if features.shape[-1] % cfg.heads:
         raise ConfigError(f"heads={cfg.heads} do not divide the {features.shape[-1]} channels of a block")
-    labels = torch.arange(len(songs)) < len(sets[0])
-    half = half_mask([song.group for song in songs], labels.tolist(), cfg.seed)
     provenance = Provenance(
         network=network_kind(model.network),
         blocks=tuple(blocks),
@@ -143,6 +145,20 @@ def fit_direction(cfg: DirectionRun) -> str:
     direction = replace(build_direction(features, labels, half, cfg), provenance=provenance)
     save_direction(Path(cfg.out), direction)
     return "\n".join([*_lines(direction), cfg.out])
+
+
+def _read_sets(cfg: DirectionRun, model: SongModel) -> ContrastSets:
+    """The songs of both classes."""
+    options = ContrastOptions(
+        max_songs=cfg.max_songs,
+        max_frames=cfg.max_frames,
+        per_prompt=cfg.per_prompt,
+        sampling=cfg.sampling,
+        seed=cfg.seed,
+    )
+    if cfg.samples:
+        return read_halves(model, cfg.samples, cfg.scores, cfg.axis, options)
+    return read_contrast(model, cfg.positive, cfg.negative, options)
 
 
 def build_direction(features: Features, labels: Tensor, half: Tensor, cfg: DirectionRun) -> Direction:
@@ -202,78 +218,6 @@ def read_features(
                     features.setdefault(name, []).append(rows)
                 progress.advance(len(batch))
     return torch.stack([torch.stack(features[song.request.sample_id]) for song in songs])
-
-
-def _songs(cfg: DirectionRun, model: SongModel, side: str) -> Iterator[ContrastSong]:
-    """The songs of one set, cut to the length that the model takes."""
-    source: str = getattr(cfg, side)
-    path = Path(source)
-    if path.is_dir() and (path / SONGS.folder).is_dir():
-        songs = _prepared_songs(path)
-    elif path.is_dir():
-        songs = _sampled_songs(path, EmbeddingStore(model))
-    elif path.is_file():
-        songs = _new_songs(cfg, model, path)
-    else:
-        raise DataError(f"{source}: no such folder of songs or file of prompts")
-    limit = min(cfg.max_frames or model.spec.max_frames, model.spec.max_frames)
-    for number, song in enumerate(songs):
-        if cfg.max_songs and number >= cfg.max_songs:
-            return
-        check_width(f"{source}: {song.request.sample_id}", song.latents.shape, model.spec.channels)
-        row, frames = song.request.row, min(limit, len(song.latents))
-        row = replace(row, frames=frames, first_frame=0, song_frames=row.total_frames)
-        name = f"{side}/{song.request.sample_id}"
-        yield ContrastSong(Request(sample_id=name, row=row), song.group, song.latents[:frames])
-
-
-def _prepared_songs(folder: Path) -> Iterator[ContrastSong]:
-    for song in tables.read_rows(folder, SONGS):
-        if not song.error:
-            latents = read_latents(song_latents(folder, song.id))
-            embedding = SongEmbeddings(song_embeddings(folder, song.id)).read(0, 0)
-            row = Row(embedding=embedding, frames=len(latents))
-            yield ContrastSong(Request(sample_id=song.id, row=row), song.group or song.id, latents)
-
-
-def _sampled_songs(folder: Path, store: EmbeddingStore) -> Iterator[ContrastSong]:
-    samples = open_samples(folder)
-    prompts = {prompt.id: prompt for prompt in samples.prompts()}
-    for row in samples.rows():
-        prompt, latents = prompts[row.prompt_id], read_latents(samples.latents(row.sample_id))
-        plan = sample_plan(samples, row)
-        embedding = None if plan is None else store.embed_plan(plan)
-        request = prompt_request(prompt, row.sample_id, len(latents), store.embed, embedding)
-        yield ContrastSong(request, prompt.group, latents)
-
-
-def _new_songs(cfg: DirectionRun, model: SongModel, path: Path) -> Iterator[ContrastSong]:
-    """Songs for prompts, sampled now."""
-    store, requests, groups = EmbeddingStore(model), [], {}
-    for prompt in read_prompts(path):
-        for number in range(cfg.per_prompt):
-            name, frames = sample_id(prompt.id, number), model.spec.frames(prompt.duration_s)
-            _, plan = plan_candidate(store, prompt, name, frames, cfg.seed)
-            requests.append(prompt_request(prompt, name, frames, store.embed, plan))
-            groups[name] = prompt.group
-    requests = requests[: cfg.max_songs or None]
-    with bar("sample", len(requests), "song") as progress:
-        for batch in batch_requests(requests, cfg.sampling.batch):
-            songs = sample_batch(model, batch, cfg.sampling, seed=cfg.seed)
-            progress.advance(len(batch))
-            for request, latents in zip(batch, songs, strict=True):
-                yield ContrastSong(request, groups[request.sample_id], latents)
-
-
-def _check_prompts(cfg: DirectionRun) -> None:
-    """DataError for too few prompts on either side, before their songs are sampled."""
-    groups: list[list[str]] = []
-    for source in (cfg.positive, cfg.negative):
-        if not Path(source).is_file():
-            return
-        names = [prompt.group for prompt in read_prompts(source) for _ in range(cfg.per_prompt)]
-        groups.append(names[: cfg.max_songs or None])
-    half_mask([*groups[0], *groups[1]], [True] * len(groups[0]) + [False] * len(groups[1]), cfg.seed)
 
 
 def _data_digest(songs: Sequence[ContrastSong]) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +13,14 @@ from diffdpo import __version__
 from diffdpo.checks import check_seed
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.data.latents import read_latents
-from diffdpo.data.samples import SampleRow, open_samples
+from diffdpo.data.samples import open_samples
 from diffdpo.data.scores import newest_versions
-from diffdpo.data.song_scores import Scores, join_scores, read_scores
+from diffdpo.data.song_scores import axis_songs, read_scores
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.models.latent_probe import ProbeCard, save_probe
 from diffdpo.progress import bar
 from diffdpo.scorers import SCORERS
-from diffdpo.scorers.axes import check_axis_names, judge_axes
+from diffdpo.scorers.axes import check_goal
 from diffdpo.training.probe_fit import FittedProbe, ProbeData, ProbeFit, fit_probe
 
 
@@ -45,28 +44,19 @@ class ProbeRun:
 
     def check_parts(self) -> None:
         """ConfigError for an axis that does not exist or judges, or for no samples."""
-        check_axis_names([self.axis], "axis")
-        if self.axis in judge_axes():
-            raise ConfigError(
-                f"axis: {self.axis} judges; a probe of it would leave nobody to judge its songs"
-            )
+        check_goal(self.axis, "axis")
         if not self.samples:
             raise ConfigError("samples: name at least one folder of `diffdpo sample`")
         if not self.out.endswith(".safetensors"):
             raise ConfigError(f"out: a probe is a .safetensors file, got {self.out}")
 
 
-@dataclass(frozen=True)
-class _ScoredSong:
-    row: SampleRow
-    path: Path
-    value: float
-
-
 def fit_latent_probe(cfg: ProbeRun) -> str:
     """Fit and write the probe; what it does on held-out prompts, in lines."""
     scores = read_scores(Path(cfg.scores))
-    songs = [song for folder in cfg.samples for song in _scored_songs(Path(folder), scores, cfg.axis)]
+    songs = [
+        song for folder in cfg.samples for song in axis_songs(open_samples(Path(folder)), scores, cfg.axis)
+    ]
     if not songs:
         raise DataError(f"{cfg.scores}: no score of {cfg.axis} for these songs; `diffdpo score` makes them")
     if len({song.row.model for song in songs}) > 1:
@@ -79,7 +69,7 @@ def fit_latent_probe(cfg: ProbeRun) -> str:
         raise DataError(f"{cfg.axis} is the same for all {len(songs)} songs; there is nothing to fit")
     data = ProbeData(
         ids=[song.row.sample_id for song in songs],
-        latents=[read_latents(song.path) for song in songs],
+        latents=[read_latents(song.latents) for song in songs],
         values=((values - center) / scale).float(),
         groups=[song.row.group or song.row.prompt_id for song in songs],
     )
@@ -113,16 +103,6 @@ def fit_latent_probe(cfg: ProbeRun) -> str:
 def mean_correlation(result: FittedProbe) -> float:
     """The mean over times of the correlation on held-out songs."""
     return sum(result.correlations.values()) / len(result.correlations)
-
-
-def _scored_songs(folder: Path, scores: Scores, axis: str) -> Iterator[_ScoredSong]:
-    """The songs of a folder with a number on the axis and latents on disk."""
-    samples = open_samples(folder)
-    values = join_scores(scores, samples, samples.prompts()).by_song()
-    for row in samples.rows():
-        value = values.get(row.sample_id, {}).get(axis, math.nan)
-        if math.isfinite(value) and samples.latents(row.sample_id).is_file():
-            yield _ScoredSong(row, samples.latents(row.sample_id), value)
 
 
 def _lines(cfg: ProbeRun, card: ProbeCard, parameters: int) -> Iterator[str]:

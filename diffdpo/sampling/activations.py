@@ -14,6 +14,8 @@ from diffdpo.models.adapter_config import block_names
 from diffdpo.sampling.knobs import check_blocks
 
 Activations = Float[Tensor, "batch token channel"]
+PROJECTIONS = ("o_proj", "to_out", "to_out.0")
+"""Ends of the names of what follows the heads of attention, in this package and in diffusers."""
 
 
 @contextmanager
@@ -67,17 +69,29 @@ def _input_hook(action: Callable[[Activations], Activations | None]) -> Callable
     return call
 
 
+def projection_sites(network: Any) -> list[str]:
+    """The parts behind the heads of attention that every block of a network has: the sites of single heads."""
+    parts = [
+        {part for part in _parts(network.get_submodule(name)) if part.endswith(PROJECTIONS)}
+        for name in block_names(network)
+    ]
+    return sorted(set[str].intersection(*parts)) if parts else []
+
+
 def check_site(network: Any, site: str, key: str) -> None:
     """ConfigError unless every block of a network has a part of this name; empty is the block itself."""
     for name in block_names(network) if site else ():
-        block = network.get_submodule(name)
-        parts = {part for part, _ in block.named_modules() if part}
-        if site not in parts:
-            projections = sorted(part for part in parts if part.endswith(("o_proj", "to_out", "to_out.0")))
+        if site not in _parts(network.get_submodule(name)):
             raise ConfigError(
                 f"{key}: {name} has no part {site!r}; those behind the heads of its attention are "
-                f"{', '.join(projections)}"
+                f"{', '.join(projection_sites(network)) or 'not named'}"
             )
+
+
+def _parts(block: Any) -> set[str]:
+    """Names of the parts of a block that compute something, which a list of parts does not."""
+    lists = (torch.nn.ModuleList, torch.nn.ModuleDict)
+    return {name for name, part in block.named_modules() if name and not isinstance(part, lists)}
 
 
 def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[Activations], Activations]:
@@ -120,6 +134,14 @@ class PooledActivations:
         return append
 
     def features(self, rows: int) -> Float[Tensor, "{rows} block channel"]:
-        """The features of each row; those of the windows of one song are averaged."""
+        """The features of each row; those of the windows of one song are averaged.
+
+        ConfigError for a block whose activations were never read.
+        """
+        for block, parts in self.parts.items():
+            if not parts:
+                raise ConfigError(
+                    f"block {block}: the network does not call this part of it; name another site"
+                )
         blocks = [torch.cat(parts) for parts in self.parts.values()]
         return torch.stack([block.unflatten(0, (rows, -1)).mean(1) for block in blocks], 1)

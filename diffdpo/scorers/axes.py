@@ -61,6 +61,13 @@ def judge_axes() -> tuple[str, ...]:
     )
 
 
+def check_goal(axis: str, key: str) -> None:
+    """ConfigError for an axis that does not exist, or that judges: what is fitted to it would be its own judge."""
+    check_axis_names([axis], key)
+    if axis in judge_axes():
+        raise ConfigError(f"{key}: {axis} judges; what is fitted to it would leave nobody to judge its songs")
+
+
 def diagnosis_axes(
     axes: Sequence[str], judges: Collection[str] = (), mined: Collection[str] = ()
 ) -> list[str]:

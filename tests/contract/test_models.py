@@ -28,8 +28,16 @@ from support.model_contract import (
 from diffdpo.data.plans import plan_digest
 from diffdpo.errors import DataError
 from diffdpo.flow import mask_from_frames
+from diffdpo.models.adapter_config import block_names
 from diffdpo.models.base import OPTIONAL, Inpaints, Plans, Prepares, SongModel, require, supports, take
 from diffdpo.models.embeddings import EmbeddingStore
+from diffdpo.sampling.activations import (
+    PooledActivations,
+    check_site,
+    hook_blocks,
+    move_along,
+    projection_sites,
+)
 from diffdpo.sampling.windowed import WindowedModel
 from diffdpo.types import Row
 from diffdpo.windows import Window
@@ -68,6 +76,34 @@ def test_any_callable_may_stand_around_the_network(subject):
     inputs = subject.inputs()
     wrapped = subject.velocity(inputs, lambda *args, **named: subject.model.network(*args, **named))
     assert torch.equal(wrapped, subject.velocity(inputs))
+
+
+def test_blocks_and_heads_can_be_read_and_steered(subject):
+    inputs, network = subject.inputs(), subject.model.network
+    plain, numbers = subject.velocity(inputs), range(len(block_names(network)))
+    sites = projection_sites(network)
+    assert sites or not any("attn" in name for name, _ in network.named_modules())
+    for site in ("", *sites):
+        check_site(network, site, "site")
+        reader = PooledActivations(numbers, inputs.frames, LENGTH)
+        with hook_blocks([network], reader.actions(), "blocks", site):
+            assert torch.equal(subject.velocity(inputs), plain)
+        features = reader.features(len(inputs.frames))
+        assert features.isfinite().all()
+        # A song's activations are its own: those of the song alone, whatever stands beside it in the batch.
+        first = Inputs(
+            inputs.x[:1], inputs.t[:1], subject.model.condition(subject.rows()[:1], LENGTH), inputs.frames[:1]
+        )
+        alone = PooledActivations(numbers, inputs.frames[:1], LENGTH)
+        with hook_blocks([network], alone.actions(), "blocks", site):
+            subject.velocity(first)
+        assert distance(features[:1], alone.features(1)) <= 1e-5
+        for strength in (0.0, 1.0):
+            move = move_along(features[0, -1].float(), strength)
+            with hook_blocks([network], {numbers[-1]: move}, "blocks", site):
+                moved = subject.velocity(inputs)
+            assert (distance(moved, plain) > 1e-4) == bool(strength), (site, strength)
+        assert torch.equal(subject.velocity(inputs), plain)
 
 
 def test_a_velocity_is_one_forward_of_the_network(fresh):

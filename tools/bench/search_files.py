@@ -5,18 +5,11 @@
 to the candidates of the mining prompts. Each file is made when an entry first names it.
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffdpo.data import tables
-from diffdpo.data.samples import SAMPLES, Samples, open_samples, write_prompts
-from diffdpo.data.song_scores import join_scores, read_scores
-from diffdpo.evaluation.best_of_n import prompt_places
 from diffdpo.recipes.direction import DirectionRun, fit_direction
 from diffdpo.recipes.probe import ProbeRun, fit_latent_probe
 from tools.bench.aligned_models import aligned_choice, round_config
@@ -60,42 +53,16 @@ class SearchFiles:
         """A direction from the worse to the better songs of each prompt."""
         out = self.folder / "direction.safetensors"
         if not out.is_file():
-            worse, better = self._halves()
             run = DirectionRun(
-                positive=str(better), negative=str(worse), out=str(out), model=round_config(self.run).model
-            )
+                samples=[str(self.candidates)], scores=self._scores, axis=AXIS, out=str(out),
+                model=round_config(self.run).model,
+            )  # fmt: skip
             fit_direction(run)
         return str(out)
 
     @property
     def _scores(self) -> str:
         return str(self.run / "scores")
-
-    def _halves(self) -> tuple[Path, Path]:
-        """Two samples folders: the worse and the better half of each prompt's candidates."""
-        samples = open_samples(self.candidates)
-        songs = join_scores(read_scores(Path(self._scores)), samples, samples.prompts())
-        values = songs.values[:, songs.axes.index(AXIS)]
-        halves: tuple[list[str], list[str]] = ([], [])
-        for rows in prompt_places(songs.prompt_ids).values():
-            order = np.asarray(rows)[np.argsort(values[rows], kind="stable")]
-            for place, row in enumerate(order):
-                halves[place >= len(order) // 2].append(songs.sample_ids[row])
-        folders = self.folder / "worse", self.folder / "better"
-        for folder, names in zip(folders, halves, strict=True):
-            _copy_songs(samples, Samples(folder), set(names))
-        return folders
-
-
-def _copy_songs(source: Samples, target: Samples, names: set[str]) -> None:
-    """Some songs of a folder as a folder of their own."""
-    write_prompts(target.folder / "prompts.jsonl", source.prompts(), {})
-    rows = [row for row in source.rows() if row.sample_id in names]
-    for row in rows:
-        origin, copy = source.latents(row.sample_id), target.latents(row.sample_id)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(origin, copy)
-    tables.replace(target.folder, SAMPLES, rows)
 
 
 def fill_names(value: Any, files: SearchFiles) -> Any:
