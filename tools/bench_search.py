@@ -46,7 +46,7 @@ from tools.bench.frontier import SongSet, as_value, even_songs, measure_songs
 from tools.bench.frontier_file import COMPOSITES, Point, add_point, read_points
 from tools.bench.measure import markdown_table, round_values
 from tools.bench.search_files import SearchFiles, fill_names
-from tools.bench.search_plan import Entry, read_plan, sampling_parts
+from tools.bench.search_plan import Entry, read_plan, sampling_parts, song_source
 from tools.bench.search_plot import search_svg
 
 ValuesOf = Callable[[SongSet], np.ndarray]
@@ -205,14 +205,16 @@ def stages(bench: SearchBench, plan: Sequence[Entry]) -> Iterator[tuple[str, Cal
     bases: dict[float, Entry] = {}
     for entry in plan:
         first = bases.setdefault(entry.seconds, entry)
-        measure = _choice_point if entry.method == "best_of_n" and not entry.one_draw else _search_point
+        if entry.method == "best_of_n" and not entry.one_draw:
+            measure = partial(_choice_point, bench, entry, source=song_source(plan, entry), first=first)
+        else:
+            measure = partial(_search_point, bench, entry, first=first)
         for budget in entry.budgets:
-            yield f"{entry.name} at {budget}", partial(measure, bench, entry, budget, first)
+            yield f"{entry.name} at {budget}", partial(measure, budget)
 
 
-def _choice_point(bench: SearchBench, entry: Entry, n: int, first: Entry) -> Point:
-    """The best of n of an entry's songs by its reward, by order statistics over all of them."""
-    source = entry if entry.aligned or entry.sampling or entry.seed else first
+def _choice_point(bench: SearchBench, entry: Entry, n: int, *, source: Entry, first: Entry) -> Point:
+    """The best of n of the source's songs by the entry's reward, by order statistics over all of them."""
     songs, scale = all_songs(bench, source), bench.scale()
     winners = best_songs(songs, rewards_of(songs, entry.weights), n)
     cost = n * song_nfe(bench, source) / song_nfe(bench, first)
@@ -222,7 +224,7 @@ def _choice_point(bench: SearchBench, entry: Entry, n: int, first: Entry) -> Poi
     return {**point, "name": f"{entry.name} at {n}", "over_one": over_one}
 
 
-def _search_point(bench: SearchBench, entry: Entry, budget: int, first: Entry) -> Point:
+def _search_point(bench: SearchBench, entry: Entry, budget: int, *, first: Entry) -> Point:
     """The winners of a search that is run."""
     folder = bench.search(entry, budget)
     winners = Samples(bench.out / "winners" / f"{entry.name}-{budget}")

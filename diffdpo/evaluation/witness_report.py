@@ -1,7 +1,7 @@
 """What the witnesses say of a model: composites by trait, the band of real songs, and best-of-N of the base."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,9 +33,9 @@ from diffdpo.evaluation.composites import (
 )
 from diffdpo.evaluation.effects import PairedSample
 from diffdpo.evaluation.evidence import witness_values
-from diffdpo.evaluation.real_songs import read_table
+from diffdpo.evaluation.real_songs import RealSongs, read_table
 from diffdpo.mining.values import Candidate
-from diffdpo.statistics import Effect, Interval
+from diffdpo.statistics import Effect, Interval, estimate_mean
 
 FORM_WITNESS = "form.order"
 BAND_GROUP = "judge"
@@ -67,6 +67,9 @@ class WitnessReport:
     """The gain of choosing, from the best of one on; empty without candidates."""
     gains: tuple[float, ...] = ()
     """The change of W.all of each pair of songs."""
+    real: Mapping[str, Interval] = field(default_factory=dict)
+    """The mean of each composite over real windows, on the scale of the base's songs, whose mean is 0. Intervals are
+    over artists. Empty without real songs that have all witnesses."""
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -82,14 +85,24 @@ class WitnessReport:
                 f"in-band share {self.band.base_share:.2f} -> {self.band.aligned_share:.2f}, change "
                 f"{change.mean:+.3f} ({change.low:+.3f} {change.high:+.3f})"
             )
+        if self.real:
+            rows = [
+                f"{name} {at.value:+.2f} ({at.low:+.2f} {at.high:+.2f})" for name, at in self.real.items()
+            ]
+            lines.append(f"real songs on this scale: {', '.join(rows)}")
         if self.n_equivalent is not None:
             lines.append(f"as good as the best of {self.n_equivalent.text()} of the base's songs")
         return tuple(lines)
 
 
+def judge_songs() -> RealSongs:
+    """The real songs of the package's table that nothing is fitted to."""
+    return read_table().of_group(BAND_GROUP)
+
+
 def shipped_bands() -> dict[str, Band]:
     """The band of each axis of the package's table of real songs, over the songs of the judge's group."""
-    songs = read_table().of_group(BAND_GROUP)
+    songs = judge_songs()
     columns = {axis: songs.column(axis) for axis in songs.axes}
     return real_bands(
         {axis: values for axis, values in columns.items() if np.isfinite(values).sum() >= MIN_WINDOWS}
@@ -101,10 +114,12 @@ def witness_report(
     mined_axes: Collection[str],
     candidates: Sequence[Candidate] = (),
     bands: Mapping[str, Band] | None = None,
+    real: RealSongs | None = None,
 ) -> WitnessReport | None:
     """The report of paired songs; None unless all have the witnesses of harmony and rhythm.
 
-    Witnesses that were mined are no witnesses: None then, too. `candidates` are the base's, for best-of-N.
+    Witnesses that were mined are no witnesses: None then, too. `candidates` are the base's, for best-of-N; `real`
+    are put on the scale beside them.
     """
     requirements = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
     names = {*requirements, FORM_WITNESS, *BAND_WITNESSES} - set(mined_axes)
@@ -125,7 +140,26 @@ def witness_report(
         n_equivalent=equivalent_n(curve, change, prompts) if curve is not None else None,
         best_of_n=_curve_points(curve) if curve is not None else (),
         gains=tuple(change.tolist()),
+        real=real_composites(scale, real) if real is not None else {},
     )
+
+
+def real_composites(scale: CompositeScale, real: RealSongs) -> dict[str, Interval]:
+    """The mean of each composite over real windows, with an interval over artists; empty where a witness is absent.
+
+    A model whose songs are like real ones has these values. Windows without a value are left out.
+    """
+    axes = {axis for members in scale.members.values() for axis in members}
+    if not axes.issubset(real.axes):
+        return {}
+    values = scale.values({axis: real.column(axis) for axis in axes})
+    usable = np.isfinite(values[ALL_TRAITS])
+    artists = [
+        artist or song
+        for artist, song, has in zip(real.artist, real.song, usable.tolist(), strict=True)
+        if has
+    ]
+    return {name: estimate_mean(column[usable], artists).interval() for name, column in values.items()}
 
 
 def _is_complete(values: WitnessValues, axis: str) -> bool:

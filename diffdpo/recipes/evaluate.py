@@ -26,7 +26,7 @@ from diffdpo.evaluation.effects import (
 )
 from diffdpo.evaluation.evidence import gather_evidence
 from diffdpo.evaluation.verdict import VerdictLimits, reach_verdict
-from diffdpo.evaluation.witness_report import shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import judge_songs, shipped_bands, witness_report
 from diffdpo.progress import log
 from diffdpo.recipes.paired_songs import (
     check_not_mined,
@@ -166,7 +166,8 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
         pairs, axis_effects, metrics=_training_rows(cfg), bands=bands, **vars(models)
     )  # fmt: skip
     decision = reach_verdict(evidence, VerdictLimits(drift_kl=cfg.drift_limit * _mean_seconds(aligned)))
-    witnesses = witness_report(pairs, mined_axes, stored_candidates(cfg.candidates, scores), bands)
+    candidates = stored_candidates(cfg.candidates, scores)
+    witnesses = witness_report(pairs, mined_axes, candidates, bands, judge_songs())
     mean_changes = [standardised_change(pair, axis_effects) for pair in pairs]
     changes = witnesses.gains if witnesses is not None else mean_changes
     result = {

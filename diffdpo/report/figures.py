@@ -31,6 +31,8 @@ def _witness_figures(witnesses: WitnessReport | None) -> Iterator[Figure]:
         return
     for name, effect in witnesses.composites.items():
         detail = f"{_range(effect.low, effect.high)} SD"
+        if at := witnesses.real.get(name):
+            detail += f"; real songs {format_signed(at.value)}"
         yield Figure(name, format_signed(effect.mean), detail, effect.direction)
     if witnesses.n_equivalent is not None:
         value, _, interval = witnesses.n_equivalent.text().partition(" (")

@@ -74,6 +74,8 @@ def _witness_rows(witnesses: Mapping[str, Any]) -> Iterator[list[Cell]]:
     for name in sorted(composites, key=lambda name: name == ALL_TRAITS):
         effect = composites[name]
         yield [f"{name}, SD", effect["mean"], effect["low"], effect["high"]]
+    for name, at in (witnesses.get("real") or {}).items():
+        yield [f"{name} of real songs, SD", at["value"], at["low"], at["high"]]
     if equivalent := witnesses.get("n_equivalent"):
         interval = equivalent["interval"]
         above = f"above {equivalent['largest']}"  # JSON has no infinity

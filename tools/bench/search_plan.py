@@ -1,6 +1,6 @@
 """The plan of the search bench: ways to make songs, at several budgets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,20 @@ def read_plan(path: Path) -> list[Entry]:
     rows: list[dict[str, Any]] = yaml.safe_load(read_text(path))
     defaults: dict[str, Any] = {"args": {}, "weights": REWARD, "sampling": {}, "longform": {}}
     return [Entry(**{**defaults, **row, "budgets": tuple(row["budgets"])}) for row in rows]
+
+
+def song_source(plan: Sequence[Entry], entry: Entry) -> Entry:
+    """The first entry whose songs are those of `entry`, as many or more; `entry` itself if no other has them.
+
+    Such entries of best-of-N differ in what is searched for alone.
+    """
+
+    def recipe(some: Entry) -> tuple[Any, ...]:
+        fields = ("aligned", "prompts", "sampling", "seconds", "longform", "seed", "one_draw", "method")
+        return tuple(getattr(some, name) for name in fields)
+
+    sources = (e for e in plan if recipe(e) == recipe(entry) and max(e.budgets) >= max(entry.budgets))
+    return next(sources, entry)
 
 
 def sampling_parts(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from diffdpo.evaluation.band import BAND_WITNESSES, Band
 from diffdpo.evaluation.best_of_n import SELECTION_AXES
 from diffdpo.evaluation.composites import HARMONY_WITNESSES
 from diffdpo.evaluation.effects import PairedSample
+from diffdpo.evaluation.real_songs import RealSongs
 from diffdpo.evaluation.witness_report import FORM_WITNESS, shipped_bands, witness_report
 from diffdpo.mining.values import Candidate
 
@@ -102,3 +103,42 @@ def test_bands_of_the_package_hold_all_nine_witnesses() -> None:
     bands = shipped_bands()
     assert set(bands) > set(BAND_WITNESSES)
     assert all(band.low < band.high for band in bands.values())
+
+
+def _real_songs(pairs: list[PairedSample], axes: tuple[str, ...], shift: dict[str, float]) -> RealSongs:
+    """The base's songs as real ones, moved by `shift`; a window without a number behind them."""
+    rows = [[pair.baseline[axis] + shift.get(axis, 0.0) for axis in axes] for pair in pairs]
+    count = len(rows) + 1
+    empty = ("",) * count
+    return RealSongs(
+        axes=axes,
+        values=np.array([*rows, [np.nan] * len(axes)]),
+        song=tuple(f"s{k}" for k in range(count)),
+        artist=tuple(f"a{k // 4}" for k in range(count)),
+        title=empty, package=empty, style=empty, tags=empty, split=empty, group=empty,
+        in_training=(False,) * count,
+        start_s=(0.0,) * count,
+        versions={},
+    )  # fmt: skip
+
+
+def test_real_songs_are_put_on_the_scale_of_the_base() -> None:
+    """Real songs that are the base's own have 0 on all composites; more beat has the effect that it has in a model."""
+    pairs = _pairs({"beat.coherence": 2.0})
+    deviation = float(np.std([pair.baseline["beat.coherence"] for pair in pairs], ddof=1))
+    real = _real_songs(pairs, WITNESSES, {"beat.coherence": 0.5 * deviation})
+    report = witness_report(pairs, [], real=real)
+    assert report is not None
+    assert list(report.real) == ["W.harmony", "W.rhythm", "W.form", "W.all"]
+    means = {name: interval.value for name, interval in report.real.items()}
+    assert means["W.rhythm"] == pytest.approx(0.5)
+    assert [means["W.harmony"], means["W.form"]] == pytest.approx([0.0, 0.0], abs=1e-12)
+    effect = witness_report(_pairs({"beat.coherence": 0.5 * deviation}), [])  # the same shift of the model
+    assert effect is not None
+    assert means["W.all"] == pytest.approx(effect.composites["W.all"].mean)
+    assert all(at.low < at.value < at.high for at in report.real.values())
+    assert any(line.startswith("real songs on this scale: W.harmony") for line in report.lines)
+    without_form = _real_songs(pairs, tuple(axis for axis in WITNESSES if axis != FORM_WITNESS), {})
+    report = witness_report(pairs, [], real=without_form)
+    assert report is not None
+    assert report.real == {}
