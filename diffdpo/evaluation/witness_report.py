@@ -68,8 +68,8 @@ class WitnessReport:
     gains: tuple[float, ...] = ()
     """The change of W.all of each pair of songs."""
     real: Mapping[str, Interval] = field(default_factory=dict)
-    """The mean of each composite over real windows, on the scale of the base's songs, whose mean is 0. Intervals are
-    over artists. Empty without real songs that have all witnesses."""
+    """The mean of each composite over real windows, on the scale of the base's songs, whose mean is 0, with an
+    interval over artists. Empty without real songs that have all witnesses."""
 
     @property
     def lines(self) -> tuple[str, ...]:

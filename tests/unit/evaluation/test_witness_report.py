@@ -123,7 +123,7 @@ def _real_songs(pairs: list[PairedSample], axes: tuple[str, ...], shift: dict[st
 
 
 def test_real_songs_are_put_on_the_scale_of_the_base() -> None:
-    """Real songs that are the base's own have 0 on all composites; more beat has the effect that it has in a model."""
+    """The base's own songs as real ones have 0 on all composites; more beat counts as it does in a model."""
     pairs = _pairs({"beat.coherence": 2.0})
     deviation = float(np.std([pair.baseline["beat.coherence"] for pair in pairs], ddof=1))
     real = _real_songs(pairs, WITNESSES, {"beat.coherence": 0.5 * deviation})
