@@ -28,7 +28,7 @@ MUSICNN := --no-deps musicnn==0.1.0
 # Tests start hundreds of processes, and what Python compiles for one serves all.
 unexport PYTHONDONTWRITEBYTECODE
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/soak -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/soak -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 demo: $(VENV)/.runtime
 	$(BIN)/diffdpo demo

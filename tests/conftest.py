@@ -24,6 +24,12 @@ settings.register_profile("patient", deadline=None)  # a busy machine is no fail
 settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that no process waits for the last one of another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, "e2e" not in item.path.parts))
+
+
 def pytest_collection_finish() -> None:
     """Garbage is looked for among what tests make, seldom: what imports made stays, and is a tenth of the time."""
     gc.collect()
