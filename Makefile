@@ -1,13 +1,13 @@
 # Each target sets up what it needs in .venv first; nothing else has to be installed by hand.
 #
 #   make demo       the whole loop on the tiny model: samples, scores, mines, aligns, evaluates
-#   make test       everything that has to pass: lint, types, all and pages
+#   make test       everything that has to pass: lint, types, unit, slow and pages
 #   make check      lint, types and unit: what to run on every save
 #   make lint       ruff, and that layers point downwards
 #   make types      mypy, of the package and of tools
 #   make unit       unit, contract, golden and house tests, docs; JOBS=2 processes of one thread
-#   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs
-#   make all        unit and slow, with one start
+#   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs;
+#                   SHAPES=1 checks shapes of all calls there, too, which takes half as long again
 #   make pages      the tests that need Chromium; they are skipped without it
 #   make browser    the same; they fail without it
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md
@@ -18,12 +18,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+SHAPES ?= 0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One small scorer's weights come from a package whose declared dependencies cannot be satisfied any more.
 MUSICNN := --no-deps musicnn==0.1.0
 
-.PHONY: demo test check lint types unit slow all pages browser soak docs gpu-check clean
+.PHONY: demo test check lint types unit slow pages browser soak docs gpu-check clean
 .NOTPARALLEL:
 # Tests start hundreds of processes, and what Python compiles for one serves all.
 unexport PYTHONDONTWRITEBYTECODE
@@ -33,7 +34,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/soak -n
 demo: $(VENV)/.runtime
 	$(BIN)/diffdpo demo
 
-test: lint types all pages
+test: lint types unit slow pages
 
 check: lint types unit
 
@@ -48,11 +49,8 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not browser"
 
-all: $(VENV)/.dev
-	$(PYTEST) -m "not browser"
-
 slow: $(VENV)/.dev
-	$(PYTEST) -m "slow and not browser"
+	DIFFDPO_SHAPES=$(SHAPES) $(PYTEST) -m "slow and not browser"
 
 pages: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e -m browser

@@ -79,6 +79,7 @@ FULL_OR_FORBIDDEN = {
     errno.EROFS: "read-only file system; choose another out=…",
     errno.EEXIST: "a file stands where a folder is needed; choose another out=…",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another out=…",
+    errno.EISDIR: "a folder stands where a file is needed; choose another out=…",
 }
 
 
@@ -96,7 +97,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         _exit(f"{error.filename or 'output'}: {FULL_OR_FORBIDDEN[error.errno]}")
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues", err=True)
+        typer.echo("stopped; the same command goes on from what is finished", err=True)
         raise typer.Exit(130) from None
 
 

@@ -109,8 +109,18 @@ class Grid:
 
 
 def newest_versions(folder: Path) -> dict[str, str]:
-    """The newest fingerprint of each scorer that scored a folder; {} before `diffdpo score` has finished."""
-    return dict(read_json(folder / MANIFEST)["scorers"]) if is_finished(folder) else {}
+    """The newest fingerprint of each scorer that scored a folder; {} before `diffdpo score` has finished.
+
+    DataError for a finished folder of another command.
+    """
+    if not is_finished(folder):
+        return {}
+    versions = read_json(folder / MANIFEST).get("scorers")
+    if not isinstance(versions, dict):
+        raise DataError(
+            f"{folder}: no folder of `diffdpo score`; of a run of round or demo it is its folder scores"
+        )
+    return dict(versions)
 
 
 def newest_grid(folder: Path) -> Grid | None:

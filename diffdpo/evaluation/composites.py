@@ -48,7 +48,7 @@ class CompositeScale:
         """What `W.all` is the mean of, in words."""
         if "W.form" in self.members:
             return "W.all is the mean of harmony, rhythm and form"
-        return "W.all is the mean of harmony and rhythm: there is no valid witness of form"
+        return "W.all is the mean of harmony and rhythm: no witness of form has scores of all songs"
 
     def values(self, witnesses: WitnessValues) -> dict[str, Float[np.ndarray, " song"]]:
         """Each composite of each song, W.all last. NaN where a witness has no finite value."""

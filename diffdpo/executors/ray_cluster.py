@@ -242,7 +242,7 @@ def _orderly_end() -> Iterator[None]:
         return
 
     def leave(number: int, frame: Any) -> None:
-        log("stopped; the same command continues")
+        log("stopped; the same command goes on from what is finished")
         raise SystemExit(128 + number)
 
     handler = signal.signal(signal.SIGTERM, leave)

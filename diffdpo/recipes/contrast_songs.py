@@ -17,7 +17,7 @@ from diffdpo.data.songs import SONGS, song_embeddings, song_latents
 from diffdpo.errors import DataError
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
-from diffdpo.progress import bar
+from diffdpo.progress import bar, log
 from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.probes import half_mask
 from diffdpo.sampling.request import Request, plan_candidate, prompt_request
@@ -74,14 +74,19 @@ def read_halves(
     """
     table, store = read_scores(Path(scores)), EmbeddingStore(model)
     samples = [open_samples(Path(folder)) for folder in folders]
-    songs = [
-        _NumberedSong(number, song)
-        for number, part in enumerate(samples)
-        for song in axis_songs(part, table, axis)
-    ]
-    if not songs:
-        raise DataError(f"{scores}: no score of {axis} for these songs; `diffdpo score` makes them")
-    better, worse = _halves(songs)
+    songs = []
+    for number, part in enumerate(samples):
+        found = [_NumberedSong(number, song) for song in axis_songs(part, table, axis)]
+        if not found:
+            raise DataError(
+                f"{scores}: no score of {axis} for the songs of {part.folder}; `diffdpo score` makes them"
+            )
+        if (count := len(part.rows())) > len(found):
+            log(
+                f"{part.folder}: {count - len(found)} of {count} songs have no number on {axis} and are left out"
+            )
+        songs += found
+    better, worse = _halves(songs, options.max_songs)
     if not better:
         raise DataError(
             f"{scores}: no prompt has two songs that differ in {axis}; sample several songs a prompt"
@@ -109,17 +114,29 @@ class _NumberedSong:
     song: AxisSong
 
 
-def _halves(songs: Sequence[_NumberedSong]) -> tuple[list[_NumberedSong], list[_NumberedSong]]:
-    """The better and the worse half of each prompt's songs; of a prompt whose songs are all alike none."""
+def _halves(songs: Sequence[_NumberedSong], limit: int) -> tuple[list[_NumberedSong], list[_NumberedSong]]:
+    """The better and the worse half of each prompt's songs, with a `limit` of the first `limit` songs a class.
+
+    Halves are smaller where songs in the middle are alike: every better song is better than every worse one. One
+    sound counts once.
+    """
     by_prompt: dict[str, list[_NumberedSong]] = {}
+    sounds = set()
     for song in songs:
-        by_prompt.setdefault(song.song.row.prompt_id, []).append(song)
-    better, worse = [], []
+        row = song.song.row
+        if (row.prompt_id, row.sha256) not in sounds:
+            sounds.add((row.prompt_id, row.sha256))
+            by_prompt.setdefault(row.prompt_id, []).append(song)
+    better: list[_NumberedSong] = []
+    worse: list[_NumberedSong] = []
     for rows in by_prompt.values():
         rows.sort(key=lambda row: row.song.value)
-        if rows[0].song.value < rows[-1].song.value:
-            better += rows[-(len(rows) // 2) :]
-            worse += rows[: len(rows) // 2]
+        half = len(rows) // 2
+        while half and rows[half - 1].song.value >= rows[-half].song.value:
+            half -= 1
+        half = min(half, limit - len(better)) if limit else half
+        better += rows[len(rows) - half :]
+        worse += rows[:half]
     return better, worse
 
 

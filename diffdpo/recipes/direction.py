@@ -13,7 +13,7 @@ import diffdpo
 from diffdpo import flow
 from diffdpo.checks import check_number, check_range, check_seed
 from diffdpo.config_paths import PATH, PATH_LIST
-from diffdpo.errors import ConfigError, ensure
+from diffdpo.errors import ConfigError, DataError, ensure
 from diffdpo.inputs import digest
 from diffdpo.models.adapter_config import block_names
 from diffdpo.models.base import SongModel
@@ -29,6 +29,7 @@ from diffdpo.recipes.contrast_songs import (
 )
 from diffdpo.registry import Choice
 from diffdpo.run_dir import device
+from diffdpo.runs import make_folder
 from diffdpo.sampling.activations import PooledActivations, check_site, hook_blocks
 from diffdpo.sampling.conditions import encode_conditions
 from diffdpo.sampling.config import SamplingConfig
@@ -112,6 +113,8 @@ class DirectionRun:
             )
         if not self.out.endswith(".safetensors"):
             raise ConfigError(f"{self.out}: the file must end in .safetensors")
+        if Path(self.out).is_dir():
+            raise ConfigError(f"{self.out}: a folder stands where the file would be; choose another out=…")
 
 
 def fit_direction(cfg: DirectionRun) -> str:
@@ -123,13 +126,15 @@ def fit_direction(cfg: DirectionRun) -> str:
         raise ConfigError(f"{network_kind(model.network)}: names no _repeated_blocks and cannot be steered")
     check_site(model.network, cfg.site, "site")
     blocks = sorted(set(cfg.blocks)) or list(range(count))
+    make_folder(Path(cfg.out).parent)
     sets = _read_sets(cfg, model)
     songs = [*sets[0], *sets[1]]
     labels = torch.arange(len(songs)) < len(sets[0])
     half = half_mask([song.group for song in songs], labels.tolist(), cfg.seed)
+    data = _data_digest(sets[0]), _data_digest(sets[1])
+    if data[0] == data[1]:
+        raise DataError("the songs of both classes are the same: there is no direction between them")
     features = read_features(model, songs, blocks, cfg)
-    if features.shape[-1] % cfg.heads:
-        raise ConfigError(f"heads={cfg.heads} do not divide the {features.shape[-1]} channels of a block")
     provenance = Provenance(
         network=network_kind(model.network),
         blocks=tuple(blocks),
@@ -138,7 +143,8 @@ def fit_direction(cfg: DirectionRun) -> str:
         model=model_digest(cfg.model),
         fingerprint=model.fingerprint,
         counts=(len(sets[0]), len(sets[1])),
-        data=(_data_digest(sets[0]), _data_digest(sets[1])),
+        data=data,
+        axis=cfg.axis if cfg.samples else "",
         seed=cfg.seed,
         version=diffdpo.__version__,
     )
@@ -214,7 +220,12 @@ def read_features(
                 reader = PooledActivations(blocks, conditions.frames[conditions.cond], length)
                 with hook_blocks([model.network], reader.actions(), "blocks", cfg.site):
                     evaluate(x, times, conditions.cond)
-                for name, rows in zip(names, reader.features(len(batch)), strict=True):
+                part = reader.features(len(batch))
+                if part.shape[-1] % cfg.heads:
+                    raise ConfigError(
+                        f"heads={cfg.heads} do not divide the {part.shape[-1]} channels of a block"
+                    )
+                for name, rows in zip(names, part, strict=True):
                     features.setdefault(name, []).append(rows)
                 progress.advance(len(batch))
     return torch.stack([torch.stack(features[song.request.sample_id]) for song in songs])

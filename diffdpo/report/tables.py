@@ -35,7 +35,10 @@ def report_tables(report: Mapping[str, Any], style: TableStyle = "markdown") -> 
     sentence = (
         "Verdict: passed." if report["verdict"]["passed"] else f"Verdict: not passed: {'; '.join(reasons)}."
     )
-    sentence += " Intervals are 95 % over prompts; real songs by their 10th and 90th percentile."
+    sentence += (
+        " Intervals are 95 % over prompts, of real songs over artists; their band ends at the 10th and 90th "
+    )
+    sentence += "percentile."
     if style == "latex":
         return "\n\n".join(["% needs \\usepackage{booktabs}", *texts, escape_latex(sentence)])
     return "\n\n".join([*texts, escape_markdown(sentence)])
@@ -74,7 +77,9 @@ def _witness_rows(witnesses: Mapping[str, Any]) -> Iterator[list[Cell]]:
     for name in sorted(composites, key=lambda name: name == ALL_TRAITS):
         effect = composites[name]
         yield [f"{name}, SD", effect["mean"], effect["low"], effect["high"]]
-    for name, at in (witnesses.get("real") or {}).items():
+    real = witnesses.get("real") or {}
+    for name in sorted(real, key=lambda name: name == ALL_TRAITS):
+        at = real[name]
         yield [f"{name} of real songs, SD", at["value"], at["low"], at["high"]]
     if equivalent := witnesses.get("n_equivalent"):
         interval = equivalent["interval"]

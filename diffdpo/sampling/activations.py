@@ -98,6 +98,11 @@ def move_along(vector: Float[Tensor, " channel"], strength: float) -> Callable[[
     """A function that adds `strength * vector` to every frame and keeps the frame's norm."""
 
     def move(h: Activations) -> Activations:
+        if h.shape[-1] != len(vector):
+            raise ConfigError(
+                f"sampling.steering: the direction has {len(vector)} channels, the network {h.shape[-1]}; "
+                "fit one with this model"
+            )
         values = h.to(torch.promote_types(h.dtype, torch.float32))
         sum_ = values + strength * vector.to(values)
         size = values.norm(dim=-1, keepdim=True) / sum_.norm(dim=-1, keepdim=True).clamp(min=1e-12)

@@ -43,6 +43,8 @@ class Provenance:
     """Songs of the first class and of the second."""
     data: tuple[str, str] = ("", "")
     """Digests of the latents of either class."""
+    axis: str = ""
+    """By which the songs were halved; empty for two sets that were given."""
     seed: int = 0
     version: str = ""
     """Of this package."""
@@ -156,6 +158,12 @@ def check_direction(direction: Direction, network: Any, blocks: Sequence[int], p
             raise DataError(
                 f"{path}: holds the blocks {', '.join(map(str, provenance.blocks))}, not {block}; fit one with it"
             )
+    vectors = direction_blocks(direction, blocks)
+    if not any(vector.any() for vector in vectors.values()):
+        raise DataError(
+            f"{path}: the weights of block {', '.join(map(str, vectors))}, whose probes were the worst, are 0: "
+            "nothing would move; name other blocks, or fit a direction of these alone"
+        )
 
 
 def direction_blocks(direction: Direction, blocks: Sequence[int]) -> dict[int, Float[Tensor, " channel"]]:

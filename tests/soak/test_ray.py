@@ -65,7 +65,7 @@ def test_sigterm_ends_the_command_and_its_cluster(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; the same command continues" in errors
+    assert "stopped; the same command goes on" in errors
     assert "SIGTERM received" not in errors
     _, living = psutil.wait_procs(cluster, timeout=60)
     assert living == []

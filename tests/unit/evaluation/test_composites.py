@@ -39,7 +39,7 @@ def test_w_all_by_hand():
     values = scale.values(other)
     np.testing.assert_allclose(values["W.harmony"], harmony[1] / harmony[0].std(ddof=1))
     np.testing.assert_allclose(values["W.all"], both[1] / both[0].std(ddof=1))
-    assert "no valid witness of form" in scale.definition
+    assert "no witness of form has scores of all songs" in scale.definition
     assert "form" in fit_composites(base, ("note.recur",)).definition.split("of ")[1]
 
 

@@ -96,7 +96,7 @@ def test_a_witness_that_was_mined_is_none() -> None:
     without_form = witness_report(_pairs({}), [FORM_WITNESS])
     assert without_form is not None
     assert "W.form" not in without_form.composites
-    assert "no valid witness of form" in without_form.definition
+    assert "no witness of form has scores of all songs" in without_form.definition
 
 
 def test_bands_of_the_package_hold_all_nine_witnesses() -> None:

@@ -17,6 +17,7 @@ from diffdpo.errors import DataError
 from diffdpo.models import MODELS
 from diffdpo.recipes.contrast_songs import ContrastOptions, read_halves
 from diffdpo.runs import finish
+from diffdpo.sampling.directions import read_direction
 
 AXIS = "structure.form"
 
@@ -32,6 +33,13 @@ def write_values(folder, values):
     tables.append(folder, SCORES, rows)
     finish(folder, scorers={"structure": "f" * 16})
     return folder
+
+
+def other_run(root):
+    """A finished folder of another command."""
+    (root / "run").mkdir()
+    finish(root / "run", rounds=1)
+    return root / "run"
 
 
 def command(*words):
@@ -63,8 +71,23 @@ def test_halves_are_of_each_prompts_own_songs(bundle, tmp_path):
     better, worse = read_halves(
         model, [str(first)], str(scores), AXIS, ContrastOptions(max_songs=1, max_frames=9)
     )
-    assert names(better + worse) == ["positive/p00.000", "negative/p00.001"]
+    assert names(better + worse) == [
+        "positive/p00.004",
+        "negative/p00.001",
+    ]  # the best and the worst of the first
     assert better[0].latents.shape == (9, 8)
+
+
+def test_equal_songs_are_not_set_against_each_other_and_a_sound_counts_once(bundle, tmp_path, capsys):
+    samples = write_samples(tmp_path / "songs", prompts=2, per_prompt=5)
+    values = {f"songs-p00.{k:03d}": float(k == 4) for k in range(5)}  # one is better than four that are alike
+    values |= {f"songs-p01.{k:03d}": float(k) for k in range(3)}
+    scores = write_values(tmp_path / "scores", values)
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    better, worse = read_halves(model, [str(samples)] * 2, str(scores), AXIS, ContrastOptions())
+    assert names(better) == ["positive/p00.004", "positive/p01.002"]
+    assert names(worse) == ["negative/p00.000", "negative/p01.000"]
+    assert f"{samples}: 2 of 10 songs have no number on {AXIS} and are left out" in capsys.readouterr().err
 
 
 def test_songs_that_do_not_differ_are_one_line(bundle, tmp_path):
@@ -73,6 +96,11 @@ def test_songs_that_do_not_differ_are_one_line(bundle, tmp_path):
     scores = write_values(tmp_path / "scores", {f"songs-p{k:02d}.000": float(k) for k in range(3)})
     with pytest.raises(DataError, match=r"differ in structure\.form"):
         read_halves(model, [str(samples)], str(scores), AXIS, ContrastOptions())
+    other = write_samples(tmp_path / "other", prompts=3, per_prompt=1)
+    with pytest.raises(DataError, match=r"no score of structure\.form for the songs of .*other"):
+        read_halves(model, [str(samples), str(other)], str(scores), AXIS, ContrastOptions())
+    with pytest.raises(DataError, match="no folder of `diffdpo score`"):
+        read_halves(model, [str(samples)], str(other_run(tmp_path)), AXIS, ContrastOptions())
     with pytest.raises(DataError, match=r"no score of rhythm\.pulse"):
         read_halves(model, [str(samples)], str(scores), "rhythm.pulse", ContrastOptions())
 
@@ -106,6 +134,8 @@ def test_the_direction_is_that_of_two_folders_with_the_same_songs(bundle, tmp_pa
         *settings,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert read_direction(tmp_path / "d.safetensors").provenance.axis == AXIS
+    assert read_direction(tmp_path / "e.safetensors").provenance.axis == ""
     one, other = (load_file(tmp_path / f"{name}.safetensors") for name in "de")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -121,10 +151,26 @@ def test_the_direction_is_that_of_two_folders_with_the_same_songs(bundle, tmp_pa
         (["samples=a", "scores=s", "negative=b"], "goes with scores"),
         (["samples=a", "scores=s", "axis=note.key"], "note.key judges"),
         (["samples=a", "scores=s", "axis=note.kez"], "unknown axis 'note.kez'"),
+        (["samples=a", "scores=s", "out=folder.safetensors"], "a folder stands where the file would be"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(tmp_path, words, message):
-    result = command(*words, f"out={tmp_path / 'd.safetensors'}")
+def test_what_does_not_go_together_is_one_line(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    result = command("out=d.safetensors", *words)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_songs_against_themselves_and_heads_that_do_not_divide_are_one_line(bundle, tmp_path):
+    samples = write_samples(tmp_path / "songs", prompts=12, per_prompt=1)
+    settings = [f"model.args.bundle={bundle}", "times=[0.3]", f"out={tmp_path / 'd.safetensors'}"]
+    result = command(f"positive={samples}", f"negative={samples}", *settings)
+    assert result.exit_code == 2
+    assert "the songs of both classes are the same" in result.stderr
+    other = write_samples(tmp_path / "other", prompts=12, per_prompt=1, seed=1)
+    result = command(f"positive={samples}", f"negative={other}", "heads=7", *settings)
+    assert result.exit_code == 2
+    assert "heads=7 do not divide" in result.stderr
+    assert not (tmp_path / "d.safetensors").exists()
