@@ -411,6 +411,12 @@ def test_directions_survive_their_file_and_belong_to_their_network(load, files, 
     save_direction(path, replace(direction, provenance=replace(direction.provenance, network="Other/24")))
     with pytest.raises(DataError, match="a direction of Other/24"):
         songs(model, config({"direction": str(path)}))
+    save_direction(path, replace(direction, weights=torch.zeros_like(direction.weights)))
+    with pytest.raises(DataError, match="the weights of block 1, whose probes were the worst, are 0"):
+        songs(model, config({"direction": str(path)}))
+    save_direction(path, replace(direction, vectors=direction.vectors[:, : CHANNELS // 2]))
+    with pytest.raises(ConfigError, match=f"has {CHANNELS // 2} channels, the network {CHANNELS}"):
+        songs(model, config({"direction": str(path)}))
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"d\.safetensors"):
         songs(model, config({"direction": str(path)}))
