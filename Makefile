@@ -7,7 +7,7 @@
 #   make types      mypy, of the package and of tools
 #   make unit       unit, contract, golden and house tests, docs; JOBS=2 processes of one thread
 #   make slow       what takes seconds a test: real launches, trainings, the wheel, examples of the docs;
-#                   SHAPES=1 checks shapes of all calls there, too, which takes half as long again
+#                   SHAPES=1 checks shapes of all calls there, too: nearly twice the time
 #   make pages      the tests that need Chromium; they are skipped without it
 #   make browser    the same; they fail without it
 #   make soak       what is true only by the hundred: kills, matrices, coverage; writes docs/reference/soak.md

@@ -76,16 +76,16 @@ def read_halves(
     samples = [open_samples(Path(folder)) for folder in folders]
     songs = []
     for number, part in enumerate(samples):
-        found = [_NumberedSong(number, song) for song in axis_songs(part, table, axis)]
-        if not found:
+        part_songs = [_NumberedSong(number, song) for song in axis_songs(part, table, axis)]
+        if not part_songs:
             raise DataError(
                 f"{scores}: no score of {axis} for the songs of {part.folder}; `diffdpo score` makes them"
             )
-        if (count := len(part.rows())) > len(found):
+        if (count := len(part.rows())) > len(part_songs):
             log(
-                f"{part.folder}: {count - len(found)} of {count} songs have no number on {axis} and are left out"
+                f"{part.folder}: {count - len(part_songs)} of {count} songs have no number on {axis} and are left out"
             )
-        songs += found
+        songs += part_songs
     better, worse = _halves(songs, options.max_songs)
     if not better:
         raise DataError(

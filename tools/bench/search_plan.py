@@ -59,7 +59,17 @@ def song_source(plan: Sequence[Entry], entry: Entry) -> Entry:
     """
 
     def recipe(some: Entry) -> tuple[Any, ...]:
-        fields = ("aligned", "prompts", "sampling", "seconds", "longform", "seed", "one_draw", "method")
+        fields = (
+            "aligned",
+            "args",
+            "prompts",
+            "sampling",
+            "seconds",
+            "longform",
+            "seed",
+            "one_draw",
+            "method",
+        )
         return tuple(getattr(some, name) for name in fields)
 
     sources = (e for e in plan if recipe(e) == recipe(entry) and max(e.budgets) >= max(entry.budgets))
