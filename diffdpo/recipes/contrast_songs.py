@@ -82,9 +82,8 @@ def read_halves(
                 f"{scores}: no score of {axis} for the songs of {part.folder}; `diffdpo score` makes them"
             )
         if (count := len(part.rows())) > len(part_songs):
-            log(
-                f"{part.folder}: {count - len(part_songs)} of {count} songs have no number on {axis} and are left out"
-            )
+            absences = count - len(part_songs)
+            log(f"{part.folder}: {absences} of {count} songs have no number on {axis} and are left out")
         songs += part_songs
     better, worse = _halves(songs, options.max_songs)
     if not better:
