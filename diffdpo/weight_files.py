@@ -105,7 +105,7 @@ def unpickle(path: Path) -> Any:
         LookupError,
     ) as error:
         text = plain(str(error))
-        if match := re.search(r"GLOBAL ([\w.]+) was not an allowed global", text):
+        if match := re.search(r"GLOBAL ([\w.]+) (was not an allowed global|whose module)", text):
             raise CheckpointError(
                 f"{path}: holds a {match[1]} beside its tensors, and reading one could run code; save the tensors "
                 "alone: torch.save(model.state_dict(), …)"

@@ -99,10 +99,12 @@ def run(cfg: ListenRun) -> Path:
             token = open_secret(out / ADMIN_TOKEN)
             app = build_app(live, token)
             _report(cfg, live, sockets[0].getsockname()[1], token)
-            serve(app, sockets)
+            try:
+                serve(app, sockets)
+            finally:  # of Ctrl-C, as a rule
+                log(f"votes and opinions are in {out}")
         finally:
             sockets[0].close()
-        log(f"votes and opinions are in {out}; the same command continues the study")
     return out
 
 

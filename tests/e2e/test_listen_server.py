@@ -57,7 +57,11 @@ def test_killed_twice_and_stopped_it_has_every_acknowledged_vote(
     assert server.end(signal.SIGINT) == 130
     assert len(read_votes(tmp_path / "study")) == count
     check_votes(tmp_path / "study", raters, kills=2)
-    assert any("the same command continues" in line for line in server.lines)
+    last = [
+        f"votes and opinions are in {tmp_path / 'study'}",
+        "stopped; the same command goes on from what is finished",
+    ]
+    assert server.lines[-2:] == last
     log = "\n".join(line for server in servers for line in server.lines)
     assert not [rater for rater in raters if rater.token in log]
     assert not list((tmp_path / "study").glob(f"{DATABASE}-*"))  # its log is part of the database

@@ -28,6 +28,7 @@ class ServerProcess:
 
     words: Sequence[str]
     process: subprocess.Popen[str] = field(init=False)
+    reader: threading.Thread = field(init=False)
     address: str = ""
     admin: str = ""
     lines: list[str] = field(default_factory=list)
@@ -54,7 +55,8 @@ class ServerProcess:
                 self.admin = match[1]
                 break
         assert self.admin, self.lines
-        threading.Thread(target=self._drain, daemon=True).start()
+        self.reader = threading.Thread(target=self._drain, daemon=True)
+        self.reader.start()
         self._wait_until_it_answers()
 
     def _drain(self) -> None:
@@ -72,9 +74,11 @@ class ServerProcess:
                 time.sleep(0.05)
 
     def end(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal; the exit code."""
+        """Send a signal and wait for the last lines; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        code = self.process.wait(30)
+        self.reader.join(30)
+        return code
 
 
 @dataclass

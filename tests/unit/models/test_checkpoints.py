@@ -1,6 +1,11 @@
 """One network in every layout it is found in: loaded strictly, once, and written back bit for bit."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,16 +182,25 @@ def test_sizes_no_network_can_have_are_the_files_fault(network, tmp_path):
         load_network(tmp_path / "cfm_model.pt", release="v1.2-base")
 
 
+@dataclass
 class Trap:
+    function: Callable[..., object]
+
     def __reduce__(self):
-        return print, ("sprung",)
+        return self.function, (str(Path.cwd() / "sprung"),)
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
-    torch.save({"model_state_dict": Trap()}, tmp_path / "cfm_model.pt")
-    with pytest.raises(CheckpointError, match="reading one could run code"):
+@pytest.mark.parametrize(
+    "function", [os.mkdir, shutil.rmtree, eval]
+)  # a forbidden module's, a module's, no module's
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, function):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state_dict": Trap(function)}, "cfm_model.pt")
+    with pytest.raises(
+        CheckpointError, match=rf"holds a [\w.]*{function.__name__} .*reading one could run code"
+    ):
         load_network(tmp_path, release="v1.2-base")
-    assert "sprung" not in capsys.readouterr().out
+    assert not Path("sprung").exists()
 
 
 def test_damaged_and_ancient_files_are_named(network, tmp_path):
