@@ -11,6 +11,7 @@ from diffdpo.registry import Choice
 
 if TYPE_CHECKING:
     from diffdpo.executors.base import Executor
+    from diffdpo.extractors.base import Extractor
     from diffdpo.mining import Rule, Utility
     from diffdpo.models.base import SongModel
     from diffdpo.sampling.config import SamplingConfig
@@ -104,6 +105,20 @@ def build_scorers(entries: Sequence[Any]) -> dict[str, "Scorer"]:
             raise ConfigError(f"scorers: {name!r} is named twice")
         scorers[name] = scorer
     return scorers
+
+
+def build_extractors(entries: Sequence[Any], key: str) -> dict[str, "Extractor"]:
+    """The extractors of a list of names and {name: …, args: {…}}, by name, their arguments checked; `key` is where
+    they are named."""
+    from diffdpo.extractors import EXTRACTORS
+
+    parts: dict[str, Extractor] = {}
+    for entry in entries:
+        choice = as_choice(entry, key)
+        if choice.name in parts:
+            raise ConfigError(f"{key}: {choice.name!r} is named twice")
+        parts[choice.name] = build_part(EXTRACTORS, choice)
+    return parts
 
 
 def check_search(search: "SearchConfig | None", sampling: "SamplingConfig") -> None:

@@ -63,7 +63,7 @@ def read_feature_cache(folder: Path, fingerprints: Sequence[str]) -> dict[Featur
     return {
         FeatureKey(
             row.sha256, row.begin_s, row.end_s, row.preprocessing, row.fingerprint, row.crops
-        ): np.array(row.values).reshape(row.windows, -1)
+        ): np.reshape(row.values, (row.windows, len(row.values) // max(1, row.windows)))
         for row in rows
         if row.fingerprint in fingerprints
     }

@@ -21,7 +21,8 @@ class StopRule:
     """Stop when the interval of a judge's change since the beginning lies below zero. Needs validation prompts."""
     max_winner_rise: float = 0.05
     """Stop when a round ends with the winners' error this share above the reference's; inf: never. A small rise is
-    no failure: a policy that moves further than its winners did leaves them behind (docs/theory/objectives.md)."""
+    no failure: a policy that moves further than its winners did leaves them behind (docs/theory/objectives.md). It
+    is measured in training, on the whole adapter, whatever `adapter_strength`."""
     patience: int = 1
     """Stop after so many rounds in a row without a new best. Needs validation prompts."""
 

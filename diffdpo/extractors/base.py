@@ -21,6 +21,7 @@ class Extractor(Protocol):
     """A frozen dataclass: its fields are its parameters, its call is deterministic.
 
     It gets a canonical clip that is not silent, and gives a vector whose length depends on nothing but its fields.
+    Several threads call it at once, after a first call by one.
     """
 
     version: ClassVar[str]

@@ -9,6 +9,7 @@ from diffdpo.mining.best_versus_worst import BestVersusWorst
 from diffdpo.mining.cross_pair import CrossPair
 from diffdpo.mining.engine import MiningResult, finish_pairs, mine_candidates, with_spans
 from diffdpo.mining.labels import pick_strongest, soften
+from diffdpo.mining.novelty import novelty
 from diffdpo.mining.pareto import Pareto
 from diffdpo.mining.per_axis import PerAxis
 from diffdpo.mining.real_versus_sample import RealVersusSample, uses_real_songs
@@ -69,6 +70,7 @@ __all__ = [
     "finish_pairs",
     "group_by_prompt",
     "mine_candidates",
+    "novelty",
     "pick_strongest",
     "read_reference",
     "soften",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from omegaconf import MISSING
@@ -32,8 +33,9 @@ from diffdpo.mining import (
     with_spans,
 )
 from diffdpo.mining.base import check_axes, check_weights
+from diffdpo.mining.novelty import NOVELTY
 from diffdpo.mining.spans import SpanConfig, WindowScores
-from diffdpo.parts import build_rule, build_utility
+from diffdpo.parts import build_extractors, build_rule, build_utility
 from diffdpo.progress import log
 from diffdpo.recipes.mine_songs import CandidateSource, place_winner, read_folders, song_hashes
 from diffdpo.registry import Choice
@@ -56,6 +58,9 @@ class MineRun:
     axes: list[str] = field(default_factory=list)
     """Axes to mine; empty: all that have scores, are shown to be valid on generated songs and belong to no judge.
     consonance, tempo, balance, style and Audiobox's complexity are mined only when named here."""
+    novelty: list[Any] = field(default_factory=list)
+    """Extractors (style, musicnn, clap, …) by which a song unlike the other candidates of its prompt is preferred.
+    Each is one more axis, novelty.NAME, and holds against the loss of diversity that training brings."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each axis in ratings, soft labels and spans; axes not named weigh 1."""
     pairs: bool = True
@@ -85,7 +90,8 @@ class MineRun:
         check_rule_settings(self, build_rule(self.rule))
         build_utility(self.utility, self.axes)
         check_axis_names(self.axes, "axes")
-        check_axis_names(self.weights, "weights")
+        embedders = build_extractors(self.novelty, "novelty")
+        check_axis_names(self.weights, "weights", [NOVELTY + name for name in embedders])
 
 
 def run(cfg: MineRun) -> Path:
@@ -95,8 +101,8 @@ def run(cfg: MineRun) -> Path:
     if not cfg.scores and not (isinstance(rule, RealVersusSample) and cfg.pairs):
         use = f"rule {cfg.rule.name!r} compares scores" if cfg.pairs else "ratings are made from scores"
         raise ConfigError(f"no value for scores; {use}: add scores=…")
-    if not cfg.scores and (cfg.axes or cfg.weights):
-        raise ConfigError("axes and weights are about scores; set scores too, or leave them out")
+    if not cfg.scores and (cfg.axes or cfg.weights or cfg.novelty):
+        raise ConfigError("axes, novelty and weights are about scores; set scores too, or leave them out")
     check_inputs(samples=cfg.samples, scores=cfg.scores, songs=cfg.songs)
     dist = dist_env()
     with open_run(cfg, dist=dist) as out:
@@ -130,7 +136,7 @@ def check_rule_settings(cfg: MineRun, rule: Rule) -> None:
 def _mine(cfg: MineRun, rule: Rule, out: Path) -> None:
     """Mine, unless the folder holds pairs of the same songs and scores."""
     source = _open_source(cfg)
-    axes, winners = list(source.axes), source.winners
+    axes, winners = source.all_axes, source.winners
     if is_finished(out):
         if read_inputs(out) == {
             str(songs.folder): songs.digest for songs in read_folders(cfg.samples, source)
@@ -202,6 +208,8 @@ def _open_source(cfg: MineRun) -> CandidateSource:
         with_windows=cfg.spans is not None,
         with_gates=cfg.gates,
         winners=open_winners(Path(cfg.songs), cfg.split) if cfg.songs else None,
+        embedders=build_extractors(cfg.novelty, "novelty"),
+        embeddings_folder=Path(cfg.out),
     )
 
 

@@ -12,9 +12,13 @@ from diffdpo.data.real_winners import RealWinners
 from diffdpo.data.samples import SampleRow, Samples, open_samples
 from diffdpo.data.scores import read_windows
 from diffdpo.data.song_scores import Scores, SongScores, join_scores
+from diffdpo.data.vote_songs import VoteSong
+from diffdpo.extractors.base import Crops, Extractor
 from diffdpo.inputs import digest
-from diffdpo.mining import Candidates, Pair, Utility
+from diffdpo.mining import Candidates, Pair, Utility, novelty
+from diffdpo.mining.novelty import NOVELTY
 from diffdpo.progress import log
+from diffdpo.recipes.reward_features import song_parts
 from diffdpo.scorers.gates import LIMITS
 from diffdpo.types import Prompt
 
@@ -27,12 +31,22 @@ class CandidateSource:
     """None for songs that are mined without scores."""
     scores_folder: Path
     axes: Sequence[str]
+    """Axes with scores."""
     utility: Utility
     with_windows: bool
     """Whether scores of windows count, from which spans are found."""
     with_gates: bool
     winners: RealWinners | None = None
     """The songs of a data set that answers lose to."""
+    embedders: Mapping[str, Extractor] = field(default_factory=dict)
+    """By what a song's novelty is measured: an axis each, named novelty.NAME."""
+    embeddings_folder: Path = Path()
+    """Where embeddings are kept."""
+
+    @property
+    def all_axes(self) -> list[str]:
+        """The axes that are mined: those with scores, then those of novelty."""
+        return [*self.axes, *(NOVELTY + name for name in self.embedders)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +87,12 @@ def read_songs_of(folder: Path, source: CandidateSource) -> FolderSongs:
     utilities = source.utility(candidates, {prompt.id: prompt.text or "" for prompt in prompts})
     if utilities is not candidates.scores:
         identity.append(utilities)
+    if source.embedders:
+        columns = novelty_columns(candidates, samples, hashes, source)
+        identity.append(columns)
+        utilities = np.hstack([utilities, columns])
+        scores = np.hstack([candidates.scores, columns])
+        candidates = replace(candidates, axes=tuple(source.all_axes), scores=scores)
     plain = FolderSongs(
         folder=folder,
         prompts={prompt.id: prompt for prompt in prompts},
@@ -149,6 +169,21 @@ def to_mine(songs: SongScores, axes: Sequence[str], *, with_gates: bool) -> Cand
         axes=tuple(axes),
         scores=songs.values[rows][:, columns],
     )
+
+
+def novelty_columns(
+    candidates: Candidates, samples: Samples, hashes: Mapping[str, str], source: CandidateSource
+) -> Float[np.ndarray, "candidate embedder"]:
+    """The novelty of every candidate by each embedder; NaN for a silent song and for one without its sound."""
+    songs = [VoteSong(hashes[name], samples.audio(name)) for name in candidates.sample_ids]
+    parts = song_parts(songs, source.embedders, Crops(), source.embeddings_folder)
+    columns = []
+    for name in source.embedders:
+        vectors = {song: rows[name][0] for song, rows in parts.items() if len(rows[name])}
+        absent = np.full(max(map(len, vectors.values()), default=1), np.nan)
+        embeddings = np.stack([vectors.get(song, absent) for song in songs])
+        columns.append(novelty(embeddings, candidates.prompt_ids))
+    return np.stack(columns, axis=1)
 
 
 def passes_gates(songs: SongScores) -> Bool[np.ndarray, " song"]:

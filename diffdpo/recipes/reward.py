@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from diffdpo import __version__
 from diffdpo.checks import check_range, check_seed
-from diffdpo.config import as_choice, build_part
+from diffdpo.config import as_choice
 from diffdpo.config_paths import PATH, PATH_LIST
 from diffdpo.data.licenses import UNKNOWN_LICENSE
 from diffdpo.data.vote_songs import vote_group
@@ -20,6 +20,7 @@ from diffdpo.extractors import DEFAULT_EXTRACTORS, EXTRACTORS
 from diffdpo.extractors.base import Crops, Extractor, TextExtractor, extractor_fingerprint
 from diffdpo.inputs import content_digest, digest
 from diffdpo.listen.results import refresh_studies
+from diffdpo.parts import build_extractors
 from diffdpo.preferences.calibration import fit_offsets
 from diffdpo.preferences.reward_fit import FittedReward, RewardFit, RewardNetwork, fit_reward
 from diffdpo.preferences.vote_design import VoteDesign
@@ -98,11 +99,7 @@ class RewardRun:
 
 def build_features(entries: Sequence[Any]) -> dict[str, Extractor]:
     """The extractors of a list of names and {name: …, args: {…}}, by name, their arguments checked."""
-    parts: dict[str, Extractor] = {}
-    for choice in feature_choices(entries):
-        if choice.name in parts:
-            raise ConfigError(f"features: {choice.name!r} is named twice")
-        parts[choice.name] = build_part(EXTRACTORS, choice)
+    parts = build_extractors(entries, "features")
     if not parts:
         raise ConfigError(f"features: name at least one of {', '.join(EXTRACTORS)}")
     return parts

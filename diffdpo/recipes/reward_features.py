@@ -14,6 +14,7 @@ from diffdpo.extractors.base import Crops, Extractor, extract_crops, extractor_f
 from diffdpo.faults import song_fault
 from diffdpo.progress import bar, log
 from diffdpo.scorers.canonical import VERSION, canonical
+from diffdpo.threads import parallel_map
 from diffdpo.types import Clip
 
 FLUSH = 32
@@ -33,29 +34,38 @@ def song_parts(
     prints = {name: extractor_fingerprint(part) for name, part in extractors.items()}
     cache = read_feature_cache(folder, list(prints.values()))
     parts: dict[VoteSong, dict[str, np.ndarray]] = {}
-    rows: list[FeatureRow] = []
     work: list[tuple[VoteSong, list[str]]] = []
     for song in dict.fromkeys(songs):
         keys = {name: feature_key(song, prints[name], crops) for name in extractors}
         parts[song] = {name: cache[key] for name, key in keys.items() if song.sha256 and key in cache}
         if len(parts[song]) < len(extractors):
             work.append((song, [name for name in extractors if name not in parts[song]]))
+
+    def extract(song: VoteSong, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+        try:
+            clip = read_excerpt(song)
+        except Exception as error:  # whatever a file brings about
+            log(f"warning: no features: {song.path}: {song_fault(error)}")
+            return None
+        return clip_vectors(clip, {name: extractors[name] for name in names}, crops)
+
+    # the first song alone: networks are loaded by one thread
+    batches = (
+        [work[:1], *(work[start : start + FLUSH] for start in range(1, len(work), FLUSH))] if work else []
+    )
     with bar("features", len(work), "song") as progress:
-        for song, names in work:
-            progress.advance()
-            try:
-                clip = read_excerpt(song)
-            except Exception as error:  # whatever a file brings about
-                log(f"warning: no features: {song.path}: {song_fault(error)}")
-                del parts[song]
-                continue
-            vectors = clip_vectors(clip, {name: extractors[name] for name in names}, crops)
-            parts[song] |= vectors
-            rows += _rows(song, vectors, prints, crops)
-            if len(rows) >= FLUSH * len(extractors):
-                tables.append(folder, FEATURE_TABLE, rows)
-                rows = []
-    tables.append(folder, FEATURE_TABLE, rows)
+        for batch in batches:
+            rows: list[FeatureRow] = []
+            for (song, _), vectors in zip(
+                batch, parallel_map(extract, *zip(*batch, strict=True)), strict=True
+            ):
+                progress.advance()
+                if vectors is None:
+                    del parts[song]
+                else:
+                    parts[song] |= vectors
+                    rows += _rows(song, vectors, prints, crops)
+            tables.append(folder, FEATURE_TABLE, rows)
     tables.compact(folder, FEATURE_TABLE)
     return parts
 

@@ -114,7 +114,7 @@ def read_card(path: Path) -> tuple[RewardHead, RewardCard]:
         ) from None
 
 
-def build_extractors(cards: Iterable[ExtractorCard]) -> dict[str, Extractor]:
+def card_extractors(cards: Iterable[ExtractorCard]) -> dict[str, Extractor]:
     """The extractors of a card, by name. UserError for one that is not installed or lacks its weights."""
     return {part.name: pick("extractor", EXTRACTORS, part.name)(**part.args) for part in cards}
 
@@ -130,7 +130,7 @@ def _read(path: Path, _modified_ns: int) -> RewardModel:
     from diffdpo.extractors.base import extractor_fingerprint
 
     head, card = read_card(path)
-    extractors = build_extractors(card.extractors)
+    extractors = card_extractors(card.extractors)
     for part in card.extractors:
         if part.fingerprint != extractor_fingerprint(extractors[part.name]):
             raise CheckpointError(
