@@ -13,6 +13,8 @@ from diffdpo.registry import Choice, closest
 
 ALL_LAYERS = ("*",)
 """The pattern of every layer."""
+ALWAYS = (0.0, 1.0)
+"""The interval of all times t."""
 BLOCK_NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
 """A pattern of block numbers: `3`, or `3-7` with both ends."""
 
@@ -25,7 +27,7 @@ class AdapterConfig:
     """Folder or file of the adapter."""
     strength: float = 1.0
     """Factor on the adapter's change of the network."""
-    interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    interval: list[float] = field(default_factory=lambda: list(ALWAYS))
     """The times t at which it acts, both ends included: 0 is the song, 1 is noise, so sampling runs from 1 to 0.
     Outside the network is the one without it."""
     layers: list[str] = field(default_factory=lambda: list(ALL_LAYERS))
@@ -35,23 +37,27 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         ensure(bool(self.path), "adapters: every adapter needs a path")
         check_range(self, "strength", prefix="adapters.")
-        ensure(
-            len(self.interval) == 2 and 0 <= self.interval[0] <= self.interval[1] <= 1,
-            "adapters.interval must be two times t in [0, 1], 0 the song and 1 noise, the lower one first, "
-            f"got {list(self.interval)}",
-        )
+        check_interval(self.interval, "adapters.interval")
 
     @property
     def is_timed(self) -> bool:
         """Whether there are times at which it does not act."""
-        return tuple(self.interval) != (0.0, 1.0)
+        return tuple(self.interval) != ALWAYS
+
+
+def check_interval(interval: Sequence[float], key: str) -> None:
+    """ValueError unless it is two times t in order."""
+    ensure(
+        len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1,
+        f"{key} must be two times t in [0, 1], 0 the song and 1 noise, the lower one first, got {list(interval)}",
+    )
 
 
 def check_untimed(model: Choice) -> None:
     """ConfigError for a model to be trained with an adapter that acts at some times only, as no weights do."""
     for entry in model.args.get("adapters") or ():
         interval = entry.get("interval") if isinstance(entry, Mapping) else getattr(entry, "interval", None)
-        if interval is not None and [float(t) for t in interval] != [0.0, 1.0]:
+        if interval is not None and tuple(map(float, interval)) != ALWAYS:
             raise ConfigError(
                 "model.args.adapters: an adapter with an interval of t is for sampling, since training needs one "
                 "network for all t; leave its interval out"

@@ -15,6 +15,7 @@ from diffdpo.data.refresh import prompt_inputs
 from diffdpo.errors import ConfigError
 from diffdpo.evaluation.selection import Decision, StopRule, decide
 from diffdpo.inputs import digest
+from diffdpo.models.adapter_config import ALWAYS, check_interval
 from diffdpo.parts import build_objective, model_digest
 from diffdpo.progress import log
 from diffdpo.recipes import evaluate, mine, train
@@ -110,6 +111,10 @@ class RoundRun:
     adapter_strength: float = 1.0
     """Factor on each round's adapter after training. More than 1 goes further in the direction that was learnt
     (ExPO, arXiv 2404.16792); less than 1 stays nearer to the model before."""
+    adapter_interval: list[float] = field(default_factory=lambda: list(ALWAYS))
+    """Times t at which the adapter acts when songs are sampled from the aligned model, both ends included: 0 is the
+    song, 1 noise. [0, 0.9] leaves to the base the first step, where songs of one prompt part ways, and so keeps
+    diversity. For a single round: the next one would train on a network for all t."""
     seed: int = 0
     long_song_s: float = 0.0
     """Length of one more song, sampled from the aligned model at the end; 0 for none."""
@@ -120,6 +125,7 @@ class RoundRun:
         check_range(self, "evaluation_samples", "rounds", low=1)
         check_range(self, "long_song_s", low=0)
         check_range(self, "adapter_strength", above=0)
+        check_interval(self.adapter_interval, "adapter_interval")
         check_seed(self, "seed")
         for stage, names in ROUND_KEYS.items():
             default, cfg = STAGES[stage](), getattr(self, stage)
@@ -131,6 +137,8 @@ class RoundRun:
         """ConfigError for a part of a stage, or an argument, that does not exist, before anything is loaded."""
         if self.adapter_strength != 1 and self.train.train.lora is None:
             raise ConfigError("adapter_strength scales an adapter; set train.train.lora, or leave it out")
+        if tuple(self.adapter_interval) != ALWAYS:
+            check_timed(self)
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
         if self.search is not None:
@@ -138,6 +146,21 @@ class RoundRun:
         self.mine.check_parts()
         self.evaluate.check_parts()
         replace(self.train, model=self.model).check_parts()
+
+
+def check_timed(cfg: RoundRun) -> None:
+    """ConfigError where an adapter cannot act at some times t alone."""
+    lora = cfg.train.train.lora
+    if lora is None:
+        raise ConfigError("adapter_interval is of an adapter; set train.train.lora, or leave it out")
+    if cfg.rounds > 1:
+        raise ConfigError(
+            "adapter_interval: a next round trains one network for all t; set rounds=1, or leave it out"
+        )
+    if lora.peft.get("use_dora") and cfg.adapter_strength != 1:
+        raise ConfigError(
+            "adapter_interval: a DoRA in an interval has strength 1; leave adapter_strength out"
+        )
 
 
 def run(cfg: RoundRun) -> Path:
@@ -249,4 +272,10 @@ def _round(cfg: RoundRun, models: list[Choice], folder: Path, number: int, queue
     train.run(training)
     queue.wait()
     lora = training.train.lora is not None
-    return next_model(model, result_folder(folder / "train"), lora=lora, strength=cfg.adapter_strength)
+    return next_model(
+        model,
+        result_folder(folder / "train"),
+        lora=lora,
+        strength=cfg.adapter_strength,
+        interval=cfg.adapter_interval,
+    )

@@ -8,6 +8,7 @@ import torch
 from support.rows import song_row
 
 from diffdpo import flow
+from diffdpo.config import build_config
 from diffdpo.errors import CheckpointError, ConfigError
 from diffdpo.models import MODELS
 from diffdpo.models.adapter_config import AdapterConfig, block_names, check_untimed
@@ -16,6 +17,7 @@ from diffdpo.models.adapters import read_adapter, save_adapter
 from diffdpo.models.diffrhythm.adapter import DiffRhythm
 from diffdpo.parts import build_model
 from diffdpo.recipes.next_model import next_model
+from diffdpo.recipes.round import RoundRun
 from diffdpo.recipes.train import TrainRun
 from diffdpo.registry import Choice
 from diffdpo.sampling.conditions import encode_conditions
@@ -250,6 +252,41 @@ def test_rounds_put_what_they_trained_behind_the_long_form(paths):
     after = next_model(start, paths[1], lora=True)
     assert after.args == {"adapters": [{"path": paths[0], "layers": ["0"]}, {"path": paths[1]}]}
     assert next_model(start, paths[1], lora=False).args == {"network": paths[1]}
+
+
+def test_a_round_lets_its_adapter_act_in_an_interval(load, paths, bundle):
+    start = Choice("tiny", {"bundle": str(bundle), "adapter": paths[0]})
+    after = next_model(start, paths[1], lora=True, strength=0.5, interval=[0, 0.9])
+    assert after.args["adapter"] == paths[0]
+    assert after.args["adapters"] == [{"path": paths[1], "strength": 0.5, "interval": [0, 0.9]}]
+    assert build_model(after).network is not None
+    assert next_model(start, paths[1], lora=True, interval=(0.0, 1.0)) == next_model(
+        start, paths[1], lora=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["adapter_interval=[0.9, 0.1]"], "two times t"),
+        (["adapter_interval=[0.5]"], "two times t"),
+        (["adapter_interval=[0, 0.9]"], "set train.train.lora"),
+        (["adapter_interval=[0, 0.9]", "train.train.lora.rank=2", "rounds=2"], "rounds=1"),
+        (
+            [
+                "adapter_interval=[0, 0.9]",
+                "train.train.lora={peft: {use_dora: true}}",
+                "adapter_strength=0.5",
+            ],
+            "DoRA in an interval has strength 1",
+        ),
+    ],
+)
+def test_a_round_whose_adapter_cannot_act_in_an_interval_is_refused(words, text):
+    with pytest.raises(ConfigError, match=text):
+        build_config(
+            RoundRun, None, ["out=o", "mining_prompts=m", "evaluation_prompts=e", *words]
+        ).check_parts()
 
 
 def test_an_adapter_in_an_interval_takes_the_memory_of_its_factors(load, paths):
