@@ -25,11 +25,14 @@ from tools.bench.measure import markdown_table
 
 HONEST = AlignedModel("honest", "the demo's recipe")
 STRONG = {
+    "mine.novelty": [],
+    "mine.rule.args.weights": {},
     "train.objective.args.beta": 150.0,
     "train.train.learning_rate": 5e-4,
     "train.train.steps": 100,
+    "adapter_strength": 1.5,
 }
-"""Far more than the demo's strength."""
+"""The demo's training without novelty, at twice its strength and more."""
 MODELS = (
     AlignedModel(
         "hacked",
@@ -37,16 +40,18 @@ MODELS = (
         {
             **STRONG,
             "mine.axes": ["structure.form"],
-            "mine.rule.args.weights": {},
             "train.train.timesteps.mean": 1.5,
         },
     ),
-    AlignedModel("over-optimised", "the demo's axes and pairs, beta 150, learning rate 5e-4, 100 steps", STRONG),
+    AlignedModel("over-optimised", "the demo's axes and steps without novelty, the adapter at 1.5 times", STRONG),
     AlignedModel(
         "collapsed",
         "supervised training on the single best song of all prompts",
         {
             "train.objective": {"name": "flow_matching", "args": {}},
+            "mine.novelty": [],
+            "mine.rule.args.weights": {},
+            "adapter_strength": 1.5,
             "train.data.top_share": 0.00625,
             "train.train.learning_rate": 1e-3,
             "train.train.steps": 40,
