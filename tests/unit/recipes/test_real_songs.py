@@ -246,7 +246,7 @@ def test_mining_again_notices_other_songs(folder, tmp_path):
         (["max_pairs=3"], "max_pairs: songs of a data set win without a margin"),
         (["soft_label_temperature=1"], "soft_label_temperature: songs of a data set win without a margin"),
         (["spans={}"], "spans: songs of a data set win without a margin"),
-        (["axes=[harmony.key]"], "axes and weights are about scores"),
+        (["axes=[harmony.key]"], "axes, novelty and weights are about scores"),
         (["pairs=false"], "no value for scores; ratings are made from scores"),
         (["songs="], "needs songs that win: set songs"),
         (["rule.name=best_versus_worst"], "rule 'best_versus_worst' pairs no songs of a data set"),
