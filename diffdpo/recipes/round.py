@@ -113,8 +113,8 @@ class RoundRun:
     (ExPO, arXiv 2404.16792); less than 1 stays nearer to the model before."""
     adapter_interval: list[float] = field(default_factory=lambda: list(ALWAYS))
     """Times t at which the adapter acts when songs are sampled from the aligned model, both ends included: 0 is the
-    song, 1 noise. [0, 0.9] leaves to the base the first step, where songs of one prompt part ways, and so keeps
-    diversity. For a single round: the next one would train on a network for all t."""
+    song, 1 noise. [0, 0.9] leaves to the base the first step, where songs of one prompt part ways: more
+    diversity, less gain. For a single round: the next one would train on a network for all t."""
     seed: int = 0
     long_song_s: float = 0.0
     """Length of one more song, sampled from the aligned model at the end; 0 for none."""
