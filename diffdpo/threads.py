@@ -20,7 +20,7 @@ MAX_WORKERS = 4
 
 
 def worker_count() -> int:
-    """Threads of `parallel_map`: as many as torch shares an operation among, up to MOST_WORKERS.
+    """Threads of `parallel_map`: as many as torch shares an operation among, up to MAX_WORKERS.
 
     torch takes the number from OMP_NUM_THREADS, which launchers of several processes set to 1, or from the cores.
     """

@@ -1,7 +1,7 @@
 """Scoring: processor and wall seconds a song by number of threads, beside another program too; values compared.
 
     python tools/bench_scores.py [--songs FILE ...] [--count 16] [--seconds 10] [--threads 1 2]
-                                  [--busy] [--by-scorer]
+                                  [--busy] [--by-scorer] [--scorers NAME ...]
     python tools/bench_scores.py --write values.json      # with one version of the code
     python tools/bench_scores.py --compare values.json    # with another: the largest difference on each axis
 
@@ -76,11 +76,12 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--by-scorer", action="store_true")
+    parser.add_argument("--scorers", nargs="+", choices=SCORERS, default=[*DEFAULT_SCORERS, "adherence"])
     parser.add_argument("--write", type=Path)
     parser.add_argument("--compare", type=Path)
     args = parser.parse_args()
     clips = excerpts(args.songs, args.count, args.seconds)
-    scorers: dict[str, Scorer] = {name: SCORERS[name]() for name in (*DEFAULT_SCORERS, "adherence")}
+    scorers: dict[str, Scorer] = {name: SCORERS[name]() for name in args.scorers}
     competitors = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if args.busy else []
     try:
         if args.by_scorer:

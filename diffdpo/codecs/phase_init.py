@@ -130,7 +130,7 @@ def griffin_lim(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not constant_phases):
         for _ in range(iterations):
             consistent = stft.forward(stft.inverse(magnitude * phases))
-            extrapolation = consistent - momentum / (1 + momentum) * previous
+            extrapolation = torch.sub(consistent, previous, alpha=momentum / (1 + momentum))
             previous = consistent
-            phases = extrapolation / extrapolation.abs().clamp(min=1e-9)
+            phases = extrapolation.sgn()  # on a CPU a third of the time of a division by its magnitude
     return stft.inverse(magnitude * phases)

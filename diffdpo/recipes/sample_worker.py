@@ -24,6 +24,7 @@ from diffdpo.sampling.previews import previews
 from diffdpo.sampling.sample_files import SampleDigests, sample_row, write_sample
 from diffdpo.sampling.sample_jobs import EmbeddedJob, SampleJob, song_request
 from diffdpo.sampling.variants import Interventions
+from diffdpo.threads import parallel_map
 
 if TYPE_CHECKING:
     from diffdpo.recipes.sample import SampleRun
@@ -110,10 +111,24 @@ class _Sampler:
                 on_frames=grow,
                 interventions=self.interventions,
             )
-            return [
-                self._write(embedded_job, latents) for embedded_job, latents in zip(ready, songs, strict=True)
-            ]
+            return self._write_all(ready, songs)
 
+    def _write_all(
+        self, ready: Sequence[EmbeddedJob], songs: Sequence[Float[Tensor, "frame channel"]]
+    ) -> list[SampleRow]:
+        """Write some songs; a row each.
+
+        On a CPU several are decoded side by side, each on one core; the first alone, since a codec may load with it.
+        """
+        if device().type != "cpu":
+            return [self._write(job, latents) for job, latents in zip(ready, songs, strict=True)]
+        return [
+            row
+            for part in (slice(0, 1), slice(1, None))
+            for row in parallel_map(self._write, ready[part], songs[part])
+        ]
+
+    @torch.no_grad()
     def _write(self, embedded_job: EmbeddedJob, latents: Float[Tensor, "frame channel"]) -> SampleRow:
         """Write one song; its row, with the error if that failed."""
         try:
