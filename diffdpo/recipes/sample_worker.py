@@ -118,7 +118,7 @@ class _Sampler:
     ) -> list[SampleRow]:
         """Write some songs; a row each.
 
-        On a CPU several are decoded side by side, each on one core; the first alone, since a codec may load with it.
+        On a CPU several are decoded side by side, each on one core; the first alone, since it may load a codec.
         """
         if device().type != "cpu":
             return [self._write(job, latents) for job, latents in zip(ready, songs, strict=True)]

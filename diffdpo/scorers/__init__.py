@@ -6,6 +6,7 @@ functions that compute: commands that only check a scorer's name and arguments s
 
 from diffdpo.registry import Table
 from diffdpo.scorers.adherence import Adherence
+from diffdpo.scorers.artefacts import Artefacts
 from diffdpo.scorers.audiobox import Audiobox
 from diffdpo.scorers.base import Scorer
 from diffdpo.scorers.beats import BeatRhythm
@@ -16,6 +17,7 @@ from diffdpo.scorers.harmony import Harmony
 from diffdpo.scorers.musicnn import MusicnnTypicality
 from diffdpo.scorers.notes import NoteHarmony
 from diffdpo.scorers.order import StructureOrder
+from diffdpo.scorers.pitch import PitchTuning
 from diffdpo.scorers.production import Production
 from diffdpo.scorers.remote import PromptRemote, Remote
 from diffdpo.scorers.reward import PromptVoteReward, VoteReward
@@ -42,6 +44,8 @@ SCORERS: Table[type[Scorer]] = Table(
         "beats": BeatRhythm,
         "form": FormOrder,
         "second_critic": SecondCritic,
+        "artefacts": Artefacts,
+        "pitch": PitchTuning,
         "adherence": Adherence,
         "songeval": SongEval,
         "audiobox": Audiobox,

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from support.closed_form import drawn_state
 from support.mulan import write_mulan
 from support.reward_server import start_server
 
 from diffdpo.encoders import muq
 from diffdpo.encoders.audiobox import AXES, AudioboxNetwork, published_heads
+from diffdpo.encoders.crepe import CrepeTiny
+from diffdpo.encoders.distill_mos import DistillMos
 from diffdpo.encoders.songeval import Head
 from diffdpo.encoders.tunejury import TUNEJURY_STYLES, TuneJuryHead
 from diffdpo.encoders.wavlm import published_config
@@ -124,6 +127,20 @@ def write_tunejury(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {"head": path, "weights": path, "tokenizer": path, "accept_noncommercial": True}
 
 
+def write_artefacts(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Drawn weights in the place of the published ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": drawn_state(DistillMos().state_dict(), seed)}, folder / "weights.pt")
+    return {"weights": str(folder / "weights.pt")}
+
+
+def write_pitch(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Drawn weights in the place of the published ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(drawn_state(CrepeTiny().state_dict(), seed), folder / "weights.pt")
+    return {"weights": str(folder / "weights.pt")}
+
+
 def serve_reward(folder: Path, seed: int = 0, name: str = "reward") -> dict[str, Any]:
     """A server of a reward model of random weights, and the client's arguments for it."""
     scorer = SCORERS[name](**WEIGHTS[name](folder, seed))
@@ -141,6 +158,8 @@ WEIGHTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "reward": write_reward,
     "prompt_reward": write_prompt_reward,
     "tunejury": write_tunejury,
+    "artefacts": write_artefacts,
+    "pitch": write_pitch,
     "remote": serve_reward,
     "prompt_remote": serve_prompt_reward,
 }

@@ -1,0 +1,176 @@
+"""DistillMOS (Stahl & Gamper 2025): the quality of speech as listeners rate it, without a reference.
+
+A compressed spectrogram goes through convolutions and a transformer, whose frames are pooled by attention. Built
+here, with the published names of its parameters; the scorer is `diffdpo.scorers.artefacts`.
+"""
+
+import math
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffdpo.errors import CheckpointError
+from diffdpo.weight_files import check_state, check_weights_file, read_pickle
+
+MOS_SAMPLE_RATE = 16_000
+MOS_SAMPLES = 122_880
+"""Samples of the excerpt that the network rates: 7.68 s."""
+FRAME, HOP = 320, 160
+COMPRESSION = 0.3
+CHANNELS = (64, 64, 128, 256, 256, 256)
+BINS = FRAME // 2 + 1
+DIM, HEADS, LAYERS = 200, 8, 7
+FRAMES = MOS_SAMPLES // HOP // 2
+"""Frames of the transformer: the last convolution takes every second one."""
+LOWEST_MOS, HIGHEST_MOS = 1.0, 5.0
+
+
+class SpectrogramConvolutions(nn.Module):
+    """Two channels, real and imaginary part, to features of every second frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        bins, inputs = BINS, 2
+        for number, outputs in enumerate(CHANNELS):
+            steps = (2 if number else 1, 2 if number == len(CHANNELS) - 1 else 1)
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=steps, padding=(0, 1)), nn.LeakyReLU(0.1)]
+            bins, inputs = (bins - 3) // steps[0] + 1, outputs
+        self.cnn = nn.Sequential(*layers)
+        self.features = inputs * bins
+
+    def forward(self, spectrum: Float[Tensor, "batch 2 bin step"]) -> Float[Tensor, "batch frame feature"]:
+        return self.cnn(spectrum).flatten(1, 2).transpose(1, 2)
+
+
+class FrameNorm(nn.BatchNorm1d):
+    """Batch normalisation of features that are last."""
+
+    def forward(self, h: Float[Tensor, "batch frame feature"]) -> Float[Tensor, "batch frame feature"]:
+        return super().forward(h.transpose(1, 2)).transpose(1, 2)
+
+
+class SinePlaces(nn.Module):
+    """Sines and cosines of a frame's number, added to it."""
+
+    pe: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        turns = torch.arange(FRAMES)[:, None] * torch.exp(
+            torch.arange(0, DIM, 2) * (-math.log(2 * FRAMES) / DIM)
+        )
+        self.register_buffer("pe", torch.stack([turns.sin(), turns.cos()], -1).flatten(1)[None])
+
+    def forward(self, h: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
+        return h + self.pe
+
+
+class FrameTransformer(nn.Module):
+    """Features to hidden states, frame by frame and then in the light of each other."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = FrameNorm(features)
+        self.position_encoding = SinePlaces()
+        self.linear_proj = nn.Linear(features, DIM)
+        layer = nn.TransformerEncoderLayer(DIM, HEADS, 2 * DIM, dropout=0.0, batch_first=True)
+        self.transformer_encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+
+    def forward(self, h: Float[Tensor, "batch frame feature"]) -> Float[Tensor, "batch frame dim"]:
+        return self.transformer_encoder(self.position_encoding(self.linear_proj(self.norm(h))))
+
+
+class AttentionPool(nn.Module):
+    """Hidden states to one number, each frame weighed by attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(DIM, 2 * DIM)
+        self.linear2 = nn.Linear(2 * DIM, 1)
+        self.linear3 = nn.Linear(DIM, 1)
+
+    def forward(self, h: Float[Tensor, "batch frame dim"]) -> Float[Tensor, " batch"]:
+        weights = self.linear2(F.relu(self.linear1(h))).softmax(1)
+        return self.linear3((weights * h).sum(1))[:, 0]
+
+
+class FrameRating(nn.Module):
+    """Features of frames to a quality from 0 to 1."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm_input = FrameNorm(features)
+        self.transformer = FrameTransformer(features)
+        self.norm_trans = FrameNorm(DIM)
+        self.pool = AttentionPool()
+
+    def forward(self, h: Float[Tensor, "batch frame feature"]) -> Float[Tensor, " batch"]:
+        return self.pool(self.norm_trans(self.transformer(self.norm_input(h)))).sigmoid()
+
+
+class DistillMos(nn.Module):
+    """Excerpts of MOS_SAMPLES samples to mean opinion scores from 1 to 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = SpectrogramConvolutions()
+        self.transformer_pool_attn = FrameRating(self.cnn.features)
+
+    def forward(self, excerpts: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:
+        excerpts = excerpts / (excerpts.abs().amax(1, keepdim=True) + 1e-8)
+        quality = self.transformer_pool_attn(self.cnn(compressed_spectrum(excerpts)))
+        return LOWEST_MOS + (HIGHEST_MOS - LOWEST_MOS) * quality
+
+
+def compressed_spectrum(excerpts: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch 2 bin frame"]:
+    """Real and imaginary part of the spectrum, its magnitudes raised to the power of COMPRESSION."""
+    edge = (FRAME - HOP) // 2
+    spectrum = torch.stft(
+        F.pad(excerpts, (edge, edge), mode="reflect"), FRAME, HOP, FRAME,
+        torch.hann_window(FRAME).to(excerpts), center=False, return_complex=True,
+    )  # fmt: skip
+    parts = torch.stack([spectrum.real, spectrum.imag], 1)
+    level = parts.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+    return parts * level ** (COMPRESSION - 1)
+
+
+def cut_excerpts(
+    samples: Float[Tensor, " sample"], hop_samples: int
+) -> Float[Tensor, "excerpt excerpt_sample"]:
+    """Excerpts at equal distances of at most `hop_samples`, the first at the start, the last at the end of a song.
+
+    A shorter song is filled up with silence.
+    """
+    samples = F.pad(samples, (0, max(0, MOS_SAMPLES - len(samples))))
+    rest = len(samples) - MOS_SAMPLES
+    count = math.ceil(rest / hop_samples) + 1
+    starts = [rest * number // max(1, count - 1) for number in range(count)]
+    return torch.stack([samples[start : start + MOS_SAMPLES] for start in starts])
+
+
+@torch.no_grad()
+def song_mos(network: DistillMos, samples: Float[Tensor, " sample"], hop_samples: int) -> float:
+    """The mean score of the excerpts of a song at MOS_SAMPLE_RATE, one at a time."""
+    scores = [network(excerpt[None]) for excerpt in cut_excerpts(samples, hop_samples)]
+    return float(torch.cat(scores).mean())
+
+
+@cache
+def load_distill_mos(path: Path) -> DistillMos:
+    """The network with the weights of the published file, frozen. CheckpointError for another file."""
+    check_weights_file(path)
+    checkpoint = read_pickle(path)
+    state = checkpoint.get("model")
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path}: no weights of DistillMOS, which are a dictionary under the key 'model'"
+        )
+    network = DistillMos()
+    check_state(network, state, str(path))
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
