@@ -20,9 +20,9 @@ CREPE_BINS = 360
 CENTS_PER_BIN = 20.0
 LOWEST_CENTS = 1997.379
 """Of the lowest bin, above 10 Hz."""
-CHANNELS = (128, 16, 16, 16, 32, 64)
-KERNEL, FIRST_KERNEL, FIRST_STRIDE = 64, 512, 4
-FRAME_CHUNK = 256
+CREPE_CHANNELS = (128, 16, 16, 16, 32, 64)
+CREPE_KERNEL, CREPE_FIRST_KERNEL, CREPE_FIRST_STRIDE = 64, 512, 4
+CREPE_FRAME_CHUNK = 256
 """Frames in the network at once."""
 
 
@@ -32,19 +32,19 @@ class CrepeTiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         inputs = 1
-        for number, outputs in enumerate(CHANNELS, 1):
-            kernel, stride = (FIRST_KERNEL, FIRST_STRIDE) if number == 1 else (KERNEL, 1)
+        for number, outputs in enumerate(CREPE_CHANNELS, 1):
+            kernel, stride = (CREPE_FIRST_KERNEL, CREPE_FIRST_STRIDE) if number == 1 else (CREPE_KERNEL, 1)
             setattr(self, f"conv{number}", nn.Conv2d(inputs, outputs, (kernel, 1), (stride, 1)))
             setattr(self, f"conv{number}_BN", nn.BatchNorm2d(outputs, eps=1e-3))
             inputs = outputs
-        steps = CREPE_FRAME // FIRST_STRIDE >> len(CHANNELS)
+        steps = CREPE_FRAME // CREPE_FIRST_STRIDE >> len(CREPE_CHANNELS)
         self.classifier = nn.Linear(inputs * steps, CREPE_BINS)
 
     def forward(self, frames: Float[Tensor, "frame sample"]) -> Float[Tensor, "frame bin"]:
         h = frames[:, None, :, None]
-        for number in range(1, len(CHANNELS) + 1):
-            edges = (FIRST_KERNEL - FIRST_STRIDE) // 2 if number == 1 else None
-            pad = (0, 0, KERNEL // 2 - 1, KERNEL // 2) if edges is None else (0, 0, edges, edges)
+        for number in range(1, len(CREPE_CHANNELS) + 1):
+            edges = (CREPE_FIRST_KERNEL - CREPE_FIRST_STRIDE) // 2 if number == 1 else None
+            pad = (0, 0, CREPE_KERNEL // 2 - 1, CREPE_KERNEL // 2) if edges is None else (0, 0, edges, edges)
             convolution: Any = getattr(self, f"conv{number}")
             h = getattr(self, f"conv{number}_BN")(F.relu(convolution(F.pad(h, pad))))
             h = F.max_pool2d(h, (2, 1))
@@ -59,7 +59,7 @@ def track_pitch(
     frames = F.pad(samples, (CREPE_FRAME // 2, CREPE_FRAME // 2)).unfold(0, CREPE_FRAME, hop)
     frames = frames - frames.mean(1, keepdim=True)
     frames = frames / frames.std(1, keepdim=True).clamp_min(1e-10)
-    return torch.cat([network(part) for part in frames.split(FRAME_CHUNK)])
+    return torch.cat([network(part) for part in frames.split(CREPE_FRAME_CHUNK)])
 
 
 @cache

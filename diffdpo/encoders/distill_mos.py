@@ -19,12 +19,12 @@ from diffdpo.weight_files import check_state, check_weights_file, read_pickle
 MOS_SAMPLE_RATE = 16_000
 MOS_SAMPLES = 122_880
 """Samples of the excerpt that the network rates: 7.68 s."""
-FRAME, HOP = 320, 160
-COMPRESSION = 0.3
-CHANNELS = (64, 64, 128, 256, 256, 256)
-BINS = FRAME // 2 + 1
-DIM, HEADS, LAYERS = 200, 8, 7
-FRAMES = MOS_SAMPLES // HOP // 2
+MOS_FRAME, MOS_HOP = 320, 160
+MOS_COMPRESSION = 0.3
+MOS_CHANNELS = (64, 64, 128, 256, 256, 256)
+MOS_BINS = MOS_FRAME // 2 + 1
+MOS_DIM, MOS_HEADS, MOS_LAYERS = 200, 8, 7
+MOS_FRAMES = MOS_SAMPLES // MOS_HOP // 2
 """Frames of the transformer: the last convolution takes every second one."""
 LOWEST_MOS, HIGHEST_MOS = 1.0, 5.0
 
@@ -35,9 +35,9 @@ class SpectrogramConvolutions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        bins, inputs = BINS, 2
-        for number, outputs in enumerate(CHANNELS):
-            steps = (2 if number else 1, 2 if number == len(CHANNELS) - 1 else 1)
+        bins, inputs = MOS_BINS, 2
+        for number, outputs in enumerate(MOS_CHANNELS):
+            steps = (2 if number else 1, 2 if number == len(MOS_CHANNELS) - 1 else 1)
             layers += [nn.Conv2d(inputs, outputs, 3, stride=steps, padding=(0, 1)), nn.LeakyReLU(0.1)]
             bins, inputs = (bins - 3) // steps[0] + 1, outputs
         self.cnn = nn.Sequential(*layers)
@@ -61,8 +61,8 @@ class SinePlaces(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        turns = torch.arange(FRAMES)[:, None] * torch.exp(
-            torch.arange(0, DIM, 2) * (-math.log(2 * FRAMES) / DIM)
+        turns = torch.arange(MOS_FRAMES)[:, None] * torch.exp(
+            torch.arange(0, MOS_DIM, 2) * (-math.log(2 * MOS_FRAMES) / MOS_DIM)
         )
         self.register_buffer("pe", torch.stack([turns.sin(), turns.cos()], -1).flatten(1)[None])
 
@@ -77,9 +77,9 @@ class FrameTransformer(nn.Module):
         super().__init__()
         self.norm = FrameNorm(features)
         self.position_encoding = SinePlaces()
-        self.linear_proj = nn.Linear(features, DIM)
-        layer = nn.TransformerEncoderLayer(DIM, HEADS, 2 * DIM, dropout=0.0, batch_first=True)
-        self.transformer_encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+        self.linear_proj = nn.Linear(features, MOS_DIM)
+        layer = nn.TransformerEncoderLayer(MOS_DIM, MOS_HEADS, 2 * MOS_DIM, dropout=0.0, batch_first=True)
+        self.transformer_encoder = nn.TransformerEncoder(layer, MOS_LAYERS, enable_nested_tensor=False)
 
     def forward(self, h: Float[Tensor, "batch frame feature"]) -> Float[Tensor, "batch frame dim"]:
         return self.transformer_encoder(self.position_encoding(self.linear_proj(self.norm(h))))
@@ -90,23 +90,23 @@ class AttentionPool(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(DIM, 2 * DIM)
-        self.linear2 = nn.Linear(2 * DIM, 1)
-        self.linear3 = nn.Linear(DIM, 1)
+        self.linear1 = nn.Linear(MOS_DIM, 2 * MOS_DIM)
+        self.linear2 = nn.Linear(2 * MOS_DIM, 1)
+        self.linear3 = nn.Linear(MOS_DIM, 1)
 
     def forward(self, h: Float[Tensor, "batch frame dim"]) -> Float[Tensor, " batch"]:
         weights = self.linear2(F.relu(self.linear1(h))).softmax(1)
         return self.linear3((weights * h).sum(1))[:, 0]
 
 
-class FrameRating(nn.Module):
+class QualityHead(nn.Module):
     """Features of frames to a quality from 0 to 1."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.norm_input = FrameNorm(features)
         self.transformer = FrameTransformer(features)
-        self.norm_trans = FrameNorm(DIM)
+        self.norm_trans = FrameNorm(MOS_DIM)
         self.pool = AttentionPool()
 
     def forward(self, h: Float[Tensor, "batch frame feature"]) -> Float[Tensor, " batch"]:
@@ -119,24 +119,24 @@ class DistillMos(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.cnn = SpectrogramConvolutions()
-        self.transformer_pool_attn = FrameRating(self.cnn.features)
+        self.transformer_pool_attn = QualityHead(self.cnn.features)
 
     def forward(self, excerpts: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:
         excerpts = excerpts / (excerpts.abs().amax(1, keepdim=True) + 1e-8)
-        quality = self.transformer_pool_attn(self.cnn(compressed_spectrum(excerpts)))
+        quality = self.transformer_pool_attn(self.cnn(spectrum_parts(excerpts)))
         return LOWEST_MOS + (HIGHEST_MOS - LOWEST_MOS) * quality
 
 
-def compressed_spectrum(excerpts: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch 2 bin frame"]:
-    """Real and imaginary part of the spectrum, its magnitudes raised to the power of COMPRESSION."""
-    edge = (FRAME - HOP) // 2
+def spectrum_parts(excerpts: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch 2 bin frame"]:
+    """Real and imaginary part of the spectrum, its magnitudes raised to the power of MOS_COMPRESSION."""
+    edge = (MOS_FRAME - MOS_HOP) // 2
     spectrum = torch.stft(
-        F.pad(excerpts, (edge, edge), mode="reflect"), FRAME, HOP, FRAME,
-        torch.hann_window(FRAME).to(excerpts), center=False, return_complex=True,
+        F.pad(excerpts, (edge, edge), mode="reflect"), MOS_FRAME, MOS_HOP, MOS_FRAME,
+        torch.hann_window(MOS_FRAME).to(excerpts), center=False, return_complex=True,
     )  # fmt: skip
     parts = torch.stack([spectrum.real, spectrum.imag], 1)
     level = parts.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-12)
-    return parts * level ** (COMPRESSION - 1)
+    return parts * level ** (MOS_COMPRESSION - 1)
 
 
 def cut_excerpts(
@@ -147,9 +147,9 @@ def cut_excerpts(
     A shorter song is filled up with silence.
     """
     samples = F.pad(samples, (0, max(0, MOS_SAMPLES - len(samples))))
-    rest = len(samples) - MOS_SAMPLES
-    count = math.ceil(rest / hop_samples) + 1
-    starts = [rest * number // max(1, count - 1) for number in range(count)]
+    slack = len(samples) - MOS_SAMPLES
+    count = math.ceil(slack / hop_samples) + 1
+    starts = [slack * number // max(1, count - 1) for number in range(count)]
     return torch.stack([samples[start : start + MOS_SAMPLES] for start in starts])
 
 

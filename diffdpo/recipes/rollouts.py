@@ -16,7 +16,7 @@ from diffdpo.data import tables
 from diffdpo.data.samples import SAMPLES
 from diffdpo.errors import ConfigError, DataError
 from diffdpo.progress import log
-from diffdpo.recipes.round_songs import sample_candidates, score_folders
+from diffdpo.recipes.round_songs import sample_candidates, score_candidates
 from diffdpo.registry import Choice
 from diffdpo.run_dir import DistEnv
 
@@ -49,7 +49,7 @@ def roll_out(cfg: "RoundRun", model: Choice, number: int) -> Path:
     folder = Path(cfg.out) / f"round-{number}"
     seed = cfg.seed + 1000 * number  # other songs than the evaluation's, and than any other round's
     songs = sample_candidates(cfg, model, folder / "candidates", seed)
-    score_folders(cfg, [songs], Path(cfg.out) / "scores", windows=True)
+    score_candidates(cfg, songs)
     return songs
 
 

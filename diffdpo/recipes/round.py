@@ -23,7 +23,13 @@ from diffdpo.recipes.evaluate import EvaluateRun
 from diffdpo.recipes.mine import MineRun
 from diffdpo.recipes.next_model import next_model
 from diffdpo.recipes.rollouts import RolloutConfig, RolloutQueue, rollout_queue
-from diffdpo.recipes.round_songs import has_plain_candidates, sample_long_song, sample_songs, score_folders
+from diffdpo.recipes.round_songs import (
+    has_plain_candidates,
+    mining_scorers,
+    sample_long_song,
+    sample_songs,
+    score_folders,
+)
 from diffdpo.recipes.round_validation import check_prompts, first_model, log_result, validate_round
 from diffdpo.recipes.sample import SampleRun
 from diffdpo.recipes.score import ScoreRun
@@ -38,7 +44,7 @@ OBJECTIVE_ARGS = {"beta": 500.0, "timestep": {"weight": "clipped_elbo"}, "safegu
 """Arguments of the default objective: those that came nearest to a known optimum (docs/theory/objectives.md)."""
 ROUND_KEYS: dict[str, tuple[str, ...]] = {
     "sample": ("out", "prompts", "model", "per_prompt", "seed", "search"),
-    "score": ("out", "samples"),
+    "score": ("out", "samples", "per_prompt"),
     "mine": ("out", "samples", "scores", "pairs"),
     "train": ("out", "model", "seed"),
     "evaluate": (
@@ -85,6 +91,9 @@ class RoundRun:
     the rule about winners' errors is the best."""
     candidates: int = 6
     """Songs sampled for each mining prompt."""
+    judge_candidates: int = 0
+    """How many of them all of `score.scorers` score; 0: all. The others get the scores of `mine.axes` alone: what
+    judges say of candidates, which takes most of the time, only serves to tell what choosing gains."""
     search: SearchConfig | None = None
     """How the songs of the mining prompts are searched for; all songs of a search are candidates. Without it
     `candidates` plain songs are sampled."""
@@ -99,7 +108,7 @@ class RoundRun:
     sample: SampleRun = field(default_factory=STAGES["sample"])
     """How songs are sampled: sampling, longform. The round sets out, prompts, model, per_prompt and seed."""
     score: ScoreRun = field(default_factory=STAGES["score"])
-    """Which scorers, and windows for spans. The round sets samples and out."""
+    """Which scorers, and windows for spans. The round sets samples, per_prompt and out."""
     mine: MineRun = field(default_factory=STAGES["mine"])
     """Rule, axes, weights, soft labels, spans. The round sets samples, scores, out and pairs."""
     train: TrainRun = field(default_factory=STAGES["train"])
@@ -123,7 +132,7 @@ class RoundRun:
     def __post_init__(self) -> None:
         check_range(self, "candidates", low=2)
         check_range(self, "evaluation_samples", "rounds", low=1)
-        check_range(self, "long_song_s", low=0)
+        check_range(self, "long_song_s", "judge_candidates", low=0)
         check_range(self, "adapter_strength", above=0)
         check_interval(self.adapter_interval, "adapter_interval")
         check_seed(self, "seed")
@@ -141,6 +150,8 @@ class RoundRun:
             check_timed(self)
         replace(self.sample, model=self.model).check_parts()
         self.score.check_parts()
+        if self.judge_candidates:
+            mining_scorers(self)
         if self.search is not None:
             replace(self.sample, model=self.model, search=self.search).check_parts()
         self.mine.check_parts()
@@ -173,6 +184,7 @@ def run(cfg: RoundRun) -> Path:
     evaluate.warn_of_judges(cfg.evaluate.judges, visible=dist.main)
     free = [
         "rounds",
+        "judge_candidates",
         "sample.executor",
         "score.executor",
         "score.batch",
@@ -228,7 +240,7 @@ def _report(cfg: RoundRun, model: Choice, out: Path, folder: Path, dist: DistEnv
         sample_songs(cfg, choice, target, cfg.evaluation_prompts, cfg.evaluation_samples, seed=cfg.seed)
         for choice, target in ((cfg.model, out / "baseline"), (model, folder / "aligned"))
     )
-    score_folders(cfg, [baseline, aligned], out / "scores", windows=False)
+    score_folders(cfg, [baseline, aligned], out / "scores")
     song = sample_long_song(cfg, model, out, dist)
     frontier = out / evaluate.FRONTIER
     evaluate.run(

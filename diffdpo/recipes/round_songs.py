@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffdpo.data.samples import Samples, sample_id
 from diffdpo.errors import ConfigError
+from diffdpo.parts import build_scorers
 from diffdpo.recipes import sample, score, search
 from diffdpo.recipes.search import SearchRun
 from diffdpo.registry import Choice
@@ -43,10 +44,35 @@ def sample_songs(cfg: "RoundRun", model: Choice, out: Path, prompts: str, count:
     return sample.run(stage, free=("model",))  # songs of another model are made anew
 
 
-def score_folders(cfg: "RoundRun", samples: Sequence[Path], out: Path, *, windows: bool) -> None:
-    """Scores of some folders; of windows for the candidates alone, from which spans are mined."""
-    stage = replace(cfg.score, samples=[str(folder) for folder in samples], out=str(out))
-    score.run(stage if windows else replace(stage, window_s=0.0, hop_s=0.0))
+def score_folders(cfg: "RoundRun", samples: Sequence[Path], out: Path) -> None:
+    """Scores of some folders, without windows, from which spans are mined of candidates alone."""
+    score.run(
+        replace(cfg.score, samples=[str(folder) for folder in samples], out=str(out), window_s=0.0, hop_s=0.0)
+    )
+
+
+def score_candidates(cfg: "RoundRun", songs: Path) -> None:
+    """Scores of the candidates of a round: of all of them on what is mined, of `judge_candidates` on everything."""
+    stage = replace(cfg.score, samples=[str(songs)], out=str(Path(cfg.out) / "scores"))
+    score.run(replace(stage, per_prompt=cfg.judge_candidates))
+    if cfg.judge_candidates:
+        score.run(replace(stage, scorers=mining_scorers(cfg)))
+
+
+def mining_scorers(cfg: "RoundRun") -> list[Any]:
+    """The scorers, as configured, whose axes are mined by name. ConfigError where none is."""
+    parts = [build_scorers([entry]) for entry in cfg.score.scorers]
+    scorers = [
+        entry
+        for entry, part in zip(cfg.score.scorers, parts, strict=True)
+        if any(set(scorer.axes) & set(cfg.mine.axes) for scorer in part.values())
+    ]
+    if not scorers:
+        raise ConfigError(
+            "judge_candidates: name the axes to mine, mine.axes=[…], of scorers that are in score.scorers: the "
+            "other songs are scored on these alone"
+        )
+    return scorers
 
 
 def sample_long_song(cfg: "RoundRun", model: Choice, out: Path, dist: DistEnv) -> Path | None:

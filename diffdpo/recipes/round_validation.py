@@ -72,7 +72,7 @@ def validate_round(cfg: "RoundRun", model: Choice, out: Path, folder: Path) -> R
         sample_songs(cfg, choice, target, cfg.validation_prompts, count, seed=seed)
         for choice, target in ((cfg.model, out / "validation"), (model, folder / "validation"))
     )
-    score_folders(cfg, [baseline, aligned], out / "scores", windows=False)
+    score_folders(cfg, [baseline, aligned], out / "scores")
     axis_effects = evaluate.compare(
         baseline, aligned, out / "scores", read_json(folder / "pairs" / MANIFEST)["axes"]
     )

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from diffdpo.checks import check_range
 from diffdpo.config_paths import PATH
 from diffdpo.data import tables
-from diffdpo.data.samples import open_samples
+from diffdpo.data.samples import SampleRow, open_samples
 from diffdpo.data.scores import (
     FULL_SONG,
     SCORES,
@@ -62,13 +62,15 @@ class ScoreRun:
     Judges, scorers of adherence and scorers that need longer windows score no windows."""
     hop_s: float = 0.0
     """Seconds between the starts of two windows; 0: half a window."""
+    per_prompt: int = 0
+    """Score only the first songs of each prompt; 0: all."""
     batch: int = 0
     """Songs that are read and scored together; 0: one for each thread. Large networks want several."""
     executor: Choice = field(default_factory=lambda: Choice("local"))
     """Where songs are scored: local, in this process, or ray, on the actors of a Ray cluster."""
 
     def __post_init__(self) -> None:
-        check_range(self, "window_s", "hop_s", "batch", low=0)
+        check_range(self, "window_s", "hop_s", "per_prompt", "batch", low=0)
 
     def check_parts(self) -> None:
         """ConfigError for a part or an argument that does not exist, before anything is loaded."""
@@ -84,7 +86,8 @@ def run(cfg: ScoreRun) -> Path:
     check_alone_on(cfg.executor, dist)
     grid = Grid(cfg.window_s, cfg.hop_s or cfg.window_s / 2) if cfg.window_s else None
     with open_folder(out, dist):
-        score_files(read_audio_files(cfg.samples), scorers, out, dist, Scoring(grid, executor, cfg.batch))
+        files = read_audio_files(cfg.samples, cfg.per_prompt)
+        score_files(files, scorers, out, dist, Scoring(grid, executor, cfg.batch))
     return out
 
 
@@ -158,12 +161,15 @@ def _append_scores(out: Path, batch_scores: Sequence[FileScores], grid: Grid | N
     tables.append(out, SCORES, rows, rank=rank)
 
 
-def read_audio_files(folders: Sequence[str]) -> list[AudioFile]:
-    """The audio files of some samples folders; files of the same content count as one."""
+def read_audio_files(folders: Sequence[str], per_prompt: int = 0) -> list[AudioFile]:
+    """The audio files of some samples folders, of each prompt the first ones; 0: all.
+
+    Files of the same content count as one.
+    """
     audio_files: dict[str, AudioFile] = {}
     for folder in folders:
         samples = open_samples(folder)
-        rows = samples.rows()
+        rows = first_songs(samples.rows(), per_prompt) if per_prompt else samples.rows()
         silent = [row.sample_id for row in rows if not row.sha256]
         if silent:
             raise DataError(f"{folder}: {silent[0]} has no audio; sample again with audio=true")
@@ -177,6 +183,14 @@ def read_audio_files(folders: Sequence[str]) -> list[AudioFile]:
     if not audio_files:
         raise DataError("nothing to score: name folders that `diffdpo sample` wrote, samples=[…]")
     return list(audio_files.values())
+
+
+def first_songs(rows: Sequence[SampleRow], per_prompt: int) -> list[SampleRow]:
+    """The first songs of each prompt, in the order of their ids."""
+    songs: dict[str, list[SampleRow]] = {}
+    for row in sorted(rows, key=lambda row: row.sample_id):
+        songs.setdefault(row.prompt_id, []).append(row)
+    return [row for prompt in songs.values() for row in prompt[:per_prompt]]
 
 
 def _cached(out: Path, grid: Grid | None) -> set[tuple[str, ...]]:

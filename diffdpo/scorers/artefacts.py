@@ -16,7 +16,7 @@ from diffdpo.types import Clip
 
 DISTILL_MOS = Published(name="DistillMOS", repo="distillmos==0.9.1", license="MIT")
 DISTILL_MOS_FILE = "weights/distill_mos_v7.pt"
-EXCERPT_S = 7.68
+MOS_EXCERPT_S = 7.68
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Artefacts:
 
     weights: str = field(default="", repr=False, metadata=PATH)
     """The file distill_mos_v7.pt or the folder of the package distillmos; by default the package, if installed."""
-    hop_s: float = EXCERPT_S
+    hop_s: float = MOS_EXCERPT_S
     """Longest distance between the starts of two excerpts. 1 is the published way, eight times as slow."""
 
     def __post_init__(self) -> None:

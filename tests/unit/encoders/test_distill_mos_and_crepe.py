@@ -12,10 +12,10 @@ from diffdpo.encoders.crepe import CREPE_SAMPLE_RATE, LOWEST_CENTS, CrepeTiny, l
 from diffdpo.encoders.distill_mos import (
     MOS_SAMPLES,
     DistillMos,
-    compressed_spectrum,
     cut_excerpts,
     load_distill_mos,
     song_mos,
+    spectrum_parts,
 )
 from diffdpo.errors import CheckpointError, DataError
 from diffdpo.scorers.artefacts import Artefacts
@@ -61,7 +61,7 @@ def test_opinion_scores_are_those_of_the_published_code(mos_network, seconds):
 
 
 def test_features_of_the_spectrum_are_those_of_the_published_code(mos_network):
-    spectrum = compressed_spectrum(rising_tone(7.68)[None] / 0.6)
+    spectrum = spectrum_parts(rising_tone(7.68)[None] / 0.6)
     features = mos_network.cnn(spectrum)[0].T
     assert features.shape == (1024, 384)
     assert torch.allclose(features[::300, ::100], torch.tensor(PUBLISHED_FEATURES), atol=1e-4)
@@ -69,8 +69,8 @@ def test_features_of_the_spectrum_are_those_of_the_published_code(mos_network):
 
 def test_magnitudes_are_compressed_and_phases_kept():
     sound = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
-    real, imaginary = compressed_spectrum(sound)[0]
-    quiet_real, quiet_imaginary = compressed_spectrum(sound / 100)[0]
+    real, imaginary = spectrum_parts(sound)[0]
+    quiet_real, quiet_imaginary = spectrum_parts(sound / 100)[0]
     level, quiet_level = torch.hypot(real, imaginary), torch.hypot(quiet_real, quiet_imaginary)
     assert torch.allclose(level / quiet_level, torch.tensor(100.0**0.3), rtol=1e-3)
     assert torch.allclose(torch.atan2(real, imaginary), torch.atan2(quiet_real, quiet_imaginary), atol=1e-3)
