@@ -1,10 +1,14 @@
 """LoRA on a network, with everything that peft's LoraConfig offers and training on preferences allows."""
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import LoraConfig as PeftLora
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor
 
 from diffdpo.errors import ConfigError, reason
 from diffdpo.models.adapters import PEFT_KEYS, is_adaptable
@@ -49,6 +53,46 @@ def add_lora(network: Any, lora: LoraConfig, targets: Sequence[str], seed: int) 
                 f"train.lora.peft: {name} would be trained, which belongs to no adapter; leave bias, "
                 "modules_to_save and trainable_token_indices out, or train all weights"
             )
+
+
+def fuse_lora(network: Any) -> None:
+    """Add adapters to their layers inside the second matrix product, not after it.
+
+    peft scales and adds whole activations, which is memory traffic; here the rank's few columns are scaled, and the
+    product accumulates onto the layer's output. Values and gradients differ by rounding alone. Layers on which it
+    does not act (DoRA, dropout, several adapters, other precisions, no linear layer) stay peft's.
+    """
+    for layer in network.modules():
+        if type(layer) is LoraLinear and type(layer.base_layer) is torch.nn.Linear:
+            layer.forward = MethodType(lora_forward, layer)
+
+
+def lora_forward(
+    layer: Any, x: Float[Tensor, "... input"], *args: Any, **kwargs: Any
+) -> Float[Tensor, "... output"]:
+    """A linear layer with its one plain adapter; in other cases as peft computes it."""
+    if args or kwargs or not is_plain(layer, x):
+        return type(layer).forward(layer, x, *args, **kwargs)
+    (name,) = layer.active_adapters
+    rows = x.flatten(0, -2)
+    columns = layer.lora_A[name](rows) * layer.scaling[name]
+    total = torch.addmm(layer.base_layer(rows), columns, layer.lora_B[name].weight.t())
+    return total.unflatten(0, x.shape[:-1])
+
+
+def is_plain(layer: Any, x: Tensor) -> bool:
+    """Whether the layer acts now by one adapter of two matrices, without dropout, in the precision of its input."""
+    if layer.disable_adapters or layer.merged or x.ndim < 2 or len(layer.active_adapters) != 1:
+        return False
+    (name,) = layer.active_adapters
+    if name not in layer.lora_A or name in layer.lora_variant:
+        return False
+    weights = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.base_layer.weight
+    return (
+        layer.lora_B[name].bias is None
+        and isinstance(layer.lora_dropout[name], torch.nn.Identity)
+        and (torch.is_autocast_enabled(x.device.type) or all(weight.dtype == x.dtype for weight in weights))
+    )
 
 
 def check_targets(network: Any, patterns: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from diffdpo.training.config import (
 )
 from diffdpo.training.context_parallel import build_shards, check_context
 from diffdpo.training.loop import fit
-from diffdpo.training.lora import add_lora, check_dropout
+from diffdpo.training.lora import add_lora, check_dropout, fuse_lora
 from diffdpo.training.optimizer import build_optimizer, check_weight_precision
 from diffdpo.training.quantize import keep_adapter_only, keep_base_local, quantize_base
 from diffdpo.training.run import LoopState, Training, averaged_weights
@@ -147,6 +147,8 @@ def prepare_training(
         network.requires_grad_(True)
     if cfg.weights != "fp32":
         network.to(torch.bfloat16)
+    if cfg.lora is not None and not cfg.compile and not strategy_of(accelerator).needs_equal_passes:
+        fuse_lora(network)  # not where layers gather their shards; a compiler does it itself
     enable_checkpointing(network, checkpointing_of(cfg))
     reference, old = build_auxiliaries(cfg, objective, network, accelerator)
     cache = build_cache(cfg.reference, objective, accelerator)
