@@ -30,6 +30,7 @@ from diffdpo.evaluation.real_songs import read_table
 from diffdpo.evaluation.witness_report import BAND_GROUP, FORM_WITNESS
 from diffdpo.objectives import OBJECTIVES
 from diffdpo.progress import log
+from diffdpo.recipes.score import first_songs
 from tools.bench.aligned_models import (
     AlignedModel,
     aligned_choice,
@@ -78,12 +79,15 @@ Stage = tuple[str, Callable[[], Point]]
 """The name of a point, and how it is measured."""
 
 
-def read_songs(folder: Path, scores: Path) -> SongSet:
-    """The songs of a folder that have scores, of equal weight within their prompt."""
+def read_songs(folder: Path, scores: Path, per_prompt: int = 0) -> SongSet:
+    """The first songs of each prompt, 0 for all, that have scores; of equal weight within their prompt."""
     samples = open_samples(folder)
     songs = join_scores(read_scores(scores), samples, samples.prompts())
-    columns = {axis: songs.values[:, place] for place, axis in enumerate(songs.axes)}
-    return even_songs(songs.groups, {axis: v for axis, v in columns.items() if np.isfinite(v).all()})
+    chosen_ids = {row.sample_id for row in first_songs(samples.rows(), per_prompt or len(songs.sample_ids))}
+    places = [place for place, name in enumerate(songs.sample_ids) if name in chosen_ids]
+    columns = {axis: songs.values[places, column] for column, axis in enumerate(songs.axes)}
+    groups = [songs.groups[place] for place in places]
+    return even_songs(groups, {axis: v for axis, v in columns.items() if np.isfinite(v).all()})
 
 
 def measure(bench: Bench, songs: SongSet, base: SongSet) -> dict[str, Any]:
@@ -163,8 +167,10 @@ def stages(bench: Bench, plan: str, candidates: int) -> Iterator[Stage]:
     aligned = AlignedModel("aligned", "the run's recipe")
     if plan == "quick":
         folder = bench.run / "round-1" / "candidates"
-        label, count = " (mining prompts)", round_config(bench.run).candidates
-        yield from best_of_n_stages(bench, label, lambda: read_songs(folder, bench.run / "scores"), count)
+        cfg, scores = round_config(bench.run), bench.run / "scores"
+        count = cfg.judge_candidates or cfg.candidates  # the others have no scores by witnesses
+        label = " (mining prompts)"
+        yield from best_of_n_stages(bench, label, lambda: read_songs(folder, scores, count), count)
         yield aligned.name, lambda: model_point(bench, aligned, bench.run)
         return
     base = candidate_songs(bench, candidates)

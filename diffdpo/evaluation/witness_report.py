@@ -27,7 +27,6 @@ from diffdpo.evaluation.composites import (
     HARMONY_WITNESSES,
     RHYTHM_WITNESSES,
     CompositeScale,
-    WitnessValues,
     composite_effects,
     fit_composites,
 )
@@ -38,6 +37,10 @@ from diffdpo.mining.values import Candidate
 from diffdpo.statistics import Effect, Interval, estimate_mean
 
 FORM_WITNESS = "form.order"
+REQUIRED_WITNESSES = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
+SCALE_WITNESSES = (*REQUIRED_WITNESSES, FORM_WITNESS)
+"""Witnesses of the composites, which need a deviation over the base's songs."""
+ALL_WITNESSES = tuple(dict.fromkeys((*SCALE_WITNESSES, *BAND_WITNESSES)))
 BAND_GROUP = "judge"
 """The real songs that the band is taken from: those that nothing is fitted to."""
 
@@ -116,17 +119,14 @@ def witness_report(
     bands: Mapping[str, Band] | None = None,
     real: RealSongs | None = None,
 ) -> WitnessReport | None:
-    """The report of paired songs; None unless all have the witnesses of harmony and rhythm.
+    """The report of paired songs; None unless the witnesses of harmony and rhythm are without `witness_faults`.
 
-    Witnesses that were mined are no witnesses: None then, too. `candidates` are the base's, for best-of-N; `real`
-    are put on the scale beside them.
+    `candidates` are the base's, for best-of-N; `real` are put on the scale beside them.
     """
-    requirements = (*HARMONY_WITNESSES, *RHYTHM_WITNESSES)
-    names = {*requirements, FORM_WITNESS, *BAND_WITNESSES} - set(mined_axes)
-    base, aligned = witness_values(pairs, names)
-    complete = {axis for axis in names if _is_complete(base, axis) and _is_complete(aligned, axis)}
-    if not complete.issuperset(requirements):
+    complete = set(ALL_WITNESSES) - witness_faults(pairs, mined_axes).keys()
+    if not complete.issuperset(REQUIRED_WITNESSES):
         return None
+    base, aligned = witness_values(pairs, complete)
     prompts = [pair.group for pair in pairs]
     scale = fit_composites(base, [FORM_WITNESS] if FORM_WITNESS in complete else [])
     composites = composite_effects(scale, base, aligned, prompts)
@@ -142,6 +142,38 @@ def witness_report(
         gains=tuple(change.tolist()),
         real=real_composites(scale, real) if real is not None else {},
     )
+
+
+def witness_faults(pairs: Sequence[PairedSample], mined_axes: Collection[str]) -> dict[str, str]:
+    """The witnesses that cannot speak, each with the reason."""
+    base, aligned = witness_values(pairs, ALL_WITNESSES)
+    faults = {}
+    for axis in ALL_WITNESSES:
+        values = [*base.get(axis, ()), *aligned.get(axis, ())]
+        absent = 2 * len(pairs) - int(np.isfinite(values).sum())
+        if axis in mined_axes:
+            faults[axis] = "mined"
+        elif absent:
+            faults[axis] = f"without a score of {absent} of {2 * len(pairs)} songs"
+        elif axis in SCALE_WITNESSES and np.ptp(base[axis]) == 0:
+            faults[axis] = "the same for all songs of the base"
+    return faults
+
+
+def fault_line(faults: Mapping[str, str]) -> str:
+    """What is not measured because of `witness_faults`, in a line; empty without any that matters."""
+    if not faults:
+        return ""
+    if faults.keys() & set(REQUIRED_WITNESSES):
+        lost = "W.all and the in-band share"
+    else:
+        parts = {"form in W.all": {FORM_WITNESS}, "the in-band share": set(BAND_WITNESSES)}
+        lost = " and ".join(name for name, axes in parts.items() if axes & faults.keys())
+    axes_by_reason: dict[str, list[str]] = {}
+    for axis, text in faults.items():
+        axes_by_reason.setdefault(text, []).append(axis)
+    reasons = "; ".join(f"{', '.join(axes)}: {text}" for text, axes in axes_by_reason.items())
+    return f"not measured: {lost} ({reasons}); their scorers are notes, beats and form"
 
 
 def real_composites(scale: CompositeScale, real: RealSongs) -> dict[str, Interval]:
@@ -160,10 +192,6 @@ def real_composites(scale: CompositeScale, real: RealSongs) -> dict[str, Interva
         if has
     ]
     return {name: estimate_mean(column[usable], artists).interval() for name, column in values.items()}
-
-
-def _is_complete(values: WitnessValues, axis: str) -> bool:
-    return axis in values and bool(np.isfinite(values[axis]).all())
 
 
 def _gain_curve(scale: CompositeScale, candidates: Sequence[Candidate]) -> GainCurve | None:

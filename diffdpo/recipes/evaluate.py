@@ -26,7 +26,13 @@ from diffdpo.evaluation.effects import (
 )
 from diffdpo.evaluation.evidence import gather_evidence
 from diffdpo.evaluation.verdict import VerdictLimits, reach_verdict
-from diffdpo.evaluation.witness_report import judge_songs, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import (
+    fault_line,
+    judge_songs,
+    shipped_bands,
+    witness_faults,
+    witness_report,
+)
 from diffdpo.progress import log
 from diffdpo.recipes.paired_songs import (
     check_not_mined,
@@ -193,8 +199,10 @@ def _evaluate(cfg: EvaluateRun, out: Path) -> None:
     )
     write_report(out / "report.html", report)
     finish(out, samples=len(pairs), prompts=len({pair.group for pair in pairs}))
-    for line in (sentence, *(witnesses.lines if witnesses is not None else ()), decision.text):
-        log(line)
+    absence = fault_line(witness_faults(pairs, mined_axes))
+    for line in (sentence, *(witnesses.lines if witnesses is not None else ()), absence, decision.text):
+        if line:
+            log(line)
     log(f"report: {out / 'report.html'}")
 
 

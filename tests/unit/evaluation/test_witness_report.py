@@ -10,7 +10,14 @@ from diffdpo.evaluation.best_of_n import SELECTION_AXES
 from diffdpo.evaluation.composites import HARMONY_WITNESSES
 from diffdpo.evaluation.effects import PairedSample
 from diffdpo.evaluation.real_songs import RealSongs
-from diffdpo.evaluation.witness_report import FORM_WITNESS, shipped_bands, witness_report
+from diffdpo.evaluation.witness_report import (
+    ALL_WITNESSES,
+    FORM_WITNESS,
+    fault_line,
+    shipped_bands,
+    witness_faults,
+    witness_report,
+)
 from diffdpo.mining.values import Candidate
 
 WITNESSES = (*BAND_WITNESSES, FORM_WITNESS)
@@ -142,3 +149,35 @@ def test_real_songs_are_put_on_the_scale_of_the_base() -> None:
     report = witness_report(pairs, [], real=without_form)
     assert report is not None
     assert report.real == {}
+
+
+def test_a_witness_that_cannot_speak_is_named_and_the_others_are_heard() -> None:
+    pairs = _pairs({})
+    assert witness_faults(pairs, []) == {}
+    assert fault_line({}) == ""
+    same = [replace(pair, baseline={**pair.baseline, FORM_WITNESS: 0.5}) for pair in pairs]
+    assert witness_faults(same, ["note.recur"]) == {
+        FORM_WITNESS: "the same for all songs of the base", "note.recur": "mined"
+    }  # fmt: skip
+    report = witness_report(same, [])
+    assert report is not None
+    assert "W.form" not in report.composites
+    assert fault_line(witness_faults(same, ["note.recur"])) == (
+        "not measured: form in W.all and the in-band share (form.order: the same for all songs of the base; "
+        "note.recur: mined); their scorers are notes, beats and form"
+    )
+    flat = [replace(pair, baseline={**pair.baseline, "note.key": 0.5}) for pair in pairs]
+    assert witness_report(flat, []) is None
+    bare = [replace(pair, baseline={}, aligned={}) for pair in pairs]
+    assert set(witness_faults(bare, []).values()) == {"without a score of 48 of 48 songs"}
+    line = fault_line(witness_faults(bare, []))
+    assert line.startswith("not measured: W.all and the in-band share (")
+    assert all(axis in line for axis in ALL_WITNESSES)
+
+
+def test_one_song_without_a_score_takes_its_witness_away() -> None:
+    pairs = _pairs({})
+    aligned = {axis: value for axis, value in pairs[3].aligned.items() if axis != "note.clean"}
+    pairs[3] = replace(pairs[3], aligned=aligned)
+    assert witness_faults(pairs, []) == {"note.clean": "without a score of 1 of 48 songs"}
+    assert "the in-band share (note.clean" in fault_line(witness_faults(pairs, []))
