@@ -116,7 +116,8 @@ class TrainConfig:
     frames_per_device: int = 0
     """Frames of songs that a process computes at once, at most: examples of a micro-batch run in passes of so many,
     and a longer pair or group goes through backward song by song (see `split_backward`). 0: one example at a time
-    on a CPU, and on a GPU as many of one length as make 8,192 frames."""
+    on a CPU, where several cores share short songs better together: set frames of a whole micro-batch for songs of
+    ten seconds. On a GPU as many of one length as make 8,192 frames."""
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     """How several processes share the work. auto: as the launcher says, with a configuration of accelerate for DDP,
     DeepSpeed or FSDP2; DDP under torchrun. fsdp2: weights, gradients and moments are sharded, by torch."""
