@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from diffdpo.progress import log
 from diffdpo.report.plots import SPECTRUM_COLUMNS, mask_png, mel_db
 from diffdpo.report.text import clock
 from diffdpo.runs import atomic_write, write_if_changed
+from diffdpo.threads import parallel_map
 from diffdpo.types import Prompt
 
 PAGE = "index.html"
@@ -98,8 +100,12 @@ def _sections(
         prompt = prompts.get(name)
         title = (prompt.text if prompt else None) or name
         notes = _notes(prompt, songs[0]) if prompt else ()
-        entries = (replace(_entry(samples, row), caption=captions.get(row.sample_id, "")) for row in songs)
-        sections.append(GallerySection(name, title, notes, tuple(entries)))
+        entries = parallel_map(partial(_entry, samples), songs)
+        complete_entries = (
+            replace(entry, caption=captions.get(row.sample_id, ""))
+            for row, entry in zip(songs, entries, strict=True)
+        )
+        sections.append(GallerySection(name, title, notes, tuple(complete_entries)))
     return sections
 
 
