@@ -87,6 +87,21 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_pickled_state(path: Path, key: str = "") -> dict[str, Tensor]:
+    """The state dict in a file of `torch.save`, or the one that its dictionary has under `key`.
+
+    CheckpointError for a file of anything else.
+    """
+    check_weights_file(path)
+    content: Any = read_pickle(path)
+    state = content.get(key) if key else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        place = f" under {key!r}" if key else ""
+        names = ", ".join(map(str, list(content)[:MAX_KEYS]))
+        raise CheckpointError(f"{path}: no state dict{place}; it has {names or 'nothing'}")
+    return state
+
+
 def unpickle(path: Path) -> Any:
     """What `torch.save` wrote, read without running code; CheckpointError for a damaged file or other objects."""
     check_weights_file(path)

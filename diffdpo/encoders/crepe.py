@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.weight_files import check_state, check_weights_file, read_pickle
+from diffdpo.weight_files import check_state, read_pickled_state
 
 CREPE_SAMPLE_RATE = 16_000
 CREPE_FRAME = 1024
@@ -65,8 +65,7 @@ def track_pitch(
 @cache
 def load_crepe(path: Path) -> CrepeTiny:
     """The network with the weights of the published file, frozen. CheckpointError for another file."""
-    check_weights_file(path)
-    state = read_pickle(path)
+    state = read_pickled_state(path)
     network = CrepeTiny()
     check_state(network, state, str(path))
     network.load_state_dict(state)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.errors import CheckpointError
-from diffdpo.weight_files import check_state, check_weights_file, read_pickle
+from diffdpo.weight_files import check_state, read_pickled_state
 
 MOS_SAMPLE_RATE = 16_000
 MOS_SAMPLES = 122_880
@@ -163,13 +162,7 @@ def song_mos(network: DistillMos, samples: Float[Tensor, " sample"], hop_samples
 @cache
 def load_distill_mos(path: Path) -> DistillMos:
     """The network with the weights of the published file, frozen. CheckpointError for another file."""
-    check_weights_file(path)
-    checkpoint = read_pickle(path)
-    state = checkpoint.get("model")
-    if not isinstance(state, dict):
-        raise CheckpointError(
-            f"{path}: no weights of DistillMOS, which are a dictionary under the key 'model'"
-        )
+    state = read_pickled_state(path, "model")
     network = DistillMos()
     check_state(network, state, str(path))
     network.load_state_dict(state)

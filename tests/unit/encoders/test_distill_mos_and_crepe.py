@@ -130,7 +130,9 @@ def test_steps_are_steady_where_a_pitch_is_held():
 @pytest.mark.parametrize(
     ("load", "pickled", "fault"),
     [
-        (load_distill_mos, {"step": 3}, "no weights of DistillMOS"),
+        (load_distill_mos, {"step": 3}, r"no state dict under 'model'; it has step"),
+        (load_distill_mos, {"model": torch.zeros(2)}, "no state dict under 'model'"),
+        (load_crepe, {"model": {"conv1.weight": torch.zeros(2)}}, "no state dict; it has model"),
         (load_distill_mos, {"model": {"pool.weight": torch.zeros(2)}}, "pool.weight"),
         (load_crepe, {"conv1.weight": torch.zeros(1024, 1, 512, 1)}, r"conv1\.weight"),
     ],
