@@ -125,6 +125,7 @@ def test_white_noise_scores_below_a_song_on_every_axis_that_judges():
 
 def test_diagnoses_do_not_judge_and_neither_is_mined():
     judges = {"note.triad", "note.key", "note.scale", "beat.coherence", "form.order", "critic.second"}
+    judges |= {"artefacts.mos", "pitch.tuning"}
     assert set(judge_axes()) == judges
     diagnoses = {"note.clean", "note.pulse", "note.recur", "note.variety", "beat.pulse"}
     diagnoses |= {"musicnn.typicality", "musicnn.tags", "harmony.consonance", "rhythm.tempo"}
