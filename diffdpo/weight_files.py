@@ -87,7 +87,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_pickled_state(path: Path, key: str = "") -> dict[str, Tensor]:
+def read_state_dict(path: Path, key: str = "") -> dict[str, Tensor]:
     """The state dict in a file of `torch.save`, or the one that its dictionary has under `key`.
 
     CheckpointError for a file of anything else.

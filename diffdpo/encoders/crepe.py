@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.weight_files import check_state, read_pickled_state
+from diffdpo.weight_files import check_state, read_state_dict
 
 CREPE_SAMPLE_RATE = 16_000
 CREPE_FRAME = 1024
@@ -65,7 +65,7 @@ def track_pitch(
 @cache
 def load_crepe(path: Path) -> CrepeTiny:
     """The network with the weights of the published file, frozen. CheckpointError for another file."""
-    state = read_pickled_state(path)
+    state = read_state_dict(path)
     network = CrepeTiny()
     check_state(network, state, str(path))
     network.load_state_dict(state)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdpo.weight_files import check_state, read_pickled_state
+from diffdpo.weight_files import check_state, read_state_dict
 
 MOS_SAMPLE_RATE = 16_000
 MOS_SAMPLES = 122_880
@@ -162,7 +162,7 @@ def song_mos(network: DistillMos, samples: Float[Tensor, " sample"], hop_samples
 @cache
 def load_distill_mos(path: Path) -> DistillMos:
     """The network with the weights of the published file, frozen. CheckpointError for another file."""
-    state = read_pickled_state(path, "model")
+    state = read_state_dict(path, "model")
     network = DistillMos()
     check_state(network, state, str(path))
     network.load_state_dict(state)
