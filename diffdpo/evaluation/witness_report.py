@@ -165,15 +165,15 @@ def fault_line(faults: Mapping[str, str]) -> str:
     if not faults:
         return ""
     if faults.keys() & set(REQUIRED_WITNESSES):
-        lost = "W.all and the in-band share"
+        subject = "W.all and the in-band share"
     else:
         parts = {"form in W.all": {FORM_WITNESS}, "the in-band share": set(BAND_WITNESSES)}
-        lost = " and ".join(name for name, axes in parts.items() if axes & faults.keys())
+        subject = " and ".join(name for name, axes in parts.items() if axes & faults.keys())
     axes_by_reason: dict[str, list[str]] = {}
     for axis, text in faults.items():
         axes_by_reason.setdefault(text, []).append(axis)
     reasons = "; ".join(f"{', '.join(axes)}: {text}" for text, axes in axes_by_reason.items())
-    return f"not measured: {lost} ({reasons}); their scorers are notes, beats and form"
+    return f"not measured: {subject} ({reasons}); their scorers are notes, beats and form"
 
 
 def real_composites(scale: CompositeScale, real: RealSongs) -> dict[str, Interval]:

@@ -168,7 +168,7 @@ def test_axes_are_unique_and_judges_are_networks_that_no_model_is_trained_on():
     axes = [axis for entry in SCORERS.values() for axis in entry.axes]
     assert len(set(axes)) == len(axes)
     judges = {name for name, entry in SCORERS.entries.items() if entry.judge_only}
-    assert judges == {"musicnn", "tags", "notes", "beats", "form", "second_critic"}
+    assert judges == {"musicnn", "tags", "notes", "beats", "form", "second_critic", "artefacts", "pitch"}
     assert {trait for entry in SCORERS.entries.values() for trait in entry.traits.values()} <= set(TRAITS)
 
 
