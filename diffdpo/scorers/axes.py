@@ -18,7 +18,7 @@ NO_JUDGES = {
 }
 """Axes that may never judge, with the reason; they can be mined when named."""
 UNPROVEN_AXES = NOT_QUALITY | set(NO_JUDGES) | {
-    "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style",
+    "harmony.consonance", "rhythm.tempo", "production.balance", "adherence.style", "artefacts.mos",
 }  # fmt: skip
 """Axes that are not shown to be valid on generated songs: mined only when named, and otherwise no judges."""
 

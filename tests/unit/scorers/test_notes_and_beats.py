@@ -128,7 +128,7 @@ def test_diagnoses_do_not_judge_and_neither_is_mined():
     judges |= {"artefacts.mos", "pitch.tuning"}
     assert set(judge_axes()) == judges
     diagnoses = {"note.clean", "note.pulse", "note.recur", "note.variety", "beat.pulse"}
-    diagnoses |= {"musicnn.typicality", "musicnn.tags", "harmony.consonance", "rhythm.tempo"}
+    diagnoses |= {"artefacts.mos", "musicnn.typicality", "musicnn.tags", "harmony.consonance", "rhythm.tempo"}
     assert set(diagnosis_axes([*judges, *diagnoses, "harmony.key"])) == diagnoses
     assert diagnosis_axes(["note.triad", "harmony.key"], ["harmony.key"]) == ["note.triad"]
     axes = [*SCORERS["notes"].axes, *SCORERS["beats"].axes]
