@@ -43,10 +43,10 @@ class CrepeTiny(nn.Module):
     def forward(self, frames: Float[Tensor, "frame sample"]) -> Float[Tensor, "frame bin"]:
         h = frames[:, None, :, None]
         for number in range(1, len(CREPE_CHANNELS) + 1):
-            edges = (CREPE_FIRST_KERNEL - CREPE_FIRST_STRIDE) // 2 if number == 1 else None
-            pad = (0, 0, CREPE_KERNEL // 2 - 1, CREPE_KERNEL // 2) if edges is None else (0, 0, edges, edges)
+            total = CREPE_FIRST_KERNEL - CREPE_FIRST_STRIDE if number == 1 else CREPE_KERNEL - 1
             convolution: Any = getattr(self, f"conv{number}")
-            h = getattr(self, f"conv{number}_BN")(F.relu(convolution(F.pad(h, pad))))
+            h = convolution(F.pad(h, (0, 0, total // 2, total - total // 2)))
+            h = getattr(self, f"conv{number}_BN")(F.relu(h))
             h = F.max_pool2d(h, (2, 1))
         return self.classifier(h.permute(0, 2, 1, 3).flatten(1)).sigmoid()
 

@@ -1,4 +1,4 @@
-"""Artefacts, an optional judge: how clean the sound is to a network that rates speech, held out of mining."""
+"""Artefacts, optional and never mined: how clean the sound is to a network that rates speech."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ class Artefacts:
                    and seed only.
 
     It was trained on speech: real songs do not score above generated ones, so it says nothing of two different
-    songs. Of the same song it hears fewer sampling steps, clipping, noise and missing treble. No other judge hears
-    production. The weights, 17 MB, do not ship: `pip install --no-deps distillmos==0.9.1`, or name the file.
+    songs. Of the same song it hears fewer sampling steps, clipping, noise and missing treble. It is a
+    diagnosis unless `judges` names it: its agreement with another axis is not shown. The weights, 17 MB, do not ship: `pip install --no-deps distillmos==0.9.1`, or name the file.
 
     How it can be gamed: less going on has fewer artefacts; a solo voice scores higher than a full song.
     """
