@@ -28,7 +28,8 @@ class Artefacts:
 
     It was trained on speech: real songs do not score above generated ones, so it says nothing of two different
     songs. Of the same song it hears fewer sampling steps, clipping, noise and missing treble. It is a
-    diagnosis unless `judges` names it: its agreement with another axis is not shown. The weights, 17 MB, do not ship: `pip install --no-deps distillmos==0.9.1`, or name the file.
+    diagnosis unless `judges` names it: its agreement with another axis is not shown. The weights, 17 MB, do not
+    ship: `pip install --no-deps distillmos==0.9.1`, or name the file.
 
     How it can be gamed: less going on has fewer artefacts; a solo voice scores higher than a full song.
     """
