@@ -40,7 +40,7 @@ from diffdpo.scorers.texture import Texture
 OFFLINE_SCORERS = (
     *DEFAULT_SCORERS, "order", "clarity", "critic", "notes", "beats", "form", "second_critic", "adherence",
 )  # fmt: skip
-"""All scorers whose weights ship or come with a package."""
+"""All scorers whose weights ship or come with a package that diffdpo requires."""
 TEXTURE = "texture"
 REPORT, PAGE = "report.json", "report.md"
 

@@ -29,19 +29,19 @@ def check_axis_names(names: Iterable[str], key: str, others: Collection[str] = (
     for axis in names:
         if axis not in axes:
             raise ConfigError(
-                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} Known: {_by_family(axes)}."
+                f"{key}: unknown axis {axis!r}.{closest(axis, axes)} {_known_axes(axis, axes)}."
             )
 
 
-def _by_family(axes: Iterable[str]) -> str:
-    """Names of axes in short: `harmony.key/tuning, rhythm.pulse`."""
+def _known_axes(axis: str, axes: Iterable[str]) -> str:
+    """The axes of the axis' own family, or else the families."""
     families: dict[str, list[str]] = {}
-    for axis in dict.fromkeys(axes):
-        family, _, name = axis.partition(".")
-        families.setdefault(family, []).append(name)
-    return ", ".join(
-        f"{family}.{'/'.join(names)}" if any(names) else family for family, names in families.items()
-    )
+    for name in dict.fromkeys(axes):
+        families.setdefault(name.partition(".")[0], []).append(name)
+    family = axis.partition(".")[0]
+    if family in families:
+        return f"Known of {family}: {', '.join(families[family])}"
+    return f"Known families: {', '.join(families)}"
 
 
 def check_axis_controls(prompts: Iterable[Prompt]) -> None:

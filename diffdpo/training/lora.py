@@ -60,7 +60,8 @@ def fuse_lora(network: Any) -> None:
 
     peft scales and adds whole activations, which is memory traffic; here the rank's few columns are scaled, and the
     product accumulates onto the layer's output. Values and gradients differ by rounding alone. Layers on which it
-    does not act (DoRA, dropout, several adapters, other precisions, no linear layer) stay peft's.
+    does not act (DoRA, dropout, several adapters, other precisions, no linear layer, an adapter with hooks, such as
+    the strengths of a slider's rows) stay peft's.
     """
     for layer in network.modules():
         if type(layer) is LoraLinear and type(layer.base_layer) is torch.nn.Linear:
@@ -87,9 +88,11 @@ def is_plain(layer: Any, x: Tensor) -> bool:
     (name,) = layer.active_adapters
     if name not in layer.lora_A or name in layer.lora_variant:
         return False
-    weights = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.base_layer.weight
+    factors = layer.lora_A[name], layer.lora_B[name]
+    weights = factors[0].weight, factors[1].weight, layer.base_layer.weight
     return (
-        layer.lora_B[name].bias is None
+        factors[1].bias is None
+        and not any(factor._forward_hooks or factor._forward_pre_hooks for factor in factors)
         and isinstance(layer.lora_dropout[name], torch.nn.Identity)
         and (torch.is_autocast_enabled(x.device.type) or all(weight.dtype == x.dtype for weight in weights))
     )

@@ -219,5 +219,6 @@ def test_judging_by_an_axis_of_no_shown_validity_is_one_loud_line(tmp_path):
 
 
 def test_all_scorers_but_those_that_are_downloaded_are_audited_by_default():
-    foreign = {"songeval", "audiobox", "tunejury", "reward", "prompt_reward", "remote", "prompt_remote"}
-    assert set(audit.AuditRun(samples="s", out="o").scorers) == set(SCORERS) - foreign
+    downloads = {"songeval", "audiobox", "tunejury", "reward", "prompt_reward", "remote", "prompt_remote"}
+    of_packages = {"artefacts", "pitch"}
+    assert set(audit.AuditRun(samples="s", out="o").scorers) == set(SCORERS) - downloads - of_packages

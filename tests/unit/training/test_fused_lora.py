@@ -9,6 +9,7 @@ from peft import inject_adapter_in_model
 from torch import nn
 
 from diffdpo.training.lora import fuse_lora, is_plain, lora_forward
+from diffdpo.training.row_scale import scale_rows
 
 
 def adapted(dtype=torch.float64, **fields):
@@ -88,6 +89,24 @@ def test_other_adapters_stay_with_peft(fields):
     fuse_lora(network)
     torch.manual_seed(1)
     assert torch.equal(network(x), expected)
+
+
+def test_rows_of_several_strengths_have_theirs():
+    """Values and gradients of a slider's rows, each a row alone times its strength."""
+    network = adapted()
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+    strengths = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    layer = network[0]
+    base = layer.base_layer(x)
+    change = (layer(x) - base).detach()
+    fuse_lora(network)
+    scale_rows(network, strengths)
+    own = layer(x)
+    assert torch.allclose(own, base + strengths[:, None, None] * change, rtol=1e-12)
+    own.sum().backward()
+    columns = layer.lora_A["default"](x) * layer.scaling["default"]
+    expected = (strengths[:, None, None] * columns).sum((0, 1)).expand(5, -1)
+    assert torch.allclose(layer.lora_B["default"].weight.grad, expected, rtol=1e-11)
 
 
 def test_an_adapter_in_another_precision_than_its_layer_stays_with_peft():
