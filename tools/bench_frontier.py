@@ -1,12 +1,13 @@
 """The frontier: what choosing and training gain on witnesses, at which divergence from the base. JSON out.
 
     diffdpo demo out=runs/demo
-    python tools/bench_frontier.py --run runs/demo [--out FOLDER] [--plan quick|full] [--table]
+    python tools/bench_frontier.py --run runs/demo [--out FOLDER] [--plan quick|full] [--only NAME …] [--table]
 
 `quick` takes what the run has: best-of-N of its candidates, which are on the mining prompts, and its aligned model.
 `full` has `--candidates` songs of the base for every evaluation prompt, every objective at several strengths of its
 adapter, more rounds, and the best of four songs of the aligned model; it takes hours. Every point is added to
-`FOLDER/frontier.json` when it is measured, and not measured again.
+`FOLDER/frontier.json` when it is measured, and not measured again. `--only` measures some
+models of the plan, as in two processes at once.
 """
 
 import argparse
@@ -28,7 +29,6 @@ from diffdpo.evaluation.best_of_n import best_of_n_kl
 from diffdpo.evaluation.composites import CompositeScale, fit_composites
 from diffdpo.evaluation.real_songs import read_table
 from diffdpo.evaluation.witness_report import BAND_GROUP, FORM_WITNESS
-from diffdpo.objectives import OBJECTIVES
 from diffdpo.progress import log
 from diffdpo.recipes.score import first_songs
 from tools.bench.aligned_models import (
@@ -44,13 +44,12 @@ from tools.bench.aligned_models import (
 )
 from tools.bench.frontier import SongSet, best_songs, even_songs, measure_songs
 from tools.bench.frontier_file import Point, add_point, frontier_table, read_points
+from tools.bench.frontier_models import frontier_models
 
 STRENGTHS = (0.5, 1.0, 2.0)
 """Strengths of each trained adapter: several points of one training."""
 CHOSEN_FROM = 4
 """Songs of the aligned model that the best is chosen of."""
-BETAS = (150.0, 1500.0)
-"""Of DPO, besides that of the run."""
 
 
 @dataclass(frozen=True)
@@ -145,23 +144,6 @@ def chosen_point(bench: Bench, name: str, base: Callable[[], SongSet]) -> Point:
     }  # fmt: skip
 
 
-def models(rounds: Sequence[int]) -> list[AlignedModel]:
-    """All objectives of the registry with their own arguments, DPO at other betas, and more rounds."""
-    recipes = [
-        AlignedModel(name, f"objective {name}", {"train.objective": {"name": name, "args": {}}})
-        for name in OBJECTIVES
-        if name != "dpo"  # the run's own
-    ]
-    recipes += [
-        AlignedModel(f"dpo beta {beta:g}", f"DPO, beta {beta:g}", {"train.objective.args.beta": beta})
-        for beta in BETAS
-    ]
-    return recipes + [
-        AlignedModel(f"{count} rounds", f"{count} rounds of the run's recipe", {"rounds": count})
-        for count in rounds
-    ]
-
-
 def stages(bench: Bench, plan: str, candidates: int) -> Iterator[Stage]:
     """The points of a plan, the cheap ones first."""
     aligned = AlignedModel("aligned", "the run's recipe")
@@ -179,7 +161,7 @@ def stages(bench: Bench, plan: str, candidates: int) -> Iterator[Stage]:
         yield from model_stages(bench, aligned, strength, bench.run)
     name = f"aligned, best of {CHOSEN_FROM}"
     yield name, lambda: chosen_point(bench, name, base)
-    for model in models(rounds=(2, 3)):
+    for model in frontier_models(rounds=(2, 3)):
         for strength in STRENGTHS if "rounds" not in model.changes else (1.0,):
             yield from model_stages(bench, model, strength)
 
@@ -217,6 +199,11 @@ def run_stages(bench: Bench, plan: Iterator[Stage]) -> list[Mapping[str, Any]]:
     return list(read_points(bench.file))
 
 
+def only(plan: Iterator[Stage], names: Sequence[str]) -> Iterator[Stage]:
+    """The points of these names or of models of these names at any strength; all if there are no names."""
+    return (stage for stage in plan if not names or {stage[0], stage[0].split(", ")[0]} & set(names))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run of the demo")
@@ -225,11 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--candidates", type=int, default=16, help="songs of the base for a prompt, for `full`"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="models or points of the plan; all if not given"
+    )
     parser.add_argument("--table", action="store_true", help="print a table in Markdown")
     args = parser.parse_args(arguments)
     check_source(args.run)
     bench = Bench(args.run, args.out)
-    points = run_stages(bench, stages(bench, args.plan, args.candidates))
+    points = run_stages(bench, only(stages(bench, args.plan, args.candidates), args.only))
     print(frontier_table(points) if args.table else json.dumps({"points": points}, indent=1))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from diffdpo.runs import read_json, write_json
 from tools.bench.frontier import as_value
 from tools.bench.measure import markdown_table
@@ -20,15 +22,16 @@ def read_points(path: Path) -> list[Point]:
 
 
 def add_point(path: Path, point: Point) -> None:
-    """Add a point to a file, in the place of one with its name."""
-    points = read_points(path)
-    names = [row["name"] for row in points]
-    if point["name"] in names:
-        points[names.index(point["name"])] = point
-    else:
-        points.append(point)
+    """Add a point to a file, in the place of one with its name; several processes may add to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"points": points})
+    with FileLock(path.with_suffix(".lock")):
+        points = read_points(path)
+        names = [row["name"] for row in points]
+        if point["name"] in names:
+            points[names.index(point["name"])] = point
+        else:
+            points.append(point)
+        write_json(path, {"points": points})
 
 
 def frontier_table(points: Sequence[Point]) -> str:

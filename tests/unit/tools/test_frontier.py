@@ -6,16 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from diffdpo.config import build_config
 from diffdpo.evaluation.band import BAND_WITNESSES
 from diffdpo.evaluation.best_of_n import SELECTION_AXES, gain_curve, selection_scores
 from diffdpo.evaluation.composites import composite_effects, fit_composites
 from diffdpo.evaluation.real_songs import read_table
+from diffdpo.objectives import OBJECTIVES
+from diffdpo.parts import build_objective
+from diffdpo.recipes.round import RoundRun
+from diffdpo.runs import CONFIG
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
+from tools.bench.aligned_models import changed_config
 from tools.bench.frontier import best_songs, even_songs, measure_songs, spread_ratios
 from tools.bench.frontier_file import add_point, frontier_table, read_points
+from tools.bench.frontier_models import frontier_models
+from tools.bench_frontier import only
 
+DEMO = Path(__file__).parents[3] / "configs" / "tiny" / "demo.yaml"
 AXES = sorted({*BAND_WITNESSES, *SELECTION_AXES, "form.order"})
 FORM = ["form.order"]
 
@@ -107,3 +117,25 @@ def test_points_are_kept_by_name_and_printed(tmp_path):
     table = frontier_table(points)
     assert "+0.50 (+0.25 +0.75)" in table
     assert "not passed: drift" in table
+
+
+def test_every_objective_on_songs_is_on_the_frontier_at_a_step_of_equal_cost(tmp_path):
+    """Forward passes of a step, a backward pass counted as two; a run's own is eight pairs of DPO, 64."""
+    (tmp_path / CONFIG).write_text(DEMO.read_text())
+    names = set()
+    for model in frontier_models(rounds=()):
+        path = tmp_path / "model.yaml"
+        path.write_text(yaml.safe_dump(changed_config(tmp_path, tmp_path / "out", model.changes)))
+        cfg = build_config(RoundRun, path, []).train
+        objective = build_objective(cfg.objective)
+        songs = {"pair": 2, "group": cfg.data.group_size}.get(objective.batch_kind, 1)
+        passes = 3 + len({"reference", "old"} & objective.needs)
+        assert 60 <= cfg.train.global_batch * songs * passes <= 64, model.name
+        names.add(cfg.objective.name)
+    assert names == {name for name, make in OBJECTIVES.items() if make.batch_kind != "contrast"}
+
+
+def test_points_of_a_plan_are_chosen_by_name_or_by_model():
+    plan = [(name, dict) for name in ("best of 1 of 4", "nft", "nft, strength 2", "awm, strength 2")]
+    assert [name for name, _ in only(iter(plan), ["nft", "best of 1 of 4"])] == [name for name, _ in plan[:3]]
+    assert list(only(iter(plan), [])) == plan
