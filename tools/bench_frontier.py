@@ -42,7 +42,7 @@ from tools.bench.aligned_models import (
     sample_songs,
     score_songs,
 )
-from tools.bench.frontier import SongSet, best_songs, even_songs, measure_songs
+from tools.bench.frontier import SongSet, best_of_n_equivalent, best_songs, even_songs, measure_songs
 from tools.bench.frontier_file import Point, add_point, frontier_table, read_points
 from tools.bench.frontier_models import frontier_models
 
@@ -108,8 +108,17 @@ def best_of_n_stages(bench: Bench, label: str, songs: Callable[[], SongSet], cou
         yield f"best of {n}{label}", point
 
 
-def model_point(bench: Bench, model: AlignedModel, run: Path, strength: float = 1.0) -> Point:
-    """The point of a run's aligned model; at another strength of its adapter with songs of its own."""
+def model_point(
+    bench: Bench,
+    model: AlignedModel,
+    run: Path,
+    strength: float = 1.0,
+    candidates: Callable[[], SongSet] | None = None,
+) -> Point:
+    """The point of a run's aligned model; at another strength of its adapter with songs of its own.
+
+    `candidates` are the base's songs of the same prompts, with which it is as good as the best of so many.
+    """
     folder = bench.out / f"{model.name}-{strength:g}"
     songs, scores = report_round(run) / "aligned", run / "scores"
     if strength != 1:
@@ -123,24 +132,32 @@ def model_point(bench: Bench, model: AlignedModel, run: Path, strength: float = 
         "name": point_name(model, strength), "method": model.method, "n": None,
         "kl": drift["kl"] if drift else None,
         **measure(bench, read_songs(songs, scores), bench.base()),
+        "equivalent": equivalent(bench, read_songs(songs, scores), candidates),
         "verdict": {key: verdict[key] for key in ("passed", "reasons", "numbers")},
     }  # fmt: skip
+
+
+def equivalent(bench: Bench, songs: SongSet, candidates: Callable[[], SongSet] | None) -> str | None:
+    """The N of best-of-N that gains as much, if there are candidates of the same prompts."""
+    return candidates and best_of_n_equivalent(songs, bench.base(), candidates(), bench.scale())
 
 
 def point_name(model: AlignedModel, strength: float) -> str:
     return model.name if strength == 1 else f"{model.name}, strength {strength:g}"
 
 
-def chosen_point(bench: Bench, name: str, base: Callable[[], SongSet]) -> Point:
+def chosen_point(bench: Bench, name: str, candidates: Callable[[], SongSet]) -> Point:
     """The best of four songs of the run's aligned model; divergences of training and choice are added."""
     count = 2 * CHOSEN_FROM
     songs = sample_songs(bench.run, aligned_choice(bench.run), bench.out / "aligned-songs", count)
     scores = score_songs(bench.run, [songs], bench.out / "aligned-scores")
+    chosen = best_songs(read_songs(songs, scores), CHOSEN_FROM)
     drift = compare_model(bench.run, bench.out / "aligned-1" / "verdict")["verdict"]["numbers"].get("drift")
     return {
         "name": name, "method": "aligned, then best-of-N", "n": CHOSEN_FROM,
         "kl": drift["kl"] + best_of_n_kl(CHOSEN_FROM) if drift else None,
-        **measure(bench, best_songs(read_songs(songs, scores), CHOSEN_FROM), base()), "verdict": None,
+        **measure(bench, chosen, candidates()), "verdict": None,
+        "equivalent": best_of_n_equivalent(chosen, candidates(), candidates(), bench.scale()),
     }  # fmt: skip
 
 
@@ -155,25 +172,29 @@ def stages(bench: Bench, plan: str, candidates: int) -> Iterator[Stage]:
         yield from best_of_n_stages(bench, label, lambda: read_songs(folder, scores, count), count)
         yield aligned.name, lambda: model_point(bench, aligned, bench.run)
         return
-    base = candidate_songs(bench, candidates)
-    yield from best_of_n_stages(bench, f" of {candidates}", base, candidates)
+    songs = candidate_songs(bench, candidates)
+    yield from best_of_n_stages(bench, f" of {candidates}", songs, candidates)
     for strength in STRENGTHS:
-        yield from model_stages(bench, aligned, strength, bench.run)
+        yield from model_stages(bench, aligned, strength, songs, bench.run)
     name = f"aligned, best of {CHOSEN_FROM}"
-    yield name, lambda: chosen_point(bench, name, base)
+    yield name, lambda: chosen_point(bench, name, songs)
     for model in frontier_models(rounds=(2, 3)):
         for strength in STRENGTHS if "rounds" not in model.changes else (1.0,):
-            yield from model_stages(bench, model, strength)
+            yield from model_stages(bench, model, strength, songs)
 
 
 def model_stages(
-    bench: Bench, model: AlignedModel, strength: float, run: Path | None = None
+    bench: Bench,
+    model: AlignedModel,
+    strength: float,
+    candidates: Callable[[], SongSet],
+    run: Path | None = None,
 ) -> Iterator[Stage]:
     """The stage of a model at a strength; the model is trained unless its run is given."""
 
     def point() -> Point:
         folder = run or run_model(model, bench.run, bench.out / model.name)
-        return model_point(bench, model, folder, strength)
+        return model_point(bench, model, folder, strength, candidates)
 
     yield point_name(model, strength), point
 

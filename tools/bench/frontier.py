@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdpo.evaluation.band import BAND_WITNESSES, in_band_shares, real_bands
-from diffdpo.evaluation.best_of_n import best_of_n_weights, prompt_places, selection_scores
+from diffdpo.evaluation.best_of_n import (
+    best_of_n_weights,
+    equivalent_n,
+    gain_curve,
+    prompt_places,
+    selection_scores,
+)
 from diffdpo.evaluation.composites import CompositeScale, WitnessValues
 from diffdpo.evaluation.distances import frechet_distance, kernel_distances, median_bandwidth
 from diffdpo.evaluation.real_songs import RealSongs
@@ -94,6 +100,18 @@ def measure_songs(songs: SongSet, base: SongSet, scale: CompositeScale, real: Re
         "distance": distance_to_real(songs, scale, real),
         "spread": spread_ratios(songs, base),
     }
+
+
+def best_of_n_equivalent(songs: SongSet, base: SongSet, candidates: SongSet, scale: CompositeScale) -> str:
+    """The N at which best-of-N of the candidates gains as much W.all as songs have over the base's, in words.
+
+    All three are of the same prompts.
+    """
+    columns = [scale.values(side.scores)["W.all"] for side in (songs, base, candidates)]
+    change = songs.prompt_means(columns[0]) - base.prompt_means(columns[1])
+    selection = selection_scores(candidates.scores, candidates.prompts)
+    curve = gain_curve(selection, columns[2], candidates.prompts)
+    return equivalent_n(curve, change, list(songs.places)).text()
 
 
 def spread_ratios(songs: SongSet, base: SongSet) -> dict[str, float | None]:

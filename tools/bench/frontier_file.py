@@ -12,7 +12,7 @@ from tools.bench.measure import markdown_table
 
 Point = Mapping[str, Any]
 """name, method, n (songs chosen from, or None), kl (nats a song, or None), composites, in_band, distance, spread,
-verdict (passed and reasons, or None)."""
+verdict (passed and reasons, or None); of models `equivalent`, the N of best-of-N that gains as much, in words."""
 COMPOSITES = ("W.harmony", "W.rhythm", "W.form", "W.all")
 
 
@@ -36,7 +36,7 @@ def add_point(path: Path, point: Point) -> None:
 
 def frontier_table(points: Sequence[Point]) -> str:
     """The points in Markdown, a row a point."""
-    head = ["", "KL", *COMPOSITES, "in-band share, change", "Fréchet distance", "verdict"]
+    head = ["", "KL", *COMPOSITES, "as best of", "in-band share, change", "Fréchet distance", "verdict"]
     return markdown_table(head, [_cells(point) for point in points])
 
 
@@ -46,6 +46,7 @@ def _cells(point: Point) -> list[str]:
         point["name"],
         "" if point["kl"] is None else f"{point['kl']:.3g}",
         *(as_value(composites[name]) if name in composites else "" for name in COMPOSITES),
+        point.get("equivalent") or "",
         f"{in_band['share']:.2f}, {as_value(in_band['change'], 3)}",
         f"{point['distance']['frechet']:.2f}",
         verdict_text(point["verdict"]),

@@ -20,7 +20,7 @@ from diffdpo.runs import CONFIG
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from tools.bench.aligned_models import changed_config
-from tools.bench.frontier import best_songs, even_songs, measure_songs, spread_ratios
+from tools.bench.frontier import best_of_n_equivalent, best_songs, even_songs, measure_songs, spread_ratios
 from tools.bench.frontier_file import add_point, frontier_table, read_points
 from tools.bench.frontier_models import frontier_models
 from tools.bench_frontier import only
@@ -80,6 +80,18 @@ def test_best_of_n_gains_what_exact_order_statistics_say():
     assert set(spread_ratios(best_songs(base, 6), base).values()) == {None}, (
         "one song of a prompt has no spread"
     )
+
+
+def test_the_best_of_n_is_as_good_as_the_best_of_n():
+    """Chosen songs of the candidates themselves are equivalent to their own N."""
+    prompts, quality = make_songs(8).prompts, np.random.default_rng(0).normal(size=96)
+    candidates = even_songs(prompts, dict.fromkeys(AXES, quality))
+    scale = fit_composites(candidates.scores, FORM)
+    for n in (1, 2, 5):
+        text = best_of_n_equivalent(best_songs(candidates, n), candidates, candidates, scale)
+        assert float(text.split()[0]) == pytest.approx(n, abs=0.05)
+    better = even_songs(prompts, dict.fromkeys(AXES, quality + 9))
+    assert best_of_n_equivalent(better, candidates, candidates, scale) == "above 8"
 
 
 def test_spread_is_unbiased_by_the_number_of_songs():
