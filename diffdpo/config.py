@@ -43,7 +43,21 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
             values = _resolve_files(schema, values, path.parent)
         layer = _container(values, location)
         cfg = merge(_without_foreign_args(schema, cfg, layer, named_keys), layer, location)
-    return to_object(schema, cfg, presets.title(path) if path else COMMAND_LINE)
+    try:
+        return to_object(schema, cfg, "")
+    except ConfigError as error:
+        file = presets.title(path) if path else COMMAND_LINE
+        place = COMMAND_LINE if _is_of_words(str(error), words) else file
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _is_of_words(message: str, words: Sequence[str]) -> bool:
+    """Whether the key that a message begins with is one that words set: then the file is not to blame."""
+    refused = message.split(maxsplit=1)[0].rstrip(":").split("[")[0]
+    keys = [word.partition("=")[0] for word in words]
+    return any(
+        f".{refused}." in f".{key}." or refused.startswith(f"{key.rsplit('.', 1)[-1]}.") for key in keys
+    )
 
 
 def _word_tree(word: str) -> Any:
@@ -84,18 +98,19 @@ def merge(base: Any, layer: Any, location: str) -> Any:
 
 def to_object(schema: type[T], cfg: Any, location: str) -> T:
     """The configuration as its dataclass. ConfigError for a value that is missing or refused."""
+    place = f"{location}: " if location else ""
     try:
         missing_keys = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{location}: {_message(error)}") from None
+        raise ConfigError(f"{place}{_message(error)}") from None
     if missing_keys:
-        raise ConfigError(f"{location}: no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
+        raise ConfigError(f"{place}no value for {', '.join(missing_keys)}; add {missing_keys[0]}=…")
     try:
         return OmegaConf.to_object(cfg)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{location}: {_message(error)}") from None
+        raise ConfigError(f"{place}{_message(error)}") from None
     except (ValueError, TypeError) as error:  # a dataclass refused its own arguments
-        raise ConfigError(f"{location}: {error}") from None
+        raise ConfigError(f"{place}{error}") from None
 
 
 def _message(error: OmegaConfBaseException) -> str:

@@ -7,6 +7,7 @@ stays in the file's pages until somebody writes to it. Pickles are opened with `
 import pickle
 import re
 from _codecs import encode
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -68,6 +69,18 @@ def check_weights_file(path: Path) -> None:
         raise CheckpointError(f"{path}: a web page, not weights; download the file itself")
 
 
+def unreadable(path: Path, cause: str) -> CheckpointError:
+    """The error for a file that could not be read as tensors, by its cause; a text file is called one."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    try:
+        text = getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return CheckpointError(f"{path}: {cause}")
+    is_text = all(letter.isprintable() or letter.isspace() for letter in text)
+    return CheckpointError(f"{path}: {'a text file, not weights' if is_text else cause}")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, mapped; the names are those of a network that is not compiled."""
     check_weights_file(path)
@@ -75,7 +88,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({reason(error)}); copy it again") from None
+        raise unreadable(path, f"damaged ({reason(error)}); copy it again") from None
     return eager_names(tensors)
 
 
@@ -126,8 +139,8 @@ def unpickle(path: Path) -> Any:
                 "alone: torch.save(model.state_dict(), …)"
             ) from None
         cause = reason(error) if is_zipfile(path) else "it is cut, or no archive"
-        raise CheckpointError(
-            f"{path}: cannot be read as tensors saved by torch 1.6 or newer ({cause}); copy or save it again"
+        raise unreadable(
+            path, f"cannot be read as tensors saved by torch 1.6 or newer ({cause}); copy or save it again"
         ) from None
 
 

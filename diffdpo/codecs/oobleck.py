@@ -23,7 +23,7 @@ from diffdpo.errors import CheckpointError, plain, reason
 from diffdpo.gradient_checkpoints import checkpoint_call
 from diffdpo.hub import Published, find_weights
 from diffdpo.runs import read_json
-from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors
+from diffdpo.weight_files import WEIGHTS, assign, check_weights_file, read_tensors, unreadable
 from diffdpo.windows import CUTS, Chunks, assemble, chunks_for_context, stream
 
 VAE_SAMPLE_RATE = 44100
@@ -196,7 +196,7 @@ def torchscript(path: Path, join: Join = "cross_fade") -> Vae:
             warnings.simplefilter("ignore", FutureWarning)  # nothing newer opens what was published
             script = torch.jit.load(path, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a TorchScript archive ({reason(error)})") from None
+        raise unreadable(path, f"not a TorchScript archive ({reason(error)})") from None
     for method in ("encode_export", "decode_export"):
         if not hasattr(script, method):
             raise CheckpointError(f"{path}: a TorchScript archive, but not of a VAE: it has no {method}")

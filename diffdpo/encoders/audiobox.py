@@ -20,7 +20,7 @@ from diffdpo.devices import choose_device
 from diffdpo.encoders.wavlm import WAVLM_SAMPLE_RATE, Frames, WavLM, WavLMConfig, published_config
 from diffdpo.errors import CheckpointError, DataError, reason
 from diffdpo.runs import read_json
-from diffdpo.weight_files import check_weights_file, shapes, unpickle
+from diffdpo.weight_files import check_weights_file, shapes, unpickle, unreadable
 
 AXES = ("CE", "CU", "PC", "PQ")
 """Names of the four ratings in the checkpoint, in the published order."""
@@ -189,7 +189,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
+        raise unreadable(path, f"cannot be read as safetensors: {reason(error)}") from None
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,7 +18,7 @@ from torchaudio.functional import melscale_fbanks
 
 from diffdpo.encoders.conformer import ConformerBlock, Hidden, RotaryPositions, Valid
 from diffdpo.errors import DataError, reason
-from diffdpo.weight_files import check_weights_file
+from diffdpo.weight_files import check_weights_file, unreadable
 
 MUQ_SAMPLE_RATE = 24_000
 MEL_HOP = 240
@@ -247,7 +247,7 @@ def load_muq(path: Path, blocks: int | None = None, convolutions: torch.dtype = 
                 convolutions,
             )
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
+        raise unreadable(path, f"cannot be read as safetensors: {reason(error)}") from None
 
 
 def build(

@@ -19,7 +19,7 @@ from diffdpo.devices import choose_device
 from diffdpo.encoders import muq
 from diffdpo.encoders.conformer import Hidden, Valid, attend
 from diffdpo.errors import DataError, reason
-from diffdpo.weight_files import check_weights_file
+from diffdpo.weight_files import check_weights_file, unreadable
 
 HEADS = 8
 """Attention heads of the rating network, whatever its size."""
@@ -84,7 +84,7 @@ def load_head(path: Path) -> Head:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
+        raise unreadable(path, f"cannot be read as safetensors: {reason(error)}") from None
     try:
         hidden, dim = tensors["ffd.0.weight"].shape
         axes = len(tensors["fc.bias"])

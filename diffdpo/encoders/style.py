@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from diffdpo import audio
 from diffdpo.encoders.descriptors import MEASURES, RATE, measure
-from diffdpo.errors import CheckpointError, reason
+from diffdpo.errors import reason
 from diffdpo.types import Clip
-from diffdpo.weight_files import WEIGHTS, check_weights_file
+from diffdpo.weight_files import WEIGHTS, check_weights_file, unreadable
 
 STYLE_WINDOW_S = 10.0
 """Length of the windows into which longer sound is cut; the style is their mean."""
@@ -238,9 +238,8 @@ def load_style(bundle: Path) -> TwoTowerStyle:
     try:
         return TwoTowerStyle.from_pretrained(folder, torch_dtype=torch.float32).eval()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: no encoder of styles in config.json and {WEIGHTS} ({reason(error)}); copy it again"
-        ) from None
+        cause = f"no encoder of styles with config.json ({reason(error)}); copy both again"
+        raise unreadable(folder / WEIGHTS, cause) from None
 
 
 @cache

@@ -158,6 +158,24 @@ def test_data_files_stand_beside_the_yaml_that_names_them_or_in_the_working_dire
     assert config.build_config(SampleRun, path, ["prompts=p.jsonl"]).prompts == "p.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["sampling.guidance_interval=[0.9,0.1]"], "command line: sampling.guidance_interval must be"),
+        (["sampling={guidance_interval: [0.9, 0.1]}"], "command line: sampling.guidance_interval must be"),
+        (["sampling.knobs=[{weight: 2}]"], "command line: sampling.knobs: positive and"),
+        (["seed=3"], r"a\.yaml: sampling.guidance_interval must be"),
+    ],
+)
+def test_a_refused_value_is_blamed_on_the_layer_that_set_it(tmp_path, words, place):
+    content = "prompts: p\nout: o\nmodel: tiny\n"
+    if words == ["seed=3"]:
+        content += "sampling: {guidance_interval: [0.9, 0.1]}\n"
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=place):
+        config.build_config(SampleRun, tmp_path / "a.yaml", words)
+
+
 def test_a_yaml_that_is_a_list_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected keys and values, got a list"):
         config.build_config(SampleRun, written(tmp_path, "- out\n"))

@@ -30,11 +30,11 @@ POINTER = (
 FOREIGN = {
     "pointer": (POINTER.encode(), "a Git LFS pointer, not weights: git lfs pull"),
     "page": (b"<!DOCTYPE html>\n<html><title>404</title>", "a web page, not weights"),
+    "text": ("Stimmen, größer als Akkorde\n".encode() * 4, "a text file, not weights"),
     "page without a type": (b"  <HTML><body>Sign in</body></html>", "a web page, not weights"),
     "empty": (b"", "empty"),
 }
 DAMAGED = {
-    "text": b"nothing at all" * 20,
     "cut archive": b"PK\x03\x04" + bytes(60),
     "pickle": b"\x80\x02}q\x00.",
     "zeros": bytes(100),

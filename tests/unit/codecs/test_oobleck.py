@@ -191,7 +191,7 @@ def test_all_places_where_a_vae_can_be(archive, folder, tmp_path):
 def test_what_is_no_vae_is_refused(bundle, folder, tmp_path):
     with pytest.raises(CheckpointError, match="not an AutoencoderOobleck but 'DiffRhythmTransformer'"):
         load_vae(str(bundle / "network"))
-    (tmp_path / "vae_model.pt").write_bytes(b"nothing")
+    (tmp_path / "vae_model.pt").write_bytes(b"\0nothing")
     with pytest.raises(CheckpointError, match="not a TorchScript archive"):
         load_vae(str(tmp_path))
     other = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))

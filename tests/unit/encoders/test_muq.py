@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchaudio.transforms import MelSpectrogram
 
 from diffdpo.encoders import muq
-from diffdpo.errors import DataError
+from diffdpo.errors import CheckpointError, DataError
 
 TINY = muq.MuQConfig(dim=32, depth=3, heads=4, hidden=48, kernel_size=7, conv_dim=6)
 
@@ -208,7 +208,7 @@ def test_more_blocks_than_there_are_and_damaged_files_are_refused(file):
     with pytest.raises(DataError, match="holds 3 conformer blocks of MuQ, 6 are needed"):
         muq.load_muq(file, 6)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(DataError, match="cannot be read as safetensors"):
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
         muq.load_muq(file)
 
 

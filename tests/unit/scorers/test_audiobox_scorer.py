@@ -291,9 +291,9 @@ def test_a_configuration_of_another_kind_is_refused(copy, change, told):
 def test_damaged_files_are_refused(copy):
     (copy / "config.json").write_text("[]")
     assert "expected the configuration of Audiobox" in refused(copy)
-    (copy / "model.safetensors").write_bytes(b"nothing")
-    assert "cannot be read as safetensors" in refused(copy)
-    (copy / "checkpoint.pt").write_bytes(b"nothing")
+    (copy / "model.safetensors").write_bytes(b"\0nothing")
+    assert "cannot be read as safetensors" in refused(copy, CheckpointError)
+    (copy / "checkpoint.pt").write_bytes(b"\0nothing")
     with pytest.raises(CheckpointError, match="cannot be read as tensors"):
         audiobox.load_audiobox(copy / "checkpoint.pt")
     torch.save({"state_dict": {}}, copy / "other.pt")
