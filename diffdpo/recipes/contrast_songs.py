@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdpo.data import tables
-from diffdpo.data.latents import check_width, read_latents
+from diffdpo.data.latents import check_width, read_latents, write_latents
 from diffdpo.data.prompts import read_prompts
 from diffdpo.data.samples import SampleRow, Samples, open_samples, sample_id, sample_plan
 from diffdpo.data.song_embeddings import SongEmbeddings
 from diffdpo.data.song_scores import AxisSong, axis_songs, read_scores
 from diffdpo.data.songs import SONGS, song_embeddings, song_latents
 from diffdpo.errors import DataError
+from diffdpo.inputs import rows_digest
 from diffdpo.models.base import SongModel
 from diffdpo.models.embeddings import EmbeddingStore
 from diffdpo.progress import bar, log
@@ -51,6 +52,8 @@ class ContrastOptions:
     per_prompt: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
+    songs: Path = Path("songs")
+    """The folder that keeps songs of prompts, batch by batch, for a run that goes on after a stop."""
 
 
 def read_contrast(model: SongModel, positive: str, negative: str, options: ContrastOptions) -> ContrastSets:
@@ -197,12 +200,17 @@ def _new_songs(model: SongModel, path: Path, options: ContrastOptions) -> Iterat
             requests.append(prompt_request(prompt, name, frames, store.embed, plan))
             groups[name] = prompt.group
     requests = requests[: options.max_songs or None]
+    folder = options.songs / rows_digest(read_prompts(path))
     with bar("sample", len(requests), "song") as progress:
         for batch in batch_requests(requests, options.sampling.batch):
-            songs = sample_batch(model, batch, options.sampling, seed=options.seed)
+            files = [folder / f"{request.sample_id}.safetensors" for request in batch]
+            if not all(file.is_file() for file in files):
+                songs = sample_batch(model, batch, options.sampling, seed=options.seed)
+                for file, latents in zip(files, songs, strict=True):
+                    write_latents(file, latents)
             progress.advance(len(batch))
-            for request, latents in zip(batch, songs, strict=True):
-                yield ContrastSong(request, groups[request.sample_id], latents)
+            for request, file in zip(batch, files, strict=True):
+                yield ContrastSong(request, groups[request.sample_id], read_latents(file))
 
 
 def _check_prompts(sources: tuple[str, str], options: ContrastOptions) -> None:

@@ -1,5 +1,6 @@
 """`diffdpo direction fit`: a direction in a network's activations from two contrasted sets of songs or prompts."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,7 +54,8 @@ class DirectionRun:
     """A direction from the songs of `negative` to those of `positive`, or from worse to better songs by an axis."""
 
     positive: str = field(default="", metadata=PATH)
-    """Folder of `sample` or of `prepare`, or a prompts.jsonl whose songs are sampled first."""
+    """Folder of `sample` or of `prepare`, or a prompts.jsonl whose songs are sampled first, and kept beside
+    `out` until it is written, so that a stopped command goes on."""
     negative: str = field(default="", metadata=PATH)
     """The songs, or prompts, that lack what those of `positive` have, and are like them in all else."""
     samples: list[str] = field(default_factory=list, metadata=PATH_LIST)
@@ -150,21 +152,29 @@ def fit_direction(cfg: DirectionRun) -> str:
     )
     direction = replace(build_direction(features, labels, half, cfg), provenance=provenance)
     save_direction(Path(cfg.out), direction)
+    shutil.rmtree(_songs_folder(cfg), ignore_errors=True)
     return "\n".join([*_lines(direction), cfg.out])
 
 
 def _read_sets(cfg: DirectionRun, model: SongModel) -> ContrastSets:
-    """The songs of both classes."""
+    """The songs of both classes. Those of prompts are kept until the direction is written."""
+    made_by = (cfg.sampling, cfg.seed, cfg.per_prompt, cfg.max_songs)
     options = ContrastOptions(
         max_songs=cfg.max_songs,
         max_frames=cfg.max_frames,
         per_prompt=cfg.per_prompt,
         sampling=cfg.sampling,
         seed=cfg.seed,
+        songs=_songs_folder(cfg) / digest([model_digest(cfg.model), model.fingerprint, made_by]),
     )
     if cfg.samples:
         return read_halves(model, cfg.samples, cfg.scores, cfg.axis, options)
     return read_contrast(model, cfg.positive, cfg.negative, options)
+
+
+def _songs_folder(cfg: DirectionRun) -> Path:
+    """The folder of songs that are sampled for this direction."""
+    return Path(cfg.out).with_suffix(".songs")
 
 
 def build_direction(features: Features, labels: Tensor, half: Tensor, cfg: DirectionRun) -> Direction:

@@ -1,5 +1,6 @@
 """`diffdpo direction fit` from scored songs: which songs are the halves, and that the direction is of these."""
 
+import json
 import shutil
 
 import pytest
@@ -15,8 +16,9 @@ from diffdpo.data.samples import SAMPLES, Samples, open_samples
 from diffdpo.data.scores import SCORES, score_rows
 from diffdpo.errors import DataError
 from diffdpo.models import MODELS
-from diffdpo.recipes.contrast_songs import ContrastOptions, read_halves
+from diffdpo.recipes.contrast_songs import ContrastOptions, read_contrast, read_halves
 from diffdpo.runs import finish
+from diffdpo.sampling.config import SamplingConfig
 from diffdpo.sampling.directions import read_direction
 
 AXIS = "structure.form"
@@ -174,3 +176,43 @@ def test_songs_against_themselves_and_heads_that_do_not_divide_are_one_line(bund
     assert result.exit_code == 2
     assert "heads=7 do not divide" in result.stderr
     assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_songs_of_prompts_are_kept_for_a_stopped_command(bundle, tmp_path):
+    """A batch that is complete is not sampled again, and the songs are those of a command that never stopped."""
+    model = MODELS["tiny"](bundle=str(bundle)).load()
+    for side, text in (("positive", "drums"), ("negative", "piano")):
+        prompts = [
+            {"id": f"{side}{number}", "text": f"{text} {number}", "duration_s": 2} for number in range(4)
+        ]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    sources = [str(tmp_path / f"{side}.jsonl") for side in ("positive", "negative")]
+    options = ContrastOptions(sampling=SamplingConfig(steps=2, batch=2), songs=tmp_path / "kept")
+    whole = read_contrast(model, *sources, options)
+    files = sorted((tmp_path / "kept").glob("*/*.safetensors"))
+    assert len(files) == 8
+    files[0].unlink()
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    again = read_contrast(model, *sources, options)
+    assert [
+        torch.equal(a.latents, b.latents) for a, b in zip(sum(whole, []), sum(again, []), strict=True)
+    ] == [True] * 8
+    assert [file for file in times if file.stat().st_mtime_ns != times[file]] == [
+        files[1]
+    ]  # of the same batch
+
+
+def test_songs_of_prompts_are_gone_when_the_direction_is_written(bundle, tmp_path):
+    for side in ("positive", "negative"):
+        lines = [json.dumps({"id": f"{side}{n}", "text": f"{side} {n}", "duration_s": 2}) for n in range(4)]
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(lines))
+    result = command(
+        *(f"{side}={tmp_path / side}.jsonl" for side in ("positive", "negative")),
+        f"out={tmp_path / 'd.safetensors'}", f"model.args.bundle={bundle}", "sampling.steps=2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "d.safetensors",
+        "negative.jsonl",
+        "positive.jsonl",
+    ]
