@@ -194,9 +194,9 @@ def test_songs_of_prompts_are_kept_for_a_stopped_command(bundle, tmp_path):
     files[0].unlink()
     times = {file: file.stat().st_mtime_ns for file in files[1:]}
     again = read_contrast(model, *sources, options)
-    assert [
-        torch.equal(a.latents, b.latents) for a, b in zip(sum(whole, []), sum(again, []), strict=True)
-    ] == [True] * 8
+    pairs = [(a, b) for one, two in zip(whole, again, strict=True) for a, b in zip(one, two, strict=True)]
+    assert len(pairs) == 8
+    assert all(torch.equal(a.latents, b.latents) for a, b in pairs)
     assert [file for file in times if file.stat().st_mtime_ns != times[file]] == [
         files[1]
     ]  # of the same batch
