@@ -53,11 +53,9 @@ def build_config(schema: type[T], source: str | Path | None, words: Sequence[str
 
 def _is_of_words(message: str, words: Sequence[str]) -> bool:
     """Whether the key that a message begins with is one that words set: then the file is not to blame."""
-    refused = message.split(maxsplit=1)[0].rstrip(":").split("[")[0]
+    fault = message.split(maxsplit=1)[0].rstrip(":").split("[")[0]
     keys = [word.partition("=")[0] for word in words]
-    return any(
-        f".{refused}." in f".{key}." or refused.startswith(f"{key.rsplit('.', 1)[-1]}.") for key in keys
-    )
+    return any(f".{fault}." in f".{key}." or fault.startswith(f"{key.rsplit('.', 1)[-1]}.") for key in keys)
 
 
 def _word_tree(word: str) -> Any:

@@ -151,13 +151,13 @@ def chosen_point(bench: Bench, name: str, candidates: Callable[[], SongSet]) -> 
     count = 2 * CHOSEN_FROM
     songs = sample_songs(bench.run, aligned_choice(bench.run), bench.out / "aligned-songs", count)
     scores = score_songs(bench.run, [songs], bench.out / "aligned-scores")
-    chosen = best_songs(read_songs(songs, scores), CHOSEN_FROM)
+    best = best_songs(read_songs(songs, scores), CHOSEN_FROM)
     drift = compare_model(bench.run, bench.out / "aligned-1" / "verdict")["verdict"]["numbers"].get("drift")
     return {
         "name": name, "method": "aligned, then best-of-N", "n": CHOSEN_FROM,
         "kl": drift["kl"] + best_of_n_kl(CHOSEN_FROM) if drift else None,
-        **measure(bench, chosen, candidates()), "verdict": None,
-        "equivalent": best_of_n_equivalent(chosen, candidates(), candidates(), bench.scale()),
+        **measure(bench, best, candidates()), "verdict": None,
+        "equivalent": best_of_n_equivalent(best, candidates(), candidates(), bench.scale()),
     }  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def run_stages(bench: Bench, plan: Iterator[Stage]) -> list[Mapping[str, Any]]:
     return list(read_points(bench.file))
 
 
-def only(plan: Iterator[Stage], names: Sequence[str]) -> Iterator[Stage]:
+def select_stages(plan: Iterator[Stage], names: Sequence[str]) -> Iterator[Stage]:
     """The points of these names or of models of these names at any strength; all if there are no names."""
     return (stage for stage in plan if not names or {stage[0], stage[0].split(", ")[0]} & set(names))
 
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_source(args.run)
     bench = Bench(args.run, args.out)
-    points = run_stages(bench, only(stages(bench, args.plan, args.candidates), args.only))
+    points = run_stages(bench, select_stages(stages(bench, args.plan, args.candidates), args.only))
     print(frontier_table(points) if args.table else json.dumps({"points": points}, indent=1))
 
 

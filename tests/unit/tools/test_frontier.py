@@ -23,7 +23,7 @@ from tools.bench.aligned_models import changed_config
 from tools.bench.frontier import best_of_n_equivalent, best_songs, even_songs, measure_songs, spread_ratios
 from tools.bench.frontier_file import add_point, frontier_table, read_points
 from tools.bench.frontier_models import frontier_models
-from tools.bench_frontier import only
+from tools.bench_frontier import select_stages
 
 DEMO = Path(__file__).parents[3] / "configs" / "tiny" / "demo.yaml"
 AXES = sorted({*BAND_WITNESSES, *SELECTION_AXES, "form.order"})
@@ -149,5 +149,5 @@ def test_every_objective_on_songs_is_on_the_frontier_at_a_step_of_equal_cost(tmp
 
 def test_points_of_a_plan_are_chosen_by_name_or_by_model():
     plan = [(name, dict) for name in ("best of 1 of 4", "nft", "nft, strength 2", "awm, strength 2")]
-    assert [name for name, _ in only(iter(plan), ["nft", "best of 1 of 4"])] == [name for name, _ in plan[:3]]
-    assert list(only(iter(plan), [])) == plan
+    assert list(select_stages(iter(plan), ["nft", "best of 1 of 4"])) == plan[:3]
+    assert list(select_stages(iter(plan), [])) == plan
