@@ -4,10 +4,10 @@
     python tools/bench_frontier.py --run runs/demo [--out FOLDER] [--plan quick|full] [--only NAME …] [--table]
 
 `quick` takes what the run has: best-of-N of its candidates, which are on the mining prompts, and its aligned model.
-`full` has `--candidates` songs of the base for every evaluation prompt, every objective on songs at several strengths
-of its adapter, more rounds, and the best of four songs of the aligned model; it takes hours. Every point is added to
-`FOLDER/frontier.json` when it is measured, and not measured again. `--only` measures some models or points of the
-plan; several processes may add to one file.
+`full` has `--candidates` songs of the base for every evaluation prompt, every objective on songs at several
+strengths of its adapter, more rounds, and the best of four songs of the aligned model; it takes hours. Every
+point is added to `FOLDER/frontier.json` when it is measured, and not measured again. `--only` measures some
+models or points of the plan; several processes may add to one file.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class ContrastOptions:
     per_prompt: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
-    songs: Path = Path("songs")
+    songs: Path
     """The folder that keeps songs of prompts, batch by batch, for a run that goes on after a stop."""
 
 

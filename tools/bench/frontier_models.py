@@ -1,9 +1,9 @@
 """Models of the frontier: every objective of the registry on the songs of one run, at a step of equal cost.
 
-The run's own objective is DPO on pairs. Strengths are comparable where theory makes them so: the beta of KTO and of
-Linear-DPO has no half in it, so it is half of the run's. AWM's penalty, with its clip off, is the one that came near
-the optimum where that is known (docs/log.md); NFT is that of `tools/bench_objectives.py`. DSPO, but for the weight of
-noise levels, and MaPO have their published strengths.
+The run's own objective is DPO on pairs. Strengths are comparable where theory makes them so: the beta of KTO and
+of Linear-DPO has no half in it, so it is half of the run's. AWM's penalty, with its clip off, is the one that
+came near the optimum where that is known (docs/log.md); NFT is that of `tools/bench_objectives.py`. DSPO, but for
+the weight of noise levels, and MaPO have their published strengths.
 """
 
 from collections.abc import Mapping, Sequence

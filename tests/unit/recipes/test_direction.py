@@ -65,13 +65,15 @@ def test_halves_are_of_each_prompts_own_songs(bundle, tmp_path):
     }  # of two folders, one without a number
     scores = write_values(tmp_path / "scores", values)
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    better, worse = read_halves(model, [str(first), str(second)], str(scores), AXIS, ContrastOptions())
+    better, worse = read_halves(
+        model, [str(first), str(second)], str(scores), AXIS, ContrastOptions(songs=tmp_path)
+    )
     assert names(better) == [f"positive/p{name}" for name in ("00.000", "00.004", "02.000")]
     assert names(worse) == [f"negative/p{name}" for name in ("00.001", "00.003", "02.000/1")]
     assert [song.group for song in better] == ["p00", "p00", "p02"]
     assert torch.equal(worse[2].latents, read_latents(Samples(second).latents("p02.000")))
     better, worse = read_halves(
-        model, [str(first)], str(scores), AXIS, ContrastOptions(max_songs=1, max_frames=9)
+        model, [str(first)], str(scores), AXIS, ContrastOptions(max_songs=1, max_frames=9, songs=tmp_path)
     )
     assert names(better + worse) == [
         "positive/p00.004",
@@ -86,7 +88,7 @@ def test_equal_songs_are_not_set_against_each_other_and_a_sound_counts_once(bund
     values |= {f"songs-p01.{k:03d}": float(k) for k in range(3)}
     scores = write_values(tmp_path / "scores", values)
     model = MODELS["tiny"](bundle=str(bundle)).load()
-    better, worse = read_halves(model, [str(samples)] * 2, str(scores), AXIS, ContrastOptions())
+    better, worse = read_halves(model, [str(samples)] * 2, str(scores), AXIS, ContrastOptions(songs=tmp_path))
     assert names(better) == ["positive/p00.004", "positive/p01.002"]
     assert names(worse) == ["negative/p00.000", "negative/p01.000"]
     assert f"{samples}: 2 of 10 songs have no number on {AXIS} and are left out" in capsys.readouterr().err
@@ -97,14 +99,14 @@ def test_songs_that_do_not_differ_are_one_line(bundle, tmp_path):
     model = MODELS["tiny"](bundle=str(bundle)).load()
     scores = write_values(tmp_path / "scores", {f"songs-p{k:02d}.000": float(k) for k in range(3)})
     with pytest.raises(DataError, match=r"differ in structure\.form"):
-        read_halves(model, [str(samples)], str(scores), AXIS, ContrastOptions())
+        read_halves(model, [str(samples)], str(scores), AXIS, ContrastOptions(songs=tmp_path))
     other = write_samples(tmp_path / "other", prompts=3, per_prompt=1)
     with pytest.raises(DataError, match=r"no score of structure\.form for the songs of .*other"):
-        read_halves(model, [str(samples), str(other)], str(scores), AXIS, ContrastOptions())
+        read_halves(model, [str(samples), str(other)], str(scores), AXIS, ContrastOptions(songs=tmp_path))
     with pytest.raises(DataError, match="no folder of `diffdpo score`"):
-        read_halves(model, [str(samples)], str(other_run(tmp_path)), AXIS, ContrastOptions())
+        read_halves(model, [str(samples)], str(other_run(tmp_path)), AXIS, ContrastOptions(songs=tmp_path))
     with pytest.raises(DataError, match=r"no score of rhythm\.pulse"):
-        read_halves(model, [str(samples)], str(scores), "rhythm.pulse", ContrastOptions())
+        read_halves(model, [str(samples)], str(scores), "rhythm.pulse", ContrastOptions(songs=tmp_path))
 
 
 def test_the_direction_is_that_of_two_folders_with_the_same_songs(bundle, tmp_path):
